@@ -1,0 +1,11 @@
+//! `bidpo check`.
+
+use std::process::ExitCode;
+
+/// Options of `bidpo check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("not built yet")
+}

@@ -1,0 +1,88 @@
+//! The commands: flags in, a call into the library, results printed. One file a command.
+
+mod chat;
+mod check;
+mod doctor;
+mod eval;
+mod extract;
+mod generate;
+mod train;
+mod vector;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bidpo::llama::{Model, ModelParams};
+
+/// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
+#[derive(Debug, Parser)]
+#[command(name = "bidpo", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Print llama.cpp's own log on stderr.
+    #[arg(long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a steering vector on preference pairs.
+    Train(train::Args),
+    /// Answer one prompt, with or without steering.
+    Generate(generate::Args),
+    /// Chat in the terminal, with a dial for the vector.
+    Chat(chat::Args),
+    /// Write the residual stream of a model to a safetensors file.
+    Extract(extract::Args),
+    /// Measure a model, with or without a vector.
+    Eval(eval::Args),
+    /// Check that the engine is right for a model: logits, gradient, reference files.
+    Check(check::Args),
+    /// Look into control vector files.
+    Vector(vector::Args),
+    /// Show what this build and this machine offer.
+    Doctor(doctor::Args),
+}
+
+/// Options of every command that loads a model.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// The model, a GGUF file.
+    #[arg(long, short = 'm', value_name = "FILE.gguf")]
+    pub model: PathBuf,
+    /// Threads to compute with [default: the machine's cores].
+    #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+}
+
+impl ModelArgs {
+    /// Loads the model with its weights as they lie in the file.
+    pub fn load(&self) -> anyhow::Result<Arc<Model>> {
+        Ok(Model::load(&self.model, &ModelParams::default())?)
+    }
+
+    /// The number of threads to use.
+    pub fn threads(&self) -> u32 {
+        self.threads.unwrap_or_else(bidpo::llama::default_threads)
+    }
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        bidpo::llama::set_verbose(self.verbose);
+        match self.command {
+            Command::Train(args) => train::run(args),
+            Command::Generate(args) => generate::run(args),
+            Command::Chat(args) => chat::run(args),
+            Command::Extract(args) => extract::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Vector(args) => vector::run(args),
+            Command::Doctor(args) => doctor::run(args),
+        }
+    }
+}

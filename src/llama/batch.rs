@@ -1,0 +1,60 @@
+//! A batch of tokens for `llama_decode`.
+
+use super::Token;
+
+/// Tokens with their positions, the sequences they belong to, and whether logits are wanted.
+///
+/// A token may belong to several sequences: that is how a prompt is shared between the answers that follow it.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub(super) tokens: Vec<Token>,
+    pub(super) pos: Vec<i32>,
+    pub(super) seqs: Vec<Vec<i32>>,
+    pub(super) logits: Vec<i8>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one token at position `pos` of the sequences `seqs`. Returns its row in the batch.
+    pub fn add(&mut self, token: Token, pos: usize, seqs: &[i32], logits: bool) -> usize {
+        self.tokens.push(token);
+        self.pos.push(pos as i32);
+        self.seqs.push(seqs.to_vec());
+        self.logits.push(i8::from(logits));
+        self.tokens.len() - 1
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// True if no token was added.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Number of rows whose logits were asked for.
+    pub fn n_outputs(&self) -> usize {
+        self.logits.iter().filter(|&&l| l != 0).count()
+    }
+
+    /// Highest sequence id used, plus one.
+    pub fn n_seqs(&self) -> usize {
+        self.seqs.iter().flatten().map(|&s| s as usize + 1).max().unwrap_or(0)
+    }
+
+    /// Asks for logits at every row, or at none.
+    pub fn set_all_logits(&mut self, on: bool) {
+        self.logits.fill(i8::from(on));
+    }
+
+    /// Empties the batch.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,109 @@
+//! Safe Rust over llama.cpp: model, context, batch, sampling, control vector, tap.
+//!
+//! This is the only place (with `graph::emit` and `graph::kernels`) that touches llama.cpp's C API. Everything that
+//! crosses the boundary is checked here first: sizes, ranges, NUL bytes. ggml answers a broken promise with `abort()`,
+//! so a mistake that reaches it cannot be reported any more.
+
+mod batch;
+mod context;
+mod device;
+mod gguf;
+mod logging;
+mod model;
+mod quantize;
+mod sampler;
+mod tap;
+
+pub use batch::Batch;
+pub use context::{Context, ContextParams, KvType, default_threads};
+pub use device::{Device, cpu_features, devices, system_info};
+pub use gguf::{GgufFile, GgufValue, GgufWriter};
+pub use logging::{last_log_lines, set_verbose};
+pub use model::{Model, ModelParams};
+pub use quantize::to_f32;
+pub use sampler::{Sampler, SamplerParams};
+pub use tap::{DType, Node, NodeId, Tap};
+
+pub(crate) use llama_cpp_sys_2 as sys;
+
+use std::path::PathBuf;
+
+/// A token id of the model's vocabulary.
+pub type Token = i32;
+
+/// What can go wrong between bidpo and llama.cpp.
+#[derive(Debug, thiserror::Error)]
+pub enum LlamaError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file does not start with the GGUF magic.
+    #[error(
+        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); bidpo needs a model in llama.cpp's format"
+    )]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// Its first four bytes.
+        found: String,
+    },
+    /// llama.cpp refused the file.
+    #[error("llama.cpp cannot load {path}: {reason}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// A context could not be made.
+    #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
+    Context {
+        /// Tokens asked for.
+        n_ctx: u32,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// Text that the tokenizer cannot take.
+    #[error("cannot tokenize: {0}")]
+    Tokenize(String),
+    /// A batch that does not fit.
+    #[error("{0}")]
+    Batch(String),
+    /// `llama_decode` failed.
+    #[error("llama_decode failed with code {code} on {n_tokens} tokens: {reason}")]
+    Decode {
+        /// The return code (1: no room in the KV cache).
+        code: i32,
+        /// Tokens in the batch.
+        n_tokens: usize,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// A control vector that does not fit the model.
+    #[error("{0}")]
+    ControlVector(String),
+    /// Reading or writing a GGUF file's metadata failed.
+    #[error("{0}")]
+    Gguf(String),
+    /// The model cannot be used with this tool.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The tap panicked; the panic was kept on the Rust side of the boundary.
+    #[error("internal error in a graph callback: {0}")]
+    Callback(String),
+}
+
+/// Starts llama.cpp once for the process. Called by every constructor; calling it again costs nothing.
+pub(crate) fn init() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        logging::install();
+        // SAFETY: no arguments; called once, before any other llama.cpp call.
+        unsafe { sys::llama_backend_init() };
+    });
+}

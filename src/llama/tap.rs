@@ -1,0 +1,261 @@
+//! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
+
+use super::sys;
+use std::ffi::{CStr, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Identity of a tensor inside one graph. Names repeat in llama.cpp's graphs; addresses do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) usize);
+
+impl NodeId {
+    pub(crate) fn ptr(self) -> *mut sys::ggml_tensor {
+        self.0 as *mut sys::ggml_tensor
+    }
+}
+
+/// Element type of a tensor (ggml's number).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DType(pub(crate) sys::ggml_type);
+
+impl DType {
+    /// 32-bit float.
+    pub const F32: Self = Self(sys::GGML_TYPE_F32);
+    /// 16-bit float.
+    pub const F16: Self = Self(sys::GGML_TYPE_F16);
+    /// 32-bit integer.
+    pub const I32: Self = Self(sys::GGML_TYPE_I32);
+    /// 64-bit integer.
+    pub const I64: Self = Self(sys::GGML_TYPE_I64);
+
+    /// ggml's name, for example `q4_1`.
+    pub fn name(self) -> String {
+        // SAFETY: ggml answers every value of the enum with a static string.
+        unsafe { CStr::from_ptr(sys::ggml_type_name(self.0)) }.to_string_lossy().into_owned()
+    }
+
+    /// Bytes of `n` elements in a row (`n` a multiple of the type's block).
+    pub fn row_bytes(self, n: usize) -> usize {
+        // SAFETY: pure arithmetic on the type's traits.
+        unsafe { sys::ggml_row_size(self.0, n as i64) }
+    }
+
+    /// Elements in one block of the type (1 for plain types).
+    pub fn block(self) -> usize {
+        // SAFETY: as above.
+        unsafe { sys::ggml_blck_size(self.0) as usize }
+    }
+
+    /// True for block-quantized types.
+    pub fn is_quantized(self) -> bool {
+        // SAFETY: as above.
+        unsafe { sys::ggml_is_quantized(self.0) }
+    }
+}
+
+/// A view of one tensor, valid during the callback that offered it (weights: as long as the model).
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    raw: *mut sys::ggml_tensor,
+}
+
+impl Node {
+    /// # Safety
+    /// `raw` points to a live tensor.
+    pub(crate) unsafe fn from_raw(raw: *mut sys::ggml_tensor) -> Self {
+        Self { raw }
+    }
+
+    fn t(&self) -> &sys::ggml_tensor {
+        // SAFETY: by the contract of from_raw the tensor is alive.
+        unsafe { &*self.raw }
+    }
+
+    /// Identity inside the graph.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.raw as usize)
+    }
+
+    /// The tensor's name (not unique).
+    pub fn name(&self) -> String {
+        // SAFETY: ggml keeps names NUL-terminated.
+        unsafe { CStr::from_ptr(self.t().name.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
+    /// ggml's operation number.
+    pub fn op(&self) -> u32 {
+        self.t().op as u32
+    }
+
+    /// The operation's name, for example `MUL_MAT`; unary and gated ops give their own (`GELU`, `SWIGLU`).
+    pub fn op_name(&self) -> String {
+        // SAFETY: ggml answers with a static string.
+        unsafe { CStr::from_ptr(sys::ggml_op_desc(self.raw)) }.to_string_lossy().into_owned()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        DType(self.t().type_)
+    }
+
+    /// Elements along each dimension, fastest first.
+    pub fn ne(&self) -> [usize; 4] {
+        self.t().ne.map(|n| n as usize)
+    }
+
+    /// Stride in bytes along each dimension.
+    pub fn nb(&self) -> [usize; 4] {
+        self.t().nb
+    }
+
+    /// The operation's parameters.
+    pub fn params(&self) -> [i32; 16] {
+        self.t().op_params
+    }
+
+    /// Source `i`, if there is one.
+    pub fn src(&self, i: usize) -> Option<Node> {
+        let p = *self.t().src.get(i)?;
+        // SAFETY: a graph's sources live as long as the graph.
+        (!p.is_null()).then(|| unsafe { Node::from_raw(p) })
+    }
+
+    /// The tensor this one is a view of.
+    pub fn view_src(&self) -> Option<Node> {
+        let p = self.t().view_src;
+        // SAFETY: as above.
+        (!p.is_null()).then(|| unsafe { Node::from_raw(p) })
+    }
+
+    /// Offset in bytes into [`Node::view_src`].
+    pub fn view_offset(&self) -> usize {
+        self.t().view_offs
+    }
+
+    /// True if ggml computes this node (llama.cpp's graphs also hold nodes that nobody needs).
+    pub fn is_computed(&self) -> bool {
+        self.t().flags & sys::GGML_TENSOR_FLAG_COMPUTE as i32 != 0
+    }
+
+    /// True for a tensor that no operation makes: a weight, an input or a cache.
+    pub fn is_leaf(&self) -> bool {
+        self.t().op == sys::GGML_OP_NONE && self.t().view_src.is_null()
+    }
+
+    /// True if the tensor lies in a buffer that holds weights.
+    pub fn is_weight(&self) -> bool {
+        let buffer = self.t().buffer;
+        // SAFETY: a non-null buffer of a live tensor is alive.
+        !buffer.is_null()
+            && unsafe { sys::ggml_backend_buffer_get_usage(buffer) == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS }
+    }
+
+    /// True if the tensor's elements can be read through a pointer by the CPU.
+    pub fn is_host(&self) -> bool {
+        let buffer = self.t().buffer;
+        // SAFETY: as above.
+        !self.t().data.is_null() && !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
+    }
+
+    /// Number of bytes the tensor spans.
+    pub fn n_bytes(&self) -> usize {
+        // SAFETY: pure arithmetic on the tensor's shape.
+        unsafe { sys::ggml_nbytes(self.raw) }
+    }
+
+    /// Copies the tensor's bytes out of wherever they lie.
+    pub fn read_bytes(&self) -> Vec<u8> {
+        let mut out = vec![0u8; self.n_bytes()];
+        assert!(!self.t().data.is_null(), "tensor {} has no data yet", self.name());
+        // SAFETY: out holds n_bytes; the tensor's data is allocated.
+        unsafe { sys::ggml_backend_tensor_get(self.raw, out.as_mut_ptr().cast::<c_void>(), 0, out.len()) };
+        out
+    }
+
+    /// Copies an F32 tensor out, `ne[0]` fastest; contiguous tensors only.
+    pub fn read_f32(&self) -> Vec<f32> {
+        assert_eq!(self.dtype(), DType::F32, "tensor {} is not F32", self.name());
+        let bytes = self.read_bytes();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    /// Writes F32 values over the start of the tensor, at element `offset`.
+    pub fn write_f32(&self, offset: usize, values: &[f32]) {
+        assert!((offset + values.len()) * 4 <= self.n_bytes(), "write past the end of tensor {}", self.name());
+        // SAFETY: the range was checked; values is valid for its length.
+        unsafe {
+            sys::ggml_backend_tensor_set(self.raw, values.as_ptr().cast::<c_void>(), offset * 4, values.len() * 4);
+        }
+    }
+}
+
+/// Watches a decode.
+pub trait Tap {
+    /// Called for every node before it is computed; true asks for [`Tap::computed`] once it is.
+    fn wants(&mut self, node: &Node) -> bool;
+
+    /// Called with a node that was asked for, its data ready. False stops the graph here.
+    fn computed(&mut self, node: &Node) -> bool;
+}
+
+/// Where the trampoline finds the tap of the decode in progress.
+#[derive(Default)]
+pub(super) struct TapSlot {
+    tap: Option<*mut dyn Tap>,
+    panic: Option<String>,
+}
+
+impl std::fmt::Debug for TapSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TapSlot").field("armed", &self.tap.is_some()).finish()
+    }
+}
+
+impl TapSlot {
+    pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>) {
+        self.panic = None;
+        self.tap = tap.map(|t| {
+            let p: *mut (dyn Tap + '_) = t;
+            // SAFETY: only the lifetime is erased; decode_inner disarms the slot before the borrow ends.
+            unsafe { std::mem::transmute::<*mut (dyn Tap + '_), *mut (dyn Tap + 'static)>(p) }
+        });
+    }
+
+    pub(super) fn disarm(&mut self) -> Option<String> {
+        self.tap = None;
+        self.panic.take()
+    }
+}
+
+/// The function llama.cpp calls for each node. A Rust panic must not unwind into C: it is caught, kept, and turned into
+/// a stop of the graph.
+pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
+    // SAFETY: user is the boxed slot of the context that is decoding; nothing else borrows it during the call.
+    let slot = unsafe { &mut *user.cast::<TapSlot>() };
+    let Some(tap) = slot.tap else {
+        return !ask;
+    };
+    if slot.panic.is_some() {
+        return false;
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: armed by decode_inner with a tap that outlives the decode.
+        let tap = unsafe { &mut *tap };
+        // SAFETY: llama.cpp offers live tensors.
+        let node = unsafe { Node::from_raw(t) };
+        if ask { tap.wants(&node) } else { tap.computed(&node) }
+    }));
+    match outcome {
+        Ok(answer) => answer,
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+                .unwrap_or_else(|| "panic".into());
+            slot.panic = Some(text);
+            // On the asking call, true makes llama.cpp come back after this node, where false stops the graph.
+            ask
+        }
+    }
+}
