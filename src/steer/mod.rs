@@ -1,1 +1,5 @@
-//! steer
+//! Steering vectors as values: arithmetic, norms, provenance, the GGUF control vector file.
+
+mod vector;
+
+pub use vector::{Provenance, SteerError, SteeringVector};
