@@ -34,14 +34,16 @@ fn pairs_have_the_reference_tokens() {
         let gold: serde_json::Value = serde_json::from_slice(&std::fs::read(gold).unwrap()).unwrap();
         let pairs = gold["pairs"].as_array().unwrap();
         assert_eq!(pairs.len(), 8);
+        let mut cut = 0;
         for pair in pairs {
             let text = |key: &str| model.detokenize(&ids(&pair[key]), true);
             let (mut prompt, mut chosen, mut rejected) = (text("prompt_ids"), text("chosen_ids"), text("rejected_ids"));
             if name == SMOL {
                 let user = prompt.split("<|im_start|>user\n").nth(1).unwrap();
                 prompt = user.strip_suffix("<|im_end|>\n<|im_start|>assistant\n").unwrap().to_owned();
-                chosen = chosen.strip_suffix("<|im_end|>").unwrap().to_owned();
-                rejected = rejected.strip_suffix("<|im_end|>").unwrap().to_owned();
+                // The references cut long responses: those have no end token.
+                chosen = chosen.trim_end_matches("<|im_end|>").to_owned();
+                rejected = rejected.trim_end_matches("<|im_end|>").to_owned();
             } else {
                 // "Question: ...\nAnswer:" and " Yes, ...": the space is put back by encode_pair.
                 prompt = prompt.strip_prefix("<bos>").unwrap().to_owned();
@@ -50,9 +52,16 @@ fn pairs_have_the_reference_tokens() {
             }
             let tokens = template.encode_pair(&model, &Prompt::Text(prompt), &chosen, &rejected).unwrap();
             assert_eq!(tokens.prompt, ids(&pair["prompt_ids"]));
-            assert_eq!(tokens.chosen, ids(&pair["chosen_ids"]));
-            assert_eq!(tokens.rejected, ids(&pair["rejected_ids"]));
+            for (ours, key) in [(tokens.chosen, "chosen_ids"), (tokens.rejected, "rejected_ids")] {
+                let mut reference = ids(&pair[key]);
+                if name == SMOL && reference.last() != model.eos().as_ref() {
+                    cut += 1;
+                    reference.extend(model.eos());
+                }
+                assert_eq!(ours, reference);
+            }
         }
+        assert!(cut <= 1, "{cut} responses of {name} without an end token");
     }
 }
 

@@ -5,3 +5,9 @@ mod template;
 
 pub use message::{Message, Prompt};
 pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
+mod prefs;
+mod split;
+
+pub use message::{Message, Prompt};
+pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
+pub use split::{Split, SplitError, permutation, split, split_share};
