@@ -13,7 +13,6 @@ mod named;
 use super::Message;
 use crate::llama::{LlamaError, Model};
 use encode::Encoder;
-use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -191,7 +190,7 @@ impl ChatTemplate {
 
     /// SHA-256 of [`ChatTemplate::source`] in hex: two runs with the same hash formatted their chats the same way.
     pub fn sha256(&self) -> String {
-        Sha256::digest(self.source().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+        crate::files::sha256_of_bytes(self.source().as_bytes())
     }
 
     /// The chat as text; under `none` the contents joined by newlines.
