@@ -133,6 +133,8 @@ fn rate(n: usize, time: Duration) -> f64 {
 #[derive(Debug)]
 pub struct Generator {
     ctx: Context,
+    /// Tokens of context that were asked for; llama.cpp rounds its cache up to a multiple of 256.
+    n_ctx: usize,
     /// Tokens whose K and V lie in the cache, in order: position i holds `cached[i]`.
     cached: Vec<Token>,
     steering: Option<ControlVector>,
@@ -162,7 +164,7 @@ impl Generator {
             model,
             &ContextParams { n_ctx, n_batch: n_ctx.min(512), n_threads: params.n_threads, ..ContextParams::default() },
         )?;
-        Ok(Self { ctx, cached: Vec::new(), steering: None })
+        Ok(Self { n_ctx: ctx.n_ctx().min(n_ctx as usize), ctx, cached: Vec::new(), steering: None })
     }
 
     /// The model.
@@ -172,7 +174,7 @@ impl Generator {
 
     /// Tokens the context holds.
     pub fn n_ctx(&self) -> usize {
-        self.ctx.n_ctx()
+        self.n_ctx
     }
 
     /// Steers from now on with `vector`. K and V computed under another vector are thrown away: the next prompt is
@@ -230,8 +232,8 @@ impl Generator {
         if prompt.is_empty() {
             return Err(TemplateError::EmptyPrompt.into());
         }
-        if prompt.len() >= self.n_ctx() {
-            return Err(ChatError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx() });
+        if prompt.len() > self.n_ctx {
+            return Err(ChatError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx });
         }
         let interrupted = || options.interrupt.load(Ordering::Relaxed);
         let model = Arc::clone(self.model());
@@ -279,7 +281,7 @@ impl Generator {
             if out.tokens.len() >= options.max_tokens {
                 break StopReason::MaxTokens;
             }
-            if self.cached.len() >= self.n_ctx() {
+            if self.cached.len() >= self.n_ctx {
                 break StopReason::ContextFull;
             }
             let mut batch = Batch::new();
