@@ -109,8 +109,9 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
             .map_or_else(String::new, |r| format!(" ({:.2} % of the residual norm)", 100.0 * vector.norm(layer) / r))
     };
     line("layers", if layers.len() == 1 { layers[0].to_string() } else { format!("{} of them", layers.len()) });
-    for layer in layers {
-        line(&format!("norm at {layer}"), format!("{}{}", significant(vector.norm(layer)), percent(layer)));
+    for (first, last, text) in norm_runs(vector, percent) {
+        let at = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        line(&format!("norm at {at}"), text);
     }
     line("layer convention", clean(vector.provenance.str("layer_convention").unwrap_or(CONVENTION_UNKNOWN)));
     let entries = ordered(vector);
@@ -123,6 +124,19 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
         }
     }
     out
+}
+
+/// Norms by layer; neighbours with the same text (files of unit vectors) share a line: `(first, last, text)`.
+fn norm_runs(vector: &SteeringVector, percent: impl Fn(usize) -> String) -> Vec<(usize, usize, String)> {
+    let mut runs: Vec<(usize, usize, String)> = Vec::new();
+    for layer in vector.layers() {
+        let text = format!("{}{}", significant(vector.norm(layer)), percent(layer));
+        match runs.last_mut() {
+            Some((_, last, t)) if *last + 1 == layer && *t == text => *last = layer,
+            _ => runs.push((layer, layer, text)),
+        }
+    }
+    runs
 }
 
 fn value_text(value: &GgufValue) -> String {
