@@ -1,5 +1,6 @@
 //! Preference pairs, chat templates, evaluation sets: readers, splits, checks.
 
+mod builtin;
 mod message;
 mod prefs;
 mod split;

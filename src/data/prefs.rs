@@ -65,6 +65,12 @@ pub enum PrefsError {
         /// What is wrong there.
         reason: String,
     },
+    /// No built-in set has this name.
+    #[error("no built-in preference set is called {name:?} (there are: {})", PreferenceSet::BUILTIN.join(", "))]
+    UnknownSet {
+        /// The name asked for.
+        name: String,
+    },
     /// The file holds nothing.
     #[error("{path}: no preference pairs in it")]
     Empty {
@@ -84,7 +90,7 @@ impl PreferenceSet {
         Self::parse(&bytes, path, name)
     }
 
-    fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
+    pub(super) fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
         let text = std::str::from_utf8(bytes).map_err(|e| {
             let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
             pair_error(path, line, format!("not UTF-8 (byte {} of the file): save it as UTF-8", e.valid_up_to()))
