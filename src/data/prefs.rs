@@ -119,6 +119,11 @@ impl PreferenceSet {
         self.pairs.is_empty()
     }
 
+    /// Number of pairs whose prompt is an empty text: allowed, but seldom meant.
+    pub fn n_empty_prompts(&self) -> usize {
+        self.pairs.iter().filter(|p| matches!(&p.prompt, Prompt::Text(t) if t.trim().is_empty())).count()
+    }
+
     /// Number of pairs that repeat an earlier one word for word. They are kept: a repeated pair counts twice in training.
     pub fn n_duplicates(&self) -> usize {
         let mut seen = HashSet::new();
@@ -202,7 +207,9 @@ fn from_value(value: &Value, number: usize, origin: String) -> Result<Preference
     let (key, prompt) = find(&PROMPT)?;
     let prompt = match prompt {
         Value::Array(list) => Prompt::Messages(messages(key, list)?),
-        other => Prompt::Text(text(key, other)?),
+        // The BiPO files hold a few pairs without a question: an empty text is kept, and counted for a warning.
+        Value::String(s) => Prompt::Text(s.clone()),
+        other => return Err(format!("\"{key}\" must be text or a list of messages, this is {}", kind(other))),
     };
     let (key, chosen) = find(&CHOSEN)?;
     let chosen = response(key, chosen)?;
@@ -323,10 +330,12 @@ mod tests {
             ),
             ("{}", "found: none"),
             (r#"{"prompt": "q", "chosen": " ", "rejected": "b"}"#, "\"chosen\" is empty"),
-            (r#"{"prompt": "", "chosen": "a", "rejected": "b"}"#, "\"prompt\" is empty"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": ""}"#, "\"rejected\" is empty"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "a "}"#, "the same text"),
-            (r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#, "\"prompt\" must be text, this is a number"),
+            (
+                r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#,
+                "\"prompt\" must be text or a list of messages, this is a number",
+            ),
             (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "\"chosen\" must be text, this is null"),
             (r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#, "an empty list"),
             (
@@ -367,7 +376,7 @@ mod tests {
     fn repeated_pairs_stay_and_are_counted() {
         let line = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
         let set = read("f.jsonl", format!("{line}\n{line}\n{}\n", line.replace("\"b\"", "\"c\"")).as_bytes()).unwrap();
-        assert_eq!((set.len(), set.n_duplicates()), (3, 1));
+        assert_eq!((set.len(), set.n_duplicates(), set.n_empty_prompts()), (3, 1, 0));
         // sha256sum of the three bytes "abc": FIPS 180-2, appendix B.1.
         assert_eq!(
             crate::files::sha256_of_bytes(b"abc"),
