@@ -1,5 +1,11 @@
 //! Preference pairs, chat templates, evaluation sets: readers, splits, checks.
 
 mod message;
+mod prefs;
+mod split;
+mod template;
 
 pub use message::{Message, Prompt};
+pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
+pub use split::{Split, SplitError, permutation, split, split_share};
+pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
