@@ -1,0 +1,35 @@
+//! What the integration tests share: where models and reference files lie.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+
+/// A test model by file name: `$BIDPO_MODELS`, else `$XDG_CACHE_HOME/bidpo/models`, else `~/.cache/bidpo/models`.
+///
+/// None, with the reason printed, where it is absent; a panic instead if `BIDPO_REQUIRE_MODELS` is set.
+pub fn model(name: &str) -> Option<PathBuf> {
+    let dir = std::env::var_os("BIDPO_MODELS")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("XDG_CACHE_HOME").map(|d| PathBuf::from(d).join("bidpo/models")))
+        .or_else(|| std::env::var_os("HOME").map(|d| PathBuf::from(d).join(".cache/bidpo/models")));
+    let path = dir.unwrap_or_default().join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("BIDPO_REQUIRE_MODELS").is_none(),
+        "BIDPO_REQUIRE_MODELS is set and {} is missing",
+        path.display()
+    );
+    eprintln!("SKIPPED: {} is missing", path.display());
+    None
+}
+
+/// A reference file of `../shared/`, or None with the reason printed.
+pub fn shared(rel: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared").join(rel);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED: {} is missing", path.display());
+    None
+}
