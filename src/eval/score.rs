@@ -169,7 +169,12 @@ impl Scorer {
                 }
                 end += 1;
             }
-            self.score_group(&encoded[start..end], shared, cached, start == 0, &mut scores[start..end])?;
+            let group = self.score_group(&encoded[start..end], shared, cached, start == 0, &mut scores[start..end]);
+            if group.is_err() {
+                // The cache may hold half of it: the next call begins with a new one.
+                self.ctx = None;
+            }
+            group?;
             start = end;
         }
         self.context()?.kv_remove(PROMPT, 0);
