@@ -1,5 +1,6 @@
 //! Writing files so that a reader, or a crash, never meets half of one.
 
+use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::Path;
 use tempfile::NamedTempFile;
@@ -40,4 +41,24 @@ pub fn check_writable(path: &Path) -> std::io::Result<()> {
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     tempfile::Builder::new().prefix(".bidpo-").tempfile_in(folder).map(drop)
+}
+
+/// SHA-256 of some bytes, lower-case hex.
+pub fn sha256_of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file, lower-case hex, read in pieces.
+///
+/// # Errors
+/// The system's, when the file cannot be read.
+pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher)?;
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

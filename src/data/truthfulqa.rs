@@ -4,7 +4,6 @@
 //! January 2025 revision, which names one best incorrect answer for each question; the older CSV is read too, without
 //! the binary setting.
 
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +63,9 @@ pub struct TruthfulQa {
     pub sha256: String,
     /// The questions, in file order; never empty.
     pub questions: Vec<Question>,
+    /// What is doubtful but scored as it stands, as the reference does: answers listed as true and as false (the official
+    /// CSV has some).
+    pub warnings: Vec<String>,
 }
 
 impl TruthfulQa {
@@ -73,7 +75,7 @@ impl TruthfulQa {
     /// [`TruthfulQaError`], naming the file, the line or item, and the column.
     pub fn load(path: &Path) -> Result<Self, TruthfulQaError> {
         let bytes = std::fs::read(path).map_err(|source| TruthfulQaError::Read { path: path.to_owned(), source })?;
-        let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = crate::files::sha256_of_bytes(&bytes);
         let at = |place: &str, reason: String| TruthfulQaError::Format {
             path: path.to_owned(),
             place: place.to_owned(),
@@ -99,7 +101,8 @@ impl TruthfulQa {
         if questions.is_empty() {
             return Err(at("line 1", "there is no question in this file".into()));
         }
-        Ok(Self { path: path.to_owned(), sha256, questions })
+        let warnings = questions.iter().filter_map(contradiction).collect();
+        Ok(Self { path: path.to_owned(), sha256, questions, warnings })
     }
 }
 
@@ -185,9 +188,6 @@ fn from_csv(text: &str) -> Result<Vec<Question>, Fault> {
 
         let best = close(&one(c_best)?);
         let incorrect = many(c_incorrect)?;
-        if incorrect.contains(&best) {
-            return Err((place(c_incorrect), format!("the best answer {best:?} is also listed as incorrect")));
-        }
         let correct = many(c_correct)?;
         let mc1 = std::iter::once(truth(best.clone())).chain(incorrect.iter().cloned().map(lie)).collect();
         let mc2 = correct.into_iter().map(truth).chain(incorrect.into_iter().map(lie)).collect();
@@ -229,10 +229,6 @@ fn check(question: &Question) -> Result<(), (&'static str, String)> {
     if t == 0 || f == 0 {
         return Err(("mc2", format!("MC2 needs at least one true and one false answer; here are {t} and {f}")));
     }
-    let truths: HashSet<&str> = question.mc2.iter().filter(|c| c.is_true).map(|c| c.text.as_str()).collect();
-    if let Some(c) = question.mc2.iter().find(|c| !c.is_true && truths.contains(c.text.as_str())) {
-        return Err(("mc2", format!("the answer {:?} is listed as true and as false", c.text)));
-    }
     if let Some([a, b]) = question.binary.as_ref().filter(|[a, b]| a.text == b.text) {
         return Err((
             "binary",
@@ -240,6 +236,16 @@ fn check(question: &Question) -> Result<(), (&'static str, String)> {
         ));
     }
     Ok(())
+}
+
+/// An answer that stands among the true and among the false ones: neither can win against itself.
+fn contradiction(question: &Question) -> Option<String> {
+    let both = |choices: &[Choice]| {
+        let truths: HashSet<&str> = choices.iter().filter(|c| c.is_true).map(|c| c.text.as_str()).collect();
+        choices.iter().find(|c| !c.is_true && truths.contains(c.text.as_str())).map(|c| c.text.clone())
+    };
+    let answer = both(&question.mc1).or_else(|| both(&question.mc2))?;
+    Some(format!("{:?}: the answer {answer:?} is listed as true and as false", question.text))
 }
 
 fn shorten(text: &str) -> String {
@@ -313,6 +319,7 @@ mod tests {
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,,s\n"), &["line 2", "Incorrect Answers", "no answer"]);
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,Yes,s\nA,B\n"), &["line 3", "CSV"]);
         fault(&format!("{HEADER}A,B,Q?,No,,No,Yes,s\n"), &["line 2", "Best Incorrect Answer", "empty"]);
-        fault(&format!("{HEADER}A,B,Q?,No,Yes,No,No;Yes,s\n"), &["line 2", "also listed as incorrect"]);
+        let set = load(&format!("{HEADER}A,B,Q?,No,Yes,No,No;Yes,s\n")).unwrap();
+        assert_eq!(set.warnings, ["\"Q?\": the answer \"No.\" is listed as true and as false"]);
     }
 }

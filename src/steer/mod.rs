@@ -1,7 +1,12 @@
-//! Steering vectors as values: arithmetic, norms, provenance, the GGUF control vector file.
+//! Steering vectors as values: arithmetic, norms, provenance, the GGUF control vector file, and what they add up to on a
+//! model.
 
-mod control;
+mod combine;
+mod gguf;
+mod identity;
+mod ops;
 mod vector;
 
-pub use control::ControlVector;
+pub use combine::{ControlVector, Dial, combine, warnings};
+pub use identity::ModelIdentity;
 pub use vector::{Provenance, SteerError, SteeringVector};

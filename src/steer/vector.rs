@@ -1,5 +1,6 @@
 //! A steering vector and where it came from.
 
+use crate::llama::GgufValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,7 +18,10 @@ pub enum SteerError {
         /// What is missing or wrong.
         reason: String,
     },
-    /// The vector does not fit the model.
+    /// The values in memory are no usable steering vector: nothing was written.
+    #[error("not a usable steering vector: {0}")]
+    Invalid(String),
+    /// The vector does not fit the model, or another vector.
     #[error("{0}")]
     Mismatch(String),
 }
@@ -26,7 +30,41 @@ pub enum SteerError {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Provenance {
     /// Key (without the `bidpo.` prefix) and value, in key order.
-    pub entries: BTreeMap<String, crate::llama::GgufValue>,
+    pub entries: BTreeMap<String, GgufValue>,
+}
+
+impl Provenance {
+    /// Sets a text.
+    pub fn set_str(&mut self, key: &str, value: impl Into<String>) {
+        self.entries.insert(key.to_owned(), GgufValue::Str(value.into()));
+    }
+
+    /// Sets an integer.
+    pub fn set_int(&mut self, key: &str, value: i64) {
+        self.entries.insert(key.to_owned(), GgufValue::Int(value));
+    }
+
+    /// Sets a number.
+    pub fn set_float(&mut self, key: &str, value: f64) {
+        self.entries.insert(key.to_owned(), GgufValue::Float(value));
+    }
+
+    /// A text entry.
+    pub fn str(&self, key: &str) -> Option<&str> {
+        match self.entries.get(key)? {
+            GgufValue::Str(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// A number, whichever numeric type the file used.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match self.entries.get(key)? {
+            GgufValue::Float(x) => Some(*x),
+            GgufValue::Int(n) => Some(*n as f64),
+            _ => None,
+        }
+    }
 }
 
 /// One direction for each steered layer, added to the residual stream after that block (counted from 0).
@@ -34,8 +72,154 @@ pub struct Provenance {
 pub struct SteeringVector {
     /// Layer -> direction, `[n_embd]` each; never empty, never layer 0.
     pub directions: BTreeMap<usize, Vec<f32>>,
-    /// `controlvector.model_hint`: the architecture it was made for.
+    /// `controlvector.model_hint`: the architecture it was made for; empty where the file does not say.
     pub model_hint: String,
     /// How it was made.
     pub provenance: Provenance,
+}
+
+impl SteeringVector {
+    /// A vector for one layer, without provenance.
+    ///
+    /// # Errors
+    /// As [`SteeringVector::check`].
+    pub fn single(layer: usize, direction: Vec<f32>, model_hint: impl Into<String>) -> Result<Self, SteerError> {
+        let vector = Self {
+            directions: BTreeMap::from([(layer, direction)]),
+            model_hint: model_hint.into(),
+            provenance: Provenance::default(),
+        };
+        vector.check()?;
+        Ok(vector)
+    }
+
+    /// Checks what every vector must be: at least one layer, none of them 0, one width, finite values.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] naming the layer and the value.
+    pub fn check(&self) -> Result<(), SteerError> {
+        let invalid = |reason: String| Err(SteerError::Invalid(reason));
+        let n_embd = self.n_embd();
+        if n_embd == 0 {
+            return invalid("it holds no direction".into());
+        }
+        for (&layer, direction) in &self.directions {
+            if layer == 0 {
+                return invalid(
+                    "it has a direction for layer 0, which llama.cpp cannot steer (layers start at 1)".into(),
+                );
+            }
+            if direction.len() != n_embd {
+                return invalid(format!(
+                    "layer {layer} has {} values where the first layer has {n_embd}: all layers need the same width",
+                    direction.len()
+                ));
+            }
+            if let Some(i) = direction.iter().position(|x| !x.is_finite()) {
+                return invalid(format!("layer {layer}, element {i} is {}: every value must be finite", direction[i]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Width of the residual stream it was made for; 0 only for a value that [`SteeringVector::check`] refuses.
+    pub fn n_embd(&self) -> usize {
+        self.directions.values().next().map_or(0, Vec::len)
+    }
+
+    /// The steered layers, lowest first.
+    pub fn layers(&self) -> Vec<usize> {
+        self.directions.keys().copied().collect()
+    }
+
+    /// Euclidean norm of the direction at `layer`, summed in f64; 0 for a layer it does not steer.
+    pub fn norm(&self, layer: usize) -> f64 {
+        self.directions.get(&layer).map_or(0.0, |d| d.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt())
+    }
+
+    /// The layer that percentages speak of: the one of key `bidpo.layer`, else the one with the largest norm.
+    pub fn main_layer(&self) -> usize {
+        let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.directions.contains_key(l));
+        named.unwrap_or_else(|| {
+            // The first of equals, so that files whose directions all have unit norm give their lowest layer.
+            let mut best = (0, f64::NEG_INFINITY);
+            for &layer in self.directions.keys() {
+                let norm = self.norm(layer);
+                if norm > best.1 {
+                    best = (layer, norm);
+                }
+            }
+            best.0
+        })
+    }
+
+    /// Median norm of the residual stream at the layer it was trained on (key `bidpo.residual_norm_median`), where the
+    /// file says so and the value makes sense.
+    pub fn residual_norm(&self) -> Option<f64> {
+        self.provenance.number("residual_norm_median").filter(|x| x.is_finite() && *x > 0.0)
+    }
+
+    /// The scale at which this vector's norm is `percent` per cent of the median residual norm at its main layer. The
+    /// sign of `percent` is the sign of the scale.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] when the file does not know the residual norm, or the vector is zero.
+    pub fn scale_for_percent(&self, percent: f64) -> Result<f32, SteerError> {
+        let residual = self.residual_norm().ok_or_else(|| {
+            SteerError::Mismatch(
+                "it has no key bidpo.residual_norm_median, so a scale in per cent means nothing for it: give a plain number"
+                    .into(),
+            )
+        })?;
+        let norm = self.norm(self.main_layer());
+        if norm == 0.0 {
+            return Err(SteerError::Mismatch("the vector is zero: no scale gives it a norm".into()));
+        }
+        let scale = (percent / 100.0 * residual / norm) as f32;
+        if !scale.is_finite() {
+            return Err(SteerError::Mismatch(format!("{percent}% gives a scale beyond the range of f32")));
+        }
+        Ok(scale)
+    }
+
+    /// What `scale` means in per cent of the median residual norm, where that is known.
+    pub fn percent_of_scale(&self, scale: f32) -> Option<f64> {
+        self.residual_norm().map(|r| 100.0 * f64::from(scale) * self.norm(self.main_layer()) / r)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_percentages() {
+        let mut v = SteeringVector::single(3, vec![3.0, 4.0, 0.0], "llama").unwrap();
+        assert_eq!(v.norm(3), 5.0);
+        assert_eq!(v.norm(4), 0.0);
+        assert_eq!((v.n_embd(), v.layers(), v.main_layer()), (3, vec![3], 3));
+        assert!(v.scale_for_percent(5.0).unwrap_err().to_string().contains("bidpo.residual_norm_median"));
+        v.provenance.set_float("residual_norm_median", 200.0);
+        // 5 % of 200 is 10, twice the vector's norm of 5.
+        assert_eq!(v.scale_for_percent(5.0).unwrap(), 2.0);
+        assert_eq!(v.scale_for_percent(-5.0).unwrap(), -2.0);
+        assert!((v.percent_of_scale(2.0).unwrap() - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_norm_does_not_overflow_f32() {
+        let v = SteeringVector::single(1, vec![3e30, 4e30], "").unwrap();
+        assert!((v.norm(1) / 5e30 - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn unusable_vectors_are_refused() {
+        let refused = |layer, d: Vec<f32>| SteeringVector::single(layer, d, "x").unwrap_err().to_string();
+        assert!(refused(0, vec![1.0]).contains("layer 0"));
+        assert!(refused(1, vec![]).contains("no direction"));
+        assert!(refused(2, vec![1.0, f32::NAN]).contains("layer 2, element 1 is NaN"));
+        let mut v = SteeringVector::single(1, vec![1.0, 2.0], "x").unwrap();
+        v.directions.insert(2, vec![1.0]);
+        assert!(v.check().unwrap_err().to_string().contains("layer 2 has 1 values"));
+    }
 }

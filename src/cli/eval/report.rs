@@ -37,7 +37,8 @@ pub fn text(run: &Run, s: &Summary) -> String {
         if s.n < run.asked { format!("{} of {} questions", s.n, run.asked) } else { format!("{} questions", s.n) };
     let line = |name: &str, m: &Measure, note: &str| {
         let count = m.right.map_or(String::new(), |k| format!("  {k} of {}", s.n));
-        format!("  {name:<11}{}  {:<14}{count}{note}\n", percent(m.value), range(m.interval, false))
+        let line = format!("  {name:<11}{}  {:<14}{count}{note}", percent(m.value), range(m.interval, false));
+        line.trim_end().to_owned() + "\n"
     };
     let _ = writeln!(out, "{} {}, {questions}, {}, preamble {}", run.benchmark, run.protocol, run.model, run.preamble);
     if run.steering.is_empty() {

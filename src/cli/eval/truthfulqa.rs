@@ -6,11 +6,11 @@ use bidpo::eval::items::{Correct, Item, ItemAnswer, ItemBaseline, ItemsFile};
 use bidpo::eval::summary::summarize;
 use bidpo::eval::truthfulqa::{Protocol, prefix, qa_preamble, run_item};
 use bidpo::eval::{AnswerScore, Scorer, ScorerParams};
+use bidpo::files::sha256_of_bytes;
 use bidpo::llama::Model;
 use bidpo::steer::ControlVector;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use super::report;
 use crate::cli::ModelArgs;
+use crate::cli::steering::{Steering, SteeringArgs};
 
 /// Options of `bidpo eval truthfulqa`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,8 @@ pub struct Args {
     /// Only the first N questions.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    #[command(flatten)]
+    steering: SteeringArgs,
     /// Do not run the unsteered model beside the steered one.
     #[arg(long)]
     no_baseline: bool,
@@ -70,11 +73,31 @@ impl From<ProtocolName> for Protocol {
 
 /// A vector in use: what to apply, and how to name it.
 struct Steered {
-    control: ControlVector,
-    /// `honest.gguf x 1.5, layers 10-20`.
+    /// `None` at scale 0.
+    control: Option<ControlVector>,
+    /// `honest x 1.5, layers 10-20`.
     words: String,
-    /// `{"vector": [...], "scale": [...], ...}`.
+    /// `{"vector": [...], "scale": [...], "layers": ...}`.
     facts: Value,
+}
+
+impl Steered {
+    /// `None` where no vector was asked for.
+    fn new(args: &SteeringArgs, steering: &Steering, model: &Model) -> anyhow::Result<Option<Self>> {
+        if steering.dials.is_empty() {
+            return Ok(None);
+        }
+        let mut words: Vec<String> = steering.dials.iter().map(|d| format!("{} x {}", d.name, d.scale)).collect();
+        let layers = steering.layers.as_ref().map(|r| format!("{}-{}", r.start(), r.end()));
+        words.extend(layers.as_ref().map(|l| format!("layers {l}")));
+        let files: Vec<String> = args.vectors.iter().map(|p| file_name(p)).collect();
+        let scales: Vec<f32> = steering.dials.iter().map(|d| d.scale).collect();
+        Ok(Some(Self {
+            control: steering.control_vector(model)?,
+            words: words.join(", "),
+            facts: json!({ "vector": files, "scale": scales, "layers": layers }),
+        }))
+    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -83,6 +106,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let set = TruthfulQa::load(&args.data)?;
     let n = args.limit.map_or(set.questions.len(), |l| (l as usize).min(set.questions.len()));
     let questions = &set.questions[..n];
+    for warning in &set.warnings {
+        eprintln!("bidpo: warning: {}: {warning}", args.data.display());
+    }
     if questions.iter().any(|q| protocol.choices(q).is_none()) {
         bail!(
             "{}: the binary setting is not defined in this file, which names no best incorrect answer; use TruthfulQA.csv \
@@ -94,7 +120,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bidpo::files::check_writable(out).with_context(|| format!("cannot write --out {}", out.display()))?;
     }
     let model = args.model.load()?;
-    let steered: Option<Steered> = None;
+    let steered = Steered::new(&args.steering, &args.steering.load(&model)?, &model)?;
     let with_baseline = steered.is_some() && !args.no_baseline;
 
     let settings = settings(&args, &model, &set, protocol, &preamble, n, steered.as_ref())?;
@@ -118,7 +144,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         scorer.set_prefix(&prefix(&preamble))?;
         Ok(scorer)
     };
-    let mut main = scorer(steered.as_ref().map(|s| s.control.clone()))?;
+    let mut main = scorer(steered.as_ref().and_then(|s| s.control.clone()))?;
     let mut baseline = if with_baseline { Some(scorer(None)?) } else { None };
 
     let stop = stop_on_ctrl_c()?;
@@ -254,9 +280,12 @@ fn settings(
     let meta = std::fs::metadata(model.path())?;
     let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
     let control = steered.map_or(Value::Null, |s| {
-        let mut hash = Sha256::new();
-        s.control.data.iter().for_each(|x| hash.update(x.to_le_bytes()));
-        json!([s.control.first, s.control.last, format!("{:x}", hash.finalize())])
+        let bytes = |c: &ControlVector| c.data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        json!(
+            s.control
+                .as_ref()
+                .map_or_else(|| json!("nothing"), |c| json!([c.first, c.last, sha256_of_bytes(&bytes(c))]))
+        )
     });
     Ok(json!({
         "bidpo": env!("CARGO_PKG_VERSION"),
@@ -265,7 +294,7 @@ fn settings(
         "model_time": modified.map(|t| t.as_secs()),
         "data_sha256": set.sha256,
         "protocol": protocol.name(),
-        "preamble_sha256": format!("{:x}", Sha256::digest(preamble)),
+        "preamble_sha256": sha256_of_bytes(preamble.as_bytes()),
         "limit": n,
         "threads": args.model.threads(),
         "baseline": !args.no_baseline,
@@ -274,7 +303,7 @@ fn settings(
 }
 
 fn facts(steered: Option<&Steered>) -> Value {
-    steered.map_or_else(|| json!({ "vector": null, "scale": null }), |s| s.facts.clone())
+    steered.map_or_else(|| json!({ "vector": null, "scale": null, "layers": null }), |s| s.facts.clone())
 }
 
 fn file_name(path: &Path) -> String {

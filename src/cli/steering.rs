@@ -1,0 +1,162 @@
+//! The flags that put vectors on a model: shared by every command that steers.
+
+use anyhow::{Context as _, bail, ensure};
+use bidpo::llama::Model;
+use bidpo::steer::{ControlVector, Dial, SteeringVector, combine, warnings};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Options of every command that can steer.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SteeringArgs {
+    /// A control vector to add (GGUF). May be given several times: the vectors are summed.
+    #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
+    pub vectors: Vec<PathBuf>,
+    /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
+    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%).
+    #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
+    pub scales: Vec<Scale>,
+    /// Add the vectors at these layers only (first-last, both included).
+    #[arg(long, value_name = "A-B", requires = "vectors")]
+    pub layers: Option<LayerRange>,
+}
+
+/// A scale as the user gives it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// A factor on the vector.
+    Factor(f32),
+    /// Per cent of the median residual norm at the vector's layer.
+    Percent(f64),
+}
+
+impl FromStr for Scale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let bad = || format!("{text:?} is not a scale: give a number (1.5, -2) or a percentage (5%, -5%)");
+        if let Some(number) = text.strip_suffix('%') {
+            let percent: f64 = number.trim().parse().map_err(|_| bad())?;
+            return if percent.is_finite() { Ok(Self::Percent(percent)) } else { Err(bad()) };
+        }
+        let factor: f32 = text.parse().map_err(|_| bad())?;
+        if factor.is_finite() { Ok(Self::Factor(factor)) } else { Err(bad()) }
+    }
+}
+
+impl Scale {
+    /// The factor it stands for on this vector.
+    pub fn factor(self, vector: &SteeringVector) -> anyhow::Result<f32> {
+        Ok(match self {
+            Self::Factor(f) => f,
+            Self::Percent(p) => vector.scale_for_percent(p)?,
+        })
+    }
+}
+
+/// A range of layers, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRange(pub RangeInclusive<usize>);
+
+impl FromStr for LayerRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is not a range of layers: give A-B (10-20) or one layer (15)");
+        let (a, b) = text.split_once('-').unwrap_or((text, text));
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| bad());
+        let (a, b) = (number(a)?, number(b)?);
+        if a < 1 {
+            return Err(format!("{text:?}: layer 0 cannot be steered, layers start at 1"));
+        }
+        if a > b {
+            return Err(format!("{text:?}: the first layer lies above the last"));
+        }
+        Ok(Self(a..=b))
+    }
+}
+
+/// The vectors that were asked for, loaded and checked against the model.
+#[derive(Debug, Clone, Default)]
+pub struct Steering {
+    /// One dial for each `--vector`.
+    pub dials: Vec<Dial>,
+    /// The range of `--layers`.
+    pub layers: Option<RangeInclusive<usize>>,
+}
+
+impl SteeringArgs {
+    /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
+    pub fn load(&self, model: &Model) -> anyhow::Result<Steering> {
+        let (n_vectors, n_scales) = (self.vectors.len(), self.scales.len());
+        ensure!(
+            n_scales <= 1 || n_scales == n_vectors,
+            "{n_scales} scales for {n_vectors} vectors: give one --scale for all or one for each --vector"
+        );
+        let mut dials = Vec::new();
+        for (i, path) in self.vectors.iter().enumerate() {
+            let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
+            let dial = load_dial(path, scale)?;
+            for warning in warnings(&dial.vector, model) {
+                eprintln!("bidpo: warning: {}: {warning}", path.display());
+            }
+            dials.push(dial);
+        }
+        let steering = Steering { dials, layers: self.layers.clone().map(|r| r.0) };
+        steering.control_vector(model)?;
+        Ok(steering)
+    }
+}
+
+/// Loads one vector and names it after its file.
+pub fn load_dial(path: &std::path::Path, scale: Scale) -> anyhow::Result<Dial> {
+    let vector = SteeringVector::load(path)?;
+    let scale = scale.factor(&vector).with_context(|| path.display().to_string())?;
+    let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
+    Ok(Dial { name: name.to_string_lossy().into_owned(), vector: Arc::new(vector), scale })
+}
+
+impl Steering {
+    /// What the dials add up to on `model`; `None` when nothing is added.
+    pub fn control_vector(&self, model: &Model) -> anyhow::Result<Option<ControlVector>> {
+        Ok(combine(&self.dials, self.layers.clone(), model)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_and_layers_are_parsed() {
+        assert_eq!("-1.5".parse(), Ok(Scale::Factor(-1.5)));
+        assert_eq!("-5%".parse(), Ok(Scale::Percent(-5.0)));
+        assert_eq!(" 2.5 % ".parse(), Ok(Scale::Percent(2.5)));
+        for bad in ["", "%", "x", "nan", "inf%", "1,5", "1e99"] {
+            assert!(bad.parse::<Scale>().unwrap_err().contains("is not a scale"), "{bad}");
+        }
+        assert_eq!("3-7".parse(), Ok(LayerRange(3..=7)));
+        assert_eq!("15".parse(), Ok(LayerRange(15..=15)));
+        for bad in ["", "-", "3-", "-3", "a-b", "0-3", "7-3", "1-2-3"] {
+            assert!(bad.parse::<LayerRange>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_take_negative_numbers() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            steering: SteeringArgs,
+        }
+        let parse = |args: &[&str]| <Cli as clap::Parser>::try_parse_from([&["x"], args].concat());
+        let s =
+            parse(&["--vector", "a.gguf", "--vector", "b.gguf", "--scale", "-1.5", "--scale", "-5%"]).unwrap().steering;
+        assert_eq!(s.scales, [Scale::Factor(-1.5), Scale::Percent(-5.0)]);
+        assert_eq!(s.vectors.len(), 2);
+        assert!(parse(&["--scale", "2"]).is_err(), "a scale without a vector means nothing");
+    }
+}
