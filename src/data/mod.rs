@@ -4,6 +4,7 @@ mod message;
 mod prefs;
 mod split;
 mod template;
+pub mod truthfulqa;
 
 pub use message::{Message, Prompt};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
