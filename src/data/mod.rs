@@ -4,7 +4,10 @@ mod builtin;
 mod message;
 mod prefs;
 mod split;
+mod template;
+pub mod truthfulqa;
 
 pub use message::{Message, Prompt};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
 pub use split::{Split, SplitError, permutation, split, split_share};
+pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
