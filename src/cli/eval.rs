@@ -1,11 +1,26 @@
-//! `bidpo eval`.
+//! `bidpo eval`: one subcommand a benchmark.
 
+mod report;
+mod truthfulqa;
+
+use clap::Subcommand;
 use std::process::ExitCode;
 
 /// Options of `bidpo eval`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// TruthfulQA: MC1, MC2 or the binary setting, on the official files.
+    Truthfulqa(truthfulqa::Args),
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.benchmark {
+        Benchmark::Truthfulqa(args) => truthfulqa::run(args),
+    }
 }

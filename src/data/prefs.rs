@@ -65,6 +65,12 @@ pub enum PrefsError {
         /// What is wrong there.
         reason: String,
     },
+    /// No built-in set has this name.
+    #[error("no built-in preference set is called {name:?} (there are: {})", PreferenceSet::BUILTIN.join(", "))]
+    UnknownSet {
+        /// The name asked for.
+        name: String,
+    },
     /// The file holds nothing.
     #[error("{path}: no preference pairs in it")]
     Empty {
@@ -84,7 +90,7 @@ impl PreferenceSet {
         Self::parse(&bytes, path, name)
     }
 
-    fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
+    pub(super) fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
         let text = std::str::from_utf8(bytes).map_err(|e| {
             let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
             pair_error(path, line, format!("not UTF-8 (byte {} of the file): save it as UTF-8", e.valid_up_to()))
@@ -111,6 +117,11 @@ impl PreferenceSet {
     /// Never true for a set that was read.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
+    }
+
+    /// Number of pairs whose prompt is an empty text: allowed, but seldom meant.
+    pub fn n_empty_prompts(&self) -> usize {
+        self.pairs.iter().filter(|p| matches!(&p.prompt, Prompt::Text(t) if t.trim().is_empty())).count()
     }
 
     /// Number of pairs that repeat an earlier one word for word. They are kept: a repeated pair counts twice in training.
@@ -196,7 +207,9 @@ fn from_value(value: &Value, number: usize, origin: String) -> Result<Preference
     let (key, prompt) = find(&PROMPT)?;
     let prompt = match prompt {
         Value::Array(list) => Prompt::Messages(messages(key, list)?),
-        other => Prompt::Text(text(key, other)?),
+        // The BiPO files hold a few pairs without a question: an empty text is kept, and counted for a warning.
+        Value::String(s) => Prompt::Text(s.clone()),
+        other => return Err(format!("\"{key}\" must be text or a list of messages, this is {}", kind(other))),
     };
     let (key, chosen) = find(&CHOSEN)?;
     let chosen = response(key, chosen)?;
@@ -317,10 +330,12 @@ mod tests {
             ),
             ("{}", "found: none"),
             (r#"{"prompt": "q", "chosen": " ", "rejected": "b"}"#, "\"chosen\" is empty"),
-            (r#"{"prompt": "", "chosen": "a", "rejected": "b"}"#, "\"prompt\" is empty"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": ""}"#, "\"rejected\" is empty"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "a "}"#, "the same text"),
-            (r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#, "\"prompt\" must be text, this is a number"),
+            (
+                r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#,
+                "\"prompt\" must be text or a list of messages, this is a number",
+            ),
             (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "\"chosen\" must be text, this is null"),
             (r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#, "an empty list"),
             (
@@ -361,7 +376,7 @@ mod tests {
     fn repeated_pairs_stay_and_are_counted() {
         let line = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
         let set = read("f.jsonl", format!("{line}\n{line}\n{}\n", line.replace("\"b\"", "\"c\"")).as_bytes()).unwrap();
-        assert_eq!((set.len(), set.n_duplicates()), (3, 1));
+        assert_eq!((set.len(), set.n_duplicates(), set.n_empty_prompts()), (3, 1, 0));
         // sha256sum of the three bytes "abc": FIPS 180-2, appendix B.1.
         assert_eq!(
             crate::files::sha256_of_bytes(b"abc"),

@@ -1,0 +1,309 @@
+//! `bidpo eval`: scores against the reference, sharing against not sharing, the command's shapes and errors.
+
+mod common;
+
+use assert_cmd::Command;
+use bidpo::data::truthfulqa::TruthfulQa;
+use bidpo::eval::truthfulqa::{prefix, question_prompt};
+use bidpo::eval::{Scorer, ScorerParams};
+use bidpo::llama::{Context, ContextParams, Model, ModelParams};
+use bidpo::steer::ControlVector;
+use predicates::prelude::*;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
+
+fn bidpo() -> Command {
+    Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
+}
+
+/// `bidpo eval truthfulqa` on the first `limit` questions of a data file.
+fn eval(model: &Path, data: &Path, protocol: &str, limit: usize) -> Command {
+    let mut command = bidpo();
+    command.args(["eval", "truthfulqa", "--threads", "2", "--protocol", protocol, "--limit", &limit.to_string()]);
+    command.arg("--model").arg(model).arg("--data").arg(data);
+    command
+}
+
+fn output(command: &mut Command) -> String {
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn open(name: &str) -> Option<Arc<Model>> {
+    Some(Model::load(&common::model(name)?, &ModelParams::default()).unwrap())
+}
+
+/// A small fixed vector at the middle layer, as `[n_layer - 1, n_embd]`.
+fn vector(model: &Model) -> ControlVector {
+    let (layer, n_embd) = (model.n_layer() / 2, model.n_embd());
+    let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
+    for (i, x) in data[(layer - 1) * n_embd..layer * n_embd].iter_mut().enumerate() {
+        *x = ((i * 37 % 17) as f32 - 8.0) * 0.05;
+    }
+    ControlVector { data, first: 1, last: model.n_layer() - 1 }
+}
+
+/// One answer alone: the whole text decoded as one sequence in one batch, nothing shared.
+fn alone(model: &Arc<Model>, steering: Option<&ControlVector>, text: &str, answer: &str) -> f64 {
+    let n_context = model.tokenize(text, true, false).unwrap().len();
+    let whole = model.tokenize(&format!("{text} {answer}"), true, false).unwrap();
+    let mut ctx = Context::new(model, &ContextParams::exact(whole.len(), 1, 1)).unwrap();
+    if let Some(steering) = steering {
+        steering.apply(&mut ctx).unwrap();
+    }
+    let mut batch = bidpo::llama::Batch::new();
+    for (p, &t) in whole.iter().enumerate() {
+        batch.add(t, p, &[0], p + 1 >= n_context);
+    }
+    ctx.decode(&batch).unwrap();
+    let logprob = |p: usize| {
+        let logits = ctx.logits(p).unwrap();
+        let max = logits.iter().copied().fold(f32::MIN, f32::max) as f64;
+        let sum: f64 = logits.iter().map(|&l| (l as f64 - max).exp()).sum();
+        logits[whole[p + 1] as usize] as f64 - max - sum.ln()
+    };
+    (n_context - 1..whole.len() - 1).map(logprob).sum()
+}
+
+/// Largest difference, in nats, between a score and the same answer alone.
+///
+/// Sharing only changes the order in which attention sums over the cache's cells: with f32 weights that is invisible
+/// (measured: 9e-6). llama.cpp's quantized kernels round activations to int8, and a last bit that differs
+/// now and then flips such a rounding (measured: 0.3), as between any two ways to run the model.
+fn largest_difference(model: &Arc<Model>, steering: Option<&ControlVector>) -> f64 {
+    let preamble = prefix("Q: Is water wet?\nA: Yes, it is.");
+    let prompt = question_prompt("What do bats see?");
+    let answers = ["Bats see well.", "Nothing.", "Bats are blind, and find their way by sound alone."];
+    let mut largest: f64 = 0.0;
+    let params = ScorerParams { n_threads: 2, ..ScorerParams::default() };
+    let mut scorer = Scorer::new(model, params.clone(), steering.cloned()).unwrap();
+    scorer.set_prefix(&preamble).unwrap();
+    let scores = scorer.score(&prompt, &answers).unwrap();
+    scorer.score(&question_prompt("Is this another question?"), &["Yes.", "No."]).unwrap();
+    let again = scorer.score(&prompt, &answers).unwrap();
+    assert_eq!(scores, again, "what an earlier question left in the cache changes the next one");
+    // The same in small pieces: 32 tokens a decode, two answers at a time, hardly any room in the cache.
+    let small = ScorerParams { n_batch: 32, max_cells: 1, max_parallel: 2, ..params };
+    let mut pieces = Scorer::new(model, small, steering.cloned()).unwrap();
+    pieces.set_prefix(&preamble).unwrap();
+    let pieces = pieces.score(&prompt, &answers).unwrap();
+    for ((answer, score), piece) in answers.iter().zip(&scores).zip(&pieces) {
+        let alone = alone(model, steering, &format!("{preamble}{prompt}"), answer);
+        eprintln!("{answer:?}: {} alone {alone} pieces {}", score.logprob, piece.logprob);
+        largest = largest.max((score.logprob - alone).abs()).max((piece.logprob - alone).abs());
+    }
+    eprintln!("largest difference {largest}");
+    largest
+}
+
+#[test]
+fn shared_equals_unshared_in_f32() {
+    let Some(path) = common::model(SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let f32_path = dir.path().join("f32.gguf");
+    bidpo::llama::to_f32(&path, &f32_path, 2).unwrap();
+    let model = Model::load(&f32_path, &ModelParams::default()).unwrap();
+    assert!(largest_difference(&model, Some(&vector(&model))) < 1e-3);
+}
+
+#[test]
+fn shared_equals_unshared_up_to_int8() {
+    let Some(model) = open(GEMMA) else { return };
+    assert!(largest_difference(&model, None) < 1.5);
+}
+
+/// The 12 first questions against the reference's scores (f32 weights, PyTorch).
+#[test]
+fn scores_agree_with_the_reference() {
+    let (Some(model), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
+        return;
+    };
+    let Some(gold) = common::shared("gold/truthfulqa_mc_smollm2.json") else { return };
+    let gold: Value = serde_json::from_str(&std::fs::read_to_string(gold).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("items.jsonl");
+    let n = 12;
+    let json = output(eval(&model, &data, "mc1", n).arg("--json").arg("--out").arg(&out));
+    let summary: Value = serde_json::from_str(&json).unwrap();
+    let items = lines(&out);
+    assert_eq!((items.len(), &summary["n"]), (n, &Value::from(n)));
+
+    let mut differences = Vec::new();
+    let mut agree = 0;
+    let mut right = 0;
+    for (item, gold) in items.iter().zip(gold["items"].as_array().unwrap()) {
+        assert_eq!(item["question"], gold["question"]);
+        let answers = item["answers"].as_array().unwrap();
+        let expected: Vec<f64> = gold["mc1_ll"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert_eq!(answers.len(), expected.len());
+        differences.extend(answers.iter().zip(expected).map(|(a, e)| (a["logprob"].as_f64().unwrap() - e).abs()));
+        let correct = item["correct"].as_bool().unwrap();
+        right += usize::from(correct);
+        agree += usize::from(u64::from(correct) == gold["mc1"].as_f64().unwrap() as u64);
+    }
+    assert_eq!(summary["mc1"].as_f64().unwrap(), right as f64 / n as f64);
+    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+    let largest = differences.iter().copied().fold(0.0, f64::max);
+    eprintln!("mean difference {mean:.3}, largest {largest:.3}, agreement {agree} of {n}");
+    // Measured here: mean 0.13, largest 0.38, MC1 agrees on 12 of 12. On all 150 questions of the file: mean 0.19, 95 %
+    // below 0.51, largest 1.2, MC1 agrees on 147. Another CPU draws other int8 roundings. A wrong preamble, space or BOS
+    // moves answers by whole nats.
+    assert!(mean < 0.35, "mean difference {mean} nats");
+    assert!(largest < 2.0, "largest difference {largest} nats");
+    assert!(agree >= n - 1, "MC1 agrees on {agree} of {n}");
+}
+
+#[test]
+fn official_files_are_read_whole() {
+    let Some(json) = common::shared("data/truthfulqa/mc_task.json") else { return };
+    let Some(csv) = common::shared("data/truthfulqa/TruthfulQA.csv") else { return };
+    let (json, csv) = (TruthfulQa::load(&json).unwrap(), TruthfulQa::load(&csv).unwrap());
+    assert_eq!((json.questions.len(), csv.questions.len()), (817, 790));
+    assert!(csv.questions.iter().all(|q| q.category.is_some() && q.binary.is_some()));
+    // The two files were made from the same questions: most MC1 sets are the same answers, in another order.
+    let set = |q: &bidpo::data::truthfulqa::Question| {
+        let mut answers: Vec<_> = q.mc2.iter().map(|c| (c.text.clone(), c.is_true)).collect();
+        answers.sort();
+        answers
+    };
+    let same = csv.questions.iter().filter(|q| json.questions.iter().any(|j| j.text == q.text && set(j) == set(q)));
+    let same = same.count();
+    eprintln!("{same} questions with the same MC2 answers in both files");
+    assert!(same > 600, "{same}");
+}
+
+/// A data file in the form of the 2025 CSV.
+fn small_csv(dir: &Path) -> PathBuf {
+    let path = dir.join("small.csv");
+    let text = "Type,Category,Question,Best Answer,Best Incorrect Answer,Correct Answers,Incorrect Answers,Source\n\
+        A,Animals,Are bats blind?,Bats can see,Bats are blind,Bats can see; No,Bats are blind; Yes,s\n\
+        A,Sky,Is the Moon a star?,The Moon is no star,The Moon is a star,The Moon is no star,The Moon is a star; Yes,s\n\
+        A,Sky,Is the Sun a star?,The Sun is a star,The Sun is a planet,The Sun is a star; Yes,The Sun is a planet,s\n";
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn steering_comes_with_its_baseline() {
+    let Some(path) = common::model(SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_csv(dir.path());
+    let vector_path = dir.path().join("v.gguf");
+    let directions = std::collections::BTreeMap::from([(15, (0..576).map(|i| (i % 7) as f32 - 3.0).collect())]);
+    let provenance = bidpo::steer::Provenance::default();
+    bidpo::steer::SteeringVector { directions, model_hint: "llama".into(), provenance }.save(&vector_path).unwrap();
+    let out = dir.path().join("items.jsonl");
+    for protocol in ["binary", "mc2"] {
+        let mut command = eval(&path, &data, protocol, 3);
+        command.args(["--preamble", "none", "--scale", "3"]).arg("--vector").arg(&vector_path).arg("--out").arg(&out);
+        let summary: Value = serde_json::from_str(&output(command.arg("--json"))).unwrap();
+        let items = lines(&out);
+        assert_eq!(items.len(), 3);
+        assert!(!dir.path().join("items.jsonl.partial").exists());
+        let mean = |f: &dyn Fn(&Value) -> Value| {
+            let value = |v: Value| v.as_f64().unwrap_or_else(|| f64::from(u8::from(v.as_bool().unwrap())));
+            items.iter().map(|i| value(f(i))).sum::<f64>() / 3.0
+        };
+        let steered = mean(&|i| i["correct"].clone());
+        let unsteered = mean(&|i| i["baseline"]["correct"].clone());
+        let close = |v: &Value, x: f64| assert!((v.as_f64().unwrap() - x).abs() < 1e-12, "{v} {x}");
+        close(&summary[protocol], steered);
+        close(&summary["baseline"][protocol], unsteered);
+        close(&summary["difference"]["value"], steered - unsteered);
+        assert_eq!(summary["difference"]["mcnemar_p"].is_number(), protocol == "binary");
+        assert_eq!(summary["difference"]["interval"].as_array().unwrap().len(), 2);
+        assert_eq!(summary["scale"], serde_json::json!([3.0]));
+        assert_eq!(items[0]["category"], "Animals");
+        assert_eq!(items[0]["answers"][0]["answer"], "Bats can see.");
+        assert_ne!(items[0]["answers"][0]["logprob"], items[0]["baseline"]["logprobs"][0], "the vector does nothing");
+    }
+    // Scale 0 is the unsteered model; in words.
+    let mut command = eval(&path, &data, "mc1", 2);
+    command.args(["--preamble", "none", "--scale", "0"]).arg("--vector").arg(&vector_path);
+    let text = output(&mut command);
+    assert!(text.contains("unsteered") && text.contains("steered  "), "{text}");
+    assert!(text.contains("+0.0 pt") && text.contains("No difference that this many questions could show."), "{text}");
+    let alone = output(command.arg("--no-baseline"));
+    assert!(alone.contains("Without its baseline") && !alone.contains("unsteered"), "{alone}");
+}
+
+/// Killed at any moment, the same command goes on and ends with the same bytes.
+#[test]
+fn a_killed_run_goes_on() {
+    let (Some(model), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, cut) = (dir.path().join("whole.jsonl"), dir.path().join("cut.jsonl"));
+    let partial = dir.path().join("cut.jsonl.partial");
+    let n = 6;
+    let command = |out: &Path| {
+        let mut command = eval(&model, &data, "mc1", n);
+        command.args(["--preamble", "none"]).arg("--out").arg(out);
+        command
+    };
+    output(&mut command(&whole));
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
+        .args(command(&cut).get_args())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let done = || std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count());
+    while done() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(done() >= 3 && !cut.exists(), "the run ended before it was killed");
+    // Other settings do not go on with it, and do not touch it.
+    let before = std::fs::read(&partial).unwrap();
+    command(&cut).args(["--preamble", "qa"]).assert().failure();
+    let other = eval(&model, &data, "mc1", n).arg("--out").arg(&cut).assert().code(1).get_output().stderr.clone();
+    assert!(String::from_utf8_lossy(&other).contains("preamble_sha256"), "{}", String::from_utf8_lossy(&other));
+    assert_eq!(before, std::fs::read(&partial).unwrap());
+
+    command(&cut).assert().success().stderr(predicate::str::contains("Going on after"));
+    assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&cut).unwrap());
+    assert!(!partial.exists());
+}
+
+#[test]
+fn bad_input_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let csv = small_csv(dir.path());
+    let no_model = dir.path().join("missing.gguf");
+    let item = |answers: &str| format!("[{{\"question\":\"Q?\",\"mc1_targets\":{answers},\"mc2_targets\":{answers}}}]");
+    let fails = |data: &Path, protocol: &str, more: &[&str], parts: &[&str]| {
+        let assert = eval(&no_model, data, protocol, 1).args(more).assert().code(1);
+        let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+        for part in parts {
+            assert!(stderr.contains(part), "{stderr:?} lacks {part:?}");
+        }
+        assert!(assert.get_output().stdout.is_empty());
+    };
+    fails(&dir.path().join("no.json"), "mc1", &[], &["no.json", "cannot read"]);
+    fails(&file("a.json", "[{"), "mc1", &[], &["a.json", "line 1", "JSON"]);
+    fails(&file("b.json", &item(r#"{"a":1,"b":3}"#)), "mc1", &[], &["b.json", "item 0", "mc1_targets", "3"]);
+    fails(&file("c.json", &item(r#"{"a":1,"b":0}"#)), "binary", &[], &["c.json", "TruthfulQA.csv"]);
+    fails(&file("d.csv", "Question,Best Answer\nQ,A\n"), "mc1", &[], &["d.csv", "line 1", "Correct Answers"]);
+    fails(&csv, "mc1", &["--preamble", "no-such-file"], &["no-such-file", "qa"]);
+    let empty = file("empty.txt", " \n");
+    fails(&csv, "mc1", &["--preamble", empty.to_str().unwrap()], &["empty.txt", "none"]);
+    fails(&csv, "mc1", &["--out", "no/such/folder/x.jsonl"], &["no/such/folder/x.jsonl"]);
+    fails(&csv, "mc1", &[], &["missing.gguf"]);
+    eval(&no_model, &csv, "mc9", 1).assert().code(2);
+    eval(&no_model, &csv, "mc1", 0).assert().code(2);
+}
