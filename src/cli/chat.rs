@@ -39,6 +39,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut session = ChatSession::new(&model, template, &params)?;
     session.set_system(args.how.system.clone());
     session.set_dials(steering.dials, steering.layers)?;
+    // rustyline takes SIGINT for itself when an editor is made; our handler comes after it, so that Ctrl-C reaches the
+    // answer. (While a line is edited the terminal sends no signal: rustyline reads Ctrl-C as a key.)
+    let editor = std::io::stdin().is_terminal().then(rustyline::DefaultEditor::new).transpose()?;
     let interrupt = Interrupt::install()?;
     let options = GenerateOptions {
         sampler: args.sampling.params(),
@@ -46,10 +49,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         interrupt: interrupt.stop.clone(),
     };
     let mut chat = Chat { session, options, interrupt };
-    if std::io::stdin().is_terminal() {
-        chat.interactive()?
-    } else {
-        chat.piped()?
+    match editor {
+        Some(editor) => chat.interactive(editor)?,
+        None => chat.piped()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -62,13 +64,12 @@ struct Chat {
 
 impl Chat {
     /// Line editing with history; Ctrl-D ends, Ctrl-C gives up the line.
-    fn interactive(&mut self) -> anyhow::Result<()> {
+    fn interactive(&mut self, mut editor: rustyline::DefaultEditor) -> anyhow::Result<()> {
         eprintln!(
             "{}, {} tokens of context. /help lists the commands; a \\ at the end of a line goes on with the next.",
             self.session.model().description(),
             self.session.n_ctx()
         );
-        let mut editor = rustyline::DefaultEditor::new()?;
         let mut text = String::new();
         loop {
             let prompt = if text.is_empty() { self.prompt() } else { "... ".to_owned() };
