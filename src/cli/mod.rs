@@ -6,7 +6,6 @@ mod doctor;
 mod eval;
 mod extract;
 mod generate;
-#[allow(dead_code, reason = "every command that steers uses it; none is built yet")]
 mod steering;
 mod train;
 mod vector;
