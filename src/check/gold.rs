@@ -1,7 +1,8 @@
 //! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
 
+use crate::data::TokenizedPair;
 use crate::llama::{Model, Token};
-use crate::train::{Engine, EngineError, PairTokens, loss};
+use crate::train::{Engine, EngineError, loss};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,10 +146,10 @@ impl Gold {
                 model.n_embd()
             )));
         }
-        let pairs: Vec<PairTokens> = self
+        let pairs: Vec<TokenizedPair> = self
             .pairs
             .iter()
-            .map(|p| PairTokens {
+            .map(|p| TokenizedPair {
                 prompt: p.prompt_ids.clone(),
                 chosen: p.chosen_ids.clone(),
                 rejected: p.rejected_ids.clone(),
@@ -159,7 +160,7 @@ impl Gold {
         if let Some(t) = ids.copied().find(|&t| t < 0 || t >= n_vocab) {
             return Err(format(format!("vocabulary mismatch: token {t}, the model has {n_vocab} tokens")));
         }
-        let max = pairs.iter().map(PairTokens::n_tokens).max().unwrap_or(1);
+        let max = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, self.layer, max, 1, n_threads)?;
         let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
         let n = pairs.len() as f64;

@@ -7,8 +7,8 @@ mod gold;
 pub use difference::{Differences, central_differences};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
 
+use crate::data::TokenizedPair;
 use crate::llama::{self, LlamaError, Model, ModelParams};
-use crate::train::PairTokens;
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -24,11 +24,11 @@ const SENTENCES: [[&str; 3]; 3] = [
 ///
 /// # Errors
 /// [`LlamaError::Tokenize`].
-pub fn builtin_pairs(model: &Model) -> Result<Vec<PairTokens>, LlamaError> {
+pub fn builtin_pairs(model: &Model) -> Result<Vec<TokenizedPair>, LlamaError> {
     SENTENCES
         .iter()
         .map(|[prompt, chosen, rejected]| {
-            Ok(PairTokens {
+            Ok(TokenizedPair {
                 prompt: model.tokenize(prompt, true, false)?,
                 chosen: model.tokenize(chosen, false, false)?,
                 rejected: model.tokenize(rejected, false, false)?,

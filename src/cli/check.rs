@@ -2,7 +2,8 @@
 
 use anyhow::Context as _;
 use bidpo::check::{Differences, F32Copy, Gold, GoldResult, builtin_pairs, central_differences, middle_layer};
-use bidpo::train::{Agreement, Engine, PairTokens, check_model};
+use bidpo::data::TokenizedPair;
+use bidpo::train::{Agreement, Engine, check_model};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +41,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check_model(&model, layer)?;
 
     let pairs = builtin_pairs(&model)?;
-    let refs: Vec<&PairTokens> = pairs.iter().collect();
-    let max = pairs.iter().map(PairTokens::n_tokens).sum();
+    let refs: Vec<&TokenizedPair> = pairs.iter().collect();
+    let max = pairs.iter().map(TokenizedPair::n_tokens).sum();
     let mut engine = Engine::new(&model, layer, max, pairs.len(), threads)?;
     let example = engine.capture(&refs)?;
     let agreement = engine.compare(&refs, &example)?;

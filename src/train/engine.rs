@@ -1,5 +1,6 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
+use crate::data::TokenizedPair;
 use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
 use crate::graph::grad::differentiate;
 use crate::graph::ir::{Graph, InputId, IrError, Value};
@@ -43,24 +44,6 @@ pub enum EngineError {
         /// At which vector.
         what: &'static str,
     },
-}
-
-/// Tokens of one pair. The responses follow the prompt; they share it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PairTokens {
-    /// Prompt, with whatever the chat template puts around it.
-    pub prompt: Vec<Token>,
-    /// The preferred response.
-    pub chosen: Vec<Token>,
-    /// The other response.
-    pub rejected: Vec<Token>,
-}
-
-impl PairTokens {
-    /// Tokens of the pair when the prompt is shared.
-    pub fn n_tokens(&self) -> usize {
-        self.prompt.len() + self.chosen.len() + self.rejected.len()
-    }
 }
 
 /// Summed log-probabilities of a pair's two responses, in nats.
@@ -188,7 +171,7 @@ impl Engine {
     ///
     /// # Errors
     /// Any of [`EngineError`].
-    pub fn capture(&mut self, pairs: &[&PairTokens]) -> Result<Example, EngineError> {
+    pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
         let layout = Layout::new(pairs)?;
         self.ctx.clear_kv();
         let (lifted, residual) = capture_decode(&mut self.ctx, &layout.batch, self.layer)?;
@@ -251,7 +234,7 @@ impl Engine {
     ///
     /// # Errors
     /// Any of [`EngineError`]; a disagreement is reported, not raised.
-    pub fn compare(&mut self, pairs: &[&PairTokens], example: &Example) -> Result<Agreement, EngineError> {
+    pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let layout = Layout::new(pairs)?;
         let n_embd = self.model.n_embd();
         let norm = 0.05 * median(&example.norms) as f32 / (n_embd as f32).sqrt();
@@ -299,7 +282,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Disagrees`].
-    pub fn verify(&mut self, pairs: &[&PairTokens], example: &Example) -> Result<Agreement, EngineError> {
+    pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let a = self.compare(pairs, example)?;
         for (max_diff, what) in [(a.unsteered, "no vector"), (a.steered, "a random vector of 5 % of the residual norm")]
         {
@@ -451,7 +434,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(pairs: &[&PairTokens]) -> Result<Self, EngineError> {
+    fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
         let mut out = Self {
             batch: Batch::new(),
             token_pair: Vec::new(),

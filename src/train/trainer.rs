@@ -2,11 +2,11 @@
 
 use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
 use super::config::{Length, TrainConfig};
-use super::engine::{Agreement, Engine, EngineError, Example, PairLogp, PairTokens, median};
+use super::engine::{Agreement, Engine, EngineError, Example, PairLogp, median};
 use super::objective::{Objective, loss};
 use super::optimizer::{AdamW, clip};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use crate::data::{TokenizedPair, permutation};
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub struct NamedPair {
     /// Id and origin, for example `m017 (prefs.jsonl:17)`.
     pub name: String,
     /// Its tokens.
-    pub tokens: PairTokens,
+    pub tokens: TokenizedPair,
 }
 
 /// What the trainer tells while it works.
@@ -372,20 +372,13 @@ impl StepSum {
 fn epoch_plan(config: &TrainConfig, epoch: usize, n: usize) -> Vec<(usize, f64)> {
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(epoch as u64 + 1);
-    let mut order: Vec<usize> = (0..n).collect();
-    order.shuffle(&mut rng);
+    let order = permutation(n, rng.next_u64());
     order
         .into_iter()
         .map(|i| {
             let d = match config.objective {
                 Objective::Dpo => 1.0,
-                Objective::Bidpo => {
-                    if rng.random::<bool>() {
-                        1.0
-                    } else {
-                        -1.0
-                    }
-                }
+                Objective::Bidpo => [1.0, -1.0][(rng.next_u32() & 1) as usize],
             };
             (i, d)
         })

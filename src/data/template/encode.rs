@@ -16,6 +16,13 @@ pub struct TokenizedPair {
     pub rejected: Vec<Token>,
 }
 
+impl TokenizedPair {
+    /// Tokens of the pair when the prompt is shared.
+    pub fn n_tokens(&self) -> usize {
+        self.prompt.len() + self.chosen.len() + self.rejected.len()
+    }
+}
+
 /// What the tokenizer of one model needs to know about rendered text.
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
