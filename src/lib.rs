@@ -1,6 +1,7 @@
 //! bidpo: train BiDPO steering vectors by gradient on the quantized GGUF model you already run.
 
 pub mod chat;
+pub mod check;
 pub mod data;
 pub mod eval;
 pub mod files;

@@ -5,6 +5,7 @@
 //! so a mistake that reaches it cannot be reported any more.
 
 mod batch;
+mod chat_template;
 mod context;
 mod device;
 mod gguf;
@@ -15,8 +16,11 @@ mod sampler;
 mod tap;
 
 pub use batch::Batch;
+pub use chat_template::apply_builtin_chat_format;
 pub use context::{Context, ContextParams, KvType, default_threads};
-pub use device::{Device, cpu_features, devices, system_info};
+pub use device::{
+    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, devices, ggml_commit, ggml_version, system_info,
+};
 pub use gguf::{GgufFile, GgufValue, GgufWriter};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};

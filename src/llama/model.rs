@@ -203,6 +203,28 @@ impl Model {
         unsafe { sys::llama_vocab_is_eog(self.vocab, token) }
     }
 
+    /// True for tokens that steer the model instead of being text (`<|im_end|>`, `<s>`, ...).
+    pub fn is_control(&self, token: Token) -> bool {
+        if token < 0 || token as usize >= self.n_vocab() {
+            return false;
+        }
+        // SAFETY: the token is in range.
+        let attr = unsafe { sys::llama_vocab_get_attr(self.vocab, token) };
+        attr & (sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN) != 0
+    }
+
+    /// The texts that `tokenize` reads as control tokens when `parse_special` is on, longest first.
+    pub fn control_texts(&self) -> Vec<String> {
+        let mut texts: Vec<String> = (0..self.n_vocab() as Token)
+            .filter(|&t| self.is_control(t))
+            .map(|t| String::from_utf8_lossy(&self.token_bytes(t, true)).into_owned())
+            .filter(|text| !text.trim().is_empty())
+            .collect();
+        texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        texts.dedup();
+        texts
+    }
+
     /// Tokenizes `text`.
     ///
     /// `add_special` adds BOS where the model wants one; `parse_special` reads `<|im_end|>` and the like as the tokens

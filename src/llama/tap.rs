@@ -142,6 +142,11 @@ impl Node {
         self.t().op == sys::GGML_OP_NONE && self.t().view_src.is_null()
     }
 
+    /// True for a leaf that llama.cpp fills for each batch: positions, masks, row numbers.
+    pub fn is_input(&self) -> bool {
+        self.t().flags & sys::GGML_TENSOR_FLAG_INPUT as i32 != 0
+    }
+
     /// True if the tensor lies in a buffer that holds weights.
     pub fn is_weight(&self) -> bool {
         let buffer = self.t().buffer;

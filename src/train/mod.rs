@@ -1,1 +1,19 @@
-//! train
+//! Training: objective, optimizer, trainer, and the engine that scores and differentiates captured pairs.
+
+mod card;
+mod checkpoint;
+mod config;
+mod engine;
+mod heldout;
+mod objective;
+mod optimizer;
+mod trainer;
+
+pub use card::Record;
+pub use checkpoint::{Checkpoint, CheckpointError, Point};
+pub use config::{AUTO_RATE, Length, Rate, TrainConfig};
+pub use engine::{Agreement, Engine, EngineError, Example, PairLogp, Scored, check_model, median};
+pub use heldout::{Condition, HeldOut, HeldOutRow, Paired};
+pub use objective::{Loss, Objective, loss};
+pub use optimizer::{AdamW, Schedule, clip};
+pub use trainer::{CheckpointPlan, Event, NamedPair, Ready, StepReport, Stop, TrainError, Trained, length, train};

@@ -1,0 +1,34 @@
+# make demo    fetch a small model, build, train a steering vector and show what it does (about ten minutes)
+# make test    everything that must pass: formatting, lints, all tests on both test models
+# make vectors train the vectors in vectors/ again
+
+.PHONY: demo test build lint models models-all setup vectors help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup:
+	scripts/setup.sh
+
+models: setup
+	python3 scripts/fetch_models.py
+
+models-all: setup
+	python3 scripts/fetch_models.py --all
+
+build: setup
+	cargo build --release
+
+demo: models build
+	scripts/demo.sh
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+
+# One thread a test: ggml's threads wait by spinning, and cargo already runs as many tests at once as there are cores.
+test: models-all lint
+	BIDPO_REQUIRE_MODELS=1 BIDPO_THREADS=1 cargo test --release
+
+vectors: models-all build
+	scripts/vectors.sh

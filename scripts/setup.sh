@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Checks what the build needs; installs what is missing on Debian and Ubuntu, says what to install elsewhere.
+set -euo pipefail
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# bindgen loads libclang at build time; it lies in one of these places, or where LIBCLANG_PATH says.
+have_libclang() {
+    if [ -n "${LIBCLANG_PATH:-}" ]; then
+        if compgen -G "$LIBCLANG_PATH/libclang*" >/dev/null || [ -f "$LIBCLANG_PATH" ]; then return 0; fi
+    fi
+    local pattern
+    for pattern in /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib \
+        /opt/homebrew/opt/llvm/lib /usr/local/opt/llvm/lib /Library/Developer/CommandLineTools/usr/lib \
+        /Applications/Xcode.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib; do
+        # shellcheck disable=SC2086  # the pattern is meant to be expanded
+        if compgen -G "$pattern/libclang.so*" >/dev/null || compgen -G "$pattern/libclang-*.so*" >/dev/null ||
+            compgen -G "$pattern/libclang.dylib" >/dev/null; then return 0; fi
+    done
+    return 1
+}
+
+# Prints the Debian names of the packages that are missing.
+missing() {
+    have cmake || echo cmake
+    have clang || echo clang
+    have_libclang || echo libclang-dev
+    have c++ || have g++ || have clang++ || echo g++
+    have make || echo make
+    have python3 || echo python3
+    { have python3 && python3 -m pip --version >/dev/null 2>&1; } || echo python3-pip
+}
+
+packages=$(missing | tr '\n' ' ')
+if [ -n "$packages" ]; then
+    echo "setup: missing: $packages" >&2
+    if ! have apt-get; then
+        echo "setup: install cmake, clang with libclang, a C++ compiler, make, and python3 with pip" >&2
+        echo "setup: (Fedora: dnf install cmake clang-devel gcc-c++ make python3-pip; macOS: brew install cmake llvm)" >&2
+        exit 1
+    fi
+    if [ "$(id -u)" = 0 ]; then
+        as_root=()
+    elif have sudo; then
+        as_root=(sudo)
+    else
+        echo "setup: as root, run: apt-get install $packages" >&2
+        exit 1
+    fi
+    "${as_root[@]+"${as_root[@]}"}" apt-get update -qq
+    # shellcheck disable=SC2086  # a list of package names
+    "${as_root[@]+"${as_root[@]}"}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages
+    packages=$(missing | tr '\n' ' ')
+    if [ -n "$packages" ]; then
+        echo "setup: still missing after the installation: $packages" >&2
+        exit 1
+    fi
+fi
+
+if ! have cargo; then
+    echo "setup: cargo is missing: install Rust 1.89 or later, see https://www.rust-lang.org/tools/install" >&2
+    exit 1
+fi
+echo "setup: the build's needs are there"

@@ -1,0 +1,405 @@
+//! From the intermediate representation to a ggml graph, and running it.
+//!
+//! Inputs get a buffer of their own (ggml's allocator would recycle them), weights are the model's own tensors, and all
+//! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
+
+use super::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
+use super::kernels::{head, matmul_t};
+use crate::llama::{DType, Node as Tensor, sys};
+use std::ffi::c_void;
+
+pub use super::kernels::head::Label;
+
+/// A graph that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Memory ran out.
+    #[error("no memory for a graph of {nodes} nodes{detail}")]
+    Memory {
+        /// Nodes of the graph.
+        nodes: usize,
+        /// What was asked for, where known.
+        detail: String,
+    },
+    /// ggml failed.
+    #[error("ggml failed to compute the graph (status {0})")]
+    Compute(i32),
+    /// Inputs or weights that do not fit the graph.
+    #[error("{0}")]
+    Binding(String),
+}
+
+/// ggml's `GGML_N_TASKS_MAX`: as many workers as there are threads.
+const N_TASKS_MAX: i32 = -1;
+
+/// Data of one input for one run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// Floats.
+    F32(Vec<f32>),
+    /// Integers.
+    I32(Vec<i32>),
+    /// Raw bytes of any type (F16 masks).
+    Bytes(Vec<u8>),
+}
+
+impl Data {
+    fn bytes(&self) -> (*const c_void, usize) {
+        match self {
+            Self::F32(v) => (v.as_ptr().cast(), v.len() * 4),
+            Self::I32(v) => (v.as_ptr().cast(), v.len() * 4),
+            Self::Bytes(v) => (v.as_ptr().cast(), v.len()),
+        }
+    }
+}
+
+/// What a run needs beside the graph.
+#[derive(Debug, Default)]
+pub struct Bindings<'a> {
+    /// Data of each input, by [`super::ir::InputId`].
+    pub inputs: Vec<&'a Data>,
+    /// Tensor of each weight, by [`super::ir::WeightId`].
+    pub weights: &'a [Tensor],
+    /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
+    pub labels: &'a [Label],
+}
+
+/// What a run gives back.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The values asked for, contiguous, in the order asked.
+    pub values: Vec<Vec<f32>>,
+    /// log p of each label.
+    pub log_probs: Vec<f64>,
+}
+
+/// Runs graphs on the CPU backend of ggml.
+#[derive(Debug)]
+pub struct Executor {
+    backend: sys::ggml_backend_t,
+    alloc: sys::ggml_gallocr_t,
+    pool: *mut sys::ggml_threadpool,
+}
+
+// SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
+unsafe impl Send for Executor {}
+
+/// A ggml context that is freed on every way out.
+struct Arena(*mut sys::ggml_context);
+
+impl Arena {
+    fn new(n_tensors: usize, graph_size: Option<usize>) -> Option<Self> {
+        // SAFETY: ggml_init allocates its own memory for the size computed by ggml's own functions.
+        unsafe {
+            let graph = graph_size.map_or(0, |n| sys::ggml_graph_overhead_custom(n, false));
+            let ctx = sys::ggml_init(sys::ggml_init_params {
+                mem_size: sys::ggml_tensor_overhead() * (n_tensors + 1) + graph,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            });
+            (!ctx.is_null()).then_some(Self(ctx))
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: freed once.
+        unsafe { sys::ggml_free(self.0) };
+    }
+}
+
+/// A backend buffer that is freed on every way out.
+struct Buffer(sys::ggml_backend_buffer_t);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: freed once.
+            unsafe { sys::ggml_backend_buffer_free(self.0) };
+        }
+    }
+}
+
+impl Executor {
+    /// An executor with `n_threads` workers.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`] when ggml cannot start.
+    pub fn new(n_threads: u32) -> Result<Self, RunError> {
+        crate::llama::init();
+        // SAFETY: each object is checked, owned by self and freed in drop.
+        unsafe {
+            let backend = sys::ggml_backend_cpu_init();
+            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
+            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
+            // Sleep between graphs instead of spinning: the work between two runs is Rust's.
+            params.poll = 0;
+            let pool = sys::ggml_threadpool_new(&raw mut params);
+            if backend.is_null() || alloc.is_null() || pool.is_null() {
+                return Err(RunError::Memory { nodes: 0, detail: String::new() });
+            }
+            sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
+            sys::ggml_backend_cpu_set_threadpool(backend, pool);
+            Ok(Self { backend, alloc, pool })
+        }
+    }
+
+    /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run(
+        &mut self,
+        graph: &Graph,
+        bind: &Bindings<'_>,
+        computed: &[Value],
+        read: &[Value],
+    ) -> Result<Outcome, RunError> {
+        let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
+        let n = graph.nodes().len();
+        if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
+            return Err(RunError::Binding(format!(
+                "the graph has {} inputs and {} weights, the run brings {} and {}",
+                graph.n_inputs(),
+                graph.n_weights(),
+                bind.inputs.len(),
+                bind.weights.len()
+            )));
+        }
+        let needed = needed(graph, &wanted);
+        let memory = |detail: String| RunError::Memory { nodes: n, detail };
+        let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(|| memory(String::new()))?;
+        let arena = Arena::new(n, Some(n + 64)).ok_or_else(|| memory(String::new()))?;
+        let mut task = head::HeadTask { labels: bind.labels.to_vec(), log_probs: vec![f64::NAN; bind.labels.len()] };
+        let task_ptr = (&raw mut task).cast::<c_void>();
+        let mut tensors: Vec<*mut sys::ggml_tensor> = vec![std::ptr::null_mut(); n];
+        // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
+        // nodes are in order; weights live as long as the model, which the caller holds; `task` outlives the run.
+        unsafe {
+            let mut uploads = Vec::new();
+            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
+                if let Op::Input(id) = node.op {
+                    let t = new_tensor(inputs.0, elem_type(node.elem), node.ne);
+                    let (data, len) = bind.inputs[id.0 as usize].bytes();
+                    if len != sys::ggml_nbytes(t) {
+                        return Err(RunError::Binding(format!(
+                            "input {} wants {} bytes ({:?}), got {len}",
+                            id.0,
+                            sys::ggml_nbytes(t),
+                            node.ne
+                        )));
+                    }
+                    uploads.push((t, data, len));
+                    tensors[i] = t;
+                }
+            }
+            let buffer = Buffer(if uploads.is_empty() {
+                std::ptr::null_mut()
+            } else {
+                sys::ggml_backend_alloc_ctx_tensors(inputs.0, self.backend)
+            });
+            if buffer.0.is_null() && !uploads.is_empty() {
+                return Err(memory(" (inputs)".into()));
+            }
+            for (t, data, len) in uploads {
+                sys::ggml_backend_tensor_set(t, data, 0, len);
+            }
+            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
+                match node.op {
+                    Op::Input(_) => {}
+                    Op::Weight(id) => {
+                        let w = bind.weights[id.0 as usize];
+                        if w.ne() != node.ne {
+                            return Err(RunError::Binding(format!(
+                                "weight {} is {:?}, the graph wants {:?}",
+                                w.name(),
+                                w.ne(),
+                                node.ne
+                            )));
+                        }
+                        tensors[i] = w.id().ptr();
+                    }
+                    _ => tensors[i] = emit(arena.0, node, &tensors, task_ptr),
+                }
+            }
+            let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
+            for &v in &wanted {
+                sys::ggml_set_output(tensors[v.0 as usize]);
+                sys::ggml_build_forward_expand(ggml_graph, tensors[v.0 as usize]);
+            }
+            if !sys::ggml_gallocr_alloc_graph(self.alloc, ggml_graph) {
+                return Err(memory(" (activations)".into()));
+            }
+            let status = sys::ggml_backend_graph_compute(self.backend, ggml_graph);
+            if status != sys::GGML_STATUS_SUCCESS {
+                return Err(RunError::Compute(status));
+            }
+            let values = read
+                .iter()
+                .map(|v| {
+                    let t = tensors[v.0 as usize];
+                    let mut out = vec![0.0f32; sys::ggml_nelements(t) as usize];
+                    sys::ggml_backend_tensor_get(t, out.as_mut_ptr().cast(), 0, out.len() * 4);
+                    out
+                })
+                .collect();
+            Ok(Outcome { values, log_probs: task.log_probs })
+        }
+    }
+
+    /// Bytes of activations that the largest run so far needed.
+    pub fn activation_bytes(&self) -> usize {
+        // SAFETY: alive; buffer 0 is the only one of a CPU allocator.
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // SAFETY: each freed once, the backend before the pool it uses.
+        unsafe {
+            sys::ggml_gallocr_free(self.alloc);
+            sys::ggml_backend_free(self.backend);
+            sys::ggml_threadpool_free(self.pool);
+        }
+    }
+}
+
+/// Which nodes the wanted values depend on.
+fn needed(graph: &Graph, wanted: &[Value]) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes().len()];
+    for v in wanted {
+        needed[v.0 as usize] = true;
+    }
+    for i in (0..needed.len()).rev() {
+        if needed[i] {
+            for s in &graph.nodes()[i].src {
+                needed[s.0 as usize] = true;
+            }
+        }
+    }
+    needed
+}
+
+fn elem_type(elem: Elem) -> sys::ggml_type {
+    match elem {
+        Elem::F32 | Elem::Weight => sys::GGML_TYPE_F32,
+        Elem::F16 => sys::GGML_TYPE_F16,
+        Elem::I32 => sys::GGML_TYPE_I32,
+    }
+}
+
+/// # Safety
+/// `ctx` is alive and has room.
+unsafe fn new_tensor(ctx: *mut sys::ggml_context, kind: sys::ggml_type, ne: [usize; 4]) -> *mut sys::ggml_tensor {
+    // SAFETY: by contract.
+    unsafe { sys::ggml_new_tensor_4d(ctx, kind, ne[0] as i64, ne[1] as i64, ne[2] as i64, ne[3] as i64) }
+}
+
+/// The element type that a tensor must have to stand for an F32 weight or for activations.
+pub(super) fn elem_of(dtype: DType) -> Elem {
+    if dtype == DType::F32 { Elem::F32 } else { Elem::Weight }
+}
+
+fn unary_kind(kind: Unary) -> i32 {
+    (match kind {
+        Unary::Tanh => sys::GGML_UNARY_OP_TANH,
+        Unary::Silu => sys::GGML_UNARY_OP_SILU,
+        Unary::Gelu => sys::GGML_UNARY_OP_GELU,
+    }) as i32
+}
+
+fn glu_kind(kind: Glu) -> i32 {
+    (match kind {
+        Glu::Swiglu => sys::GGML_GLU_OP_SWIGLU,
+        Glu::Geglu => sys::GGML_GLU_OP_GEGLU,
+    }) as i32
+}
+
+/// Makes the ggml tensor of one node.
+///
+/// Views go through ggml's functions, which know how views share memory. All other ops are written as ggml's own
+/// constructors write them: op, parameters, sources. That is what keeps a lifted op, parameters and all, the op it was.
+///
+/// # Safety
+/// `ctx` is alive and has room; the tensors of the node's sources exist.
+unsafe fn emit(
+    ctx: *mut sys::ggml_context,
+    node: &Node,
+    tensors: &[*mut sys::ggml_tensor],
+    task: *mut c_void,
+) -> *mut sys::ggml_tensor {
+    let src: Vec<*mut sys::ggml_tensor> = node.src.iter().map(|s| tensors[s.0 as usize]).collect();
+    let ne = node.ne.map(|n| n as i64);
+    let f = |x: f32| x.to_bits() as i32;
+    let (op, params): (sys::ggml_op, Vec<i32>) = match node.op {
+        Op::Input(_) | Op::Weight(_) => unreachable!("made by the caller"),
+        // SAFETY (the calls below): live tensors of the right shapes, as the IR's constructors checked.
+        Op::Reshape => return unsafe { sys::ggml_reshape_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]) },
+        Op::View { offset } => unsafe {
+            return sys::ggml_view_4d(
+                ctx, src[0], ne[0], ne[1], ne[2], ne[3], node.nb[1], node.nb[2], node.nb[3], offset,
+            );
+        },
+        Op::Permute(axes) => unsafe {
+            let a = axes.map(|a| a as i32);
+            return sys::ggml_permute(ctx, src[0], a[0], a[1], a[2], a[3]);
+        },
+        Op::Cont => return unsafe { sys::ggml_cont_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]) },
+        Op::MulMatT | Op::LogProbHead => unsafe {
+            let mut args = src.clone();
+            let (run, user): (sys::ggml_custom_op_t, _) = if matches!(node.op, Op::MulMatT) {
+                (Some(matmul_t::run), std::ptr::null_mut())
+            } else {
+                (Some(head::run), task)
+            };
+            return sys::ggml_custom_4d(
+                ctx,
+                sys::GGML_TYPE_F32,
+                ne[0],
+                ne[1],
+                ne[2],
+                ne[3],
+                args.as_mut_ptr(),
+                args.len() as i32,
+                run,
+                N_TASKS_MAX,
+                user,
+            );
+        },
+        Op::Add => (sys::GGML_OP_ADD, vec![]),
+        Op::Mul => (sys::GGML_OP_MUL, vec![]),
+        Op::Scale { s, b } => (sys::GGML_OP_SCALE, vec![f(s), f(b)]),
+        Op::MulMat { prec } => (sys::GGML_OP_MUL_MAT, vec![prec]),
+        Op::RmsNorm { eps } => (sys::GGML_OP_RMS_NORM, vec![f(eps)]),
+        Op::RmsNormBack { eps } => (sys::GGML_OP_RMS_NORM_BACK, vec![f(eps)]),
+        Op::Rope(p) => (sys::GGML_OP_ROPE, p.to_vec()),
+        Op::RopeBack(p) => (sys::GGML_OP_ROPE_BACK, p.to_vec()),
+        Op::SoftMax { scale, max_bias } => (sys::GGML_OP_SOFT_MAX, vec![f(scale), f(max_bias)]),
+        // The bias shifts scores by constants, so it has no part in the gradient; ggml insists on 0.
+        Op::SoftMaxBack { scale } => (sys::GGML_OP_SOFT_MAX_BACK, vec![f(scale), f(0.0)]),
+        Op::Glu(kind) => (sys::GGML_OP_GLU, vec![glu_kind(kind), 0]),
+        Op::Unary(kind) => (sys::GGML_OP_UNARY, vec![unary_kind(kind)]),
+        Op::SiluBack => (sys::GGML_OP_SILU_BACK, vec![]),
+        Op::Pad(extra) => {
+            let e = extra.map(|x| x as i32);
+            (sys::GGML_OP_PAD, vec![0, e[0], 0, e[1], 0, e[2], 0, e[3], 0])
+        }
+        Op::Concat { dim } => (sys::GGML_OP_CONCAT, vec![dim as i32]),
+        Op::GetRows => (sys::GGML_OP_GET_ROWS, vec![]),
+        Op::GetRowsBack => (sys::GGML_OP_GET_ROWS_BACK, vec![]),
+        Op::RepeatBack => (sys::GGML_OP_REPEAT_BACK, vec![]),
+        Op::Acc { nb, offset } => (sys::GGML_OP_ACC, vec![nb[0] as i32, nb[1] as i32, nb[2] as i32, offset as i32, 0]),
+    };
+    // SAFETY: a fresh tensor of this arena; at most 3 sources and 16 parameters, which the struct has room for.
+    unsafe {
+        let t = new_tensor(ctx, sys::GGML_TYPE_F32, node.ne);
+        (*t).op = op;
+        (&mut (*t).op_params)[..params.len()].copy_from_slice(&params);
+        for (slot, s) in (*t).src.iter_mut().zip(&src) {
+            *slot = *s;
+        }
+        t
+    }
+}

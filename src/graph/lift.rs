@@ -1,0 +1,422 @@
+//! From a captured `llama_decode` to the intermediate representation.
+//!
+//! Only what lies between the entry point (the addition of the control vector) and the logits is lifted. Writes to the
+//! KV cache followed by views of it become plain data flow. Reads of the cache are trimmed from llama.cpp's 256-cell
+//! steps to 32-cell ones: the cells beyond the batch are masked with -inf, so they add exact zeros to sums whose order
+//! does not change at multiples of 32.
+
+use super::capture::{Capture, RawLeaf, RawNode};
+use super::emit::{Data, elem_of};
+use super::ir::{Elem, Glu, Graph, InputId, IrError, Op, Unary, Value, n_elements};
+use crate::llama::{DType, Node, NodeId, sys};
+use std::collections::HashMap;
+
+/// A graph that cannot be lifted.
+#[derive(Debug, thiserror::Error)]
+pub enum LiftError {
+    /// llama.cpp added no control vector at this layer.
+    #[error(
+        "llama.cpp does not apply control vectors at layer {layer} of this architecture ({arch}): it cannot be steered"
+    )]
+    NoEntry {
+        /// The layer.
+        layer: usize,
+        /// The architecture's name.
+        arch: String,
+    },
+    /// An op without a rule.
+    #[error("op {op} (node {name}) has no rule in bidpo: this model cannot be trained on yet")]
+    UnknownOp {
+        /// ggml's name of the op.
+        op: String,
+        /// The node.
+        name: String,
+    },
+    /// A pattern that this version does not understand.
+    #[error("node {name} ({op}): {why}")]
+    Pattern {
+        /// The node.
+        name: String,
+        /// Its op.
+        op: String,
+        /// What was met.
+        why: String,
+    },
+    /// Shapes that do not fit: a fault of the lifting.
+    #[error("node {name}: {source}")]
+    Ir {
+        /// The node.
+        name: String,
+        /// What does not fit.
+        source: IrError,
+    },
+}
+
+/// The lifted part of a decode.
+#[derive(Debug, Clone)]
+pub struct Lifted {
+    /// The graph from the entry to the logits.
+    pub graph: Graph,
+    /// Input: the residual stream before the vector is added, `[n_embd, n_rows]`.
+    pub residual: InputId,
+    /// Input: the vector, `[n_embd]`.
+    pub vector: InputId,
+    /// The value that the vector was added to: where gradients end.
+    pub entry: Value,
+    /// `[n_vocab, n_outputs]`.
+    pub logits: Value,
+    /// Data of the inputs; those of `residual` and `vector` are empty here.
+    pub inputs: Vec<Data>,
+    /// Tensors of the weights.
+    pub weights: Vec<Node>,
+    /// Ops met, by ggml's name, with their counts.
+    pub ops: std::collections::BTreeMap<String, usize>,
+}
+
+// SAFETY is not needed here: `Node` holds raw pointers to weights, which live as long as the model.
+
+struct Lifter<'a> {
+    capture: &'a Capture,
+    out: Lifted,
+    done: HashMap<NodeId, Value>,
+    /// Root of a cache -> index of the node that writes it.
+    writes: HashMap<NodeId, usize>,
+    n_tokens: usize,
+    n_kv: usize,
+}
+
+/// Cells of the KV cache that the lifted graph keeps for `n_tokens`.
+fn trimmed(n_tokens: usize) -> usize {
+    n_tokens.next_multiple_of(32)
+}
+
+pub(super) fn lift(capture: &Capture, n_tokens: usize, layer: usize, arch: &str) -> Result<Lifted, LiftError> {
+    let entry = capture.entry.ok_or_else(|| LiftError::NoEntry { layer, arch: arch.to_owned() })?;
+    let last = capture.nodes.last().expect("an entry implies nodes");
+    let entry_node = &capture.nodes[capture.index[&entry]];
+    let mut graph = Graph::new();
+    let (h, residual) = graph.input(entry_node.ne, Elem::F32);
+    let (v, vector) = graph.input([entry_node.ne[0], 1, 1, 1], Elem::F32);
+    let entry_value = graph.add(h, v).map_err(|source| LiftError::Ir { name: entry_node.name.clone(), source })?;
+    let mut writes = HashMap::new();
+    for (i, n) in capture.nodes.iter().enumerate() {
+        if n.op == sys::GGML_OP_SET_ROWS
+            && let Some(root) = n.root
+        {
+            writes.insert(root, i);
+        }
+    }
+    let mut lifter = Lifter {
+        capture,
+        out: Lifted {
+            graph,
+            residual,
+            vector,
+            entry: entry_value,
+            logits: entry_value,
+            inputs: vec![Data::F32(Vec::new()), Data::F32(Vec::new())],
+            weights: Vec::new(),
+            ops: Default::default(),
+        },
+        done: HashMap::from([(entry, entry_value)]),
+        writes,
+        n_tokens,
+        n_kv: trimmed(n_tokens),
+    };
+    for i in lifter.reachable(last.id)? {
+        let value = lifter.node(&capture.nodes[i])?;
+        lifter.done.insert(capture.nodes[i].id, value);
+    }
+    lifter.out.logits = lifter.done[&last.id];
+    Ok(lifter.out)
+}
+
+impl Lifter<'_> {
+    /// The nodes between the entry and `last`, sources before users: what is reached from `last` backwards, through
+    /// sources and through the cache, without passing the entry.
+    fn reachable(&self, last: NodeId) -> Result<Vec<usize>, LiftError> {
+        let mut order = Vec::new();
+        let mut state: HashMap<NodeId, bool> = HashMap::new(); // false: under way, true: done
+        let mut stack = vec![(last, false)];
+        let entry_at = self.capture.index[&self.capture.entry.expect("checked by lift")];
+        while let Some((id, leaving)) = stack.pop() {
+            if self.done.contains_key(&id) {
+                continue;
+            }
+            let Some(&i) = self.capture.index.get(&id) else {
+                continue; // a leaf
+            };
+            if leaving {
+                if state.insert(id, true) != Some(true) {
+                    order.push(i);
+                }
+                continue;
+            }
+            if state.contains_key(&id) {
+                continue;
+            }
+            let node = &self.capture.nodes[i];
+            let from_leaf = node.src.iter().flatten().all(|s| !self.capture.index.contains_key(s));
+            if i < entry_at && !from_leaf {
+                return Err(self.pattern(node, "a value computed below the steered layer is used above it"));
+            }
+            state.insert(id, false);
+            stack.push((id, true));
+            for s in self.sources(node) {
+                stack.push((s, false));
+            }
+        }
+        Ok(order)
+    }
+
+    /// The sources that matter: of a cache read, the value that was written; of a view, what it looks into.
+    fn sources(&self, node: &RawNode) -> Vec<NodeId> {
+        if let Some(write) = self.cache_write(node) {
+            return write.src[0].into_iter().collect();
+        }
+        node.src.iter().flatten().copied().collect()
+    }
+
+    /// The cache write behind a view of a cache.
+    fn cache_write(&self, node: &RawNode) -> Option<&RawNode> {
+        if node.op != sys::GGML_OP_VIEW {
+            return None;
+        }
+        self.writes.get(&node.root?).map(|&i| &self.capture.nodes[i])
+    }
+
+    fn pattern(&self, node: &RawNode, why: impl Into<String>) -> LiftError {
+        LiftError::Pattern { name: node.name.clone(), op: node.op_name.clone(), why: why.into() }
+    }
+
+    /// The value of a source: a lifted node, a weight or an input.
+    fn value(&mut self, node: &RawNode, i: usize) -> Result<Value, LiftError> {
+        let id = node.src.get(i).copied().flatten().ok_or_else(|| self.pattern(node, format!("no source {i}")))?;
+        if let Some(&v) = self.done.get(&id) {
+            return Ok(v);
+        }
+        let v = match self.capture.leaves.get(&id) {
+            Some(RawLeaf::Weight(w)) => {
+                let (v, _) = self.out.graph.weight(w.ne(), elem_of(w.dtype()));
+                self.out.weights.push(*w);
+                v
+            }
+            Some(RawLeaf::Input { ne, dtype, bytes }) => {
+                let (elem, data) = match *dtype {
+                    DType::F32 => (Elem::F32, Data::F32(floats(bytes))),
+                    DType::I32 => (Elem::I32, Data::I32(integers(bytes))),
+                    other => return Err(self.pattern(node, format!("an input of type {}", other.name()))),
+                };
+                let (v, _) = self.out.graph.input(*ne, elem);
+                self.out.inputs.push(data);
+                v
+            }
+            Some(RawLeaf::Other { name }) => {
+                return Err(self.pattern(node, format!("leaf {name:?} is neither weight nor input")));
+            }
+            None => return Err(self.pattern(node, "a source that was never computed")),
+        };
+        self.done.insert(id, v);
+        Ok(v)
+    }
+
+    fn node(&mut self, node: &RawNode) -> Result<Value, LiftError> {
+        *self.out.ops.entry(node.op_name.clone()).or_default() += 1;
+        if let Some(write) = self.cache_write(node) {
+            let write = write.clone();
+            return self.cache_read(node, &write);
+        }
+        let wrap = |source| LiftError::Ir { name: node.name.clone(), source };
+        let f = |i: usize| f32::from_bits(node.params[i] as u32);
+        let has = |i: usize| node.src.get(i).copied().flatten().is_some();
+        let x = self.value(node, 0)?;
+        let v = match node.op {
+            sys::GGML_OP_ADD => {
+                let y = self.value(node, 1)?;
+                self.out.graph.add(x, y).map_err(wrap)?
+            }
+            sys::GGML_OP_MUL => {
+                let y = self.value(node, 1)?;
+                self.out.graph.mul(x, y).map_err(wrap)?
+            }
+            sys::GGML_OP_SCALE => self.out.graph.scale(x, f(0), f(1)),
+            sys::GGML_OP_MUL_MAT => {
+                let y = self.value(node, 1)?;
+                self.out.graph.mul_mat(x, y, node.params[0]).map_err(wrap)?
+            }
+            sys::GGML_OP_RMS_NORM => self.out.graph.same(Op::RmsNorm { eps: f(0) }, &[x]),
+            sys::GGML_OP_ROPE => {
+                let mut src = vec![x, self.value(node, 1)?];
+                if has(2) {
+                    src.push(self.value(node, 2)?);
+                }
+                self.out.graph.same(Op::Rope(node.params), &src)
+            }
+            sys::GGML_OP_SOFT_MAX => {
+                if has(2) {
+                    return Err(LiftError::UnknownOp { op: "SOFT_MAX with sinks".into(), name: node.name.clone() });
+                }
+                let mut src = vec![x];
+                if has(1) {
+                    src.push(self.mask(node, self.out.graph.ne(x)[0])?);
+                }
+                self.out.graph.same(Op::SoftMax { scale: f(0), max_bias: f(1) }, &src)
+            }
+            sys::GGML_OP_GLU => self.glu(node, x, has(1))?,
+            sys::GGML_OP_UNARY => {
+                let kind = match sys::ggml_unary_op::try_from(node.params[0]) {
+                    Ok(sys::GGML_UNARY_OP_TANH) => Unary::Tanh,
+                    Ok(sys::GGML_UNARY_OP_SILU) => Unary::Silu,
+                    Ok(sys::GGML_UNARY_OP_GELU) => Unary::Gelu,
+                    _ => return Err(self.unknown(node)),
+                };
+                self.out.graph.same(Op::Unary(kind), &[x])
+            }
+            sys::GGML_OP_CONT => self.out.graph.cont(x, node.ne).map_err(wrap)?,
+            sys::GGML_OP_RESHAPE => self.out.graph.reshape(x, node.ne).map_err(wrap)?,
+            sys::GGML_OP_VIEW => self.view(node, x)?,
+            sys::GGML_OP_PERMUTE => {
+                let axes = [0, 1, 2, 3].map(|i| node.params[i] as usize);
+                self.out.graph.permute(x, axes).map_err(wrap)?
+            }
+            sys::GGML_OP_TRANSPOSE => self.out.graph.permute(x, [1, 0, 2, 3]).map_err(wrap)?,
+            sys::GGML_OP_GET_ROWS => {
+                let ids = self.value(node, 1)?;
+                self.out.graph.get_rows(x, ids).map_err(wrap)?
+            }
+            _ => return Err(self.unknown(node)),
+        };
+        Ok(v)
+    }
+
+    fn unknown(&self, node: &RawNode) -> LiftError {
+        LiftError::UnknownOp { op: node.op_name.clone(), name: node.name.clone() }
+    }
+
+    fn glu(&mut self, node: &RawNode, x: Value, split: bool) -> Result<Value, LiftError> {
+        let kind = match sys::ggml_glu_op::try_from(node.params[0]) {
+            Ok(sys::GGML_GLU_OP_SWIGLU) => Glu::Swiglu,
+            Ok(sys::GGML_GLU_OP_GEGLU) => Glu::Geglu,
+            _ => return Err(self.unknown(node)),
+        };
+        let wrap = |source| LiftError::Ir { name: node.name.clone(), source };
+        let (gate, up) = if split {
+            (x, self.value(node, 1)?)
+        } else {
+            // One tensor holds both halves of each row; `swapped` puts the gate second.
+            let n = self.out.graph.node(x).clone();
+            let half = [n.ne[0] / 2, n.ne[1], n.ne[2], n.ne[3]];
+            let first = self.out.graph.view(x, half, n.nb, 0).map_err(wrap)?;
+            let second = self.out.graph.view(x, half, n.nb, half[0] * 4).map_err(wrap)?;
+            if node.params[1] != 0 { (second, first) } else { (first, second) }
+        };
+        self.out.graph.glu(kind, gate, up).map_err(wrap)
+    }
+
+    fn view(&mut self, node: &RawNode, x: Value) -> Result<Value, LiftError> {
+        let wrap = |source| LiftError::Ir { name: node.name.clone(), source };
+        // ggml counts the offset from the root of a chain of views; here it counts from the source.
+        let source_offset = node.src[0]
+            .and_then(|s| self.capture.index.get(&s))
+            .map(|&i| &self.capture.nodes[i])
+            .filter(|s| s.root.is_some())
+            .map_or(0, |s| s.view_offset);
+        let offset = node.view_offset.checked_sub(source_offset);
+        let offset = offset.ok_or_else(|| self.pattern(node, "a view that starts before its source"))?;
+        let g = &mut self.out.graph;
+        let dense = super::ir::contiguous(node.ne);
+        let is_dense = (0..4).all(|i| node.ne[i] == 1 || node.nb[i] == dense[i]);
+        if offset == 0 && is_dense && g.is_contiguous(x) && n_elements(node.ne) == n_elements(g.ne(x)) {
+            return g.reshape(x, node.ne).map_err(wrap);
+        }
+        g.view(x, node.ne, node.nb, offset).map_err(wrap)
+    }
+
+    /// The mask of an attention, its columns trimmed to `n_kv`.
+    fn mask(&mut self, node: &RawNode, n_kv: usize) -> Result<Value, LiftError> {
+        let id = node.src[1].ok_or_else(|| self.pattern(node, "no mask"))?;
+        let Some(RawLeaf::Input { ne, dtype, bytes }) = self.capture.leaves.get(&id) else {
+            return Err(self.pattern(node, "a mask that is no input"));
+        };
+        if *dtype != DType::F32 {
+            return Err(self.pattern(node, format!("a mask of type {}", dtype.name())));
+        }
+        if ne[0] == n_kv {
+            return self.value(node, 1);
+        }
+        if let Some(&v) = self.done.get(&id) {
+            return Ok(v);
+        }
+        if ne[0] < n_kv {
+            return Err(self.pattern(node, format!("a mask of {} columns for {n_kv} cells", ne[0])));
+        }
+        let full = floats(bytes);
+        let mut data = Vec::with_capacity(full.len() / ne[0] * n_kv);
+        for row in full.chunks_exact(ne[0]) {
+            if row[n_kv..].iter().any(|&m| m != f32::NEG_INFINITY) {
+                return Err(self.pattern(node, "a mask that lets tokens see beyond the batch"));
+            }
+            data.extend_from_slice(&row[..n_kv]);
+        }
+        let (v, _) = self.out.graph.input([n_kv, ne[1], ne[2], ne[3]], Elem::F32);
+        self.out.inputs.push(Data::F32(data));
+        self.done.insert(id, v);
+        Ok(v)
+    }
+
+    /// A view of a cache, as the value that was written to it.
+    fn cache_read(&mut self, read: &RawNode, write: &RawNode) -> Result<Value, LiftError> {
+        let wrap = |source| LiftError::Ir { name: read.name.clone(), source };
+        let t = self.n_tokens;
+        let written = self.value(write, 0)?;
+        let ids = match write.src.get(1).copied().flatten().and_then(|id| self.capture.leaves.get(&id)) {
+            Some(RawLeaf::Input { dtype: DType::I64, bytes, .. }) => bytes
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes(b.try_into().expect("chunks of 8")))
+                .collect::<Vec<_>>(),
+            _ => return Err(self.pattern(write, "row numbers of a cache write that are no 64-bit input")),
+        };
+        if read.ne[3] != 1 {
+            return Err(self.pattern(read, "a cache split in streams"));
+        }
+        if read.view_offset != 0 {
+            return Err(self.pattern(read, "a cache read that does not start at its first cell"));
+        }
+        let transposed = write.ne[0] == 1 && read.nb[1] > read.nb[2];
+        let (head, n_head, cells) =
+            if transposed { (read.ne[2], read.ne[1], read.ne[0]) } else { (read.ne[0], read.ne[1], read.ne[2]) };
+        let width = head * n_head;
+        // Tokens must sit in cells 0..t in order: then the written value is the cache's content.
+        let in_order = if transposed {
+            let cell_stride = read.nb[2] / read.nb[0]; // elements from one channel of a head to the next
+            ids.len() == width * t
+                && ids.iter().enumerate().all(|(i, &id)| id as usize == (i % width) * cell_stride + i / width)
+        } else {
+            ids.len() == t && ids.iter().enumerate().all(|(i, &id)| id as usize == i)
+        };
+        if !in_order {
+            return Err(self.pattern(write, "tokens of the batch are not in the first cells of the cache, in order"));
+        }
+        if cells < self.n_kv {
+            return Err(self.pattern(read, format!("a cache read of {cells} cells for {} tokens", t)));
+        }
+        let extra = self.n_kv - t;
+        let g = &mut self.out.graph;
+        let rows = g.reshape(written, [head, n_head, t, 1]).map_err(wrap)?;
+        let padded = g.pad(rows, [0, 0, extra, 0]); // [head, n_head, n_kv]
+        if !transposed {
+            return Ok(padded);
+        }
+        let p = g.permute(padded, [2, 1, 0, 3]).map_err(wrap)?; // [n_kv, n_head, head]
+        let ne = g.ne(p);
+        g.cont(p, ne).map_err(wrap)
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn integers(bytes: &[u8]) -> Vec<i32> {
+    bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}

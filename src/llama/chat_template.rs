@@ -1,0 +1,52 @@
+//! llama.cpp's own chat formats: a fixed list, written in C++.
+//!
+//! bidpo renders the Jinja template of the GGUF file instead; these are the outside oracle that its tests compare with.
+
+use super::{LlamaError, init, sys};
+use std::ffi::{CString, c_char};
+
+/// Formats a chat with one of llama.cpp's built-in formats (`chatml`, `llama3`, `gemma`, ...).
+///
+/// `messages`: role and content of each.
+///
+/// # Errors
+/// [`LlamaError::Unsupported`] for a format that llama.cpp does not know, or for text that holds a NUL byte.
+pub fn apply_builtin_chat_format(
+    format: &str,
+    messages: &[(String, String)],
+    add_generation_prompt: bool,
+) -> Result<String, LlamaError> {
+    init();
+    let c = |s: &str| CString::new(s).map_err(|_| LlamaError::Unsupported("a text holds a NUL byte".into()));
+    let format_c = c(format)?;
+    let owned: Vec<(CString, CString)> =
+        messages.iter().map(|(role, content)| Ok((c(role)?, c(content)?))).collect::<Result<_, LlamaError>>()?;
+    let chat: Vec<sys::llama_chat_message> = owned
+        .iter()
+        .map(|(role, content)| sys::llama_chat_message { role: role.as_ptr(), content: content.as_ptr() })
+        .collect();
+    let mut buf = vec![0u8; 1024];
+    loop {
+        // SAFETY: all strings are NUL-terminated and outlive the call; buf is writable for its length. llama.cpp
+        // answers with the length it needs, and writes no more than it was given.
+        let n = unsafe {
+            sys::llama_chat_apply_template(
+                format_c.as_ptr(),
+                chat.as_ptr(),
+                chat.len(),
+                add_generation_prompt,
+                buf.as_mut_ptr().cast::<c_char>(),
+                buf.len() as i32,
+            )
+        };
+        if n < 0 {
+            return Err(LlamaError::Unsupported(format!("llama.cpp knows no chat format named {format}")));
+        }
+        let n = n as usize;
+        if n <= buf.len() {
+            buf.truncate(n);
+            return Ok(String::from_utf8_lossy(&buf).into_owned());
+        }
+        buf.resize(n, 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! What is written beside a vector: its provenance in the file, and a card to read.
+
+use super::config::TrainConfig;
+use super::heldout::HeldOut;
+use super::trainer::{Stop, Trained, length};
+use crate::steer::{ModelIdentity, Provenance};
+
+/// All that is told about a trained vector.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// The settings.
+    pub config: &'a TrainConfig,
+    /// The run.
+    pub trained: &'a Trained,
+    /// The model.
+    pub model: &'a ModelIdentity,
+    /// Name of the template and its hash.
+    pub template: (&'a str, &'a str),
+    /// Name of the data and its hash.
+    pub data: (&'a str, &'a str),
+    /// Pairs to train on, to validate on, to report on.
+    pub split: [usize; 3],
+    /// The vector as it is written (renormalised where that was asked for).
+    pub vector: &'a [f32],
+    /// Figures on held-out pairs, if any were held out.
+    pub heldout: Option<&'a HeldOut>,
+    /// The system prompt that was compared with, if any.
+    pub baseline_prompt: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// Length of the vector.
+    pub fn norm(&self) -> f64 {
+        length(&self.vector.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
+    }
+
+    /// The same in percent of the median residual norm.
+    pub fn percent(&self) -> f64 {
+        100.0 * self.norm() / self.trained.ready.median_norm
+    }
+
+    /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.
+    pub fn provenance(&self) -> Provenance {
+        let (c, ready) = (self.config, &self.trained.ready);
+        let mut p = Provenance::default();
+        p.set_str("method", "BiDPO");
+        p.set_str("objective", c.objective.to_string());
+        p.set_float("beta", c.beta);
+        p.set_float("lr", ready.lr);
+        p.set_str("lr_setting", c.lr.to_string());
+        p.set_str("schedule", c.schedule.to_string());
+        p.set_float("warmup", c.warmup);
+        p.set_float("weight_decay", c.weight_decay);
+        p.set_int("batch", c.batch as i64);
+        p.set_int("steps", self.trained.steps as i64);
+        p.set_int("steps_planned", ready.total_steps as i64);
+        p.set_int("best_step", self.trained.best_step as i64);
+        p.set_str("stopped", stop_word(&self.trained.stop));
+        if let Some(clip) = c.clip {
+            p.set_float("clip", clip);
+        }
+        if let Some(renorm) = c.renorm {
+            p.set_float("renorm_percent", renorm);
+        }
+        p.set_int("layer", c.layer as i64);
+        p.set_str("hook_point", format!("residual stream after block {} (l_out-{})", c.layer, c.layer));
+        p.set_str("layer_convention", "direction.N is added to the output of block N, blocks counted from 0");
+        p.set_float("norm", self.norm());
+        p.set_float("residual_norm_median", ready.median_norm);
+        p.set_float("residual_norm_mean", ready.mean_norm);
+        self.model.record(&mut p);
+        p.set_str("template_name", self.template.0);
+        p.set_str("template_sha256", self.template.1);
+        p.set_str("data_name", self.data.0);
+        p.set_str("data_sha256", self.data.1);
+        p.set_int("pairs_train", self.split[0] as i64);
+        p.set_int("pairs_valid", self.split[1] as i64);
+        p.set_int("pairs_test", self.split[2] as i64);
+        p.set_int("seed", c.seed as i64);
+        p.set_str("version", env!("CARGO_PKG_VERSION"));
+        if let Some(h) = self.heldout {
+            p.set_int("heldout_pairs", self.split[2] as i64);
+            for c in &h.conditions {
+                let key: String = c.name.chars().map(|ch| if ch.is_ascii_alphanumeric() { ch } else { '_' }).collect();
+                let key = key.replace("__", "_");
+                let i = c.interval();
+                p.set_float(&format!("heldout_{key}_accuracy"), c.accuracy());
+                p.set_float(&format!("heldout_{key}_low"), i.lo);
+                p.set_float(&format!("heldout_{key}_high"), i.hi);
+            }
+            if let Some(text) = self.baseline_prompt {
+                p.set_str("heldout_system_prompt", text);
+            }
+        }
+        p
+    }
+
+    /// The card: how the vector was made, what was measured, how to use it. `file` is the vector's file name.
+    pub fn card(&self, file: &str) -> String {
+        let (c, ready, m) = (self.config, &self.trained.ready, self.model);
+        let mut out = format!("# {file}\n\n");
+        out += &format!(
+            "A steering vector for **{}** ({}, {}), trained by gradient on that quantized model with bidpo {}.\n\n",
+            m.name,
+            m.architecture,
+            m.quantization,
+            env!("CARGO_PKG_VERSION")
+        );
+        out += "## How it was made\n\n";
+        out += &format!(
+            "| | |\n| --- | --- |\n\
+             | objective | {}, beta {} |\n\
+             | layer | {} (added to the output of block {0}, blocks counted from 0, at every position) |\n",
+            c.objective, c.beta, c.layer
+        )
+        .replace("block {0}", &format!("block {}", c.layer));
+        out += &format!(
+            "| optimizer | AdamW, learning rate {:.4} ({} of the residual norm a step), {}, warm-up {:.0} %, weight decay {} |\n",
+            ready.lr,
+            percent(100.0 * ready.lr * (self.vector.len() as f64).sqrt() / ready.median_norm),
+            c.schedule,
+            100.0 * c.warmup,
+            c.weight_decay
+        );
+        out += &format!(
+            "| steps | {} of {} planned, {} pairs each; kept: step {} ({}) |\n",
+            self.trained.steps,
+            ready.total_steps,
+            c.batch,
+            self.trained.best_step,
+            stop_word(&self.trained.stop)
+        );
+        out += &format!(
+            "| data | {} (SHA-256 {}), {} pairs to train on, {} to choose by, {} held out; seed {} |\n",
+            self.data.0,
+            short(self.data.1),
+            self.split[0],
+            self.split[1],
+            self.split[2],
+            c.seed
+        );
+        out += &format!("| model file | SHA-256 {} |\n", m.sha256);
+        out += &format!("| chat template | {} |\n", self.template.0);
+        out += &format!(
+            "| length | {:.3} = {} of the median residual norm ({:.1}; mean {:.1}) at this layer |\n\n",
+            self.norm(),
+            percent(self.percent()),
+            ready.median_norm,
+            ready.mean_norm
+        );
+        out += "## What was measured\n\n";
+        match self.heldout {
+            Some(h) => {
+                out += &format!(
+                    "On {} pairs that took no part in training or in choosing the vector. \"Prefers the chosen answer\": \
+                     its summed log-probability is higher than that of the other answer.\n\n{}\n{}\n\n",
+                    self.split[2],
+                    h.table(),
+                    h.in_words()
+                );
+                if let Some(text) = self.baseline_prompt {
+                    out += &format!("The system prompt: \"{text}\"\n\n");
+                }
+                out += "These are preferences between given answers. They do not show that the model's own free answers \
+                        got better, nor what the vector costs elsewhere.\n\n";
+            }
+            None => out += "Nothing was held out, so there is no figure to give.\n\n",
+        }
+        if !self.trained.history.is_empty() {
+            out += "| after step | training loss | validation loss | validation wins | length |\n| --- | --- | --- | --- | --- |\n";
+            for h in &self.trained.history {
+                let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
+                out += &format!(
+                    "| {} | {:.4} | {} | {} | {:.3} |\n",
+                    h.step,
+                    h.train_loss,
+                    number(h.valid_loss),
+                    h.valid_accuracy.map_or("-".into(), |a| format!("{:.1} %", 100.0 * a)),
+                    h.norm
+                );
+            }
+            out += "\n";
+        }
+        out += "## How to use it\n\n";
+        out += &format!(
+            "    bidpo chat --model MODEL.gguf --vector {file} --scale 1\n\
+             \x20   llama-cli -m MODEL.gguf --control-vector-scaled {file}:1.0\n\n\
+             Scale 1 is {} of the median residual norm; negative scales turn the vector round; beyond 2 or 3 text tends to \
+             fall apart. It fits this model file only: another model of the same width loads it, and means nothing.\n",
+            percent(self.percent())
+        );
+        out
+    }
+}
+
+fn stop_word(stop: &Stop) -> &'static str {
+    match stop {
+        Stop::Finished => "all steps taken",
+        Stop::Early => "stopped early: validation loss no longer fell",
+        Stop::Interrupted => "interrupted",
+        Stop::NotFinite { .. } => "stopped: the loss was not finite",
+    }
+}
+
+fn percent(x: f64) -> String {
+    format!("{x:.2} %")
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}

@@ -1,0 +1,482 @@
+//! Preference pairs on a model: captured once, then scored and differentiated for any vector.
+
+use crate::data::TokenizedPair;
+use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
+use crate::graph::grad::differentiate;
+use crate::graph::ir::{Graph, InputId, IrError, Value};
+use crate::graph::{CaptureError, capture_decode, log_sum_exp};
+use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Node, Token};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What can go wrong between a pair and its gradient.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// llama.cpp.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// The graph cannot be captured or lifted.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The graph cannot be differentiated.
+    #[error(transparent)]
+    Grad(#[from] IrError),
+    /// The graph cannot be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A model that cannot be trained on, or a layer it does not have.
+    #[error("{0}")]
+    Model(String),
+    /// A pair that cannot be used.
+    #[error("{0}")]
+    Pair(String),
+    /// The lifted graph and `llama_decode` disagree.
+    #[error(
+        "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \
+         {n_logits} logits ({what}); training would optimise something else than what llama.cpp runs, so bidpo refuses. \
+         `bidpo check` shows the details"
+    )]
+    Disagrees {
+        /// The largest absolute difference.
+        max_diff: f32,
+        /// Number of logits compared.
+        n_logits: usize,
+        /// At which vector.
+        what: &'static str,
+    },
+}
+
+/// Summed log-probabilities of a pair's two responses, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PairLogp {
+    /// Of the chosen response.
+    pub chosen: f64,
+    /// Of the rejected response.
+    pub rejected: f64,
+}
+
+impl PairLogp {
+    /// `chosen - rejected`.
+    pub fn gap(&self) -> f64 {
+        self.chosen - self.rejected
+    }
+}
+
+/// One or more pairs, captured: the upper graph, its gradient, the residual stream at the layer, and the reference
+/// log-probabilities.
+#[derive(Debug)]
+pub struct Example {
+    graph: Graph,
+    residual: InputId,
+    vector: InputId,
+    logits: Value,
+    head: Value,
+    grad: Value,
+    inputs: Vec<Data>,
+    weights: Vec<Node>,
+    labels: Vec<Label>,
+    /// For each label: its pair, and whether it belongs to the chosen response.
+    owners: Vec<(usize, bool)>,
+    /// For each row of the residual stream: its pair.
+    row_pair: Vec<usize>,
+    /// Log-probabilities under v = 0.
+    pub reference: Vec<PairLogp>,
+    /// Tokens in the batch.
+    pub n_tokens: usize,
+    /// Euclidean norm of the residual stream at each row.
+    pub norms: Vec<f32>,
+    /// Ops of the lifted graph with their counts.
+    pub ops: BTreeMap<String, usize>,
+}
+
+// SAFETY of sharing is not in question: an Example is used by one thread, through &mut Engine.
+
+impl Example {
+    /// Bytes held for the residual stream and the other inputs.
+    pub fn bytes(&self) -> usize {
+        self.inputs
+            .iter()
+            .map(|d| match d {
+                Data::F32(v) => v.len() * 4,
+                Data::I32(v) => v.len() * 4,
+                Data::Bytes(v) => v.len(),
+            })
+            .sum()
+    }
+
+    /// Number of pairs.
+    pub fn n_pairs(&self) -> usize {
+        self.reference.len()
+    }
+
+    /// Nodes of the graph, forward and backward.
+    pub fn n_nodes(&self) -> usize {
+        self.graph.nodes().len()
+    }
+}
+
+/// What a run of an example gives.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// Log-probabilities of each pair with the vector added.
+    pub logp: Vec<PairLogp>,
+    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the added vector, for each pair, `[n_embd]`; empty
+    /// when not asked for.
+    pub grads: Vec<Vec<f64>>,
+}
+
+/// The engine at one layer of one model.
+#[derive(Debug)]
+pub struct Engine {
+    ctx: Context,
+    exec: Executor,
+    model: Arc<Model>,
+    layer: usize,
+}
+
+impl Engine {
+    /// An engine for batches of up to `max_tokens` tokens and `max_pairs` pairs.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] for a layer out of range, a recurrent or an encoder-decoder model.
+    pub fn new(
+        model: &Arc<Model>,
+        layer: usize,
+        max_tokens: usize,
+        max_pairs: usize,
+        n_threads: u32,
+    ) -> Result<Self, EngineError> {
+        check_model(model, layer)?;
+        let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
+        mark(&mut ctx, layer)?;
+        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layer })
+    }
+
+    /// The layer.
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Bytes of activations that the largest run so far needed.
+    pub fn activation_bytes(&self) -> usize {
+        self.exec.activation_bytes()
+    }
+
+    /// Decodes the pairs once with llama.cpp and keeps what training needs.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
+        let layout = Layout::new(pairs)?;
+        self.ctx.clear_kv();
+        let (lifted, residual) = capture_decode(&mut self.ctx, &layout.batch, self.layer)?;
+        let n_embd = self.model.n_embd();
+        let n_rows = residual.len() / n_embd;
+        let row_pair = if n_rows == layout.token_pair.len() {
+            layout.token_pair.clone()
+        } else if n_rows == layout.output_tokens.len() {
+            // At the last layer llama.cpp keeps only the rows whose logits were asked for.
+            layout.output_tokens.iter().map(|&t| layout.token_pair[t]).collect()
+        } else {
+            return Err(EngineError::Model(format!(
+                "the residual stream at layer {} has {n_rows} rows for {} tokens",
+                self.layer,
+                layout.token_pair.len()
+            )));
+        };
+        let mut reference = vec![PairLogp::default(); pairs.len()];
+        let mut log_z = vec![f64::NAN; layout.output_tokens.len()];
+        for (row, &token) in layout.output_tokens.iter().enumerate() {
+            log_z[row] = log_sum_exp(self.ctx.logits(token)?);
+        }
+        for (label, owner) in layout.labels.iter().zip(&layout.owners) {
+            let row = label.row as usize;
+            let logit = self.ctx.logits(layout.output_tokens[row])?[label.token as usize];
+            add_logp(&mut reference, *owner, f64::from(logit) - log_z[row]);
+        }
+        let norms = residual
+            .chunks_exact(n_embd)
+            .map(|r| r.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32)
+            .collect();
+
+        let mut graph = lifted.graph;
+        let head = graph.log_prob_head(lifted.logits)?;
+        let grad = differentiate(&mut graph, lifted.logits, head, lifted.entry)?;
+        let mut inputs = lifted.inputs;
+        inputs[lifted.residual.0 as usize] = Data::F32(residual);
+        Ok(Example {
+            graph,
+            residual: lifted.residual,
+            vector: lifted.vector,
+            logits: lifted.logits,
+            head,
+            grad,
+            inputs,
+            weights: lifted.weights,
+            labels: layout.labels,
+            owners: layout.owners,
+            row_pair,
+            reference,
+            n_tokens: layout.token_pair.len(),
+            norms,
+            ops: lifted.ops,
+        })
+    }
+
+    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with a pseudo-random one of
+    /// 5 % of the median residual norm. Returns the largest absolute difference of a logit in each case and the number
+    /// of logits compared.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`]; a disagreement is reported, not raised.
+    pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let n_embd = self.model.n_embd();
+        let norm = 0.05 * median(&example.norms) as f32 / (n_embd as f32).sqrt();
+        let random: Vec<f32> = (0..n_embd as u32)
+            .map(|i| {
+                let bits = (i.wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
+                norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
+            })
+            .collect();
+        let mut agreement = Agreement::default();
+        let mut first_row = Vec::new();
+        let marker = crate::graph::marker(n_embd);
+        for (slot, vector) in [(0, None), (1, Some(&random))] {
+            // llama.cpp adds its vector to the bare residual stream; the captured one holds the marker already, so the
+            // decode that is compared with the captured one plus zero must carry the marker too.
+            set_layer_vector(&mut self.ctx, self.layer, vector.unwrap_or(&marker))?;
+            self.ctx.decode(&layout.batch)?;
+            let zero = vec![0.0; n_embd];
+            let lifted = self.logits(example, vector.unwrap_or(&zero))?;
+            let n_vocab = self.model.n_vocab();
+            let mut max = 0.0f32;
+            for (row, &token) in layout.output_tokens.iter().enumerate() {
+                let theirs = self.ctx.logits(token)?;
+                let ours = &lifted[row * n_vocab..(row + 1) * n_vocab];
+                for (a, b) in theirs.iter().zip(ours) {
+                    let d = (a - b).abs();
+                    if d > max || d.is_nan() {
+                        max = if d.is_nan() { f32::INFINITY } else { d };
+                    }
+                }
+                agreement.n_logits += if slot == 0 { n_vocab } else { 0 };
+                if row == 0 && slot == 0 {
+                    first_row = theirs.to_vec();
+                } else if row == 0 {
+                    agreement.effect = theirs.iter().zip(&first_row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                }
+            }
+            if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
+        }
+        mark(&mut self.ctx, self.layer)?;
+        Ok(agreement)
+    }
+
+    /// As [`Engine::compare`], but a disagreement is an error.
+    ///
+    /// # Errors
+    /// [`EngineError::Disagrees`].
+    pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let a = self.compare(pairs, example)?;
+        for (max_diff, what) in [(a.unsteered, "no vector"), (a.steered, "a random vector of 5 % of the residual norm")]
+        {
+            if max_diff != 0.0 {
+                return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
+            }
+        }
+        if a.effect == 0.0 {
+            return Err(EngineError::Model(format!(
+                "a control vector at layer {} does not move the logits of this architecture ({})",
+                self.layer,
+                self.model.architecture()
+            )));
+        }
+        Ok(a)
+    }
+
+    /// The lifted graph's logits with `vector` added, `[n_outputs, n_vocab]`.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn logits(&mut self, example: &Example, vector: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let v = Data::F32(vector.to_vec());
+        let outcome = self.exec.run(&example.graph, &example.bindings(&v), &[], &[example.logits])?;
+        Ok(outcome.values.into_iter().next().unwrap_or_default())
+    }
+
+    /// Scores the example's pairs with `vector` added at every position; with `want_grads`, also the gradient of each
+    /// pair's `log p(chosen) - log p(rejected)`.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run(&mut self, example: &Example, vector: &[f32], want_grads: bool) -> Result<Scored, EngineError> {
+        let v = Data::F32(vector.to_vec());
+        let bind = example.bindings(&v);
+        let outcome = if want_grads {
+            self.exec.run(&example.graph, &bind, &[], &[example.grad])?
+        } else {
+            self.exec.run(&example.graph, &bind, &[example.head], &[])?
+        };
+        let mut logp = vec![PairLogp::default(); example.n_pairs()];
+        for (owner, l) in example.owners.iter().zip(&outcome.log_probs) {
+            add_logp(&mut logp, *owner, *l);
+        }
+        let mut grads = Vec::new();
+        if let Some(dh) = outcome.values.first() {
+            // dh: [n_rows, n_embd]; the vector is added to every row, so its gradient is the sum over a pair's rows.
+            let n_embd = self.model.n_embd();
+            grads = vec![vec![0.0f64; n_embd]; example.n_pairs()];
+            for (row, pair) in dh.chunks_exact(n_embd).zip(&example.row_pair) {
+                for (sum, x) in grads[*pair].iter_mut().zip(row) {
+                    *sum += f64::from(*x);
+                }
+            }
+        }
+        Ok(Scored { logp, grads })
+    }
+}
+
+impl Example {
+    fn bindings<'a>(&'a self, vector: &'a Data) -> Bindings<'a> {
+        let mut inputs: Vec<&Data> = self.inputs.iter().collect();
+        inputs[self.vector.0 as usize] = vector;
+        debug_assert!(self.residual != self.vector);
+        Bindings { inputs, weights: &self.weights, labels: &self.labels }
+    }
+}
+
+/// How closely the lifted graph follows `llama_decode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Agreement {
+    /// Largest difference of a logit without a vector.
+    pub unsteered: f32,
+    /// Largest difference of a logit with a vector of 5 % of the median residual norm.
+    pub steered: f32,
+    /// Logits compared in each case.
+    pub n_logits: usize,
+    /// How far that vector moved a logit of the first row, at most: 0 means that it does nothing.
+    pub effect: f32,
+}
+
+/// Refuses models and layers that cannot be trained on.
+///
+/// # Errors
+/// [`EngineError::Model`] naming the architecture or the range.
+pub fn check_model(model: &Model, layer: usize) -> Result<(), EngineError> {
+    let arch = model.architecture();
+    if model.has_encoder() {
+        return Err(EngineError::Model(format!(
+            "{} is an encoder-decoder model ({arch}): bidpo trains on decoders only",
+            model.path().display()
+        )));
+    }
+    if model.is_recurrent() {
+        return Err(EngineError::Model(format!(
+            "{} is a recurrent or hybrid model ({arch}): bidpo trains on attention-only decoders",
+            model.path().display()
+        )));
+    }
+    let n_layer = model.n_layer();
+    if layer < 1 || layer >= n_layer {
+        return Err(EngineError::Model(format!(
+            "layer {layer} is out of range: {} has {n_layer} layers, and llama.cpp steers 1 to {}",
+            model.path().display(),
+            n_layer - 1
+        )));
+    }
+    Ok(())
+}
+
+fn set_layer_vector(ctx: &mut Context, layer: usize, vector: &[f32]) -> Result<(), LlamaError> {
+    let (n_layer, n_embd) = (ctx.model().n_layer(), ctx.model().n_embd());
+    let mut data = vec![0.0; (n_layer - 1) * n_embd];
+    data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(vector);
+    ctx.set_control_vector(&data, layer, layer)
+}
+
+fn mark(ctx: &mut Context, layer: usize) -> Result<(), LlamaError> {
+    let marker = crate::graph::marker(ctx.model().n_embd());
+    set_layer_vector(ctx, layer, &marker)
+}
+
+fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {
+    let slot = &mut pairs[pair];
+    if chosen { slot.chosen += logp } else { slot.rejected += logp }
+}
+
+/// Median of a set of norms (0 for an empty one).
+pub fn median(values: &[f32]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let n = sorted.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => f64::from(sorted[n / 2]),
+        _ => (f64::from(sorted[n / 2 - 1]) + f64::from(sorted[n / 2])) / 2.0,
+    }
+}
+
+/// Where the tokens of some pairs lie in one batch.
+struct Layout {
+    batch: Batch,
+    /// Pair of each token.
+    token_pair: Vec<usize>,
+    /// Token of each row of logits.
+    output_tokens: Vec<usize>,
+    labels: Vec<Label>,
+    owners: Vec<(usize, bool)>,
+}
+
+impl Layout {
+    fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
+        let mut out = Self {
+            batch: Batch::new(),
+            token_pair: Vec::new(),
+            output_tokens: Vec::new(),
+            labels: Vec::new(),
+            owners: Vec::new(),
+        };
+        for (p, pair) in pairs.iter().enumerate() {
+            if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
+                return Err(EngineError::Pair("a prompt or response without a single token".into()));
+            }
+            let seqs = [2 * p as i32, 2 * p as i32 + 1];
+            let last = pair.prompt.len() - 1;
+            for (i, &t) in pair.prompt.iter().enumerate() {
+                out.push(p, t, i, &seqs, i == last);
+            }
+            // The prompt's last row predicts the first token of both responses.
+            let shared_row = out.output_tokens.len() - 1;
+            for (response, seq, chosen) in [(&pair.chosen, seqs[0], true), (&pair.rejected, seqs[1], false)] {
+                let mut row = shared_row;
+                for (i, &t) in response.iter().enumerate() {
+                    let coef = if chosen { 1.0 } else { -1.0 };
+                    out.labels.push(Label { row: row as u32, token: t as u32, coef });
+                    out.owners.push((p, chosen));
+                    let more = i + 1 < response.len();
+                    out.push(p, t, pair.prompt.len() + i, &[seq], more);
+                    row = out.output_tokens.len() - 1;
+                }
+            }
+        }
+        let mut order: Vec<usize> = (0..out.labels.len()).collect();
+        order.sort_by_key(|&i| out.labels[i].row); // stable: the head kernel wants labels by row
+        out.labels = order.iter().map(|&i| out.labels[i]).collect();
+        out.owners = order.iter().map(|&i| out.owners[i]).collect();
+        Ok(out)
+    }
+
+    fn push(&mut self, pair: usize, token: Token, pos: usize, seqs: &[i32], logits: bool) {
+        let i = self.batch.add(token, pos, seqs, logits);
+        self.token_pair.push(pair);
+        if logits {
+            self.output_tokens.push(i);
+        }
+    }
+}

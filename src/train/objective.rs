@@ -1,0 +1,88 @@
+//! What is minimised.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// Bidirectional: each pair is met with the vector added or subtracted, at random, and has to prefer the chosen
+    /// response in the first case and the rejected one in the second (Cao et al. 2024, arXiv 2406.00045, eq. 4).
+    Bidpo,
+    /// The vector is always added (Rafailov et al. 2023, arXiv 2305.18290, eq. 7, with the vector as the only parameter).
+    Dpo,
+}
+
+impl FromStr for Objective {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "bidpo" => Ok(Self::Bidpo),
+            "dpo" => Ok(Self::Dpo),
+            _ => Err(format!("{s:?} is no objective: bidpo or dpo")),
+        }
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bidpo => "bidpo",
+            Self::Dpo => "dpo",
+        })
+    }
+}
+
+/// Loss of one pair and its slope.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Loss {
+    /// `-log sigmoid(d beta margin)`, in nats.
+    pub value: f64,
+    /// What the gradient of `log p(chosen) - log p(rejected)` with respect to the *added* vector `d v` is multiplied
+    /// with to give the gradient of the loss with respect to `v`. The two factors `d`, of the loss and of `d v`, cancel.
+    pub slope: f64,
+}
+
+/// The loss of a pair for direction `d` (+1 or -1) and `margin = [s(r+, d v) - s(r+, 0)] - [s(r-, d v) - s(r-, 0)]`.
+pub fn loss(d: f64, beta: f64, margin: f64) -> Loss {
+    let z = d * beta * margin;
+    // log(1 + e^-z), without overflow on either side.
+    let value = if z > 0.0 { (-z).exp().ln_1p() } else { -z + z.exp().ln_1p() };
+    let slope = -beta / (1.0 + z.exp());
+    Loss { value, slope }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_zero_margin_the_loss_is_ln_2() {
+        assert!((loss(1.0, 0.1, 0.0).value - 2f64.ln()).abs() < 1e-15);
+        assert!((loss(-1.0, 0.1, 0.0).slope + 0.05).abs() < 1e-15);
+    }
+
+    #[test]
+    fn the_slope_is_the_derivative() {
+        for d in [1.0, -1.0] {
+            for margin in [-80.0, -3.0, 0.1, 2.0, 90.0] {
+                let h = 1e-5;
+                let numeric = (loss(d, 0.3, margin + h).value - loss(d, 0.3, margin - h).value) / (2.0 * h);
+                assert!((numeric - d * loss(d, 0.3, margin).slope).abs() < 1e-8, "d {d} margin {margin}");
+            }
+        }
+    }
+
+    #[test]
+    fn minus_one_is_dpo_with_the_responses_swapped() {
+        assert_eq!(loss(-1.0, 0.2, 7.0).value, loss(1.0, 0.2, -7.0).value);
+    }
+
+    #[test]
+    fn far_margins_stay_finite() {
+        assert_eq!(loss(1.0, 1.0, 1e6).value, 0.0);
+        assert_eq!(loss(1.0, 1.0, -1e6).value, 1e6);
+        assert_eq!(loss(1.0, 1.0, 1e6).slope, 0.0);
+    }
+}

@@ -1,0 +1,464 @@
+//! The training loop.
+
+use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
+use super::config::{Length, TrainConfig};
+use super::engine::{Agreement, Engine, EngineError, Example, PairLogp, median};
+use super::objective::{Objective, loss};
+use super::optimizer::{AdamW, clip};
+use crate::data::{TokenizedPair, permutation};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run that cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// Model, pairs, graph.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A pair that cannot be used, with its name.
+    #[error("pair {pair}: {source}")]
+    Pair {
+        /// The pair's id and origin.
+        pair: String,
+        /// What is wrong.
+        source: EngineError,
+    },
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Settings that make no sense together.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// A pair with its name, for messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedPair {
+    /// Id and origin, for example `m017 (prefs.jsonl:17)`.
+    pub name: String,
+    /// Its tokens.
+    pub tokens: TokenizedPair,
+}
+
+/// What the trainer tells while it works.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Examples captured so far (training and validation pairs), of how many.
+    Captured {
+        /// Done.
+        done: usize,
+        /// In all.
+        total: usize,
+        /// Tokens of this one.
+        tokens: usize,
+    },
+    /// All is ready: what was found out about model and data.
+    Ready(&'a Ready),
+    /// A checkpoint was loaded.
+    Resumed {
+        /// Steps it had taken.
+        step: usize,
+    },
+    /// A step was taken.
+    Step(&'a StepReport),
+    /// An epoch ended and validation was run.
+    Epoch(&'a Point),
+}
+
+/// What is known before the first step.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Median norm of the residual stream at the layer, over all tokens of the training pairs.
+    pub median_norm: f64,
+    /// Mean norm.
+    pub mean_norm: f64,
+    /// Learning rate in the units of the residual stream.
+    pub lr: f64,
+    /// Steps planned.
+    pub total_steps: usize,
+    /// How the lifted graph compared with `llama_decode`.
+    pub agreement: Agreement,
+    /// Bytes kept for captured examples.
+    pub cache_bytes: usize,
+    /// Tokens of the training pairs.
+    pub train_tokens: usize,
+}
+
+/// The state of the run after a step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepReport {
+    /// Steps taken.
+    pub step: usize,
+    /// Steps planned.
+    pub total: usize,
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// Mean loss of the step's pairs.
+    pub loss: f64,
+    /// Mean of `d * margin`.
+    pub margin: f64,
+    /// Share of pairs whose preferred answer (for their direction) won: `d * margin > 0`.
+    pub accuracy: f64,
+    /// Length of the vector.
+    pub norm: f64,
+    /// Length of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Tokens trained on per second, since the first step of this process.
+    pub tokens_per_second: f64,
+    /// Time left at this speed.
+    pub left: Duration,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// All steps were taken.
+    Finished,
+    /// Validation loss stopped falling.
+    Early,
+    /// The user asked.
+    Interrupted,
+    /// The loss or a gradient was not finite.
+    NotFinite {
+        /// At which step, from 1.
+        step: usize,
+        /// At which pair.
+        pair: String,
+    },
+}
+
+/// A finished run.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The vector: the one with the best validation loss where there are validation pairs, else the last one.
+    pub vector: Vec<f32>,
+    /// What was known at the start.
+    pub ready: Ready,
+    /// What was measured.
+    pub history: Vec<Point>,
+    /// Steps taken.
+    pub steps: usize,
+    /// Step the vector is from.
+    pub best_step: usize,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// Where and how a run keeps its checkpoints.
+#[derive(Debug, Clone)]
+pub struct CheckpointPlan {
+    /// The file.
+    pub path: PathBuf,
+    /// Go on from it.
+    pub resume: bool,
+    /// Hash of the model and whatever else decides the result beside settings and tokens.
+    pub context: String,
+}
+
+/// Trains a vector.
+///
+/// # Errors
+/// [`TrainError`]. A loss that is not finite is no error but a [`Stop`]: the last good vector comes back.
+pub fn train(
+    engine: &mut Engine,
+    train: &[NamedPair],
+    valid: &[NamedPair],
+    config: &TrainConfig,
+    plan: Option<&CheckpointPlan>,
+    interrupt: &AtomicBool,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Trained, TrainError> {
+    if train.is_empty() {
+        return Err(TrainError::Config("there is no pair to train on".into()));
+    }
+    let batch = config.batch.clamp(1, train.len());
+    let per_epoch = train.len().div_ceil(batch);
+    let total = match config.length {
+        Length::Epochs(n) => n * per_epoch,
+        Length::Steps(n) => n,
+    };
+    if total == 0 {
+        return Err(TrainError::Config("a run of zero steps trains nothing".into()));
+    }
+    let n_embd = engine.model().n_embd();
+    let fingerprint = fingerprint(train, valid, config, plan.map_or("", |p| &p.context));
+    let resumed = match plan.filter(|p| p.resume) {
+        Some(p) => Some(Checkpoint::load(&p.path, &fingerprint, n_embd)?),
+        None => None,
+    };
+
+    let count = train.len() + valid.len();
+    let mut agreement = None;
+    let mut examples = Vec::with_capacity(count);
+    for (i, pair) in train.iter().chain(valid).enumerate() {
+        let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
+        let example = engine.capture(&[&pair.tokens]).map_err(named)?;
+        if i == 0 {
+            agreement = Some(engine.verify(&[&pair.tokens], &example)?);
+        }
+        observe(Event::Captured { done: i + 1, total: count, tokens: example.n_tokens });
+        examples.push(example);
+        if interrupt.load(Ordering::Relaxed) && resumed.is_none() {
+            return Err(TrainError::Config("interrupted before the first step: nothing to save".into()));
+        }
+    }
+    let (train_examples, valid_examples) = examples.split_at(train.len());
+    let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms.iter().copied()).collect();
+    let median_norm = median(&norms);
+    let ready = Ready {
+        median_norm,
+        mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
+        lr: config.lr.absolute(median_norm, n_embd),
+        total_steps: total,
+        agreement: agreement.unwrap_or_default(),
+        cache_bytes: examples.iter().map(Example::bytes).sum(),
+        train_tokens: train_examples.iter().map(|e| e.n_tokens).sum(),
+    };
+    observe(Event::Ready(&ready));
+
+    let mut opt = AdamW::new(n_embd, config.weight_decay);
+    let mut state = State { fingerprint, best_loss: f64::INFINITY.to_bits(), ..State::default() };
+    let mut v = vec![0.0f64; n_embd];
+    let mut best = v.clone();
+    if let Some(c) = resumed {
+        (opt.t, opt.m, opt.s, v, best, state) = (c.state.step as u64, c.m, c.s, c.v, c.best, c.state);
+        observe(Event::Resumed { step: state.step });
+    }
+    let warmup = (config.warmup * total as f64).ceil() as usize;
+    let mut stop = Stop::Finished;
+    let (started, first_step, mut tokens) = (Instant::now(), state.step, 0usize);
+    // A run that had already stopped early must not go on.
+    let patience_over = |state: &State| config.patience > 0 && state.bad_epochs >= config.patience;
+
+    'run: while state.step < total {
+        if patience_over(&state) {
+            stop = Stop::Early;
+            break;
+        }
+        let epoch = state.step / per_epoch;
+        let plan_of_epoch = epoch_plan(config, epoch, train.len());
+        let first = state.step % per_epoch * batch;
+        let members = &plan_of_epoch[first..(first + batch).min(train.len())];
+        let mut sum = StepSum::new(n_embd);
+        for &(i, d) in members {
+            if interrupt.load(Ordering::Relaxed) {
+                stop = Stop::Interrupted;
+                break 'run;
+            }
+            let example = &train_examples[i];
+            let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
+            let scored = engine.run(example, &added, true)?;
+            if !sum.add(d, config.beta, &example.reference[0], &scored.logp[0], &scored.grads[0]) {
+                stop = Stop::NotFinite { step: state.step + 1, pair: train[i].name.clone() };
+                break 'run;
+            }
+            tokens += example.n_tokens;
+        }
+        let n = members.len() as f64;
+        let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
+        let grad_norm = clip(&mut g, config.clip.unwrap_or(f64::INFINITY));
+        let lr = ready.lr * config.schedule.factor(state.step, warmup, total);
+        opt.step(&mut v, &g, lr);
+        state.step += 1;
+        state.epoch_loss = (f64::from_bits(state.epoch_loss) + sum.loss).to_bits();
+        state.epoch_pairs += members.len();
+
+        let elapsed = started.elapsed();
+        let done = (state.step - first_step) as u32;
+        observe(Event::Step(&StepReport {
+            step: state.step,
+            total,
+            epoch: epoch + 1,
+            loss: sum.loss / n,
+            margin: sum.margin / n,
+            accuracy: sum.wins / n,
+            norm: length(&v),
+            grad_norm,
+            tokens_per_second: tokens as f64 / elapsed.as_secs_f64().max(1e-9),
+            left: elapsed / done * (total - state.step) as u32,
+        }));
+
+        let epoch_ends = state.step % per_epoch == 0 || state.step == total;
+        if epoch_ends {
+            let mut point = Point {
+                step: state.step,
+                train_loss: f64::from_bits(state.epoch_loss) / state.epoch_pairs.max(1) as f64,
+                norm: length(&v),
+                ..Point::default()
+            };
+            (state.epoch_loss, state.epoch_pairs) = (0, 0);
+            if valid.is_empty() {
+                best.clone_from(&v);
+                state.best_step = state.step;
+            } else {
+                let (value, accuracy) = validate(engine, valid_examples, &v, config)?;
+                (point.valid_loss, point.valid_accuracy) = (Some(value), Some(accuracy));
+                if value < f64::from_bits(state.best_loss) {
+                    state.best_loss = value.to_bits();
+                    state.best_step = state.step;
+                    state.bad_epochs = 0;
+                    best.clone_from(&v);
+                } else {
+                    state.bad_epochs += 1;
+                }
+            }
+            state.history.push(point);
+            observe(Event::Epoch(&point));
+        }
+        if let Some(p) = plan
+            && (epoch_ends || state.step % config.checkpoint_every.max(1) == 0)
+        {
+            save(p, &v, &opt, &best, &state)?;
+        }
+    }
+    if let Some(p) = plan {
+        save(p, &v, &opt, &best, &state)?;
+    }
+    // Stopped inside the first epoch: nothing was validated yet, so what there is, is the best.
+    if state.best_step == 0 {
+        best.clone_from(&v);
+        state.best_step = state.step;
+    }
+    Ok(Trained {
+        vector: best.iter().map(|&x| x as f32).collect(),
+        ready,
+        history: state.history,
+        steps: state.step,
+        best_step: state.best_step,
+        stop,
+    })
+}
+
+fn save(p: &CheckpointPlan, v: &[f64], opt: &AdamW, best: &[f64], state: &State) -> Result<(), TrainError> {
+    let c = Checkpoint { v: v.to_vec(), m: opt.m.clone(), s: opt.s.clone(), best: best.to_vec(), state: state.clone() };
+    Ok(c.save(&p.path)?)
+}
+
+/// Sums over a step's pairs.
+struct StepSum {
+    grad: Vec<f64>,
+    loss: f64,
+    margin: f64,
+    wins: f64,
+}
+
+impl StepSum {
+    fn new(n: usize) -> Self {
+        Self { grad: vec![0.0; n], loss: 0.0, margin: 0.0, wins: 0.0 }
+    }
+
+    /// Adds a pair; false if it is not finite.
+    fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp, grad: &[f64]) -> bool {
+        let margin = policy.gap() - reference.gap();
+        let l = loss(d, beta, margin);
+        if !l.value.is_finite() || !l.slope.is_finite() || grad.iter().any(|g| !g.is_finite()) {
+            return false;
+        }
+        for (sum, g) in self.grad.iter_mut().zip(grad) {
+            *sum += l.slope * g;
+        }
+        self.loss += l.value;
+        self.margin += d * margin;
+        self.wins += f64::from(u8::from(d * margin > 0.0));
+        true
+    }
+}
+
+/// Order and directions of an epoch: a function of the seed and the epoch alone, so that a resumed run sees the same.
+fn epoch_plan(config: &TrainConfig, epoch: usize, n: usize) -> Vec<(usize, f64)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    rng.set_stream(epoch as u64 + 1);
+    let order = permutation(n, rng.next_u64());
+    order
+        .into_iter()
+        .map(|i| {
+            let d = match config.objective {
+                Objective::Dpo => 1.0,
+                Objective::Bidpo => [1.0, -1.0][(rng.next_u32() & 1) as usize],
+            };
+            (i, d)
+        })
+        .collect()
+}
+
+/// Mean loss and share of wins on `examples`, over both directions for BiDPO.
+fn validate(
+    engine: &mut Engine,
+    examples: &[Example],
+    v: &[f64],
+    config: &TrainConfig,
+) -> Result<(f64, f64), TrainError> {
+    let directions: &[f64] = match config.objective {
+        Objective::Bidpo => &[1.0, -1.0],
+        Objective::Dpo => &[1.0],
+    };
+    let (mut value, mut wins, mut n) = (0.0, 0.0, 0.0);
+    for &d in directions {
+        let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
+        for e in examples {
+            let scored = engine.run(e, &added, false)?;
+            let margin = scored.logp[0].gap() - e.reference[0].gap();
+            value += loss(d, config.beta, margin).value;
+            wins += f64::from(u8::from(d * margin > 0.0));
+            n += 1.0;
+        }
+    }
+    Ok((value / n, wins / n))
+}
+
+/// Euclidean length.
+pub fn length(v: &[f64]) -> f64 {
+    v.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn fingerprint(train: &[NamedPair], valid: &[NamedPair], config: &TrainConfig, context: &str) -> String {
+    let mut h = Sha256::new();
+    h.update(config.fingerprint());
+    h.update(context);
+    for (kind, set) in [(0u8, train), (1, valid)] {
+        for p in set {
+            for part in [&p.tokens.prompt, &p.tokens.chosen, &p.tokens.rejected] {
+                h.update([kind]);
+                h.update((part.len() as u64).to_le_bytes());
+                for t in part {
+                    h.update(t.to_le_bytes());
+                }
+            }
+        }
+    }
+    crate::files::hex(&h.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_meets_every_pair_once_in_a_seeded_order() {
+        let config = TrainConfig::new(3);
+        let a = epoch_plan(&config, 0, 50);
+        let mut seen: Vec<usize> = a.iter().map(|x| x.0).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..50).collect::<Vec<_>>());
+        assert_eq!(a, epoch_plan(&config, 0, 50));
+        assert_ne!(a, epoch_plan(&config, 1, 50));
+        assert_ne!(a, epoch_plan(&TrainConfig { seed: 1, ..config.clone() }, 0, 50));
+        let plus = a.iter().filter(|x| x.1 > 0.0).count();
+        assert!((10..40).contains(&plus), "{plus} of 50 directions are +1");
+        let dpo = TrainConfig { objective: Objective::Dpo, ..config };
+        assert!(epoch_plan(&dpo, 0, 50).iter().all(|x| x.1 == 1.0));
+    }
+
+    #[test]
+    fn a_step_notices_what_is_not_finite() {
+        let p = |x| PairLogp { chosen: x, rejected: 0.0 };
+        let mut s = StepSum::new(1);
+        assert!(s.add(1.0, 0.1, &p(0.0), &p(1.0), &[1.0]));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::NAN), &[1.0]));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(1.0), &[f64::INFINITY]));
+    }
+}

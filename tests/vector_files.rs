@@ -1,0 +1,282 @@
+//! Control vector files: those of other tools, damaged ones, and what `bidpo vector show` says about them.
+
+mod common;
+
+use assert_cmd::Command;
+use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Node, Tap};
+use bidpo::steer::{Dial, ModelIdentity, SteeringVector, combine, warnings};
+use predicates::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+fn bidpo() -> Command {
+    Command::cargo_bin("bidpo").unwrap()
+}
+
+/// A little GGUF writer of its own, so that files can be wrong in ways that bidpo's writer refuses.
+#[derive(Clone)]
+struct Raw {
+    architecture: &'static str,
+    /// Name, ggml type, dimensions, data.
+    tensors: Vec<(&'static str, u32, Vec<u64>, Vec<u8>)>,
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+impl Raw {
+    fn new(tensors: Vec<(&'static str, u32, Vec<u64>, Vec<u8>)>) -> Self {
+        Self { architecture: "controlvector", tensors }
+    }
+
+    fn one(name: &'static str, values: &[f32]) -> Self {
+        Self::new(vec![(name, 0, vec![values.len() as u64], floats(values))])
+    }
+
+    /// The layout of the GGUF specification, version 3: magic, version, counts, key-values, tensor infos, data aligned
+    /// to 32.
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        let string = |out: &mut Vec<u8>, s: &str| {
+            out.extend((s.len() as u64).to_le_bytes());
+            out.extend(s.as_bytes());
+        };
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend(2u64.to_le_bytes());
+        for (key, value) in [("general.architecture", self.architecture), ("controlvector.model_hint", "llama")] {
+            string(&mut out, key);
+            out.extend(8u32.to_le_bytes());
+            string(&mut out, value);
+        }
+        let mut offset = 0u64;
+        for (name, kind, ne, data) in &self.tensors {
+            string(&mut out, name);
+            out.extend((ne.len() as u32).to_le_bytes());
+            ne.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            out.extend(kind.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset += (data.len() as u64).next_multiple_of(32);
+        }
+        for (_, _, _, data) in &self.tensors {
+            out.resize(out.len().next_multiple_of(32), 0);
+            out.extend(data);
+        }
+        out.resize(out.len().next_multiple_of(32), 0);
+        out
+    }
+
+    fn write(&self, folder: &Path) -> PathBuf {
+        let path = folder.join("made.gguf");
+        std::fs::write(&path, self.bytes()).unwrap();
+        path
+    }
+}
+
+#[test]
+fn files_of_other_tools_load() {
+    for (name, keeps_bytes) in [("llamacpp_mean_smollm2.gguf", true), ("repeng_pca_smollm2.gguf", false)] {
+        let Some(path) = common::shared(&format!("gold/interop/{name}")) else { return };
+        let v = SteeringVector::load(&path).unwrap();
+        assert_eq!((v.n_embd(), v.model_hint.as_str()), (576, "llama"));
+        assert_eq!(v.layers(), (1..=29).collect::<Vec<_>>());
+        for layer in 1..=29 {
+            assert!((v.norm(layer) - 1.0).abs() < 1e-5, "both tools write unit vectors: {}", v.norm(layer));
+        }
+        assert!(v.provenance.entries.is_empty() && v.residual_norm().is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy.gguf");
+        v.save(&copy).unwrap();
+        assert_eq!(SteeringVector::load(&copy).unwrap(), v);
+        if keeps_bytes {
+            // llama.cpp's own writer is the oracle for the format: same keys, types, order, alignment.
+            assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap(), "bytes differ from llama.cpp's");
+        }
+    }
+}
+
+#[test]
+fn unusable_files_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = [1.0, 2.0];
+    let f32s = |name, values: &[f32]| (name, 0u32, vec![values.len() as u64], floats(values));
+    let cases: Vec<(Raw, &str)> = vec![
+        (Raw::one("direction.0", &good), "direction.0: layer 0 cannot be steered"),
+        (Raw::one("direction.x", &good), "\"direction.x\" is no direction"),
+        (Raw::one("blk.1.weight", &good), "\"blk.1.weight\" is no direction"),
+        (Raw::new(vec![]), "holds no direction"),
+        (Raw::new(vec![("direction.1", 1, vec![2], vec![0; 4])]), "type f16, a direction must be f32"),
+        (Raw::new(vec![("direction.1", 0, vec![2, 2], floats(&[1.0; 4]))]), "must have one dimension"),
+        (Raw::one("direction.1", &[1.0, f32::NAN]), "direction.1, element 1 is NaN"),
+        (Raw::one("direction.1", &[f32::INFINITY]), "element 0 is inf"),
+        (
+            Raw::new(vec![f32s("direction.1", &[1.0]), f32s("direction.2", &good)]),
+            "direction.2 has 2 values where the first direction has 1",
+        ),
+        (Raw::new(vec![f32s("direction.1", &good), f32s("direction.01", &good)]), "two directions for layer 1"),
+        (
+            Raw { architecture: "llama", tensors: vec![] },
+            "not a control vector: it is a GGUF of architecture \"llama\"",
+        ),
+    ];
+    for (raw, expected) in cases {
+        let path = raw.write(folder.path());
+        let error = SteeringVector::load(&path).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("made.gguf"), "expected {expected:?}, got {error:?}");
+        bidpo().args(["vector", "show"]).arg(&path).assert().code(1).stderr(predicate::str::contains(expected));
+    }
+    let missing = folder.path().join("missing.gguf");
+    bidpo().args(["vector", "show"]).arg(&missing).assert().code(1).stderr(predicate::str::contains("cannot read"));
+    bidpo()
+        .args(["vector", "show"])
+        .arg(folder.path())
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("cannot read"));
+    let text = folder.path().join("text.gguf");
+    std::fs::write(&text, "hello").unwrap();
+    bidpo().args(["vector", "show"]).arg(&text).assert().code(1).stderr(predicate::str::contains("not a GGUF file"));
+    bidpo().args(["vector", "show"]).assert().code(2);
+}
+
+#[test]
+fn damaged_files_are_errors_and_never_crashes() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole =
+        Raw::new(vec![("direction.3", 0, vec![8], floats(&[0.5; 8])), ("direction.4", 0, vec![8], floats(&[-0.5; 8]))])
+            .bytes();
+    let path = folder.path().join("damaged.gguf");
+    std::fs::write(&path, &whole).unwrap();
+    assert!(SteeringVector::load(&path).is_ok());
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(SteeringVector::load(&path).is_err(), "the first {length} of {} bytes loaded", whole.len());
+    }
+    // Any byte may be anything: an answer or an error, and what loads is a vector. (A crash ends this test's process.)
+    for i in 0..whole.len() {
+        for value in [0, 1, 0x7f, 0x80, 0xff, whole[i] ^ 1, whole[i] ^ 0x40] {
+            let mut bytes = whole.clone();
+            bytes[i] = value;
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(v) = SteeringVector::load(&path) {
+                v.check().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn show_prints_text_and_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.gguf");
+    let mut v = SteeringVector::single(15, vec![3.0, 4.0], "llama").unwrap();
+    v.provenance.set_str("method", "bidpo");
+    v.provenance.set_int("layer", 15);
+    v.provenance.set_float("residual_norm_median", 200.0);
+    v.save(&path).unwrap();
+    let text = "norm at 15       5 (2.50 % of the residual norm)";
+    bidpo().args(["vector", "show"]).arg(&path).assert().success().stdout(predicate::str::contains(text));
+    let output = bidpo().args(["vector", "show", "--json"]).arg(&path).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json[0]["n_embd"], 2);
+    assert_eq!(json[0]["layers"][0]["norm"], 5.0);
+    assert_eq!(json[0]["layers"][0]["percent_of_residual_norm"], 2.5);
+    assert_eq!(json[0]["provenance"]["method"], "bidpo");
+}
+
+#[test]
+fn doctor_finds_the_cpu() {
+    bidpo().arg("doctor").assert().success().stdout(predicate::str::contains("llama-cpp-sys-2"));
+    let output = bidpo().args(["doctor", "--json"]).env("BIDPO_THREADS", "many").output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["backends"].as_array().unwrap().iter().any(|b| b == "CPU"));
+    assert!(json["warnings"].to_string().contains("BIDPO_THREADS"));
+}
+
+/// Adds rows to the output of block `layer` from the eval callback: steering without a control vector.
+struct AddAt<'a> {
+    name: String,
+    direction: &'a [f32],
+    seen: usize,
+}
+
+impl Tap for AddAt<'_> {
+    fn wants(&mut self, node: &Node) -> bool {
+        node.name() == self.name
+    }
+
+    fn computed(&mut self, node: &Node) -> bool {
+        let mut rows = node.read_f32(); // [n_rows, n_embd]
+        for row in rows.chunks_exact_mut(self.direction.len()) {
+            row.iter_mut().zip(self.direction).for_each(|(x, d)| *x += d);
+        }
+        node.write_f32(0, &rows);
+        self.seen += 1;
+        true
+    }
+}
+
+#[test]
+fn dials_steer_as_stated() {
+    let Some(path) = common::model(SMOLLM2) else { return };
+    let model = Model::load(&path, &ModelParams::default()).unwrap();
+    let direction: Vec<f32> = (0..model.n_embd()).map(|i| (i as f32 * 0.7).sin()).collect();
+    let vector = Arc::new(SteeringVector::single(12, direction.clone(), "llama").unwrap());
+    let dial = |scale| Dial { name: "v".into(), vector: Arc::clone(&vector), scale };
+    let tokens = model.tokenize("The capital of France is", true, false).unwrap();
+    let mut ctx = Context::new(&model, &ContextParams::exact(tokens.len(), 1, 1)).unwrap();
+    let batch = {
+        let mut b = Batch::new();
+        tokens.iter().enumerate().for_each(|(i, &t)| {
+            b.add(t, i, &[0], i + 1 == tokens.len());
+        });
+        b
+    };
+    let last = tokens.len() - 1;
+    ctx.decode(&batch).unwrap();
+    let plain = ctx.logits(last).unwrap().to_vec();
+
+    // Two dials on one vector add up; the same sum written from the callback gives the same bits.
+    let cv = combine(&[dial(2.0), dial(-0.5)], None, &model).unwrap().unwrap();
+    assert_eq!((cv.first, cv.last), (12, 12));
+    cv.apply(&mut ctx).unwrap();
+    ctx.decode(&batch).unwrap();
+    let steered = ctx.logits(last).unwrap().to_vec();
+    assert_ne!(steered, plain);
+    ctx.clear_control_vector();
+    let sum: Vec<f32> = direction.iter().map(|x| 2.0 * x + -0.5 * x).collect();
+    let mut tap = AddAt { name: "l_out-12".into(), direction: &sum, seen: 0 };
+    ctx.decode_tapped(&batch, &mut tap).unwrap();
+    assert_eq!(tap.seen, 1);
+    assert!(ctx.logits(last).unwrap() == steered.as_slice(), "direction.12 is not the output of block 12");
+
+    // Nothing to add is no vector; dials that cancel add exact zeros.
+    assert_eq!(combine(&[dial(0.0)], None, &model).unwrap(), None);
+    combine(&[dial(1.5), dial(-1.5)], None, &model).unwrap().unwrap().apply(&mut ctx).unwrap();
+    ctx.decode(&batch).unwrap();
+    assert!(ctx.logits(last).unwrap() == plain.as_slice());
+
+    // Doubts and refusals.
+    assert!(warnings(&vector, &model).is_empty(), "no provenance, no doubt");
+    let identity = ModelIdentity::of(&model).unwrap();
+    assert_eq!(identity.sha256, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
+    assert_eq!((identity.architecture.as_str(), identity.quantization.as_str()), ("llama", "Q4_1"));
+    let mut known = (*vector).clone();
+    identity.record(&mut known.provenance);
+    assert!(warnings(&known, &model).is_empty());
+    for (key, expected) in
+        [("model_sha256", "another file"), ("model_quantization", "quantization"), ("model_name", "was trained on")]
+    {
+        known.provenance.set_str(key, "0123456789abcdef");
+        let text = warnings(&known, &model).join("\n");
+        assert!(text.contains(expected), "{key}: {text}");
+    }
+    known.model_hint = "gemma3".into();
+    assert!(warnings(&known, &model)[0].contains("gemma3 architecture, this model is llama"));
+    let narrow = Arc::new(SteeringVector::single(12, vec![1.0; 64], "llama").unwrap());
+    let error = combine(&[Dial { name: "narrow".into(), vector: narrow, scale: 1.0 }], None, &model).unwrap_err();
+    assert!(error.to_string().contains("narrow has 64 dimensions, the model's residual stream has 576"), "{error}");
+}
