@@ -4,6 +4,7 @@ pub mod chat;
 pub mod check;
 pub mod data;
 pub mod eval;
+pub mod extract;
 pub mod files;
 pub mod graph;
 pub mod llama;

@@ -1,11 +1,176 @@
-//! `bidpo extract`.
+//! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
+use super::interrupt::Interrupt;
+use anyhow::Context as _;
+use bidpo::data::{ChatTemplate, TemplateChoice};
+use bidpo::extract::{Positions, extract_to_file, read_prompts};
+use bidpo::files;
+use bidpo::steer::ModelIdentity;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 /// Options of `bidpo extract`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    model: super::ModelArgs,
+    /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
+    #[arg(long, short = 'd', value_name = "FILE")]
+    data: PathBuf,
+    /// Layers to read, for example 10,15 or 10-20 or all. Layer N is the output of block N, counted from 0.
+    #[arg(long, value_name = "LIST")]
+    layers: LayerList,
+    /// Token positions to keep: the last of each prompt, all, or the mean over each prompt.
+    #[arg(long, value_name = "WHICH", default_value = "last")]
+    positions: PositionsArg,
+    /// Chat format: none, auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
+    #[arg(long, value_name = "T", default_value_t = TemplateChoice::None)]
+    template: TemplateChoice,
+    /// Where to write.
+    #[arg(long, short = 'o', value_name = "FILE.safetensors")]
+    output: PathBuf,
+    /// Print the lengths as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum PositionsArg {
+    Last,
+    All,
+    Mean,
+}
+
+/// `10,15`, `10-20`, `1-3,7` or `all`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum LayerList {
+    All,
+    Some(Vec<usize>),
+}
+
+impl FromStr for LayerList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let bad = || format!("{text:?} is no list of layers: give for example 10,15 or 10-20 or all");
+        let number = |s: &str| s.trim().parse::<u16>().map(usize::from).map_err(|_| bad());
+        let mut layers = Vec::new();
+        for part in text.split(',') {
+            let (a, b) = part.split_once('-').unwrap_or((part, part));
+            let (a, b) = (number(a)?, number(b)?);
+            if a > b {
+                return Err(bad());
+            }
+            layers.extend(a..=b);
+        }
+        Ok(Self::Some(layers))
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    files::check_writable(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
+    let prompts = read_prompts(&args.data)?;
+    let model = args.model.load()?;
+    let template = ChatTemplate::new(&model, &args.template)?;
+    if let Some(notice) = template.notice() {
+        eprintln!("bidpo: {notice}");
+    }
+    let tokens = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, p)| {
+            let place = || format!("{}: prompt {}", args.data.display(), i + 1);
+            template.encode_prompt(&model, p).with_context(place)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let layers = match &args.layers {
+        LayerList::All => (0..model.n_layer()).collect(),
+        LayerList::Some(layers) => layers.clone(),
+    };
+    let positions = match args.positions {
+        PositionsArg::Last => Positions::Last,
+        PositionsArg::All => Positions::All,
+        PositionsArg::Mean => Positions::Mean,
+    };
+    let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
+    let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
+    let metadata = BTreeMap::from(
+        [
+            ("tool", concat!("bidpo ", env!("CARGO_PKG_VERSION"))),
+            ("model", &identity.name),
+            ("model_architecture", &identity.architecture),
+            ("model_quantization", &identity.quantization),
+            ("model_sha256", &identity.sha256),
+            ("template", template.name()),
+            ("template_sha256", &template.sha256()),
+            ("data_sha256", &data_sha256),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
+
+    let bar = ProgressBar::new(prompts.len() as u64); // draws on stderr, and only on a terminal
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
+    let interrupt = Interrupt::install()?;
+    let stats = interrupt.during(|| {
+        extract_to_file(
+            &model,
+            &layers,
+            &tokens,
+            positions,
+            args.model.threads(),
+            &metadata,
+            &args.output,
+            &mut |done| {
+                bar.set_position(done as u64);
+                !interrupt.stop.load(Ordering::Relaxed)
+            },
+        )
+    });
+    bar.finish_and_clear();
+    let stats = stats?;
+
+    if args.json {
+        let layers: Vec<_> = stats
+            .iter()
+            .map(|(layer, s)| serde_json::json!({"layer": layer, "norm_median": s.median, "norm_mean": s.mean}))
+            .collect();
+        let summary = serde_json::json!({
+            "output": args.output.display().to_string(),
+            "positions": positions.name(),
+            "n_prompts": prompts.len(),
+            "n_tokens": tokens.iter().map(Vec::len).sum::<usize>(),
+            "layers": layers,
+        });
+        println!("{summary:#}");
+    } else {
+        println!("Length of the residual stream after each block, over all token positions:");
+        println!("{:>5}  {:>10}  {:>10}", "layer", "median", "mean");
+        for (layer, s) in &stats {
+            println!("{layer:>5}  {:>10.2}  {:>10.2}", s.median, s.mean);
+        }
+    }
+    eprintln!("bidpo: {} prompts, {} layers: {}", prompts.len(), stats.len(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LayerList;
+
+    #[test]
+    fn lists_of_layers() {
+        assert_eq!("all".parse(), Ok(LayerList::All));
+        assert_eq!("10,15".parse(), Ok(LayerList::Some(vec![10, 15])));
+        assert_eq!("0-2, 7".parse(), Ok(LayerList::Some(vec![0, 1, 2, 7])));
+        for bad in ["", "a", "3-1", "1,,2", "-1", "99999999999"] {
+            assert!(bad.parse::<LayerList>().is_err(), "{bad}");
+        }
+    }
 }

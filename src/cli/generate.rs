@@ -1,11 +1,191 @@
-//! `bidpo generate`.
+//! `bidpo generate`: one prompt, one answer, or one answer for each scale.
 
+use super::interrupt::Interrupt;
+use super::sampling::{PromptArgs, SamplingArgs};
+use super::steering::{Scale, SteeringArgs};
+use anyhow::{Context as _, ensure};
+use bidpo::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
+use bidpo::data::{ChatTemplate, Message, Prompt};
+use bidpo::steer::{Dial, combine};
+use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Options of `bidpo generate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(group = clap::ArgGroup::new("input").required(true))]
+pub struct Args {
+    #[command(flatten)]
+    model: super::ModelArgs,
+    /// What to say to the model; "-" reads it from stdin.
+    #[arg(long, short = 'p', value_name = "TEXT", group = "input", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// A file with what to say to the model; "-" is stdin. A final newline is dropped.
+    #[arg(long, value_name = "FILE", group = "input")]
+    prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    how: PromptArgs,
+    #[command(flatten)]
+    steering: SteeringArgs,
+    /// Answer once for each of these scales (all vectors at that scale), for example -1,0,1 or -5%,0,5%.
+    #[arg(
+        long = "scales",
+        value_name = "S,S,...",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        requires = "vectors",
+        conflicts_with = "scales"
+    )]
+    sweep: Vec<Scale>,
+    /// The most tokens to generate.
+    #[arg(long = "max-tokens", short = 'n', value_name = "MAX", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Print JSON on stdout: an object, with --scales an array of objects.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let text = prompt_text(&args)?;
+    ensure!(!text.trim().is_empty(), "the prompt is empty: say something with --prompt or --prompt-file");
+    let model = args.model.load()?;
+    let template = ChatTemplate::new(&model, &args.how.template)?;
+    if let Some(notice) = template.notice() {
+        eprintln!("bidpo: {notice}");
+    }
+    let prompt = match &args.how.system {
+        None => Prompt::Text(text),
+        Some(system) => Prompt::Messages(vec![Message::system(system), Message::user(text)]),
+    };
+    let tokens = template.encode_prompt(&model, &prompt)?;
+    let steering = args.steering.load(&model)?;
+
+    // One run for each scale of --scales; otherwise one, with the scales of --scale.
+    let mut runs: Vec<(Option<Scale>, Vec<Dial>)> = vec![(None, steering.dials.clone())];
+    if !args.sweep.is_empty() {
+        runs =
+            args.sweep.iter().map(|s| Ok((Some(*s), at_scale(&steering.dials, *s)?))).collect::<anyhow::Result<_>>()?;
+    }
+    for (_, dials) in &runs {
+        combine(dials, steering.layers.clone(), &model)?; // a bad scale is found before the first answer, not after it
+    }
+
+    let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
+    let mut generator = Generator::new(&model, &params)?;
+    let interrupt = Interrupt::install()?;
+    let options = GenerateOptions {
+        sampler: args.sampling.params(),
+        max_tokens: args.max_tokens as usize,
+        interrupt: interrupt.stop.clone(),
+    };
+    let mut answers = Vec::new();
+    let mut interrupted = false;
+    for (i, (scale, dials)) in runs.iter().enumerate() {
+        generator.set_steering(combine(dials, steering.layers.clone(), &model)?)?;
+        if let Some(scale) = scale.filter(|_| !args.json) {
+            println!("{}=== scale {}", if i > 0 { "\n" } else { "" }, label(scale, dials));
+        }
+        let answer = interrupt.during(|| {
+            generator.generate(&tokens, &options, &mut |piece| {
+                if !args.json {
+                    print!("{piece}");
+                    let _ = std::io::stdout().flush();
+                }
+            })
+        })?;
+        if !args.json {
+            println!();
+        }
+        report(&answer);
+        answers.push(json(&answer, dials));
+        interrupted = answer.stop == StopReason::Interrupted;
+        if interrupted {
+            break;
+        }
+    }
+    if args.json {
+        let value = if args.sweep.is_empty() { answers.remove(0) } else { serde_json::Value::Array(answers) };
+        println!("{value:#}");
+    }
+    Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn prompt_text(args: &Args) -> anyhow::Result<String> {
+    let stdin = || {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+        anyhow::Ok(text)
+    };
+    let text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) if text == "-" => stdin()?,
+        (Some(text), _) => return Ok(text.clone()),
+        (None, Some(file)) if file.as_os_str() == "-" => stdin()?,
+        (None, Some(file)) => {
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the prompt from {}", file.display()))?
+        }
+        (None, None) => String::new(), // clap asks for one of the two
+    };
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+/// The same vectors, all at `scale`.
+fn at_scale(dials: &[Dial], scale: Scale) -> anyhow::Result<Vec<Dial>> {
+    dials
+        .iter()
+        .map(|d| {
+            let factor = scale.factor(&d.vector).with_context(|| d.name.clone())?;
+            Ok(Dial { scale: factor, ..d.clone() })
+        })
+        .collect()
+}
+
+/// `1.5`, or `1.5 (7.5 % of the residual norm)` where the file knows that norm.
+fn label(scale: Scale, dials: &[Dial]) -> String {
+    match scale {
+        Scale::Percent(p) => format!("{p}%"),
+        Scale::Factor(f) => match dials {
+            [one] => match one.vector.percent_of_scale(f) {
+                Some(p) => format!("{f} ({p:.1} % of the residual norm)"),
+                None => f.to_string(),
+            },
+            _ => f.to_string(),
+        },
+    }
+}
+
+/// How it went, on stderr.
+fn report(answer: &Generation) {
+    eprintln!(
+        "bidpo: {} tokens at {:.1} tokens/s after a prompt of {} tokens at {:.1} tokens/s; {}",
+        answer.tokens.len(),
+        answer.tokens_per_second(),
+        answer.n_prompt,
+        answer.prompt_tokens_per_second(),
+        answer.stop
+    );
+}
+
+/// Everything but the times, so that the same command prints the same bytes.
+fn json(answer: &Generation, dials: &[Dial]) -> serde_json::Value {
+    let vectors: Vec<_> = dials
+        .iter()
+        .map(|d| {
+            serde_json::json!({
+                "name": d.name,
+                "scale": d.scale,
+                "percent_of_residual_norm": d.vector.percent_of_scale(d.scale),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "text": answer.text,
+        "stop": answer.stop,
+        "vectors": vectors,
+        "n_prompt_tokens": answer.n_prompt,
+        "n_tokens": answer.tokens.len(),
+        "tokens": answer.tokens,
+    })
 }

@@ -1,0 +1,161 @@
+//! Prompts from a file: plain text, JSONL or CSV.
+
+use crate::data::{Message, Prompt};
+use std::path::{Path, PathBuf};
+
+/// What can be wrong with a file of prompts.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptsError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A line is not what it should be.
+    #[error("{path}:{line}: {reason}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It holds no prompt.
+    #[error("{path} holds no prompt")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Names a prompt may have in an object or a header, in the order they are looked for.
+const KEYS: [&str; 4] = ["prompt", "question", "text", "messages"];
+
+/// Reads prompts by the file's ending:
+/// - `.jsonl`: one JSON value a line: a string, or an object with `prompt`, `question` or `text` (a string, or messages with
+///   role and content) or `messages`;
+/// - `.csv`: a column called `prompt`, `question` or `text`;
+/// - anything else: one prompt a line.
+///
+/// Empty lines of text files are skipped.
+///
+/// # Errors
+/// [`PromptsError`], with file and line.
+pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, PromptsError> {
+    let bytes = std::fs::read(path).map_err(|source| PromptsError::Read { path: path.to_owned(), source })?;
+    let at = |line: u64, reason: String| PromptsError::Line { path: path.to_owned(), line, reason };
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text.strip_prefix('\u{FEFF}').unwrap_or(text),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count() as u64 + 1;
+            return Err(at(line, "this is not UTF-8 text".into()));
+        }
+    };
+    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let prompts = match ending.as_str() {
+        "csv" => from_csv(text, &at)?,
+        _ => {
+            let mut prompts = Vec::new();
+            for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+                prompts.push(match ending.as_str() {
+                    "jsonl" | "ndjson" => from_json(line).map_err(|reason| at(i as u64 + 1, reason))?,
+                    _ => Prompt::Text(line.to_owned()),
+                });
+            }
+            prompts
+        }
+    };
+    if prompts.is_empty() {
+        return Err(PromptsError::Empty { path: path.to_owned() });
+    }
+    Ok(prompts)
+}
+
+fn from_json(line: &str) -> Result<Prompt, String> {
+    use serde_json::Value;
+    let value: Value = serde_json::from_str(line).map_err(|e| format!("this is not JSON: {e}"))?;
+    let value = match value {
+        Value::Object(mut object) => KEYS
+            .iter()
+            .find_map(|key| object.remove(*key))
+            .ok_or_else(|| format!("the object has none of the keys {}", KEYS.join(", ")))?,
+        other => other,
+    };
+    let prompt = match value {
+        Value::String(text) => Prompt::Text(text),
+        list @ Value::Array(_) => Prompt::Messages(
+            serde_json::from_value::<Vec<Message>>(list).map_err(|e| format!("these are no messages: {e}"))?,
+        ),
+        _ => return Err("a prompt is a string, or a list of messages with role and content".into()),
+    };
+    let empty = match &prompt {
+        Prompt::Text(text) => text.trim().is_empty(),
+        Prompt::Messages(messages) => messages.iter().all(|m| m.content.trim().is_empty()),
+    };
+    if empty { Err("the prompt is empty".into()) } else { Ok(prompt) }
+}
+
+fn from_csv(text: &str, at: &dyn Fn(u64, String) -> PromptsError) -> Result<Vec<Prompt>, PromptsError> {
+    let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
+    let line_of = |e: &csv::Error| e.position().map_or(1, csv::Position::line);
+    let headers = reader.headers().map_err(|e| at(line_of(&e), e.to_string()))?.clone();
+    let column = KEYS[..3]
+        .iter()
+        .find_map(|key| headers.iter().position(|h| h.trim().eq_ignore_ascii_case(key)))
+        .ok_or_else(|| at(1, format!("no column is called {}", KEYS[..3].join(", "))))?;
+    let mut prompts = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| at(line_of(&e), e.to_string()))?;
+        let line = record.position().map_or(1, csv::Position::line);
+        match record.get(column).filter(|p| !p.trim().is_empty()) {
+            Some(prompt) => prompts.push(Prompt::Text(prompt.to_owned())),
+            None => return Err(at(line, "the prompt is empty".into())),
+        }
+    }
+    Ok(prompts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, content: &[u8]) -> Result<Vec<Prompt>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        read_prompts(&path).map_err(|e| e.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    }
+
+    fn text(texts: &[&str]) -> Result<Vec<Prompt>, String> {
+        Ok(texts.iter().map(|t| Prompt::Text((*t).into())).collect())
+    }
+
+    #[test]
+    fn formats() {
+        assert_eq!(read("p.txt", "a\r\n\n b \n".as_bytes()), text(&["a", " b "]));
+        assert_eq!(read("p.jsonl", b"\"a\"\n{\"question\": \"b\", \"id\": 1}\n"), text(&["a", "b"]));
+        assert_eq!(read("p.csv", "id,Question\n1,\"a, \"\"b\"\"\nc\"\n".as_bytes()), text(&["a, \"b\"\nc"]));
+        let chat =
+            read("p.jsonl", br#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}"#);
+        assert_eq!(chat, Ok(vec![Prompt::Messages(vec![Message::system("s"), Message::user("u")])]));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let error = |name: &str, content: &[u8]| read(name, content).unwrap_err();
+        assert!(error("p.jsonl", b"\"a\"\n{oops\n").starts_with("p.jsonl:2: this is not JSON"));
+        assert!(error("p.jsonl", b"{\"x\": 1}").contains("p.jsonl:1: the object has none of the keys"));
+        assert!(error("p.jsonl", b"\"a\"\n\n\" \"").contains("p.jsonl:3: the prompt is empty"));
+        assert!(error("p.jsonl", b"7").contains("a prompt is a string"));
+        assert!(error("p.csv", b"a,b\n1,2\n").contains("p.csv:1: no column"));
+        assert!(error("p.csv", b"prompt,b\nx,2\n,3\n").contains("p.csv:3: the prompt is empty"));
+        assert!(error("p.csv", b"prompt,b\nx\n").contains("p.csv:2:"));
+        assert!(error("p.txt", b"a\n\xff\n").contains("p.txt:2: this is not UTF-8"));
+        assert!(error("p.txt", b"\n").contains("holds no prompt"));
+        assert!(read_prompts(Path::new("no/such.txt")).unwrap_err().to_string().contains("no/such.txt"));
+    }
+}

@@ -1,0 +1,301 @@
+//! Steered generation and chat on a real model.
+
+mod common;
+
+use assert_cmd::Command;
+use bidpo::chat::{ChatSession, GenerateOptions, Generator, GeneratorParams, StopReason};
+use bidpo::data::{ChatTemplate, Message, Prompt, TemplateChoice};
+use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Sampler, SamplerParams};
+use bidpo::steer::{Dial, SteeringVector, combine};
+use predicates::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
+
+fn smol() -> Option<Arc<Model>> {
+    Some(Model::load(&common::model(SMOL)?, &ModelParams::default()).unwrap())
+}
+
+fn options(n: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: n, ..GenerateOptions::default() }
+}
+
+fn params() -> GeneratorParams {
+    GeneratorParams { n_ctx: 512, n_threads: 1 }
+}
+
+fn template(model: &Model) -> ChatTemplate {
+    ChatTemplate::new(model, &TemplateChoice::Auto).unwrap()
+}
+
+/// A vector with a clear effect that needs no file: every other coordinate of the residual stream pushed up or down.
+fn vector(model: &Model, layer: usize, seed: usize) -> Arc<SteeringVector> {
+    let d = (0..model.n_embd()).map(|i| if (i * 7 + seed) % 5 < 2 { 1.5 } else { -1.0 }).collect();
+    Arc::new(SteeringVector::single(layer, d, "llama").unwrap())
+}
+
+fn dial(name: &str, vector: &Arc<SteeringVector>, scale: f32) -> Dial {
+    Dial { name: name.into(), vector: Arc::clone(vector), scale }
+}
+
+fn bidpo() -> Command {
+    let mut command = Command::cargo_bin("bidpo").unwrap();
+    command.env("BIDPO_THREADS", "1");
+    command
+}
+
+#[test]
+fn steering_is_exact() {
+    let Some(model) = smol() else { return };
+    let prompt = template(&model).encode_prompt(&model, &Prompt::Text("How are you?".into())).unwrap();
+    let mut generator = Generator::new(&model, &params()).unwrap();
+    let mut answer = |dials: &[Dial]| {
+        generator.set_steering(combine(dials, None, &model).unwrap()).unwrap();
+        let mut streamed = String::new();
+        let answer = generator.generate(&prompt, &options(16), &mut |piece| streamed += piece).unwrap();
+        assert_eq!(streamed, answer.text);
+        assert_eq!(answer.text, model.detokenize(&answer.tokens, false));
+        answer.tokens
+    };
+    let (a, b) = (vector(&model, 10, 0), vector(&model, 14, 1));
+    let plain = answer(&[]);
+
+    // llama.cpp itself, token by token, without any of the code under test.
+    let mut ctx = Context::new(&model, &ContextParams { n_threads: 1, ..ContextParams::default() }).unwrap();
+    let mut row = ctx.prefill(&prompt, 0).unwrap();
+    let mut sampler = Sampler::new(model.n_vocab(), &SamplerParams::default());
+    for (i, &token) in plain.iter().enumerate() {
+        assert_eq!(sampler.sample(&ctx, row).unwrap(), token, "token {i}");
+        let mut batch = Batch::new();
+        row = batch.add(token, prompt.len() + i, &[0], true);
+        ctx.decode(&batch).unwrap();
+    }
+
+    assert_eq!(answer(&[dial("a", &a, 0.0), dial("b", &b, 0.0)]), plain, "scale 0 is no vector");
+    let steered = answer(&[dial("a", &a, 4.0)]);
+    assert_ne!(steered, plain, "the vector must do something for these tests to mean anything");
+
+    // Two vectors are their sum.
+    let sum = Arc::new(a.linear(3.0, &b, -2.0).unwrap());
+    assert_eq!(answer(&[dial("a", &a, 3.0), dial("b", &b, -2.0)]), answer(&[dial("sum", &sum, 1.0)]));
+    assert_eq!(answer(&[]), plain, "taking the vector off leaves nothing behind");
+}
+
+/// A change of scale in the middle of a conversation answers as a session that never had another scale: no K or V of the
+/// old scale is left.
+#[test]
+fn no_stale_cache() {
+    let Some(model) = smol() else { return };
+    let v = vector(&model, 12, 3);
+    let session = |scale: f32| {
+        let mut session = ChatSession::new(&model, template(&model), &params()).unwrap();
+        session.set_dials(vec![dial("v", &v, scale)], None).unwrap();
+        session
+    };
+    let mut talk = session(0.0);
+    let first = talk.ask("Tell me about rivers.", &options(12), &mut |_| {}).unwrap();
+    assert_eq!(first.n_reused, 0);
+    let history = talk.history().to_vec();
+    assert_eq!(history.len(), 2);
+
+    let fresh = |scale: f32, question: &str, history: &[Message]| {
+        let mut session = session(scale);
+        session.set_history(history.to_vec());
+        session.ask(question, &options(12), &mut |_| {}).unwrap().tokens
+    };
+    talk.set_scale::<bidpo::chat::ChatError>(Some("v"), |_| Ok(3.0)).unwrap();
+    let steered = talk.ask("And lakes?", &options(12), &mut |_| {}).unwrap();
+    assert_eq!(steered.n_reused, 0, "everything is computed again under the new scale");
+    assert_eq!(steered.tokens, fresh(3.0, "And lakes?", &history));
+    assert_ne!(steered.tokens, fresh(0.0, "And lakes?", &history));
+
+    // Without a change the beginning of the conversation is not computed again.
+    let history = talk.history().to_vec();
+    talk.set_scale::<bidpo::chat::ChatError>(None, |_| Ok(3.0)).unwrap();
+    let next = talk.ask("And the sea?", &options(12), &mut |_| {}).unwrap();
+    assert!(next.n_reused > 60 && next.n_reused < next.n_prompt, "{} of {}", next.n_reused, next.n_prompt);
+    assert_eq!(next.tokens, fresh(3.0, "And the sea?", &history), "reuse must not change the answer");
+
+    // Off and on.
+    let history = talk.history().to_vec();
+    talk.set_on(false).unwrap();
+    assert_eq!(talk.ask("Why?", &options(8), &mut |_| {}).unwrap().tokens[..], fresh(0.0, "Why?", &history)[..8]);
+    talk.reset();
+    talk.set_on(true).unwrap();
+    assert!(talk.history().is_empty());
+    assert_eq!(talk.ask("Why?", &options(8), &mut |_| {}).unwrap().tokens[..], fresh(3.0, "Why?", &[])[..8]);
+    assert!(talk.set_scale::<bidpo::chat::ChatError>(Some("w"), |_| Ok(1.0)).unwrap_err().to_string().contains("v"));
+}
+
+#[test]
+fn answers_end() {
+    let Some(model) = smol() else { return };
+    let template = template(&model);
+    let encode = |text: &str| template.encode_prompt(&model, &Prompt::Text(text.into())).unwrap();
+    let small = GeneratorParams { n_ctx: 64, n_threads: 1 };
+    let mut generator = Generator::new(&model, &small).unwrap();
+    let n_ctx = generator.n_ctx();
+
+    let mut run = |text: &str, options: &GenerateOptions| {
+        generator.generate(&encode(text), options, &mut |_| {}).map_err(|e| e.to_string())
+    };
+    let cut = run("Count to one hundred.", &options(5)).unwrap();
+    assert_eq!((cut.stop, cut.tokens.len()), (StopReason::MaxTokens, 5));
+
+    let full = run("Write a long story about a dragon.", &options(100_000)).unwrap();
+    assert_eq!(full.stop, StopReason::ContextFull);
+    assert_eq!(full.n_prompt + full.tokens.len(), n_ctx + 1, "the last token is seen but needs no place");
+
+    let error = run(&"far too long ".repeat(n_ctx), &options(5)).unwrap_err();
+    assert!(error.contains(&format!("the context holds {n_ctx}")) && error.contains("--ctx"), "{error}");
+
+    let stopped = options(50);
+    stopped.interrupt.store(true, Ordering::SeqCst);
+    let stopped = run("Hello", &stopped).unwrap();
+    assert_eq!((stopped.stop, stopped.text.as_str()), (StopReason::Interrupted, ""));
+    let again = run("Count to one hundred.", &options(5)).unwrap();
+    assert_eq!(again.tokens, cut.tokens, "a stopped, a full and a refused run leave nothing behind");
+
+    let mut large = Generator::new(&model, &params()).unwrap();
+    let brief = large.generate(&encode("Say only the word yes."), &options(200), &mut |_| {}).unwrap();
+    assert_eq!(brief.stop, StopReason::EndOfTurn);
+    assert!(!brief.text.contains("<|im_end|>") && !brief.tokens.iter().any(|&t| model.is_eog(t)));
+}
+
+/// A vector made by another tool (repeng), at its layers, from the command line.
+#[test]
+fn generate_with_a_foreign_vector() {
+    let (Some(model), Some(file)) = (common::model(SMOL), common::shared("gold/interop/repeng_pca_smollm2.gguf"))
+    else {
+        return;
+    };
+    let run = |more: &[&str]| {
+        let mut command = bidpo();
+        command.arg("generate").arg("-m").arg(&model).args(["-p", "Tell me a story.", "-n", "8", "--json"]).args(more);
+        let out = command.assert().success().get_output().stdout.clone();
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap()
+    };
+    let file = file.to_str().unwrap();
+    let plain = run(&[]);
+    let zero = run(&["--vector", file, "--scale", "0"]);
+    let strong = run(&["--vector", file, "--scale", "-30", "--layers", "10-20"]);
+    assert_eq!(zero["text"], plain["text"]);
+    assert_ne!(strong["text"], plain["text"]);
+    assert_eq!(plain["n_tokens"], 8);
+    assert_eq!(plain["stop"], "max_tokens");
+
+    let sweep = run(&["--vector", file, "--layers", "10-20", "--scales", "-30,0"]);
+    assert_eq!(sweep[0]["text"], strong["text"], "each scale of --scales answers as that scale alone");
+    assert_eq!(sweep[1]["text"], plain["text"]);
+    assert_eq!(sweep[0]["vectors"][0]["scale"], -30.0);
+
+    let mut command = bidpo();
+    command.arg("generate").arg("-m").arg(&model).args(["-p", "Tell me a story.", "-n", "8"]);
+    command.args(["--vector", file, "--scales=-1,1"]);
+    command.assert().success().stdout(predicate::str::is_match("(?s)^=== scale -1\n.+\n=== scale 1\n.+\n$").unwrap());
+}
+
+#[test]
+fn generate_is_repeatable_and_reads_its_prompt_anywhere() {
+    let Some(model) = common::model(SMOL) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "Name a colour.\n").unwrap();
+    let run = |args: &[&str], stdin: &str| {
+        let mut command = bidpo();
+        command.arg("generate").arg("-m").arg(&model).args(["-n", "6"]).args(args).write_stdin(stdin.to_owned());
+        String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let given = run(&["-p", "Name a colour."], "");
+    assert_eq!(run(&["--prompt-file", file.to_str().unwrap()], ""), given);
+    assert_eq!(run(&["--prompt", "-"], "Name a colour.\n"), given);
+    assert_eq!(run(&["--prompt-file", "-"], "Name a colour."), given);
+    assert_ne!(run(&["-p", "Name a colour.", "--system", "Answer in French, in capitals."], ""), given);
+    let sampled = |seed: &str| run(&["-p", "Name a colour.", "--temp", "1.5", "--min-p", "0", "--seed", seed], "");
+    assert_eq!(sampled("7"), sampled("7"));
+    assert!((1..6).any(|seed| sampled(&seed.to_string()) != sampled("7")), "the seed must matter");
+}
+
+#[test]
+fn generate_without_a_template_says_so() {
+    let Some(model) = common::model(GEMMA) else { return };
+    let mut command = bidpo();
+    command.arg("generate").arg("-m").arg(&model).args(["-p", "The capital of France is", "-n", "3"]);
+    command
+        .assert()
+        .success()
+        .stderr(predicate::str::contains("carries no chat template"))
+        .stdout(predicate::str::is_match("^[^\n]+\n$").unwrap());
+}
+
+/// The chat, driven through a pipe: answers on stdout, everything else on stderr.
+#[test]
+fn chat_by_pipe() {
+    let (Some(model), Some(file)) = (common::model(SMOL), common::shared("gold/interop/repeng_pca_smollm2.gguf"))
+    else {
+        return;
+    };
+    let run = |lines: &str| {
+        let mut command = bidpo();
+        command.arg("chat").arg("-m").arg(&model).args(["-n", "6"]).write_stdin(lines.to_owned());
+        let out = command.assert().success().get_output().clone();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(out.stdout), text(out.stderr))
+    };
+    let file = file.to_str().unwrap();
+    let (plain, _) = run("Name a river.");
+    let (out, talk) = run(&format!(
+        "Name a river.\n/reset\n\n/vector {file} -40\nName a river.\n/reset\n/off\nName \\\na river.\n/quit\nName a river.\n"
+    ));
+    let answers: Vec<_> = out.lines().collect();
+    assert!(out.starts_with(&plain), "{out:?} {plain:?}");
+    assert!(answers.len() >= 3, "{out:?}");
+    assert!(talk.contains("repeng_pca_smollm2: scale -40") && talk.contains("steering is off"), "{talk}");
+
+    let (out, talk) = run("/scale 2\n/sclae 2\n/scale x y\n/vector no/such.gguf\n/vector\n/help\n/scale\n");
+    assert_eq!(out, "");
+    for hint in
+        ["no vector is named", "did you mean /scale?", "usage: /scale", "no/such.gguf", "usage: /vector", "/reset"]
+    {
+        assert!(talk.contains(hint), "{hint}: {talk}");
+    }
+    let (out, talk) = run(&format!("/vector {file}\n/scale 5%\n/scale nan\n/scale repeng_pca_smollm2=-2\n"));
+    assert_eq!(out, "");
+    assert!(talk.contains("residual_norm_median") && talk.contains("is not a scale"), "{talk}");
+    assert!(talk.contains("repeng_pca_smollm2: scale -2"), "{talk}");
+}
+
+#[test]
+fn bad_input_gets_a_clear_error() {
+    let missing = Path::new("no/such/model.gguf");
+    let fails = |model: &Path, args: &[&str], code: i32, message: &str| {
+        let mut command = bidpo();
+        command.arg("generate").arg("-m").arg(model).args(args);
+        command.assert().code(code).stdout("").stderr(predicate::str::contains(message));
+    };
+    fails(missing, &["-p", "x"], 1, "no/such/model.gguf");
+    fails(missing, &["-p", " "], 1, "the prompt is empty");
+    fails(missing, &["--prompt-file", "no/prompt.txt"], 1, "no/prompt.txt");
+    fails(missing, &[], 2, "--prompt");
+    fails(missing, &["-p", "x", "--temp", "hot"], 2, "from 0 to 100");
+    fails(missing, &["-p", "x", "--top-p", "2"], 2, "from 0 to 1");
+    fails(missing, &["-p", "x", "--template", "chatmk"], 2, "chatml");
+    fails(missing, &["-p", "x", "--vector", "v.gguf", "--scale", "strong"], 2, "is not a scale");
+    fails(missing, &["-p", "x", "--scales", "1"], 2, "--vector");
+    let Some(model) = common::model(SMOL) else { return };
+    fails(&model, &["-p", "x", "--vector", "no/such.gguf"], 1, "no/such.gguf");
+    fails(&model, &["-p", "x", "--vector", model.to_str().unwrap()], 1, "SmolLM2");
+    fails(&model, &["-p", "x", "--template", "no.jinja"], 1, "no.jinja");
+    fails(&model, &["-p", "one two three four five", "--ctx", "8"], 1, "--ctx");
+    let Some(vector) = common::shared("gold/interop/repeng_pca_smollm2.gguf") else { return };
+    let vector: PathBuf = vector;
+    let v = vector.to_str().unwrap();
+    fails(&model, &["-p", "x", "--vector", v, "--layers", "20-40"], 1, "takes 1-29");
+    fails(&model, &["-p", "x", "--vector", v, "--scale", "5%"], 1, "residual_norm_median");
+    if let Some(gemma) = common::model(GEMMA) {
+        fails(&gemma, &["-p", "x", "--vector", v], 1, "576");
+    }
+}
