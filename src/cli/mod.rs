@@ -6,6 +6,8 @@ mod doctor;
 mod eval;
 mod extract;
 mod generate;
+mod interrupt;
+mod sampling;
 mod steering;
 mod train;
 mod vector;
