@@ -54,6 +54,17 @@ pub struct Question {
     pub binary: Option<[Choice; 2]>,
 }
 
+impl Question {
+    /// An answer that is listed as true and as false: neither can win against itself. The official CSV has some; they are
+    /// scored as they stand, as the reference does.
+    pub fn contradiction(&self) -> Option<&str> {
+        [&self.mc1, &self.mc2].into_iter().find_map(|choices| {
+            let truths: HashSet<&str> = choices.iter().filter(|c| c.is_true).map(|c| c.text.as_str()).collect();
+            choices.iter().find(|c| !c.is_true && truths.contains(c.text.as_str())).map(|c| c.text.as_str())
+        })
+    }
+}
+
 /// A file of questions.
 #[derive(Debug, Clone)]
 pub struct TruthfulQa {
@@ -63,9 +74,6 @@ pub struct TruthfulQa {
     pub sha256: String,
     /// The questions, in file order; never empty.
     pub questions: Vec<Question>,
-    /// What is doubtful but scored as it stands, as the reference does: answers listed as true and as false (the official
-    /// CSV has some).
-    pub warnings: Vec<String>,
 }
 
 impl TruthfulQa {
@@ -101,8 +109,7 @@ impl TruthfulQa {
         if questions.is_empty() {
             return Err(at("line 1", "there is no question in this file".into()));
         }
-        let warnings = questions.iter().filter_map(contradiction).collect();
-        Ok(Self { path: path.to_owned(), sha256, questions, warnings })
+        Ok(Self { path: path.to_owned(), sha256, questions })
     }
 }
 
@@ -238,16 +245,6 @@ fn check(question: &Question) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// An answer that stands among the true and among the false ones: neither can win against itself.
-fn contradiction(question: &Question) -> Option<String> {
-    let both = |choices: &[Choice]| {
-        let truths: HashSet<&str> = choices.iter().filter(|c| c.is_true).map(|c| c.text.as_str()).collect();
-        choices.iter().find(|c| !c.is_true && truths.contains(c.text.as_str())).map(|c| c.text.clone())
-    };
-    let answer = both(&question.mc1).or_else(|| both(&question.mc2))?;
-    Some(format!("{:?}: the answer {answer:?} is listed as true and as false", question.text))
-}
-
 fn shorten(text: &str) -> String {
     if text.chars().count() > 40 {
         format!("{}...", text.chars().take(40).collect::<String>())
@@ -320,6 +317,6 @@ mod tests {
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,Yes,s\nA,B\n"), &["line 3", "CSV"]);
         fault(&format!("{HEADER}A,B,Q?,No,,No,Yes,s\n"), &["line 2", "Best Incorrect Answer", "empty"]);
         let set = load(&format!("{HEADER}A,B,Q?,No,Yes,No,No;Yes,s\n")).unwrap();
-        assert_eq!(set.warnings, ["\"Q?\": the answer \"No.\" is listed as true and as false"]);
+        assert_eq!(set.questions[0].contradiction(), Some("No."));
     }
 }

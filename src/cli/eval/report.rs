@@ -33,8 +33,11 @@ fn range(i: Interval, sign: bool) -> String {
 /// The figures for a person.
 pub fn text(run: &Run, s: &Summary) -> String {
     let mut out = String::new();
-    let questions =
-        if s.n < run.asked { format!("{} of {} questions", s.n, run.asked) } else { format!("{} questions", s.n) };
+    let questions = match (s.n, run.asked) {
+        (n, asked) if n < asked => format!("{n} of {asked} questions"),
+        (1, _) => "1 question".into(),
+        (n, _) => format!("{n} questions"),
+    };
     let line = |name: &str, m: &Measure, note: &str| {
         let count = m.right.map_or(String::new(), |k| format!("  {k} of {}", s.n));
         let line = format!("  {name:<11}{}  {:<14}{count}{note}", percent(m.value), range(m.interval, false));

@@ -106,8 +106,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let set = TruthfulQa::load(&args.data)?;
     let n = args.limit.map_or(set.questions.len(), |l| (l as usize).min(set.questions.len()));
     let questions = &set.questions[..n];
-    for warning in &set.warnings {
-        eprintln!("bidpo: warning: {}: {warning}", args.data.display());
+    for question in questions {
+        if let Some(answer) = question.contradiction() {
+            let (data, text) = (args.data.display(), &question.text);
+            eprintln!("bidpo: warning: {data}: {text:?} lists the answer {answer:?} as true and as false");
+        }
     }
     if questions.iter().any(|q| protocol.choices(q).is_none()) {
         bail!(
@@ -167,7 +170,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     let done = items.len() - before;
     if done > 0 {
-        eprintln!("{done} questions in {seconds:.1} s, {:.2} s each.", seconds / done as f64);
+        eprintln!(
+            "{done} question{} in {seconds:.1} s, {:.2} s each.",
+            if done == 1 { "" } else { "s" },
+            seconds / done as f64
+        );
     }
 
     let interrupted = items.len() < n;
@@ -197,6 +204,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 rest.extend(facts.clone());
             }
             rest["asked"] = json!(n);
+            rest["complete"] = json!(!interrupted);
             println!("{}", report::to_json(&run, &summary, rest));
         } else {
             print!("{}", report::text(&run, &summary));
