@@ -78,6 +78,8 @@ pub struct Ready {
     pub mean_norm: f64,
     /// Learning rate in the units of the residual stream.
     pub lr: f64,
+    /// Width of the residual stream.
+    pub n_embd: usize,
     /// Steps planned.
     pub total_steps: usize,
     /// How the lifted graph compared with `llama_decode`.
@@ -213,6 +215,7 @@ pub fn train(
         median_norm,
         mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
         lr: config.lr.absolute(median_norm, n_embd),
+        n_embd,
         total_steps: total,
         agreement: agreement.unwrap_or_default(),
         cache_bytes: examples.iter().map(Example::bytes).sum(),

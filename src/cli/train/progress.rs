@@ -55,10 +55,11 @@ impl Progress {
                     r.agreement.n_logits
                 );
                 eprintln!(
-                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {:.4}; {} steps; {:.0} MB of captured examples",
+                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {:.4}, a step of {:.2} % of that median; {} steps; {:.0} MB of captured examples",
                     r.median_norm,
                     r.mean_norm,
                     r.lr,
+                    100.0 * r.lr * (r.n_embd as f64).sqrt() / r.median_norm,
                     r.total_steps,
                     r.cache_bytes as f64 / 1e6
                 );
