@@ -285,7 +285,7 @@ pub fn train(
             left: elapsed / done * (total - state.step) as u32,
         }));
 
-        let epoch_ends = state.step % per_epoch == 0 || state.step == total;
+        let epoch_ends = state.step.is_multiple_of(per_epoch) || state.step == total;
         if epoch_ends {
             let mut point = Point {
                 step: state.step,
@@ -313,7 +313,7 @@ pub fn train(
             observe(Event::Epoch(&point));
         }
         if let Some(p) = plan
-            && (epoch_ends || state.step % config.checkpoint_every.max(1) == 0)
+            && (epoch_ends || state.step.is_multiple_of(config.checkpoint_every.max(1)))
         {
             save(p, &v, &opt, &best, &state)?;
         }
