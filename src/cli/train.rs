@@ -207,8 +207,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     match set.n_empty_prompts() {
         0 => {}
-        1 => eprintln!("note: the prompt of one pair is empty; it is used as it is"),
-        n => eprintln!("note: the prompts of {n} pairs are empty; they are used as they are"),
+        1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),
+        n => eprintln!("note: the prompts of {n} pairs are empty: they train on what follows an empty question"),
     }
     let baseline_prompt = args.baseline_prompt.clone().or_else(|| builtin_baseline(&set.name).map(str::to_owned));
     let pairs = encode(&set, &model, &template, None)?;
