@@ -1,6 +1,8 @@
 //! What the integration tests share: where models and reference files lie.
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::path::PathBuf;
 
 /// A test model by file name: `$BIDPO_MODELS`, else `$XDG_CACHE_HOME/bidpo/models`, else `~/.cache/bidpo/models`.
