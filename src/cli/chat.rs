@@ -138,7 +138,7 @@ impl Chat {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = done {
-            eprintln!("bidpo: {error:#}");
+            eprintln!("bidpo: {}", super::message(&error));
         }
         true
     }

@@ -48,7 +48,7 @@ pub enum LlamaError {
     },
     /// The file does not start with the GGUF magic.
     #[error(
-        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); bidpo needs a model in llama.cpp's format"
+        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); models and control vectors both are GGUF files"
     )]
     NotGguf {
         /// The file.
