@@ -26,7 +26,7 @@ pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
 pub use quantize::to_f32;
 pub use sampler::{Sampler, SamplerParams};
-pub use tap::{DType, Node, NodeId, Tap};
+pub use tap::{DType, Node, NodeId, Tap, Weight};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
