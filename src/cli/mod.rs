@@ -2,6 +2,7 @@
 
 mod chat;
 mod check;
+mod columns;
 mod doctor;
 mod eval;
 mod extract;

@@ -78,6 +78,8 @@ pub struct Ready {
     pub mean_norm: f64,
     /// Learning rate in the units of the residual stream.
     pub lr: f64,
+    /// Width of the residual stream.
+    pub n_embd: usize,
     /// Steps planned.
     pub total_steps: usize,
     /// How the lifted graph compared with `llama_decode`.
@@ -219,6 +221,7 @@ pub fn train(
         median_norm,
         mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
         lr: config.lr.absolute(median_norm, n_embd),
+        n_embd,
         total_steps: total,
         agreement: agreement.unwrap_or_default(),
         cache_bytes: examples.iter().map(Example::bytes).sum(),
@@ -288,7 +291,7 @@ pub fn train(
             left: elapsed / done * (total - state.step) as u32,
         }));
 
-        let epoch_ends = state.step % per_epoch == 0 || state.step == total;
+        let epoch_ends = state.step.is_multiple_of(per_epoch) || state.step == total;
         if epoch_ends {
             let mut point = Point {
                 step: state.step,
@@ -319,7 +322,7 @@ pub fn train(
             observe(Event::Epoch(&point));
         }
         if let Some(p) = plan
-            && (epoch_ends || state.step % config.checkpoint_every.max(1) == 0)
+            && (epoch_ends || state.step.is_multiple_of(config.checkpoint_every.max(1)))
         {
             save(p, &v, &opt, [&best, &good], &state)?;
         }

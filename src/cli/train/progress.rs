@@ -55,11 +55,12 @@ impl Progress {
                     r.agreement.n_logits
                 );
                 eprintln!(
-                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}; {} step{}; {:.1} MB of captured \
-                     examples",
+                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}, a step of {} % of that median; \
+                     {} step{}; {:.1} MB of captured examples",
                     r.median_norm,
                     r.mean_norm,
                     if r.lr < 1e-3 { format!("{:.2e}", r.lr) } else { figure(r.lr, 4) },
+                    figure(100.0 * r.lr * (r.n_embd as f64).sqrt() / r.median_norm, 2),
                     r.total_steps,
                     if r.total_steps == 1 { "" } else { "s" },
                     r.cache_bytes as f64 / 1e6
