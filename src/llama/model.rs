@@ -91,10 +91,6 @@ impl Model {
         self.raw
     }
 
-    pub(super) fn vocab(&self) -> *const sys::llama_vocab {
-        self.vocab
-    }
-
     /// The file the model was loaded from.
     pub fn path(&self) -> &Path {
         &self.path

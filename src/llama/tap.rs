@@ -84,7 +84,7 @@ impl Node {
 
     /// ggml's operation number.
     pub fn op(&self) -> u32 {
-        self.t().op as u32
+        self.t().op
     }
 
     /// The operation's name, for example `MUL_MAT`; unary and gated ops give their own (`GELU`, `SWIGLU`).

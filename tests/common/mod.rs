@@ -5,6 +5,11 @@ pub mod gguf;
 
 use std::path::PathBuf;
 
+/// The llama-architecture test model.
+pub const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// The gemma-architecture test model.
+pub const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
+
 /// A test model by file name: `$BIDPO_MODELS`, else `$XDG_CACHE_HOME/bidpo/models`, else `~/.cache/bidpo/models`.
 ///
 /// None, with the reason printed, where it is absent; a panic instead if `BIDPO_REQUIRE_MODELS` is set.

@@ -55,8 +55,8 @@ impl Progress {
                     r.agreement.n_logits
                 );
                 eprintln!(
-                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}, a step of {} % of that median; \
-                     {} step{}; {:.1} MB of captured examples",
+                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}, a step of {} % of that median; {} step{}; {:.1} MB of captured \
+                     examples",
                     r.median_norm,
                     r.mean_norm,
                     if r.lr < 1e-3 { format!("{:.2e}", r.lr) } else { figure(r.lr, 4) },

@@ -202,3 +202,162 @@ impl Part<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// A weight of `n` rows of `k` random numbers in a type of ggml's, and what it de-quantizes to.
+    struct Weight {
+        kind: sys::ggml_type,
+        bytes: Vec<u8>,
+        values: Vec<f32>, // [n, k]
+        k: usize,
+        n: usize,
+    }
+
+    impl Weight {
+        fn new(kind: sys::ggml_type, k: usize, n: usize, rng: &mut ChaCha8Rng) -> Self {
+            crate::llama::init();
+            let exact: Vec<f32> = (0..n * k).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let mut values = exact.clone();
+            // SAFETY: the buffers hold n rows of k numbers, k a multiple of the type's block.
+            unsafe {
+                assert_eq!(k % sys::ggml_blck_size(kind) as usize, 0);
+                let mut bytes = vec![0u8; n * sys::ggml_row_size(kind, k as i64)];
+                let to = bytes.as_mut_ptr().cast::<c_void>();
+                sys::ggml_quantize_chunk(kind, exact.as_ptr(), to, 0, n as i64, k as i64, std::ptr::null());
+                if let Some(convert) = (*sys::ggml_get_type_traits(kind)).to_float {
+                    convert(bytes.as_ptr().cast::<c_void>(), values.as_mut_ptr(), (n * k) as i64);
+                }
+                Self { kind, bytes, values, k, n }
+            }
+        }
+
+        /// `W^T g` by the op with `nth` workers, one after the other: a number that two of them write would be lost.
+        fn product(&mut self, g: &mut [f32], nth: usize) -> Vec<f32> {
+            let (k, n, m) = (self.k, self.n, g.len() / self.n);
+            let mut d = vec![f32::NAN; m * k];
+            // SAFETY: tensors without memory of their own, pointed at buffers of their size; freed with the context.
+            unsafe {
+                let ctx = sys::ggml_init(sys::ggml_init_params {
+                    mem_size: sys::ggml_tensor_overhead() * 4,
+                    mem_buffer: std::ptr::null_mut(),
+                    no_alloc: true,
+                });
+                let tensor = |kind, ne0: usize, ne1: usize, data: *mut c_void| {
+                    let t = sys::ggml_new_tensor_2d(ctx, kind, ne0 as i64, ne1 as i64);
+                    (*t).data = data;
+                    t
+                };
+                let dst = tensor(sys::GGML_TYPE_F32, k, m, d.as_mut_ptr().cast());
+                (*dst).src[0] = tensor(self.kind, k, n, self.bytes.as_mut_ptr().cast());
+                (*dst).src[1] = tensor(sys::GGML_TYPE_F32, n, m, g.as_mut_ptr().cast());
+                for ith in 0..nth {
+                    run(dst, ith as c_int, nth as c_int, std::ptr::null_mut());
+                }
+                sys::ggml_free(ctx);
+            }
+            d
+        }
+
+        /// The same product in f64, and for each number the sum of its terms' magnitudes.
+        fn exact(&self, g: &[f32]) -> Vec<(f64, f64)> {
+            let (k, n) = (self.k, self.n);
+            let mut out = Vec::new();
+            for g in g.chunks_exact(n) {
+                for column in 0..k {
+                    let terms = (0..n).map(|r| f64::from(g[r]) * f64::from(self.values[r * k + column]));
+                    out.push(terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs())));
+                }
+            }
+            out
+        }
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// F32 sums of up to some hundred terms: a few units in the last place of the terms' magnitudes.
+    fn assert_exact(got: &[f32], want: &[(f64, f64)], what: &str) {
+        assert_eq!(got.len(), want.len(), "{what}");
+        for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
+            // Written so that NaN fails.
+            assert!((f64::from(*got) - want).abs() <= 2e-6 * size, "{what}: number {i} is {got}, not {want}");
+        }
+    }
+
+    /// Sizes at the edges: one row, one column, a panel and one more, parts of a tile on either side, more workers than
+    /// column units. The bytes may not depend on the number of workers.
+    #[test]
+    fn every_type_and_edge_against_f64() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let types = [
+            (sys::GGML_TYPE_F32, &[1, 15, 17, 64, 200][..]),
+            (sys::GGML_TYPE_F16, &[1, 50, 64, 130]),
+            (sys::GGML_TYPE_BF16, &[48, 65]),
+            (sys::GGML_TYPE_Q4_0, &[32, 96, 192]),
+            (sys::GGML_TYPE_Q4_1, &[32, 160]),
+            (sys::GGML_TYPE_Q5_0, &[64, 224]),
+            (sys::GGML_TYPE_Q8_0, &[32, 288]),
+            (sys::GGML_TYPE_Q4_K, &[256, 768]),
+            (sys::GGML_TYPE_Q6_K, &[256, 512]),
+        ];
+        for (kind, widths) in types {
+            for &k in widths {
+                for (n, m) in [(1, 1), (1, 7), (63, 5), (64, 6), (65, 13), (130, 2)] {
+                    let mut w = Weight::new(kind, k, n, &mut rng);
+                    let mut g: Vec<f32> = (0..n * m).map(|_| rng.random_range(-1.0..1.0)).collect();
+                    let one = w.product(&mut g, 1);
+                    let what = format!("type {kind}, {n} rows of {k}, {m} rows of g");
+                    assert_exact(&one, &w.exact(&g), &what);
+                    for nth in [2, 3, 5] {
+                        assert_eq!(bits(&w.product(&mut g, nth)), bits(&one), "{what}: {nth} threads");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The version for each instruction set, on whatever this CPU has of them.
+    #[test]
+    fn every_instruction_set_agrees() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for (k, n, m) in [(150, 40, 13), (64, 64, 6), (9, 1, 1)] {
+            let w = Weight::new(sys::GGML_TYPE_F32, k, n, &mut rng);
+            let g: Vec<f32> = (0..n * m).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let product = |which: unsafe fn(&Part<'_>)| {
+                let mut d = vec![0.0; m * k];
+                let part = Part {
+                    panel: &w.values,
+                    width: k,
+                    rows: n,
+                    g: &g,
+                    n,
+                    n0: 0,
+                    m0: 0,
+                    m1: m,
+                    d: d.as_mut_ptr(),
+                    stride: k,
+                };
+                // SAFETY: d holds m rows of k numbers; the caller checks the CPU's features.
+                unsafe { which(&part) };
+                d
+            };
+            let want = w.exact(&g);
+            assert_exact(&product(|p| unsafe { p.accumulate_plain() }), &want, "plain");
+            #[cfg(target_arch = "x86_64")]
+            {
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    assert_exact(&product(|p| unsafe { p.accumulate_avx2() }), &want, "avx2");
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    assert_exact(&product(|p| unsafe { p.accumulate_avx512() }), &want, "avx512");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,616 @@
+//! Every rule of `graph::grad` against central differences on small random tensors, run by ggml.
+//!
+//! A test builds a graph of one op with an F32 input as entry, takes `L = sum(seed * op(entry))` for a fixed random
+//! `seed`, and compares `dL/d entry` from the rule with `(L(x + h) - L(x - h)) / 2h` for every element of the entry,
+//! extrapolated from two step lengths (the error is of fourth order in h). ggml computes in F32, so a slope is known to
+//! about 1e-5; the line is 1e-3.
+//!
+//! [`OPS`] lists all ops: an op that is added does not compile here until it has a line, and `all` fails until a case
+//! reaches it.
+
+use bidpo::graph::emit::{Bindings, Data, Executor, Label};
+use bidpo::graph::grad::differentiate;
+use bidpo::graph::ir::{Elem, Glu, Graph, IrError, Op, RopeParams, Shape, Unary, Value, n_elements};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
+
+const LINE: f64 = 1e-3;
+
+/// Where an op is met.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    /// No rule needed: a leaf.
+    Leaf,
+    /// In forward graphs: its rule is tested.
+    Forward,
+    /// Only in gradients: it is tested as the rule of another op.
+    Gradient,
+    /// Tested on the weights of real models, in tests/weights.rs, and beside its kernel.
+    Weights,
+}
+
+/// Lists all ops once: as a function without a wildcard, and as a table.
+macro_rules! ops {
+    ($($pattern:pat => $place:ident;)*) => {
+        /// The line of [`OPS`] that an op belongs to.
+        fn line_of(op: &Op) -> usize {
+            let mut line = 0;
+            let wanted = match op { $($pattern => stringify!($pattern),)* };
+            while OPS[line].0 != wanted { line += 1; }
+            line
+        }
+        const OPS: &[(&str, Place)] = &[$((stringify!($pattern), Place::$place)),*];
+    };
+}
+
+ops! {
+    Op::Input(_) => Leaf;
+    Op::Weight(_) => Leaf;
+    Op::Add => Forward;
+    Op::Mul => Forward;
+    Op::Scale { .. } => Forward;
+    Op::MulMat { .. } => Forward;
+    Op::MulMatT => Weights;
+    Op::RmsNorm { .. } => Forward;
+    Op::RmsNormBack { .. } => Gradient;
+    Op::Rope(_) => Forward;
+    Op::RopeBack(_) => Gradient;
+    Op::SoftMax { .. } => Forward;
+    Op::SoftMaxBack { .. } => Gradient;
+    Op::Glu(Glu::Swiglu) => Forward;
+    Op::Glu(Glu::Geglu) => Forward;
+    Op::Unary(Unary::Tanh) => Forward;
+    Op::Unary(Unary::Silu) => Forward;
+    Op::Unary(Unary::Gelu) => Forward;
+    Op::SiluBack => Gradient;
+    Op::Cont => Forward;
+    Op::Reshape => Forward;
+    Op::View { .. } => Forward;
+    Op::Permute(_) => Forward;
+    Op::Pad(_) => Forward;
+    Op::Concat { .. } => Forward;
+    Op::GetRows => Forward;
+    Op::GetRowsBack => Gradient;
+    Op::RepeatBack => Gradient;
+    Op::Acc { .. } => Gradient;
+    Op::LogProbHead => Gradient;
+}
+
+/// What the numeric side evaluates where ggml's own forward is a staircase: the values of the result from the entry.
+type Formula = fn(&[f64]) -> Vec<f64>;
+
+/// A graph under construction with the data of its inputs; input 0 is the entry.
+struct Case {
+    graph: Graph,
+    data: Vec<Data>,
+    entry: Value,
+    rng: ChaCha8Rng,
+    formula: Option<Formula>,
+}
+
+impl Case {
+    /// An entry of random numbers in [-1.5, 1.5].
+    fn new(ne: Shape) -> Self {
+        let graph = Graph::new();
+        let rng = ChaCha8Rng::seed_from_u64(7);
+        let mut case = Self { graph, data: Vec::new(), entry: Value(0), rng, formula: None };
+        case.entry = case.fixed(ne);
+        case
+    }
+
+    fn random(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.rng.random_range(-1.5..1.5)).collect()
+    }
+
+    /// A random F32 input that stays as it is.
+    fn fixed(&mut self, ne: Shape) -> Value {
+        let values = self.random(n_elements(ne));
+        self.given(ne, values)
+    }
+
+    fn given(&mut self, ne: Shape, values: Vec<f32>) -> Value {
+        assert_eq!(values.len(), n_elements(ne));
+        self.data.push(Data::F32(values));
+        self.graph.input(ne, Elem::F32).0
+    }
+
+    fn integers(&mut self, values: &[i32]) -> Value {
+        self.data.push(Data::I32(values.to_vec()));
+        self.graph.input([values.len(), 1, 1, 1], Elem::I32).0
+    }
+
+    /// A source that depends on the entry: its element (i, j, k, l) is the entry's. Smaller than the entry.
+    fn window(&mut self, ne: Shape) -> Value {
+        let nb = self.graph.node(self.entry).nb;
+        let view = self.graph.view(self.entry, ne, nb, 0).unwrap();
+        self.graph.contiguous(view)
+    }
+
+    /// Compares the rule with central differences. Returns the lines of [`OPS`] on the way, forward and in the gradient.
+    fn check(mut self, name: &str, of: Value) -> BTreeSet<usize> {
+        let n_forward = self.graph.nodes().len();
+        let seed = self.fixed(self.graph.ne(of));
+        let Data::F32(seed_values) = self.data.last().unwrap().clone() else { unreachable!() };
+        let grad = differentiate(&mut self.graph, of, seed, self.entry).unwrap();
+        assert_eq!(self.graph.ne(grad), self.graph.ne(self.entry), "{name}: the gradient has the entry's shape");
+        let of = if self.graph.is_contiguous(of) { of } else { self.graph.contiguous(of) };
+        let mut exec = Executor::new(1).unwrap();
+        let analytic = self.run(&mut exec, &self.data, grad);
+        let Data::F32(x) = self.data[0].clone() else { unreachable!() };
+
+        if let Some(formula) = self.formula {
+            // ggml's GELU goes through a table of 16-bit floats: 2^-11 relative, of the argument and of the result.
+            let exact = formula(&x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            for (a, b) in self.run(&mut exec, &self.data, of).iter().zip(&exact) {
+                assert!((f64::from(*a) - b).abs() <= 2e-3, "{name}: the formula gives {b}, ggml {a}");
+            }
+        }
+        let mut slope = |i: usize, h: f32| -> f64 {
+            let mut sides = [0.0; 2];
+            let mut at = [0.0; 2];
+            for (side, sign) in [1.0f32, -1.0].into_iter().enumerate() {
+                let mut moved = x.clone();
+                moved[i] += sign * h;
+                at[side] = f64::from(moved[i]);
+                let values: Vec<f64> = match self.formula {
+                    Some(f) => f(&moved.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()),
+                    None => {
+                        let mut data = self.data.clone();
+                        data[0] = Data::F32(moved);
+                        self.run(&mut exec, &data, of).into_iter().map(f64::from).collect()
+                    }
+                };
+                sides[side] = values.iter().zip(&seed_values).map(|(v, s)| v * f64::from(*s)).sum();
+            }
+            (sides[0] - sides[1]) / (at[0] - at[1])
+        };
+        let numeric: Vec<f64> = (0..x.len()).map(|i| (4.0 * slope(i, 0.02) - slope(i, 0.04)) / 3.0).collect();
+        let analytic: Vec<f64> = analytic.into_iter().map(f64::from).collect();
+        assert_close(name, &analytic, &numeric, LINE);
+
+        let nodes = self.graph.nodes();
+        let mut active = vec![false; n_forward];
+        active[self.entry.0 as usize] = true;
+        for i in self.entry.0 as usize + 1..n_forward {
+            active[i] = nodes[i].src.iter().any(|s| active[s.0 as usize]);
+        }
+        let on_the_way = |i: usize| i >= n_forward || active[i];
+        (0..nodes.len()).filter(|&i| on_the_way(i)).map(|i| line_of(&nodes[i].op)).collect()
+    }
+
+    fn run(&self, exec: &mut Executor, data: &[Data], read: Value) -> Vec<f32> {
+        let bind = Bindings { inputs: data.iter().collect(), ..Default::default() };
+        exec.run(&self.graph, &bind, &[], &[read]).unwrap().values.remove(0)
+    }
+}
+
+/// `|a - b| <= line * |b|` in Euclidean length, and no element off by more than that share of the largest.
+fn assert_close(name: &str, a: &[f64], b: &[f64], line: f64) {
+    assert_eq!(a.len(), b.len(), "{name}");
+    let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let error = length(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length(&mut b.iter().copied());
+    let largest = b.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest).fold(0.0, f64::max);
+    // Written so that NaN fails.
+    assert!(error <= line && worst <= line, "{name}: relative error {error:.2e}, worst element {worst:.2e}");
+    eprintln!("{name:<44} {error:.1e}");
+}
+
+/// gelu(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+}
+
+/// A rotary embedding's parameters; floats as their bits.
+fn rope(n_dims: usize, mode: i32, scale: f32, yarn: f32, attn: f32) -> RopeParams {
+    let f = |x: f32| x.to_bits() as i32;
+    let mut p = [0; 16];
+    p[1] = n_dims as i32;
+    p[2] = mode;
+    p[4] = 128; // n_ctx_orig
+    p[5] = f(10000.0); // freq_base
+    p[6] = f(scale); // freq_scale
+    p[7] = f(yarn); // ext_factor
+    p[8] = f(attn); // attn_factor
+    p[9] = f(32.0); // beta_fast
+    p[10] = f(1.0); // beta_slow
+    p
+}
+
+/// z = x + y, y repeated.  dL/dx = g,  dL/dy = g summed over the repetitions.
+fn add() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for ne in [[3, 4, 2, 1], [3, 1, 1, 1], [1, 4, 1, 1], [3, 2, 1, 1]] {
+        let mut c = Case::new([3, 4, 2, 1]);
+        let y = c.fixed(ne);
+        let z = c.graph.add(c.entry, y).unwrap();
+        reached.push(c.check(&format!("add, x active, y {ne:?}"), z));
+
+        let mut c = Case::new(ne);
+        let x = c.fixed([3, 4, 2, 1]);
+        let z = c.graph.add(x, c.entry).unwrap();
+        reached.push(c.check(&format!("add, y {ne:?} active"), z));
+
+        let mut c = Case::new([3, 4, 2, 1]);
+        let y = c.window(ne);
+        let z = c.graph.add(c.entry, y).unwrap();
+        reached.push(c.check(&format!("add, both active, y {ne:?}"), z));
+    }
+    reached
+}
+
+/// z = x y, y repeated.  dL/dx = g y,  dL/dy = g x summed over the repetitions.
+fn mul() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for ne in [[3, 4, 2, 1], [3, 1, 1, 1], [1, 4, 1, 1], [3, 2, 1, 1]] {
+        let mut c = Case::new([3, 4, 2, 1]);
+        let y = c.fixed(ne);
+        let z = c.graph.mul(c.entry, y).unwrap();
+        reached.push(c.check(&format!("mul, x active, y {ne:?}"), z));
+
+        let mut c = Case::new(ne);
+        let x = c.fixed([3, 4, 2, 1]);
+        let z = c.graph.mul(x, c.entry).unwrap();
+        reached.push(c.check(&format!("mul, y {ne:?} active"), z));
+
+        let mut c = Case::new([3, 4, 2, 1]);
+        let y = c.window(ne);
+        let z = c.graph.mul(c.entry, y).unwrap();
+        reached.push(c.check(&format!("mul, both active, y {ne:?}"), z));
+    }
+    reached
+}
+
+/// z = s x + b.  dL/dx = s g.
+fn scale() -> Vec<BTreeSet<usize>> {
+    let mut c = Case::new([5, 3, 1, 1]);
+    let z = c.graph.scale(c.entry, -1.7, 0.4);
+    vec![c.check("scale with bias", z)]
+}
+
+/// z[n, m] = sum_k x[k, n] y[k, m].  dL/dx[k, n] = sum_m y[k, m] g[n, m],  dL/dy[k, m] = sum_n x[k, n] g[n, m]; a head of
+/// x that several heads of y use gets the sum over them.
+fn mul_mat() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    // [k, n, hx, s] and [k, m, h, s]
+    for (nx, ny) in [
+        ([5, 3, 1, 1], [5, 4, 1, 1]),
+        ([5, 3, 2, 1], [5, 4, 2, 1]),
+        ([5, 3, 2, 2], [5, 4, 6, 2]),
+        ([4, 3, 1, 1], [4, 1, 3, 1]),
+    ] {
+        let mut c = Case::new(nx);
+        let y = c.fixed(ny);
+        let z = c.graph.mul_mat(c.entry, y, 0).unwrap();
+        reached.push(c.check(&format!("mul_mat, x {nx:?} active, y {ny:?}"), z));
+
+        let mut c = Case::new(ny);
+        let x = c.fixed(nx);
+        let z = c.graph.mul_mat(x, c.entry, 0).unwrap();
+        reached.push(c.check(&format!("mul_mat, x {nx:?}, y {ny:?} active"), z));
+    }
+    let mut c = Case::new([5, 4, 2, 1]);
+    let z = c.graph.mul_mat(c.entry, c.entry, 0).unwrap();
+    reached.push(c.check("mul_mat, x and y the same", z));
+
+    // As in attention: a permuted x, grouped queries.
+    let mut c = Case::new([5, 4, 4, 1]);
+    let k = c.window([5, 2, 3, 1]); // [k, hx, n]
+    let k = c.graph.permute(k, [0, 2, 1, 3]).unwrap(); // [k, n, hx]
+    let z = c.graph.mul_mat(k, c.entry, 0).unwrap();
+    reached.push(c.check("mul_mat, both active, x permuted, grouped", z));
+    reached
+}
+
+/// z = x / r, r = sqrt(mean(x^2) + eps).  dL/dx = (g - x <g, x> / (n r^2)) / r.
+fn rms_norm() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for eps in [1e-6, 0.3] {
+        let mut c = Case::new([7, 3, 2, 1]);
+        let z = c.graph.same(Op::RmsNorm { eps }, &[c.entry]);
+        reached.push(c.check(&format!("rms_norm, eps {eps}"), z));
+    }
+    reached
+}
+
+/// z = R(position) x with R a rotation times a constant.  dL/dx = R^T g.
+fn rotary() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for (mode, kind) in [(0, "norm"), (2, "neox")] {
+        for (n_dims, scale, yarn, attn) in [(8, 1.0, 0.0, 1.0), (6, 0.5, 0.0, 1.0), (8, 0.25, 1.0, 1.3)] {
+            for factors in [false, true] {
+                let mut c = Case::new([8, 2, 3, 1]);
+                let mut src = vec![c.entry, c.integers(&[0, 3, 11])];
+                if factors {
+                    src.push(c.given([n_dims / 2, 1, 1, 1], (0..n_dims / 2).map(|i| 1.0 + i as f32).collect()));
+                }
+                let z = c.graph.same(Op::Rope(rope(n_dims, mode, scale, yarn, attn)), &src);
+                let name = format!("rope {kind}, {n_dims} of 8, yarn {yarn}, factors {factors}");
+                reached.push(c.check(&name, z));
+            }
+        }
+    }
+    reached
+}
+
+/// z = softmax(s x + mask).  dL/dx = s z (g - <g, z>).
+fn soft_max() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for (masked, max_bias) in [(false, 0.0), (true, 0.0), (true, 8.0)] {
+        let mut c = Case::new([6, 4, 2, 1]);
+        let mut src = vec![c.entry];
+        if masked {
+            // Row i sees the first i + 3 columns, at random distances; the same for all heads.
+            let mut mask = c.random(6 * 4);
+            for i in 0..4 {
+                mask[i * 6 + (i + 3).min(6)..(i + 1) * 6].fill(f32::NEG_INFINITY);
+            }
+            src.push(c.given([6, 4, 1, 1], mask));
+        }
+        let z = c.graph.same(Op::SoftMax { scale: 0.7, max_bias }, &src);
+        reached.push(c.check(&format!("soft_max, mask {masked}, bias {max_bias}"), z));
+    }
+    reached
+}
+
+/// z = act(a) b.  dL/da = g b act'(a),  dL/db = g act(a).
+fn glu() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for kind in [Glu::Swiglu, Glu::Geglu] {
+        let smooth = kind == Glu::Swiglu;
+        let b: Vec<f32> = (0..18).map(|i| (i as f32 * 0.9).sin() + 0.2).collect();
+
+        let mut c = Case::new([6, 3, 1, 1]);
+        let up = c.given([6, 3, 1, 1], b.clone());
+        let z = c.graph.glu(kind, c.entry, up).unwrap();
+        c.formula = (!smooth).then_some(|x| {
+            x.iter().enumerate().map(|(i, &x)| gelu(x) * f64::from((i as f32 * 0.9).sin() + 0.2)).collect()
+        });
+        reached.push(c.check(&format!("{kind:?}, gate active"), z));
+
+        let mut c = Case::new([6, 3, 1, 1]);
+        let gate = c.given([6, 3, 1, 1], b.clone());
+        let z = c.graph.glu(kind, gate, c.entry).unwrap();
+        reached.push(c.check(&format!("{kind:?}, up active"), z));
+
+        // Both halves of one tensor, as in models with a fused gate: windows into rows twice as long.
+        let mut c = Case::new([12, 3, 1, 1]);
+        let nb = c.graph.node(c.entry).nb;
+        let gate = c.graph.view(c.entry, [6, 3, 1, 1], nb, 0).unwrap();
+        let up = c.graph.view(c.entry, [6, 3, 1, 1], nb, 24).unwrap();
+        let z = c.graph.glu(kind, gate, up).unwrap();
+        c.formula = (!smooth).then_some(|x| {
+            x.chunks(12).flat_map(|r| (0..6).map(|i| gelu(r[i]) * r[i + 6]).collect::<Vec<_>>()).collect()
+        });
+        reached.push(c.check(&format!("{kind:?}, both active"), z));
+    }
+    reached
+}
+
+/// tanh' = 1 - tanh^2;  silu' = s (1 + x (1 - s)), s = sigmoid(x);
+/// gelu' = (1 + t) / 2 + x (1 - t^2) u' / 2, t = tanh(u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+fn unary() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for kind in [Unary::Tanh, Unary::Silu, Unary::Gelu] {
+        let mut c = Case::new([7, 5, 1, 1]);
+        let z = c.graph.same(Op::Unary(kind), &[c.entry]);
+        c.formula = (kind == Unary::Gelu).then_some(|x| x.iter().map(|&x| gelu(x)).collect());
+        reached.push(c.check(&format!("{kind:?}"), z));
+
+        // Far from zero, where slopes saturate.
+        let mut c = Case::new([7, 5, 1, 1]);
+        let far = c.graph.scale(c.entry, 3.0, 0.5);
+        let z = c.graph.same(Op::Unary(kind), &[far]);
+        c.formula = (kind == Unary::Gelu).then_some(|x| x.iter().map(|&x| gelu(3.0 * x + 0.5)).collect());
+        reached.push(c.check(&format!("{kind:?}, wide"), z));
+    }
+    reached
+}
+
+/// Elements move: dL/dx is g, moved back.
+fn moves() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    let mut c = Case::new([2, 3, 4, 2]);
+    let p = c.graph.permute(c.entry, [2, 0, 3, 1]).unwrap();
+    let z = c.graph.cont(p, c.graph.ne(p)).unwrap();
+    reached.push(c.check("cont of a permuted value", z));
+
+    let mut c = Case::new([2, 3, 4, 2]);
+    let p = c.graph.permute(c.entry, [1, 2, 0, 3]).unwrap();
+    let z = c.graph.cont(p, [6, 8, 1, 1]).unwrap();
+    reached.push(c.check("cont into another shape", z));
+
+    for axes in [[1, 0, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+        let mut c = Case::new([2, 3, 4, 2]);
+        let z = c.graph.permute(c.entry, axes).unwrap();
+        reached.push(c.check(&format!("permute {axes:?}"), z));
+    }
+
+    let mut c = Case::new([2, 3, 4, 1]);
+    let z = c.graph.reshape(c.entry, [6, 2, 1, 2]).unwrap();
+    reached.push(c.check("reshape", z));
+    reached
+}
+
+/// A window: dL/dx is zero outside of it and g inside.
+fn view() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    let ne = [4, 5, 3, 1]; // strides 4, 16, 80, 240
+    for (name, window, nb, offset) in [
+        ("the whole", ne, [4, 16, 80, 240], 0),
+        ("the whole in another shape", [20, 3, 1, 1], [4, 80, 240, 240], 0),
+        ("a slice of the outermost dimension", [4, 5, 2, 1], [4, 16, 80, 240], 80),
+        ("part of each row", [2, 5, 3, 1], [4, 16, 80, 240], 4),
+        ("every second row", [4, 2, 3, 1], [4, 32, 80, 240], 16),
+        ("rows across the dimensions", [3, 3, 2, 1], [4, 80, 16, 240], 36),
+        ("one element", [1, 1, 1, 1], [4, 4, 4, 4], 236),
+    ] {
+        let mut c = Case::new(ne);
+        let z = c.graph.view(c.entry, window, nb, offset).unwrap();
+        reached.push(c.check(&format!("view, {name}"), z));
+    }
+    reached
+}
+
+/// Zeros appended: dL/dx is g without its edge.
+fn pad() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for extra in [[2, 0, 0, 0], [0, 3, 0, 1], [1, 2, 3, 0]] {
+        let mut c = Case::new([3, 2, 2, 1]);
+        let z = c.graph.pad(c.entry, extra);
+        reached.push(c.check(&format!("pad {extra:?}"), z));
+    }
+    reached
+}
+
+/// x then y: each gets its part of g.
+fn concat() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for dim in 0..4 {
+        let mut other = [3, 2, 4, 2];
+        other[dim] += 1;
+        let mut c = Case::new([3, 2, 4, 2]);
+        let y = c.fixed(other);
+        let z = c.graph.concat(c.entry, y, dim).unwrap();
+        reached.push(c.check(&format!("concat along {dim}, x active"), z));
+
+        let mut c = Case::new([3, 2, 4, 2]);
+        let x = c.fixed(other);
+        let z = c.graph.concat(x, c.entry, dim).unwrap();
+        reached.push(c.check(&format!("concat along {dim}, y active"), z));
+
+        let mut c = Case::new([3, 2, 4, 2]);
+        let y = c.graph.scale(c.entry, 0.5, 0.0);
+        let z = c.graph.concat(c.entry, y, dim).unwrap();
+        reached.push(c.check(&format!("concat along {dim}, both active"), z));
+    }
+    reached
+}
+
+/// z[i] = x[id[i]].  dL/dx[r] = the sum of g[i] over all i with id[i] = r.
+fn get_rows() -> Vec<BTreeSet<usize>> {
+    let mut c = Case::new([4, 5, 1, 1]);
+    let ids = c.integers(&[3, 0, 3, 4, 3, 0]);
+    let z = c.graph.get_rows(c.entry, ids).unwrap();
+    vec![c.check("get_rows, rows repeated and left out", z)]
+}
+
+/// Sums over several paths: h + softmax(h k^T) v with k and v from h, the shape of an attention block.
+fn several_paths() -> Vec<BTreeSet<usize>> {
+    let mut c = Case::new([4, 6, 1, 1]);
+    let n = c.graph.same(Op::RmsNorm { eps: 1e-5 }, &[c.entry]);
+    let scores = c.graph.mul_mat(n, n, 0).unwrap(); // [6, 6]
+    let p = c.graph.same(Op::SoftMax { scale: 0.5, max_bias: 0.0 }, &[scores]);
+    let v = c.graph.transposed(n).unwrap(); // [6, 4]
+    let mixed = c.graph.mul_mat(v, p, 0).unwrap(); // [4, 6]
+    let z = c.graph.add(c.entry, mixed).unwrap();
+    vec![c.check("a small attention with its residual", z)]
+}
+
+#[test]
+fn all() {
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 15] = [
+        add,
+        mul,
+        scale,
+        mul_mat,
+        rms_norm,
+        rotary,
+        soft_max,
+        glu,
+        unary,
+        moves,
+        view,
+        pad,
+        concat,
+        get_rows,
+        several_paths,
+    ];
+    let mut reached: BTreeSet<usize> = cases.iter().flat_map(|case| case()).flatten().collect();
+    reached.extend(log_prob_head());
+    for (line, (op, place)) in OPS.iter().enumerate() {
+        match place {
+            Place::Forward | Place::Gradient => assert!(reached.contains(&line), "no case of this test reaches {op}"),
+            Place::Leaf | Place::Weights => {}
+        }
+    }
+}
+
+/// L = sum over labels of coef log p(token), log p = x[token] - log sum exp(x).
+/// dL/dx[v] = sum over the row's labels of coef ([v = token] - softmax(x)[v]).
+fn log_prob_head() -> BTreeSet<usize> {
+    const V: usize = 70; // more than one chunk of 64
+    let mut c = Case::new([V, 4, 1, 1]);
+    let head = c.graph.log_prob_head(c.entry).unwrap();
+    let label = |row, token, coef| Label { row, token, coef };
+    let labels = [
+        label(0, 3, 1.0),
+        label(0, 69, -1.0), // with the first: the softmax terms cancel
+        label(1, 0, 1.0),
+        label(1, 0, 0.5), // the same token twice
+        label(1, 64, -0.25),
+        label(3, 7, -1.0), // row 2 has no label
+    ];
+    let mut exec = Executor::new(1).unwrap();
+    let mut run = |data: &Data| {
+        let bind = Bindings { inputs: vec![data], weights: &[], labels: &labels };
+        exec.run(&c.graph, &bind, &[], &[head]).unwrap()
+    };
+    let outcome = run(&c.data[0]);
+    let Data::F32(x) = &c.data[0] else { unreachable!() };
+    for (l, got) in labels.iter().zip(&outcome.log_probs) {
+        let row: Vec<f64> = x[l.row as usize * V..][..V].iter().map(|&x| f64::from(x)).collect();
+        let want = row[l.token as usize] - row.iter().map(|x| x.exp()).sum::<f64>().ln();
+        assert!((got - want).abs() < 1e-6, "log p of {l:?}: {got} for {want}");
+    }
+    let mut slope = |i: usize, h: f32| {
+        let mut sides = [0.0; 2];
+        let mut at = [0.0; 2];
+        for (side, sign) in [1.0f32, -1.0].into_iter().enumerate() {
+            let mut moved = x.clone();
+            moved[i] += sign * h;
+            at[side] = f64::from(moved[i]);
+            let log_probs = run(&Data::F32(moved)).log_probs;
+            sides[side] = log_probs.iter().zip(&labels).map(|(p, l)| p * f64::from(l.coef)).sum::<f64>();
+        }
+        (sides[0] - sides[1]) / (at[0] - at[1])
+    };
+    let numeric: Vec<f64> = (0..x.len()).map(|i| (4.0 * slope(i, 0.02) - slope(i, 0.04)) / 3.0).collect();
+    let analytic: Vec<f64> = outcome.values[0].iter().map(|&g| f64::from(g)).collect();
+    assert_close("log_prob_head", &analytic, &numeric, LINE);
+    assert!(analytic[2 * V..3 * V].iter().all(|&g| g == 0.0), "a row without a label has no gradient");
+    BTreeSet::from([line_of(&Op::LogProbHead)])
+}
+
+#[test]
+fn what_has_no_rule_is_refused() {
+    let refusal = |c: &mut Case, of: Value| {
+        let seed = c.fixed(c.graph.ne(of));
+        match differentiate(&mut c.graph, of, seed, c.entry) {
+            Err(IrError::NoRule { op, .. }) => op,
+            other => panic!("{other:?}"),
+        }
+    };
+    // A result that does not depend on the entry.
+    let mut c = Case::new([4, 1, 1, 1]);
+    let x = c.fixed([4, 1, 1, 1]);
+    let z = c.graph.scale(x, 2.0, 0.0);
+    assert_eq!(refusal(&mut c, z), "graph");
+    // A mask that does.
+    let mut c = Case::new([4, 4, 1, 1]);
+    let z = c.graph.same(Op::SoftMax { scale: 1.0, max_bias: 0.0 }, &[c.entry, c.entry]);
+    assert_eq!(refusal(&mut c, z), "SoftMax");
+    // A gradient of a gradient.
+    let mut c = Case::new([4, 4, 1, 1]);
+    let z = c.graph.same(Op::SiluBack, &[c.entry, c.entry]);
+    assert_eq!(refusal(&mut c, z), "SiluBack");
+    // A window into a value with gaps.
+    let mut c = Case::new([4, 4, 1, 1]);
+    let t = c.graph.permute(c.entry, [1, 0, 2, 3]).unwrap();
+    let nb = c.graph.node(t).nb;
+    assert_eq!(nb[0], 16);
+    let gap = c.graph.view(c.entry, [2, 4, 1, 1], [4, 16, 64, 64], 0).unwrap();
+    let z = c.graph.view(gap, [1, 4, 1, 1], [4, 16, 64, 64], 4).unwrap();
+    assert_eq!(refusal(&mut c, z), "View");
+}
