@@ -45,7 +45,9 @@ pub fn check_writable(path: &Path) -> std::io::Result<()> {
     }
     // tempfile's own message names the temporary file, which nobody asked for: the kind says enough.
     let probe = tempfile::Builder::new().prefix(".bidpo-").tempfile_in(folder);
-    probe.map(drop).map_err(|e| std::io::Error::other(format!("folder {}: {}", folder.display(), e.kind())))
+    probe.map(drop).map_err(|e| {
+        std::io::Error::other(format!("no file can be made in the folder {} ({})", folder.display(), e.kind()))
+    })
 }
 
 /// SHA-256 of some bytes, lower-case hex.

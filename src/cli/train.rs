@@ -264,7 +264,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let heldout = if complete && !split.test.is_empty() {
         Some(
             measure(&mut engine, &pick(&split.test), prompted.as_deref(), &vector, args.seed, interrupt).with_context(
-                || format!("the trained vector waits in {}: --resume goes on from there", checkpoint.display()),
+                || {
+                    format!(
+                        "measuring (the trained vector is kept in {}, --resume goes on from there)",
+                        checkpoint.display()
+                    )
+                },
             )?,
         )
     } else {
@@ -389,7 +394,7 @@ fn measure(
         pairs
             .iter()
             .map(|p| {
-                ensure!(!interrupt.load(Ordering::Relaxed), "interrupted while measuring on the held-out pairs");
+                ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
                 engine.capture(&[&p.tokens]).with_context(|| p.name.clone())
             })
             .collect()
