@@ -40,7 +40,12 @@ pub fn check_writable(path: &Path) -> std::io::Result<()> {
         return Err(std::io::Error::other("it is a folder"));
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    tempfile::Builder::new().prefix(".bidpo-").tempfile_in(folder).map(drop)
+    if !folder.is_dir() {
+        return Err(std::io::Error::other(format!("there is no folder {}", folder.display())));
+    }
+    // tempfile's own message names the temporary file, which nobody asked for: the kind says enough.
+    let probe = tempfile::Builder::new().prefix(".bidpo-").tempfile_in(folder);
+    probe.map(drop).map_err(|e| std::io::Error::other(format!("folder {}: {}", folder.display(), e.kind())))
 }
 
 /// SHA-256 of some bytes, lower-case hex.

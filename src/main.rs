@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bidpo: {error:#}");
+            eprintln!("bidpo: {}", cli::message(&error));
             ExitCode::FAILURE
         }
     }

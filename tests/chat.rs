@@ -299,3 +299,30 @@ fn bad_input_gets_a_clear_error() {
         fails(&gemma, &["-p", "x", "--vector", v], 1, "576");
     }
 }
+
+/// Ctrl-C ends the answer, keeps what was said so far, and says so in the exit code.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_answer() {
+    use std::io::Read;
+    use std::process::Stdio;
+    let Some(model) = common::model(SMOL) else { return };
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("bidpo"))
+        .env("BIDPO_THREADS", "1")
+        .args(["generate", "-n", "3000", "-p", "Write a very long story about a dragon.", "-m"])
+        .arg(&model)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut text = vec![0u8; 20];
+    stdout.read_exact(&mut text).unwrap(); // the answer has begun
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    stdout.read_to_end(&mut text).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text.ends_with(b"\n"), "the line is finished");
+    let talk = String::from_utf8(out.stderr).unwrap();
+    assert!(talk.contains("it was stopped"), "{talk}");
+}

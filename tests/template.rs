@@ -185,8 +185,9 @@ fn bad_input_is_named() {
     assert!(missing.to_string().contains("no/such.jinja"), "{missing}");
     for choice in ["auto", "none"] {
         let template = template(&model, choice);
-        let empty = Prompt::Text(String::new());
-        assert!(matches!(template.encode_prompt(&model, &empty), Err(TemplateError::EmptyPrompt)), "{choice}");
+        // An empty question is still a turn of the template; alone, on a model without BOS, it is nothing.
+        let empty = template.encode_prompt(&model, &Prompt::Text(String::new()));
+        assert_eq!(matches!(empty, Err(TemplateError::EmptyPrompt)), choice == "none", "{choice}: {empty:?}");
         let pair = template.encode_pair(&model, &Prompt::Text("Q".into()), " ", "x");
         assert!(matches!(pair, Err(TemplateError::EmptyResponse)), "{choice}");
     }

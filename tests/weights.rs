@@ -7,19 +7,21 @@ mod common;
 use bidpo::graph::emit::{Bindings, Data, Executor};
 use bidpo::graph::grad::differentiate;
 use bidpo::graph::ir::{Elem, Graph, Value};
-use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap};
+use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap, Weight};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
 /// Notes the weights that a decode uses, by name.
 #[derive(Default)]
-struct Weights(BTreeMap<String, Node>);
+struct Weights(BTreeMap<String, Weight>);
 
 impl Tap for Weights {
     fn wants(&mut self, node: &Node) -> bool {
-        for source in (0..10).filter_map(|i| node.src(i)).filter(Node::is_weight) {
-            self.0.insert(source.name(), source);
+        for source in (0..10).filter_map(|i| node.src(i)) {
+            if let Some(weight) = source.weight() {
+                self.0.insert(source.name(), weight);
+            }
         }
         false
     }
@@ -29,7 +31,7 @@ impl Tap for Weights {
     }
 }
 
-fn weights(model: &std::sync::Arc<Model>) -> BTreeMap<String, Node> {
+fn weights(model: &std::sync::Arc<Model>) -> BTreeMap<String, Weight> {
     let mut ctx = Context::new(model, &ContextParams::exact(1, 1, 1)).unwrap();
     let mut batch = Batch::new();
     batch.add(0, 0, &[0], true);
@@ -39,8 +41,8 @@ fn weights(model: &std::sync::Arc<Model>) -> BTreeMap<String, Node> {
 }
 
 /// Runs a graph of one weight; input 0 and on are `data`.
-fn run(graph: &Graph, weight: Node, data: &[&Data], read: Value, threads: u32) -> Vec<f32> {
-    let bind = Bindings { inputs: data.to_vec(), weights: &[weight], labels: &[] };
+fn run(graph: &Graph, weight: &Weight, data: &[&Data], read: Value, threads: u32) -> Vec<f32> {
+    let bind = Bindings { inputs: data.to_vec(), weights: std::slice::from_ref(weight), labels: &[] };
     Executor::new(threads).unwrap().run(graph, &bind, &[], &[read]).unwrap().values.remove(0)
 }
 
@@ -56,17 +58,17 @@ fn floats(data: &Data) -> &[f32] {
 }
 
 /// The weight's numbers as ggml de-quantizes them, `[n, k]`: rows looked up as token embeddings are.
-fn dequantized(weight: Node) -> Vec<f32> {
-    let [_, n, ..] = weight.ne();
+fn dequantized(weight: &Weight) -> Vec<f32> {
+    let [_, n, ..] = weight.node().ne();
     let mut graph = Graph::new();
-    let (w, _) = graph.weight(weight.ne(), elem(weight));
+    let (w, _) = graph.weight(weight.node().ne(), elem(weight));
     let (ids, _) = graph.input([n, 1, 1, 1], Elem::I32);
     let rows = graph.get_rows(w, ids).unwrap();
     run(&graph, weight, &[&Data::I32((0..n as i32).collect())], rows, 1)
 }
 
-fn elem(weight: Node) -> Elem {
-    if weight.dtype() == DType::F32 { Elem::F32 } else { Elem::Weight }
+fn elem(weight: &Weight) -> Elem {
+    if weight.node().dtype() == DType::F32 { Elem::F32 } else { Elem::Weight }
 }
 
 /// `|a - b| / |b|`
@@ -86,18 +88,18 @@ fn the_product_with_a_transposed_weight() {
         let Some(path) = common::model(name) else { continue };
         let model = Model::load(&path, &ModelParams::default()).unwrap();
         let mut seen = Vec::new();
-        for (name, weight) in weights(&model) {
-            let [k, n, ..] = weight.ne();
+        for (name, weight) in &weights(&model) {
+            let [k, n, ..] = weight.node().ne();
             // One of each type; the embedding is too large for a quick product in f64.
-            if n == 1 || n > 4096 || seen.contains(&(weight.dtype(), k)) {
+            if n == 1 || n > 4096 || seen.contains(&(weight.node().dtype(), k)) {
                 continue;
             }
-            seen.push((weight.dtype(), k));
-            types.push(weight.dtype().name());
+            seen.push((weight.node().dtype(), k));
+            types.push(weight.node().dtype().name());
             let mut graph = Graph::new();
             let (y, _) = graph.input([k, M, 1, 1], Elem::F32);
             let (seed, _) = graph.input([n, M, 1, 1], Elem::F32);
-            let (w, _) = graph.weight(weight.ne(), elem(weight));
+            let (w, _) = graph.weight(weight.node().ne(), elem(weight));
             let z = graph.mul_mat(w, y, 0).unwrap();
             let grad = differentiate(&mut graph, z, seed, y).unwrap();
             let (y, g) = (random(k * M, &mut rng), random(n * M, &mut rng));
@@ -113,8 +115,8 @@ fn the_product_with_a_transposed_weight() {
                 }
             }
             let error = distance(&got, &want);
-            eprintln!("{name} ({}, {n} rows of {k}): {error:.1e}", weight.dtype().name());
-            assert!(error <= 1e-6, "{name} ({}): relative error {error:.2e}", weight.dtype().name());
+            eprintln!("{name} ({}, {n} rows of {k}): {error:.1e}", weight.node().dtype().name());
+            assert!(error <= 1e-6, "{name} ({}): relative error {error:.2e}", weight.node().dtype().name());
             // <g, W y> = <W^T g, y>, the left side by llama.cpp's own kernels, which round y to 8 bits.
             let forward = run(&graph, weight, &[&y, &g], z, 1);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -139,18 +141,18 @@ fn the_product_with_a_transposed_weight() {
 fn the_weight_of_a_norm() {
     let Some(path) = common::model(common::SMOL) else { return };
     let model = Model::load(&path, &ModelParams::default()).unwrap();
-    let weight = weights(&model)["blk.20.ffn_norm.weight"];
-    let k = weight.ne()[0];
+    let weight = &weights(&model)["blk.20.ffn_norm.weight"];
+    let k = weight.node().ne()[0];
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let mut graph = Graph::new();
     let (x, _) = graph.input([k, 3, 1, 1], Elem::F32);
     let (seed, _) = graph.input([k, 3, 1, 1], Elem::F32);
-    let (w, _) = graph.weight(weight.ne(), elem(weight));
+    let (w, _) = graph.weight(weight.node().ne(), elem(weight));
     let z = graph.mul(x, w).unwrap();
     let grad = differentiate(&mut graph, z, seed, x).unwrap();
     let (x, g) = (random(k * 3, &mut rng), random(k * 3, &mut rng));
     let got = run(&graph, weight, &[&x, &g], grad, 1);
-    let scale = weight.read_f32();
+    let scale = weight.node().read_f32();
     let want: Vec<f32> = floats(&g).iter().enumerate().map(|(i, g)| g * scale[i % k]).collect();
     assert_eq!(got, want);
 }

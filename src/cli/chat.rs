@@ -126,7 +126,7 @@ impl Chat {
         if !self.session.is_on() {
             return "[off] > ".into();
         }
-        let dials: Vec<_> = dials.iter().map(|d| format!("{} {}", d.name, d.scale)).collect();
+        let dials: Vec<_> = dials.iter().map(|d| format!("{} {}", d.name, short(d.scale))).collect();
         format!("[{}] > ", dials.join(", "))
     }
 
@@ -138,7 +138,7 @@ impl Chat {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = done {
-            eprintln!("bidpo: {error:#}");
+            eprintln!("bidpo: {}", super::message(&error));
         }
         true
     }
@@ -239,5 +239,11 @@ impl Chat {
 fn describe(dial: &Dial) -> String {
     let percent = dial.vector.percent_of_scale(dial.scale);
     let percent = percent.map_or_else(String::new, |p| format!(" ({p:.1} % of the residual norm)"));
-    format!("{}: scale {}{percent}", dial.name, dial.scale)
+    format!("{}: scale {}{percent}", dial.name, short(dial.scale))
+}
+
+/// At most three decimals: a scale that was given in per cent has more digits than anyone wants to read.
+fn short(scale: f32) -> String {
+    let text = format!("{scale:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -1,5 +1,6 @@
 //! `bidpo generate`: one prompt, one answer, or one answer for each scale.
 
+use super::columns::{side_by_side, terminal_width};
 use super::interrupt::Interrupt;
 use super::sampling::{PromptArgs, SamplingArgs};
 use super::steering::{Scale, SteeringArgs};
@@ -37,6 +38,9 @@ pub struct Args {
         conflicts_with = "scales"
     )]
     sweep: Vec<Scale>,
+    /// With --scales: show the answers side by side, in columns.
+    #[arg(long, requires = "sweep", conflicts_with = "json")]
+    columns: bool,
     /// The most tokens to generate.
     #[arg(long = "max-tokens", short = 'n', value_name = "MAX", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
@@ -80,36 +84,42 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_tokens: args.max_tokens as usize,
         interrupt: interrupt.stop.clone(),
     };
-    let mut answers = Vec::new();
+    let streams = !args.json && !args.columns;
+    let (mut answers, mut headings, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     let mut interrupted = false;
     for (i, (scale, dials)) in runs.iter().enumerate() {
         generator.set_steering(combine(dials, steering.layers.clone(), &model)?)?;
-        if let Some(scale) = scale.filter(|_| !args.json) {
+        if let Some(scale) = scale.filter(|_| streams) {
             println!("{}=== scale {}", if i > 0 { "\n" } else { "" }, label(scale, dials));
         }
         let answer = interrupt.during(|| {
             generator.generate(&tokens, &options, &mut |piece| {
-                if !args.json {
+                if streams {
                     print!("{piece}");
                     let _ = std::io::stdout().flush();
                 }
             })
         })?;
-        if !args.json {
+        if streams {
             println!();
+            report(&answer);
         }
-        report(&answer);
+        headings.extend(scale.map(|s| format!("scale {}", label(s, dials))));
+        texts.push(answer.text.clone());
         answers.push(json(&answer, dials));
         interrupted = answer.stop == StopReason::Interrupted;
         if interrupted {
             break;
         }
     }
+    if args.columns {
+        print!("{}", side_by_side(&headings, &texts, terminal_width()));
+    }
     if args.json {
         let value = if args.sweep.is_empty() { answers.remove(0) } else { serde_json::Value::Array(answers) };
         println!("{value:#}");
     }
-    Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if interrupted { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn prompt_text(args: &Args) -> anyhow::Result<String> {

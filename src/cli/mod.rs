@@ -2,6 +2,7 @@
 
 mod chat;
 mod check;
+mod columns;
 mod doctor;
 mod eval;
 mod extract;
@@ -87,5 +88,35 @@ impl Cli {
             Command::Vector(args) => vector::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
+    }
+}
+
+/// An error and its causes in one line. A cause that the text before it already spells out is not said twice: the
+/// library's messages are whole sentences that name their source.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text += ": ";
+            }
+            text += &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::Error::new(bidpo::llama::LlamaError::Read {
+            path: "m.gguf".into(),
+            source: std::io::Error::other("no such thing"),
+        });
+        assert_eq!(message(&error), "cannot read m.gguf: no such thing");
+        assert_eq!(message(&error.context("loading")), "loading: cannot read m.gguf: no such thing");
     }
 }

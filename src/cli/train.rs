@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Options of `bidpo train`.
 #[derive(Debug, clap::Args)]
@@ -153,7 +153,7 @@ impl Args {
         let (valid, test) = (part(self.val), part(self.test));
         ensure!(
             valid + test < n,
-            "a validation share of {valid} and a test share of {test} of {n} pairs leave nothing to train on"
+            "{valid} of the {n} pairs to choose by (--val) and {test} held out (--test) leave nothing to train on"
         );
         Ok(split(n, self.seed, n - valid - test, valid, test)?)
     }
@@ -200,8 +200,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(notice) = template.notice() {
         eprintln!("note: {notice}");
     }
-    if set.n_duplicates() > 0 {
-        eprintln!("note: {} pairs repeat an earlier one and count twice", set.n_duplicates());
+    match set.n_duplicates() {
+        0 => {}
+        1 => eprintln!("note: one pair repeats an earlier one word for word and counts twice"),
+        n => eprintln!("note: {n} pairs repeat earlier ones word for word and count once more each"),
+    }
+    match set.n_empty_prompts() {
+        0 => {}
+        1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),
+        n => eprintln!("note: the prompts of {n} pairs are empty: they train on what follows an empty question"),
     }
     let baseline_prompt = args.baseline_prompt.clone().or_else(|| builtin_baseline(&set.name).map(str::to_owned));
     let pairs = encode(&set, &model, &template, None)?;
@@ -215,11 +222,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let config = args.config(layer);
     eprintln!(
-        "{} ({}), layer {layer} of {}, {} threads, template {}",
+        "{} ({}), layer {layer} of {}, {} thread{}, template {}",
         identity.name,
         model.description(),
         model.n_layer(),
         args.model.threads(),
+        if args.model.threads() == 1 { "" } else { "s" },
         template.name()
     );
     eprintln!(
@@ -244,10 +252,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })?;
     progress.finish();
 
+    if trained.best_step == 0 {
+        if let Stop::NotFinite { pair, .. } = &trained.stop {
+            remove_checkpoint(&checkpoint)?;
+            bail!("the loss was not finite at step 1, pair {pair}: there is no good vector to save");
+        }
+        bail!("interrupted before the first step: there is nothing to save");
+    }
     let vector = renormalised(&trained, &config);
     let complete = matches!(trained.stop, Stop::Finished | Stop::Early);
     let heldout = if complete && !split.test.is_empty() {
-        Some(measure(&mut engine, &pick(&split.test), prompted.as_deref(), &vector, args.seed)?)
+        Some(
+            measure(&mut engine, &pick(&split.test), prompted.as_deref(), &vector, args.seed, interrupt).with_context(
+                || format!("the trained vector waits in {}: --resume goes on from there", checkpoint.display()),
+            )?,
+        )
     } else {
         None
     };
@@ -269,11 +288,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = output.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     bidpo::files::write_atomically(&card, record.card(&name).as_bytes())
         .with_context(|| format!("cannot write {}", card.display()))?;
-    if complete {
-        std::fs::remove_file(&checkpoint).with_context(|| format!("cannot remove {}", checkpoint.display()))?;
+    // A run whose loss is not finite would only get there again.
+    if !matches!(trained.stop, Stop::Interrupted) {
+        remove_checkpoint(&checkpoint)?;
     }
     report(&args, &record, &output, &card, &checkpoint)?;
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn remove_checkpoint(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn default_output(set: &str, model: &Path) -> PathBuf {
@@ -353,10 +382,17 @@ fn measure(
     prompted: Option<&[NamedPair]>,
     vector: &[f32],
     seed: u64,
+    interrupt: &AtomicBool,
 ) -> anyhow::Result<HeldOut> {
     let bar = progress::spinner("measuring on the held-out pairs");
     let mut capture = |pairs: &[NamedPair]| -> anyhow::Result<Vec<_>> {
-        pairs.iter().map(|p| engine.capture(&[&p.tokens]).with_context(|| p.name.clone())).collect()
+        pairs
+            .iter()
+            .map(|p| {
+                ensure!(!interrupt.load(Ordering::Relaxed), "interrupted while measuring on the held-out pairs");
+                engine.capture(&[&p.tokens]).with_context(|| p.name.clone())
+            })
+            .collect()
     };
     let examples = capture(test)?;
     let prompted = match prompted {
@@ -370,13 +406,12 @@ fn measure(
 
 /// Sets the flag on the first Ctrl-C (or TERM); the second ends the program at once.
 fn on_ctrl_c() -> anyhow::Result<&'static AtomicBool> {
-    use std::sync::atomic::Ordering;
     static INTERRUPT: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| {
         if INTERRUPT.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("\nstopping after this pair; press Ctrl-C again to stop at once");
+        eprintln!("\nstopping as soon as what there is can be kept; press Ctrl-C again to stop at once");
     })?;
     Ok(&INTERRUPT)
 }
@@ -393,10 +428,18 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
             checkpoint.display()
         ),
         Stop::NotFinite { step, pair } => eprintln!(
-            "bidpo: the loss was not finite at step {step}, pair {pair}: stopped, the last good vector (step {}) is saved. \
-             A smaller --lr or a --clip limit usually helps",
-            t.best_step
+            "bidpo: the loss was not finite at step {step}, pair {pair}: stopped; the last good vector, from step {}, is \
+             saved in {}. A smaller --lr or a --clip limit usually helps",
+            t.best_step,
+            output.display()
         ),
+    }
+    if r.percent() > 100.0 {
+        eprintln!(
+            "warning: the vector is longer than the residual stream it is added to ({:.3e} times its median norm): text \
+             will fall apart at scale 1. Train with a smaller --lr, or add --renorm 5%",
+            r.percent() / 100.0
+        );
     }
     if args.json {
         let stop = match &t.stop {
@@ -425,11 +468,11 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
         return Ok(());
     }
     println!(
-        "{}: layer {}, length {:.3} ({:.2} % of the median residual norm), from step {} of {}",
+        "{}: layer {}, length {} ({} % of the median residual norm), from step {} of {}",
         output.display(),
         r.config.layer,
-        r.norm(),
-        r.percent(),
+        progress::figure(r.norm(), 3),
+        progress::figure(r.percent(), 2),
         t.best_step,
         t.steps
     );

@@ -28,10 +28,14 @@ impl PreferenceSet {
     /// The file at `source` if there is one, else the built-in set of that name: what a `--data` flag takes.
     ///
     /// # Errors
-    /// As [`PreferenceSet::load`].
+    /// As [`PreferenceSet::load`]; [`PrefsError::UnknownSet`] for a bare word that is neither.
     pub fn open(source: &Path) -> Result<Self, PrefsError> {
         match source.to_str() {
             Some(name) if Self::BUILTIN.contains(&name) && !source.exists() => Self::builtin(name),
+            // A bare word that is no file was meant as a name.
+            Some(name) if source.extension().is_none() && source.components().count() == 1 && !source.exists() => {
+                Err(PrefsError::UnknownSet { name: name.to_owned() })
+            }
             _ => Self::load(source),
         }
     }

@@ -66,7 +66,7 @@ pub enum PrefsError {
         reason: String,
     },
     /// No built-in set has this name.
-    #[error("no built-in preference set is called {name:?} (there are: {})", PreferenceSet::BUILTIN.join(", "))]
+    #[error("no file and no built-in preference set is called {name:?} (built in: {})", PreferenceSet::BUILTIN.join(", "))]
     UnknownSet {
         /// The name asked for.
         name: String,

@@ -47,7 +47,7 @@ pub enum TemplateError {
         reason: String,
     },
     /// No token is left to compute with.
-    #[error("the prompt is empty")]
+    #[error("the prompt is empty, and without a template or a BOS token nothing is left that an answer could follow")]
     EmptyPrompt,
     /// A response without a token of its own.
     #[error("the response is empty")]

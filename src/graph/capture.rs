@@ -1,6 +1,6 @@
 //! Watching one `llama_decode` from the entry point on: every node, the inputs' data, and the residual stream there.
 
-use crate::llama::{DType, Node, NodeId, Tap};
+use crate::llama::{DType, Node, NodeId, Tap, Weight};
 use std::collections::HashMap;
 
 /// What is remembered of a node: enough to lift it after the graph itself is gone.
@@ -23,7 +23,7 @@ pub(super) struct RawNode {
 #[derive(Debug, Clone)]
 pub(super) enum RawLeaf {
     /// A tensor of the model.
-    Weight(Node),
+    Weight(Weight),
     /// Filled for each batch; its data was copied.
     Input { ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
     /// Anything else: a cache, a control vector.
@@ -64,12 +64,12 @@ impl Capture {
         }
     }
 
-    fn note_leaf(&mut self, leaf: &Node) {
+    fn note_leaf(&mut self, leaf: &Node<'_>) {
         if self.leaves.contains_key(&leaf.id()) {
             return;
         }
-        let raw = if leaf.is_weight() {
-            RawLeaf::Weight(*leaf)
+        let raw = if let Some(weight) = leaf.weight() {
+            RawLeaf::Weight(weight)
         } else if leaf.is_input() {
             // Inputs are set before the graph runs and stay untouched until their last use, which is this node or a
             // later one.
@@ -80,7 +80,7 @@ impl Capture {
         self.leaves.insert(leaf.id(), raw);
     }
 
-    fn is_entry(&self, node: &Node) -> bool {
+    fn is_entry(&self, node: &Node<'_>) -> bool {
         if self.entry.is_some() || node.op() != crate::llama::sys::GGML_OP_ADD {
             return false;
         }
@@ -94,7 +94,7 @@ impl Capture {
 }
 
 impl Tap for Capture {
-    fn wants(&mut self, node: &Node) -> bool {
+    fn wants(&mut self, node: &Node<'_>) -> bool {
         let mut src = Vec::with_capacity(3);
         let is_entry = self.is_entry(node);
         for i in 0..10 {
@@ -133,7 +133,7 @@ impl Tap for Capture {
         is_entry
     }
 
-    fn computed(&mut self, node: &Node) -> bool {
+    fn computed(&mut self, node: &Node<'_>) -> bool {
         if Some(node.id()) == self.entry {
             self.residual = node.read_f32();
             return !self.stop_at_entry;

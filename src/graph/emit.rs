@@ -5,7 +5,7 @@
 
 use super::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
 use super::kernels::{head, matmul_t};
-use crate::llama::{DType, Node as Tensor, sys};
+use crate::llama::{DType, Weight, sys};
 use std::ffi::c_void;
 
 pub use super::kernels::head::Label;
@@ -59,7 +59,7 @@ pub struct Bindings<'a> {
     /// Data of each input, by [`super::ir::InputId`].
     pub inputs: Vec<&'a Data>,
     /// Tensor of each weight, by [`super::ir::WeightId`].
-    pub weights: &'a [Tensor],
+    pub weights: &'a [Weight],
     /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
     pub labels: &'a [Label],
 }
@@ -209,7 +209,7 @@ impl Executor {
                 match node.op {
                     Op::Input(_) => {}
                     Op::Weight(id) => {
-                        let w = bind.weights[id.0 as usize];
+                        let w = bind.weights[id.0 as usize].node();
                         if w.ne() != node.ne {
                             return Err(RunError::Binding(format!(
                                 "weight {} is {:?}, the graph wants {:?}",

@@ -8,7 +8,7 @@
 use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
 use super::ir::{Elem, Glu, Graph, InputId, IrError, Op, Unary, Value, n_elements};
-use crate::llama::{DType, Node, NodeId, sys};
+use crate::llama::{DType, NodeId, Weight, sys};
 use std::collections::HashMap;
 
 /// A graph that cannot be lifted.
@@ -68,12 +68,10 @@ pub struct Lifted {
     /// Data of the inputs; those of `residual` and `vector` are empty here.
     pub inputs: Vec<Data>,
     /// Tensors of the weights.
-    pub weights: Vec<Node>,
+    pub weights: Vec<Weight>,
     /// Ops met, by ggml's name, with their counts.
     pub ops: std::collections::BTreeMap<String, usize>,
 }
-
-// SAFETY is not needed here: `Node` holds raw pointers to weights, which live as long as the model.
 
 struct Lifter<'a> {
     capture: &'a Capture,
@@ -197,8 +195,8 @@ impl Lifter<'_> {
         }
         let v = match self.capture.leaves.get(&id) {
             Some(RawLeaf::Weight(w)) => {
-                let (v, _) = self.out.graph.weight(w.ne(), elem_of(w.dtype()));
-                self.out.weights.push(*w);
+                let (v, _) = self.out.graph.weight(w.node().ne(), elem_of(w.node().dtype()));
+                self.out.weights.push(w.clone());
                 v
             }
             Some(RawLeaf::Input { ne, dtype, bytes }) => {

@@ -83,7 +83,7 @@ impl Context {
     /// [`LlamaError::Context`] when llama.cpp cannot (most often: not enough memory for the cache).
     pub fn new(model: &Arc<Model>, params: &ContextParams) -> Result<Self, LlamaError> {
         let n_threads = if params.n_threads == 0 { default_threads() } else { params.n_threads };
-        let mut slot = Box::new(TapSlot::default());
+        let mut slot = Box::new(TapSlot::new(model));
         let _ = last_log_lines();
         // SAFETY: the model is alive; the slot is boxed, so its address holds as long as the context does.
         let raw = unsafe {

@@ -26,7 +26,7 @@ pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
 pub use quantize::to_f32;
 pub use sampler::{Sampler, SamplerParams};
-pub use tap::{DType, Node, NodeId, Tap};
+pub use tap::{DType, Node, NodeId, Tap, Weight};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
@@ -48,7 +48,7 @@ pub enum LlamaError {
     },
     /// The file does not start with the GGUF magic.
     #[error(
-        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); bidpo needs a model in llama.cpp's format"
+        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); models and control vectors both are GGUF files"
     )]
     NotGguf {
         /// The file.

@@ -74,7 +74,13 @@ impl Model {
             sys::llama_model_load_from_file(c_path.as_ptr(), p)
         };
         if raw.is_null() {
-            return Err(LlamaError::Load { path: path.to_owned(), reason: last_log_lines() });
+            let mut reason = last_log_lines();
+            if reason.contains("failed to read") || reason.contains("not within the file bounds") {
+                reason += "; the file seems to be cut short or damaged: fetch it again";
+            } else if reason.contains("'controlvector'") {
+                reason += "; this file is a control vector, it goes to --vector";
+            }
+            return Err(LlamaError::Load { path: path.to_owned(), reason });
         }
         // SAFETY: raw is a live model.
         let vocab = unsafe { sys::llama_model_get_vocab(raw) };

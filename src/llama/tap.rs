@@ -1,8 +1,9 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
-use super::sys;
+use super::{Model, sys};
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// Identity of a tensor inside one graph. Names repeat in llama.cpp's graphs; addresses do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,17 +54,37 @@ impl DType {
     }
 }
 
-/// A view of one tensor, valid during the callback that offered it (weights: as long as the model).
+/// One tensor of a graph, alive during the callback that offers it.
 #[derive(Debug, Clone, Copy)]
-pub struct Node {
+pub struct Node<'a> {
     raw: *mut sys::ggml_tensor,
+    model: &'a Arc<Model>,
 }
 
-impl Node {
+/// A tensor of a model, kept together with the model it belongs to.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    raw: *mut sys::ggml_tensor,
+    model: Arc<Model>,
+}
+
+impl Weight {
+    /// The tensor, to be read.
+    pub fn node(&self) -> Node<'_> {
+        Node { raw: self.raw, model: &self.model }
+    }
+}
+
+impl<'a> Node<'a> {
     /// # Safety
-    /// `raw` points to a live tensor.
-    pub(crate) unsafe fn from_raw(raw: *mut sys::ggml_tensor) -> Self {
-        Self { raw }
+    /// `raw` points to a tensor that stays alive for `'a`, of a graph of `model`.
+    unsafe fn from_raw(raw: *mut sys::ggml_tensor, model: &'a Arc<Model>) -> Self {
+        Self { raw, model }
+    }
+
+    /// The tensor as a weight that outlives the graph, if it is one of the model's.
+    pub fn weight(&self) -> Option<Weight> {
+        (self.is_leaf() && self.is_weight()).then(|| Weight { raw: self.raw, model: Arc::clone(self.model) })
     }
 
     fn t(&self) -> &sys::ggml_tensor {
@@ -114,17 +135,17 @@ impl Node {
     }
 
     /// Source `i`, if there is one.
-    pub fn src(&self, i: usize) -> Option<Node> {
+    pub fn src(&self, i: usize) -> Option<Node<'a>> {
         let p = *self.t().src.get(i)?;
         // SAFETY: a graph's sources live as long as the graph.
-        (!p.is_null()).then(|| unsafe { Node::from_raw(p) })
+        (!p.is_null()).then(|| unsafe { Node::from_raw(p, self.model) })
     }
 
     /// The tensor this one is a view of.
-    pub fn view_src(&self) -> Option<Node> {
+    pub fn view_src(&self) -> Option<Node<'a>> {
         let p = self.t().view_src;
         // SAFETY: as above.
-        (!p.is_null()).then(|| unsafe { Node::from_raw(p) })
+        (!p.is_null()).then(|| unsafe { Node::from_raw(p, self.model) })
     }
 
     /// Offset in bytes into [`Node::view_src`].
@@ -186,6 +207,7 @@ impl Node {
 
     /// Writes F32 values over the start of the tensor, at element `offset`.
     pub fn write_f32(&self, offset: usize, values: &[f32]) {
+        assert!(!self.is_weight(), "tensor {} is a weight: it belongs to the file", self.name());
         assert!((offset + values.len()) * 4 <= self.n_bytes(), "write past the end of tensor {}", self.name());
         // SAFETY: the range was checked; values is valid for its length.
         unsafe {
@@ -197,17 +219,17 @@ impl Node {
 /// Watches a decode.
 pub trait Tap {
     /// Called for every node before it is computed; true asks for [`Tap::computed`] once it is.
-    fn wants(&mut self, node: &Node) -> bool;
+    fn wants(&mut self, node: &Node<'_>) -> bool;
 
     /// Called with a node that was asked for, its data ready. False stops the graph here.
-    fn computed(&mut self, node: &Node) -> bool;
+    fn computed(&mut self, node: &Node<'_>) -> bool;
 }
 
 /// Where the trampoline finds the tap of the decode in progress.
-#[derive(Default)]
 pub(super) struct TapSlot {
     tap: Option<*mut dyn Tap>,
     panic: Option<String>,
+    model: Arc<Model>,
 }
 
 impl std::fmt::Debug for TapSlot {
@@ -217,6 +239,10 @@ impl std::fmt::Debug for TapSlot {
 }
 
 impl TapSlot {
+    pub(super) fn new(model: &Arc<Model>) -> Self {
+        Self { tap: None, panic: None, model: Arc::clone(model) }
+    }
+
     pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>) {
         self.panic = None;
         self.tap = tap.map(|t| {
@@ -247,7 +273,7 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
         // SAFETY: armed by decode_inner with a tap that outlives the decode.
         let tap = unsafe { &mut *tap };
         // SAFETY: llama.cpp offers live tensors.
-        let node = unsafe { Node::from_raw(t) };
+        let node = unsafe { Node::from_raw(t, &slot.model) };
         if ask { tap.wants(&node) } else { tap.computed(&node) }
     }));
     match outcome {

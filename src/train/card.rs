@@ -164,6 +164,9 @@ impl Record<'_> {
                 out += "These are preferences between given answers. They do not show that the model's own free answers \
                         got better, nor what the vector costs elsewhere.\n\n";
             }
+            None if self.split[2] > 0 => {
+                out += "The run did not finish, so nothing was measured on the held-out pairs.\n\n";
+            }
             None => out += "Nothing was held out, so there is no figure to give.\n\n",
         }
         if !self.trained.history.is_empty() {

@@ -16,6 +16,8 @@ pub struct Checkpoint {
     pub s: Vec<f64>,
     /// The vector with the best validation loss so far.
     pub best: Vec<f64>,
+    /// The last vector under which every loss of a step was finite.
+    pub good: Vec<f64>,
     /// The rest.
     pub state: State,
 }
@@ -31,7 +33,9 @@ pub struct State {
     pub best_loss: u64,
     /// Step after which it was seen.
     pub best_step: usize,
-    /// Epochs since then.
+    /// Step after which `good` was the vector.
+    pub good_step: usize,
+    /// Epochs since `best_step`.
     pub bad_epochs: usize,
     /// Bits of the summed training loss of the epoch under way.
     pub epoch_loss: u64,
@@ -92,10 +96,11 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), CheckpointError> {
-        let bytes: Vec<(&str, Vec<u8>)> = [("v", &self.v), ("m", &self.m), ("s", &self.s), ("best", &self.best)]
-            .into_iter()
-            .map(|(name, x)| (name, x.iter().flat_map(|x| x.to_le_bytes()).collect()))
-            .collect();
+        let bytes: Vec<(&str, Vec<u8>)> =
+            [("v", &self.v), ("m", &self.m), ("s", &self.s), ("best", &self.best), ("good", &self.good)]
+                .into_iter()
+                .map(|(name, x)| (name, x.iter().flat_map(|x| x.to_le_bytes()).collect()))
+                .collect();
         let fail = |source| CheckpointError::Io { path: path.display().to_string(), source };
         let views = bytes
             .iter()
@@ -131,7 +136,7 @@ impl Checkpoint {
             }
             Ok(t.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("chunks of 8"))).collect())
         };
-        Ok(Self { v: read("v")?, m: read("m")?, s: read("s")?, best: read("best")?, state })
+        Ok(Self { v: read("v")?, m: read("m")?, s: read("s")?, best: read("best")?, good: read("good")?, state })
     }
 }
 
@@ -145,6 +150,7 @@ mod tests {
             m: vec![1e-300, f64::MIN_POSITIVE],
             s: vec![3.0, 4.0],
             best: vec![0.0, 1.0 / 3.0],
+            good: vec![-0.0, 5.0],
             state: State { fingerprint: "a".into(), step: 7, best_loss: 0.3f64.to_bits(), ..State::default() },
         }
     }

@@ -5,7 +5,7 @@ use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
 use crate::graph::grad::differentiate;
 use crate::graph::ir::{Graph, InputId, IrError, Value};
 use crate::graph::{CaptureError, capture_decode, log_sum_exp};
-use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Node, Token};
+use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Token, Weight};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ pub struct Example {
     head: Value,
     grad: Value,
     inputs: Vec<Data>,
-    weights: Vec<Node>,
+    weights: Vec<Weight>,
     labels: Vec<Label>,
     /// For each label: its pair, and whether it belongs to the chosen response.
     owners: Vec<(usize, bool)>,
@@ -88,8 +88,6 @@ pub struct Example {
     /// Ops of the lifted graph with their counts.
     pub ops: BTreeMap<String, usize>,
 }
-
-// SAFETY of sharing is not in question: an Example is used by one thread, through &mut Engine.
 
 impl Example {
     /// Bytes held for the residual stream and the other inputs.

@@ -1,7 +1,7 @@
 //! What a vector does on pairs it was not trained on, beside the baselines that a claim needs.
 
 use super::engine::{Engine, EngineError, Example, PairLogp};
-use crate::eval::stats::{Interval, PairedProportions, compare_proportions, wilson};
+use crate::eval::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -13,8 +13,33 @@ pub struct Condition {
     pub name: String,
     /// For each pair: is the chosen response more probable than the rejected one (summed log-probabilities)?
     pub prefers: Vec<bool>,
-    /// Mean of `log p(chosen) - log p(rejected)`, in nats.
-    pub mean_gap: f64,
+    /// For each pair: `log p(chosen) - log p(rejected)`, in nats.
+    pub gaps: Vec<f64>,
+}
+
+/// A mean over pairs with its 95 % interval (percentile bootstrap).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Change {
+    /// The mean, in nats a pair.
+    pub mean: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Change {
+    fn of(from: &Condition, to: &Condition) -> Self {
+        let d: Vec<f64> = from.gaps.iter().zip(&to.gaps).map(|(a, b)| b - a).collect();
+        let i = bootstrap_mean(&d, 0.95, 10_000, 0);
+        Self { mean: mean(&d), low: i.lo, high: i.hi }
+    }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:+.2} [{:+.2}, {:+.2}]", self.mean, self.low, self.high)
+    }
 }
 
 impl Condition {
@@ -23,7 +48,7 @@ impl Condition {
         Self {
             name: name.into(),
             prefers: logp.iter().map(|p| p.gap() > 0.0).collect(),
-            mean_gap: logp.iter().map(PairLogp::gap).sum::<f64>() / logp.len().max(1) as f64,
+            gaps: logp.iter().map(PairLogp::gap).collect(),
         }
     }
 
@@ -35,6 +60,11 @@ impl Condition {
     /// That count as a share.
     pub fn accuracy(&self) -> f64 {
         self.count() as f64 / self.prefers.len().max(1) as f64
+    }
+
+    /// Mean gap, nats.
+    pub fn mean_gap(&self) -> f64 {
+        mean(&self.gaps)
     }
 
     /// 95 % interval of the share (Wilson).
@@ -65,7 +95,9 @@ pub struct HeldOutRow {
     pub interval: [f64; 2],
     /// Mean gap of the log-probabilities, nats.
     pub mean_gap: f64,
-    /// Against the unsteered model, on the same pairs.
+    /// The gap's change against the unsteered model, on the same pairs.
+    pub gap_change: Option<Change>,
+    /// The share's change against the unsteered model, on the same pairs.
     pub against_unsteered: Option<Paired>,
 }
 
@@ -146,7 +178,8 @@ impl HeldOut {
                     n: c.prefers.len(),
                     accuracy: c.accuracy(),
                     interval: [interval.lo, interval.hi],
-                    mean_gap: c.mean_gap,
+                    mean_gap: c.mean_gap(),
+                    gap_change: (i > 0).then(|| Change::of(&self.conditions[0], c)),
                     against_unsteered: (i > 0).then(|| self.against_unsteered(c)).flatten().map(|d| Paired {
                         difference: d.difference,
                         interval: [d.interval.lo, d.interval.hi],
@@ -162,13 +195,13 @@ impl HeldOut {
     /// The table in Markdown, which is also readable in a terminal.
     pub fn table(&self) -> String {
         let mut out = String::from(
-            "| condition                | prefers the chosen answer | 95 % interval  | mean gap (nats) | against unsteered                   |\n\
-             | ------------------------ | ------------------------- | -------------- | --------------- | ----------------------------------- |\n",
+            "| condition                | prefers the chosen answer | 95 % interval  | change, points                | gap, nats | change of the gap, nats    |\n\
+             | ------------------------ | ------------------------- | -------------- | ----------------------------- | --------- | -------------------------- |\n",
         );
         for row in self.rows() {
-            let against = row.against_unsteered.map_or(String::new(), |p| {
+            let share = row.against_unsteered.map_or(String::new(), |p| {
                 format!(
-                    "{:+.1} [{:+.1}, {:+.1}] points, p {}",
+                    "{:+.1} [{:+.1}, {:+.1}], p {}",
                     100.0 * p.difference,
                     100.0 * p.interval[0],
                     100.0 * p.interval[1],
@@ -176,41 +209,54 @@ impl HeldOut {
                 )
             });
             out += &format!(
-                "| {:<24} | {:<25} | {:<14} | {:<15} | {:<35} |\n",
+                "| {:<24} | {:<25} | {:<14} | {:<29} | {:<9} | {:<26} |\n",
                 row.condition,
                 format!("{} of {} ({:.1} %)", row.preferred, row.n, 100.0 * row.accuracy),
                 format!("{:.1} - {:.1} %", 100.0 * row.interval[0], 100.0 * row.interval[1]),
+                share,
                 format!("{:+.2}", row.mean_gap),
-                against
+                row.gap_change.map_or(String::new(), |c| c.to_string()),
             );
         }
         out
     }
 
-    /// What the table says, in words: whether there is a difference, and whether a prompt would have done as well.
+    /// What the table says, in words: whether there is a difference, and whether a prompt would have done as well. The
+    /// gap between the two answers' log-probabilities decides: it is what was trained, and the share of pairs on whose
+    /// right side it lies is a coarser view of it.
     pub fn in_words(&self) -> String {
         let Some(steered) = self.get("vector, scale +1") else { return String::new() };
-        let Some(d) = self.against_unsteered(steered) else { return String::new() };
-        let mut out = if d.interval.contains(0.0) {
-            format!("No difference that {} held-out pairs could show: the interval of the change holds 0.", d.n)
-        } else if d.difference > 0.0 {
-            format!("On {} held-out pairs the vector raises the share of preferred answers.", d.n)
+        let n = steered.gaps.len();
+        let c = Change::of(&self.conditions[0], steered);
+        let mut out = if c.low > 0.0 {
+            format!("On {n} held-out pairs the vector moves the model towards the chosen answers: {c} nats a pair")
+        } else if c.high < 0.0 {
+            format!("On {n} held-out pairs the vector moves the model AWAY from the chosen answers: {c} nats a pair")
         } else {
-            format!("On {} held-out pairs the vector LOWERS the share of preferred answers.", d.n)
+            format!("No effect that {n} held-out pairs could show: the change of the gap, {c} nats a pair, may be 0")
         };
-        if let Some(prompt) = self.get("system prompt, no vector") {
-            let c = compare_proportions(&prompt.prefers, &steered.prefers, 0.95).expect("same pairs, not empty");
-            out += &if c.interval.lo > 0.0 {
-                format!(" It does better than the system prompt ({:+.1} points).", 100.0 * c.difference)
-            } else if c.interval.hi < 0.0 {
-                format!(" The system prompt alone does BETTER ({:+.1} points): use that.", -100.0 * c.difference)
+        if let Some(random) = self.get("random vector") {
+            out += &format!(" (a random vector of the same length: {})", Change::of(&self.conditions[0], random));
+        }
+        out += ".";
+        if let Some(d) = self.against_unsteered(steered) {
+            out += &if d.interval.contains(0.0) {
+                " Whether it changes which answer is preferred, this many pairs cannot show.".to_owned()
             } else {
                 format!(
-                    " Between vector and system prompt these pairs show no difference ({:+.1} points, interval {:+.1} to {:+.1}).",
-                    100.0 * c.difference,
-                    100.0 * c.interval.lo,
-                    100.0 * c.interval.hi
+                    " The share of pairs whose chosen answer is preferred changes by {:+.1} points.",
+                    100.0 * d.difference
                 )
+            };
+        }
+        if let Some(prompt) = self.get("system prompt, no vector") {
+            let c = Change::of(prompt, steered);
+            out += &if c.low > 0.0 {
+                format!(" It moves the model further than the system prompt does, by {c} nats.")
+            } else if c.high < 0.0 {
+                format!(" The system prompt alone moves the model FURTHER ({c} nats): prefer the prompt.")
+            } else {
+                format!(" Between vector and system prompt these pairs show no difference ({c} nats).")
             };
         }
         out
@@ -225,21 +271,27 @@ fn p_value(p: f64) -> String {
 mod tests {
     use super::*;
 
-    fn condition(name: &str, prefers: &[bool]) -> Condition {
-        Condition { name: name.into(), prefers: prefers.to_vec(), mean_gap: 0.0 }
+    fn condition(name: &str, gaps: &[f64]) -> Condition {
+        let logp: Vec<PairLogp> = gaps.iter().map(|&g| PairLogp { chosen: g, rejected: 0.0 }).collect();
+        Condition::new(name, &logp)
     }
 
     #[test]
-    fn words_follow_the_interval() {
-        let held = |a: &[bool], b: &[bool]| HeldOut {
+    fn words_follow_the_intervals() {
+        let held = |a: &[f64], b: &[f64]| HeldOut {
             conditions: vec![condition("unsteered", a), condition("vector, scale +1", b)],
         };
-        let (yes, no) = ([true; 30], [false; 30]);
-        assert!(held(&no, &yes).in_words().contains("raises"));
-        assert!(held(&yes, &no).in_words().contains("LOWERS"));
-        assert!(held(&yes, &yes).in_words().contains("No difference"));
-        let mut with_prompt = held(&no, &no);
-        with_prompt.conditions.push(condition("system prompt, no vector", &yes));
-        assert!(with_prompt.in_words().contains("alone does BETTER"));
+        let up: Vec<f64> = (0..30).map(|i| 1.0 + 0.01 * f64::from(i)).collect();
+        let down: Vec<f64> = up.iter().map(|x| -x).collect();
+        let better = held(&down, &up);
+        assert!(better.in_words().contains("towards") && better.in_words().contains("+100.0 points"));
+        assert!(held(&up, &down).in_words().contains("AWAY"));
+        assert!(held(&up, &up).in_words().contains("No effect"));
+        let mut with_prompt = held(&down, &down);
+        with_prompt.conditions.push(condition("system prompt, no vector", &up));
+        assert!(with_prompt.in_words().contains("prefer the prompt"), "{}", with_prompt.in_words());
+        assert_eq!(with_prompt.rows().len(), 3);
+        assert_eq!(with_prompt.rows()[0].preferred, 0);
+        assert_eq!(with_prompt.rows()[2].preferred, 30);
     }
 }

@@ -13,7 +13,7 @@ pub use card::Record;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
 pub use config::{AUTO_RATE, Length, Rate, TrainConfig};
 pub use engine::{Agreement, Engine, EngineError, Example, PairLogp, Scored, check_model, median};
-pub use heldout::{Condition, HeldOut, HeldOutRow, Paired};
+pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub use trainer::{CheckpointPlan, Event, NamedPair, Ready, StepReport, Stop, TrainError, Trained, length, train};

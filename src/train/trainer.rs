@@ -78,6 +78,8 @@ pub struct Ready {
     pub mean_norm: f64,
     /// Learning rate in the units of the residual stream.
     pub lr: f64,
+    /// Width of the residual stream.
+    pub n_embd: usize,
     /// Steps planned.
     pub total_steps: usize,
     /// How the lifted graph compared with `llama_decode`.
@@ -134,7 +136,8 @@ pub enum Stop {
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The vector: the one with the best validation loss where there are validation pairs, else the last one.
+    /// The vector: the one with the best validation loss where there are validation pairs, else the last one whose losses
+    /// are finite. All zero, with `best_step` 0, where there is none.
     pub vector: Vec<f32>,
     /// What was known at the start.
     pub ready: Ready,
@@ -202,8 +205,13 @@ pub fn train(
         }
         observe(Event::Captured { done: i + 1, total: count, tokens: example.n_tokens });
         examples.push(example);
-        if interrupt.load(Ordering::Relaxed) && resumed.is_none() {
-            return Err(TrainError::Config("interrupted before the first step: nothing to save".into()));
+        if interrupt.load(Ordering::Relaxed) {
+            return Err(TrainError::Config(match resumed {
+                None => "interrupted before the first step: there is nothing to save".into(),
+                Some(_) => {
+                    "interrupted before the first new step: the checkpoint is as it was, --resume goes on".into()
+                }
+            }));
         }
     }
     let (train_examples, valid_examples) = examples.split_at(train.len());
@@ -213,6 +221,7 @@ pub fn train(
         median_norm,
         mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
         lr: config.lr.absolute(median_norm, n_embd),
+        n_embd,
         total_steps: total,
         agreement: agreement.unwrap_or_default(),
         cache_bytes: examples.iter().map(Example::bytes).sum(),
@@ -223,9 +232,9 @@ pub fn train(
     let mut opt = AdamW::new(n_embd, config.weight_decay);
     let mut state = State { fingerprint, best_loss: f64::INFINITY.to_bits(), ..State::default() };
     let mut v = vec![0.0f64; n_embd];
-    let mut best = v.clone();
+    let (mut best, mut good) = (v.clone(), v.clone());
     if let Some(c) = resumed {
-        (opt.t, opt.m, opt.s, v, best, state) = (c.state.step as u64, c.m, c.s, c.v, c.best, c.state);
+        (opt.t, opt.m, opt.s, v, best, good, state) = (c.state.step as u64, c.m, c.s, c.v, c.best, c.good, c.state);
         observe(Event::Resumed { step: state.step });
     }
     let warmup = (config.warmup * total as f64).ceil() as usize;
@@ -240,11 +249,9 @@ pub fn train(
             break;
         }
         let epoch = state.step / per_epoch;
-        let plan_of_epoch = epoch_plan(config, epoch, train.len());
-        let first = state.step % per_epoch * batch;
-        let members = &plan_of_epoch[first..(first + batch).min(train.len())];
+        let members = members(config, state.step, train.len());
         let mut sum = StepSum::new(n_embd);
-        for &(i, d) in members {
+        for &(i, d) in &members {
             if interrupt.load(Ordering::Relaxed) {
                 stop = Stop::Interrupted;
                 break 'run;
@@ -262,6 +269,8 @@ pub fn train(
         let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
         let grad_norm = clip(&mut g, config.clip.unwrap_or(f64::INFINITY));
         let lr = ready.lr * config.schedule.factor(state.step, warmup, total);
+        good.clone_from(&v);
+        state.good_step = state.step;
         opt.step(&mut v, &g, lr);
         state.step += 1;
         state.epoch_loss = (f64::from_bits(state.epoch_loss) + sum.loss).to_bits();
@@ -291,11 +300,14 @@ pub fn train(
                 ..Point::default()
             };
             (state.epoch_loss, state.epoch_pairs) = (0, 0);
-            if valid.is_empty() {
-                best.clone_from(&v);
-                state.best_step = state.step;
-            } else {
-                let (value, accuracy) = validate(engine, valid_examples, &v, config)?;
+            if !valid.is_empty() {
+                let (value, accuracy) = match validate(engine, valid_examples, &v, config)? {
+                    Ok(figures) => figures,
+                    Err(i) => {
+                        stop = Stop::NotFinite { step: state.step, pair: valid[i].name.clone() };
+                        break;
+                    }
+                };
                 (point.valid_loss, point.valid_accuracy) = (Some(value), Some(accuracy));
                 if value < f64::from_bits(state.best_loss) {
                     state.best_loss = value.to_bits();
@@ -312,16 +324,30 @@ pub fn train(
         if let Some(p) = plan
             && (epoch_ends || state.step.is_multiple_of(config.checkpoint_every.max(1)))
         {
-            save(p, &v, &opt, &best, &state)?;
+            save(p, &v, &opt, [&best, &good], &state)?;
         }
     }
-    if let Some(p) = plan {
-        save(p, &v, &opt, &best, &state)?;
+    if let Some(p) = plan.filter(|_| !matches!(stop, Stop::NotFinite { .. })) {
+        save(p, &v, &opt, [&best, &good], &state)?;
     }
-    // Stopped inside the first epoch: nothing was validated yet, so what there is, is the best.
+    // Nothing was validated: what there is, is the best. Its last step was not followed by a loss yet that shows whether
+    // it is usable, so the pairs of that step are scored once more.
     if state.best_step == 0 {
-        best.clone_from(&v);
-        state.best_step = state.step;
+        if !matches!(stop, Stop::NotFinite { .. }) && state.step > 0 {
+            for (i, d) in members(config, state.step - 1, train.len()) {
+                let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
+                let scored = engine.run(&train_examples[i], &added, false)?;
+                if !(scored.logp[0].gap() - train_examples[i].reference[0].gap()).is_finite() {
+                    stop = Stop::NotFinite { step: state.step, pair: train[i].name.clone() };
+                    break;
+                }
+            }
+        }
+        if matches!(stop, Stop::NotFinite { .. }) {
+            (best, state.best_step) = (good, state.good_step);
+        } else {
+            (best, state.best_step) = (v, state.step);
+        }
     }
     Ok(Trained {
         vector: best.iter().map(|&x| x as f32).collect(),
@@ -333,8 +359,15 @@ pub fn train(
     })
 }
 
-fn save(p: &CheckpointPlan, v: &[f64], opt: &AdamW, best: &[f64], state: &State) -> Result<(), TrainError> {
-    let c = Checkpoint { v: v.to_vec(), m: opt.m.clone(), s: opt.s.clone(), best: best.to_vec(), state: state.clone() };
+fn save(
+    p: &CheckpointPlan,
+    v: &[f64],
+    opt: &AdamW,
+    [best, good]: [&[f64]; 2],
+    state: &State,
+) -> Result<(), TrainError> {
+    let (m, s) = (opt.m.clone(), opt.s.clone());
+    let c = Checkpoint { v: v.to_vec(), m, s, best: best.to_vec(), good: good.to_vec(), state: state.clone() };
     Ok(c.save(&p.path)?)
 }
 
@@ -355,7 +388,7 @@ impl StepSum {
     fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp, grad: &[f64]) -> bool {
         let margin = policy.gap() - reference.gap();
         let l = loss(d, beta, margin);
-        if !l.value.is_finite() || !l.slope.is_finite() || grad.iter().any(|g| !g.is_finite()) {
+        if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() || grad.iter().any(|g| !g.is_finite()) {
             return false;
         }
         for (sum, g) in self.grad.iter_mut().zip(grad) {
@@ -366,6 +399,14 @@ impl StepSum {
         self.wins += f64::from(u8::from(d * margin > 0.0));
         true
     }
+}
+
+/// Pairs of the step after `step` steps, with their directions.
+fn members(config: &TrainConfig, step: usize, n: usize) -> Vec<(usize, f64)> {
+    let batch = config.batch.clamp(1, n);
+    let per_epoch = n.div_ceil(batch);
+    let first = step % per_epoch * batch;
+    epoch_plan(config, step / per_epoch, n)[first..(first + batch).min(n)].to_vec()
 }
 
 /// Order and directions of an epoch: a function of the seed and the epoch alone, so that a resumed run sees the same.
@@ -385,13 +426,13 @@ fn epoch_plan(config: &TrainConfig, epoch: usize, n: usize) -> Vec<(usize, f64)>
         .collect()
 }
 
-/// Mean loss and share of wins on `examples`, over both directions for BiDPO.
+/// Mean loss and share of wins on `examples`, over both directions for BiDPO; or the example whose loss is not finite.
 fn validate(
     engine: &mut Engine,
     examples: &[Example],
     v: &[f64],
     config: &TrainConfig,
-) -> Result<(f64, f64), TrainError> {
+) -> Result<Result<(f64, f64), usize>, TrainError> {
     let directions: &[f64] = match config.objective {
         Objective::Bidpo => &[1.0, -1.0],
         Objective::Dpo => &[1.0],
@@ -399,15 +440,18 @@ fn validate(
     let (mut value, mut wins, mut n) = (0.0, 0.0, 0.0);
     for &d in directions {
         let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
-        for e in examples {
+        for (i, e) in examples.iter().enumerate() {
             let scored = engine.run(e, &added, false)?;
             let margin = scored.logp[0].gap() - e.reference[0].gap();
+            if !margin.is_finite() {
+                return Ok(Err(i));
+            }
             value += loss(d, config.beta, margin).value;
             wins += f64::from(u8::from(d * margin > 0.0));
             n += 1.0;
         }
     }
-    Ok((value / n, wins / n))
+    Ok(Ok((value / n, wins / n)))
 }
 
 /// Euclidean length.

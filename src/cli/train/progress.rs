@@ -55,11 +55,14 @@ impl Progress {
                     r.agreement.n_logits
                 );
                 eprintln!(
-                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {:.4}; {} steps; {:.0} MB of captured examples",
+                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}, a step of {} % of that median; {} step{}; {:.1} MB of captured \
+                     examples",
                     r.median_norm,
                     r.mean_norm,
-                    r.lr,
+                    if r.lr < 1e-3 { format!("{:.2e}", r.lr) } else { figure(r.lr, 4) },
+                    figure(100.0 * r.lr * (r.n_embd as f64).sqrt() / r.median_norm, 2),
                     r.total_steps,
+                    if r.total_steps == 1 { "" } else { "s" },
                     r.cache_bytes as f64 / 1e6
                 );
                 self.start(r.total_steps, "[{bar:20}] {msg}");
@@ -75,15 +78,15 @@ impl Progress {
             }
             Event::Epoch(p) => {
                 let text = format!(
-                    "step {}: training loss {:.4}{}, |v| {:.2} ({:.2} %)",
+                    "step {}: training loss {:.4}{}, |v| {} ({} %)",
                     p.step,
                     p.train_loss,
                     match (p.valid_loss, p.valid_accuracy) {
                         (Some(l), Some(a)) => format!(", validation loss {l:.4}, wins {:.1} %", 100.0 * a),
                         _ => String::new(),
                     },
-                    p.norm,
-                    100.0 * p.norm / self.median
+                    figure(p.norm, 2),
+                    figure(100.0 * p.norm / self.median, 2)
                 );
                 if self.terminal {
                     self.bar.println(text);
@@ -99,14 +102,14 @@ impl Progress {
 
     fn line(&self, s: &StepReport) -> String {
         format!(
-            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % |v| {:.2} ({:.2} %) {:.0} tokens/s {} left",
+            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % |v| {} ({} %) {:.0} tokens/s {} left",
             s.step,
             s.total,
             s.loss,
             s.margin,
             100.0 * s.accuracy,
-            s.norm,
-            100.0 * s.norm / self.median,
+            figure(s.norm, 2),
+            figure(100.0 * s.norm / self.median, 2),
             s.tokens_per_second,
             clock(s.left)
         )
@@ -115,6 +118,11 @@ impl Progress {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A figure with that many decimals, or as a power of ten where a run went astray and it has more than six digits.
+pub fn figure(x: f64, decimals: usize) -> String {
+    if x.abs() < 1e6 { format!("{x:.decimals$}") } else { format!("{x:.2e}") }
 }
 
 fn clock(d: Duration) -> String {

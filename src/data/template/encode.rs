@@ -155,29 +155,21 @@ impl ChatTemplate {
     /// included (it is then the user who writes the format); [`Prompt::Messages`] are joined by newlines.
     ///
     /// # Errors
-    /// [`TemplateError::Render`] when the template refuses the messages, [`TemplateError::EmptyPrompt`].
+    /// [`TemplateError::Render`] when the template refuses the messages, [`TemplateError::EmptyPrompt`] where not one
+    /// token comes out: no text, no template around it, no BOS.
     pub fn encode_prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<Token>, TemplateError> {
         let tokens = match &self.jinja {
             None => {
                 let text = self.plain(prompt)?;
-                if text.is_empty() {
-                    return Err(TemplateError::EmptyPrompt);
-                }
                 self.encoder.run(model, &text, &Shields::default(), &[])?
             }
             Some(jinja) => {
-                let messages = messages(prompt);
-                if messages.is_empty() || messages.iter().all(|m| m.content.trim().is_empty()) {
-                    return Err(TemplateError::EmptyPrompt);
-                }
-                let (messages, shields) = self.encoder.shield(&messages);
+                let (messages, shields) = self.encoder.shield(&messages(prompt));
                 self.encoder.run(model, &jinja.render(&messages, true)?, &shields, &[])?
             }
         };
-        if tokens.is_empty() {
-            return Err(TemplateError::EmptyPrompt);
-        }
-        Ok(with_bos(model, tokens))
+        let tokens = with_bos(model, tokens);
+        if tokens.is_empty() { Err(TemplateError::EmptyPrompt) } else { Ok(tokens) }
     }
 
     /// Tokens of a preference pair.

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The tour: train a vector on a small quantized model, see what it does, measure it. `make demo` builds first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bidpo=target/release/bidpo
+models=${BIDPO_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/models}
+model=$models/SmolLM2-135M-Instruct.Q4_1.gguf
+out=runs/demo
+vector=$out/misconceptions.gguf
+mkdir -p "$out"
+
+say() { printf '\n\033[1m%s\033[0m\n\n' "$*"; }
+dial() { # vector, question
+    echo "> $2"
+    echo
+    "$bidpo" generate --model "$model" --vector "$1" --scales -1,0,1 --columns --max-tokens 48 \
+        --repeat-penalty 1.1 --prompt "$2"
+    echo
+}
+
+say "1. Train: 128 pairs of a true answer and a popular myth, on SmolLM2-135M-Instruct Q4_1, by gradient"
+"$bidpo" train --model "$model" --data misconceptions --output "$vector" --fresh
+
+say "2. The same questions at three scales of that vector"
+dial "$vector" "Why can a bird sit on a power line without getting hurt?"
+dial "$vector" "Does lightning ever strike the same place twice?"
+dial "$vector" "What should I do when a pan of oil catches fire?"
+
+say "3. A dial that is easy to see: plain (-1) to flowery (+1), a vector that ships with bidpo"
+style=vectors/plain-vs-flowery.SmolLM2-135M-Instruct.Q4_1.gguf
+dial "$style" "Describe a rainy morning."
+dial "$style" "How do I boil an egg?"
+dial "$style" "What is the moon?"
+
+say "4. Now you"
+cat <<END
+Chat, and turn the dial while you talk (/scale 1.5, /scale -1, /off, /help):
+
+    $bidpo chat --model $model --vector $style --scale 1
+
+The same vector in llama.cpp's own programs:
+
+    llama-cli -m $model --control-vector-scaled $style:1.0
+
+The vector you just trained, its card, and what is in the file:
+
+    $vector
+    ${vector%.gguf}.md
+    $bidpo vector show $vector
+
+A benchmark, if you have the official file (see docs/evaluation.md):
+
+    $bidpo eval truthfulqa --model $model --data mc_task.json --protocol mc1 --vector $vector --limit 100
+END

@@ -1,0 +1,368 @@
+//! `bidpo train`: what it writes, the same bytes again, interruptions, and losses that are not finite.
+
+mod common;
+
+use assert_cmd::Command;
+use bidpo::steer::SteeringVector;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
+
+const PAIRS: [[&str; 3]; 6] = [
+    ["Is the sky blue?", " Yes, it is.", " No, never."],
+    ["Do cats bark?", " They meow.", " They bark loud."],
+    ["Is ice cold?", " Ice is cold.", " Ice is hot."],
+    ["What is two plus two?", " Four.", " Five."],
+    ["Is fire hot?", " Fire burns.", " Fire is wet."],
+    ["Do fish swim?", " Fish swim.", " Fish walk."],
+];
+
+/// A folder with `prefs.jsonl` in it, and the model.
+struct Bench {
+    dir: tempfile::TempDir,
+    model: PathBuf,
+}
+
+/// Vector and card.
+type Files = (Vec<u8>, Vec<u8>);
+
+impl Bench {
+    fn new() -> Option<Self> {
+        Self::with(SMOL)
+    }
+
+    fn with(model: &str) -> Option<Self> {
+        let bench = Self { dir: tempfile::tempdir().unwrap(), model: common::model(model)? };
+        bench.write("prefs.jsonl", &PAIRS);
+        Some(bench)
+    }
+
+    fn write(&self, name: &str, pairs: &[[&str; 3]]) {
+        let line =
+            |[p, c, r]: &[&str; 3]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string() + "\n";
+        std::fs::write(self.path(name), pairs.iter().map(line).collect::<String>()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `bidpo train` near the top of the model, so that steps are cheap; a checkpoint after every one.
+    fn arguments(&self, out: &str, flags: &str) -> Vec<std::ffi::OsString> {
+        let mut args: Vec<std::ffi::OsString> = vec!["train".into(), "--model".into(), self.model.clone().into()];
+        args.extend(["--output".into(), self.path(out).into()]);
+        if !flags.contains("--data") {
+            args.extend(["--data".into(), self.path("prefs.jsonl").into()]);
+        }
+        if !flags.contains("--template") {
+            args.extend(["--template".into(), "none".into()]);
+        }
+        if !flags.contains("--layer") {
+            args.extend(["--layer".into(), "26".into()]);
+        }
+        args.extend(["--threads", "1", "--checkpoint-every", "1"].map(Into::into));
+        args.extend(
+            flags.split_whitespace().map(|f| f.replace("DIR/", &format!("{}/", self.dir.path().display())).into()),
+        );
+        args
+    }
+
+    fn train(&self, out: &str, flags: &str) -> assert_cmd::assert::Assert {
+        let assert = Command::new(assert_cmd::cargo::cargo_bin!("bidpo")).args(self.arguments(out, flags)).assert();
+        let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        assert
+    }
+
+    fn summary(&self, out: &str, flags: &str) -> Value {
+        let assert = self.train(out, &format!("{flags} --json")).success();
+        serde_json::from_slice(&assert.get_output().stdout).unwrap()
+    }
+
+    /// A run that must fail with code 1; what it said.
+    fn fails(&self, out: &str, flags: &str) -> String {
+        String::from_utf8(self.train(out, flags).code(1).get_output().stderr.clone()).unwrap()
+    }
+
+    fn spawn(&self, out: &str, flags: &str) -> Child {
+        std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
+            .args(self.arguments(out, flags))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn files(&self, out: &str) -> Files {
+        let read = |p: &Path| std::fs::read(p).unwrap_or_else(|e| panic!("{}: {e}", p.display()));
+        (read(&self.path(out)), read(&self.path(out).with_extension("md")))
+    }
+
+    fn vector(&self, out: &str) -> SteeringVector {
+        SteeringVector::load(&self.path(out)).unwrap()
+    }
+
+    fn numbers(&self, out: &str) -> Vec<f32> {
+        self.vector(out).directions.values().next().unwrap().clone()
+    }
+
+    /// Files in the folder beside the data.
+    fn left(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|n| !n.ends_with("l")).collect();
+        names.sort();
+        names
+    }
+}
+
+fn length(v: &[f32]) -> f64 {
+    v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>() / length(a) / length(b)
+}
+
+#[test]
+fn a_run_writes_a_vector_a_card_and_a_summary() {
+    let Some(bench) = Bench::new() else { return };
+    let s = bench.summary("v.gguf", "--epochs 8 --batch 3 --objective dpo --val 0 --test 0.34");
+    assert_eq!(bench.left(), ["v.gguf", "v.md"], "no checkpoint is left behind");
+    assert_eq!((s["layer"].as_u64(), s["steps"].as_u64(), s["stop"].as_str()), (Some(26), Some(16), Some("finished")));
+    for key in
+        ["vector", "card", "norm", "norm_percent", "residual_norm_median", "residual_norm_mean", "lr", "best_step"]
+    {
+        assert!(!s[key].is_null(), "{key} in {s}");
+    }
+    let history = s["history"].as_array().unwrap();
+    let loss = |i: usize| history[i]["train_loss"].as_f64().unwrap();
+    assert_eq!(history.len(), 8, "one entry an epoch");
+    assert!(loss(7) < 0.8 * loss(0), "the training loss must fall: {} to {}", loss(0), loss(7));
+    // --lr auto: 1 % of the median residual norm is the length of Adam's step.
+    let (lr, median) = (s["lr"].as_f64().unwrap(), s["residual_norm_median"].as_f64().unwrap());
+    assert!((lr - 0.01 * median / 576f64.sqrt()).abs() < 1e-9 * lr, "{lr} for {median}");
+    let held_out = s["heldout"].as_array().unwrap();
+    assert!(!held_out.is_empty() && s["summary"].is_string(), "{s}");
+
+    let show = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
+        .args(["vector", "show", "--json"])
+        .arg(bench.path("v.gguf"))
+        .assert()
+        .success();
+    let show = String::from_utf8(show.get_output().stdout.clone()).unwrap();
+    let documented = "method objective beta lr layer hook_point layer_convention norm residual_norm_median \
+                      residual_norm_mean model_name model_architecture model_quantization model_sha256 template_sha256 \
+                      data_name data_sha256 seed version heldout_pairs";
+    let vector = bench.vector("v.gguf");
+    for key in documented.split_whitespace() {
+        assert!(vector.provenance.entries.contains_key(key), "bidpo.{key} is missing");
+        assert!(show.contains(key), "{key} in {show}");
+    }
+    assert_eq!(vector.layers(), [26]);
+    assert!((vector.norm(26) - s["norm"].as_f64().unwrap()).abs() < 1e-6);
+    let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+    for text in ["# v.gguf", "dpo, beta 0.1", "layer | 26", "prefs.jsonl", "How to use it"] {
+        assert!(card.contains(text), "{text:?} in {card}");
+    }
+}
+
+#[test]
+fn the_first_loss_is_ln_2_and_the_second_run_is_the_same() {
+    let Some(bench) = Bench::new() else { return };
+    for objective in ["bidpo", "dpo"] {
+        let s = bench.summary("one.gguf", &format!("--steps 1 --batch 6 --objective {objective}"));
+        // With v = 0 the steered model is the reference: margin 0, loss -log sigmoid(0), to the last bit.
+        assert_eq!(s["history"][0]["train_loss"].as_f64(), Some(2f64.ln()), "{objective}");
+        assert_eq!(s["heldout"], Value::Null);
+    }
+    bench.train("v.gguf", "--steps 3 --batch 4").success();
+    let first = bench.files("v.gguf");
+    bench.train("v.gguf", "--steps 3 --batch 4").success();
+    assert!(bench.files("v.gguf") == first, "two runs, two results");
+}
+
+#[test]
+fn settings_change_the_vector() {
+    let Some(bench) = Bench::new() else { return };
+    let flags = "--steps 4 --batch 3";
+    bench.train("plain.gguf", flags).success();
+    let plain = bench.numbers("plain.gguf");
+    for (name, more) in [("dpo.gguf", "--objective dpo"), ("seed.gguf", "--seed 1")] {
+        bench.train(name, &format!("{flags} {more}")).success();
+        let c = cosine(&bench.numbers(name), &plain);
+        assert!(c < 0.999_95, "{more}: cosine {c} with the plain run");
+    }
+    // Adam's first step does not see the gradient's length, the later ones only its changes: clipping at a length that
+    // every gradient exceeds makes them equally long.
+    bench.train("clip.gguf", &format!("{flags} --clip 1e-6")).success();
+    let c = cosine(&bench.numbers("clip.gguf"), &plain);
+    assert!((0.8..0.999_999).contains(&c), "cosine {c}");
+    bench.train("loose.gguf", &format!("{flags} --clip 1e9")).success();
+    assert_eq!(bench.numbers("loose.gguf"), plain, "a limit that is never reached");
+    // --renorm changes the length, not the direction.
+    let s = bench.summary("renorm.gguf", &format!("{flags} --renorm 5%"));
+    let median = s["residual_norm_median"].as_f64().unwrap();
+    let renormed = bench.numbers("renorm.gguf");
+    assert!((length(&renormed) / median - 0.05).abs() < 1e-7, "{} of {median}", length(&renormed));
+    assert!((s["norm_percent"].as_f64().unwrap() - 5.0).abs() < 1e-5);
+    assert!(cosine(&renormed, &plain) > 1.0 - 1e-9);
+}
+
+#[test]
+fn validation_chooses_the_vector_and_the_last_layer_works() {
+    let Some(bench) = Bench::new() else { return };
+    let s = bench.summary("v.gguf", "--epochs 3 --batch 2 --val 0.34 --test 0 --layer 29");
+    let losses: Vec<f64> = s["history"].as_array().unwrap().iter().map(|p| p["valid_loss"].as_f64().unwrap()).collect();
+    let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
+    assert_eq!(s["best_step"], s["history"][best]["step"]);
+    assert_eq!(bench.vector("v.gguf").layers(), [29]);
+}
+
+#[test]
+fn the_other_model_trains_too() {
+    let Some(bench) = Bench::with(GEMMA) else { return };
+    // A prompt without text: gemma has a BOS token to start from.
+    let mut pairs = PAIRS.to_vec();
+    pairs.truncate(2);
+    pairs.push(["", " Yes, it is.", " No, never."]);
+    bench.write("prefs.jsonl", &pairs);
+    let assert = bench.train("v.gguf", "--steps 2 --batch 3 --layer 16 --objective dpo").success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(stderr.contains("note: the prompt of one pair is empty"), "{stderr}");
+    assert_eq!(bench.vector("v.gguf").n_embd(), 640);
+}
+
+/// Waits until `done`, at most a minute; false if the child ended before.
+fn wait(child: &mut Child, done: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        if done() {
+            return true;
+        }
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("nothing happened for a minute");
+}
+
+/// Steps in a checkpoint.
+fn steps(path: &Path) -> usize {
+    let Ok(bytes) = std::fs::read(path) else { return 0 };
+    // Written atomically: whenever there is one, it is whole.
+    let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes).expect("a whole checkpoint");
+    let state: Value = serde_json::from_str(&meta.metadata().as_ref().unwrap()["state"]).unwrap();
+    state["step"].as_u64().unwrap() as usize
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    let Some(bench) = Bench::new() else { return };
+    let flags = "--steps 24 --batch 2 --val 0.17 --patience 0";
+    bench.train("v.gguf", flags).success();
+    let whole = bench.files("v.gguf");
+    bench.left().iter().for_each(|f| std::fs::remove_file(bench.path(f)).unwrap());
+    let checkpoint = bench.path("v.ckpt");
+
+    // Before there is a checkpoint there is nothing to resume, and nothing in the way of a new run.
+    let mut child = bench.spawn("v.gguf", flags);
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !checkpoint.exists() {
+        assert!(bench.fails("v.gguf", &format!("{flags} --resume")).contains("no checkpoint"));
+    }
+    // Killed (SIGKILL) again and again, wherever it happens to be, each time a few steps further on.
+    let mut resume = "";
+    let mut kills = 0;
+    for target in [1, 4, 9, 14, 19] {
+        let mut child = bench.spawn("v.gguf", &format!("{flags} {resume}"));
+        if wait(&mut child, || steps(&checkpoint) >= target) {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+        resume = if checkpoint.exists() { "--resume" } else { "" };
+    }
+    assert!(kills >= 3, "only {kills} kills hit");
+    if checkpoint.exists() {
+        // A checkpoint is not overwritten by accident, nor taken for that of another run.
+        assert!(!bench.path("v.gguf").exists(), "the vector is written when the run is done");
+        let said = bench.fails("v.gguf", flags);
+        assert!(said.contains("v.ckpt") && said.contains("--resume") && said.contains("--fresh"), "{said}");
+        let before = std::fs::read(&checkpoint).unwrap();
+        let said = bench.fails("v.gguf", &format!("{flags} --resume --beta 0.2"));
+        assert!(said.contains("v.ckpt belongs to another run"), "{said}");
+        let mut other = PAIRS;
+        other[0][1] = " Yes.";
+        bench.write("other.jsonl", &other);
+        let said = bench.fails("v.gguf", &format!("{flags} --resume --data DIR/other.jsonl"));
+        assert!(said.contains("v.ckpt belongs to another run"), "{said}");
+        assert!(std::fs::read(&checkpoint).unwrap() == before, "a refused run must leave the checkpoint as it was");
+        bench.train("v.gguf", &format!("{flags} --resume")).success();
+    }
+    assert!(bench.files("v.gguf") == whole, "the resumed run ends with other bytes");
+    assert!(!checkpoint.exists());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_fresh_starts_again() {
+    let Some(bench) = Bench::new() else { return };
+    std::fs::write(bench.path("v.ckpt"), "not a checkpoint").unwrap();
+    let said = bench.fails("v.gguf", "--steps 1 --resume");
+    assert!(said.contains("v.ckpt is damaged") && said.contains("--fresh"), "{said}");
+    bench.train("v.gguf", "--steps 1 --fresh").success();
+    assert_eq!(bench.left(), ["v.gguf", "v.md"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_what_there_is() {
+    let Some(bench) = Bench::new() else { return };
+    let flags = "--steps 40 --batch 2";
+    bench.train("v.gguf", flags).success();
+    let whole = bench.files("v.gguf");
+    std::fs::remove_file(bench.path("v.gguf")).unwrap();
+
+    let mut child = bench.spawn("v.gguf", flags);
+    let checkpoint = bench.path("v.ckpt");
+    assert!(wait(&mut child, || steps(&checkpoint) >= 3), "the run ended before it could be stopped");
+    let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted after step") && said.contains("--resume"), "{said}");
+    let saved = bench.numbers("v.gguf");
+    assert!(length(&saved) > 0.0 && saved.iter().all(|x| x.is_finite()));
+    let taken = steps(&checkpoint);
+    assert!((3..40).contains(&taken), "{taken}");
+    let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+    assert!(card.contains(&format!("{taken} of 40 planned")) && card.contains("interrupted"), "{card}");
+
+    bench.train("v.gguf", &format!("{flags} --resume")).success();
+    assert!(bench.files("v.gguf") == whole, "the resumed run ends with other bytes");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_leaves_the_last_good_vector() {
+    let Some(bench) = Bench::new() else { return };
+    for (flags, lr) in [("", "1e30"), ("--val 0.34 --test 0", "1e20")] {
+        // Adam's second step is a thousand times as long as the vector here (weight decay 0.05): beyond f32.
+        let flags = format!("--steps 6 --batch 6 --schedule constant --lr {lr} {flags}");
+        let said = bench.fails("v.gguf", &flags);
+        assert!(said.contains("the loss was not finite at step ") && said.contains("prefs.jsonl:"), "{said}");
+        assert!(said.contains("last good vector, from step 1,") && said.contains("--lr"), "{said}");
+        let vector = bench.numbers("v.gguf");
+        assert!(vector.iter().all(|x| x.is_finite()) && vector.iter().any(|&x| x != 0.0));
+        let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+        assert!(card.contains("stopped: the loss was not finite"), "{card}");
+        // The same settings would only end here again: nothing is left to resume.
+        assert_eq!(bench.left(), ["v.gguf", "v.md"]);
+    }
+}
