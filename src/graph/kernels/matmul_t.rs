@@ -402,6 +402,7 @@ mod tests {
                 d
             };
             let want = w.exact(&g);
+            // SAFETY (also below): the part is whole; each version runs only where the CPU has its features.
             assert_exact(&product(|p| unsafe { p.accumulate_plain() }), &want, "plain");
             #[cfg(target_arch = "x86_64")]
             {

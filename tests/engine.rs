@@ -1,0 +1,291 @@
+//! The engine on real models: the lifted graph is llama.cpp's own, and its gradient is the gradient.
+
+mod common;
+
+use bidpo::check::{F32Copy, builtin_pairs, central_differences, middle_layer};
+use bidpo::data::TokenizedPair;
+use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
+use bidpo::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};
+use std::sync::{Arc, LazyLock};
+
+const BETA: f64 = 0.1;
+
+fn load(name: &str) -> Option<Arc<Model>> {
+    Some(Model::load(&common::model(name)?, &ModelParams::default()).unwrap())
+}
+
+static SMOL: LazyLock<Option<Arc<Model>>> = LazyLock::new(|| load(common::SMOL));
+static GEMMA: LazyLock<Option<Arc<Model>>> = LazyLock::new(|| load(common::GEMMA));
+
+fn models() -> impl Iterator<Item = &'static Arc<Model>> {
+    [&SMOL, &GEMMA].into_iter().filter_map(|m| m.as_ref())
+}
+
+fn n_tokens(pairs: &[TokenizedPair]) -> usize {
+    pairs.iter().map(TokenizedPair::n_tokens).sum()
+}
+
+fn engine(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair]) -> Engine {
+    Engine::new(model, layer, n_tokens(pairs), pairs.len(), 1).unwrap()
+}
+
+/// A vector of `percent` of the median residual norm, in a fixed direction.
+fn vector(n_embd: usize, norms: &[f32], percent: f64) -> Vec<f32> {
+    let raw: Vec<f64> = (0..n_embd).map(|i| (i as f64 * 1.7).sin() + 0.3 * (i as f64 * 0.31).cos()).collect();
+    let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
+    raw.iter().map(|x| (x * percent / 100.0 * median(norms) / length) as f32).collect()
+}
+
+fn log_p(logits: &[f32], token: Token) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(logits[token as usize] - max) - sum.ln()
+}
+
+/// `|a - b| / |b|`
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    length(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length(&mut b.iter().copied())
+}
+
+/// The first steered layer, the middle, and the last, whose entry holds only the rows that predict.
+#[test]
+fn lifted_logits_equal_llama_decode_at_every_depth() {
+    for model in models() {
+        let pairs = builtin_pairs(model).unwrap();
+        let refs: Vec<&TokenizedPair> = pairs.iter().collect();
+        for layer in [1, middle_layer(model), model.n_layer() - 1] {
+            let what = format!("{}, layer {layer}", model.architecture());
+            let mut engine = engine(model, layer, &pairs);
+            let example = engine.capture(&refs).unwrap();
+            let a = engine.compare(&refs, &example).unwrap();
+            assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "{what}");
+            assert!(a.effect > 0.05, "{what}: a vector moves logits by {} only", a.effect);
+            // The prompt's last token predicts two first tokens; each response's last token predicts nothing.
+            let rows: usize = pairs.iter().map(|p| p.chosen.len() + p.rejected.len() - 1).sum();
+            assert_eq!(a.n_logits, rows * model.n_vocab(), "{what}");
+        }
+    }
+}
+
+/// The same against a plain context made here: no tap, no marker, no layout of the engine's.
+#[test]
+fn a_plain_context_gives_the_same_logits() {
+    for model in models() {
+        let pair = builtin_pairs(model).unwrap().remove(0);
+        let (layer, n_embd, n_vocab) = (middle_layer(model), model.n_embd(), model.n_vocab());
+        let mut engine = engine(model, layer, std::slice::from_ref(&pair));
+        let example = engine.capture(&[&pair]).unwrap();
+        let n = pair.n_tokens();
+        let mut ctx = Context::new(model, &ContextParams::exact(n, 2, 1)).unwrap();
+        for percent in [0.0, 5.0, -20.0] {
+            let v = vector(n_embd, &example.norms, percent);
+            let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
+            data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(&v);
+            ctx.set_control_vector(&data, layer, layer).unwrap();
+            let mut batch = Batch::new();
+            let mut rows = Vec::new(); // of the batch, in its order
+            for (i, &t) in pair.prompt.iter().enumerate() {
+                rows.push(batch.add(t, i, &[0, 1], true));
+            }
+            rows.drain(..rows.len() - 1);
+            for (seq, response) in [(0, &pair.chosen), (1, &pair.rejected)] {
+                for (i, &t) in response.iter().enumerate() {
+                    let row = batch.add(t, pair.prompt.len() + i, &[seq], true);
+                    if i + 1 < response.len() {
+                        rows.push(row);
+                    }
+                }
+            }
+            ctx.decode(&batch).unwrap();
+            let lifted = engine.logits(&example, &v).unwrap();
+            assert_eq!(lifted.len(), rows.len() * n_vocab);
+            for (ours, &row) in lifted.chunks_exact(n_vocab).zip(&rows) {
+                assert!(ours == ctx.logits(row).unwrap(), "{}, {percent} %, row {row}", model.architecture());
+            }
+            // The summed log-probabilities, by hand.
+            let scored = engine.run(&example, &v, false).unwrap().logp[0];
+            let mut want = PairLogp::default();
+            let first = ctx.logits(pair.prompt.len() - 1).unwrap();
+            want.chosen += log_p(first, pair.chosen[0]);
+            want.rejected += log_p(first, pair.rejected[0]);
+            for (i, &t) in pair.chosen.iter().enumerate().skip(1) {
+                want.chosen += log_p(ctx.logits(pair.prompt.len() + i - 1).unwrap(), t);
+            }
+            for (i, &t) in pair.rejected.iter().enumerate().skip(1) {
+                want.rejected += log_p(ctx.logits(pair.prompt.len() + pair.chosen.len() + i - 1).unwrap(), t);
+            }
+            for (got, want) in [(scored.chosen, want.chosen), (scored.rejected, want.rejected)] {
+                assert!((got - want).abs() < 1e-4, "{}, {percent} %: {got} for {want}", model.architecture());
+            }
+            if percent == 0.0 {
+                let r = example.reference[0];
+                assert!((r.chosen - scored.chosen).abs() < 1e-9 && (r.rejected - scored.rejected).abs() < 1e-9);
+            }
+        }
+    }
+}
+
+/// A prompt that two responses share gives what each response alone gives, and a pair among others what it gives alone.
+/// llama.cpp rounds activations to 8 bits before each product with a quantized weight: where a sum runs in another order
+/// a rounding may flip, so the quantized models carry noise here. The tight lines are in `smol_in_f32`, `gemma_in_f32`.
+#[test]
+fn company_does_not_matter() {
+    for model in models() {
+        let pairs = builtin_pairs(model).unwrap();
+        let line = if model.architecture() == "gemma3" { 1.0 } else { 0.3 };
+        let mut engine = engine(model, middle_layer(model), &pairs);
+        let together = engine.capture(&pairs.iter().collect::<Vec<_>>()).unwrap();
+        for (pair, all) in pairs.iter().zip(&together.reference) {
+            let alone = engine.capture(&[pair]).unwrap().reference[0];
+            for (a, b) in [(alone.chosen, all.chosen), (alone.rejected, all.rejected)] {
+                assert!((a - b).abs() < line, "{}: {a} alone, {b} together", model.architecture());
+            }
+            for (response, shared) in [(&pair.chosen, alone.chosen), (&pair.rejected, alone.rejected)] {
+                let mut ctx = Context::new(model, &ContextParams::exact(pair.n_tokens(), 1, 1)).unwrap();
+                let mut batch = Batch::new();
+                for (i, &t) in pair.prompt.iter().chain(response).enumerate() {
+                    batch.add(t, i, &[0], true);
+                }
+                ctx.decode(&batch).unwrap();
+                let own: f64 = response
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &t)| log_p(ctx.logits(pair.prompt.len() + i - 1).unwrap(), t))
+                    .sum();
+                assert!((own - shared).abs() < line, "{}: {own}, shared {shared}", model.architecture());
+            }
+        }
+    }
+}
+
+/// Loss and gradient with respect to v of one pair, for direction d.
+fn gradient(engine: &mut Engine, pair: &TokenizedPair, d: f64, v: &[f32]) -> (f64, Vec<f64>) {
+    let example = engine.capture(&[pair]).unwrap();
+    let added: Vec<f32> = v.iter().map(|x| d as f32 * x).collect();
+    let scored = engine.run(&example, &added, true).unwrap();
+    let l = loss(d, BETA, scored.logp[0].gap() - example.reference[0].gap());
+    (l.value, scored.grads[0].iter().map(|g| l.slope * g).collect())
+}
+
+/// With f32 weights nothing is rounded to 8 bits, so everything can be held to a tight line.
+#[test]
+fn smol_in_f32() {
+    let Some(model) = SMOL.as_ref() else { return };
+    let copy = F32Copy::new(model, 1).unwrap();
+    let model = copy.model();
+    let pairs = builtin_pairs(model).unwrap();
+    let refs: Vec<&TokenizedPair> = pairs.iter().collect();
+    for layer in [15, 29] {
+        let mut engine = engine(model, layer, &pairs);
+        let example = engine.capture(&refs).unwrap();
+        let a = engine.compare(&refs, &example).unwrap();
+        assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "layer {layer}");
+
+        let d = central_differences(&mut engine, &example, 4, 1).unwrap();
+        eprintln!("layer {layer}: {d:?}");
+        assert!(d.relative_error <= 5e-4 && d.cosine >= 1.0 - 1e-6, "layer {layer}: {d:?}");
+
+        // Several pairs in one capture against each alone: log-probabilities and gradients.
+        let v = vector(model.n_embd(), &example.norms, 5.0);
+        let together = engine.run(&example, &v, true).unwrap();
+        for (i, pair) in pairs.iter().enumerate() {
+            let one = engine.capture(&[pair]).unwrap();
+            let alone = engine.run(&one, &v, true).unwrap();
+            let gap = (alone.logp[0].gap() - together.logp[i].gap()).abs();
+            let apart = distance(&together.grads[i], &alone.grads[0]);
+            eprintln!("layer {layer}, pair {i}: gap within {gap:.1e}, gradient within {apart:.1e}");
+            assert!(gap <= 2e-4 && apart <= 1e-4, "layer {layer}, pair {i}: gap {gap:.1e}, gradient {apart:.1e}");
+        }
+
+        // d = -1 is DPO with the responses exchanged and the vector negated; d(-v) = -dv turns the gradient around.
+        let pair = &pairs[1];
+        let swapped =
+            TokenizedPair { prompt: pair.prompt.clone(), chosen: pair.rejected.clone(), rejected: pair.chosen.clone() };
+        let minus: Vec<f32> = v.iter().map(|x| -x).collect();
+        let (down, g_down) = gradient(&mut engine, pair, -1.0, &v);
+        let (dpo, g_dpo) = gradient(&mut engine, &swapped, 1.0, &minus);
+        let turned: Vec<f64> = g_dpo.iter().map(|g| -g).collect();
+        let apart = distance(&g_down, &turned);
+        eprintln!("layer {layer}: loss {down} and {dpo}, gradients within {apart:.1e}");
+        assert!((down - dpo).abs() <= 1e-5 && apart <= 1e-4, "layer {layer}: {down} {dpo}, gradients {apart:.1e}");
+        // And it is no other one: the plain direction has another loss and another gradient.
+        let (up, g_up) = gradient(&mut engine, pair, 1.0, &v);
+        assert!((up - down).abs() > 1e-3 && distance(&g_up, &g_down) > 0.1, "layer {layer}: {up} {down}");
+    }
+}
+
+/// ggml evaluates GELU through a table of 16-bit floats, a staircase under the differences: a wider line.
+#[test]
+fn gemma_in_f32() {
+    let Some(model) = GEMMA.as_ref() else { return };
+    let copy = F32Copy::new(model, 1).unwrap();
+    let pairs = builtin_pairs(copy.model()).unwrap();
+    for (layer, line) in [(9, 1e-2), (17, 1e-3)] {
+        let mut engine = engine(copy.model(), layer, &pairs[..1]);
+        let example = engine.capture(&[&pairs[0]]).unwrap();
+        let d = central_differences(&mut engine, &example, 2, 1).unwrap();
+        eprintln!("layer {layer}: {d:?}");
+        assert!(d.relative_error <= line && d.cosine >= 1.0 - 1e-5, "layer {layer}: {d:?}");
+    }
+    let mut engine = engine(copy.model(), 9, &pairs);
+    let together = engine.capture(&pairs.iter().collect::<Vec<_>>()).unwrap().reference;
+    for (pair, all) in pairs.iter().zip(&together) {
+        let alone = engine.capture(&[pair]).unwrap().reference[0];
+        let apart = (alone.chosen - all.chosen).abs().max((alone.rejected - all.rejected).abs());
+        eprintln!("alone and together within {apart:.1e}");
+        assert!(apart <= 5e-2, "{alone:?} alone, {all:?} together");
+    }
+}
+
+/// The error, without printing a whole example where there is none.
+fn refused(result: Result<Example, EngineError>) -> EngineError {
+    match result {
+        Ok(_) => panic!("an unusable pair was captured"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_an_error_of_its_kind() {
+    for model in models() {
+        let n_layer = model.n_layer();
+        for layer in [0, n_layer, n_layer + 7, usize::MAX] {
+            let from_check = check_model(model, layer).unwrap_err();
+            let from_new = Engine::new(model, layer, 8, 1, 1).unwrap_err();
+            for error in [from_check, from_new] {
+                let EngineError::Model(text) = error else { panic!("{error:?}") };
+                assert!(
+                    text.contains(&format!("layer {layer}")) && text.contains(&(n_layer - 1).to_string()),
+                    "{text}"
+                );
+            }
+        }
+    }
+    let Some(model) = SMOL.as_ref() else { return };
+    let good = builtin_pairs(model).unwrap().remove(0);
+    let mut engine = engine(model, 20, std::slice::from_ref(&good));
+    for part in 0..3 {
+        let mut pair = good.clone();
+        [&mut pair.prompt, &mut pair.chosen, &mut pair.rejected][part].clear();
+        let error = refused(engine.capture(&[&pair]));
+        assert!(matches!(error, EngineError::Pair(_)), "{error:?}");
+    }
+    let n_vocab = model.n_vocab();
+    for token in [-1, n_vocab as Token, Token::MAX, Token::MIN] {
+        for part in 0..3 {
+            let mut pair = good.clone();
+            [&mut pair.prompt, &mut pair.chosen, &mut pair.rejected][part][0] = token;
+            let text = refused(engine.capture(&[&pair])).to_string();
+            assert!(text.contains(&format!("token {token}")) && text.contains(&n_vocab.to_string()), "{text}");
+        }
+    }
+    let mut long = good.clone();
+    long.chosen = good.chosen.iter().copied().cycle().take(2000).collect();
+    let text = refused(engine.capture(&[&long])).to_string();
+    assert!(text.contains(&long.n_tokens().to_string()), "{text}");
+    // The engine still works.
+    let example = engine.capture(&[&good]).unwrap();
+    engine.verify(&[&good], &example).unwrap();
+}
