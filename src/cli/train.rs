@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     batch: usize,
     /// Times through the training pairs.
-    #[arg(long, default_value_t = 6, value_parser = at_least_one, conflicts_with = "steps")]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one, conflicts_with = "steps")]
     epochs: usize,
     /// Optimizer steps, instead of --epochs.
     #[arg(long, value_parser = at_least_one)]

@@ -110,7 +110,7 @@ impl TrainConfig {
             warmup: 0.1,
             weight_decay: 0.05,
             batch: 8,
-            length: Length::Epochs(6),
+            length: Length::Epochs(5),
             seed: 0,
             clip: None,
             patience: 3,
