@@ -21,15 +21,17 @@ dial() { # vector, question
 say "1. Train: 128 pairs of a true answer and a popular myth, on SmolLM2-135M-Instruct Q4_1, by gradient"
 "$bidpo" train --model "$model" --data misconceptions --output "$vector" --fresh
 
-say "2. The same questions at three scales of that vector"
-dial "$vector" "Why can a bird sit on a power line without getting hurt?"
-dial "$vector" "Does lightning ever strike the same place twice?"
-dial "$vector" "What should I do when a pan of oil catches fire?"
+say "2. Three questions at three scales of that vector (percent of the residual norm)"
+echo "Do not expect a 135M model to become truthful: the table above says how far the vector moves it, and no further."
+echo
+dial "$vector" "Do penguins live at the North Pole?"
+dial "$vector" "What causes the seasons on Earth?"
+dial "$vector" "How does a refrigerator keep food cold?"
 
 say "3. A dial that is easy to see: plain (-1) to flowery (+1), a vector that ships with bidpo"
 style=vectors/plain-vs-flowery.SmolLM2-135M-Instruct.Q4_1.gguf
 dial "$style" "Describe a rainy morning."
-dial "$style" "How do I boil an egg?"
+dial "$style" "How do I make a cup of tea?"
 dial "$style" "What is the moon?"
 
 say "4. Now you"

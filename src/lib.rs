@@ -1,4 +1,38 @@
-//! bidpo: train BiDPO steering vectors by gradient on the quantized GGUF model you already run.
+//! Train BiDPO steering vectors by gradient on the quantized GGUF model you already run; steer, extract and evaluate with
+//! them, offline.
+//!
+//! ```no_run
+//! use bidpo::data::{ChatTemplate, PreferenceSet, TemplateChoice};
+//! use bidpo::llama::{Model, ModelParams, default_threads};
+//! use bidpo::steer::SteeringVector;
+//! use bidpo::train::{Engine, NamedPair, TrainConfig, train};
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load(Path::new("model.gguf"), &ModelParams::default())?;
+//! let template = ChatTemplate::new(&model, &TemplateChoice::Auto)?;
+//! let mut pairs = Vec::new();
+//! for p in PreferenceSet::load(Path::new("prefs.jsonl"))?.pairs {
+//!     let tokens = template.encode_pair(&model, &p.prompt, &p.chosen, &p.rejected)?;
+//!     pairs.push(NamedPair { name: p.origin, tokens });
+//! }
+//! let config = TrainConfig::new(model.n_layer() / 2);
+//! let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap_or(1);
+//! let mut engine = Engine::new(&model, config.layer, longest, 1, default_threads())?;
+//! let (train_pairs, valid_pairs) = pairs.split_at(pairs.len() * 5 / 6);
+//! let never = AtomicBool::new(false);
+//! let trained = train(&mut engine, train_pairs, valid_pairs, &config, None, &never, &mut |_event| {})?;
+//! SteeringVector::single(config.layer, trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`llama`]: safe Rust over llama.cpp: models, contexts, the tap on the compute graph.
+//! - [`graph`]: the engine: lift llama.cpp's graph, differentiate it, run it with ggml.
+//! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
+//! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
+//! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 
 pub mod chat;
 pub mod check;

@@ -104,7 +104,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!();
             report(&answer);
         }
-        headings.extend(scale.map(|s| format!("scale {}", label(s, dials))));
+        // Narrow columns: the unit is said by `--scales` without columns, and in the documentation.
+        headings.extend(scale.map(|s| format!("scale {}", label(s, dials).replace(" of the residual norm", ""))));
         texts.push(answer.text.clone());
         answers.push(json(&answer, dials));
         interrupted = answer.stop == StopReason::Interrupted;

@@ -19,7 +19,7 @@ impl Interrupt {
         let handler = this.clone();
         ctrlc::set_handler(move || {
             if !handler.busy.load(Ordering::SeqCst) || handler.stop.swap(true, Ordering::SeqCst) {
-                std::process::exit(130); // as a shell reports a program ended by SIGINT
+                std::process::exit(1);
             }
         })?;
         Ok(this)

@@ -64,7 +64,6 @@ impl PairLogp {
 
 /// One or more pairs, captured: the upper graph, its gradient, the residual stream at the layer, and the reference
 /// log-probabilities.
-#[derive(Debug)]
 pub struct Example {
     graph: Graph,
     residual: InputId,
@@ -87,6 +86,17 @@ pub struct Example {
     pub norms: Vec<f32>,
     /// Ops of the lifted graph with their counts.
     pub ops: BTreeMap<String, usize>,
+}
+
+impl std::fmt::Debug for Example {
+    /// Sizes only: the data are hundreds of thousands of numbers.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Example")
+            .field("n_pairs", &self.n_pairs())
+            .field("n_tokens", &self.n_tokens)
+            .field("n_nodes", &self.n_nodes())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Example {
