@@ -17,10 +17,7 @@ const QUESTIONS: [&str; 6] = [
 ];
 
 fn words(text: &str) -> HashSet<String> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '\'')
-        .filter(|w| !w.is_empty())
-        .map(str::to_lowercase)
-        .collect()
+    text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
 }
 
 /// A judge that never saw the model: naive Bayes over the words of the preference set (flowery against plain, Laplace
@@ -40,7 +37,12 @@ impl Judge {
                 }
             }
         }
-        Self(counts.into_iter().map(|(w, [a, b])| (w, ((a + 1.0) / (n + 2.0)).ln() - ((b + 1.0) / (n + 2.0)).ln())).collect())
+        Self(
+            counts
+                .into_iter()
+                .map(|(w, [a, b])| (w, ((a + 1.0) / (n + 2.0)).ln() - ((b + 1.0) / (n + 2.0)).ln()))
+                .collect(),
+        )
     }
 
     /// Mean weight of the words it knows.
@@ -60,7 +62,17 @@ fn the_shipped_style_dial_turns_both_ways() {
     for question in QUESTIONS {
         let out = Command::cargo_bin("bidpo")
             .unwrap()
-            .args(["generate", "--json", "-n", "48", "--repeat-penalty", "1.1", "--scales=-1,0,1", "--prompt", question])
+            .args([
+                "generate",
+                "--json",
+                "-n",
+                "48",
+                "--repeat-penalty",
+                "1.1",
+                "--scales=-1,0,1",
+                "--prompt",
+                question,
+            ])
             .arg("--model")
             .arg(&model)
             .arg("--vector")
@@ -96,7 +108,8 @@ fn the_shipped_vectors_fit_their_models() {
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             let text = String::from_utf8(out.stdout).unwrap();
             // The hashes of the model files that scripts/fetch_models.py checks.
-            let fetch = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/fetch_models.py")).unwrap();
+            let fetch =
+                std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/fetch_models.py")).unwrap();
             let hash = text.split('"').find(|s| s.len() == 64 && fetch.contains(*s));
             assert!(hash.is_some(), "{stem}: made for a model that the scripts do not fetch: {text}");
             let card = std::fs::read_to_string(root.join(format!("{stem}.md"))).unwrap();
