@@ -55,7 +55,7 @@ pub struct Args {
     /// Share of the steps to warm up.
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     warmup: f64,
-    /// Decoupled weight decay, times the learning rate as a share of the residual norm.
+    /// Decoupled weight decay.
     #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
     weight_decay: f64,
     /// Pairs in a step.

@@ -80,7 +80,7 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// Share of the steps spent warming up.
     pub warmup: f64,
-    /// Decoupled weight decay: a step at a learning rate of `p` percent takes away `p / 100` times this share of the vector.
+    /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Pairs in a step.
     pub batch: usize,

@@ -4,10 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 /// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) on one vector, in f64.
-///
-/// As in the paper, and unlike in PyTorch, the decay of a step is given apart from the learning rate: a learning rate
-/// has the unit of the vector, a decay has none, and a product of the two would shrink vectors of models with large
-/// residual norms hundreds of times faster than others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -16,6 +12,8 @@ pub struct AdamW {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
+    /// Decoupled weight decay, multiplied with the learning rate.
+    pub weight_decay: f64,
     /// Steps taken.
     pub t: u64,
     /// First moment.
@@ -26,12 +24,12 @@ pub struct AdamW {
 
 impl AdamW {
     /// With the usual betas (0.9, 0.999) and eps 1e-8.
-    pub fn new(n: usize) -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, t: 0, m: vec![0.0; n], s: vec![0.0; n] }
+    pub fn new(n: usize, weight_decay: f64) -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, t: 0, m: vec![0.0; n], s: vec![0.0; n] }
     }
 
-    /// One step: changes `x` along its gradient `g` with learning rate `lr`, and takes the share `decay` of it away.
-    pub fn step(&mut self, x: &mut [f64], g: &[f64], lr: f64, decay: f64) {
+    /// One step: changes `x` along its gradient `g` with learning rate `lr`.
+    pub fn step(&mut self, x: &mut [f64], g: &[f64], lr: f64) {
         assert!(x.len() == self.m.len() && g.len() == self.m.len(), "sizes differ");
         self.t += 1;
         let c1 = 1.0 - self.beta1.powi(self.t as i32);
@@ -39,7 +37,7 @@ impl AdamW {
         for (((x, g), m), s) in x.iter_mut().zip(g).zip(&mut self.m).zip(&mut self.s) {
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
             *s = self.beta2 * *s + (1.0 - self.beta2) * g * g;
-            *x -= lr * (*m / c1) / ((*s / c2).sqrt() + self.eps) + decay * *x;
+            *x -= lr * ((*m / c1) / ((*s / c2).sqrt() + self.eps) + self.weight_decay * *x);
         }
     }
 }
@@ -106,19 +104,19 @@ pub fn clip(g: &mut [f64], limit: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Worked by hand from the paper's algorithm, two steps of one coordinate: lr 0.1, decay 0.005, x 1, g 0.5 then -1.
+    /// Worked by hand from the paper's algorithm, two steps of one coordinate: lr 0.1, decay 0.05, x 1, g 0.5 then -1.
     #[test]
     fn two_steps_by_hand() {
-        let mut opt = AdamW::new(1);
+        let mut opt = AdamW::new(1, 0.05);
         let mut x = [1.0];
-        opt.step(&mut x, &[0.5], 0.1, 0.005);
-        // m = 0.05, s = 0.00025; corrected 0.5 and 0.25: step 0.5 / (0.5 + 1e-8); decay 0.005 * 1.
-        let first = 1.0 - 0.1 * 0.5 / (0.5 + 1e-8) - 0.005;
+        opt.step(&mut x, &[0.5], 0.1);
+        // m = 0.05, s = 0.00025; corrected 0.5 and 0.25: step 0.5 / (0.5 + 1e-8); decay 0.05 * 1.
+        let first = 1.0 - 0.1 * (0.5 / (0.5 + 1e-8) + 0.05);
         assert!((x[0] - first).abs() < 1e-12, "{}", x[0]);
-        opt.step(&mut x, &[-1.0], 0.1, 0.005);
+        opt.step(&mut x, &[-1.0], 0.1);
         // m = 0.9 * 0.05 - 0.1 = -0.055, corrected by 0.19; s = 0.999 * 0.00025 + 0.001 = 0.00124975, by 0.001999.
         let (m, s) = (-0.055 / 0.19, 0.001_249_75 / 0.001_999);
-        let second = first - 0.1 * m / (f64::sqrt(s) + 1e-8) - 0.005 * first;
+        let second = first - 0.1 * (m / (f64::sqrt(s) + 1e-8) + 0.05 * first);
         assert!((x[0] - second).abs() < 1e-12, "{} for {second}", x[0]);
     }
 

@@ -229,7 +229,7 @@ pub fn train(
     };
     observe(Event::Ready(&ready));
 
-    let mut opt = AdamW::new(n_embd);
+    let mut opt = AdamW::new(n_embd, config.weight_decay);
     let mut state = State { fingerprint, best_loss: f64::INFINITY.to_bits(), ..State::default() };
     let mut v = vec![0.0f64; n_embd];
     let (mut best, mut good) = (v.clone(), v.clone());
@@ -238,8 +238,6 @@ pub fn train(
         observe(Event::Resumed { step: state.step });
     }
     let warmup = (config.warmup * total as f64).ceil() as usize;
-    // Learning rate and decay in the residual stream's own unit, the median size of a coordinate: the same in every model.
-    let unit = median_norm / (n_embd as f64).sqrt();
     let mut stop = Stop::Finished;
     let (started, first_step, mut tokens) = (Instant::now(), state.step, 0usize);
     // A run that had already stopped early must not go on.
@@ -273,7 +271,7 @@ pub fn train(
         let lr = ready.lr * config.schedule.factor(state.step, warmup, total);
         good.clone_from(&v);
         state.good_step = state.step;
-        opt.step(&mut v, &g, lr, config.weight_decay * lr / unit);
+        opt.step(&mut v, &g, lr);
         state.step += 1;
         state.epoch_loss = (f64::from_bits(state.epoch_loss) + sum.loss).to_bits();
         state.epoch_pairs += members.len();
