@@ -81,8 +81,7 @@ impl Record<'_> {
         if let Some(h) = self.heldout {
             p.set_int("heldout_pairs", self.split[2] as i64);
             for c in &h.conditions {
-                let key: String = c.name.chars().map(|ch| if ch.is_ascii_alphanumeric() { ch } else { '_' }).collect();
-                let key = key.replace("__", "_");
+                let key = key_of(&c.name);
                 let i = c.interval();
                 p.set_float(&format!("heldout_{key}_accuracy"), c.accuracy());
                 p.set_float(&format!("heldout_{key}_low"), i.lo);
@@ -110,10 +109,11 @@ impl Record<'_> {
         out += &format!(
             "| | |\n| --- | --- |\n\
              | objective | {}, beta {} |\n\
-             | layer | {} (added to the output of block {0}, blocks counted from 0, at every position) |\n",
-            c.objective, c.beta, c.layer
-        )
-        .replace("block {0}", &format!("block {}", c.layer));
+             | layer | {layer} (added to the output of block {layer}, blocks counted from 0, at every position) |\n",
+            c.objective,
+            c.beta,
+            layer = c.layer
+        );
         out += &format!(
             "| optimizer | AdamW, learning rate {:.4} ({} of the residual norm a step), {}, warm-up {:.0} %, weight decay {} |\n",
             ready.lr,
@@ -211,4 +211,23 @@ fn percent(x: f64) -> String {
 
 fn short(hash: &str) -> &str {
     hash.get(..16).unwrap_or(hash)
+}
+
+/// A condition's name as part of a metadata key: `vector, scale -1` is `vector_scale_minus_1`.
+fn key_of(name: &str) -> String {
+    let spelled = name.replace('+', " plus ").replace('-', " minus ");
+    let words = spelled.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty());
+    words.collect::<Vec<_>>().join("_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_condition_has_a_key_of_its_own() {
+        assert_eq!(key_of("vector, scale +1"), "vector_scale_plus_1");
+        assert_eq!(key_of("vector, scale -1"), "vector_scale_minus_1");
+        assert_eq!(key_of("system prompt, no vector"), "system_prompt_no_vector");
+    }
 }
