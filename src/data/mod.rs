@@ -9,5 +9,5 @@ pub mod truthfulqa;
 
 pub use message::{Message, Prompt};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
-pub use split::{Split, SplitError, permutation, split, split_share};
+pub use split::{Split, SplitError, permutation, split};
 pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};

@@ -30,16 +30,6 @@ pub enum SplitError {
         /// Asked for to test on.
         test: usize,
     },
-    /// A share outside [0, 1), or one that leaves nothing to train on.
-    #[error(
-        "a validation share of {share} of {n} items: it must be at least 0, below 1, and leave an item to train on"
-    )]
-    Share {
-        /// The share.
-        share: f64,
-        /// Items there are.
-        n: usize,
-    },
 }
 
 /// Splits `n` items by `seed`. The training set is taken from the front of one random order, the test set from its end
@@ -58,23 +48,6 @@ pub fn split(n: usize, seed: u64, n_train: usize, n_valid: usize, n_test: usize)
         valid: order[n - held_out..n - n_test].to_vec(),
         test: order[n - n_test..].to_vec(),
     })
-}
-
-/// Splits `n` items into training and validation: `share` of them (rounded; at least one unless the share is 0) to
-/// validate on, the rest to train on.
-///
-/// # Errors
-/// [`SplitError::Share`].
-pub fn split_share(n: usize, seed: u64, share: f64) -> Result<Split, SplitError> {
-    let refused = SplitError::Share { share, n };
-    if !(0.0..1.0).contains(&share) {
-        return Err(refused);
-    }
-    let valid = if share == 0.0 { 0 } else { ((n as f64 * share).round() as usize).max(1) };
-    match n.checked_sub(valid) {
-        None | Some(0) => Err(refused),
-        Some(train) => split(n, seed, train, valid, 0),
-    }
 }
 
 /// The numbers below `n` in an order drawn from ChaCha8 with `seed`: Fisher-Yates (Knuth, TAOCP vol. 2, algorithm 3.4.2 P)
@@ -117,14 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn shares() {
-        let s = split_share(100, 7, 0.15).unwrap();
-        assert_eq!((s.train.len(), s.valid.len(), s.test.len()), (85, 15, 0));
-        assert_eq!(split_share(3, 7, 0.01).unwrap().valid.len(), 1);
-        assert_eq!(split_share(3, 7, 0.0).unwrap().valid.len(), 0);
-        for (n, share) in [(10, 1.0), (10, -0.1), (10, f64::NAN), (1, 0.5), (0, 0.0)] {
-            assert!(split_share(n, 7, share).is_err(), "{n} {share}");
-        }
+    fn more_than_there_is_is_refused() {
         assert!(split(10, 0, 8, 2, 1).unwrap_err().to_string().contains("8 + 2 + 1"));
         assert!(split(10, 0, usize::MAX, 2, 1).is_err());
     }

@@ -47,8 +47,6 @@ pub(super) struct Capture {
     /// Its result: the residual stream there (plus the marker), `[n_rows, n_embd]`.
     pub residual: Vec<f32>,
     marker: Vec<u8>,
-    /// Stop the graph after the entry: only the residual stream is wanted.
-    pub stop_at_entry: bool,
 }
 
 impl Capture {
@@ -60,7 +58,6 @@ impl Capture {
             entry: None,
             residual: Vec::new(),
             marker: marker(n_embd).iter().flat_map(|x| x.to_le_bytes()).collect(),
-            stop_at_entry: false,
         }
     }
 
@@ -136,7 +133,6 @@ impl Tap for Capture {
     fn computed(&mut self, node: &Node<'_>) -> bool {
         if Some(node.id()) == self.entry {
             self.residual = node.read_f32();
-            return !self.stop_at_entry;
         }
         true
     }

@@ -48,11 +48,6 @@ impl Batch {
         self.seqs.iter().flatten().map(|&s| s as usize + 1).max().unwrap_or(0)
     }
 
-    /// Asks for logits at every row, or at none.
-    pub fn set_all_logits(&mut self, on: bool) {
-        self.logits.fill(i8::from(on));
-    }
-
     /// Empties the batch.
     pub fn clear(&mut self) {
         *self = Self::default();
