@@ -19,7 +19,7 @@
 //! }
 //! let config = TrainConfig::new(model.n_layer() / 2);
 //! let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap_or(1);
-//! let mut engine = Engine::new(&model, config.layer, longest, 1, default_threads())?;
+//! let mut engine = Engine::new(&model, &[config.layer], longest, 1, default_threads())?;
 //! let (train_pairs, valid_pairs) = pairs.split_at(pairs.len() * 5 / 6);
 //! let never = AtomicBool::new(false);
 //! let trained = train(&mut engine, train_pairs, valid_pairs, &config, None, &never, &mut |_event| {})?;

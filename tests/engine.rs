@@ -26,7 +26,7 @@ fn n_tokens(pairs: &[TokenizedPair]) -> usize {
 }
 
 fn engine(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair]) -> Engine {
-    Engine::new(model, layer, n_tokens(pairs), pairs.len(), 1).unwrap()
+    Engine::new(model, &[layer], n_tokens(pairs), pairs.len(), 1).unwrap()
 }
 
 /// A vector of `percent` of the median residual norm, in a fixed direction.
@@ -80,7 +80,7 @@ fn a_plain_context_gives_the_same_logits() {
         let n = pair.n_tokens();
         let mut ctx = Context::new(model, &ContextParams::exact(n, 2, 1)).unwrap();
         for percent in [0.0, 5.0, -20.0] {
-            let v = vector(n_embd, &example.norms, percent);
+            let v = vector(n_embd, &example.norms[0], percent);
             let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
             data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(&v);
             ctx.set_control_vector(&data, layer, layer).unwrap();
@@ -188,7 +188,7 @@ fn smol_in_f32() {
         assert!(d.relative_error <= 5e-4 && d.cosine >= 1.0 - 1e-6, "layer {layer}: {d:?}");
 
         // Several pairs in one capture against each alone: log-probabilities and gradients.
-        let v = vector(model.n_embd(), &example.norms, 5.0);
+        let v = vector(model.n_embd(), &example.norms[0], 5.0);
         let together = engine.run(&example, &v, true).unwrap();
         for (i, pair) in pairs.iter().enumerate() {
             let one = engine.capture(&[pair]).unwrap();
@@ -253,7 +253,7 @@ fn what_cannot_be_trained_on_is_an_error_of_its_kind() {
         let n_layer = model.n_layer();
         for layer in [0, n_layer, n_layer + 7, usize::MAX] {
             let from_check = check_model(model, layer).unwrap_err();
-            let from_new = Engine::new(model, layer, 8, 1, 1).unwrap_err();
+            let from_new = Engine::new(model, &[layer], 8, 1, 1).unwrap_err();
             for error in [from_check, from_new] {
                 let EngineError::Model(text) = error else { panic!("{error:?}") };
                 assert!(

@@ -132,7 +132,7 @@ impl Case {
         let n_forward = self.graph.nodes().len();
         let seed = self.fixed(self.graph.ne(of));
         let Data::F32(seed_values) = self.data.last().unwrap().clone() else { unreachable!() };
-        let grad = differentiate(&mut self.graph, of, seed, self.entry).unwrap();
+        let grad = differentiate(&mut self.graph, of, seed, &[self.entry]).unwrap()[0];
         assert_eq!(self.graph.ne(grad), self.graph.ne(self.entry), "{name}: the gradient has the entry's shape");
         let of = if self.graph.is_contiguous(of) { of } else { self.graph.contiguous(of) };
         let mut exec = Executor::new(1).unwrap();
@@ -587,7 +587,7 @@ fn log_prob_head() -> BTreeSet<usize> {
 fn what_has_no_rule_is_refused() {
     let refusal = |c: &mut Case, of: Value| {
         let seed = c.fixed(c.graph.ne(of));
-        match differentiate(&mut c.graph, of, seed, c.entry) {
+        match differentiate(&mut c.graph, of, seed, &[c.entry]) {
             Err(IrError::NoRule { op, .. }) => op,
             other => panic!("{other:?}"),
         }

@@ -101,7 +101,7 @@ fn the_product_with_a_transposed_weight() {
             let (seed, _) = graph.input([n, M, 1, 1], Elem::F32);
             let (w, _) = graph.weight(weight.node().ne(), elem(weight));
             let z = graph.mul_mat(w, y, 0).unwrap();
-            let grad = differentiate(&mut graph, z, seed, y).unwrap();
+            let grad = differentiate(&mut graph, z, seed, &[y]).unwrap()[0];
             let (y, g) = (random(k * M, &mut rng), random(n * M, &mut rng));
             let got = run(&graph, weight, &[&y, &g], grad, 1);
 
@@ -149,7 +149,7 @@ fn the_weight_of_a_norm() {
     let (seed, _) = graph.input([k, 3, 1, 1], Elem::F32);
     let (w, _) = graph.weight(weight.node().ne(), elem(weight));
     let z = graph.mul(x, w).unwrap();
-    let grad = differentiate(&mut graph, z, seed, x).unwrap();
+    let grad = differentiate(&mut graph, z, seed, &[x]).unwrap()[0];
     let (x, g) = (random(k * 3, &mut rng), random(k * 3, &mut rng));
     let got = run(&graph, weight, &[&x, &g], grad, 1);
     let scale = weight.node().read_f32();

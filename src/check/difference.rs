@@ -32,15 +32,20 @@ pub fn central_differences(
 ) -> Result<Differences, EngineError> {
     // In gemma the slope along the gradient changes by a third within 1 %; below 0.1 % rounding takes over.
     const STEP_PERCENT: f64 = 0.2;
-    let n = engine.model().n_embd();
-    let unit = median(&example.norms);
+    let n = engine.n_params();
+    let n_embd = engine.model().n_embd();
+    // Every layer moves by the same share of its own residual norm.
+    let units: Vec<f64> = example.norms.iter().map(|norms| median(norms)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut random = |length: f64| -> Vec<f64> {
-        let x: Vec<f64> = (0..n).map(|_| rng.random::<f64>() - 0.5).collect();
-        let norm = crate::train::length(&x);
-        x.iter().map(|a| a * length / norm).collect()
+    let mut random = |share: f64| -> Vec<f64> {
+        let mut x: Vec<f64> = (0..n).map(|_| rng.random::<f64>() - 0.5).collect();
+        for (part, unit) in x.chunks_exact_mut(n_embd).zip(&units) {
+            let norm = crate::train::length(part);
+            part.iter_mut().for_each(|a| *a *= share * unit / norm);
+        }
+        x
     };
-    let v = random(0.05 * unit);
+    let v = random(0.05);
     let gap = |engine: &mut Engine, x: &[f64]| -> Result<f64, EngineError> {
         let x: Vec<f32> = x.iter().map(|&a| a as f32).collect();
         Ok(engine.run(example, &x, false)?.logp.iter().map(|p| p.gap()).sum())
@@ -53,8 +58,9 @@ pub fn central_differences(
             *sum += x;
         }
     }
-    let length = crate::train::length(&g);
-    let mut directions = vec![g.iter().map(|x| x / length).collect::<Vec<f64>>()];
+    // The gradient's own direction, of the length that the random ones have.
+    let scale = units.iter().map(|u| u * u).sum::<f64>().sqrt() / crate::train::length(&g);
+    let mut directions = vec![g.iter().map(|x| x * scale).collect::<Vec<f64>>()];
     directions.extend((0..n_random).map(|_| random(1.0)));
     let (mut numeric, mut analytic) = (Vec::new(), Vec::new());
     for u in &directions {
@@ -62,7 +68,7 @@ pub fn central_differences(
             let to = |s: f64| v.iter().zip(u).map(|(v, u)| v + s * h * u).collect::<Vec<f64>>();
             Ok((gap(engine, &to(1.0))? - gap(engine, &to(-1.0))?) / (2.0 * h))
         };
-        let h = STEP_PERCENT / 100.0 * unit;
+        let h = STEP_PERCENT / 100.0;
         let (wide, narrow) = (slope(h)?, slope(h / 2.0)?);
         numeric.push((4.0 * narrow - wide) / 3.0);
         analytic.push(u.iter().zip(&g).map(|(a, b)| a * b).sum::<f64>());

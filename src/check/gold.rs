@@ -161,7 +161,7 @@ impl Gold {
             return Err(format(format!("vocabulary mismatch: token {t}, the model has {n_vocab} tokens")));
         }
         let max = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
-        let mut engine = Engine::new(model, self.layer, max, 1, n_threads)?;
+        let mut engine = Engine::new(model, &[self.layer], max, 1, n_threads)?;
         let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
         let n = pairs.len() as f64;
         let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);

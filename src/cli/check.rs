@@ -43,7 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let pairs = builtin_pairs(&model)?;
     let refs: Vec<&TokenizedPair> = pairs.iter().collect();
     let max = pairs.iter().map(TokenizedPair::n_tokens).sum();
-    let mut engine = Engine::new(&model, layer, max, pairs.len(), threads)?;
+    let mut engine = Engine::new(&model, &[layer], max, pairs.len(), threads)?;
     let example = engine.capture(&refs)?;
     let agreement = engine.compare(&refs, &example)?;
     let gelu = example.ops.keys().any(|op| op.contains("GEGLU") || op.contains("GELU"));
@@ -56,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let differences = match &copy {
         Some(copy) => {
-            let mut engine = Engine::new(copy.model(), layer, max, pairs.len(), threads)?;
+            let mut engine = Engine::new(copy.model(), &[layer], max, pairs.len(), threads)?;
             let example = engine.capture(&refs)?;
             Some(central_differences(&mut engine, &example, 6, 1)?)
         }

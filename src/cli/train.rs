@@ -237,7 +237,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         split.valid.len(),
         split.test.len()
     );
-    let mut engine = Engine::new(&model, layer, max_tokens, 1, args.model.threads())?;
+    let mut engine = Engine::new(&model, &[layer], max_tokens, 1, args.model.threads())?;
     let interrupt = on_ctrl_c()?;
     let pick = |ids: &[usize]| ids.iter().map(|&i| pairs[i].clone()).collect::<Vec<_>>();
     let plan = CheckpointPlan {

@@ -30,10 +30,23 @@ pub(super) enum RawLeaf {
     Other { name: String },
 }
 
-/// The marker that a control vector of layer L carries so that its addition can be told from any other:
-/// `1e-30 (i + 1)`, far below the rounding of any residual stream.
-pub(crate) fn marker(n_embd: usize) -> Vec<f32> {
-    (0..n_embd).map(|i| 1e-30 * (i + 1) as f32).collect()
+/// The marker that a control vector of a layer carries so that its addition can be told from any other, those of other
+/// layers included: `1e-30 (layer n_embd + i + 1)`, far below the rounding of any residual stream.
+pub(crate) fn marker(n_embd: usize, layer: usize) -> Vec<f32> {
+    (0..n_embd).map(|i| 1e-30 * (layer * n_embd + i + 1) as f32).collect()
+}
+
+/// A place where a control vector is added.
+#[derive(Debug, Clone)]
+pub(super) struct RawEntry {
+    /// The layer whose marker was found.
+    pub layer: usize,
+    /// The addition.
+    pub node: NodeId,
+    /// The leaf that holds the vector.
+    pub vector: NodeId,
+    /// Euclidean norm of each row of the residual stream there.
+    pub norms: Vec<f32>,
 }
 
 /// The tap: collects the graph and the residual stream at the entry point.
@@ -42,22 +55,29 @@ pub(super) struct Capture {
     pub nodes: Vec<RawNode>,
     pub index: HashMap<NodeId, usize>,
     pub leaves: HashMap<NodeId, RawLeaf>,
-    /// The addition of the control vector.
-    pub entry: Option<NodeId>,
-    /// Its result: the residual stream there (plus the marker), `[n_rows, n_embd]`.
+    /// The additions of the control vectors, in the order of the graph.
+    pub entries: Vec<RawEntry>,
+    /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`.
     pub residual: Vec<f32>,
-    marker: Vec<u8>,
+    /// True if a layer's vector was added twice: llama.cpp ran the batch in several compute passes.
+    pub split: bool,
+    /// Layer and bytes of each marker.
+    markers: Vec<(usize, Vec<u8>)>,
 }
 
 impl Capture {
-    pub fn new(n_embd: usize) -> Self {
+    pub fn new(n_embd: usize, layers: &[usize]) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashMap::new(),
             leaves: HashMap::new(),
-            entry: None,
+            entries: Vec::new(),
             residual: Vec::new(),
-            marker: marker(n_embd).iter().flat_map(|x| x.to_le_bytes()).collect(),
+            split: false,
+            markers: layers
+                .iter()
+                .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
+                .collect(),
         }
     }
 
@@ -67,7 +87,8 @@ impl Capture {
         }
         let raw = if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
-        } else if leaf.is_input() {
+        } else if leaf.is_input() || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len()) {
+            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones.
             // Inputs are set before the graph runs and stay untouched until their last use, which is this node or a
             // later one.
             RawLeaf::Input { ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
@@ -77,23 +98,26 @@ impl Capture {
         self.leaves.insert(leaf.id(), raw);
     }
 
-    fn is_entry(&self, node: &Node<'_>) -> bool {
-        if self.entry.is_some() || node.op() != crate::llama::sys::GGML_OP_ADD {
-            return false;
+    /// The layer whose marker this node adds, and the leaf that holds it.
+    fn entry(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
+        if node.op() != crate::llama::sys::GGML_OP_ADD {
+            return None;
         }
-        let Some(v) = node.src(1) else { return false };
-        v.is_leaf()
-            && !v.is_input()
-            && v.dtype() == DType::F32
-            && v.n_bytes() == self.marker.len()
-            && v.read_bytes() == self.marker
+        let v = node.src(1)?;
+        let n_bytes = self.markers.first()?.1.len();
+        if !v.is_leaf() || v.is_input() || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != n_bytes {
+            return None;
+        }
+        let bytes = v.read_bytes();
+        let (layer, _) = self.markers.iter().find(|(_, marker)| *marker == bytes)?;
+        Some((*layer, v.id()))
     }
 }
 
 impl Tap for Capture {
     fn wants(&mut self, node: &Node<'_>) -> bool {
         let mut src = Vec::with_capacity(3);
-        let is_entry = self.is_entry(node);
+        let entry = self.entry(node);
         for i in 0..10 {
             let s = node.src(i);
             if let Some(leaf) = s.filter(Node::is_leaf) {
@@ -124,15 +148,23 @@ impl Tap for Capture {
             root,
             view_offset: offset,
         });
-        if is_entry {
-            self.entry = Some(node.id());
-        }
-        is_entry
+        let Some((layer, vector)) = entry else { return false };
+        self.split |= self.entries.iter().any(|e| e.layer == layer);
+        self.entries.push(RawEntry { layer, node: node.id(), vector, norms: Vec::new() });
+        true
     }
 
     fn computed(&mut self, node: &Node<'_>) -> bool {
-        if Some(node.id()) == self.entry {
-            self.residual = node.read_f32();
+        let n_embd = node.ne()[0];
+        if let Some(i) = self.entries.iter().position(|e| e.node == node.id()) {
+            let rows = node.read_f32(); // [n_rows, n_embd]
+            self.entries[i].norms = rows
+                .chunks_exact(n_embd)
+                .map(|r| r.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32)
+                .collect();
+            if i == 0 {
+                self.residual = rows;
+            }
         }
         true
     }

@@ -5,23 +5,28 @@
 
 use super::ir::{Glu, Graph, IrError, Op, Shape, Unary, Value};
 
-/// Extends `graph` by the gradient of a scalar with respect to `wrt`, given `seed`, its gradient with respect to `of`.
+/// Extends `graph` by the gradients of a scalar with respect to each of `wrt`, given `seed`, its gradient with respect to
+/// `of`. Values of `wrt` may depend on each other: each gets its total derivative.
 ///
 /// # Errors
 /// [`IrError::NoRule`] naming the first op on the way that cannot be differentiated.
-pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: Value) -> Result<Value, IrError> {
+pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: &[Value]) -> Result<Vec<Value>, IrError> {
+    let nowhere = |why: &str| IrError::NoRule { op: "graph".into(), why: why.to_owned() };
     let n = of.0 as usize + 1;
     let mut active = vec![false; n];
-    active[wrt.0 as usize] = true;
-    for i in wrt.0 as usize + 1..n {
-        active[i] = graph.nodes()[i].src.iter().any(|s| active[s.0 as usize]);
+    for v in wrt {
+        *active.get_mut(v.0 as usize).ok_or_else(|| nowhere("the result does not depend on the entry"))? = true;
+    }
+    for i in 0..n {
+        active[i] |= graph.nodes()[i].src.iter().any(|s| active[s.0 as usize]);
     }
     if !active[of.0 as usize] {
-        return Err(IrError::NoRule { op: "graph".into(), why: "the result does not depend on the entry".into() });
+        return Err(nowhere("the result does not depend on the entry"));
     }
+    let lowest = wrt.iter().map(|v| v.0 as usize).min().ok_or_else(|| nowhere("there is no entry"))?;
     let mut grads: Vec<Option<Value>> = vec![None; n];
     grads[of.0 as usize] = Some(seed);
-    for i in (wrt.0 as usize + 1..n).rev() {
+    for i in (lowest + 1..n).rev() {
         let (true, Some(g)) = (active[i], grads[i]) else { continue };
         for (source, d) in vjp(graph, Value(i as u32), g, &active)? {
             let slot = source.0 as usize;
@@ -31,9 +36,12 @@ pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: Value) -> R
             });
         }
     }
-    let at_entry = grads[wrt.0 as usize]
-        .ok_or_else(|| IrError::NoRule { op: "graph".into(), why: "no gradient reaches the entry".into() })?;
-    Ok(graph.contiguous(at_entry))
+    wrt.iter()
+        .map(|v| {
+            let g = grads[v.0 as usize].ok_or_else(|| nowhere("no gradient reaches the entry"))?;
+            Ok(graph.contiguous(g))
+        })
+        .collect()
 }
 
 /// The rules. `active[v]`: value `v` depends on what is differentiated.

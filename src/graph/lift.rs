@@ -24,6 +24,15 @@ pub enum LiftError {
         /// The architecture's name.
         arch: String,
     },
+    /// More tokens than llama.cpp computes in one pass.
+    #[error(
+        "llama.cpp ran the {n_tokens} tokens of this batch in several compute passes; the engine needs them in one \
+         (a smaller batch, or a context made for more tokens)"
+    )]
+    Split {
+        /// Tokens of the batch.
+        n_tokens: usize,
+    },
     /// An op without a rule.
     #[error("op {op} (node {name}) has no rule in bidpo: this model cannot be trained on yet")]
     UnknownOp {
@@ -52,20 +61,31 @@ pub enum LiftError {
     },
 }
 
+/// A layer whose control vector is an input of the lifted graph.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The layer.
+    pub layer: usize,
+    /// Input: the vector, `[n_embd]`.
+    pub vector: InputId,
+    /// The residual stream with the vector added, `[n_embd, n_rows]`: its gradient is that of the vector, row by row.
+    pub at: Value,
+    /// Euclidean norm of each row of the residual stream there.
+    pub norms: Vec<f32>,
+}
+
 /// The lifted part of a decode.
 #[derive(Debug, Clone)]
 pub struct Lifted {
     /// The graph from the entry to the logits.
     pub graph: Graph,
-    /// Input: the residual stream before the vector is added, `[n_embd, n_rows]`.
+    /// Input: the residual stream before the lowest vector is added, `[n_embd, n_rows]`.
     pub residual: InputId,
-    /// Input: the vector, `[n_embd]`.
-    pub vector: InputId,
-    /// The value that the vector was added to: where gradients end.
-    pub entry: Value,
+    /// The steered layers, lowest first.
+    pub entries: Vec<Entry>,
     /// `[n_vocab, n_outputs]`.
     pub logits: Value,
-    /// Data of the inputs; those of `residual` and `vector` are empty here.
+    /// Data of the inputs; those of `residual` and of the vectors are empty here.
     pub inputs: Vec<Data>,
     /// Tensors of the weights.
     pub weights: Vec<Weight>,
@@ -79,6 +99,8 @@ struct Lifter<'a> {
     done: HashMap<NodeId, Value>,
     /// Root of a cache -> index of the node that writes it.
     writes: HashMap<NodeId, usize>,
+    /// Index of the entry among the nodes.
+    entry_at: usize,
     n_tokens: usize,
     n_kv: usize,
 }
@@ -88,14 +110,33 @@ fn trimmed(n_tokens: usize) -> usize {
     n_tokens.next_multiple_of(32)
 }
 
-pub(super) fn lift(capture: &Capture, n_tokens: usize, layer: usize, arch: &str) -> Result<Lifted, LiftError> {
-    let entry = capture.entry.ok_or_else(|| LiftError::NoEntry { layer, arch: arch.to_owned() })?;
-    let last = capture.nodes.last().expect("an entry implies nodes");
-    let entry_node = &capture.nodes[capture.index[&entry]];
+pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arch: &str) -> Result<Lifted, LiftError> {
+    let mut entries = std::mem::take(&mut capture.entries);
+    if capture.split {
+        return Err(LiftError::Split { n_tokens });
+    }
+    if let Some(&layer) = layers.iter().find(|&&l| entries.iter().all(|e| e.layer != l)) {
+        return Err(LiftError::NoEntry { layer, arch: arch.to_owned() });
+    }
+    let lowest = entries[0].node;
+    let last = capture.nodes.last().expect("an entry implies nodes").id;
+    let entry_node = &capture.nodes[capture.index[&lowest]];
+    let wrap = |source| LiftError::Ir { name: entry_node.name.clone(), source };
     let mut graph = Graph::new();
+    let mut inputs = vec![Data::F32(Vec::new())];
     let (h, residual) = graph.input(entry_node.ne, Elem::F32);
-    let (v, vector) = graph.input([entry_node.ne[0], 1, 1, 1], Elem::F32);
-    let entry_value = graph.add(h, v).map_err(|source| LiftError::Ir { name: entry_node.name.clone(), source })?;
+    let mut done = HashMap::new();
+    let vectors: Vec<InputId> = entries
+        .iter()
+        .map(|e| {
+            let (v, id) = graph.input([entry_node.ne[0], 1, 1, 1], Elem::F32);
+            inputs.push(Data::F32(Vec::new()));
+            done.insert(e.vector, v);
+            id
+        })
+        .collect();
+    let at = graph.add(h, done[&entries[0].vector]).map_err(wrap)?;
+    done.insert(lowest, at);
     let mut writes = HashMap::new();
     for (i, n) in capture.nodes.iter().enumerate() {
         if n.op == sys::GGML_OP_SET_ROWS
@@ -109,23 +150,29 @@ pub(super) fn lift(capture: &Capture, n_tokens: usize, layer: usize, arch: &str)
         out: Lifted {
             graph,
             residual,
-            vector,
-            entry: entry_value,
-            logits: entry_value,
-            inputs: vec![Data::F32(Vec::new()), Data::F32(Vec::new())],
+            entries: Vec::new(),
+            logits: at,
+            inputs,
             weights: Vec::new(),
             ops: Default::default(),
         },
-        done: HashMap::from([(entry, entry_value)]),
+        done,
         writes,
+        entry_at: capture.index[&lowest],
         n_tokens,
         n_kv: trimmed(n_tokens),
     };
-    for i in lifter.reachable(last.id)? {
+    for i in lifter.reachable(last)? {
         let value = lifter.node(&capture.nodes[i])?;
         lifter.done.insert(capture.nodes[i].id, value);
     }
-    lifter.out.logits = lifter.done[&last.id];
+    lifter.out.logits = lifter.done[&last];
+    for (e, vector) in entries.iter_mut().zip(vectors) {
+        let Some(&at) = lifter.done.get(&e.node) else {
+            return Err(LiftError::NoEntry { layer: e.layer, arch: arch.to_owned() });
+        };
+        lifter.out.entries.push(Entry { layer: e.layer, vector, at, norms: std::mem::take(&mut e.norms) });
+    }
     Ok(lifter.out)
 }
 
@@ -136,7 +183,6 @@ impl Lifter<'_> {
         let mut order = Vec::new();
         let mut state: HashMap<NodeId, bool> = HashMap::new(); // false: under way, true: done
         let mut stack = vec![(last, false)];
-        let entry_at = self.capture.index[&self.capture.entry.expect("checked by lift")];
         while let Some((id, leaving)) = stack.pop() {
             if self.done.contains_key(&id) {
                 continue;
@@ -155,7 +201,7 @@ impl Lifter<'_> {
             }
             let node = &self.capture.nodes[i];
             let from_leaf = node.src.iter().flatten().all(|s| !self.capture.index.contains_key(s));
-            if i < entry_at && !from_leaf {
+            if i < self.entry_at && !from_leaf {
                 return Err(self.pattern(node, "a value computed below the steered layer is used above it"));
             }
             state.insert(id, false);

@@ -28,16 +28,17 @@ pub enum CaptureError {
     Lift(#[from] LiftError),
 }
 
-/// Decodes a batch and lifts its graph above `layer`. The context must carry [`marker`] as that layer's control vector
-/// and an empty cache. Returns the lifted graph and the residual stream at the entry, `[n_rows, n_embd]`.
+/// Decodes a batch and lifts its graph above the lowest of `layers`, which are in ascending order. The context must carry
+/// the [`marker`]s as those layers' control vectors and an empty cache. Returns the lifted graph and the residual stream
+/// at its entry, `[n_rows, n_embd]`.
 pub(crate) fn capture_decode(
     ctx: &mut Context,
     batch: &Batch,
-    layer: usize,
+    layers: &[usize],
 ) -> Result<(Lifted, Vec<f32>), CaptureError> {
     let arch = ctx.model().architecture();
-    let mut capture = capture::Capture::new(ctx.model().n_embd());
+    let mut capture = capture::Capture::new(ctx.model().n_embd(), layers);
     ctx.decode_tapped(batch, &mut capture)?;
-    let lifted = lift::lift(&capture, batch.len(), layer, &arch)?;
+    let lifted = lift::lift(&mut capture, batch.len(), layers, &arch)?;
     Ok((lifted, std::mem::take(&mut capture.residual)))
 }

@@ -3,7 +3,8 @@
 use crate::data::TokenizedPair;
 use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
 use crate::graph::grad::differentiate;
-use crate::graph::ir::{Graph, InputId, IrError, Value};
+use crate::graph::ir::{Graph, IrError, Value};
+use crate::graph::lift::Entry;
 use crate::graph::{CaptureError, capture_decode, log_sum_exp};
 use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Token, Weight};
 use std::collections::BTreeMap;
@@ -66,24 +67,24 @@ impl PairLogp {
 /// log-probabilities.
 pub struct Example {
     graph: Graph,
-    residual: InputId,
-    vector: InputId,
+    entries: Vec<Entry>,
     logits: Value,
     head: Value,
-    grad: Value,
+    /// Gradient at each entry, `[n_embd, n_rows]`.
+    grads: Vec<Value>,
     inputs: Vec<Data>,
     weights: Vec<Weight>,
     labels: Vec<Label>,
     /// For each label: its pair, and whether it belongs to the chosen response.
     owners: Vec<(usize, bool)>,
-    /// For each row of the residual stream: its pair.
-    row_pair: Vec<usize>,
+    /// For each entry and each row of the residual stream there: its pair.
+    row_pair: Vec<Vec<usize>>,
     /// Log-probabilities under v = 0.
     pub reference: Vec<PairLogp>,
     /// Tokens in the batch.
     pub n_tokens: usize,
-    /// Euclidean norm of the residual stream at each row.
-    pub norms: Vec<f32>,
+    /// For each layer: Euclidean norm of the residual stream at each row.
+    pub norms: Vec<Vec<f32>>,
     /// Ops of the lifted graph with their counts.
     pub ops: BTreeMap<String, usize>,
 }
@@ -128,41 +129,55 @@ impl Example {
 pub struct Scored {
     /// Log-probabilities of each pair with the vector added.
     pub logp: Vec<PairLogp>,
-    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the added vector, for each pair, `[n_embd]`; empty
-    /// when not asked for.
+    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the added vectors, for each pair,
+    /// `[n_layers, n_embd]`; empty when not asked for.
     pub grads: Vec<Vec<f64>>,
 }
 
-/// The engine at one layer of one model.
+/// The engine at one or more layers of one model. Vectors of several layers lie one after the other, lowest layer first:
+/// `[n_layers, n_embd]`.
 #[derive(Debug)]
 pub struct Engine {
     ctx: Context,
     exec: Executor,
     model: Arc<Model>,
-    layer: usize,
+    layers: Vec<usize>,
 }
 
 impl Engine {
-    /// An engine for batches of up to `max_tokens` tokens and `max_pairs` pairs.
+    /// An engine for batches of up to `max_tokens` tokens and `max_pairs` pairs, steering at `layers` (any order, each
+    /// once).
     ///
     /// # Errors
-    /// [`EngineError::Model`] for a layer out of range, a recurrent or an encoder-decoder model.
+    /// [`EngineError::Model`] for no layer, one out of range or named twice, a recurrent or an encoder-decoder model.
     pub fn new(
         model: &Arc<Model>,
-        layer: usize,
+        layers: &[usize],
         max_tokens: usize,
         max_pairs: usize,
         n_threads: u32,
     ) -> Result<Self, EngineError> {
-        check_model(model, layer)?;
+        for &layer in layers {
+            check_model(model, layer)?;
+        }
+        let mut layers = layers.to_vec();
+        layers.sort_unstable();
+        if layers.is_empty() || layers.windows(2).any(|w| w[0] == w[1]) {
+            return Err(EngineError::Model(format!("layers {layers:?}: at least one, and each once")));
+        }
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
-        mark(&mut ctx, layer)?;
-        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layer })
+        mark(&mut ctx, &layers)?;
+        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layers })
     }
 
-    /// The layer.
-    pub fn layer(&self) -> usize {
-        self.layer
+    /// The steered layers, lowest first.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    /// Numbers in the vectors of all layers: `n_layers * n_embd`.
+    pub fn n_params(&self) -> usize {
+        self.layers.len() * self.model.n_embd()
     }
 
     /// The model.
@@ -182,21 +197,9 @@ impl Engine {
     pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
         let layout = Layout::new(pairs)?;
         self.ctx.clear_kv();
-        let (lifted, residual) = capture_decode(&mut self.ctx, &layout.batch, self.layer)?;
-        let n_embd = self.model.n_embd();
-        let n_rows = residual.len() / n_embd;
-        let row_pair = if n_rows == layout.token_pair.len() {
-            layout.token_pair.clone()
-        } else if n_rows == layout.output_tokens.len() {
-            // At the last layer llama.cpp keeps only the rows whose logits were asked for.
-            layout.output_tokens.iter().map(|&t| layout.token_pair[t]).collect()
-        } else {
-            return Err(EngineError::Model(format!(
-                "the residual stream at layer {} has {n_rows} rows for {} tokens",
-                self.layer,
-                layout.token_pair.len()
-            )));
-        };
+        let (lifted, residual) = capture_decode(&mut self.ctx, &layout.batch, &self.layers)?;
+        let row_pair =
+            lifted.entries.iter().map(|e| layout.row_pair(e)).collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
         let mut reference = vec![PairLogp::default(); pairs.len()];
         let mut log_z = vec![f64::NAN; layout.output_tokens.len()];
         for (row, &token) in layout.output_tokens.iter().enumerate() {
@@ -207,23 +210,19 @@ impl Engine {
             let logit = self.ctx.logits(layout.output_tokens[row])?[label.token as usize];
             add_logp(&mut reference, *owner, f64::from(logit) - log_z[row]);
         }
-        let norms = residual
-            .chunks_exact(n_embd)
-            .map(|r| r.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32)
-            .collect();
-
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
-        let grad = differentiate(&mut graph, lifted.logits, head, lifted.entry)?;
+        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let grads = differentiate(&mut graph, lifted.logits, head, &at)?;
         let mut inputs = lifted.inputs;
         inputs[lifted.residual.0 as usize] = Data::F32(residual);
         Ok(Example {
             graph,
-            residual: lifted.residual,
-            vector: lifted.vector,
+            norms: lifted.entries.iter().map(|e| e.norms.clone()).collect(),
+            entries: lifted.entries,
             logits: lifted.logits,
             head,
-            grad,
+            grads,
             inputs,
             weights: lifted.weights,
             labels: layout.labels,
@@ -231,37 +230,37 @@ impl Engine {
             row_pair,
             reference,
             n_tokens: layout.token_pair.len(),
-            norms,
             ops: lifted.ops,
         })
     }
 
-    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with a pseudo-random one of
-    /// 5 % of the median residual norm. Returns the largest absolute difference of a logit in each case and the number
-    /// of logits compared.
+    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with pseudo-random ones of
+    /// 5 % of the median residual norm of their layer. Returns the largest absolute difference of a logit in each case
+    /// and the number of logits compared.
     ///
     /// # Errors
     /// Any of [`EngineError`]; a disagreement is reported, not raised.
     pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let layout = Layout::new(pairs)?;
         let n_embd = self.model.n_embd();
-        let norm = 0.05 * median(&example.norms) as f32 / (n_embd as f32).sqrt();
-        let random: Vec<f32> = (0..n_embd as u32)
+        let random: Vec<f32> = (0..self.n_params())
             .map(|i| {
-                let bits = (i.wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
+                let norm = 0.05 * median(&example.norms[i / n_embd]) as f32 / (n_embd as f32).sqrt();
+                let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
                 norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
             })
             .collect();
+        // llama.cpp adds its vector to the bare residual stream; the captured one, of the lowest layer, holds the marker
+        // already. So what is compared with the captured one plus zero is a decode that carries the markers too.
+        let markers = markers(&self.layers, n_embd);
+        let mut unmarked = markers.clone();
+        unmarked[..n_embd].fill(0.0);
         let mut agreement = Agreement::default();
         let mut first_row = Vec::new();
-        let marker = crate::graph::marker(n_embd);
-        for (slot, vector) in [(0, None), (1, Some(&random))] {
-            // llama.cpp adds its vector to the bare residual stream; the captured one holds the marker already, so the
-            // decode that is compared with the captured one plus zero must carry the marker too.
-            set_layer_vector(&mut self.ctx, self.layer, vector.unwrap_or(&marker))?;
+        for (slot, (decoded, added)) in [(&markers, &unmarked), (&random, &random)].into_iter().enumerate() {
+            set_vectors(&mut self.ctx, &self.layers, decoded)?;
             self.ctx.decode(&layout.batch)?;
-            let zero = vec![0.0; n_embd];
-            let lifted = self.logits(example, vector.unwrap_or(&zero))?;
+            let lifted = self.logits(example, added)?;
             let n_vocab = self.model.n_vocab();
             let mut max = 0.0f32;
             for (row, &token) in layout.output_tokens.iter().enumerate() {
@@ -282,7 +281,7 @@ impl Engine {
             }
             if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
         }
-        mark(&mut self.ctx, self.layer)?;
+        mark(&mut self.ctx, &self.layers)?;
         Ok(agreement)
     }
 
@@ -300,34 +299,40 @@ impl Engine {
         }
         if a.effect == 0.0 {
             return Err(EngineError::Model(format!(
-                "a control vector at layer {} does not move the logits of this architecture ({})",
-                self.layer,
+                "a control vector at layers {:?} does not move the logits of this architecture ({})",
+                self.layers,
                 self.model.architecture()
             )));
         }
         Ok(a)
     }
 
-    /// The lifted graph's logits with `vector` added, `[n_outputs, n_vocab]`.
+    /// The lifted graph's logits with `vectors` added, `[n_outputs, n_vocab]`.
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn logits(&mut self, example: &Example, vector: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let v = Data::F32(vector.to_vec());
-        let outcome = self.exec.run(&example.graph, &example.bindings(&v), &[], &[example.logits])?;
+    pub fn logits(&mut self, example: &Example, vectors: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let data = self.split(vectors);
+        let outcome = self.exec.run(&example.graph, &example.bindings(&data), &[], &[example.logits])?;
         Ok(outcome.values.into_iter().next().unwrap_or_default())
     }
 
-    /// Scores the example's pairs with `vector` added at every position; with `want_grads`, also the gradient of each
-    /// pair's `log p(chosen) - log p(rejected)`.
+    /// The vectors of the layers, one by one.
+    fn split(&self, vectors: &[f32]) -> Vec<Data> {
+        debug_assert_eq!(vectors.len(), self.n_params());
+        vectors.chunks_exact(self.model.n_embd()).map(|v| Data::F32(v.to_vec())).collect()
+    }
+
+    /// Scores the example's pairs with `vectors`, `[n_layers, n_embd]`, added at every position; with `want_grads`, also
+    /// the gradient of each pair's `log p(chosen) - log p(rejected)`.
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn run(&mut self, example: &Example, vector: &[f32], want_grads: bool) -> Result<Scored, EngineError> {
-        let v = Data::F32(vector.to_vec());
-        let bind = example.bindings(&v);
+    pub fn run(&mut self, example: &Example, vectors: &[f32], want_grads: bool) -> Result<Scored, EngineError> {
+        let data = self.split(vectors);
+        let bind = example.bindings(&data);
         let outcome = if want_grads {
-            self.exec.run(&example.graph, &bind, &[], &[example.grad])?
+            self.exec.run(&example.graph, &bind, &[], &example.grads)?
         } else {
             self.exec.run(&example.graph, &bind, &[example.head], &[])?
         };
@@ -336,13 +341,16 @@ impl Engine {
             add_logp(&mut logp, *owner, *l);
         }
         let mut grads = Vec::new();
-        if let Some(dh) = outcome.values.first() {
-            // dh: [n_rows, n_embd]; the vector is added to every row, so its gradient is the sum over a pair's rows.
+        if want_grads {
+            // A vector is added to every row, so its gradient is the sum over a pair's rows.
             let n_embd = self.model.n_embd();
-            grads = vec![vec![0.0f64; n_embd]; example.n_pairs()];
-            for (row, pair) in dh.chunks_exact(n_embd).zip(&example.row_pair) {
-                for (sum, x) in grads[*pair].iter_mut().zip(row) {
-                    *sum += f64::from(*x);
+            grads = vec![vec![0.0f64; self.n_params()]; example.n_pairs()];
+            for (layer, (dh, row_pair)) in outcome.values.iter().zip(&example.row_pair).enumerate() {
+                // dh: [n_rows, n_embd]
+                for (row, pair) in dh.chunks_exact(n_embd).zip(row_pair) {
+                    for (sum, x) in grads[*pair][layer * n_embd..].iter_mut().zip(row) {
+                        *sum += f64::from(*x);
+                    }
                 }
             }
         }
@@ -351,10 +359,11 @@ impl Engine {
 }
 
 impl Example {
-    fn bindings<'a>(&'a self, vector: &'a Data) -> Bindings<'a> {
+    fn bindings<'a>(&'a self, vectors: &'a [Data]) -> Bindings<'a> {
         let mut inputs: Vec<&Data> = self.inputs.iter().collect();
-        inputs[self.vector.0 as usize] = vector;
-        debug_assert!(self.residual != self.vector);
+        for (e, v) in self.entries.iter().zip(vectors) {
+            inputs[e.vector.0 as usize] = v;
+        }
         Bindings { inputs, weights: &self.weights, labels: &self.labels }
     }
 }
@@ -401,16 +410,23 @@ pub fn check_model(model: &Model, layer: usize) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn set_layer_vector(ctx: &mut Context, layer: usize, vector: &[f32]) -> Result<(), LlamaError> {
+/// Puts vectors, `[n_layers, n_embd]`, on the layers (ascending).
+fn set_vectors(ctx: &mut Context, layers: &[usize], vectors: &[f32]) -> Result<(), LlamaError> {
     let (n_layer, n_embd) = (ctx.model().n_layer(), ctx.model().n_embd());
     let mut data = vec![0.0; (n_layer - 1) * n_embd];
-    data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(vector);
-    ctx.set_control_vector(&data, layer, layer)
+    for (layer, v) in layers.iter().zip(vectors.chunks_exact(n_embd)) {
+        data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(v);
+    }
+    ctx.set_control_vector(&data, layers[0], layers[layers.len() - 1])
 }
 
-fn mark(ctx: &mut Context, layer: usize) -> Result<(), LlamaError> {
-    let marker = crate::graph::marker(ctx.model().n_embd());
-    set_layer_vector(ctx, layer, &marker)
+fn markers(layers: &[usize], n_embd: usize) -> Vec<f32> {
+    layers.iter().flat_map(|&l| crate::graph::marker(n_embd, l)).collect()
+}
+
+fn mark(ctx: &mut Context, layers: &[usize]) -> Result<(), LlamaError> {
+    let markers = markers(layers, ctx.model().n_embd());
+    set_vectors(ctx, layers, &markers)
 }
 
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {
@@ -478,6 +494,23 @@ impl Layout {
         out.labels = order.iter().map(|&i| out.labels[i]).collect();
         out.owners = order.iter().map(|&i| out.owners[i]).collect();
         Ok(out)
+    }
+
+    /// The pair of each row of the residual stream at an entry.
+    fn row_pair(&self, entry: &Entry) -> Result<Vec<usize>, EngineError> {
+        let n_rows = entry.norms.len();
+        if n_rows == self.token_pair.len() {
+            Ok(self.token_pair.clone())
+        } else if n_rows == self.output_tokens.len() {
+            // At the last layer llama.cpp keeps only the rows whose logits were asked for.
+            Ok(self.output_tokens.iter().map(|&t| self.token_pair[t]).collect())
+        } else {
+            Err(EngineError::Model(format!(
+                "the residual stream at layer {} has {n_rows} rows for {} tokens",
+                entry.layer,
+                self.token_pair.len()
+            )))
+        }
     }
 
     fn push(&mut self, pair: usize, token: Token, pos: usize, seqs: &[i32], logits: bool) {

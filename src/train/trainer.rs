@@ -215,7 +215,7 @@ pub fn train(
         }
     }
     let (train_examples, valid_examples) = examples.split_at(train.len());
-    let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms.iter().copied()).collect();
+    let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms[0].iter().copied()).collect();
     let median_norm = median(&norms);
     let ready = Ready {
         median_norm,
