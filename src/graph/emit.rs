@@ -4,7 +4,7 @@
 //! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
 
 use super::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
-use super::kernels::{head, matmul_t};
+use super::kernels::{head, matmul_t, rows};
 use crate::llama::{DType, Weight, sys};
 use std::ffi::c_void;
 
@@ -226,7 +226,11 @@ impl Executor {
             let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
             for &v in &wanted {
                 sys::ggml_set_output(tensors[v.0 as usize]);
-                sys::ggml_build_forward_expand(ggml_graph, tensors[v.0 as usize]);
+            }
+            // In the order of the nodes, not in the order that a walk from the results meets them: what the backward pass
+            // computes again it computes where it is used.
+            for i in (0..n).filter(|&i| needed[i]) {
+                sys::ggml_build_forward_expand(ggml_graph, tensors[i]);
             }
             if !sys::ggml_gallocr_alloc_graph(self.alloc, ggml_graph) {
                 return Err(memory(" (activations)".into()));
@@ -302,19 +306,43 @@ pub(super) fn elem_of(dtype: DType) -> Elem {
     if dtype == DType::F32 { Elem::F32 } else { Elem::Weight }
 }
 
-fn unary_kind(kind: Unary) -> i32 {
-    (match kind {
+fn bits(x: f32) -> i32 {
+    x.to_bits() as i32
+}
+
+fn unary_params(kind: Unary) -> Vec<i32> {
+    let code = match kind {
         Unary::Tanh => sys::GGML_UNARY_OP_TANH,
         Unary::Silu => sys::GGML_UNARY_OP_SILU,
         Unary::Gelu => sys::GGML_UNARY_OP_GELU,
-    }) as i32
+        Unary::GeluErf => sys::GGML_UNARY_OP_GELU_ERF,
+        Unary::GeluQuick => sys::GGML_UNARY_OP_GELU_QUICK,
+        Unary::Relu => sys::GGML_UNARY_OP_RELU,
+        Unary::Sigmoid => sys::GGML_UNARY_OP_SIGMOID,
+        Unary::Exp => sys::GGML_UNARY_OP_EXP,
+        Unary::Softplus => sys::GGML_UNARY_OP_SOFTPLUS,
+        Unary::Neg => sys::GGML_UNARY_OP_NEG,
+        Unary::Abs => sys::GGML_UNARY_OP_ABS,
+        Unary::Sgn => sys::GGML_UNARY_OP_SGN,
+        Unary::Step => sys::GGML_UNARY_OP_STEP,
+        Unary::Xielu { n, p, beta, eps } => {
+            return vec![sys::GGML_UNARY_OP_XIELU as i32, bits(n), bits(p), bits(beta), bits(eps)];
+        }
+    };
+    vec![code as i32]
 }
 
-fn glu_kind(kind: Glu) -> i32 {
-    (match kind {
-        Glu::Swiglu => sys::GGML_GLU_OP_SWIGLU,
-        Glu::Geglu => sys::GGML_GLU_OP_GEGLU,
-    }) as i32
+fn glu_params(kind: Glu) -> Vec<i32> {
+    let (code, alpha, limit) = match kind {
+        Glu::Reglu => (sys::GGML_GLU_OP_REGLU, 0.0, 0.0),
+        Glu::Swiglu => (sys::GGML_GLU_OP_SWIGLU, 0.0, 0.0),
+        Glu::Geglu => (sys::GGML_GLU_OP_GEGLU, 0.0, 0.0),
+        Glu::GegluErf => (sys::GGML_GLU_OP_GEGLU_ERF, 0.0, 0.0),
+        Glu::GegluQuick => (sys::GGML_GLU_OP_GEGLU_QUICK, 0.0, 0.0),
+        Glu::SwigluOai { alpha, limit } => (sys::GGML_GLU_OP_SWIGLU_OAI, alpha, limit),
+        Glu::SwigluClamp { limit } => (sys::GGML_GLU_OP_SWIGLU_CLAMP, 0.0, limit),
+    };
+    vec![code as i32, 0, bits(alpha), bits(limit)]
 }
 
 /// Makes the ggml tensor of one node.
@@ -332,7 +360,7 @@ unsafe fn emit(
 ) -> *mut sys::ggml_tensor {
     let src: Vec<*mut sys::ggml_tensor> = node.src.iter().map(|s| tensors[s.0 as usize]).collect();
     let ne = node.ne.map(|n| n as i64);
-    let f = |x: f32| x.to_bits() as i32;
+    let f = bits;
     let (op, params): (sys::ggml_op, Vec<i32>) = match node.op {
         Op::Input(_) | Op::Weight(_) => unreachable!("made by the caller"),
         // SAFETY (the calls below): live tensors of the right shapes, as the IR's constructors checked.
@@ -347,12 +375,17 @@ unsafe fn emit(
             return sys::ggml_permute(ctx, src[0], a[0], a[1], a[2], a[3]);
         },
         Op::Cont => return unsafe { sys::ggml_cont_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]) },
-        Op::MulMatT | Op::LogProbHead => unsafe {
+        // The rows are written into the memory of the first source: it has no other use above it.
+        Op::SetRows => return unsafe { sys::ggml_set_rows(ctx, src[0], src[1], src[2]) },
+        Op::Cast => return unsafe { sys::ggml_cast(ctx, src[0], elem_type(node.elem)) },
+        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead => unsafe {
             let mut args = src.clone();
-            let (run, user): (sys::ggml_custom_op_t, _) = if matches!(node.op, Op::MulMatT) {
-                (Some(matmul_t::run), std::ptr::null_mut())
-            } else {
-                (Some(head::run), task)
+            let nobody = std::ptr::null_mut();
+            let (run, user): (sys::ggml_custom_op_t, _) = match node.op {
+                Op::MulMatT => (Some(matmul_t::run), nobody),
+                Op::MulMatIdT => (Some(matmul_t::run_id), nobody),
+                Op::ScatterRows => (Some(rows::scatter), nobody),
+                _ => (Some(head::run), task),
             };
             return sys::ggml_custom_4d(
                 ctx,
@@ -369,9 +402,21 @@ unsafe fn emit(
             );
         },
         Op::Add => (sys::GGML_OP_ADD, vec![]),
+        Op::Sub => (sys::GGML_OP_SUB, vec![]),
         Op::Mul => (sys::GGML_OP_MUL, vec![]),
+        Op::Div => (sys::GGML_OP_DIV, vec![]),
+        Op::AddId => (sys::GGML_OP_ADD_ID, vec![]),
+        Op::Clamp { min, max } => (sys::GGML_OP_CLAMP, vec![f(min), f(max)]),
+        Op::Sqr => (sys::GGML_OP_SQR, vec![]),
+        Op::Sqrt => (sys::GGML_OP_SQRT, vec![]),
+        Op::SumRows => (sys::GGML_OP_SUM_ROWS, vec![]),
+        Op::Mean => (sys::GGML_OP_MEAN, vec![]),
+        Op::Repeat => (sys::GGML_OP_REPEAT, vec![]),
         Op::Scale { s, b } => (sys::GGML_OP_SCALE, vec![f(s), f(b)]),
-        Op::MulMat { prec } => (sys::GGML_OP_MUL_MAT, vec![prec]),
+        Op::MulMat(p) => (sys::GGML_OP_MUL_MAT, p.to_vec()),
+        Op::MulMatId(p) => (sys::GGML_OP_MUL_MAT_ID, p.to_vec()),
+        Op::Norm { eps } => (sys::GGML_OP_NORM, vec![f(eps)]),
+        Op::L2Norm { eps } => (sys::GGML_OP_L2_NORM, vec![f(eps)]),
         Op::RmsNorm { eps } => (sys::GGML_OP_RMS_NORM, vec![f(eps)]),
         Op::RmsNormBack { eps } => (sys::GGML_OP_RMS_NORM_BACK, vec![f(eps)]),
         Op::Rope(p) => (sys::GGML_OP_ROPE, p.to_vec()),
@@ -379,14 +424,15 @@ unsafe fn emit(
         Op::SoftMax { scale, max_bias } => (sys::GGML_OP_SOFT_MAX, vec![f(scale), f(max_bias)]),
         // The bias shifts scores by constants, so it has no part in the gradient; ggml insists on 0.
         Op::SoftMaxBack { scale } => (sys::GGML_OP_SOFT_MAX_BACK, vec![f(scale), f(0.0)]),
-        Op::Glu(kind) => (sys::GGML_OP_GLU, vec![glu_kind(kind), 0]),
-        Op::Unary(kind) => (sys::GGML_OP_UNARY, vec![unary_kind(kind)]),
+        Op::Glu(kind) => (sys::GGML_OP_GLU, glu_params(kind)),
+        Op::Unary(kind) => (sys::GGML_OP_UNARY, unary_params(kind)),
         Op::SiluBack => (sys::GGML_OP_SILU_BACK, vec![]),
         Op::Pad(extra) => {
             let e = extra.map(|x| x as i32);
             (sys::GGML_OP_PAD, vec![0, e[0], 0, e[1], 0, e[2], 0, e[3], 0])
         }
         Op::Concat { dim } => (sys::GGML_OP_CONCAT, vec![dim as i32]),
+        Op::Other { code, params, .. } => (code, params.to_vec()),
         Op::GetRows => (sys::GGML_OP_GET_ROWS, vec![]),
         Op::GetRowsBack => (sys::GGML_OP_GET_ROWS_BACK, vec![]),
         Op::RepeatBack => (sys::GGML_OP_REPEAT_BACK, vec![]),
@@ -394,7 +440,7 @@ unsafe fn emit(
     };
     // SAFETY: a fresh tensor of this arena; at most 3 sources and 16 parameters, which the struct has room for.
     unsafe {
-        let t = new_tensor(ctx, sys::GGML_TYPE_F32, node.ne);
+        let t = new_tensor(ctx, elem_type(node.elem), node.ne);
         (*t).op = op;
         (&mut (*t).op_params)[..params.len()].copy_from_slice(&params);
         for (slot, s) in (*t).src.iter_mut().zip(&src) {

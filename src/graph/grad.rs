@@ -3,7 +3,7 @@
 //! [`vjp`] is the whole table. A rule gets the gradient `g` of the node's result and answers with the gradient of each
 //! active source (vector-Jacobian product). Weights, masks and positions are never active.
 
-use super::ir::{Glu, Graph, IrError, Op, Shape, Unary, Value};
+use super::ir::{Elem, Glu, Graph, IrError, Op, Shape, Unary, Value};
 
 /// Extends `graph` by the gradients of a scalar with respect to each of `wrt`, given `seed`, its gradient with respect to
 /// `of`. Values of `wrt` may depend on each other: each gets its total derivative.
@@ -11,57 +11,168 @@ use super::ir::{Glu, Graph, IrError, Op, Shape, Unary, Value};
 /// # Errors
 /// [`IrError::NoRule`] naming the first op on the way that cannot be differentiated.
 pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: &[Value]) -> Result<Vec<Value>, IrError> {
-    let nowhere = |why: &str| IrError::NoRule { op: "graph".into(), why: why.to_owned() };
-    let n = of.0 as usize + 1;
-    let mut active = vec![false; n];
-    for v in wrt {
-        *active.get_mut(v.0 as usize).ok_or_else(|| nowhere("the result does not depend on the entry"))? = true;
-    }
-    for i in 0..n {
-        active[i] |= graph.nodes()[i].src.iter().any(|s| active[s.0 as usize]);
-    }
-    if !active[of.0 as usize] {
-        return Err(nowhere("the result does not depend on the entry"));
-    }
-    let lowest = wrt.iter().map(|v| v.0 as usize).min().ok_or_else(|| nowhere("there is no entry"))?;
-    let mut grads: Vec<Option<Value>> = vec![None; n];
-    grads[of.0 as usize] = Some(seed);
-    for i in (lowest + 1..n).rev() {
-        let (true, Some(g)) = (active[i], grads[i]) else { continue };
-        for (source, d) in vjp(graph, Value(i as u32), g, &active)? {
-            let slot = source.0 as usize;
-            grads[slot] = Some(match grads[slot] {
-                Some(sum) => graph.add(sum, d)?,
-                None => d,
-            });
-        }
-    }
+    let mut sweep = Sweep::new(graph, of, wrt)?;
+    sweep.run(graph, of, seed, wrt, &mut |_, e| Err(e))?;
     wrt.iter()
         .map(|v| {
-            let g = grads[v.0 as usize].ok_or_else(|| nowhere("no gradient reaches the entry"))?;
+            let g = sweep.grads[v.0 as usize].ok_or_else(|| nowhere("no gradient reaches the entry"))?;
             Ok(graph.contiguous(g))
         })
         .collect()
 }
 
+/// How an op of the graph stands with the gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// No gradient passes through it: it does not depend on the entry, or leads to integers only.
+    NotNeeded,
+    /// Its rule is used.
+    Rule,
+    /// A gradient reaches it and there is no rule.
+    Missing,
+}
+
+/// What [`differentiate`] would find, without stopping at the first op that has no rule: the standing of each node up to
+/// `of`. Above a missing rule the gradient does not go on, so what lies only behind it counts as not needed.
+///
+/// # Errors
+/// [`IrError`] when `of` does not depend on `wrt` at all.
+pub fn survey(graph: &Graph, of: Value, seed: Value, wrt: &[Value]) -> Result<Vec<Standing>, IrError> {
+    let mut graph = graph.clone();
+    let mut sweep = Sweep::new(&graph, of, wrt)?;
+    let mut missing = Vec::new();
+    sweep.run(&mut graph, of, seed, wrt, &mut |v, _| {
+        missing.push(v);
+        Ok(())
+    })?;
+    Ok((0..=of.0)
+        .map(|i| match (missing.contains(&Value(i)), sweep.active[i as usize], sweep.grads[i as usize]) {
+            (true, ..) => Standing::Missing,
+            (false, true, Some(_)) => Standing::Rule,
+            _ => Standing::NotNeeded,
+        })
+        .collect())
+}
+
+fn nowhere(why: &str) -> IrError {
+    IrError::NoRule { op: "graph".into(), why: why.to_owned() }
+}
+
+/// A contribution to the gradient of a value.
+enum Part {
+    /// In the shape of the value.
+    Whole(Value),
+    /// Of a window into it: strides of dimensions 1 to 3 and offset.
+    Window(Value, [usize; 3], usize),
+}
+
+/// One walk from the result back to the entries.
+struct Sweep {
+    /// For each value: whether it depends on an entry.
+    active: Vec<bool>,
+    /// For each value: its gradient so far.
+    grads: Vec<Option<Value>>,
+}
+
+impl Sweep {
+    fn new(graph: &Graph, of: Value, wrt: &[Value]) -> Result<Self, IrError> {
+        let n = of.0 as usize + 1;
+        let mut active = vec![false; n];
+        for v in wrt {
+            *active.get_mut(v.0 as usize).ok_or_else(|| nowhere("the result does not depend on the entry"))? = true;
+        }
+        for (i, node) in graph.nodes()[..n].iter().enumerate() {
+            // Integers choose; they do not vary.
+            let varies = matches!(node.elem, Elem::F32 | Elem::F16);
+            active[i] |= varies && node.src.iter().any(|s| active[s.0 as usize]);
+        }
+        if wrt.is_empty() || !active[of.0 as usize] {
+            return Err(nowhere("the result does not depend on the entry"));
+        }
+        Ok(Self { active, grads: vec![None; n] })
+    }
+
+    fn run(
+        &mut self,
+        graph: &mut Graph,
+        of: Value,
+        seed: Value,
+        wrt: &[Value],
+        missing: &mut dyn FnMut(Value, IrError) -> Result<(), IrError>,
+    ) -> Result<(), IrError> {
+        let lowest = wrt.iter().map(|v| v.0 as usize).min().unwrap_or(0);
+        self.grads[of.0 as usize] = Some(seed);
+        for i in (lowest + 1..self.grads.len()).rev() {
+            let (true, Some(g)) = (self.active[i], self.grads[i]) else { continue };
+            match vjp(graph, Value(i as u32), g, &self.active) {
+                Ok(parts) => {
+                    for (source, part) in parts {
+                        self.add(graph, source, part)?;
+                    }
+                }
+                Err(e) => missing(Value(i as u32), e)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a contribution to a value's gradient.
+    fn add(&mut self, graph: &mut Graph, source: Value, part: Part) -> Result<(), IrError> {
+        let slot = source.0 as usize;
+        if !self.active[slot] {
+            return Ok(());
+        }
+        self.grads[slot] = Some(match (self.grads[slot], part) {
+            (None, Part::Whole(d)) => d,
+            (Some(sum), Part::Whole(d)) => graph.add(sum, d)?,
+            (sum, Part::Window(d, nb, offset)) => {
+                // Into zeros, or into what other windows have brought already.
+                let base = match sum {
+                    Some(sum) => graph.contiguous(sum),
+                    None => {
+                        let x = graph.contiguous(source);
+                        graph.scale(x, 0.0, 0.0)
+                    }
+                };
+                graph.acc(base, d, nb, offset)
+            }
+        });
+        Ok(())
+    }
+}
+
 /// The rules. `active[v]`: value `v` depends on what is differentiated.
-fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Value, Value)>, IrError> {
+fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Value, Part)>, IrError> {
     let node = graph.node(v).clone();
     let on = |i: usize| node.src.get(i).is_some_and(|s| active[s.0 as usize]);
     let none = |why: &str| IrError::NoRule { op: node.op.name(), why: why.to_owned() };
     // A rule that multiplies or reshapes wants its gradient without gaps.
     let g = graph.contiguous(g);
-    let mut out = Vec::with_capacity(2);
+    let mut out: Vec<(Value, Value)> = Vec::with_capacity(2);
     match node.op {
         Op::Input(_) | Op::Weight(_) => {}
-        // d(x + y) = dx + dy
-        Op::Add => {
+        // d(x + y) = dx + dy;  the bias rows of AddId are weights
+        Op::Add | Op::AddId => {
+            let (x, y) = (node.src[0], node.src[1]);
+            if on(0) {
+                out.push((x, g));
+            }
+            if on(1) && node.op == Op::AddId {
+                return Err(none("a bias that depends on the steered residual stream"));
+            }
+            if on(1) {
+                out.push((y, sum_to(graph, g, graph.ne(y))));
+            }
+        }
+        // d(x - y) = dx - dy
+        Op::Sub => {
             let (x, y) = (node.src[0], node.src[1]);
             if on(0) {
                 out.push((x, g));
             }
             if on(1) {
-                out.push((y, sum_to(graph, g, graph.ne(y))));
+                let minus = graph.scale(g, -1.0, 0.0);
+                out.push((y, sum_to(graph, minus, graph.ne(y))));
             }
         }
         // d(x y) = y dx + x dy
@@ -76,13 +187,73 @@ fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Va
                 out.push((y, sum_to(graph, gx, graph.ne(y))));
             }
         }
+        // d(x / y) = dx / y - (x / y) dy / y
+        Op::Div => {
+            let (x, y) = (node.src[0], node.src[1]);
+            let gy = graph.div(g, y)?;
+            if on(0) {
+                out.push((x, gy));
+            }
+            if on(1) {
+                let gvy = graph.mul(gy, v)?;
+                let minus = graph.scale(gvy, -1.0, 0.0);
+                out.push((y, sum_to(graph, minus, graph.ne(y))));
+            }
+        }
         // d(s x + b) = s dx
         Op::Scale { s, .. } => out.push((node.src[0], graph.scale(g, s, 0.0))),
+        // 1 between the bounds, 0 outside
+        Op::Clamp { min, max } => {
+            let x = graph.contiguous(node.src[0]);
+            out.push((node.src[0], inside(graph, g, x, min, max)?));
+        }
+        // d x^2 = 2 x dx
+        Op::Sqr => {
+            let x = graph.contiguous(node.src[0]);
+            let gx = graph.mul(g, x)?;
+            out.push((node.src[0], graph.scale(gx, 2.0, 0.0)));
+        }
+        // y = sqrt x:  dx = g / (2 y)
+        Op::Sqrt => {
+            let gy = graph.div(g, v)?;
+            out.push((node.src[0], graph.scale(gy, 0.5, 0.0)));
+        }
+        // Every number of the row counts once, or 1/n times.
+        Op::SumRows | Op::Mean => {
+            let ne = graph.ne(node.src[0]);
+            let d = if node.op == Op::Mean { graph.scale(g, 1.0 / ne[0] as f32, 0.0) } else { g };
+            out.push((node.src[0], graph.repeat(d, ne)?));
+        }
+        Op::Repeat => out.push((node.src[0], sum_to(graph, g, graph.ne(node.src[0])))),
         // out[n, m] = sum_k x[k, n] y[k, m]:  dy = x^T-product of g,  dx[k, n] = sum_m y[k, m] g[n, m]
-        Op::MulMat { .. } => mul_mat_rule(graph, &node.src, g, (on(0), on(1)), &mut out, &none)?,
+        Op::MulMat(_) => mul_mat_rule(graph, &node.src, g, (on(0), on(1)), &mut out, &none)?,
+        // out[n, s, t] = sum_k x[k, n, id(s, t)] y[k, s, t]:  dy[k, s, t] = sum_n x[k, n, id(s, t)] g[n, s, t]
+        Op::MulMatId(_) => {
+            if on(0) {
+                return Err(none("expert matrices that depend on the steered residual stream"));
+            }
+            let d = graph.mul_mat_id_t(node.src[0], g, node.src[2])?;
+            // One row of y may serve all slots of its token.
+            out.push((node.src[1], sum_to(graph, d, graph.ne(node.src[1]))));
+        }
         Op::RmsNorm { eps } => {
-            let x = node.src[0];
-            out.push((x, graph.same(Op::RmsNormBack { eps }, &[g, x])));
+            let x = graph.contiguous(node.src[0]);
+            out.push((node.src[0], graph.same(Op::RmsNormBack { eps }, &[g, x])));
+        }
+        // The mean of squares of x - mean(x) is the variance of x: this is RmsNorm of c = x - mean(x).
+        // dx = dc - mean(dc)
+        Op::Norm { eps } => {
+            let x = graph.contiguous(node.src[0]);
+            let c = centred(graph, x)?;
+            let dc = graph.same(Op::RmsNormBack { eps }, &[g, c]);
+            out.push((node.src[0], centred(graph, dc)?));
+        }
+        // x / |x| = rms_norm(x) / sqrt(n), but for rows shorter than eps
+        Op::L2Norm { eps } => {
+            let x = graph.contiguous(node.src[0]);
+            let n = node.ne[0] as f32;
+            let scaled = graph.scale(g, 1.0 / n.sqrt(), 0.0);
+            out.push((node.src[0], graph.same(Op::RmsNormBack { eps: eps * eps / n }, &[scaled, x])));
         }
         // A rotation: the gradient turns back by the same angles.
         Op::Rope(params) => {
@@ -90,50 +261,42 @@ fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Va
             src[0] = g;
             out.push((node.src[0], graph.same(Op::RopeBack(params), &src)));
         }
-        // y = softmax(s x + mask):  dx = s y (g - <g, y>)
+        // y = softmax(s x + mask):  dx = s y (g - <g, y>). A sink takes its share of the sums but has no column, so the
+        // same holds with it.
         Op::SoftMax { scale, .. } => {
-            if on(1) {
-                return Err(none("a mask that depends on the steered residual stream"));
+            if on(1) || on(2) {
+                return Err(none("a mask or a sink that depends on the steered residual stream"));
             }
             out.push((node.src[0], graph.same(Op::SoftMaxBack { scale }, &[g, v])));
         }
-        // y = act(a) b:  da = g b act'(a),  db = g act(a)
-        Op::Glu(kind) => {
-            let (a, b) = (node.src[0], node.src[1]);
-            let unary = match kind {
-                Glu::Swiglu => Unary::Silu,
-                Glu::Geglu => Unary::Gelu,
-            };
-            if on(0) {
-                let gb = graph.mul(g, b)?;
-                out.push((a, unary_back(graph, unary, gb, a)?));
-            }
-            if on(1) {
-                let a = graph.contiguous(a);
-                let act = graph.same(Op::Unary(unary), &[a]);
-                out.push((b, graph.mul(g, act)?));
-            }
-        }
+        Op::Glu(kind) => glu_rule(graph, kind, &node.src, g, (on(0), on(1)), &mut out)?,
+        // Constant but for jumps.
+        Op::Unary(Unary::Sgn | Unary::Step) => {}
         Op::Unary(kind) => out.push((node.src[0], unary_back(graph, kind, g, node.src[0])?)),
         Op::Cont | Op::Reshape => {
             let x = node.src[0];
             out.push((x, graph.reshape(g, graph.ne(x))?));
+        }
+        // Rounding aside, a cast is the identity.
+        Op::Cast => {
+            let f32 = graph.node(node.src[0]).elem == Elem::F32 && node.elem == Elem::F32;
+            if !f32 {
+                return Err(none("a cast between different types"));
+            }
+            out.push((node.src[0], g));
         }
         Op::View { offset } => {
             let x = node.src[0];
             let whole = graph.is_contiguous(x)
                 && graph.is_contiguous(v)
                 && super::ir::n_elements(node.ne) == super::ir::n_elements(graph.ne(x));
-            let d = if whole {
-                graph.reshape(g, graph.ne(x))?
+            if whole {
+                out.push((x, graph.reshape(g, graph.ne(x))?));
             } else if graph.is_contiguous(x) {
-                // Zeros of the source's shape, with the gradient put back into the window.
-                let zeros = graph.scale(x, 0.0, 0.0);
-                graph.acc(zeros, g, [node.nb[1], node.nb[2], node.nb[3]], offset)
+                return Ok(vec![(x, Part::Window(g, [node.nb[1], node.nb[2], node.nb[3]], offset))]);
             } else {
                 return Err(none("a window into a source with gaps"));
-            };
-            out.push((x, d));
+            }
         }
         Op::Permute(axes) => {
             let mut inverse = [0; 4];
@@ -163,21 +326,23 @@ fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Va
         }
         Op::GetRows => {
             let (x, ids) = (node.src[0], node.src[1]);
-            let n_rows = graph.ne(x)[1];
-            out.push((x, graph.get_rows_back(g, ids, n_rows)));
+            out.push((x, graph.get_rows_back(g, ids, graph.ne(x))));
         }
+        Op::Other { .. } => return Err(none("bidpo has no rule for this op")),
         Op::MulMatT
+        | Op::MulMatIdT
         | Op::RmsNormBack { .. }
         | Op::RopeBack(_)
         | Op::SoftMaxBack { .. }
         | Op::SiluBack
         | Op::GetRowsBack
+        | Op::ScatterRows
+        | Op::SetRows
         | Op::RepeatBack
         | Op::Acc { .. }
-        | Op::LogProbHead => return Err(none("second derivatives are not needed here")),
+        | Op::LogProbHead => return Err(none("it occurs in gradients and in choices only")),
     }
-    out.retain(|(source, _)| active[source.0 as usize]);
-    Ok(out)
+    Ok(out.into_iter().map(|(source, d)| (source, Part::Whole(d))).collect())
 }
 
 /// Sums `g` down to a shape it was repeated from.
@@ -185,17 +350,89 @@ fn sum_to(graph: &mut Graph, g: Value, ne: Shape) -> Value {
     graph.repeat_back(g, ne)
 }
 
+/// `x - mean(x)`, row by row.
+fn centred(graph: &mut Graph, x: Value) -> Result<Value, IrError> {
+    let sum = graph.sum_rows(x);
+    let mean = graph.scale(sum, 1.0 / graph.ne(x)[0] as f32, 0.0);
+    graph.sub(x, mean)
+}
+
+/// `g` where `min < x < max`, else 0. Bounds may be infinite.
+fn inside(graph: &mut Graph, g: Value, x: Value, min: f32, max: f32) -> Result<Value, IrError> {
+    let mut g = g;
+    for (s, bound) in [(1.0, -min), (-1.0, max)] {
+        if bound.is_finite() {
+            let distance = graph.scale(x, s, bound);
+            let one = graph.same(Op::Unary(Unary::Step), &[distance]);
+            g = graph.mul(g, one)?;
+        }
+    }
+    Ok(g)
+}
+
+/// y = act(a) b:  da = g b act'(a),  db = g act(a)
+fn glu_rule(
+    graph: &mut Graph,
+    kind: Glu,
+    src: &[Value],
+    g: Value,
+    (on_a, on_b): (bool, bool),
+    out: &mut Vec<(Value, Value)>,
+) -> Result<(), IrError> {
+    let (a, b) = (graph.contiguous(src[0]), graph.contiguous(src[1]));
+    let unary = match kind {
+        Glu::Reglu => Unary::Relu,
+        Glu::Swiglu => Unary::Silu,
+        Glu::Geglu => Unary::Gelu,
+        Glu::GegluErf => Unary::GeluErf,
+        Glu::GegluQuick => Unary::GeluQuick,
+        Glu::SwigluOai { .. } | Glu::SwigluClamp { .. } => {
+            // Both sources are clamped first; what is then multiplied is silu(s a) / s and b, or b + 1.
+            let (s, limit, one) = match kind {
+                Glu::SwigluOai { alpha, limit } => (alpha, limit, 1.0),
+                Glu::SwigluClamp { limit } => (1.0, limit, 0.0),
+                _ => unreachable!("matched above"),
+            };
+            let low = graph.same(Op::Clamp { min: f32::NEG_INFINITY, max: limit }, &[a]);
+            let sa = graph.scale(low, s, 0.0);
+            if on_a {
+                let clamped = graph.same(Op::Clamp { min: -limit, max: limit }, &[b]);
+                let factor = graph.scale(clamped, 1.0, one);
+                let gb = graph.mul(g, factor)?;
+                let d = graph.same(Op::SiluBack, &[gb, sa]);
+                out.push((src[0], inside(graph, d, a, f32::NEG_INFINITY, limit)?));
+            }
+            if on_b {
+                let silu = graph.same(Op::Unary(Unary::Silu), &[sa]);
+                let act = graph.scale(silu, 1.0 / s, 0.0);
+                let d = graph.mul(g, act)?;
+                out.push((src[1], inside(graph, d, b, -limit, limit)?));
+            }
+            return Ok(());
+        }
+    };
+    if on_a {
+        let gb = graph.mul(g, b)?;
+        out.push((src[0], unary_back(graph, unary, gb, a)?));
+    }
+    if on_b {
+        let act = graph.same(Op::Unary(unary), &[a]);
+        out.push((src[1], graph.mul(g, act)?));
+    }
+    Ok(())
+}
+
 /// Gradient of an elementwise function: `g f'(x)`.
 fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Value, IrError> {
     let x = graph.contiguous(x);
-    match kind {
-        Unary::Silu => Ok(graph.same(Op::SiluBack, &[g, x])),
+    let f = |graph: &mut Graph, kind: Unary, x: Value| graph.same(Op::Unary(kind), &[x]);
+    let slope = match kind {
+        Unary::Silu => return Ok(graph.same(Op::SiluBack, &[g, x])),
         // d tanh(x) = 1 - tanh(x)^2
         Unary::Tanh => {
-            let t = graph.same(Op::Unary(Unary::Tanh), &[x]);
+            let t = f(graph, Unary::Tanh, x);
             let tt = graph.mul(t, t)?;
-            let d = graph.scale(tt, -1.0, 1.0);
-            graph.mul(g, d)
+            graph.scale(tt, -1.0, 1.0)
         }
         // gelu(x) = x (1 + tanh u) / 2 with u = c x (1 + a x^2)   (Hendrycks & Gimpel 2016, the tanh form)
         // gelu'(x) = (1 + t) / 2 + x (1 - t^2) c (1 + 3 a x^2) / 2 with t = tanh u
@@ -205,17 +442,67 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
             let xx = graph.mul(x, x)?;
             let poly = graph.scale(xx, C * A, C);
             let u = graph.mul(poly, x)?;
-            let t = graph.same(Op::Unary(Unary::Tanh), &[u]);
+            let t = f(graph, Unary::Tanh, u);
             let tt = graph.mul(t, t)?;
             let sech2 = graph.scale(tt, -0.5, 0.5);
             let slope = graph.scale(xx, 3.0 * C * A, C);
             let xs = graph.mul(slope, x)?;
             let right = graph.mul(xs, sech2)?;
             let left = graph.scale(t, 0.5, 0.5);
-            let d = graph.add(left, right)?;
-            graph.mul(g, d)
+            graph.add(left, right)?
         }
-    }
+        // gelu(x) = x P(x) with the normal distribution P and its density p:  gelu'(x) = P(x) + x p(x). P is taken from
+        // gelu itself, as gelu(z) / z; within 1e-6 of 0 at a z nearby, where P is the same to 1e-6.
+        Unary::GeluErf => {
+            const NEAR: f32 = 1e-6;
+            let size = f(graph, Unary::Abs, x);
+            let beyond = graph.scale(size, 1.0, -NEAR);
+            let far = f(graph, Unary::Step, beyond);
+            let shift = graph.scale(far, -2.0 * NEAR, 2.0 * NEAR);
+            let z = graph.add(x, shift)?;
+            let gelu = f(graph, Unary::GeluErf, z);
+            let p = graph.div(gelu, z)?;
+            let xx = graph.mul(x, x)?;
+            let exponent = graph.scale(xx, -0.5, 0.0);
+            let bell = f(graph, Unary::Exp, exponent);
+            let xbell = graph.mul(bell, x)?;
+            let density = graph.scale(xbell, 0.398_942_3, 0.0); // 1 / sqrt(2 pi)
+            graph.add(p, density)?
+        }
+        // x s(c x) = silu(c x) / c, so its slope is silu'(c x), c = 1.702
+        Unary::GeluQuick => {
+            let cx = graph.scale(x, 1.702, 0.0);
+            return Ok(graph.same(Op::SiluBack, &[g, cx]));
+        }
+        Unary::Relu => f(graph, Unary::Step, x),
+        // s' = s (1 - s)
+        Unary::Sigmoid => {
+            let s = f(graph, Unary::Sigmoid, x);
+            let rest = graph.scale(s, -1.0, 1.0);
+            graph.mul(s, rest)?
+        }
+        Unary::Exp => f(graph, Unary::Exp, x),
+        Unary::Softplus => f(graph, Unary::Sigmoid, x),
+        Unary::Neg => return Ok(graph.scale(g, -1.0, 0.0)),
+        Unary::Abs => f(graph, Unary::Sgn, x),
+        Unary::Sgn | Unary::Step => graph.scale(x, 0.0, 0.0),
+        // above 0: 2 p x + beta;  below: n (e^x - 1) + beta, and n (-1) + beta where the exponent is clamped
+        Unary::Xielu { n, p, beta, eps } => {
+            let positive = f(graph, Unary::Relu, x);
+            let above = graph.scale(positive, 2.0 * p, beta);
+            let minus = graph.scale(x, -1.0, 0.0);
+            let depth = f(graph, Unary::Relu, minus);
+            let negative = graph.scale(depth, -1.0, 0.0);
+            let e = f(graph, Unary::Exp, negative);
+            let free = inside(graph, e, x, f32::NEG_INFINITY, eps)?;
+            let below = graph.scale(free, n, -n);
+            // Of the two halves the one that does not apply: `below` above 0, where it must not count.
+            let on = f(graph, Unary::Step, minus);
+            let below = graph.mul(below, on)?;
+            graph.add(above, below)?
+        }
+    };
+    graph.mul(g, slope)
 }
 
 fn mul_mat_rule(
@@ -227,7 +514,8 @@ fn mul_mat_rule(
     none: &dyn Fn(&str) -> IrError,
 ) -> Result<(), IrError> {
     let (x, y) = (src[0], src[1]); // [k, n, hx, s], [k, m, h, s]
-    if matches!(graph.node(x).op, Op::Weight(_)) {
+    // Frozen, in a type of its own or a matrix of the model.
+    if graph.node(x).elem == Elem::Weight || matches!(graph.node(x).op, Op::Weight(_)) {
         if on_y {
             out.push((y, graph.mul_mat_t(x, g)?));
         }

@@ -30,6 +30,17 @@ pub enum Elem {
     Weight,
 }
 
+impl Elem {
+    /// Bytes of an element; None for a weight's own type.
+    pub fn size(self) -> Option<usize> {
+        match self {
+            Self::F32 | Self::I32 => Some(4),
+            Self::F16 => Some(2),
+            Self::Weight => None,
+        }
+    }
+}
+
 /// Shape: extents, fastest first.
 pub type Shape = [usize; 4];
 
@@ -39,7 +50,7 @@ pub fn n_elements(ne: Shape) -> usize {
 }
 
 /// Elementwise functions of one argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unary {
     /// Hyperbolic tangent.
     Tanh,
@@ -47,19 +58,69 @@ pub enum Unary {
     Silu,
     /// GELU, tanh form.
     Gelu,
+    /// GELU with the error function: `x (1 + erf(x / sqrt 2)) / 2`.
+    GeluErf,
+    /// GELU, sigmoid form: `x * sigmoid(1.702 x)`.
+    GeluQuick,
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `e^x`.
+    Exp,
+    /// `log(1 + e^x)`.
+    Softplus,
+    /// `-x`.
+    Neg,
+    /// `|x|`.
+    Abs,
+    /// -1, 0 or 1.
+    Sgn,
+    /// 1 where x > 0, else 0.
+    Step,
+    /// xIELU (Huang & Schlag 2024, arXiv 2411.13010): `p x^2 + beta x` above 0, `n (e^min(x, eps) - 1 - x) + beta x`
+    /// below.
+    Xielu {
+        /// Curvature below 0.
+        n: f32,
+        /// Curvature above 0.
+        p: f32,
+        /// Slope at 0.
+        beta: f32,
+        /// Largest argument of the exponential.
+        eps: f32,
+    },
 }
 
 /// Gated activations: `act(gate) * up`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Glu {
+    /// ReLU gate.
+    Reglu,
     /// SiLU gate.
     Swiglu,
     /// GELU gate, tanh form.
     Geglu,
+    /// GELU gate with the error function.
+    GegluErf,
+    /// GELU gate, sigmoid form.
+    GegluQuick,
+    /// `a sigmoid(alpha a) (b + 1)` with `a = min(gate, limit)`, `b` = up between `-limit` and `limit` (gpt-oss).
+    SwigluOai {
+        /// Factor inside the sigmoid.
+        alpha: f32,
+        /// Bound of both sources.
+        limit: f32,
+    },
+    /// `silu(min(gate, limit)) b`, `b` = up between `-limit` and `limit`.
+    SwigluClamp {
+        /// Bound of both sources.
+        limit: f32,
+    },
 }
 
-/// The parameters of a rotary embedding, as ggml keeps them (floats as their bits).
-pub type RopeParams = [i32; 16];
+/// An op's parameters as ggml keeps them (floats as their bits).
+pub type OpParams = [i32; 16];
 
 /// An operation. Sources are in [`Node::src`]; `x`, `y` below are its first and second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,8 +131,15 @@ pub enum Op {
     Weight(WeightId),
     /// `x + y`, `y` repeated to `x`'s shape.
     Add,
+    /// `x - y`, `y` repeated to `x`'s shape.
+    Sub,
     /// `x * y`, `y` repeated to `x`'s shape.
     Mul,
+    /// `x / y`, `y` repeated to `x`'s shape.
+    Div,
+    /// `x + y[:, id]`: to each row `[n, slot, token]` the row of the weight `y` that the third source, `[slot, token]`,
+    /// names (biases of experts).
+    AddId,
     /// `s * x + b`.
     Scale {
         /// Factor.
@@ -79,13 +147,40 @@ pub enum Op {
         /// Bias.
         b: f32,
     },
-    /// Rows of `x` times rows of `y`: `[k, n] , [k, m] -> [n, m]`; `x` repeated over `y`'s two outer dimensions.
-    MulMat {
-        /// ggml's precision flag.
-        prec: i32,
+    /// `x` between `min` and `max`.
+    Clamp {
+        /// Lower bound.
+        min: f32,
+        /// Upper bound.
+        max: f32,
     },
-    /// `x^T y` for a weight `x`: `[k, n] , [n, m] -> [k, m]`. The product a backward pass is made of.
+    /// `x^2`.
+    Sqr,
+    /// Square root.
+    Sqrt,
+    /// Sum of each row: `[n, ...] -> [1, ...]`.
+    SumRows,
+    /// Mean of each row: `[n, ...] -> [1, ...]`.
+    Mean,
+    /// `x` repeated to the node's shape.
+    Repeat,
+    /// Rows of `x` times rows of `y`: `[k, n] , [k, m] -> [n, m]`; `x` repeated over `y`'s two outer dimensions. The
+    /// parameters hold ggml's precision flags.
+    MulMat(OpParams),
+    /// `x^T y` for a weight `x`: `[k, n] , [n, m] -> [k, m]`; `x` repeated over `y`'s two outer dimensions. The product a
+    /// backward pass is made of.
     MulMatT,
+    /// As [`Op::MulMat`], with a matrix of its own for each row of `y`: `x [k, n, n_expert]`, `y [k, 1 or slots, tokens]`,
+    /// third source the matrices' numbers `[slots, tokens]` `-> [n, slots, tokens]` (mixtures of experts).
+    MulMatId(OpParams),
+    /// As [`Op::MulMatT`] with a matrix of its own for each row: `x [k, n, n_expert]`, `y [n, slots, tokens]`, third source
+    /// `[slots, tokens]` `-> [k, slots, tokens]`.
+    MulMatIdT,
+    /// Normalisation of each row to mean 0 and variance 1.
+    Norm {
+        /// Added to the variance.
+        eps: f32,
+    },
     /// Root-mean-square normalisation of each row.
     RmsNorm {
         /// Added to the mean square.
@@ -96,11 +191,17 @@ pub enum Op {
         /// As in the forward op.
         eps: f32,
     },
+    /// Each row divided by its Euclidean length (at least `eps`).
+    L2Norm {
+        /// The least length.
+        eps: f32,
+    },
     /// Rotary position embedding; `y` holds positions, a third source may hold frequency factors.
-    Rope(RopeParams),
+    Rope(OpParams),
     /// The inverse rotation: gradient of [`Op::Rope`].
-    RopeBack(RopeParams),
-    /// Softmax of `scale * x + slope * y` over each row; the mask `y` may be missing.
+    RopeBack(OpParams),
+    /// Softmax of `scale * x + slope * y` over each row. The mask `y` may be missing; a third source, one number a head,
+    /// adds a term to the sums of that head (attention sinks).
     SoftMax {
         /// Factor on the scores.
         scale: f32,
@@ -120,6 +221,8 @@ pub enum Op {
     SiluBack,
     /// A contiguous copy.
     Cont,
+    /// The same numbers in another element type, the node's.
+    Cast,
     /// The same elements in another shape (contiguous source).
     Reshape,
     /// A window into the source: strides in [`Node::nb`], offset in bytes.
@@ -136,10 +239,14 @@ pub enum Op {
         /// The dimension.
         dim: usize,
     },
-    /// Rows of `x` named by the integers `y`.
+    /// Rows of `x` named by the integers `y`: `[n, rows, a, b] , [m, a, b] -> [n, m, a, b]`.
     GetRows,
-    /// Gradient of [`Op::GetRows`]: rows of `x` added up at the rows that `y` names.
+    /// Gradient of [`Op::GetRows`] of a matrix: rows of `x` added up at the rows that `y` names.
     GetRowsBack,
+    /// The same for more than one matrix: `x [n, m, a, b] , y [m, a, b] -> [n, rows, a, b]`.
+    ScatterRows,
+    /// `x` with its rows that the integers of the third source name replaced by those of `y`.
+    SetRows,
     /// Gradient of a repetition: `x` summed down to the node's shape.
     RepeatBack,
     /// `x` with `y` added into the window that the strides and the offset (bytes) describe.
@@ -149,6 +256,16 @@ pub enum Op {
         /// Offset of the window.
         offset: usize,
     },
+    /// An op that the forward pass repeats as it was and that has no gradient rule: choices of experts, mostly, where none
+    /// is needed.
+    Other {
+        /// ggml's number.
+        code: u32,
+        /// ggml's name.
+        name: &'static str,
+        /// Its parameters.
+        params: OpParams,
+    },
     /// From logits `[n_vocab, n_rows]` to the gradient of `sum over rows and labels of coef * log p(label)`; the rows'
     /// labels and coefficients are given to the executor, which also records each log p.
     LogProbHead,
@@ -157,6 +274,9 @@ pub enum Op {
 impl Op {
     /// A short name for messages.
     pub fn name(&self) -> String {
+        if let Self::Other { name, .. } = self {
+            return (*name).to_owned();
+        }
         let text = format!("{self:?}");
         text.split(['(', ' ', '{']).next().unwrap_or(&text).to_owned()
     }
@@ -206,9 +326,13 @@ pub struct Graph {
     n_weights: u32,
 }
 
-/// Strides of a contiguous F32 value.
+/// Strides of a contiguous value of 4-byte elements.
 pub fn contiguous(ne: Shape) -> Shape {
-    let mut nb = [4, 0, 0, 0];
+    dense(ne, 4)
+}
+
+fn dense(ne: Shape, size: usize) -> Shape {
+    let mut nb = [size, 0, 0, 0];
     for i in 1..4 {
         nb[i] = nb[i - 1] * ne[i - 1];
     }
@@ -246,10 +370,11 @@ impl Graph {
         self.n_weights as usize
     }
 
-    /// True if the value is an F32 value laid out without gaps in the order of its dimensions.
+    /// True if the value is laid out without gaps in the order of its dimensions. Weights are.
     pub fn is_contiguous(&self, v: Value) -> bool {
         let n = self.node(v);
-        let want = contiguous(n.ne);
+        let Some(size) = n.elem.size() else { return !matches!(n.op, Op::View { .. } | Op::Permute(_)) };
+        let want = dense(n.ne, size);
         // The stride of an extent of 1 is never used.
         (0..4).all(|i| n.ne[i] == 1 || n.nb[i] == want[i])
     }
@@ -264,6 +389,29 @@ impl Graph {
         self.push(op, src, ne, contiguous(ne), Elem::F32)
     }
 
+    /// An op without a gradient rule, with a result of this shape and type: see [`Op::Other`].
+    pub fn other(
+        &mut self,
+        (code, name): (u32, &'static str),
+        params: OpParams,
+        src: &[Value],
+        ne: Shape,
+        elem: Elem,
+    ) -> Value {
+        self.push(Op::Other { code, name, params }, src, ne, dense(ne, elem.size().unwrap_or(4)), elem)
+    }
+
+    /// Turns a node into an input of the same shape and type: its value is given from now on instead of computed.
+    pub fn freeze(&mut self, v: Value) -> InputId {
+        let id = InputId(self.n_inputs);
+        self.n_inputs += 1;
+        let node = &mut self.nodes[v.0 as usize];
+        node.op = Op::Input(id);
+        node.src.clear();
+        node.nb = dense(node.ne, node.elem.size().unwrap_or(4));
+        id
+    }
+
     fn err<T>(op: Op, why: impl fmt::Display) -> Result<T, IrError> {
         Err(IrError::Shape { op: op.name(), why: why.to_string() })
     }
@@ -272,7 +420,7 @@ impl Graph {
     pub fn input(&mut self, ne: Shape, elem: Elem) -> (Value, InputId) {
         let id = InputId(self.n_inputs);
         self.n_inputs += 1;
-        (self.push(Op::Input(id), &[], ne, contiguous(ne), elem), id)
+        (self.push(Op::Input(id), &[], ne, dense(ne, elem.size().unwrap_or(4)), elem), id)
     }
 
     /// Declares a weight. `elem` is [`Elem::F32`] for plain F32 weights (norms, biases), else [`Elem::Weight`].
@@ -309,22 +457,90 @@ impl Graph {
         self.f32(Op::Scale { s, b }, &[x], self.ne(x))
     }
 
-    /// [`Op::MulMat`].
+    /// [`Op::Sub`].
+    pub fn sub(&mut self, x: Value, y: Value) -> Result<Value, IrError> {
+        self.binary(Op::Sub, x, y)
+    }
+
+    /// [`Op::Div`].
+    pub fn div(&mut self, x: Value, y: Value) -> Result<Value, IrError> {
+        self.binary(Op::Div, x, y)
+    }
+
+    /// [`Op::AddId`].
+    pub fn add_id(&mut self, x: Value, y: Value, ids: Value) -> Result<Value, IrError> {
+        let (a, b, i) = (self.ne(x), self.ne(y), self.ne(ids));
+        if a[0] != b[0] || a[1] != i[0] || a[2] != i[1] {
+            return Self::err(Op::AddId, format!("{a:?}, {b:?} and {i:?} do not fit"));
+        }
+        Ok(self.f32(Op::AddId, &[x, y, ids], a))
+    }
+
+    /// [`Op::SumRows`].
+    pub fn sum_rows(&mut self, x: Value) -> Value {
+        let ne = self.ne(x);
+        self.f32(Op::SumRows, &[x], [1, ne[1], ne[2], ne[3]])
+    }
+
+    /// [`Op::Mean`].
+    pub fn mean(&mut self, x: Value) -> Value {
+        let ne = self.ne(x);
+        self.f32(Op::Mean, &[x], [1, ne[1], ne[2], ne[3]])
+    }
+
+    /// [`Op::Repeat`]; the value itself where the shape is the same.
+    pub fn repeat(&mut self, x: Value, ne: Shape) -> Result<Value, IrError> {
+        let small = self.ne(x);
+        if small == ne {
+            return Ok(x);
+        }
+        if (0..4).any(|i| small[i] == 0 || !ne[i].is_multiple_of(small[i])) {
+            return Self::err(Op::Repeat, format!("{small:?} cannot be repeated to {ne:?}"));
+        }
+        Ok(self.f32(Op::Repeat, &[x], ne))
+    }
+
+    /// [`Op::MulMat`] with a precision flag of ggml's for the sums (0: none).
     pub fn mul_mat(&mut self, x: Value, y: Value, prec: i32) -> Result<Value, IrError> {
+        let mut params = [0; 16];
+        params[0] = prec;
+        self.mul_mat_with(x, y, params)
+    }
+
+    /// [`Op::MulMat`] with all of ggml's parameters.
+    pub fn mul_mat_with(&mut self, x: Value, y: Value, params: OpParams) -> Result<Value, IrError> {
         let (a, b) = (self.ne(x), self.ne(y));
         if a[0] != b[0] || b[2] % a[2] != 0 || b[3] % a[3] != 0 {
-            return Self::err(Op::MulMat { prec }, format!("{a:?} and {b:?} do not fit"));
+            return Self::err(Op::MulMat(params), format!("{a:?} and {b:?} do not fit"));
         }
-        Ok(self.f32(Op::MulMat { prec }, &[x, y], [a[1], b[1], b[2], b[3]]))
+        Ok(self.f32(Op::MulMat(params), &[x, y], [a[1], b[1], b[2], b[3]]))
     }
 
     /// [`Op::MulMatT`].
     pub fn mul_mat_t(&mut self, w: Value, g: Value) -> Result<Value, IrError> {
         let (a, b) = (self.ne(w), self.ne(g));
-        if a[1] != b[0] || a[2] != 1 || a[3] != 1 || !self.is_contiguous(g) {
+        if a[1] != b[0] || b[2] % a[2] != 0 || b[3] % a[3] != 0 || !self.is_contiguous(g) {
             return Self::err(Op::MulMatT, format!("{a:?} and {b:?} do not fit"));
         }
         Ok(self.f32(Op::MulMatT, &[w, g], [a[0], b[1], b[2], b[3]]))
+    }
+
+    /// [`Op::MulMatId`].
+    pub fn mul_mat_id(&mut self, w: Value, y: Value, ids: Value, params: OpParams) -> Result<Value, IrError> {
+        let (a, b, i) = (self.ne(w), self.ne(y), self.ne(ids));
+        if a[0] != b[0] || a[3] != 1 || b[3] != 1 || i[2..] != [1, 1] || i[1] != b[2] || i[0] % b[1] != 0 {
+            return Self::err(Op::MulMatId(params), format!("{a:?}, {b:?} and {i:?} do not fit"));
+        }
+        Ok(self.f32(Op::MulMatId(params), &[w, y, ids], [a[1], i[0], b[2], 1]))
+    }
+
+    /// [`Op::MulMatIdT`].
+    pub fn mul_mat_id_t(&mut self, w: Value, g: Value, ids: Value) -> Result<Value, IrError> {
+        let (a, b, i) = (self.ne(w), self.ne(g), self.ne(ids));
+        if a[1] != b[0] || a[3] != 1 || i[0] != b[1] || i[1] != b[2] || !self.is_contiguous(g) {
+            return Self::err(Op::MulMatIdT, format!("{a:?}, {b:?} and {i:?} do not fit"));
+        }
+        Ok(self.f32(Op::MulMatIdT, &[w, g, ids], [a[0], b[1], b[2], 1]))
     }
 
     /// Any op whose result has the shape of its first source.
@@ -363,20 +579,24 @@ impl Graph {
             return Self::err(Op::Reshape, format!("{:?} cannot become {ne:?}", self.ne(x)));
         }
         let elem = self.node(x).elem;
-        Ok(self.push(Op::Reshape, &[x], ne, contiguous(ne), elem))
+        Ok(self.push(Op::Reshape, &[x], ne, dense(ne, elem.size().unwrap_or(4)), elem))
     }
 
-    /// [`Op::View`]; strides and offset in bytes of an F32 source.
+    /// [`Op::View`]; strides and offset in bytes.
     pub fn view(&mut self, x: Value, ne: Shape, nb: Shape, offset: usize) -> Result<Value, IrError> {
-        let span = |ne: Shape, nb: Shape| (0..4).map(|i| (ne[i] - 1) * nb[i]).sum::<usize>() + 4;
-        if ne.contains(&0) || nb[0] != 4 {
+        let s = self.node(x);
+        let elem = s.elem;
+        if ne.contains(&0) || elem.size().is_some_and(|size| nb[0] != size) {
             return Self::err(Op::View { offset }, format!("a window {ne:?} with strides {nb:?} is not supported"));
         }
-        let s = self.node(x);
-        if offset + span(ne, nb) > span(s.ne, s.nb) {
-            return Self::err(Op::View { offset }, format!("window {ne:?} leaves its source {:?}", s.ne));
+        // How far a weight's own blocks reach is known to the weight only.
+        if let Some(size) = elem.size() {
+            let span = |ne: Shape, nb: Shape| (0..4).map(|i| (ne[i] - 1) * nb[i]).sum::<usize>() + size;
+            if offset + span(ne, nb) > span(s.ne, s.nb) {
+                return Self::err(Op::View { offset }, format!("window {ne:?} leaves its source {:?}", s.ne));
+            }
         }
-        Ok(self.push(Op::View { offset }, &[x], ne, nb, Elem::F32))
+        Ok(self.push(Op::View { offset }, &[x], ne, nb, elem))
     }
 
     /// [`Op::Permute`].
@@ -427,19 +647,38 @@ impl Graph {
         Ok(self.f32(Op::Concat { dim }, &[x, y], ne))
     }
 
-    /// [`Op::GetRows`] of a matrix.
-    pub fn get_rows(&mut self, x: Value, ids: Value) -> Result<Value, IrError> {
-        let (a, b) = (self.ne(x), self.ne(ids));
-        if self.node(ids).elem != Elem::I32 || a[2] != 1 || a[3] != 1 || b[1..] != [1, 1, 1] {
-            return Self::err(Op::GetRows, format!("{a:?} by {b:?} is not supported"));
-        }
-        Ok(self.f32(Op::GetRows, &[x, ids], [a[0], b[0], 1, 1]))
+    /// [`Op::Cast`].
+    pub fn cast(&mut self, x: Value, elem: Elem) -> Value {
+        let ne = self.ne(x);
+        self.push(Op::Cast, &[x], ne, dense(ne, elem.size().unwrap_or(4)), elem)
     }
 
-    /// [`Op::GetRowsBack`]: `n_rows` is the number of rows of the matrix the rows were taken from.
-    pub fn get_rows_back(&mut self, g: Value, ids: Value, n_rows: usize) -> Value {
-        let ne = [self.ne(g)[0], n_rows, 1, 1];
-        self.f32(Op::GetRowsBack, &[g, ids], ne)
+    /// [`Op::GetRows`].
+    pub fn get_rows(&mut self, x: Value, ids: Value) -> Result<Value, IrError> {
+        let (a, b) = (self.ne(x), self.ne(ids));
+        if self.node(ids).elem != Elem::I32 || a[2] != b[1] || a[3] != b[2] || b[3] != 1 {
+            return Self::err(Op::GetRows, format!("{a:?} by {b:?} is not supported"));
+        }
+        let ne = [a[0], b[0], b[1], b[2]];
+        let elem = if self.node(x).elem == Elem::I32 { Elem::I32 } else { Elem::F32 };
+        Ok(self.push(Op::GetRows, &[x, ids], ne, contiguous(ne), elem))
+    }
+
+    /// Gradient of [`Op::GetRows`]: [`Op::GetRowsBack`] for a matrix, [`Op::ScatterRows`] for several; `ne` is the shape
+    /// that the rows were taken from.
+    pub fn get_rows_back(&mut self, g: Value, ids: Value, ne: Shape) -> Value {
+        let op = if ne[2] == 1 && ne[3] == 1 { Op::GetRowsBack } else { Op::ScatterRows };
+        self.f32(op, &[g, ids], ne)
+    }
+
+    /// [`Op::SetRows`].
+    pub fn set_rows(&mut self, x: Value, y: Value, ids: Value) -> Result<Value, IrError> {
+        let (a, b, i) = (self.ne(x), self.ne(y), self.ne(ids));
+        if a[0] != b[0] || a[2..] != b[2..] || b[1] != i[0] || self.node(x).elem != Elem::F32 || !self.is_contiguous(x)
+        {
+            return Self::err(Op::SetRows, format!("{a:?}, {b:?} and {i:?} do not fit"));
+        }
+        Ok(self.f32(Op::SetRows, &[x, y, ids], a))
     }
 
     /// [`Op::RepeatBack`]; the value itself where the shape is the same.

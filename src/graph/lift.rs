@@ -9,7 +9,7 @@ use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
 use super::ir::{Elem, Glu, Graph, InputId, IrError, Op, Unary, Value, n_elements};
 use crate::llama::{DType, NodeId, Weight, sys};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A graph that cannot be lifted.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum LiftError {
     #[error("op {op} (node {name}) has no rule in bidpo: this model cannot be trained on yet")]
     UnknownOp {
         /// ggml's name of the op.
-        op: String,
+        op: &'static str,
         /// The node.
         name: String,
     },
@@ -47,7 +47,7 @@ pub enum LiftError {
         /// The node.
         name: String,
         /// Its op.
-        op: String,
+        op: &'static str,
         /// What was met.
         why: String,
     },
@@ -90,7 +90,9 @@ pub struct Lifted {
     /// Tensors of the weights.
     pub weights: Vec<Weight>,
     /// Ops met, by ggml's name, with their counts.
-    pub ops: std::collections::BTreeMap<String, usize>,
+    pub ops: BTreeMap<&'static str, usize>,
+    /// ggml's name of the op behind each lifted value.
+    pub origin: Vec<(Value, &'static str)>,
 }
 
 struct Lifter<'a> {
@@ -139,8 +141,9 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
     done.insert(lowest, at);
     let mut writes = HashMap::new();
     for (i, n) in capture.nodes.iter().enumerate() {
+        // Into a leaf, that is, not into another node's result.
         if n.op == sys::GGML_OP_SET_ROWS
-            && let Some(root) = n.root
+            && let Some(root) = n.root.filter(|root| !capture.index.contains_key(root))
         {
             writes.insert(root, i);
         }
@@ -154,7 +157,8 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
             logits: at,
             inputs,
             weights: Vec::new(),
-            ops: Default::default(),
+            ops: BTreeMap::new(),
+            origin: Vec::new(),
         },
         done,
         writes,
@@ -164,6 +168,7 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
     };
     for i in lifter.reachable(last)? {
         let value = lifter.node(&capture.nodes[i])?;
+        lifter.out.origin.push((value, capture.nodes[i].op_name));
         lifter.done.insert(capture.nodes[i].id, value);
     }
     lifter.out.logits = lifter.done[&last];
@@ -223,14 +228,15 @@ impl Lifter<'_> {
 
     /// The cache write behind a view of a cache.
     fn cache_write(&self, node: &RawNode) -> Option<&RawNode> {
-        if node.op != sys::GGML_OP_VIEW {
+        // A view of a view of a cache is an ordinary view of what the first one gives.
+        if node.op != sys::GGML_OP_VIEW || node.src.first().copied().flatten() != node.root {
             return None;
         }
         self.writes.get(&node.root?).map(|&i| &self.capture.nodes[i])
     }
 
     fn pattern(&self, node: &RawNode, why: impl Into<String>) -> LiftError {
-        LiftError::Pattern { name: node.name.clone(), op: node.op_name.clone(), why: why.into() }
+        LiftError::Pattern { name: node.name.clone(), op: node.op_name, why: why.into() }
     }
 
     /// The value of a source: a lifted node, a weight or an input.
@@ -265,7 +271,7 @@ impl Lifter<'_> {
     }
 
     fn node(&mut self, node: &RawNode) -> Result<Value, LiftError> {
-        *self.out.ops.entry(node.op_name.clone()).or_default() += 1;
+        *self.out.ops.entry(node.op_name).or_default() += 1;
         if let Some(write) = self.cache_write(node) {
             let write = write.clone();
             return self.cache_read(node, &write);
@@ -274,35 +280,63 @@ impl Lifter<'_> {
         let f = |i: usize| f32::from_bits(node.params[i] as u32);
         let has = |i: usize| node.src.get(i).copied().flatten().is_some();
         let x = self.value(node, 0)?;
+        let arg = |lifter: &mut Self, i: usize| lifter.value(node, i);
         let v = match node.op {
             sys::GGML_OP_ADD => {
-                let y = self.value(node, 1)?;
+                let y = arg(self, 1)?;
                 self.out.graph.add(x, y).map_err(wrap)?
             }
+            sys::GGML_OP_SUB => {
+                let y = arg(self, 1)?;
+                self.out.graph.sub(x, y).map_err(wrap)?
+            }
             sys::GGML_OP_MUL => {
-                let y = self.value(node, 1)?;
+                let y = arg(self, 1)?;
                 self.out.graph.mul(x, y).map_err(wrap)?
             }
-            sys::GGML_OP_SCALE => self.out.graph.scale(x, f(0), f(1)),
-            sys::GGML_OP_MUL_MAT => {
-                let y = self.value(node, 1)?;
-                self.out.graph.mul_mat(x, y, node.params[0]).map_err(wrap)?
+            sys::GGML_OP_DIV => {
+                let y = arg(self, 1)?;
+                self.out.graph.div(x, y).map_err(wrap)?
             }
+            sys::GGML_OP_ADD_ID => {
+                let (y, ids) = (arg(self, 1)?, arg(self, 2)?);
+                self.out.graph.add_id(x, y, ids).map_err(wrap)?
+            }
+            sys::GGML_OP_SCALE => self.out.graph.scale(x, f(0), f(1)),
+            sys::GGML_OP_CLAMP => self.out.graph.same(Op::Clamp { min: f(0), max: f(1) }, &[x]),
+            sys::GGML_OP_SQR => self.out.graph.same(Op::Sqr, &[x]),
+            sys::GGML_OP_SQRT => self.out.graph.same(Op::Sqrt, &[x]),
+            sys::GGML_OP_SUM_ROWS => self.out.graph.sum_rows(x),
+            sys::GGML_OP_MEAN => self.out.graph.mean(x),
+            sys::GGML_OP_REPEAT => self.out.graph.repeat(x, node.ne).map_err(wrap)?,
+            sys::GGML_OP_MUL_MAT => {
+                let y = arg(self, 1)?;
+                self.out.graph.mul_mat_with(x, y, node.params).map_err(wrap)?
+            }
+            sys::GGML_OP_MUL_MAT_ID => {
+                let (y, ids) = (arg(self, 1)?, arg(self, 2)?);
+                self.out.graph.mul_mat_id(x, y, ids, node.params).map_err(wrap)?
+            }
+            sys::GGML_OP_NORM => self.out.graph.same(Op::Norm { eps: f(0) }, &[x]),
             sys::GGML_OP_RMS_NORM => self.out.graph.same(Op::RmsNorm { eps: f(0) }, &[x]),
+            sys::GGML_OP_L2_NORM => self.out.graph.same(Op::L2Norm { eps: f(0) }, &[x]),
             sys::GGML_OP_ROPE => {
-                let mut src = vec![x, self.value(node, 1)?];
+                let mut src = vec![x, arg(self, 1)?];
                 if has(2) {
-                    src.push(self.value(node, 2)?);
+                    src.push(arg(self, 2)?);
                 }
                 self.out.graph.same(Op::Rope(node.params), &src)
             }
             sys::GGML_OP_SOFT_MAX => {
-                if has(2) {
-                    return Err(LiftError::UnknownOp { op: "SOFT_MAX with sinks".into(), name: node.name.clone() });
-                }
                 let mut src = vec![x];
                 if has(1) {
                     src.push(self.mask(node, self.out.graph.ne(x)[0])?);
+                }
+                if has(2) {
+                    if !has(1) {
+                        return Err(self.pattern(node, "attention sinks without a mask"));
+                    }
+                    src.push(arg(self, 2)?);
                 }
                 self.out.graph.same(Op::SoftMax { scale: f(0), max_bias: f(1) }, &src)
             }
@@ -312,11 +346,30 @@ impl Lifter<'_> {
                     Ok(sys::GGML_UNARY_OP_TANH) => Unary::Tanh,
                     Ok(sys::GGML_UNARY_OP_SILU) => Unary::Silu,
                     Ok(sys::GGML_UNARY_OP_GELU) => Unary::Gelu,
-                    _ => return Err(self.unknown(node)),
+                    Ok(sys::GGML_UNARY_OP_GELU_ERF) => Unary::GeluErf,
+                    Ok(sys::GGML_UNARY_OP_GELU_QUICK) => Unary::GeluQuick,
+                    Ok(sys::GGML_UNARY_OP_RELU) => Unary::Relu,
+                    Ok(sys::GGML_UNARY_OP_SIGMOID) => Unary::Sigmoid,
+                    Ok(sys::GGML_UNARY_OP_EXP) => Unary::Exp,
+                    Ok(sys::GGML_UNARY_OP_SOFTPLUS) => Unary::Softplus,
+                    Ok(sys::GGML_UNARY_OP_NEG) => Unary::Neg,
+                    Ok(sys::GGML_UNARY_OP_ABS) => Unary::Abs,
+                    Ok(sys::GGML_UNARY_OP_SGN) => Unary::Sgn,
+                    Ok(sys::GGML_UNARY_OP_STEP) => Unary::Step,
+                    Ok(sys::GGML_UNARY_OP_XIELU) => Unary::Xielu { n: f(1), p: f(2), beta: f(3), eps: f(4) },
+                    _ => return self.other(node),
                 };
                 self.out.graph.same(Op::Unary(kind), &[x])
             }
-            sys::GGML_OP_CONT => self.out.graph.cont(x, node.ne).map_err(wrap)?,
+            // A copy that keeps the shape follows a source whose cells were trimmed.
+            sys::GGML_OP_CONT | sys::GGML_OP_DUP => {
+                let ne = if self.raw_shape(node, 0) == Some(node.ne) { self.out.graph.ne(x) } else { node.ne };
+                self.out.graph.cont(x, ne).map_err(wrap)?
+            }
+            sys::GGML_OP_CPY if node.root.is_none() => {
+                let elem = self.elem(node)?;
+                self.out.graph.cast(x, elem)
+            }
             sys::GGML_OP_RESHAPE => self.out.graph.reshape(x, node.ne).map_err(wrap)?,
             sys::GGML_OP_VIEW => self.view(node, x)?,
             sys::GGML_OP_PERMUTE => {
@@ -324,23 +377,66 @@ impl Lifter<'_> {
                 self.out.graph.permute(x, axes).map_err(wrap)?
             }
             sys::GGML_OP_TRANSPOSE => self.out.graph.permute(x, [1, 0, 2, 3]).map_err(wrap)?,
+            sys::GGML_OP_CONCAT => {
+                let y = arg(self, 1)?;
+                self.out.graph.concat(x, y, node.params[0] as usize).map_err(wrap)?
+            }
             sys::GGML_OP_GET_ROWS => {
-                let ids = self.value(node, 1)?;
+                let ids = arg(self, 1)?;
                 self.out.graph.get_rows(x, ids).map_err(wrap)?
             }
-            _ => return Err(self.unknown(node)),
+            // ggml's order of sources: the rows, their numbers, what they go into.
+            sys::GGML_OP_SET_ROWS => {
+                let (ids, into) = (arg(self, 1)?, arg(self, 2)?);
+                self.out.graph.set_rows(into, x, ids).map_err(wrap)?
+            }
+            _ => return self.other(node),
         };
         Ok(v)
     }
 
+    /// An op that the IR has no rule for, repeated as it is. Whether a rule is needed shows in the differentiation.
+    fn other(&mut self, node: &RawNode) -> Result<Value, LiftError> {
+        let src = (0..node.src.len()).map(|i| self.value(node, i)).collect::<Result<Vec<Value>, LiftError>>()?;
+        let same_size = |i: usize| self.raw_shape(node, i).is_none_or(|raw| raw == self.out.graph.ne(src[i]));
+        // Ops that write into one of their sources need more than a copy of their parameters.
+        if node.root.is_some() && node.op != sys::GGML_OP_FILL || !(0..src.len()).all(same_size) || src.len() > 3 {
+            return Err(self.unknown(node));
+        }
+        let elem = self.elem(node)?;
+        Ok(self.out.graph.other((node.op, node.op_name), node.params, &src, node.ne, elem))
+    }
+
+    /// The element type of a node's result.
+    fn elem(&self, node: &RawNode) -> Result<Elem, LiftError> {
+        match node.dtype {
+            DType::F32 => Ok(Elem::F32),
+            DType::F16 => Ok(Elem::F16),
+            DType::I32 => Ok(Elem::I32),
+            other => Err(self.pattern(node, format!("a result of type {}", other.name()))),
+        }
+    }
+
+    /// The shape that source `i` has in llama.cpp's graph, if a node makes it.
+    fn raw_shape(&self, node: &RawNode, i: usize) -> Option<[usize; 4]> {
+        let id = node.src.get(i).copied().flatten()?;
+        self.capture.index.get(&id).map(|&at| self.capture.nodes[at].ne)
+    }
+
     fn unknown(&self, node: &RawNode) -> LiftError {
-        LiftError::UnknownOp { op: node.op_name.clone(), name: node.name.clone() }
+        LiftError::UnknownOp { op: node.op_name, name: node.name.clone() }
     }
 
     fn glu(&mut self, node: &RawNode, x: Value, split: bool) -> Result<Value, LiftError> {
+        let f = |i: usize| f32::from_bits(node.params[i] as u32);
         let kind = match sys::ggml_glu_op::try_from(node.params[0]) {
+            Ok(sys::GGML_GLU_OP_REGLU) => Glu::Reglu,
             Ok(sys::GGML_GLU_OP_SWIGLU) => Glu::Swiglu,
             Ok(sys::GGML_GLU_OP_GEGLU) => Glu::Geglu,
+            Ok(sys::GGML_GLU_OP_GEGLU_ERF) => Glu::GegluErf,
+            Ok(sys::GGML_GLU_OP_GEGLU_QUICK) => Glu::GegluQuick,
+            Ok(sys::GGML_GLU_OP_SWIGLU_OAI) => Glu::SwigluOai { alpha: f(2), limit: f(3) },
+            Ok(sys::GGML_GLU_OP_SWIGLU_CLAMP) => Glu::SwigluClamp { limit: f(3) },
             _ => return Err(self.unknown(node)),
         };
         let wrap = |source| LiftError::Ir { name: node.name.clone(), source };
@@ -367,13 +463,23 @@ impl Lifter<'_> {
             .map_or(0, |s| s.view_offset);
         let offset = node.view_offset.checked_sub(source_offset);
         let offset = offset.ok_or_else(|| self.pattern(node, "a view that starts before its source"))?;
-        let g = &mut self.out.graph;
-        let dense = super::ir::contiguous(node.ne);
-        let is_dense = (0..4).all(|i| node.ne[i] == 1 || node.nb[i] == dense[i]);
-        if offset == 0 && is_dense && g.is_contiguous(x) && n_elements(node.ne) == n_elements(g.ne(x)) {
-            return g.reshape(x, node.ne).map_err(wrap);
+        // Of a source whose cells were trimmed, a window over all cells becomes one over all that are left.
+        let mut ne = node.ne;
+        if let Some(&at) = node.src[0].and_then(|s| self.capture.index.get(&s)) {
+            let (raw, lifted) = (&self.capture.nodes[at], self.out.graph.ne(x));
+            for j in (0..4).filter(|&j| raw.ne[j] != lifted[j]) {
+                let all = (0..4).find(|&i| ne[i] == raw.ne[j] && node.nb[i] == raw.nb[j]);
+                let all = all.ok_or_else(|| self.pattern(node, "a window over part of the cells of a cache"))?;
+                ne[all] = lifted[j];
+            }
         }
-        g.view(x, node.ne, node.nb, offset).map_err(wrap)
+        let g = &mut self.out.graph;
+        let dense = super::ir::contiguous(ne);
+        let is_dense = (0..4).all(|i| ne[i] == 1 || node.nb[i] == dense[i]);
+        if offset == 0 && is_dense && g.is_contiguous(x) && n_elements(ne) == n_elements(g.ne(x)) {
+            return g.reshape(x, ne).map_err(wrap);
+        }
+        g.view(x, ne, node.nb, offset).map_err(wrap)
     }
 
     /// The mask of an attention, its columns trimmed to `n_kv`.

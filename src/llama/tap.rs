@@ -109,9 +109,9 @@ impl<'a> Node<'a> {
     }
 
     /// The operation's name, for example `MUL_MAT`; unary and gated ops give their own (`GELU`, `SWIGLU`).
-    pub fn op_name(&self) -> String {
+    pub fn op_name(&self) -> &'static str {
         // SAFETY: ggml answers with a static string.
-        unsafe { CStr::from_ptr(sys::ggml_op_desc(self.raw)) }.to_string_lossy().into_owned()
+        unsafe { CStr::from_ptr(sys::ggml_op_desc(self.raw)) }.to_str().unwrap_or("unknown")
     }
 
     /// Element type.

@@ -86,7 +86,7 @@ pub struct Example {
     /// For each layer: Euclidean norm of the residual stream at each row.
     pub norms: Vec<Vec<f32>>,
     /// Ops of the lifted graph with their counts.
-    pub ops: BTreeMap<String, usize>,
+    pub ops: BTreeMap<&'static str, usize>,
 }
 
 impl std::fmt::Debug for Example {

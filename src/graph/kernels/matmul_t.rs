@@ -1,6 +1,9 @@
 //! `d = W^T g` for a weight `W` in any type ggml can de-quantize.
 //!
 //! W has `n` rows of `k` numbers, g has `m` rows of `n`, d gets `m` rows of `k`: `d[m][k] = sum_n g[m][n] W[n][k]`.
+//! W may also be one matrix of several: one for each plane of g (`run`) or for each row of g (`run_id`, mixtures of
+//! experts).
+//!
 //! Blocks of W's rows are de-quantized to an F32 panel that stays in the cache, and a register-blocked product adds the
 //! panel's part to d. All sums are F32, in the same order whatever the number of threads: each number of d is summed by
 //! one worker.
@@ -24,58 +27,138 @@ thread_local! {
     static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The custom op: src0 = W, src1 = g, dst = d.
+/// The custom op: src0 = W `[k, n, a, b]`, src1 = g `[n, m, c, d]`, dst `[k, m, c, d]`; W is repeated over the two outer
+/// dimensions.
 pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
-    // SAFETY: ggml calls with the tensors that `emit` built: W [k, n] of any type, g [n, m...] and d [k, m...]
-    // contiguous F32, all in host memory. Workers write disjoint parts of d.
+    // SAFETY: ggml calls with the tensors that `emit` built: W of any type, g and d contiguous F32, all in host memory.
+    // Workers write disjoint parts of d.
     unsafe {
         let (d, w, g) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
-        let (k, n) = (w.ne[0] as usize, w.ne[1] as usize);
-        let m = (g.ne[1] * g.ne[2] * g.ne[3]) as usize;
-        let traits = &*sys::ggml_get_type_traits(w.type_);
-        let block = traits.blck_size as usize;
+        let [wa, wb] = [w.ne[2] as usize, w.ne[3] as usize];
+        let [n, mut m, mut c, mut b] = g.ne.map(|x| x as usize);
+        if wa * wb == 1 {
+            // One matrix for all: one product of all rows.
+            (m, c, b) = (m * c * b, 1, 1);
+        }
+        let Some(share) = Share::new(w, m, ith as usize, nth as usize) else { return };
+        let k = w.ne[0] as usize;
+        for plane in 0..c * b {
+            let (i2, i3) = (plane % c, plane / c);
+            let matrix = w.data.cast::<u8>().add(i2 / (c / wa) * w.nb[2] + i3 / (b / wb) * w.nb[3]);
+            let g = std::slice::from_raw_parts(g.data.cast::<f32>().add(plane * m * n), m * n);
+            let d = d.data.cast::<f32>().add(plane * m * k + share.k0);
+            share.product(w, matrix, g, (share.m0, share.m1), d, k);
+        }
+    }
+}
 
-        // Columns first: each worker then de-quantizes only what it multiplies. Rows of g as well only where there are
-        // more workers than column units.
-        let unit = if block > UNIT_LCM { block } else { UNIT_LCM };
+/// The custom op with a matrix for each row: src0 = W `[k, n, experts]`, src1 = g `[n, slots, tokens]`, src2 = numbers of
+/// the matrices `[slots, tokens]`, dst `[k, slots, tokens]`. Rows of one matrix are brought together and multiplied at
+/// once; a row whose number names no matrix becomes zero.
+pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
+    // SAFETY: as in `run`; the numbers are I32 with any strides. Workers write disjoint columns, or disjoint rows, of d.
+    unsafe {
+        let (d, w, g, ids) = (&*dst, &*(*dst).src[0], &*(*dst).src[1], &*(*dst).src[2]);
+        let [n, slots, tokens] = [g.ne[0] as usize, g.ne[1] as usize, g.ne[2] as usize];
+        let k = w.ne[0] as usize;
+        let Some(share) = Share::new(w, slots * tokens, ith as usize, nth as usize) else { return };
+        let width = share.k1 - share.k0;
+        let mut rows_of = vec![Vec::new(); w.ne[2] as usize];
+        for row in share.m0..share.m1 {
+            let at = ids.data.cast::<u8>().add(row % slots * ids.nb[0] + row / slots * ids.nb[1]);
+            match rows_of.get_mut(at.cast::<i32>().read_unaligned() as usize) {
+                Some(rows) => rows.push(row),
+                None => {
+                    std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(row * k + share.k0), width).fill(0.0);
+                }
+            }
+        }
+        let (mut gathered, mut sums) = (Vec::new(), Vec::new()); // [rows of one matrix, n], [rows of one matrix, width]
+        for (expert, rows) in rows_of.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            gathered.clear();
+            for row in rows {
+                gathered.extend_from_slice(std::slice::from_raw_parts(g.data.cast::<f32>().add(row * n), n));
+            }
+            sums.resize(rows.len() * width, 0.0);
+            let matrix = w.data.cast::<u8>().add(expert * w.nb[2]);
+            share.product(w, matrix, &gathered, (0, rows.len()), sums.as_mut_ptr(), width);
+            for (row, sum) in rows.iter().zip(sums.chunks_exact(width)) {
+                let to = d.data.cast::<f32>().add(row * k + share.k0);
+                std::ptr::copy_nonoverlapping(sum.as_ptr(), to, width);
+            }
+        }
+    }
+}
+
+/// What one worker computes: columns `k0..k1` of rows `m0..m1`.
+struct Share {
+    k0: usize,
+    k1: usize,
+    m0: usize,
+    m1: usize,
+}
+
+impl Share {
+    /// Columns first: each worker then de-quantizes only what it multiplies. Rows of g as well only where there are more
+    /// workers than column units. None for a worker without work.
+    fn new(w: &sys::ggml_tensor, m: usize, ith: usize, nth: usize) -> Option<Self> {
+        let k = w.ne[0] as usize;
+        // SAFETY: arithmetic on the type's traits.
+        let block = unsafe { sys::ggml_blck_size(w.type_) as usize };
+        let unit = block.max(UNIT_LCM);
         let units = k.div_ceil(unit);
-        let (ith, nth) = (ith as usize, nth as usize);
         let across = units.min(nth);
         let down = nth / across;
         if ith >= across * down {
-            return;
+            return None;
         }
         let (u0, u1) = share(units, ith % across, across);
         let (k0, k1) = (u0 * unit, (u1 * unit).min(k));
         let (m0, m1) = share(m, ith / across, down);
-        if k0 >= k1 || m0 >= m1 {
-            return;
-        }
-        let width = k1 - k0;
-        let first = w.data.cast::<u8>().add(sys::ggml_row_size(w.type_, k0 as i64));
-        let g_data = std::slice::from_raw_parts(g.data.cast::<f32>(), m * n);
-        let d_data = d.data.cast::<f32>();
-        for row in m0..m1 {
-            std::slice::from_raw_parts_mut(d_data.add(row * k + k0), width).fill(0.0);
-        }
-        PANEL.with_borrow_mut(|panel| {
-            panel.resize(PANEL_ROWS * width, 0.0);
-            for n0 in (0..n).step_by(PANEL_ROWS) {
-                let rows = PANEL_ROWS.min(n - n0);
-                for r in 0..rows {
-                    let from = first.add((n0 + r) * w.nb[1]);
-                    let to = panel.as_mut_ptr().add(r * width);
-                    match traits.to_float {
-                        Some(convert) => convert(from.cast::<c_void>(), to, width as i64),
-                        // F32 has no conversion.
-                        None => std::ptr::copy_nonoverlapping(from.cast::<f32>(), to, width),
-                    }
-                }
-                let panel = &panel[..rows * width];
-                let part = Part { panel, width, rows, g: g_data, n, n0, m0, m1, d: d_data.add(k0), stride: k };
-                part.accumulate();
+        (k0 < k1 && m0 < m1).then_some(Self { k0, k1, m0, m1 })
+    }
+
+    /// Rows `m0..m1` of g `[m, n]` times the matrix's columns of this worker, written to d (offset to the worker's first
+    /// column), whose rows are `stride` numbers apart.
+    ///
+    /// # Safety
+    /// `matrix` points to n rows of the type and row stride of `w`; d is valid for these rows and columns.
+    unsafe fn product(
+        &self,
+        w: &sys::ggml_tensor,
+        matrix: *const u8,
+        g: &[f32],
+        (m0, m1): (usize, usize),
+        d: *mut f32,
+        stride: usize,
+    ) {
+        let n = w.ne[1] as usize;
+        let width = self.k1 - self.k0;
+        // SAFETY: by contract.
+        unsafe {
+            let traits = &*sys::ggml_get_type_traits(w.type_);
+            let first = matrix.add(sys::ggml_row_size(w.type_, self.k0 as i64));
+            for row in m0..m1 {
+                std::slice::from_raw_parts_mut(d.add(row * stride), width).fill(0.0);
             }
-        });
+            PANEL.with_borrow_mut(|panel| {
+                panel.resize(PANEL_ROWS * width, 0.0);
+                for n0 in (0..n).step_by(PANEL_ROWS) {
+                    let rows = PANEL_ROWS.min(n - n0);
+                    for r in 0..rows {
+                        let from = first.add((n0 + r) * w.nb[1]);
+                        let to = panel.as_mut_ptr().add(r * width);
+                        match traits.to_float {
+                            Some(convert) => convert(from.cast::<c_void>(), to, width as i64),
+                            // F32 has no conversion.
+                            None => std::ptr::copy_nonoverlapping(from.cast::<f32>(), to, width),
+                        }
+                    }
+                    let part = Part { panel: &panel[..rows * width], width, rows, g, n, n0, m0, m1, d, stride };
+                    part.accumulate();
+                }
+            });
+        }
     }
 }
 
@@ -282,7 +365,9 @@ mod tests {
                 assert_eq!(k % sys::ggml_blck_size(kind) as usize, 0);
                 let mut bytes = vec![0u8; n * sys::ggml_row_size(kind, k as i64)];
                 let to = bytes.as_mut_ptr().cast::<c_void>();
-                sys::ggml_quantize_chunk(kind, exact.as_ptr(), to, 0, n as i64, k as i64, std::ptr::null());
+                // Some types insist on weights of importance.
+                let importance = vec![1.0f32; k];
+                sys::ggml_quantize_chunk(kind, exact.as_ptr(), to, 0, n as i64, k as i64, importance.as_ptr());
                 if let Some(convert) = (*sys::ggml_get_type_traits(kind)).to_float {
                     convert(bytes.as_ptr().cast::<c_void>(), values.as_mut_ptr(), (n * k) as i64);
                 }
@@ -357,8 +442,17 @@ mod tests {
             (sys::GGML_TYPE_Q4_1, &[32, 160]),
             (sys::GGML_TYPE_Q5_0, &[64, 224]),
             (sys::GGML_TYPE_Q8_0, &[32, 288]),
+            (sys::GGML_TYPE_Q5_1, &[32, 96]),
+            (sys::GGML_TYPE_Q2_K, &[256]),
+            (sys::GGML_TYPE_Q3_K, &[512]),
             (sys::GGML_TYPE_Q4_K, &[256, 768]),
+            (sys::GGML_TYPE_Q5_K, &[256]),
             (sys::GGML_TYPE_Q6_K, &[256, 512]),
+            (sys::GGML_TYPE_IQ4_NL, &[96]),
+            (sys::GGML_TYPE_IQ4_XS, &[256]),
+            (sys::GGML_TYPE_MXFP4, &[64]),
+            (sys::GGML_TYPE_TQ1_0, &[256]),
+            (sys::GGML_TYPE_TQ2_0, &[256]),
         ];
         for (kind, widths) in types {
             for &k in widths {
@@ -371,6 +465,80 @@ mod tests {
                     for nth in [2, 3, 5] {
                         assert_eq!(bits(&w.product(&mut g, nth)), bits(&one), "{what}: {nth} threads");
                     }
+                }
+            }
+        }
+    }
+
+    /// The types that are slow to quantize to, with one shape each.
+    #[test]
+    fn types_of_few_bits_against_f64() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for kind in [
+            sys::GGML_TYPE_IQ1_S,
+            sys::GGML_TYPE_IQ1_M,
+            sys::GGML_TYPE_IQ2_XXS,
+            sys::GGML_TYPE_IQ2_XS,
+            sys::GGML_TYPE_IQ2_S,
+            sys::GGML_TYPE_IQ3_XXS,
+            sys::GGML_TYPE_IQ3_S,
+        ] {
+            let mut w = Weight::new(kind, 512, 3, &mut rng);
+            let mut g: Vec<f32> = (0..3 * 7).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let one = w.product(&mut g, 1);
+            assert_exact(&one, &w.exact(&g), &format!("type {kind}"));
+            assert_eq!(bits(&w.product(&mut g, 2)), bits(&one), "type {kind}: 2 threads");
+        }
+    }
+
+    /// One of several matrices for each plane of g, or for each row: against the products with one matrix.
+    #[test]
+    fn several_matrices() {
+        const EXPERTS: usize = 3;
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for (kind, k, n) in [(sys::GGML_TYPE_F32, 150, 7), (sys::GGML_TYPE_Q4_K, 512, 70), (sys::GGML_TYPE_Q8_0, 96, 5)]
+        {
+            let matrices: Vec<Weight> = (0..EXPERTS).map(|_| Weight::new(kind, k, n, &mut rng)).collect();
+            let mut bytes: Vec<u8> = matrices.iter().flat_map(|w| w.bytes.clone()).collect();
+            // Planes: two of g to each matrix. Rows: slots and tokens, with a number that names no matrix.
+            let (m, planes) = (4, 2 * EXPERTS);
+            let mut ids: Vec<i32> = (0..m * planes).map(|_| rng.random_range(0..EXPERTS as i32)).collect();
+            ids[5] = 99;
+            let mut g: Vec<f32> = (0..n * m * planes).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let mut want = [Vec::new(), Vec::new()];
+            for (row, g) in g.chunks_exact(n).enumerate() {
+                want[0].extend(matrices[row / m / 2].exact(g));
+                match matrices.get(ids[row] as usize) {
+                    Some(w) => want[1].extend(w.exact(g)),
+                    None => want[1].extend(vec![(0.0, 0.0); k]),
+                }
+            }
+            for (by_row, want) in [false, true].into_iter().zip(&want) {
+                for nth in [1, 2, 5] {
+                    let mut d = vec![f32::NAN; k * m * planes];
+                    // SAFETY: as in `product`.
+                    unsafe {
+                        let ctx = sys::ggml_init(sys::ggml_init_params {
+                            mem_size: sys::ggml_tensor_overhead() * 5,
+                            mem_buffer: std::ptr::null_mut(),
+                            no_alloc: true,
+                        });
+                        let tensor = |kind, ne: [usize; 3], data: *mut c_void| {
+                            let t = sys::ggml_new_tensor_3d(ctx, kind, ne[0] as i64, ne[1] as i64, ne[2] as i64);
+                            (*t).data = data;
+                            t
+                        };
+                        let dst = tensor(sys::GGML_TYPE_F32, [k, m, planes], d.as_mut_ptr().cast());
+                        (*dst).src[0] = tensor(kind, [k, n, EXPERTS], bytes.as_mut_ptr().cast());
+                        (*dst).src[1] = tensor(sys::GGML_TYPE_F32, [n, m, planes], g.as_mut_ptr().cast());
+                        (*dst).src[2] = tensor(sys::GGML_TYPE_I32, [m, planes, 1], ids.as_mut_ptr().cast());
+                        for ith in 0..nth {
+                            let op = if by_row { run_id } else { run };
+                            op(dst, ith, nth, std::ptr::null_mut());
+                        }
+                        sys::ggml_free(ctx);
+                    }
+                    assert_exact(&d, want, &format!("type {kind}, {nth} threads, by row {by_row}"));
                 }
             }
         }

@@ -1,10 +1,12 @@
-//! The two kernels that ggml has no fast equivalent of, run by ggml as custom ops on the CPU.
+//! The kernels that ggml has no (fast) equivalent of, run by ggml as custom ops on the CPU.
 //!
-//! [`matmul_t`]: the product with a transposed quantized weight. [`head`]: log-probabilities of labels and the gradient
+//! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
+//! added up where integers say. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept.
 
 pub(super) mod head;
 pub(super) mod matmul_t;
+pub(super) mod rows;
 
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {

@@ -8,9 +8,13 @@
 //! [`OPS`] lists all ops: an op that is added does not compile here until it has a line, and `all` fails until a case
 //! reaches it.
 
+mod elementwise;
+mod experts;
+mod norms;
+
 use bidpo::graph::emit::{Bindings, Data, Executor, Label};
 use bidpo::graph::grad::differentiate;
-use bidpo::graph::ir::{Elem, Glu, Graph, IrError, Op, RopeParams, Shape, Unary, Value, n_elements};
+use bidpo::graph::ir::{Elem, Glu, Graph, IrError, Op, OpParams, Shape, Unary, Value, n_elements};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
@@ -26,6 +30,8 @@ enum Place {
     Forward,
     /// Only in gradients: it is tested as the rule of another op.
     Gradient,
+    /// Only where experts are chosen, which no gradient passes: tested in tests/architectures.rs.
+    Choice,
     /// Tested on the weights of real models, in tests/weights.rs, and beside its kernel.
     Weights,
 }
@@ -48,23 +54,53 @@ ops! {
     Op::Input(_) => Leaf;
     Op::Weight(_) => Leaf;
     Op::Add => Forward;
+    Op::Sub => Forward;
     Op::Mul => Forward;
+    Op::Div => Forward;
+    Op::AddId => Forward;
     Op::Scale { .. } => Forward;
-    Op::MulMat { .. } => Forward;
+    Op::Clamp { .. } => Forward;
+    Op::Sqr => Forward;
+    Op::Sqrt => Forward;
+    Op::SumRows => Forward;
+    Op::Mean => Forward;
+    Op::Repeat => Forward;
+    Op::MulMat(_) => Forward;
     Op::MulMatT => Weights;
+    Op::MulMatId(_) => Forward;
+    Op::MulMatIdT => Gradient;
+    Op::Norm { .. } => Forward;
+    Op::L2Norm { .. } => Forward;
     Op::RmsNorm { .. } => Forward;
     Op::RmsNormBack { .. } => Gradient;
     Op::Rope(_) => Forward;
     Op::RopeBack(_) => Gradient;
     Op::SoftMax { .. } => Forward;
     Op::SoftMaxBack { .. } => Gradient;
+    Op::Glu(Glu::Reglu) => Forward;
     Op::Glu(Glu::Swiglu) => Forward;
     Op::Glu(Glu::Geglu) => Forward;
+    Op::Glu(Glu::GegluErf) => Forward;
+    Op::Glu(Glu::GegluQuick) => Forward;
+    Op::Glu(Glu::SwigluOai { .. }) => Forward;
+    Op::Glu(Glu::SwigluClamp { .. }) => Forward;
     Op::Unary(Unary::Tanh) => Forward;
     Op::Unary(Unary::Silu) => Forward;
     Op::Unary(Unary::Gelu) => Forward;
+    Op::Unary(Unary::GeluErf) => Forward;
+    Op::Unary(Unary::GeluQuick) => Forward;
+    Op::Unary(Unary::Relu) => Forward;
+    Op::Unary(Unary::Sigmoid) => Forward;
+    Op::Unary(Unary::Exp) => Forward;
+    Op::Unary(Unary::Softplus) => Forward;
+    Op::Unary(Unary::Neg) => Forward;
+    Op::Unary(Unary::Abs) => Forward;
+    Op::Unary(Unary::Sgn) => Forward;
+    Op::Unary(Unary::Step) => Forward;
+    Op::Unary(Unary::Xielu { .. }) => Forward;
     Op::SiluBack => Gradient;
     Op::Cont => Forward;
+    Op::Cast => Forward;
     Op::Reshape => Forward;
     Op::View { .. } => Forward;
     Op::Permute(_) => Forward;
@@ -72,6 +108,9 @@ ops! {
     Op::Concat { .. } => Forward;
     Op::GetRows => Forward;
     Op::GetRowsBack => Gradient;
+    Op::ScatterRows => Gradient;
+    Op::SetRows => Choice;
+    Op::Other { .. } => Choice;
     Op::RepeatBack => Gradient;
     Op::Acc { .. } => Gradient;
     Op::LogProbHead => Gradient;
@@ -116,8 +155,26 @@ impl Case {
     }
 
     fn integers(&mut self, values: &[i32]) -> Value {
+        self.numbers([values.len(), 1, 1, 1], values)
+    }
+
+    fn numbers(&mut self, ne: Shape, values: &[i32]) -> Value {
+        assert_eq!(values.len(), n_elements(ne));
         self.data.push(Data::I32(values.to_vec()));
-        self.graph.input([values.len(), 1, 1, 1], Elem::I32).0
+        self.graph.input(ne, Elem::I32).0
+    }
+
+    /// Moves the entry's numbers to a distance of at least 0.15 from each of `kinks`, where differences mean nothing.
+    fn avoid(mut self, kinks: &[f32]) -> Self {
+        let Data::F32(x) = &mut self.data[0] else { unreachable!() };
+        for x in x {
+            for &kink in kinks {
+                if (*x - kink).abs() < 0.15 {
+                    *x = kink + 0.3f32.copysign(*x - kink);
+                }
+            }
+        }
+        self
     }
 
     /// A source that depends on the entry: its element (i, j, k, l) is the entry's. Smaller than the entry.
@@ -203,7 +260,7 @@ fn gelu(x: f64) -> f64 {
 }
 
 /// A rotary embedding's parameters; floats as their bits.
-fn rope(n_dims: usize, mode: i32, scale: f32, yarn: f32, attn: f32) -> RopeParams {
+fn rope(n_dims: usize, mode: i32, scale: f32, yarn: f32, attn: f32) -> OpParams {
     let f = |x: f32| x.to_bits() as i32;
     let mut p = [0; 16];
     p[1] = n_dims as i32;
@@ -510,7 +567,7 @@ fn several_paths() -> Vec<BTreeSet<usize>> {
 
 #[test]
 fn all() {
-    let cases: [fn() -> Vec<BTreeSet<usize>>; 15] = [
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 32] = [
         add,
         mul,
         scale,
@@ -526,13 +583,30 @@ fn all() {
         concat,
         get_rows,
         several_paths,
+        elementwise::sub,
+        elementwise::div,
+        elementwise::clamp,
+        elementwise::square_and_root,
+        elementwise::reductions,
+        elementwise::repeat,
+        elementwise::unary,
+        elementwise::constant_pieces,
+        elementwise::xielu,
+        elementwise::gated,
+        elementwise::gated_with_limits,
+        elementwise::cast,
+        norms::norm,
+        norms::l2_norm,
+        norms::sinks,
+        experts::mul_mat_id,
+        experts::rows_and_biases,
     ];
     let mut reached: BTreeSet<usize> = cases.iter().flat_map(|case| case()).flatten().collect();
     reached.extend(log_prob_head());
     for (line, (op, place)) in OPS.iter().enumerate() {
         match place {
             Place::Forward | Place::Gradient => assert!(reached.contains(&line), "no case of this test reaches {op}"),
-            Place::Leaf | Place::Weights => {}
+            Place::Leaf | Place::Choice | Place::Weights => {}
         }
     }
 }
