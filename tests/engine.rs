@@ -2,7 +2,7 @@
 
 mod common;
 
-use bidpo::check::{F32Copy, builtin_pairs, central_differences, middle_layer};
+use bidpo::check::{F32Copy, builtin_pairs, central_differences, random_vector, middle_layer};
 use bidpo::data::TokenizedPair;
 use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use bidpo::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};
@@ -183,7 +183,8 @@ fn smol_in_f32() {
         let a = engine.compare(&refs, &example).unwrap();
         assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "layer {layer}");
 
-        let d = central_differences(&mut engine, &example, 4, 1).unwrap();
+        let at = random_vector(&engine, &example, 1);
+        let d = central_differences(&mut engine, &example, &at, 4, 1).unwrap();
         eprintln!("layer {layer}: {d:?}");
         assert!(d.relative_error <= 5e-4 && d.cosine >= 1.0 - 1e-6, "layer {layer}: {d:?}");
 
@@ -225,7 +226,8 @@ fn gemma_in_f32() {
     for (layer, line) in [(9, 1e-2), (17, 1e-3)] {
         let mut engine = engine(copy.model(), layer, &pairs[..1]);
         let example = engine.capture(&[&pairs[0]]).unwrap();
-        let d = central_differences(&mut engine, &example, 2, 1).unwrap();
+        let at = random_vector(&engine, &example, 1);
+        let d = central_differences(&mut engine, &example, &at, 2, 1).unwrap();
         eprintln!("layer {layer}: {d:?}");
         assert!(d.relative_error <= line && d.cosine >= 1.0 - 1e-5, "layer {layer}: {d:?}");
     }

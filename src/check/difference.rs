@@ -1,6 +1,6 @@
 //! The gradient against central differences of the lifted graph.
 
-use crate::train::{Engine, EngineError, Example, median};
+use crate::train::{Engine, EngineError, Example, length, median};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -17,55 +17,82 @@ pub struct Differences {
     pub step_percent: f64,
 }
 
-/// Compares the gradient of each pair's `log p(chosen) - log p(rejected)` at a random vector with slopes measured by
-/// stepping to both sides, extrapolated from two step lengths (Richardson: the error is of fourth order in the step).
+/// Random directions that move every layer by the same share of its own median residual norm.
+struct Random {
+    rng: ChaCha8Rng,
+    units: Vec<f64>,
+    n_embd: usize,
+}
+
+impl Random {
+    fn new(example: &Example, n_embd: usize, seed: u64) -> Self {
+        let units = example.norms.iter().map(|norms| median(norms)).collect();
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), units, n_embd }
+    }
+
+    fn next(&mut self, share: f64) -> Vec<f64> {
+        let n = self.units.len() * self.n_embd;
+        let mut x: Vec<f64> = (0..n).map(|_| self.rng.random::<f64>() - 0.5).collect();
+        for (part, unit) in x.chunks_exact_mut(self.n_embd).zip(&self.units) {
+            let norm = length(part);
+            part.iter_mut().for_each(|a| *a *= share * unit / norm);
+        }
+        x
+    }
+}
+
+/// A pseudo-random vector of 5 % of the median residual norm at each layer, `[n_layers, n_embd]`.
+pub fn random_vector(engine: &Engine, example: &Example, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(example, engine.model().n_embd(), seed);
+    random.next(0.05).iter().map(|&a| a as f32).collect()
+}
+
+/// The gradient of all pairs' `log p(chosen) - log p(rejected)` at `vectors`, added up.
 ///
-/// Tight only on a model with F32 weights: through quantized kernels the function is a staircase.
+/// # Errors
+/// Those of [`Engine::run`].
+pub fn gradient(engine: &mut Engine, example: &Example, vectors: &[f32]) -> Result<Vec<f64>, EngineError> {
+    let scored = engine.run(example, vectors, true)?;
+    let mut g = vec![0.0; vectors.len()];
+    for pair in &scored.grads {
+        for (sum, x) in g.iter_mut().zip(pair) {
+            *sum += x;
+        }
+    }
+    Ok(g)
+}
+
+/// Compares the gradient of all pairs' `log p(chosen) - log p(rejected)` at a vector with slopes measured by stepping to
+/// both sides, extrapolated from two step lengths (Richardson: the error is of fourth order in the step).
+///
+/// Tight only on a model with F32 weights: through quantized kernels the function is a staircase. Choices of experts stay
+/// as they are at the vector: see [`Engine::freeze_choices`].
 ///
 /// # Errors
 /// Those of [`Engine::run`].
 pub fn central_differences(
     engine: &mut Engine,
     example: &Example,
+    at: &[f32],
     n_random: usize,
     seed: u64,
 ) -> Result<Differences, EngineError> {
     // In gemma the slope along the gradient changes by a third within 1 %; below 0.1 % rounding takes over.
     const STEP_PERCENT: f64 = 0.2;
-    let n = engine.n_params();
-    let n_embd = engine.model().n_embd();
-    // Every layer moves by the same share of its own residual norm.
-    let units: Vec<f64> = example.norms.iter().map(|norms| median(norms)).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut random = |share: f64| -> Vec<f64> {
-        let mut x: Vec<f64> = (0..n).map(|_| rng.random::<f64>() - 0.5).collect();
-        for (part, unit) in x.chunks_exact_mut(n_embd).zip(&units) {
-            let norm = crate::train::length(part);
-            part.iter_mut().for_each(|a| *a *= share * unit / norm);
-        }
-        x
+    let mut random = Random::new(example, engine.model().n_embd(), seed);
+    let example = &engine.freeze_choices(example, at)?;
+    let gap = |engine: &mut Engine, x: &[f32]| -> Result<f64, EngineError> {
+        Ok(engine.run(example, x, false)?.logp.iter().map(|p| p.gap()).sum())
     };
-    let v = random(0.05);
-    let gap = |engine: &mut Engine, x: &[f64]| -> Result<f64, EngineError> {
-        let x: Vec<f32> = x.iter().map(|&a| a as f32).collect();
-        Ok(engine.run(example, &x, false)?.logp.iter().map(|p| p.gap()).sum())
-    };
-    let at: Vec<f32> = v.iter().map(|&a| a as f32).collect();
-    let scored = engine.run(example, &at, true)?;
-    let mut g = vec![0.0; n];
-    for pair in &scored.grads {
-        for (sum, x) in g.iter_mut().zip(pair) {
-            *sum += x;
-        }
-    }
+    let g = gradient(engine, example, at)?;
     // The gradient's own direction, of the length that the random ones have.
-    let scale = units.iter().map(|u| u * u).sum::<f64>().sqrt() / crate::train::length(&g);
+    let scale = length(&random.units) / length(&g);
     let mut directions = vec![g.iter().map(|x| x * scale).collect::<Vec<f64>>()];
-    directions.extend((0..n_random).map(|_| random(1.0)));
+    directions.extend((0..n_random).map(|_| random.next(1.0)));
     let (mut numeric, mut analytic) = (Vec::new(), Vec::new());
     for u in &directions {
         let mut slope = |h: f64| -> Result<f64, EngineError> {
-            let to = |s: f64| v.iter().zip(u).map(|(v, u)| v + s * h * u).collect::<Vec<f64>>();
+            let to = |s: f64| at.iter().zip(u).map(|(&v, u)| (f64::from(v) + s * h * u) as f32).collect::<Vec<f32>>();
             Ok((gap(engine, &to(1.0))? - gap(engine, &to(-1.0))?) / (2.0 * h))
         };
         let h = STEP_PERCENT / 100.0;
@@ -73,12 +100,16 @@ pub fn central_differences(
         numeric.push((4.0 * narrow - wide) / 3.0);
         analytic.push(u.iter().zip(&g).map(|(a, b)| a * b).sum::<f64>());
     }
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let diff: Vec<f64> = numeric.iter().zip(&analytic).map(|(a, b)| a - b).collect();
     Ok(Differences {
         directions: directions.len(),
-        relative_error: (dot(&diff, &diff) / dot(&analytic, &analytic)).sqrt(),
-        cosine: dot(&numeric, &analytic) / (dot(&numeric, &numeric) * dot(&analytic, &analytic)).sqrt(),
+        relative_error: length(&diff) / length(&analytic),
+        cosine: cosine(&numeric, &analytic),
         step_percent: STEP_PERCENT,
     })
+}
+
+/// Cosine of the angle between two vectors.
+pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / (length(a) * length(b))
 }

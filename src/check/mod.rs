@@ -1,10 +1,12 @@
 //! Is the engine right for this model? Logits against `llama_decode`, the gradient against central differences, and
 //! both against reference values from outside.
 
+mod checks;
 mod difference;
 mod gold;
 
-pub use difference::{Differences, central_differences};
+pub use checks::{Checks, EngineChecks, check};
+pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
 
 use crate::data::TokenizedPair;

@@ -1,9 +1,8 @@
 //! `bidpo check`: is the engine right for this model?
 
 use anyhow::Context as _;
-use bidpo::check::{Differences, F32Copy, Gold, GoldResult, builtin_pairs, central_differences, middle_layer};
-use bidpo::data::TokenizedPair;
-use bidpo::train::{Agreement, Engine, check_model};
+use bidpo::check::{Checks, EngineChecks, F32Copy, Gold, GoldResult, builtin_pairs, check, middle_layer};
+use bidpo::train::check_model;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,12 +26,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Largest relative error of the gradient against central differences. SiLU models reach 2e-4; GELU ones 1e-2, because
-/// ggml evaluates GELU through a table of 16-bit floats, a staircase of its own.
-fn difference_limit(gelu: bool) -> f64 {
-    if gelu { 3e-2 } else { 2e-3 }
-}
-
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let golds = args.gold.iter().map(|p| Gold::load(p)).collect::<Result<Vec<_>, _>>()?;
     let model = args.model.load()?;
@@ -41,61 +34,46 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check_model(&model, layer)?;
 
     let pairs = builtin_pairs(&model)?;
-    let refs: Vec<&TokenizedPair> = pairs.iter().collect();
-    let max = pairs.iter().map(TokenizedPair::n_tokens).sum();
-    let mut engine = Engine::new(&model, &[layer], max, pairs.len(), threads)?;
-    let example = engine.capture(&refs)?;
-    let agreement = engine.compare(&refs, &example)?;
-    let gelu = example.ops.keys().any(|op| op.contains("GEGLU") || op.contains("GELU"));
-
     let copy = if args.no_f32 {
         None
     } else {
         eprintln!("making an f32 copy of {} ...", model.path().display());
         Some(F32Copy::new(&model, threads).context("making the f32 copy (--no-f32 leaves out what needs it)")?)
     };
-    let differences = match &copy {
-        Some(copy) => {
-            let mut engine = Engine::new(copy.model(), &[layer], max, pairs.len(), threads)?;
-            let example = engine.capture(&refs)?;
-            Some(central_differences(&mut engine, &example, 6, 1)?)
-        }
-        None => None,
-    };
-    let mut results: Vec<GoldResult> = Vec::new();
-    for gold in &golds {
-        results.push(gold.compare(&model, false, threads)?);
+    let checks = check(&model, copy.as_ref().map(F32Copy::model), &[layer], &pairs, threads)?;
+    let mut golds_compared: Vec<GoldResult> = Vec::new();
+    for gold in golds.iter().filter(|_| checks.engine.is_some()) {
+        golds_compared.push(gold.compare(&model, false, threads)?);
         if let Some(copy) = &copy {
-            results.push(gold.compare(copy.model(), true, threads)?);
+            golds_compared.push(gold.compare(copy.model(), true, threads)?);
         }
     }
-
-    let limit = difference_limit(gelu);
-    let exact = agreement.unsteered == 0.0 && agreement.steered == 0.0;
-    let moves = agreement.effect > 0.0;
-    let smooth = differences.as_ref().is_none_or(|d| d.relative_error <= limit);
-    let passed = exact && moves && smooth && results.iter().all(|r| r.passed);
+    let passed = checks.passed() && golds_compared.iter().all(|r| r.passed);
     if args.json {
         let report = json!({
             "model": model.path().display().to_string(),
             "architecture": model.architecture(),
-            "layer": layer,
-            "ops": example.ops,
-            "logits": { "compared": agreement.n_logits, "max_difference": agreement.unsteered,
-                        "max_difference_steered": agreement.steered, "effect_of_vector": agreement.effect },
-            "gradient": differences.as_ref().map(|d| json!({ "directions": d.directions, "cosine": d.cosine,
-                        "relative_error": d.relative_error, "limit": limit })),
-            "gold": results,
+            "layers": checks.layers,
+            "ops": checks.survey.ops,
+            "logits": checks.engine.as_ref().map(|e| json!({
+                "compared": e.agreement.n_logits, "max_difference": e.agreement.unsteered,
+                "max_difference_steered": e.agreement.steered, "effect_of_vector": e.agreement.effect,
+                "max_difference_of_zero_vector": e.agreement.zero })),
+            "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
+                "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
+                "limit": e.limit, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
+            "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
+            "gold": golds_compared,
             "passed": passed,
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         println!("{} ({}), layer {layer}", model.path().display(), model.description());
-        let ops = example.ops.iter().map(|(op, n)| format!("{op} {n}")).collect::<Vec<_>>().join(", ");
-        println!("ops above the layer, each with a gradient rule: {ops}");
-        print_agreement(&agreement, exact, moves);
-        print_differences(differences.as_ref(), limit);
-        for r in &results {
+        print_ops(&checks);
+        if let Some(e) = &checks.engine {
+            print_engine(e);
+        }
+        for r in &golds_compared {
             println!(
                 "{} {} ({}): 1 - cosine {:.1e}, relative error {:.1e}, norm ratio {:.4}, log-probabilities within {:.1e}, loss within {:.1e}",
                 verdict(r.passed),
@@ -117,27 +95,52 @@ fn verdict(passed: bool) -> &'static str {
     if passed { "ok    " } else { "FAILED" }
 }
 
-fn print_agreement(a: &Agreement, exact: bool, moves: bool) {
+/// A table of the ops above the layer.
+fn print_ops(checks: &Checks) {
+    println!("op               count  gradient rule");
+    for (name, n) in &checks.survey.ops {
+        let rule = if n.missing > 0 {
+            "MISSING"
+        } else if n.with_rule > 0 {
+            "yes"
+        } else {
+            "not needed: no gradient passes"
+        };
+        println!("{name:<15} {:>6}  {rule}", n.with_rule + n.not_needed + n.missing);
+    }
+    let missing: Vec<&str> = checks.survey.missing().collect();
+    println!(
+        "{} every op that a gradient passes has a rule{}",
+        verdict(missing.is_empty()),
+        if missing.is_empty() { String::new() } else { format!(", but for {}", missing.join(", ")) }
+    );
+}
+
+fn print_engine(e: &EngineChecks) {
+    let a = &e.agreement;
     println!(
         "{} lifted graph against llama_decode: largest difference {:e} without, {:e} with a vector ({} logits each; equality is demanded)",
-        verdict(exact),
+        verdict(e.exact()),
         a.unsteered,
         a.steered,
         a.n_logits
     );
-    println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(moves), a.effect);
-}
-
-fn print_differences(d: Option<&Differences>, limit: f64) {
-    match d {
+    println!("{} a vector of zeros against none: largest difference {:e}", verdict(e.zero_is_none()), a.zero);
+    println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.moves()), a.effect);
+    match &e.differences {
         Some(d) => println!(
-            "{} gradient against central differences, f32 weights, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {limit:.0e}), cosine {:.8}",
-            verdict(d.relative_error <= limit),
+            "{} gradient against central differences, f32 weights, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}",
+            verdict(e.smooth()),
             d.directions,
             d.step_percent,
             d.relative_error,
+            e.limit,
             d.cosine
         ),
         None => println!("skipped: gradient against central differences (--no-f32)"),
     }
+    if let Some(c) = e.cosine_to_f32 {
+        println!("       gradient through this file's own kernels against the f32 copy's: cosine {c:.6}");
+    }
+    println!("       a gradient over {} tokens takes {:.1} MB beside the model", e.n_tokens, e.step_bytes as f64 / 1e6);
 }

@@ -69,6 +69,8 @@ pub struct Bindings<'a> {
 pub struct Outcome {
     /// The values asked for, contiguous, in the order asked.
     pub values: Vec<Vec<f32>>,
+    /// Those of them that are integers.
+    pub integers: Vec<Vec<i32>>,
     /// log p of each label.
     pub log_probs: Vec<f64>,
 }
@@ -121,6 +123,90 @@ impl Drop for Buffer {
     }
 }
 
+/// A ggml graph of what some values depend on, its inputs and activations without memory yet.
+struct Built {
+    inputs: Arena,
+    /// Holds the tensors and the graph.
+    _arena: Arena,
+    graph: *mut sys::ggml_cgraph,
+    /// By number of the value; null where nothing depends on it.
+    tensors: Vec<*mut sys::ggml_tensor>,
+    /// Inputs with their data.
+    uploads: Vec<(*mut sys::ggml_tensor, *const c_void, usize)>,
+    nodes: usize,
+}
+
+impl Built {
+    fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], task: *mut c_void) -> Result<Self, RunError> {
+        let n = graph.nodes().len();
+        if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
+            return Err(RunError::Binding(format!(
+                "the graph has {} inputs and {} weights, the run brings {} and {}",
+                graph.n_inputs(),
+                graph.n_weights(),
+                bind.inputs.len(),
+                bind.weights.len()
+            )));
+        }
+        let needed = needed(graph, wanted);
+        let memory = || RunError::Memory { nodes: n, detail: String::new() };
+        let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(memory)?;
+        let arena = Arena::new(n, Some(n + 64)).ok_or_else(memory)?;
+        let mut tensors: Vec<*mut sys::ggml_tensor> = vec![std::ptr::null_mut(); n];
+        let mut uploads = Vec::new();
+        // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
+        // nodes are in order.
+        let ggml_graph = unsafe {
+            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
+                match node.op {
+                    Op::Input(id) => {
+                        let t = new_tensor(inputs.0, elem_type(node.elem), node.ne);
+                        let (data, len) = bind.inputs[id.0 as usize].bytes();
+                        if len != sys::ggml_nbytes(t) {
+                            return Err(RunError::Binding(format!(
+                                "input {} wants {} bytes ({:?}), got {len}",
+                                id.0,
+                                sys::ggml_nbytes(t),
+                                node.ne
+                            )));
+                        }
+                        uploads.push((t, data, len));
+                        tensors[i] = t;
+                    }
+                    Op::Weight(id) => {
+                        let w = bind.weights[id.0 as usize].node();
+                        if w.ne() != node.ne {
+                            return Err(RunError::Binding(format!(
+                                "weight {} is {:?}, the graph wants {:?}",
+                                w.name(),
+                                w.ne(),
+                                node.ne
+                            )));
+                        }
+                        tensors[i] = w.id().ptr();
+                    }
+                    _ => tensors[i] = emit(arena.0, node, &tensors, task),
+                }
+            }
+            let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
+            for &v in wanted {
+                sys::ggml_set_output(tensors[v.0 as usize]);
+            }
+            // In the order of the nodes, not in the order that a walk from the results meets them: what the backward pass
+            // computes again it computes where it is used.
+            for i in (0..n).filter(|&i| needed[i]) {
+                sys::ggml_build_forward_expand(ggml_graph, tensors[i]);
+            }
+            ggml_graph
+        };
+        Ok(Self { inputs, _arena: arena, graph: ggml_graph, tensors, uploads, nodes: n })
+    }
+
+    fn memory(&self, detail: &str) -> RunError {
+        RunError::Memory { nodes: self.nodes, detail: detail.to_owned() }
+    }
+}
+
 impl Executor {
     /// An executor with `n_threads` workers.
     ///
@@ -157,98 +243,60 @@ impl Executor {
         read: &[Value],
     ) -> Result<Outcome, RunError> {
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
-        let n = graph.nodes().len();
-        if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
-            return Err(RunError::Binding(format!(
-                "the graph has {} inputs and {} weights, the run brings {} and {}",
-                graph.n_inputs(),
-                graph.n_weights(),
-                bind.inputs.len(),
-                bind.weights.len()
-            )));
-        }
-        let needed = needed(graph, &wanted);
-        let memory = |detail: String| RunError::Memory { nodes: n, detail };
-        let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(|| memory(String::new()))?;
-        let arena = Arena::new(n, Some(n + 64)).ok_or_else(|| memory(String::new()))?;
         let mut task = head::HeadTask { labels: bind.labels.to_vec(), log_probs: vec![f64::NAN; bind.labels.len()] };
-        let task_ptr = (&raw mut task).cast::<c_void>();
-        let mut tensors: Vec<*mut sys::ggml_tensor> = vec![std::ptr::null_mut(); n];
-        // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
-        // nodes are in order; weights live as long as the model, which the caller holds; `task` outlives the run.
+        let built = Built::new(graph, bind, &wanted, (&raw mut task).cast::<c_void>())?;
+        // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
+        // holds; `task` outlives the run.
         unsafe {
-            let mut uploads = Vec::new();
-            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
-                if let Op::Input(id) = node.op {
-                    let t = new_tensor(inputs.0, elem_type(node.elem), node.ne);
-                    let (data, len) = bind.inputs[id.0 as usize].bytes();
-                    if len != sys::ggml_nbytes(t) {
-                        return Err(RunError::Binding(format!(
-                            "input {} wants {} bytes ({:?}), got {len}",
-                            id.0,
-                            sys::ggml_nbytes(t),
-                            node.ne
-                        )));
-                    }
-                    uploads.push((t, data, len));
-                    tensors[i] = t;
-                }
-            }
-            let buffer = Buffer(if uploads.is_empty() {
+            let buffer = Buffer(if built.uploads.is_empty() {
                 std::ptr::null_mut()
             } else {
-                sys::ggml_backend_alloc_ctx_tensors(inputs.0, self.backend)
+                sys::ggml_backend_alloc_ctx_tensors(built.inputs.0, self.backend)
             });
-            if buffer.0.is_null() && !uploads.is_empty() {
-                return Err(memory(" (inputs)".into()));
+            if buffer.0.is_null() && !built.uploads.is_empty() {
+                return Err(built.memory(" (inputs)"));
             }
-            for (t, data, len) in uploads {
+            for &(t, data, len) in &built.uploads {
                 sys::ggml_backend_tensor_set(t, data, 0, len);
             }
-            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
-                match node.op {
-                    Op::Input(_) => {}
-                    Op::Weight(id) => {
-                        let w = bind.weights[id.0 as usize].node();
-                        if w.ne() != node.ne {
-                            return Err(RunError::Binding(format!(
-                                "weight {} is {:?}, the graph wants {:?}",
-                                w.name(),
-                                w.ne(),
-                                node.ne
-                            )));
-                        }
-                        tensors[i] = w.id().ptr();
-                    }
-                    _ => tensors[i] = emit(arena.0, node, &tensors, task_ptr),
-                }
+            if !sys::ggml_gallocr_alloc_graph(self.alloc, built.graph) {
+                return Err(built.memory(" (activations)"));
             }
-            let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
-            for &v in &wanted {
-                sys::ggml_set_output(tensors[v.0 as usize]);
-            }
-            // In the order of the nodes, not in the order that a walk from the results meets them: what the backward pass
-            // computes again it computes where it is used.
-            for i in (0..n).filter(|&i| needed[i]) {
-                sys::ggml_build_forward_expand(ggml_graph, tensors[i]);
-            }
-            if !sys::ggml_gallocr_alloc_graph(self.alloc, ggml_graph) {
-                return Err(memory(" (activations)".into()));
-            }
-            let status = sys::ggml_backend_graph_compute(self.backend, ggml_graph);
+            let status = sys::ggml_backend_graph_compute(self.backend, built.graph);
             if status != sys::GGML_STATUS_SUCCESS {
                 return Err(RunError::Compute(status));
             }
-            let values = read
-                .iter()
-                .map(|v| {
-                    let t = tensors[v.0 as usize];
-                    let mut out = vec![0.0f32; sys::ggml_nelements(t) as usize];
-                    sys::ggml_backend_tensor_get(t, out.as_mut_ptr().cast(), 0, out.len() * 4);
-                    out
-                })
-                .collect();
-            Ok(Outcome { values, log_probs: task.log_probs })
+            let mut outcome = Outcome { log_probs: task.log_probs, ..Outcome::default() };
+            for v in read {
+                let t = built.tensors[v.0 as usize];
+                let mut bytes = vec![0.0f32; sys::ggml_nelements(t) as usize];
+                sys::ggml_backend_tensor_get(t, bytes.as_mut_ptr().cast(), 0, bytes.len() * 4);
+                if graph.node(*v).elem == Elem::I32 {
+                    outcome.integers.push(bytes.iter().map(|x| x.to_bits() as i32).collect());
+                } else {
+                    outcome.values.push(bytes);
+                }
+            }
+            Ok(outcome)
+        }
+    }
+
+    /// Bytes that a run would need for inputs and activations, without running it.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn measure(&self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
+        let built = Built::new(graph, bind, wanted, std::ptr::null_mut())?;
+        // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
+        unsafe {
+            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
+            if alloc.is_null() {
+                return Err(built.memory(""));
+            }
+            let mut size = 0usize;
+            sys::ggml_gallocr_reserve_n_size(alloc, built.graph, std::ptr::null(), std::ptr::null(), &raw mut size);
+            sys::ggml_gallocr_free(alloc);
+            Ok(size)
         }
     }
 

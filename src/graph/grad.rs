@@ -3,7 +3,9 @@
 //! [`vjp`] is the whole table. A rule gets the gradient `g` of the node's result and answers with the gradient of each
 //! active source (vector-Jacobian product). Weights, masks and positions are never active.
 
+use super::attention::{self, Attention, AttentionMemory};
 use super::ir::{Elem, Glu, Graph, IrError, Op, Shape, Unary, Value};
+use std::collections::HashMap;
 
 /// Extends `graph` by the gradients of a scalar with respect to each of `wrt`, given `seed`, its gradient with respect to
 /// `of`. Values of `wrt` may depend on each other: each gets its total derivative.
@@ -11,7 +13,26 @@ use super::ir::{Elem, Glu, Graph, IrError, Op, Shape, Unary, Value};
 /// # Errors
 /// [`IrError::NoRule`] naming the first op on the way that cannot be differentiated.
 pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: &[Value]) -> Result<Vec<Value>, IrError> {
+    differentiate_within(graph, of, seed, wrt, AttentionMemory::default())
+}
+
+/// As [`differentiate`], with a limit of one's own for the attention scores that are kept for the backward pass.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn differentiate_within(
+    graph: &mut Graph,
+    of: Value,
+    seed: Value,
+    wrt: &[Value],
+    memory: AttentionMemory,
+) -> Result<Vec<Value>, IrError> {
     let mut sweep = Sweep::new(graph, of, wrt)?;
+    let attentions = attention::find(graph, of.0 as usize + 1, &sweep.active, wrt);
+    if attentions.iter().map(|a| a.score_bytes(graph)).sum::<usize>() > memory.keep {
+        sweep.again = attentions.into_iter().map(|a| (a.out, a)).collect();
+        sweep.chunk = memory.chunk;
+    }
     sweep.run(graph, of, seed, wrt, &mut |_, e| Err(e))?;
     wrt.iter()
         .map(|v| {
@@ -72,6 +93,10 @@ struct Sweep {
     active: Vec<bool>,
     /// For each value: its gradient so far.
     grads: Vec<Option<Value>>,
+    /// Attentions that are computed again, by their result.
+    again: HashMap<Value, Attention>,
+    /// Bytes of scores to compute again at a time.
+    chunk: usize,
 }
 
 impl Sweep {
@@ -89,7 +114,7 @@ impl Sweep {
         if wrt.is_empty() || !active[of.0 as usize] {
             return Err(nowhere("the result does not depend on the entry"));
         }
-        Ok(Self { active, grads: vec![None; n] })
+        Ok(Self { active, grads: vec![None; n], again: HashMap::new(), chunk: 0 })
     }
 
     fn run(
@@ -104,6 +129,12 @@ impl Sweep {
         self.grads[of.0 as usize] = Some(seed);
         for i in (lowest + 1..self.grads.len()).rev() {
             let (true, Some(g)) = (self.active[i], self.grads[i]) else { continue };
+            if let Some(attention) = self.again.remove(&Value(i as u32)) {
+                for (source, d) in self.attend_again(graph, &attention, g)? {
+                    self.add(graph, source, Part::Whole(d))?;
+                }
+                continue;
+            }
             match vjp(graph, Value(i as u32), g, &self.active) {
                 Ok(parts) => {
                     for (source, part) in parts {
@@ -114,6 +145,29 @@ impl Sweep {
             }
         }
         Ok(())
+    }
+
+    /// Gradients of an attention's sources.
+    fn attend_again(&self, graph: &mut Graph, whole: &Attention, g: Value) -> Result<Vec<(Value, Value)>, IrError> {
+        let is_active = |v: Value| self.active[v.0 as usize];
+        let (k, q, v) = (is_active(whole.k), is_active(whole.q), is_active(whole.v));
+        whole.backward(graph, g, self.chunk, &mut |graph, part, node, g| {
+            let mut active = vec![false; graph.nodes().len()];
+            for (value, on) in [(part.k, k), (part.q, q), (part.v, v)] {
+                active[value.0 as usize] = on;
+            }
+            for value in &part.chain {
+                active[value.0 as usize] = k || q;
+            }
+            vjp(graph, node, g, &active)?
+                .into_iter()
+                .filter(|(source, _)| active[source.0 as usize])
+                .map(|(source, part)| match part {
+                    Part::Whole(d) => Ok((source, d)),
+                    Part::Window(..) => Err(nowhere("a window inside an attention")),
+                })
+                .collect()
+        })
     }
 
     /// Adds a contribution to a value's gradient.

@@ -3,6 +3,7 @@
 //! [`capture`] watches a decode, [`lift`] turns its upper part into the [`ir`], [`grad`] extends that by its gradient,
 //! [`emit`] runs the result. [`kernels`] holds the two kernels that ggml has no fast equivalent of.
 
+mod attention;
 mod capture;
 pub mod emit;
 pub mod grad;
@@ -15,6 +16,7 @@ pub(crate) use kernels::head::log_sum_exp;
 use crate::llama::{Batch, Context, LlamaError};
 use lift::{LiftError, Lifted};
 
+pub use attention::AttentionMemory;
 pub(crate) use capture::marker;
 
 /// A decode that could not be captured.

@@ -2,10 +2,10 @@
 
 use crate::data::TokenizedPair;
 use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
-use crate::graph::grad::differentiate;
-use crate::graph::ir::{Graph, IrError, Value};
+use crate::graph::grad::{Standing, differentiate_within, survey};
+use crate::graph::ir::{Elem, Graph, IrError, Op, Value};
 use crate::graph::lift::Entry;
-use crate::graph::{CaptureError, capture_decode, log_sum_exp};
+use crate::graph::{AttentionMemory, CaptureError, capture_decode, log_sum_exp};
 use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Token, Weight};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,6 +65,7 @@ impl PairLogp {
 
 /// One or more pairs, captured: the upper graph, its gradient, the residual stream at the layer, and the reference
 /// log-probabilities.
+#[derive(Clone)]
 pub struct Example {
     graph: Graph,
     entries: Vec<Entry>,
@@ -142,6 +143,7 @@ pub struct Engine {
     exec: Executor,
     model: Arc<Model>,
     layers: Vec<usize>,
+    attention: AttentionMemory,
 }
 
 impl Engine {
@@ -167,7 +169,13 @@ impl Engine {
         }
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
         mark(&mut ctx, &layers)?;
-        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layers })
+        let attention = AttentionMemory::default();
+        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layers, attention })
+    }
+
+    /// Sets what the backward pass of examples captured from now on may keep of attention scores.
+    pub fn set_attention_memory(&mut self, memory: AttentionMemory) {
+        self.attention = memory;
     }
 
     /// The steered layers, lowest first.
@@ -213,7 +221,7 @@ impl Engine {
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
-        let grads = differentiate(&mut graph, lifted.logits, head, &at)?;
+        let grads = differentiate_within(&mut graph, lifted.logits, head, &at, self.attention)?;
         let mut inputs = lifted.inputs;
         inputs[lifted.residual.0 as usize] = Data::F32(residual);
         Ok(Example {
@@ -232,6 +240,68 @@ impl Engine {
             n_tokens: layout.token_pair.len(),
             ops: lifted.ops,
         })
+    }
+
+    /// Decodes the pairs once and says of every op above the lowest layer whether a gradient passes through it and whether
+    /// it has a rule. [`Engine::capture`] refuses a model with a missing rule; this lists all that are missing.
+    ///
+    /// # Errors
+    /// As [`Engine::capture`], but for missing rules.
+    pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
+        let layout = Layout::new(pairs)?;
+        self.ctx.clear_kv();
+        let (lifted, _) = capture_decode(&mut self.ctx, &layout.batch, &self.layers)?;
+        let mut graph = lifted.graph;
+        let head = graph.log_prob_head(lifted.logits)?;
+        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let standing = survey(&graph, lifted.logits, head, &at)?;
+        let mut ops = BTreeMap::new();
+        for (value, name) in lifted.origin {
+            let count: &mut OpCount = ops.entry(name).or_default();
+            match standing[value.0 as usize] {
+                Standing::NotNeeded => count.not_needed += 1,
+                Standing::Rule => count.with_rule += 1,
+                Standing::Missing => count.missing += 1,
+            }
+        }
+        Ok(Survey { ops })
+    }
+
+    /// The example with all choices that depend on the vectors (which experts a token goes to) as they are with `vectors`
+    /// added, whatever is added later. The gradient is that of this function: at a change of choice the model jumps.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn freeze_choices(&mut self, example: &Example, vectors: &[f32]) -> Result<Example, EngineError> {
+        let nodes = example.graph.nodes();
+        let chosen: Vec<Value> = (0..nodes.len() as u32)
+            .map(Value)
+            .filter(|v| {
+                let node = example.graph.node(*v);
+                let from_floats = node.src.iter().any(|s| example.graph.node(*s).elem != Elem::I32);
+                node.elem == Elem::I32 && from_floats && !matches!(node.op, Op::Input(_) | Op::Weight(_))
+            })
+            .collect();
+        let mut frozen = example.clone();
+        if chosen.is_empty() {
+            return Ok(frozen);
+        }
+        let data = self.split(vectors);
+        let outcome = self.exec.run(&example.graph, &example.bindings(&data), &[], &chosen)?;
+        for (value, numbers) in chosen.into_iter().zip(outcome.integers) {
+            frozen.graph.freeze(value);
+            frozen.inputs.push(Data::I32(numbers));
+        }
+        Ok(frozen)
+    }
+
+    /// Bytes that a step on this example needs for inputs and activations, beside the model and what is captured.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn step_bytes(&self, example: &Example) -> Result<usize, EngineError> {
+        let data = self.split(&vec![0.0; self.n_params()]);
+        Ok(self.exec.measure(&example.graph, &example.bindings(&data), &example.grads)?)
     }
 
     /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with pseudo-random ones of
@@ -265,24 +335,34 @@ impl Engine {
             let mut max = 0.0f32;
             for (row, &token) in layout.output_tokens.iter().enumerate() {
                 let theirs = self.ctx.logits(token)?;
-                let ours = &lifted[row * n_vocab..(row + 1) * n_vocab];
-                for (a, b) in theirs.iter().zip(ours) {
-                    let d = (a - b).abs();
-                    if d > max || d.is_nan() {
-                        max = if d.is_nan() { f32::INFINITY } else { d };
-                    }
-                }
+                max = max.max(distance(theirs, &lifted[row * n_vocab..(row + 1) * n_vocab]));
                 agreement.n_logits += if slot == 0 { n_vocab } else { 0 };
                 if row == 0 && slot == 0 {
                     first_row = theirs.to_vec();
                 } else if row == 0 {
-                    agreement.effect = theirs.iter().zip(&first_row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    agreement.effect = distance(theirs, &first_row);
                 }
             }
             if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
         }
+        self.ctx.clear_control_vector();
+        self.ctx.decode(&layout.batch)?;
+        let bare = self.all_logits(&layout)?;
+        let zeros = vec![0.0; self.n_params()];
+        set_vectors(&mut self.ctx, &self.layers, &zeros)?;
+        self.ctx.decode(&layout.batch)?;
+        agreement.zero = distance(&self.all_logits(&layout)?, &bare);
         mark(&mut self.ctx, &self.layers)?;
         Ok(agreement)
+    }
+
+    /// Logits of the last decode, `[n_outputs, n_vocab]`.
+    fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+        let mut all = Vec::with_capacity(layout.output_tokens.len() * self.model.n_vocab());
+        for &token in &layout.output_tokens {
+            all.extend_from_slice(self.ctx.logits(token)?);
+        }
+        Ok(all)
     }
 
     /// As [`Engine::compare`], but a disagreement is an error.
@@ -291,8 +371,11 @@ impl Engine {
     /// [`EngineError::Disagrees`].
     pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let a = self.compare(pairs, example)?;
-        for (max_diff, what) in [(a.unsteered, "no vector"), (a.steered, "a random vector of 5 % of the residual norm")]
-        {
+        for (max_diff, what) in [
+            (a.unsteered, "no vector"),
+            (a.steered, "a random vector of 5 % of the residual norm"),
+            (a.zero, "llama_decode itself, a vector of zeros against none"),
+        ] {
             if max_diff != 0.0 {
                 return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
             }
@@ -368,6 +451,36 @@ impl Example {
     }
 }
 
+/// The ops of a lifted graph, by ggml's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// How often each occurs.
+    pub ops: BTreeMap<&'static str, OpCount>,
+}
+
+impl Survey {
+    /// True if the graph holds a GELU or a gate made of one, which ggml evaluates through a table of 16-bit floats.
+    pub fn has_gelu(&self) -> bool {
+        self.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"))
+    }
+
+    /// Ops that a gradient reaches and that have no rule.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        self.ops.iter().filter(|(_, n)| n.missing > 0).map(|(name, _)| *name)
+    }
+}
+
+/// How often an op occurs in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct OpCount {
+    /// With a gradient and a rule for it.
+    pub with_rule: usize,
+    /// Without a gradient: it only chooses, or does not depend on the vector.
+    pub not_needed: usize,
+    /// With a gradient and no rule.
+    pub missing: usize,
+}
+
 /// How closely the lifted graph follows `llama_decode`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Agreement {
@@ -379,6 +492,8 @@ pub struct Agreement {
     pub n_logits: usize,
     /// How far that vector moved a logit of the first row, at most: 0 means that it does nothing.
     pub effect: f32,
+    /// Largest difference of a logit between llama.cpp with a vector of zeros and without any.
+    pub zero: f32,
 }
 
 /// Refuses models and layers that cannot be trained on.
@@ -427,6 +542,11 @@ fn markers(layers: &[usize], n_embd: usize) -> Vec<f32> {
 fn mark(ctx: &mut Context, layers: &[usize]) -> Result<(), LlamaError> {
     let markers = markers(layers, ctx.model().n_embd());
     set_vectors(ctx, layers, &markers)
+}
+
+/// Largest absolute difference; infinite if a number is not one.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
 }
 
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {

@@ -8,12 +8,14 @@
 //! [`OPS`] lists all ops: an op that is added does not compile here until it has a line, and `all` fails until a case
 //! reaches it.
 
+mod attention;
 mod elementwise;
 mod experts;
 mod norms;
 
+use bidpo::graph::AttentionMemory;
 use bidpo::graph::emit::{Bindings, Data, Executor, Label};
-use bidpo::graph::grad::differentiate;
+use bidpo::graph::grad::{differentiate, differentiate_within};
 use bidpo::graph::ir::{Elem, Glu, Graph, IrError, Op, OpParams, Shape, Unary, Value, n_elements};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -126,6 +128,7 @@ struct Case {
     entry: Value,
     rng: ChaCha8Rng,
     formula: Option<Formula>,
+    memory: AttentionMemory,
 }
 
 impl Case {
@@ -133,7 +136,8 @@ impl Case {
     fn new(ne: Shape) -> Self {
         let graph = Graph::new();
         let rng = ChaCha8Rng::seed_from_u64(7);
-        let mut case = Self { graph, data: Vec::new(), entry: Value(0), rng, formula: None };
+        let mut case =
+            Self { graph, data: Vec::new(), entry: Value(0), rng, formula: None, memory: AttentionMemory::default() };
         case.entry = case.fixed(ne);
         case
     }
@@ -189,7 +193,7 @@ impl Case {
         let n_forward = self.graph.nodes().len();
         let seed = self.fixed(self.graph.ne(of));
         let Data::F32(seed_values) = self.data.last().unwrap().clone() else { unreachable!() };
-        let grad = differentiate(&mut self.graph, of, seed, &[self.entry]).unwrap()[0];
+        let grad = differentiate_within(&mut self.graph, of, seed, &[self.entry], self.memory).unwrap()[0];
         assert_eq!(self.graph.ne(grad), self.graph.ne(self.entry), "{name}: the gradient has the entry's shape");
         let of = if self.graph.is_contiguous(of) { of } else { self.graph.contiguous(of) };
         let mut exec = Executor::new(1).unwrap();
@@ -567,7 +571,7 @@ fn several_paths() -> Vec<BTreeSet<usize>> {
 
 #[test]
 fn all() {
-    let cases: [fn() -> Vec<BTreeSet<usize>>; 32] = [
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 33] = [
         add,
         mul,
         scale,
@@ -583,6 +587,7 @@ fn all() {
         concat,
         get_rows,
         several_paths,
+        attention::computed_again,
         elementwise::sub,
         elementwise::div,
         elementwise::clamp,

@@ -1,0 +1,112 @@
+//! All checks that need no reference from outside, in one go.
+
+use super::difference::{cosine, gradient, random_vector};
+use super::{Differences, central_differences};
+use crate::data::TokenizedPair;
+use crate::llama::Model;
+use crate::train::{Agreement, Engine, EngineError, Survey};
+use std::sync::Arc;
+
+/// What was found about a model at some layers.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    /// The layers, lowest first.
+    pub layers: Vec<usize>,
+    /// The ops above the lowest layer and their rules.
+    pub survey: Survey,
+    /// Everything else; None where a rule is missing.
+    pub engine: Option<EngineChecks>,
+}
+
+/// What was found where every op has its rule.
+#[derive(Debug, Clone)]
+pub struct EngineChecks {
+    /// Lifted graph and `llama_decode`.
+    pub agreement: Agreement,
+    /// The gradient and central differences on an F32 copy; None without one.
+    pub differences: Option<Differences>,
+    /// Cosine of the angle between the gradient through the model's own kernels and that of the F32 copy, at one vector:
+    /// what the rounding of quantized kernels does to it. None without a copy.
+    pub cosine_to_f32: Option<f64>,
+    /// The largest relative error of the gradient that counts as right: see [`Checks::limit`].
+    pub limit: f64,
+    /// Bytes of inputs and activations that the gradient took.
+    pub step_bytes: usize,
+    /// Tokens of the pairs.
+    pub n_tokens: usize,
+}
+
+impl EngineChecks {
+    /// Every logit equal, with and without a vector.
+    pub fn exact(&self) -> bool {
+        self.agreement.unsteered == 0.0 && self.agreement.steered == 0.0
+    }
+
+    /// A vector of zeros changes nothing.
+    pub fn zero_is_none(&self) -> bool {
+        self.agreement.zero == 0.0
+    }
+
+    /// A vector changes something.
+    pub fn moves(&self) -> bool {
+        self.agreement.effect > 0.0
+    }
+
+    /// The gradient is that of the function, as far as it was compared. Written so that NaN fails.
+    pub fn smooth(&self) -> bool {
+        self.differences.as_ref().is_none_or(|d| d.relative_error <= self.limit)
+    }
+}
+
+impl Checks {
+    /// Largest relative error of the gradient against central differences. SiLU models reach 2e-4; GELU ones 1e-2,
+    /// because ggml evaluates GELU through a table of 16-bit floats, a staircase of its own.
+    pub fn limit(survey: &Survey) -> f64 {
+        if survey.has_gelu() { 3e-2 } else { 2e-3 }
+    }
+
+    /// True if all is well.
+    pub fn passed(&self) -> bool {
+        self.engine.as_ref().is_some_and(|e| e.exact() && e.zero_is_none() && e.moves() && e.smooth())
+    }
+}
+
+/// Checks `model` at `layers` on some pairs. `f32`: an F32 copy of it, for the gradient.
+///
+/// # Errors
+/// [`EngineError`]: a model that cannot be steered, an op that cannot be lifted, memory. A check that fails is no error.
+pub fn check(
+    model: &Arc<Model>,
+    f32: Option<&Arc<Model>>,
+    layers: &[usize],
+    pairs: &[TokenizedPair],
+    n_threads: u32,
+) -> Result<Checks, EngineError> {
+    let refs: Vec<&TokenizedPair> = pairs.iter().collect();
+    let n_tokens = pairs.iter().map(TokenizedPair::n_tokens).sum();
+    let mut engine = Engine::new(model, layers, n_tokens, pairs.len(), n_threads)?;
+    let survey = engine.survey(&refs)?;
+    let mut checks = Checks { layers: engine.layers().to_vec(), survey, engine: None };
+    if checks.survey.missing().next().is_some() {
+        return Ok(checks);
+    }
+    let example = engine.capture(&refs)?;
+    let mut found = EngineChecks {
+        agreement: engine.compare(&refs, &example)?,
+        differences: None,
+        cosine_to_f32: None,
+        limit: Checks::limit(&checks.survey),
+        step_bytes: engine.step_bytes(&example)?,
+        n_tokens,
+    };
+    if let Some(f32) = f32 {
+        let at = random_vector(&engine, &example, 1);
+        let g = gradient(&mut engine, &example, &at)?;
+        let mut engine = Engine::new(f32, layers, n_tokens, pairs.len(), n_threads)?;
+        let example = engine.capture(&refs)?;
+        found.cosine_to_f32 = Some(cosine(&g, &gradient(&mut engine, &example, &at)?));
+        found.differences = Some(central_differences(&mut engine, &example, &at, 6, 1)?);
+    }
+    checks.engine = Some(found);
+    Ok(checks)
+}
