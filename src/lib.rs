@@ -33,6 +33,7 @@
 //! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
+//! - [`synth`]: random models of every architecture, for tests and benchmarks.
 
 pub mod chat;
 pub mod check;
@@ -43,4 +44,5 @@ pub mod files;
 pub mod graph;
 pub mod llama;
 pub mod steer;
+pub mod synth;
 pub mod train;

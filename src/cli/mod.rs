@@ -10,6 +10,7 @@ mod generate;
 mod interrupt;
 mod sampling;
 mod steering;
+mod synth;
 mod train;
 mod vector;
 
@@ -47,6 +48,8 @@ enum Command {
     Check(check::Args),
     /// Look into control vector files.
     Vector(vector::Args),
+    /// Write a small random model, for tests and benchmarks.
+    Synth(synth::Args),
     /// Show what this build and this machine offer.
     Doctor(doctor::Args),
 }
@@ -86,6 +89,7 @@ impl Cli {
             Command::Eval(args) => eval::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
+            Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

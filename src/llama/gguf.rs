@@ -1,10 +1,15 @@
-//! GGUF files that are not models: metadata and F32 tensors, through ggml's own reader and writer.
+//! GGUF files: metadata and tensors, through ggml's own reader and writer.
 
 use super::{DType, LlamaError, init, logging::last_log_lines, sys};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// Tensors start at multiples of this many bytes: GGUF's default.
+const ALIGNMENT: u64 = 32;
+/// ggml's buffer for a tensor's name, its NUL byte included.
+const MAX_NAME: usize = 64;
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,16 +173,60 @@ impl GgufFile {
     }
 }
 
-/// Builds a GGUF file of metadata and one-dimensional F32 tensors.
+/// A tensor of a file to be written: its data given now, or asked for while the file is written.
+#[derive(Debug)]
+struct NewTensor {
+    name: CString,
+    dtype: DType,
+    ne: [usize; 4],
+    data: Option<Vec<f32>>,
+}
+
+impl NewTensor {
+    fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.name.to_string_lossy()
+    }
+
+    fn n_bytes(&self) -> u64 {
+        self.dtype.row_bytes(self.ne[0]) as u64 * self.ne[1..].iter().map(|&n| n as u64).product::<u64>()
+    }
+}
+
+/// Builds a GGUF file of metadata and tensors.
 #[derive(Debug)]
 pub struct GgufWriter {
     raw: *mut sys::gguf_context,
-    tensors: Vec<(CString, Vec<f32>)>,
+    tensors: Vec<NewTensor>,
 }
 
 impl Default for GgufWriter {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Takes the bytes of one tensor, in pieces of any size.
+pub struct TensorSink<'a> {
+    out: &'a mut dyn Write,
+    taken: u64,
+    size: u64,
+    fail: &'a dyn Fn(&dyn std::fmt::Display) -> LlamaError,
+}
+
+impl std::fmt::Debug for TensorSink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TensorSink").field("taken", &self.taken).field("size", &self.size).finish()
+    }
+}
+
+impl TensorSink<'_> {
+    /// Appends bytes, laid out as ggml keeps the tensor's rows.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] when the disk is full.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), LlamaError> {
+        self.taken += bytes.len() as u64;
+        self.out.write_all(bytes).map_err(|e| (self.fail)(&e))
     }
 }
 
@@ -193,16 +242,17 @@ impl GgufWriter {
         CString::new(key).expect("metadata keys are constants of this program without NUL bytes")
     }
 
+    fn text(text: &str) -> CString {
+        CString::new(text.replace('\0', " ")).unwrap_or_default()
+    }
+
     /// Sets a metadata value. Integers are written as `i64`, floats as `f64`; [`GgufValue::Other`] is skipped.
     pub fn set(&mut self, key: &str, value: &GgufValue) {
         let key = Self::key(key);
         // SAFETY: raw is alive; ggml copies keys and values.
         unsafe {
             match value {
-                GgufValue::Str(s) => {
-                    let s = CString::new(s.replace('\0', " ")).unwrap_or_default();
-                    sys::gguf_set_val_str(self.raw, key.as_ptr(), s.as_ptr());
-                }
+                GgufValue::Str(s) => sys::gguf_set_val_str(self.raw, key.as_ptr(), Self::text(s).as_ptr()),
                 GgufValue::Int(n) => sys::gguf_set_val_i64(self.raw, key.as_ptr(), *n),
                 GgufValue::Float(x) => sys::gguf_set_val_f64(self.raw, key.as_ptr(), *x),
                 GgufValue::Bool(b) => sys::gguf_set_val_bool(self.raw, key.as_ptr(), *b),
@@ -213,13 +263,70 @@ impl GgufWriter {
 
     /// Sets a 32-bit integer, for keys whose readers insist on that type.
     pub fn set_i32(&mut self, key: &str, value: i32) {
-        // SAFETY: as in set().
+        // SAFETY: as in set(), also below.
         unsafe { sys::gguf_set_val_i32(self.raw, Self::key(key).as_ptr(), value) };
+    }
+
+    /// Sets an unsigned 32-bit integer: the type of a model's sizes.
+    pub fn set_u32(&mut self, key: &str, value: u32) {
+        unsafe { sys::gguf_set_val_u32(self.raw, Self::key(key).as_ptr(), value) };
+    }
+
+    /// Sets a 32-bit float: the type of a model's constants.
+    pub fn set_f32(&mut self, key: &str, value: f32) {
+        unsafe { sys::gguf_set_val_f32(self.raw, Self::key(key).as_ptr(), value) };
+    }
+
+    /// Sets a truth value.
+    pub fn set_bool(&mut self, key: &str, value: bool) {
+        unsafe { sys::gguf_set_val_bool(self.raw, Self::key(key).as_ptr(), value) };
+    }
+
+    /// Sets a text.
+    pub fn set_text(&mut self, key: &str, value: &str) {
+        unsafe { sys::gguf_set_val_str(self.raw, Self::key(key).as_ptr(), Self::text(value).as_ptr()) };
+    }
+
+    /// Sets a list of texts.
+    pub fn set_texts<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+        let texts: Vec<CString> = values.iter().map(|s| Self::text(s.as_ref())).collect();
+        let mut pointers: Vec<*const std::ffi::c_char> = texts.iter().map(|s| s.as_ptr()).collect();
+        // SAFETY: as in set(); the pointers are valid for the call, which copies the texts.
+        unsafe { sys::gguf_set_arr_str(self.raw, Self::key(key).as_ptr(), pointers.as_mut_ptr(), pointers.len()) };
+    }
+
+    /// Sets a list of 32-bit floats.
+    pub fn set_f32s(&mut self, key: &str, values: &[f32]) {
+        self.set_list(key, sys::GGUF_TYPE_FLOAT32, values);
+    }
+
+    /// Sets a list of 32-bit integers.
+    pub fn set_i32s(&mut self, key: &str, values: &[i32]) {
+        self.set_list(key, sys::GGUF_TYPE_INT32, values);
+    }
+
+    /// Sets a list of truth values.
+    pub fn set_bools(&mut self, key: &str, values: &[bool]) {
+        self.set_list(key, sys::GGUF_TYPE_BOOL, values);
+    }
+
+    fn set_list<T>(&mut self, key: &str, kind: sys::gguf_type, values: &[T]) {
+        // SAFETY: T has the size that kind says (f32, i32, and bool, which GGUF keeps as one byte); ggml copies.
+        unsafe {
+            sys::gguf_set_arr_data(self.raw, Self::key(key).as_ptr(), kind, values.as_ptr().cast(), values.len());
+        }
     }
 
     /// Adds a one-dimensional F32 tensor.
     pub fn add_f32(&mut self, name: &str, data: Vec<f32>) {
-        self.tensors.push((Self::key(name), data));
+        let ne = [data.len(), 1, 1, 1];
+        self.tensors.push(NewTensor { name: Self::key(name), dtype: DType::F32, ne, data: Some(data) });
+    }
+
+    /// Adds a tensor of `ne[0] x ne[1] x ne[2] x ne[3]` elements (`ne[0]` fastest, unused dimensions 1) whose bytes
+    /// [`GgufWriter::write_with`] will ask for.
+    pub fn declare(&mut self, name: &str, dtype: DType, ne: [usize; 4]) {
+        self.tensors.push(NewTensor { name: Self::key(name), dtype, ne, data: None });
     }
 
     /// Writes the file: to a temporary name beside `path`, then renamed, so that a reader never sees half of it.
@@ -227,42 +334,103 @@ impl GgufWriter {
     /// # Errors
     /// [`LlamaError::Gguf`] when the folder cannot be written to or the disk is full.
     pub fn write(&self, path: &Path) -> Result<(), LlamaError> {
+        self.write_with(path, &mut |_, _| Ok(()))
+    }
+
+    /// Like [`GgufWriter::write`]; `fill(i, sink)` gives the bytes of tensor `i` (counted in the order of adding), one
+    /// tensor after the other, so that a large model never lies in memory as a whole.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::write`]; [`LlamaError::Gguf`] for a shape that the type cannot have, a name used twice, or
+    /// a tensor that got more or fewer bytes than it has.
+    pub fn write_with(
+        &self,
+        path: &Path,
+        fill: &mut dyn FnMut(usize, &mut TensorSink<'_>) -> Result<(), LlamaError>,
+    ) -> Result<(), LlamaError> {
         let fail = |what: &dyn std::fmt::Display| LlamaError::Gguf(format!("cannot write {}: {what}", path.display()));
+        self.check().map_err(|what| fail(&what))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let temporary =
+        let mut temporary =
             tempfile::Builder::new().prefix(".bidpo-").suffix(".gguf").tempfile_in(folder).map_err(|e| fail(&e))?;
         let c_path = CString::new(temporary.path().as_os_str().as_encoded_bytes()).map_err(|e| fail(&e))?;
-        // SAFETY: the ggml context only holds tensor headers (no_alloc); their data pointers point into self.tensors,
-        // which outlives the write. The gguf context copies the headers, so a second write must start from a copy:
-        // set_kv copies the metadata into a fresh one.
-        let ok = unsafe {
-            let overhead = sys::ggml_tensor_overhead();
+        if !self.write_head(&c_path) {
+            return Err(fail(&last_log_lines()));
+        }
+        let mut out = BufWriter::new(temporary.as_file_mut());
+        out.seek(SeekFrom::End(0)).map_err(|e| fail(&e))?;
+        for (i, t) in self.tensors.iter().enumerate() {
+            let mut sink = TensorSink { out: &mut out, taken: 0, size: t.n_bytes(), fail: &fail };
+            match &t.data {
+                Some(data) => {
+                    for piece in data.chunks(1 << 14) {
+                        sink.push(&piece.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
+                    }
+                }
+                None => fill(i, &mut sink)?,
+            }
+            if sink.taken != sink.size {
+                return Err(fail(&format!("tensor {} has {} bytes, {} were given", t.name(), sink.size, sink.taken)));
+            }
+            let padding = (sink.size.next_multiple_of(ALIGNMENT) - sink.size) as usize;
+            out.write_all(&[0; ALIGNMENT as usize][..padding]).map_err(|e| fail(&e))?;
+        }
+        out.flush().map_err(|e| fail(&e))?;
+        drop(out);
+        temporary.as_file().sync_all().map_err(|e| fail(&e))?;
+        crate::files::persist(temporary, path).map_err(|e| fail(&e))
+    }
+
+    /// What ggml would abort on.
+    fn check(&self) -> Result<(), String> {
+        let mut names = std::collections::HashSet::new();
+        for t in &self.tensors {
+            let (name, ne) = (t.name(), t.ne);
+            if t.name.as_bytes().len() >= MAX_NAME {
+                return Err(format!("the tensor name {name} is longer than {} bytes", MAX_NAME - 1));
+            }
+            if !names.insert(t.name.as_c_str()) {
+                return Err(format!("two tensors are called {name}"));
+            }
+            let elements = ne.iter().try_fold(1usize, |n, &k| n.checked_mul(k)).unwrap_or(0);
+            if elements == 0 || elements > i64::MAX as usize / 8 || ne[0] % t.dtype.block() != 0 {
+                return Err(format!(
+                    "tensor {name} cannot have the shape {ne:?} in {} (rows are multiples of {})",
+                    t.dtype.name(),
+                    t.dtype.block()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything but the tensors' data. The metadata goes through a copy, so that a writer can write twice.
+    fn write_head(&self, path: &CStr) -> bool {
+        // SAFETY: the ggml context only holds tensor headers (no_alloc), and only_meta reads no data; the gguf context
+        // copies the headers. check() has seen to what ggml asserts.
+        unsafe {
             let ctx = sys::ggml_init(sys::ggml_init_params {
-                mem_size: overhead * (self.tensors.len() + 1),
+                mem_size: sys::ggml_tensor_overhead() * (self.tensors.len() + 1),
                 mem_buffer: std::ptr::null_mut(),
                 no_alloc: true,
             });
             if ctx.is_null() {
-                return Err(fail(&"ggml has no memory"));
+                return false;
             }
             let out = sys::gguf_init_empty();
             sys::gguf_set_kv(out, self.raw);
-            for (name, data) in &self.tensors {
-                let t = sys::ggml_new_tensor_1d(ctx, sys::GGML_TYPE_F32, data.len() as i64);
-                sys::ggml_set_name(t, name.as_ptr());
-                (*t).data = data.as_ptr().cast_mut().cast();
+            for tensor in &self.tensors {
+                let ne = tensor.ne.map(|n| n as i64);
+                let n_dims = 1 + ne[1..].iter().rposition(|&n| n > 1).map_or(0, |i| i + 1);
+                let t = sys::ggml_new_tensor(ctx, tensor.dtype.0, n_dims as i32, ne.as_ptr());
+                sys::ggml_set_name(t, tensor.name.as_ptr());
                 sys::gguf_add_tensor(out, t);
             }
-            let ok = sys::gguf_write_to_file(out, c_path.as_ptr(), false);
+            let ok = sys::gguf_write_to_file(out, path.as_ptr(), true);
             sys::gguf_free(out);
             sys::ggml_free(ctx);
             ok
-        };
-        if !ok {
-            return Err(fail(&last_log_lines()));
         }
-        temporary.as_file().sync_all().map_err(|e| fail(&e))?;
-        crate::files::persist(temporary, path).map_err(|e| fail(&e))
     }
 }
 

@@ -21,10 +21,10 @@ pub use context::{Context, ContextParams, KvType, default_threads};
 pub use device::{
     CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, devices, ggml_commit, ggml_version, system_info,
 };
-pub use gguf::{GgufFile, GgufValue, GgufWriter};
+pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
-pub use quantize::to_f32;
+pub use quantize::{quantize, to_f32};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};
 

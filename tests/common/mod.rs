@@ -1,8 +1,6 @@
 //! What the integration tests share: where models and reference files lie.
 #![allow(dead_code)]
 
-pub mod gguf;
-
 use std::path::PathBuf;
 
 /// The llama-architecture test model.

@@ -1,0 +1,96 @@
+//! DeepSeek's models: keys and values, in the larger ones queries too, pass through a narrow latent space.
+
+use crate::synth::draft::Draft;
+
+/// Widths of a head's rotated part.
+fn rotated(d: &Draft<'_>) -> usize {
+    d.shape.head_dim / 2
+}
+
+struct Form {
+    latent_query: bool,
+    /// Keys and values expanded by one matrix, as files had it before llama.cpp 5140 or so.
+    unsplit: bool,
+    v3_router: bool,
+}
+
+fn build(d: &mut Draft<'_>, form: &Form) {
+    let (n, n_ff, n_head) = (d.shape.n_embd, d.shape.n_ff, d.shape.n_head);
+    // A head is `head_dim` numbers without rotation and half as many with.
+    let (nope, rope) = (d.shape.head_dim, rotated(d));
+    let (latent, value) = (n.min(512), d.shape.head_dim);
+    d.rms();
+    d.size("leading_dense_block_count", 1);
+    d.size("attention.q_lora_rank", if form.latent_query { n } else { 0 });
+    d.size("attention.kv_lora_rank", latent);
+    d.size("rope.dimension_count", rope);
+    if form.unsplit {
+        d.size("attention.head_count_kv", n_head);
+        d.size("attention.key_length", nope + rope);
+        d.size("attention.value_length", value);
+    } else {
+        // Through the latent space all heads share one key and value.
+        d.size("attention.head_count_kv", 1);
+        d.size("attention.key_length", latent + rope);
+        d.size("attention.value_length", latent);
+        d.size("attention.key_length_mla", nope + rope);
+        d.size("attention.value_length_mla", value);
+    }
+    d.size("expert_feed_forward_length", n_ff);
+    d.size("expert_shared_count", 1);
+    if form.v3_router {
+        const SIGMOID: usize = 2;
+        d.size("expert_gating_func", SIGMOID);
+        d.constant("expert_weights_scale", 2.5);
+        d.switch("expert_weights_norm", true);
+        if d.shape.n_expert.is_multiple_of(4) && d.shape.n_expert >= 8 {
+            d.size("expert_group_count", 4);
+            d.size("expert_group_used_count", 2);
+        }
+    }
+    d.embedding();
+    d.norm("output_norm", n);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        if form.latent_query {
+            d.matrix(&format!("blk.{i}.attn_q_a"), &[n, n]);
+            d.norm(&format!("blk.{i}.attn_q_a_norm"), n);
+            d.matrix(&format!("blk.{i}.attn_q_b"), &[n, n_head * (nope + rope)]);
+        } else {
+            d.matrix(&format!("blk.{i}.attn_q"), &[n, n_head * (nope + rope)]);
+        }
+        d.matrix(&format!("blk.{i}.attn_kv_a_mqa"), &[n, latent + rope]);
+        d.norm(&format!("blk.{i}.attn_kv_a_norm"), latent);
+        if form.unsplit {
+            d.matrix(&format!("blk.{i}.attn_kv_b"), &[latent, n_head * (nope + value)]);
+        } else {
+            d.matrix(&format!("blk.{i}.attn_k_b"), &[nope, latent, n_head]);
+            d.matrix(&format!("blk.{i}.attn_v_b"), &[latent, value, n_head]);
+        }
+        d.matrix(&format!("blk.{i}.attn_output"), &[n_head * value, n]);
+        d.norm(&format!("blk.{i}.ffn_norm"), n);
+        if i == 0 {
+            d.gated(i, "", n_ff);
+        } else {
+            d.experts(i);
+            if form.v3_router {
+                d.bias(&format!("blk.{i}.exp_probs_b"), &[d.shape.n_expert]);
+            }
+            d.gated(i, "_shexp", n_ff);
+        }
+    }
+}
+
+pub(super) fn deepseek2(d: &mut Draft<'_>) {
+    // llama.cpp knows the smaller models, without a latent query, by their depth.
+    let small = [26, 27].contains(&d.shape.n_layer);
+    build(d, &Form { latent_query: !small, unsplit: false, v3_router: true });
+}
+
+pub(super) fn lite(d: &mut Draft<'_>) {
+    build(d, &Form { latent_query: false, unsplit: false, v3_router: false });
+}
+
+pub(super) fn unsplit(d: &mut Draft<'_>) {
+    build(d, &Form { latent_query: false, unsplit: true, v3_router: false });
+}

@@ -1,0 +1,214 @@
+//! The families. The facts (names of keys and tensors, shapes) are those of llama.cpp's `src/models/`.
+
+mod gated;
+mod gemma;
+mod latent;
+mod mixture;
+mod plain;
+mod refused;
+
+use super::draft::Draft;
+use super::{Family, Shape};
+
+const fn family(
+    name: &'static str,
+    arch: &'static str,
+    shape: Shape,
+    build: fn(&mut Draft<'_>),
+    exercises: &'static str,
+) -> Family {
+    Family { name, arch, exercises, layers: &[1, 2], square: false, refused: false, shape, build }
+}
+
+impl Family {
+    const fn at(self, layers: &'static [usize]) -> Self {
+        Self { layers, ..self }
+    }
+
+    const fn square(self) -> Self {
+        Self { square: true, ..self }
+    }
+
+    const fn refused(self) -> Self {
+        Self { refused: true, layers: &[], ..self }
+    }
+}
+
+const DENSE: Shape = Shape::DENSE;
+const MOE: Shape = Shape::MOE;
+
+pub(super) static ALL: &[Family] = &[
+    family("llama", "llama", DENSE, gated::llama, "RMS norm, rotation of neighbours, SwiGLU, grouped heads"),
+    family("llama3-rope", "llama", DENSE, gated::llama3_rope, "factors on the rotation's frequencies, tied embedding"),
+    family("mixtral", "llama", MOE, mixture::mixtral, "experts: softmax router, top 2, weights renormalised"),
+    family(
+        "granite-swa",
+        "granite_swa",
+        DENSE.layers(4),
+        gated::granite_swa,
+        "a window in every block but one, as mistral; sinks; granite's scales",
+    )
+    .at(&[1, 2]),
+    family("qwen2", "qwen2", DENSE, gated::qwen2, "biases on query, key and value").square(),
+    family(
+        "qwen3",
+        "qwen3",
+        DENSE.heads(8, 2, 64),
+        gated::qwen3,
+        "norms on query and key heads; heads wider than the stream",
+    ),
+    family("gemma", "gemma", DENSE.heads(8, 1, 64), gemma::gemma, "scaled embedding, GELU gate, one key-value head"),
+    family(
+        "gemma2",
+        "gemma2",
+        DENSE.layers(4),
+        gemma::gemma2,
+        "soft-capped attention and logits, norms after, a window in every second block",
+    ),
+    family(
+        "gemma3",
+        "gemma3",
+        DENSE.layers(7),
+        gemma::gemma3,
+        "a window in five of six blocks, two rotations, head norms",
+    )
+    .at(&[3, 1, 5]),
+    family(
+        "gemma3n",
+        "gemma3n",
+        DENSE.layers(6),
+        gemma::gemma3n,
+        "alternating updates over four streams, per-layer embeddings, sparse activations",
+    )
+    .at(&[2, 1]),
+    family(
+        "gemma4",
+        "gemma4",
+        DENSE.layers(9),
+        gemma::gemma4,
+        "keys and values shared between blocks, two head widths, per-layer embeddings",
+    )
+    .at(&[2, 5]),
+    family(
+        "phi2",
+        "phi2",
+        DENSE,
+        plain::phi2,
+        "LayerNorm, attention and network side by side, part of the head rotated",
+    )
+    .square(),
+    family(
+        "phi3",
+        "phi3",
+        DENSE,
+        gated::phi3,
+        "fused query-key-value and gate-up matrices, long and short rotation factors",
+    )
+    .square(),
+    family("olmo2", "olmo2", DENSE, gated::olmo2, "norms after the sublayers only, norms over all heads").square(),
+    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks")
+        .square()
+        .at(&[2, 1]),
+    family("granite", "granite", DENSE, gated::granite, "scales on embedding, residual, attention and logits"),
+    family("stablelm", "stablelm", DENSE, gated::stablelm, "LayerNorm with a gated network, part of the head rotated")
+        .square(),
+    family(
+        "stablelm-parallel",
+        "stablelm",
+        DENSE,
+        gated::stablelm_parallel,
+        "stablelm with head norms, attention and network side by side",
+    )
+    .square(),
+    family(
+        "gptneox",
+        "gptneox",
+        DENSE.heads(8, 8, 32),
+        plain::gptneox,
+        "attention and network side by side with a norm each, fused biased projections",
+    )
+    .square(),
+    family("gpt2", "gpt2", Shape { n_ctx: 512, ..DENSE.heads(8, 8, 32) }, plain::gpt2, "learned positions, GELU")
+        .square(),
+    family("starcoder2", "starcoder2", DENSE, plain::starcoder2, "LayerNorm and biases everywhere, grouped heads")
+        .square(),
+    family(
+        "falcon",
+        "falcon",
+        DENSE.heads(8, 1, 32),
+        plain::falcon,
+        "one key-value head, attention and network side by side",
+    )
+    .square(),
+    family("falcon-two-norms", "falcon", DENSE, plain::falcon_two_norms, "falcon with grouped heads and a second norm")
+        .square(),
+    family("command-r", "command-r", DENSE, gated::command_r, "LayerNorm without bias, side by side, scaled logits")
+        .square(),
+    family(
+        "cohere2",
+        "cohere2",
+        DENSE.layers(5),
+        gated::cohere2,
+        "command-r with a window and rotation in three of four blocks",
+    )
+    .square()
+    .at(&[2, 1]),
+    family("bloom", "bloom", DENSE.heads(8, 8, 32), plain::bloom, "ALiBi, norm on the embedding").square(),
+    family("mpt", "mpt", DENSE.heads(8, 8, 32), plain::mpt, "ALiBi, clamped projections, no biases").square(),
+    family("qwen2moe", "qwen2moe", MOE, mixture::qwen2moe, "experts and a gated shared expert").square(),
+    family("qwen3moe", "qwen3moe", MOE, mixture::qwen3moe, "experts, head norms"),
+    family(
+        "olmoe",
+        "olmoe",
+        MOE.heads(8, 8, 32),
+        mixture::olmoe,
+        "experts whose weights are not renormalised, norms over all heads",
+    )
+    .square(),
+    family(
+        "deepseek2",
+        "deepseek2",
+        MOE.heads(8, 8, 32).layers(4).experts(8, 2),
+        latent::deepseek2,
+        "latent attention, sigmoid router with bias and groups, shared expert, dense first block",
+    ),
+    family(
+        "deepseek2-lite",
+        "deepseek2",
+        MOE.heads(8, 8, 32),
+        latent::lite,
+        "latent attention without a latent query, softmax router",
+    ),
+    family(
+        "deepseek2-unsplit",
+        "deepseek2",
+        MOE.heads(8, 8, 32),
+        latent::unsplit,
+        "latent attention expanded to heads, as in older files",
+    ),
+    family(
+        "gpt-oss",
+        "gpt-oss",
+        MOE.layers(4),
+        mixture::gpt_oss,
+        "attention sinks, biased experts with clamped SwiGLU, YaRN, a window in every second block",
+    ),
+    family("grok", "grok", MOE, mixture::grok, "GELU experts, soft-capped attention, norms after").square(),
+    family(
+        "llama4",
+        "llama4",
+        MOE.layers(5).experts(4, 1),
+        mixture::llama4,
+        "expert weights before the experts, every second block dense, one of four without rotation",
+    ),
+    family("nemotron", "nemotron", DENSE, plain::nemotron, "squared ReLU, LayerNorm with 1 added to its weights")
+        .square(),
+    family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
+    family("orion", "orion", DENSE, gated::orion, "llama with LayerNorm").square(),
+    family("baichuan", "baichuan", DENSE.heads(8, 8, 32), gated::baichuan, "llama with rotation of halves").square(),
+    family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
+    family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
+        .square()
+        .refused(),
+    family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder").square().refused(),
+];
