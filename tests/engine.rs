@@ -2,7 +2,7 @@
 
 mod common;
 
-use bidpo::check::{F32Copy, builtin_pairs, central_differences, random_vector, middle_layer};
+use bidpo::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
 use bidpo::data::TokenizedPair;
 use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use bidpo::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};

@@ -5,7 +5,7 @@ mod checks;
 mod difference;
 mod gold;
 
-pub use checks::{Checks, EngineChecks, check};
+pub use checks::{Checks, EngineChecks, LIMIT, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
 

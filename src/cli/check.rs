@@ -1,7 +1,7 @@
 //! `bidpo check`: is the engine right for this model?
 
 use anyhow::Context as _;
-use bidpo::check::{Checks, EngineChecks, F32Copy, Gold, GoldResult, builtin_pairs, check, middle_layer};
+use bidpo::check::{Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, middle_layer};
 use bidpo::train::check_model;
 use serde_json::json;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "max_difference_of_zero_vector": e.agreement.zero })),
             "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
                 "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
-                "limit": e.limit, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
+                "limit": LIMIT, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
             "gold": golds_compared,
             "passed": passed,
@@ -134,7 +134,7 @@ fn print_engine(e: &EngineChecks) {
             d.directions,
             d.step_percent,
             d.relative_error,
-            e.limit,
+            LIMIT,
             d.cosine
         ),
         None => println!("skipped: gradient against central differences (--no-f32)"),

@@ -4,7 +4,7 @@
 //! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
 
 use super::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
-use super::kernels::{head, matmul_t, rows};
+use super::kernels::{gelu, head, matmul_t, rows};
 use crate::llama::{DType, Weight, sys};
 use std::ffi::c_void;
 
@@ -81,6 +81,7 @@ pub struct Executor {
     backend: sys::ggml_backend_t,
     alloc: sys::ggml_gallocr_t,
     pool: *mut sys::ggml_threadpool,
+    smooth: bool,
 }
 
 // SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
@@ -137,7 +138,13 @@ struct Built {
 }
 
 impl Built {
-    fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], task: *mut c_void) -> Result<Self, RunError> {
+    fn new(
+        graph: &Graph,
+        bind: &Bindings<'_>,
+        wanted: &[Value],
+        task: *mut c_void,
+        smooth: bool,
+    ) -> Result<Self, RunError> {
         let n = graph.nodes().len();
         if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
             return Err(RunError::Binding(format!(
@@ -185,7 +192,7 @@ impl Built {
                         }
                         tensors[i] = w.id().ptr();
                     }
-                    _ => tensors[i] = emit(arena.0, node, &tensors, task),
+                    _ => tensors[i] = emit(arena.0, node, &tensors, task, smooth),
                 }
             }
             let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
@@ -227,8 +234,14 @@ impl Executor {
             }
             sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
             sys::ggml_backend_cpu_set_threadpool(backend, pool);
-            Ok(Self { backend, alloc, pool })
+            Ok(Self { backend, alloc, pool, smooth: false })
         }
+    }
+
+    /// Computes GELU from now on without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
+    /// differences can be compared with a gradient.
+    pub fn set_smooth(&mut self, smooth: bool) {
+        self.smooth = smooth;
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
@@ -244,7 +257,7 @@ impl Executor {
     ) -> Result<Outcome, RunError> {
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
         let mut task = head::HeadTask { labels: bind.labels.to_vec(), log_probs: vec![f64::NAN; bind.labels.len()] };
-        let built = Built::new(graph, bind, &wanted, (&raw mut task).cast::<c_void>())?;
+        let built = Built::new(graph, bind, &wanted, (&raw mut task).cast::<c_void>(), self.smooth)?;
         // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
         // holds; `task` outlives the run.
         unsafe {
@@ -286,7 +299,7 @@ impl Executor {
     /// # Errors
     /// [`RunError`].
     pub fn measure(&self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
-        let built = Built::new(graph, bind, wanted, std::ptr::null_mut())?;
+        let built = Built::new(graph, bind, wanted, std::ptr::null_mut(), self.smooth)?;
         // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
         unsafe {
             let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
@@ -393,6 +406,19 @@ fn glu_params(kind: Glu) -> Vec<i32> {
     vec![code as i32, 0, bits(alpha), bits(limit)]
 }
 
+/// The kernel of ours that computes an op, if one does. `smooth`: GELU without ggml's table.
+fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
+    match op {
+        Op::MulMatT => Some(matmul_t::run),
+        Op::MulMatIdT => Some(matmul_t::run_id),
+        Op::ScatterRows => Some(rows::scatter),
+        Op::LogProbHead => Some(head::run),
+        Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if smooth => Some(gelu::tanh),
+        Op::Unary(Unary::GeluQuick) | Op::Glu(Glu::GegluQuick) if smooth => Some(gelu::quick),
+        _ => None,
+    }
+}
+
 /// Makes the ggml tensor of one node.
 ///
 /// Views go through ggml's functions, which know how views share memory. All other ops are written as ggml's own
@@ -405,6 +431,7 @@ unsafe fn emit(
     node: &Node,
     tensors: &[*mut sys::ggml_tensor],
     task: *mut c_void,
+    smooth: bool,
 ) -> *mut sys::ggml_tensor {
     let src: Vec<*mut sys::ggml_tensor> = node.src.iter().map(|s| tensors[s.0 as usize]).collect();
     let ne = node.ne.map(|n| n as i64);
@@ -426,15 +453,10 @@ unsafe fn emit(
         // The rows are written into the memory of the first source: it has no other use above it.
         Op::SetRows => return unsafe { sys::ggml_set_rows(ctx, src[0], src[1], src[2]) },
         Op::Cast => return unsafe { sys::ggml_cast(ctx, src[0], elem_type(node.elem)) },
-        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead => unsafe {
+        _ if own_kernel(node.op, smooth).is_some() => unsafe {
             let mut args = src.clone();
-            let nobody = std::ptr::null_mut();
-            let (run, user): (sys::ggml_custom_op_t, _) = match node.op {
-                Op::MulMatT => (Some(matmul_t::run), nobody),
-                Op::MulMatIdT => (Some(matmul_t::run_id), nobody),
-                Op::ScatterRows => (Some(rows::scatter), nobody),
-                _ => (Some(head::run), task),
-            };
+            let run = own_kernel(node.op, smooth);
+            let user = if matches!(node.op, Op::LogProbHead) { task } else { std::ptr::null_mut() };
             return sys::ggml_custom_4d(
                 ctx,
                 sys::GGML_TYPE_F32,
@@ -449,6 +471,7 @@ unsafe fn emit(
                 user,
             );
         },
+        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead => unreachable!("own_kernel has one"),
         Op::Add => (sys::GGML_OP_ADD, vec![]),
         Op::Sub => (sys::GGML_OP_SUB, vec![]),
         Op::Mul => (sys::GGML_OP_MUL, vec![]),

@@ -582,8 +582,18 @@ impl Graph {
         Ok(self.push(Op::Reshape, &[x], ne, dense(ne, elem.size().unwrap_or(4)), elem))
     }
 
-    /// [`Op::View`]; strides and offset in bytes.
+    /// [`Op::View`]; strides and offset in bytes. A window into a window, or into a permuted value, becomes one into what
+    /// lies behind it: they share their memory.
     pub fn view(&mut self, x: Value, ne: Shape, nb: Shape, offset: usize) -> Result<Value, IrError> {
+        let (mut x, mut offset) = (x, offset);
+        loop {
+            match self.node(x).op {
+                Op::View { offset: before } => offset += before,
+                Op::Permute(_) => {}
+                _ => break,
+            }
+            x = self.node(x).src[0];
+        }
         let s = self.node(x);
         let elem = s.elem;
         if ne.contains(&0) || elem.size().is_some_and(|size| nb[0] != size) {

@@ -552,6 +552,8 @@ impl Lifter<'_> {
         }
         let extra = self.n_kv - t;
         let g = &mut self.out.graph;
+        // Fused projections are written to the cache as windows into their rows.
+        let written = g.contiguous(written);
         let rows = g.reshape(written, [head, n_head, t, 1]).map_err(wrap)?;
         let padded = g.pad(rows, [0, 0, extra, 0]); // [head, n_head, n_kv]
         if !transposed {

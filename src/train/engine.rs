@@ -173,6 +173,11 @@ impl Engine {
         Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layers, attention })
     }
 
+    /// See [`Executor::set_smooth`].
+    pub fn set_smooth(&mut self, smooth: bool) {
+        self.exec.set_smooth(smooth);
+    }
+
     /// Sets what the backward pass of examples captured from now on may keep of attention scores.
     pub fn set_attention_memory(&mut self, memory: AttentionMemory) {
         self.attention = memory;
@@ -459,11 +464,6 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// True if the graph holds a GELU or a gate made of one, which ggml evaluates through a table of 16-bit floats.
-    pub fn has_gelu(&self) -> bool {
-        self.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"))
-    }
-
     /// Ops that a gradient reaches and that have no rule.
     pub fn missing(&self) -> impl Iterator<Item = &'static str> {
         self.ops.iter().filter(|(_, n)| n.missing > 0).map(|(name, _)| *name)

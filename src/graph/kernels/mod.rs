@@ -1,9 +1,10 @@
 //! The kernels that ggml has no (fast) equivalent of, run by ggml as custom ops on the CPU.
 //!
 //! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
-//! added up where integers say. [`head`]: log-probabilities of labels and the gradient
+//! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept.
 
+pub(super) mod gelu;
 pub(super) mod head;
 pub(super) mod matmul_t;
 pub(super) mod rows;
