@@ -1,7 +1,7 @@
 //! Watching one `llama_decode` from the entry point on: every node, the inputs' data, and the residual stream there.
 
 use crate::llama::{DType, Node, NodeId, Tap, Weight};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What is remembered of a node: enough to lift it after the graph itself is gone.
 #[derive(Debug, Clone)]
@@ -62,12 +62,16 @@ pub(super) struct Capture {
     pub residual: Vec<f32>,
     /// True if a layer's vector was added twice: llama.cpp ran the batch in several compute passes.
     pub split: bool,
+    /// Numbers of the nodes, in the order of the decode, whose results are kept.
+    keep: BTreeSet<usize>,
+    /// Those results.
+    pub kept: HashMap<usize, Vec<u8>>,
     /// Layer and bytes of each marker.
     markers: Vec<(usize, Vec<u8>)>,
 }
 
 impl Capture {
-    pub fn new(n_embd: usize, layers: &[usize]) -> Self {
+    pub fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashMap::new(),
@@ -75,6 +79,8 @@ impl Capture {
             entries: Vec::new(),
             residual: Vec::new(),
             split: false,
+            keep,
+            kept: HashMap::new(),
             markers: layers
                 .iter()
                 .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
@@ -136,7 +142,8 @@ impl Tap for Capture {
             root = Some(base.id());
             offset = node.view_offset();
         }
-        self.index.insert(node.id(), self.nodes.len());
+        let number = self.nodes.len();
+        self.index.insert(node.id(), number);
         self.nodes.push(RawNode {
             id: node.id(),
             op: node.op(),
@@ -150,13 +157,16 @@ impl Tap for Capture {
             root,
             view_offset: offset,
         });
-        let Some((layer, vector)) = entry else { return false };
+        let Some((layer, vector)) = entry else { return self.keep.contains(&number) };
         self.split |= self.entries.iter().any(|e| e.layer == layer);
         self.entries.push(RawEntry { layer, node: node.id(), vector, norms: Vec::new() });
         true
     }
 
     fn computed(&mut self, node: &Node<'_>) -> bool {
+        if let Some(&number) = self.index.get(&node.id()).filter(|number| self.keep.contains(number)) {
+            self.kept.insert(number, node.read_bytes());
+        }
         let n_embd = node.ne()[0];
         if let Some(i) = self.entries.iter().position(|e| e.node == node.id()) {
             let rows = node.read_f32(); // [n_rows, n_embd]

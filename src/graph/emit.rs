@@ -362,9 +362,14 @@ unsafe fn new_tensor(ctx: *mut sys::ggml_context, kind: sys::ggml_type, ne: [usi
     unsafe { sys::ggml_new_tensor_4d(ctx, kind, ne[0] as i64, ne[1] as i64, ne[2] as i64, ne[3] as i64) }
 }
 
-/// The element type that a tensor must have to stand for an F32 weight or for activations.
+/// The element type of a tensor of ggml's type: a weight's own, where the IR has no name for it.
 pub(super) fn elem_of(dtype: DType) -> Elem {
-    if dtype == DType::F32 { Elem::F32 } else { Elem::Weight }
+    match dtype {
+        DType::F32 => Elem::F32,
+        DType::F16 => Elem::F16,
+        DType::I32 => Elem::I32,
+        _ => Elem::Weight,
+    }
 }
 
 fn bits(x: f32) -> i32 {

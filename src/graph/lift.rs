@@ -9,7 +9,7 @@ use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
 use super::ir::{Elem, Glu, Graph, InputId, IrError, Op, Unary, Value, n_elements};
 use crate::llama::{DType, NodeId, Weight, sys};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A graph that cannot be lifted.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum LiftError {
         /// Tokens of the batch.
         n_tokens: usize,
     },
+    /// Values from below the lowest steered layer are used above it and were not kept.
+    #[error("{} values from below the steered layer are used above it and were not kept", numbers.len())]
+    Below {
+        /// Numbers of their nodes, in the order of the decode.
+        numbers: BTreeSet<usize>,
+    },
+    /// Two decodes of one batch ran two graphs.
+    #[error("llama.cpp ran another graph at the second decode of the same batch: its values cannot be matched")]
+    Changed,
     /// An op without a rule.
     #[error("op {op} (node {name}) has no rule in bidpo: this model cannot be trained on yet")]
     UnknownOp {
@@ -186,6 +195,7 @@ impl Lifter<'_> {
     /// sources and through the cache, without passing the entry.
     fn reachable(&self, last: NodeId) -> Result<Vec<usize>, LiftError> {
         let mut order = Vec::new();
+        let mut missing = BTreeSet::new();
         let mut state: HashMap<NodeId, bool> = HashMap::new(); // false: under way, true: done
         let mut stack = vec![(last, false)];
         while let Some((id, leaving)) = stack.pop() {
@@ -205,9 +215,11 @@ impl Lifter<'_> {
                 continue;
             }
             let node = &self.capture.nodes[i];
-            let from_leaf = node.src.iter().flatten().all(|s| !self.capture.index.contains_key(s));
-            if i < self.entry_at && !from_leaf {
-                return Err(self.pattern(node, "a value computed below the steered layer is used above it"));
+            if i < self.entry_at && self.is_constant(node) {
+                if !self.capture.kept.contains_key(&i) {
+                    missing.insert(i);
+                }
+                continue; // an input
             }
             state.insert(id, false);
             stack.push((id, true));
@@ -215,7 +227,17 @@ impl Lifter<'_> {
                 stack.push((s, false));
             }
         }
-        Ok(order)
+        if missing.is_empty() { Ok(order) } else { Err(LiftError::Below { numbers: missing }) }
+    }
+
+    /// True for a node below the entry that computes something. What only looks at other values, or is made of leaves
+    /// alone, is lifted as it is.
+    fn is_constant(&self, node: &RawNode) -> bool {
+        let looks = matches!(
+            node.op,
+            sys::GGML_OP_VIEW | sys::GGML_OP_RESHAPE | sys::GGML_OP_PERMUTE | sys::GGML_OP_TRANSPOSE
+        );
+        !looks && node.src.iter().flatten().any(|s| self.capture.index.contains_key(s))
     }
 
     /// The sources that matter: of a cache read, the value that was written; of a view, what it looks into.
@@ -245,18 +267,25 @@ impl Lifter<'_> {
         if let Some(&v) = self.done.get(&id) {
             return Ok(v);
         }
+        let kept = self.capture.index.get(&id).and_then(|i| Some((&self.capture.nodes[*i], self.capture.kept.get(i)?)));
         let v = match self.capture.leaves.get(&id) {
+            _ if kept.is_some() => {
+                let (below, bytes) = kept.expect("just seen");
+                let data = data_of(below.dtype, bytes)
+                    .ok_or_else(|| self.pattern(below, format!("a value of type {}", below.dtype.name())))?;
+                let (v, _) = self.out.graph.input(below.ne, self.elem(below)?);
+                self.out.inputs.push(data);
+                v
+            }
             Some(RawLeaf::Weight(w)) => {
                 let (v, _) = self.out.graph.weight(w.node().ne(), elem_of(w.node().dtype()));
                 self.out.weights.push(w.clone());
                 v
             }
             Some(RawLeaf::Input { ne, dtype, bytes }) => {
-                let (elem, data) = match *dtype {
-                    DType::F32 => (Elem::F32, Data::F32(floats(bytes))),
-                    DType::I32 => (Elem::I32, Data::I32(integers(bytes))),
-                    other => return Err(self.pattern(node, format!("an input of type {}", other.name()))),
-                };
+                let data = data_of(*dtype, bytes)
+                    .ok_or_else(|| self.pattern(node, format!("an input of type {}", dtype.name())))?;
+                let elem = elem_of(*dtype);
                 let (v, _) = self.out.graph.input(*ne, elem);
                 self.out.inputs.push(data);
                 v
@@ -562,6 +591,16 @@ impl Lifter<'_> {
         let p = g.permute(padded, [2, 1, 0, 3]).map_err(wrap)?; // [n_kv, n_head, head]
         let ne = g.ne(p);
         g.cont(p, ne).map_err(wrap)
+    }
+}
+
+/// The data of an input.
+fn data_of(dtype: DType, bytes: &[u8]) -> Option<Data> {
+    match dtype {
+        DType::F32 => Some(Data::F32(floats(bytes))),
+        DType::I32 => Some(Data::I32(integers(bytes))),
+        DType::F16 => Some(Data::Bytes(bytes.to_vec())),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) use kernels::head::log_sum_exp;
 
 use crate::llama::{Batch, Context, LlamaError};
 use lift::{LiftError, Lifted};
+use std::collections::BTreeSet;
 
 pub use attention::AttentionMemory;
 pub(crate) use capture::marker;
@@ -39,8 +40,23 @@ pub(crate) fn capture_decode(
     layers: &[usize],
 ) -> Result<(Lifted, Vec<f32>), CaptureError> {
     let arch = ctx.model().architecture();
-    let mut capture = capture::Capture::new(ctx.model().n_embd(), layers);
+    let n_embd = ctx.model().n_embd();
+    let mut capture = capture::Capture::new(n_embd, layers, BTreeSet::new());
     ctx.decode_tapped(batch, &mut capture)?;
-    let lifted = lift::lift(&mut capture, batch.len(), layers, &arch)?;
+    let lifted = match lift::lift(&mut capture, batch.len(), layers, &arch) {
+        // Values from below the lowest layer that are used above it do not depend on the vectors: once it is known which
+        // they are, a second decode of the same batch brings them along.
+        Err(LiftError::Below { numbers }) => {
+            let names: Vec<(u32, String)> = capture.nodes.iter().map(|n| (n.op, n.name.clone())).collect();
+            capture = capture::Capture::new(n_embd, layers, numbers);
+            ctx.clear_kv();
+            ctx.decode_tapped(batch, &mut capture)?;
+            if !capture.nodes.iter().map(|n| (n.op, &n.name)).eq(names.iter().map(|(op, name)| (*op, name))) {
+                return Err(LiftError::Changed.into());
+            }
+            lift::lift(&mut capture, batch.len(), layers, &arch)?
+        }
+        other => other?,
+    };
     Ok((lifted, std::mem::take(&mut capture.residual)))
 }
