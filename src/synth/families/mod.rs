@@ -47,8 +47,7 @@ pub(super) static ALL: &[Family] = &[
         DENSE.layers(4),
         gated::granite_swa,
         "a window in every block but one, as mistral; sinks; granite's scales",
-    )
-    .at(&[1, 2]),
+    ),
     family("qwen2", "qwen2", DENSE, gated::qwen2, "biases on query, key and value").square(),
     family(
         "qwen3",
@@ -72,15 +71,14 @@ pub(super) static ALL: &[Family] = &[
         gemma::gemma3,
         "a window in five of six blocks, two rotations, head norms",
     )
-    .at(&[3, 1, 5]),
+    .at(&[1, 3, 5]),
     family(
         "gemma3n",
         "gemma3n",
         DENSE.layers(6),
         gemma::gemma3n,
         "alternating updates over four streams, per-layer embeddings, sparse activations",
-    )
-    .at(&[2, 1]),
+    ),
     family(
         "gemma4",
         "gemma4",
@@ -106,9 +104,7 @@ pub(super) static ALL: &[Family] = &[
     )
     .square(),
     family("olmo2", "olmo2", DENSE, gated::olmo2, "norms after the sublayers only, norms over all heads").square(),
-    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks")
-        .square()
-        .at(&[2, 1]),
+    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks").square(),
     family("granite", "granite", DENSE, gated::granite, "scales on embedding, residual, attention and logits"),
     family("stablelm", "stablelm", DENSE, gated::stablelm, "LayerNorm with a gated network, part of the head rotated")
         .square(),
@@ -151,8 +147,7 @@ pub(super) static ALL: &[Family] = &[
         gated::cohere2,
         "command-r with a window and rotation in three of four blocks",
     )
-    .square()
-    .at(&[2, 1]),
+    .square(),
     family("bloom", "bloom", DENSE.heads(8, 8, 32), plain::bloom, "ALiBi, norm on the embedding").square(),
     family("mpt", "mpt", DENSE.heads(8, 8, 32), plain::mpt, "ALiBi, clamped projections, no biases").square(),
     family("qwen2moe", "qwen2moe", MOE, mixture::qwen2moe, "experts and a gated shared expert").square(),
@@ -197,7 +192,7 @@ pub(super) static ALL: &[Family] = &[
     family(
         "llama4",
         "llama4",
-        MOE.layers(5).experts(4, 1),
+        MOE.layers(6).experts(4, 1),
         mixture::llama4,
         "expert weights before the experts, every second block dense, one of four without rotation",
     ),
@@ -206,6 +201,53 @@ pub(super) static ALL: &[Family] = &[
     family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
     family("orion", "orion", DENSE, gated::orion, "llama with LayerNorm").square(),
     family("baichuan", "baichuan", DENSE.heads(8, 8, 32), gated::baichuan, "llama with rotation of halves").square(),
+    family("refact", "refact", DENSE, gated::refact, "ALiBi with a gated network"),
+    family("smollm3", "smollm3", DENSE.layers(5), gated::smollm3, "one of four blocks without rotation"),
+    family(
+        "glm4",
+        "glm4",
+        DENSE,
+        gated::glm4,
+        "norms before and after, fused gate-up matrix, half of the head rotated",
+    )
+    .square(),
+    family("olmo", "olmo", DENSE, gated::olmo, "LayerNorm without weights, clamped projections").square(),
+    family("openelm", "openelm", DENSE.layers(4), gated::openelm, "blocks of different widths"),
+    family("bitnet", "bitnet", DENSE, gated::bitnet, "norms inside the sublayers, a scale for each matrix").square(),
+    family(
+        "starcoder",
+        "starcoder",
+        Shape { n_ctx: 512, ..DENSE.heads(8, 1, 32) },
+        plain::gpt2,
+        "gpt2 with one key-value head",
+    )
+    .square(),
+    family("apertus", "apertus", DENSE, plain::apertus, "xIELU, head norms"),
+    family(
+        "minicpm3",
+        "minicpm3",
+        DENSE.heads(8, 8, 32),
+        latent::minicpm3,
+        "latent attention in a dense model, scaled residual",
+    ),
+    family("granitemoe", "granitemoe", MOE, mixture::granitemoe, "granite with experts and a shared expert"),
+    family(
+        "smallthinker",
+        "smallthinker",
+        MOE.layers(5),
+        mixture::smallthinker,
+        "router before the attention, ReLU experts, three of four blocks rotated",
+    ),
+    family("hunyuan-moe", "hunyuan-moe", MOE, mixture::hunyuan_moe, "head norms after the rotation, a shared expert"),
+    family("dbrx", "dbrx", MOE, mixture::dbrx, "experts with LayerNorm, clamped projections").square(),
+    family("arctic", "arctic", MOE, mixture::arctic, "dense network beside the experts").square(),
+    family(
+        "afmoe",
+        "afmoe",
+        MOE.layers(5),
+        mixture::afmoe,
+        "gated attention, norms before and after, window in three of four blocks, shared expert",
+    ),
     family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
     family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
         .square()
