@@ -17,12 +17,34 @@ const fn family(
     build: fn(&mut Draft<'_>),
     exercises: &'static str,
 ) -> Family {
-    Family { name, arch, exercises, layers: &[1, 2], square: false, refused: false, shape, build }
+    Family {
+        name,
+        arch,
+        exercises,
+        layers: &[1, 2],
+        least_layers: 1,
+        square: false,
+        grouped: true,
+        refused: false,
+        shape,
+        build,
+    }
 }
 
 impl Family {
+    /// With layers to steer other than 1 and 2.
     const fn at(self, layers: &'static [usize]) -> Self {
         Self { layers, ..self }
+    }
+
+    /// With a smallest number of blocks: llama.cpp wants one of each kind.
+    const fn at_least(self, least_layers: usize) -> Self {
+        Self { least_layers, ..self }
+    }
+
+    /// With keys and values for each query head.
+    const fn ungrouped(self) -> Self {
+        Self { grouped: false, ..self }
     }
 
     const fn square(self) -> Self {
@@ -86,7 +108,8 @@ pub(super) static ALL: &[Family] = &[
         gemma::gemma4,
         "keys and values shared between blocks, two head widths, per-layer embeddings",
     )
-    .at(&[2, 5]),
+    .at(&[2, 5])
+    .at_least(3),
     family(
         "phi2",
         "phi2",
@@ -159,28 +182,32 @@ pub(super) static ALL: &[Family] = &[
         mixture::olmoe,
         "experts whose weights are not renormalised, norms over all heads",
     )
-    .square(),
+    .square()
+    .ungrouped(),
     family(
         "deepseek2",
         "deepseek2",
         MOE.heads(8, 8, 32).layers(4).experts(8, 2),
         latent::deepseek2,
         "latent attention, sigmoid router with bias and groups, shared expert, dense first block",
-    ),
+    )
+    .ungrouped(),
     family(
         "deepseek2-lite",
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::lite,
         "latent attention without a latent query, softmax router",
-    ),
+    )
+    .ungrouped(),
     family(
         "deepseek2-unsplit",
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::unsplit,
         "latent attention expanded to heads, as in older files",
-    ),
+    )
+    .ungrouped(),
     family(
         "gpt-oss",
         "gpt-oss",
@@ -195,7 +222,8 @@ pub(super) static ALL: &[Family] = &[
         MOE.layers(6).experts(4, 1),
         mixture::llama4,
         "expert weights before the experts, every second block dense, one of four without rotation",
-    ),
+    )
+    .at_least(4),
     family("nemotron", "nemotron", DENSE, plain::nemotron, "squared ReLU, LayerNorm with 1 added to its weights")
         .square(),
     family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
@@ -229,7 +257,8 @@ pub(super) static ALL: &[Family] = &[
         DENSE.heads(8, 8, 32),
         latent::minicpm3,
         "latent attention in a dense model, scaled residual",
-    ),
+    )
+    .ungrouped(),
     family("granitemoe", "granitemoe", MOE, mixture::granitemoe, "granite with experts and a shared expert"),
     family(
         "smallthinker",
@@ -237,7 +266,8 @@ pub(super) static ALL: &[Family] = &[
         MOE.layers(5),
         mixture::smallthinker,
         "router before the attention, ReLU experts, three of four blocks rotated",
-    ),
+    )
+    .at_least(2),
     family("hunyuan-moe", "hunyuan-moe", MOE, mixture::hunyuan_moe, "head norms after the rotation, a shared expert"),
     family("dbrx", "dbrx", MOE, mixture::dbrx, "experts with LayerNorm, clamped projections").square(),
     family("arctic", "arctic", MOE, mixture::arctic, "dense network beside the experts").square(),
@@ -251,6 +281,10 @@ pub(super) static ALL: &[Family] = &[
     family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
     family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
         .square()
-        .refused(),
-    family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder").square().refused(),
+        .refused()
+        .at_least(2),
+    family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder")
+        .square()
+        .refused()
+        .ungrouped(),
 ];
