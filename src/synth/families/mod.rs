@@ -228,7 +228,14 @@ pub(super) static ALL: &[Family] = &[
         .square(),
     family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
     family("orion", "orion", DENSE, gated::orion, "llama with LayerNorm").square(),
-    family("baichuan", "baichuan", DENSE.heads(8, 8, 32), gated::baichuan, "llama with rotation of halves").square(),
+    family(
+        "baichuan",
+        "baichuan",
+        DENSE.heads(8, 8, 32),
+        gated::baichuan,
+        "llama without positions (llama.cpp rotates at depth 32 only)",
+    )
+    .square(),
     family("refact", "refact", DENSE, gated::refact, "ALiBi with a gated network"),
     family("smollm3", "smollm3", DENSE.layers(5), gated::smollm3, "one of four blocks without rotation"),
     family(
