@@ -206,6 +206,8 @@ fn what_cannot_be_is_refused() {
     refused("llama", |s| s.n_expert = 4, &["experts", "0 to 0"]);
     refused("mixtral", |s| s.n_expert_used = 5, &["experts used", "1 to 4", "not 5"]);
     refused("qwen2", |s| s.head_dim = 64, &["8 heads of 64", "256"]);
+    refused("olmoe", |s| s.n_head_kv = 2, &["8 heads", "not 2"]);
+    refused("gemma4", |s| s.n_layer = 2, &["blocks", "3 to 512", "not 2"]);
     refused("llama", |s| s.n_embd = usize::MAX, &["width"]);
     let family = synth::family("llama").unwrap();
     let error = synth::write(&path, family, &family.shape(), DType::I32, 1).unwrap_err();

@@ -32,7 +32,9 @@ pub struct Family {
     arch: &'static str,
     exercises: &'static str,
     layers: &'static [usize],
+    least_layers: usize,
     square: bool,
+    grouped: bool,
     refused: bool,
     shape: Shape,
     build: fn(&mut Draft<'_>),
@@ -54,7 +56,8 @@ impl Family {
         self.exercises
     }
 
-    /// Layers to steer in the default shape, lowest first. Above the first lies every kind of block that the family has.
+    /// Layers to steer in the default shape, lowest first. Above the first lies every kind of block that the family has,
+    /// but for the dense ones that only stand at the bottom (deepseek2, afmoe).
     pub fn layers(&self) -> &'static [usize] {
         self.layers
     }

@@ -65,7 +65,7 @@ impl Shape {
         let error = |reason: String| Err(SynthError::Shape { family: family.name, reason });
         let moe = family.shape.n_expert > 0;
         for (what, value, min, max) in [
-            ("blocks", self.n_layer, 1, 512),
+            ("blocks", self.n_layer, family.least_layers, 512),
             ("the width", self.n_embd, 32, 1 << 17),
             ("heads", self.n_head, 1, 1 << 10),
             ("key-value heads", self.n_head_kv, 1, 1 << 10),
@@ -88,6 +88,12 @@ impl Shape {
         }
         if !self.n_head.is_multiple_of(self.n_head_kv) {
             return error(format!("{} key-value heads do not divide {} heads", self.n_head_kv, self.n_head));
+        }
+        if !family.grouped && self.n_head_kv != self.n_head {
+            return error(format!(
+                "each of its {} heads has keys and values of its own, not {}",
+                self.n_head, self.n_head_kv
+            ));
         }
         if family.square && self.n_head * self.head_dim != self.n_embd {
             return error(format!(

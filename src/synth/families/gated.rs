@@ -1,5 +1,6 @@
 //! Dense models with a gated feed-forward network: the llama kind.
 
+use crate::synth::Shape;
 use crate::synth::draft::{Bias, Draft};
 
 /// Norm, attention, norm, network: the block of most models.
@@ -182,4 +183,77 @@ pub(super) fn orion(d: &mut Draft<'_>) {
 
 pub(super) fn baichuan(d: &mut Draft<'_>) {
     llama(d);
+}
+
+pub(super) fn refact(d: &mut Draft<'_>) {
+    llama(d);
+}
+
+pub(super) fn smollm3(d: &mut Draft<'_>) {
+    d.rms();
+    d.tied_embedding();
+    blocks(d, Bias::None);
+}
+
+pub(super) fn glm4(d: &mut Draft<'_>) {
+    d.rms();
+    d.size("rope.dimension_count", d.shape.head_dim / 2);
+    d.embedding();
+    let (n, n_ff) = (d.shape.n_embd, d.shape.n_ff);
+    d.norm("output_norm", n);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        d.attention(i, Bias::Qkv);
+        d.norm(&format!("blk.{i}.post_attention_norm"), n);
+        d.norm(&format!("blk.{i}.ffn_norm"), n);
+        d.matrix(&format!("blk.{i}.ffn_up"), &[n, 2 * n_ff]);
+        d.matrix(&format!("blk.{i}.ffn_down"), &[n_ff, n]);
+        d.norm(&format!("blk.{i}.post_ffw_norm"), n);
+    }
+}
+
+pub(super) fn olmo(d: &mut Draft<'_>) {
+    d.layer_norm();
+    d.constant("attention.clamp_kqv", 6.0);
+    d.embedding();
+    for i in 0..d.shape.n_layer {
+        d.attention(i, Bias::None);
+        d.gated(i, "", d.shape.n_ff);
+    }
+}
+
+pub(super) fn openelm(d: &mut Draft<'_>) {
+    d.rms();
+    d.tied_embedding();
+    let Shape { n_layer, n_embd: n, n_head, n_head_kv, head_dim, n_ff, .. } = d.shape;
+    // The first half of the blocks is narrower, where the sizes can be halved.
+    let half = |size: usize, i: usize| if i < n_layer / 2 && size.is_multiple_of(2) { size / 2 } else { size };
+    let kv: Vec<usize> = (0..n_layer).map(|i| half(n_head_kv, i)).collect();
+    let heads: Vec<usize> = kv.iter().map(|kv| kv * (n_head / n_head_kv)).collect();
+    let ff: Vec<usize> = (0..n_layer).map(|i| half(n_ff, i)).collect();
+    d.sizes("attention.head_count", &heads);
+    d.sizes("attention.head_count_kv", &kv);
+    d.sizes("feed_forward_length", &ff);
+    d.norm("output_norm", n);
+    for i in 0..n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        d.matrix(&format!("blk.{i}.attn_qkv"), &[n, (heads[i] + 2 * kv[i]) * head_dim]);
+        d.matrix(&format!("blk.{i}.attn_output"), &[heads[i] * head_dim, n]);
+        d.head_norms(i);
+        d.norm(&format!("blk.{i}.ffn_norm"), n);
+        d.gated(i, "", ff[i]);
+    }
+}
+
+pub(super) fn bitnet(d: &mut Draft<'_>) {
+    d.rms();
+    d.tied_embedding();
+    blocks(d, Bias::None);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_sub_norm"), d.shape.n_embd);
+        d.norm(&format!("blk.{i}.ffn_sub_norm"), d.shape.n_ff);
+        for matrix in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
+            d.around(&format!("blk.{i}.{matrix}.scale"), &[1], 1.0, 0.1);
+        }
+    }
 }

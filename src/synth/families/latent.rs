@@ -1,15 +1,15 @@
-//! DeepSeek's models: keys and values, in the larger ones queries too, pass through a narrow latent space.
+//! DeepSeek's models and those like them: keys and values, in the larger ones queries too, pass through a latent space.
 
 use crate::synth::draft::Draft;
 
-/// Widths of a head's rotated part.
+/// Width of a head's rotated part.
 fn rotated(d: &Draft<'_>) -> usize {
     d.shape.head_dim / 2
 }
 
 struct Form {
     latent_query: bool,
-    /// Keys and values expanded by one matrix, as files had it before llama.cpp 5140 or so.
+    /// Keys and values expanded by one matrix, as in older files.
     unsplit: bool,
     v3_router: bool,
 }
@@ -78,6 +78,33 @@ fn build(d: &mut Draft<'_>, form: &Form) {
             }
             d.gated(i, "_shexp", n_ff);
         }
+    }
+}
+
+/// Another model with latent attention, expanded to heads, but a dense one.
+pub(super) fn minicpm3(d: &mut Draft<'_>) {
+    let (n, n_head) = (d.shape.n_embd, d.shape.n_head);
+    let (nope, rope) = (d.shape.head_dim, rotated(d));
+    let (latent, value) = (n.min(512), d.shape.head_dim);
+    d.rms();
+    d.size("attention.q_lora_rank", n);
+    d.size("attention.kv_lora_rank", latent);
+    d.size("attention.key_length", nope + rope);
+    d.size("attention.value_length", value);
+    d.size("rope.dimension_count", rope);
+    d.tied_embedding();
+    d.norm("output_norm", n);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        d.matrix(&format!("blk.{i}.attn_q_a"), &[n, n]);
+        d.norm(&format!("blk.{i}.attn_q_a_norm"), n);
+        d.matrix(&format!("blk.{i}.attn_q_b"), &[n, n_head * (nope + rope)]);
+        d.matrix(&format!("blk.{i}.attn_kv_a_mqa"), &[n, latent + rope]);
+        d.norm(&format!("blk.{i}.attn_kv_a_norm"), latent);
+        d.matrix(&format!("blk.{i}.attn_kv_b"), &[latent, n_head * (nope + value)]);
+        d.matrix(&format!("blk.{i}.attn_output"), &[n_head * value, n]);
+        d.norm(&format!("blk.{i}.ffn_norm"), n);
+        d.gated(i, "", d.shape.n_ff);
     }
 }
 

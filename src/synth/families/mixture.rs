@@ -107,3 +107,88 @@ pub(super) fn llama4(d: &mut Draft<'_>) {
         }
     }
 }
+
+pub(super) fn granitemoe(d: &mut Draft<'_>) {
+    d.constant("embedding_scale", 12.0);
+    d.constant("residual_scale", 0.22);
+    d.constant("attention.scale", 1.0 / d.shape.head_dim as f32);
+    d.constant("logit_scale", 4.0);
+    d.size("expert_shared_feed_forward_length", 2 * d.shape.n_ff);
+    d.tied_embedding();
+    blocks(d, Bias::None);
+    for i in 0..d.shape.n_layer {
+        d.gated(i, "_shexp", 2 * d.shape.n_ff);
+    }
+}
+
+pub(super) fn smallthinker(d: &mut Draft<'_>) {
+    const SIGMOID: usize = 2;
+    d.window();
+    d.size("expert_feed_forward_length", d.shape.n_ff);
+    d.size("expert_gating_func", SIGMOID);
+    d.embedding();
+    blocks(d, Bias::None);
+}
+
+pub(super) fn hunyuan_moe(d: &mut Draft<'_>) {
+    d.size("expert_feed_forward_length", d.shape.n_ff);
+    d.size("expert_shared_feed_forward_length", 2 * d.shape.n_ff);
+    d.tied_embedding();
+    blocks(d, Bias::None);
+    for i in 0..d.shape.n_layer {
+        d.head_norms(i);
+        d.gated(i, "_shexp", 2 * d.shape.n_ff);
+    }
+}
+
+pub(super) fn dbrx(d: &mut Draft<'_>) {
+    d.layer_norm();
+    d.constant("attention.clamp_kqv", 6.0);
+    d.embedding();
+    let n = d.shape.n_embd;
+    d.norm("output_norm", n);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        d.fused_attention(i, Bias::None);
+        d.norm(&format!("blk.{i}.attn_output_norm"), n);
+        d.experts(i);
+    }
+}
+
+pub(super) fn arctic(d: &mut Draft<'_>) {
+    d.embedding();
+    blocks(d, Bias::None);
+    for i in 0..d.shape.n_layer {
+        d.gated(i, "", d.shape.n_embd);
+        d.norm(&format!("blk.{i}.ffn_norm_exps"), d.shape.n_embd);
+    }
+}
+
+pub(super) fn afmoe(d: &mut Draft<'_>) {
+    d.rms();
+    d.window();
+    d.size("leading_dense_block_count", 1);
+    d.size("expert_feed_forward_length", d.shape.n_ff);
+    d.size("expert_shared_count", 1);
+    d.constant("expert_weights_scale", 2.5);
+    d.switch("expert_weights_norm", true);
+    d.tied_embedding();
+    let (n, n_ff) = (d.shape.n_embd, d.shape.n_ff);
+    d.norm("output_norm", n);
+    for i in 0..d.shape.n_layer {
+        d.norm(&format!("blk.{i}.attn_norm"), n);
+        d.attention(i, Bias::None);
+        d.head_norms(i);
+        d.matrix(&format!("blk.{i}.attn_gate"), &[n, d.qk().0]);
+        d.norm(&format!("blk.{i}.post_attention_norm"), n);
+        d.norm(&format!("blk.{i}.ffn_norm"), n);
+        if i == 0 {
+            d.gated(i, "", n_ff);
+        } else {
+            d.experts(i);
+            d.bias(&format!("blk.{i}.exp_probs_b"), &[d.shape.n_expert]);
+            d.gated(i, "_shexp", n_ff);
+        }
+        d.norm(&format!("blk.{i}.post_ffw_norm"), n);
+    }
+}

@@ -17,12 +17,34 @@ const fn family(
     build: fn(&mut Draft<'_>),
     exercises: &'static str,
 ) -> Family {
-    Family { name, arch, exercises, layers: &[1, 2], square: false, refused: false, shape, build }
+    Family {
+        name,
+        arch,
+        exercises,
+        layers: &[1, 2],
+        least_layers: 1,
+        square: false,
+        grouped: true,
+        refused: false,
+        shape,
+        build,
+    }
 }
 
 impl Family {
+    /// With layers to steer other than 1 and 2.
     const fn at(self, layers: &'static [usize]) -> Self {
         Self { layers, ..self }
+    }
+
+    /// With a smallest number of blocks: llama.cpp wants one of each kind.
+    const fn at_least(self, least_layers: usize) -> Self {
+        Self { least_layers, ..self }
+    }
+
+    /// With keys and values for each query head.
+    const fn ungrouped(self) -> Self {
+        Self { grouped: false, ..self }
     }
 
     const fn square(self) -> Self {
@@ -47,8 +69,7 @@ pub(super) static ALL: &[Family] = &[
         DENSE.layers(4),
         gated::granite_swa,
         "a window in every block but one, as mistral; sinks; granite's scales",
-    )
-    .at(&[1, 2]),
+    ),
     family("qwen2", "qwen2", DENSE, gated::qwen2, "biases on query, key and value").square(),
     family(
         "qwen3",
@@ -72,15 +93,14 @@ pub(super) static ALL: &[Family] = &[
         gemma::gemma3,
         "a window in five of six blocks, two rotations, head norms",
     )
-    .at(&[3, 1, 5]),
+    .at(&[1, 3, 5]),
     family(
         "gemma3n",
         "gemma3n",
         DENSE.layers(6),
         gemma::gemma3n,
         "alternating updates over four streams, per-layer embeddings, sparse activations",
-    )
-    .at(&[2, 1]),
+    ),
     family(
         "gemma4",
         "gemma4",
@@ -88,7 +108,8 @@ pub(super) static ALL: &[Family] = &[
         gemma::gemma4,
         "keys and values shared between blocks, two head widths, per-layer embeddings",
     )
-    .at(&[2, 5]),
+    .at(&[2, 5])
+    .at_least(3),
     family(
         "phi2",
         "phi2",
@@ -106,9 +127,7 @@ pub(super) static ALL: &[Family] = &[
     )
     .square(),
     family("olmo2", "olmo2", DENSE, gated::olmo2, "norms after the sublayers only, norms over all heads").square(),
-    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks")
-        .square()
-        .at(&[2, 1]),
+    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks").square(),
     family("granite", "granite", DENSE, gated::granite, "scales on embedding, residual, attention and logits"),
     family("stablelm", "stablelm", DENSE, gated::stablelm, "LayerNorm with a gated network, part of the head rotated")
         .square(),
@@ -151,8 +170,7 @@ pub(super) static ALL: &[Family] = &[
         gated::cohere2,
         "command-r with a window and rotation in three of four blocks",
     )
-    .square()
-    .at(&[2, 1]),
+    .square(),
     family("bloom", "bloom", DENSE.heads(8, 8, 32), plain::bloom, "ALiBi, norm on the embedding").square(),
     family("mpt", "mpt", DENSE.heads(8, 8, 32), plain::mpt, "ALiBi, clamped projections, no biases").square(),
     family("qwen2moe", "qwen2moe", MOE, mixture::qwen2moe, "experts and a gated shared expert").square(),
@@ -164,28 +182,32 @@ pub(super) static ALL: &[Family] = &[
         mixture::olmoe,
         "experts whose weights are not renormalised, norms over all heads",
     )
-    .square(),
+    .square()
+    .ungrouped(),
     family(
         "deepseek2",
         "deepseek2",
         MOE.heads(8, 8, 32).layers(4).experts(8, 2),
         latent::deepseek2,
         "latent attention, sigmoid router with bias and groups, shared expert, dense first block",
-    ),
+    )
+    .ungrouped(),
     family(
         "deepseek2-lite",
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::lite,
         "latent attention without a latent query, softmax router",
-    ),
+    )
+    .ungrouped(),
     family(
         "deepseek2-unsplit",
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::unsplit,
         "latent attention expanded to heads, as in older files",
-    ),
+    )
+    .ungrouped(),
     family(
         "gpt-oss",
         "gpt-oss",
@@ -197,18 +219,79 @@ pub(super) static ALL: &[Family] = &[
     family(
         "llama4",
         "llama4",
-        MOE.layers(5).experts(4, 1),
+        MOE.layers(6).experts(4, 1),
         mixture::llama4,
         "expert weights before the experts, every second block dense, one of four without rotation",
-    ),
+    )
+    .at_least(4),
     family("nemotron", "nemotron", DENSE, plain::nemotron, "squared ReLU, LayerNorm with 1 added to its weights")
         .square(),
     family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
     family("orion", "orion", DENSE, gated::orion, "llama with LayerNorm").square(),
-    family("baichuan", "baichuan", DENSE.heads(8, 8, 32), gated::baichuan, "llama with rotation of halves").square(),
+    family(
+        "baichuan",
+        "baichuan",
+        DENSE.heads(8, 8, 32),
+        gated::baichuan,
+        "llama without positions (llama.cpp rotates at depth 32 only)",
+    )
+    .square(),
+    family("refact", "refact", DENSE, gated::refact, "ALiBi with a gated network"),
+    family("smollm3", "smollm3", DENSE.layers(5), gated::smollm3, "one of four blocks without rotation"),
+    family(
+        "glm4",
+        "glm4",
+        DENSE,
+        gated::glm4,
+        "norms before and after, fused gate-up matrix, half of the head rotated",
+    )
+    .square(),
+    family("olmo", "olmo", DENSE, gated::olmo, "LayerNorm without weights, clamped projections").square(),
+    family("openelm", "openelm", DENSE.layers(4), gated::openelm, "blocks of different widths"),
+    family("bitnet", "bitnet", DENSE, gated::bitnet, "norms inside the sublayers, a scale for each matrix").square(),
+    family(
+        "starcoder",
+        "starcoder",
+        Shape { n_ctx: 512, ..DENSE.heads(8, 1, 32) },
+        plain::gpt2,
+        "gpt2 with one key-value head",
+    )
+    .square(),
+    family("apertus", "apertus", DENSE, plain::apertus, "xIELU, head norms"),
+    family(
+        "minicpm3",
+        "minicpm3",
+        DENSE.heads(8, 8, 32),
+        latent::minicpm3,
+        "latent attention in a dense model, scaled residual",
+    )
+    .ungrouped(),
+    family("granitemoe", "granitemoe", MOE, mixture::granitemoe, "granite with experts and a shared expert"),
+    family(
+        "smallthinker",
+        "smallthinker",
+        MOE.layers(5),
+        mixture::smallthinker,
+        "router before the attention, ReLU experts, three of four blocks rotated",
+    )
+    .at_least(2),
+    family("hunyuan-moe", "hunyuan-moe", MOE, mixture::hunyuan_moe, "head norms after the rotation, a shared expert"),
+    family("dbrx", "dbrx", MOE, mixture::dbrx, "experts with LayerNorm, clamped projections").square(),
+    family("arctic", "arctic", MOE, mixture::arctic, "dense network beside the experts").square(),
+    family(
+        "afmoe",
+        "afmoe",
+        MOE.layers(5),
+        mixture::afmoe,
+        "gated attention, norms before and after, window in three of four blocks, shared expert",
+    ),
     family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
     family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
         .square()
-        .refused(),
-    family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder").square().refused(),
+        .refused()
+        .at_least(2),
+    family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder")
+        .square()
+        .refused()
+        .ungrouped(),
 ];

@@ -86,6 +86,16 @@ pub(super) fn nemotron(d: &mut Draft<'_>) {
     separate_blocks(d, false);
 }
 
+pub(super) fn apertus(d: &mut Draft<'_>) {
+    arcee(d);
+    for i in 0..d.shape.n_layer {
+        d.head_norms(i);
+    }
+    for (key, value) in [("alpha_n", 0.8), ("alpha_p", 0.8), ("beta", 0.5), ("eps", -1e-6)] {
+        d.meta.set_f32s(&format!("xielu.{key}"), &vec![value; d.shape.n_layer]);
+    }
+}
+
 pub(super) fn arcee(d: &mut Draft<'_>) {
     d.rms();
     d.embedding();
