@@ -1,12 +1,13 @@
 //! The gradient against central differences of the lifted graph.
 
+use super::LIMIT;
 use crate::train::{Engine, EngineError, Example, length, median};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Step in percent of the median residual norm. In gemma the slope along the gradient changes by a third within 1 %; below
-/// 0.1 % rounding takes over.
-const STEP_PERCENT: f64 = 0.2;
+/// Steps in percent of the median residual norm. In gemma the slope along the gradient changes by a third within 1 %; below
+/// 0.1 % rounding takes over. A model with kinks (ReLU) wants the shorter one: fewer lie within the step.
+const STEPS_PERCENT: [f64; 2] = [0.2, 0.05];
 
 /// What the comparison found.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,8 +85,15 @@ pub fn central_differences(
 ) -> Result<Differences, EngineError> {
     let mut random = Random::new(example, engine.model().n_embd(), seed);
     let example = &engine.freeze_choices(example, at)?;
+    let u: Vec<Vec<f64>> = (0..n_random).map(|_| random.next(1.0)).collect();
     engine.set_smooth(true);
-    let found = compare(engine, example, at, n_random, &mut random);
+    let mut found = compare(engine, example, at, &random.units, &u, STEPS_PERCENT[0]);
+    if found.as_ref().is_ok_and(|d| d.relative_error > LIMIT / 2.0) {
+        let again = compare(engine, example, at, &random.units, &u, STEPS_PERCENT[1]);
+        found = found.and_then(|a| {
+            Ok(if again.as_ref().is_ok_and(|b| b.relative_error < a.relative_error) { again? } else { a })
+        });
+    }
     engine.set_smooth(false);
     found
 }
@@ -94,24 +102,25 @@ fn compare(
     engine: &mut Engine,
     example: &Example,
     at: &[f32],
-    n_random: usize,
-    random: &mut Random,
+    units: &[f64],
+    random: &[Vec<f64>],
+    step_percent: f64,
 ) -> Result<Differences, EngineError> {
     let gap = |engine: &mut Engine, x: &[f32]| -> Result<f64, EngineError> {
         Ok(engine.run(example, x, false)?.logp.iter().map(|p| p.gap()).sum())
     };
     let g = gradient(engine, example, at)?;
     // The gradient's own direction, of the length that the random ones have.
-    let scale = length(&random.units) / length(&g);
+    let scale = length(units) / length(&g);
     let mut directions = vec![g.iter().map(|x| x * scale).collect::<Vec<f64>>()];
-    directions.extend((0..n_random).map(|_| random.next(1.0)));
+    directions.extend_from_slice(random);
     let (mut numeric, mut analytic) = (Vec::new(), Vec::new());
     for u in &directions {
         let mut slope = |h: f64| -> Result<f64, EngineError> {
             let to = |s: f64| at.iter().zip(u).map(|(&v, u)| (f64::from(v) + s * h * u) as f32).collect::<Vec<f32>>();
             Ok((gap(engine, &to(1.0))? - gap(engine, &to(-1.0))?) / (2.0 * h))
         };
-        let h = STEP_PERCENT / 100.0;
+        let h = step_percent / 100.0;
         let (wide, narrow) = (slope(h)?, slope(h / 2.0)?);
         numeric.push((4.0 * narrow - wide) / 3.0);
         analytic.push(u.iter().zip(&g).map(|(a, b)| a * b).sum::<f64>());
@@ -121,7 +130,7 @@ fn compare(
         directions: directions.len(),
         relative_error: length(&diff) / length(&analytic),
         cosine: cosine(&numeric, &analytic),
-        step_percent: STEP_PERCENT,
+        step_percent,
     })
 }
 

@@ -233,10 +233,8 @@ impl Lifter<'_> {
     /// True for a node below the entry that computes something. What only looks at other values, or is made of leaves
     /// alone, is lifted as it is.
     fn is_constant(&self, node: &RawNode) -> bool {
-        let looks = matches!(
-            node.op,
-            sys::GGML_OP_VIEW | sys::GGML_OP_RESHAPE | sys::GGML_OP_PERMUTE | sys::GGML_OP_TRANSPOSE
-        );
+        let looks =
+            matches!(node.op, sys::GGML_OP_VIEW | sys::GGML_OP_RESHAPE | sys::GGML_OP_PERMUTE | sys::GGML_OP_TRANSPOSE);
         !looks && node.src.iter().flatten().any(|s| self.capture.index.contains_key(s))
     }
 
@@ -410,6 +408,10 @@ impl Lifter<'_> {
                 let y = arg(self, 1)?;
                 self.out.graph.concat(x, y, node.params[0] as usize).map_err(wrap)?
             }
+            // Only what is appended: pairs of numbers before and after each dimension, and whether it wraps around.
+            sys::GGML_OP_PAD if [0, 2, 4, 6, 8].iter().all(|&i| node.params[i] == 0) => {
+                self.out.graph.pad(x, [1, 3, 5, 7].map(|i| node.params[i] as usize))
+            }
             sys::GGML_OP_GET_ROWS => {
                 let ids = arg(self, 1)?;
                 self.out.graph.get_rows(x, ids).map_err(wrap)?
@@ -564,11 +566,13 @@ impl Lifter<'_> {
         let transposed = write.ne[0] == 1 && read.nb[1] > read.nb[2];
         let (head, n_head, cells) =
             if transposed { (read.ne[2], read.ne[1], read.ne[0]) } else { (read.ne[0], read.ne[1], read.ne[2]) };
-        let width = head * n_head;
+        // Where layers differ in width, all write rows of the widest one, padded.
+        let width = if transposed { ids.len() / t } else { head * n_head };
         // Tokens must sit in cells 0..t in order: then the written value is the cache's content.
         let in_order = if transposed {
             let cell_stride = read.nb[2] / read.nb[0]; // elements from one channel of a head to the next
             ids.len() == width * t
+                && width >= head * n_head
                 && ids.iter().enumerate().all(|(i, &id)| id as usize == (i % width) * cell_stride + i / width)
         } else {
             ids.len() == t && ids.iter().enumerate().all(|(i, &id)| id as usize == i)
@@ -583,7 +587,13 @@ impl Lifter<'_> {
         let g = &mut self.out.graph;
         // Fused projections are written to the cache as windows into their rows.
         let written = g.contiguous(written);
-        let rows = g.reshape(written, [head, n_head, t, 1]).map_err(wrap)?;
+        let mut rows = g.reshape(written, [width, t, 1, 1]).map_err(wrap)?;
+        if width > head * n_head {
+            let nb = g.node(rows).nb;
+            rows = g.view(rows, [head * n_head, t, 1, 1], nb, 0).map_err(wrap)?;
+            rows = g.contiguous(rows);
+        }
+        let rows = g.reshape(rows, [head, n_head, t, 1]).map_err(wrap)?;
         let padded = g.pad(rows, [0, 0, extra, 0]); // [head, n_head, n_kv]
         if !transposed {
             return Ok(padded);

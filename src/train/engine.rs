@@ -619,8 +619,10 @@ impl Layout {
     /// The pair of each row of the residual stream at an entry.
     fn row_pair(&self, entry: &Entry) -> Result<Vec<usize>, EngineError> {
         let n_rows = entry.norms.len();
-        if n_rows == self.token_pair.len() {
-            Ok(self.token_pair.clone())
+        let n_tokens = self.token_pair.len();
+        if n_rows > 0 && n_rows.is_multiple_of(n_tokens) {
+            // One stream, or several, one after the other (gemma 3n).
+            Ok(self.token_pair.iter().copied().cycle().take(n_rows).collect())
         } else if n_rows == self.output_tokens.len() {
             // At the last layer llama.cpp keeps only the rows whose logits were asked for.
             Ok(self.output_tokens.iter().map(|&t| self.token_pair[t]).collect())
