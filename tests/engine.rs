@@ -173,7 +173,7 @@ fn gradient(engine: &mut Engine, pair: &TokenizedPair, d: f64, v: &[f32]) -> (f6
 #[test]
 fn smol_in_f32() {
     let Some(model) = SMOL.as_ref() else { return };
-    let copy = F32Copy::new(model, 1).unwrap();
+    let copy = F32Copy::new(model).unwrap();
     let model = copy.model();
     let pairs = builtin_pairs(model).unwrap();
     let refs: Vec<&TokenizedPair> = pairs.iter().collect();
@@ -221,7 +221,7 @@ fn smol_in_f32() {
 #[test]
 fn gemma_in_f32() {
     let Some(model) = GEMMA.as_ref() else { return };
-    let copy = F32Copy::new(model, 1).unwrap();
+    let copy = F32Copy::new(model).unwrap();
     let pairs = builtin_pairs(copy.model()).unwrap();
     for (layer, line) in [(9, 1e-2), (17, 1e-3)] {
         let mut engine = engine(copy.model(), layer, &pairs[..1]);

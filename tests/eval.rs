@@ -108,7 +108,7 @@ fn shared_equals_unshared_in_f32() {
     let Some(path) = common::model(SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let f32_path = dir.path().join("f32.gguf");
-    bidpo::llama::to_f32(&path, &f32_path, 1).unwrap();
+    bidpo::llama::to_f32(&path, &f32_path).unwrap();
     let model = Model::load(&f32_path, &ModelParams::default()).unwrap();
     assert!(largest_difference(&model, Some(&vector(&model))) < 1e-3);
 }

@@ -139,7 +139,7 @@ fn every_type_holds_the_values_and_runs() {
             assert_eq!(stored(matrix), dtype(name), "{matrix}");
         }
         assert_eq!(stored("blk.0.attn_norm.weight"), DType::F32);
-        llama::to_f32(&file, &copy, 1).unwrap();
+        llama::to_f32(&file, &copy).unwrap();
         let read = GgufFile::open(&copy).unwrap().read_f32(tensor).unwrap();
         let exact = values.get_or_insert_with(|| read.clone());
         let square = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>();

@@ -51,13 +51,13 @@ impl F32Copy {
     ///
     /// # Errors
     /// [`LlamaError`] when the file cannot be written or loaded.
-    pub fn new(model: &Model, n_threads: u32) -> Result<Self, LlamaError> {
+    pub fn new(model: &Model) -> Result<Self, LlamaError> {
         let folder = tempfile::Builder::new()
             .prefix("bidpo-f32-")
             .tempdir()
             .map_err(|source| LlamaError::Read { path: std::env::temp_dir(), source })?;
         let file = folder.path().join("f32.gguf");
-        llama::to_f32(model.path(), &file, n_threads)?;
+        llama::to_f32(model.path(), &file)?;
         Ok(Self { model: Model::load(&file, &ModelParams::default())?, _folder: folder })
     }
 

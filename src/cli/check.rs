@@ -38,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None
     } else {
         eprintln!("making an f32 copy of {} ...", model.path().display());
-        Some(F32Copy::new(&model, threads).context("making the f32 copy (--no-f32 leaves out what needs it)")?)
+        Some(F32Copy::new(&model).context("making the f32 copy (--no-f32 leaves out what needs it)")?)
     };
     let checks = check(&model, copy.as_ref().map(F32Copy::model), &[layer], &pairs, threads)?;
     let mut golds_compared: Vec<GoldResult> = Vec::new();

@@ -147,16 +147,63 @@ impl GgufFile {
         self.tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.ne))
     }
 
+    /// Opens a model and, where it is split over several files (`NAME-00001-of-00003.gguf`), the others.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`]; [`LlamaError::Gguf`] when the first file is not called so, or another is given.
+    pub fn open_parts(path: &Path) -> Result<Vec<Self>, LlamaError> {
+        let first = Self::open(path)?;
+        let count = match first.get("split.count") {
+            Some(GgufValue::Int(n)) if *n > 1 => *n,
+            _ => return Ok(vec![first]),
+        };
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(stem) = name.strip_suffix(&format!("-00001-of-{count:05}.gguf")) else {
+            return Err(LlamaError::Gguf(format!(
+                "{} is one of {count} parts of a model: name the first, called ...-00001-of-{count:05}.gguf",
+                path.display()
+            )));
+        };
+        let mut parts = vec![first];
+        for i in 2..=count {
+            parts.push(Self::open(&path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf")))?);
+        }
+        Ok(parts)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&TensorInfo, LlamaError> {
+        self.tensors
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| LlamaError::Gguf(format!("{} has no tensor {name}", self.path.display())))
+    }
+
+    /// Reads the bytes of a tensor, at most `piece` at a time.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] when there is no such tensor; [`LlamaError::Read`] when the file fails.
+    pub fn read_pieces(&self, name: &str, piece: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), LlamaError> {
+        let t = self.tensor(name)?;
+        let read_error = |source| LlamaError::Read { path: self.path.clone(), source };
+        let mut left = t.dtype.row_bytes(t.ne[0]) * t.ne[1] * t.ne[2] * t.ne[3];
+        let mut bytes = vec![0u8; piece.clamp(1, left.max(1))];
+        let mut file = std::fs::File::open(&self.path).map_err(read_error)?;
+        file.seek(SeekFrom::Start(t.offset)).map_err(read_error)?;
+        while left > 0 {
+            let n = bytes.len().min(left);
+            file.read_exact(&mut bytes[..n]).map_err(read_error)?;
+            take(&bytes[..n]);
+            left -= n;
+        }
+        Ok(())
+    }
+
     /// Reads an F32 tensor, `ne[0]` fastest.
     ///
     /// # Errors
     /// [`LlamaError::Gguf`] when there is no such tensor or it is not F32; [`LlamaError::Read`] when the file fails.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, LlamaError> {
-        let t = self
-            .tensors
-            .iter()
-            .find(|t| t.name == name)
-            .ok_or_else(|| LlamaError::Gguf(format!("{} has no tensor {name}", self.path.display())))?;
+        let t = self.tensor(name)?;
         if t.dtype != DType::F32 {
             return Err(LlamaError::Gguf(format!(
                 "{}: tensor {name} is {}, bidpo reads f32 here",
@@ -164,12 +211,11 @@ impl GgufFile {
                 t.dtype.name()
             )));
         }
-        let read_error = |source| LlamaError::Read { path: self.path.clone(), source };
-        let mut bytes = vec![0u8; t.ne.iter().product::<usize>() * 4];
-        let mut file = std::fs::File::open(&self.path).map_err(read_error)?;
-        file.seek(SeekFrom::Start(t.offset)).map_err(read_error)?;
-        file.read_exact(&mut bytes).map_err(read_error)?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let mut values = Vec::with_capacity(t.ne.iter().product::<usize>());
+        self.read_pieces(name, 1 << 20, &mut |bytes| {
+            values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        })?;
+        Ok(values)
     }
 }
 
@@ -236,6 +282,34 @@ impl GgufWriter {
         init();
         // SAFETY: no arguments; the context is freed in drop.
         Self { raw: unsafe { sys::gguf_init_empty() }, tensors: Vec::new() }
+    }
+
+    /// A file with the metadata of another.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] when that one cannot be read.
+    pub fn with_meta_of(path: &Path) -> Result<Self, LlamaError> {
+        let writer = Self::new();
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| LlamaError::Gguf(format!("{}: the path holds a NUL byte", path.display())))?;
+        let _ = last_log_lines();
+        // SAFETY: the path is NUL-terminated; no ggml context is asked for, so only metadata is read; set_kv copies.
+        unsafe {
+            let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
+            let from = sys::gguf_init_from_file(c_path.as_ptr(), params);
+            if from.is_null() {
+                return Err(LlamaError::Gguf(format!("{} cannot be read: {}", path.display(), last_log_lines())));
+            }
+            sys::gguf_set_kv(writer.raw, from);
+            sys::gguf_free(from);
+        }
+        Ok(writer)
+    }
+
+    /// Takes a key out again, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        // SAFETY: raw is alive.
+        unsafe { sys::gguf_remove_key(self.raw, Self::key(key).as_ptr()) };
     }
 
     fn key(key: &str) -> CString {

@@ -24,7 +24,7 @@ pub use device::{
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
-pub use quantize::{quantize, to_f32};
+pub use quantize::{dequantize, quantize, to_f32};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};
 

@@ -1,38 +1,68 @@
 //! Between F32 and the types that weights are kept in.
 
-use super::{DType, LlamaError, init, logging::last_log_lines, sys};
-use std::ffi::CString;
+use super::{DType, GgufFile, GgufWriter, LlamaError, sys};
 use std::path::Path;
 
-/// Writes an F32 copy of the model `from` to `to` (the values are exactly the de-quantized ones).
+/// Values de-quantized at a time.
+const PIECE: usize = 1 << 20;
+
+/// Writes an F32 copy of the model `from` to `to`: every tensor of floats, exactly de-quantized. Of a model that is split
+/// over several files, `from` is the first.
 ///
 /// # Errors
-/// [`LlamaError::Gguf`] with llama.cpp's reason.
-pub fn to_f32(from: &Path, to: &Path, n_threads: u32) -> Result<(), LlamaError> {
-    init();
-    let c = |p: &Path| {
-        CString::new(p.as_os_str().as_encoded_bytes())
-            .map_err(|_| LlamaError::Gguf(format!("{}: the path holds a NUL byte", p.display())))
-    };
-    let (c_from, c_to) = (c(from)?, c(to)?);
-    let _ = last_log_lines();
-    // SAFETY: the defaults are a plain struct; both paths are NUL-terminated and outlive the call.
-    let code = unsafe {
-        let mut p = sys::llama_model_quantize_default_params();
-        p.nthread = n_threads as i32;
-        p.ftype = sys::LLAMA_FTYPE_ALL_F32;
-        p.allow_requantize = true;
-        sys::llama_model_quantize(c_from.as_ptr(), c_to.as_ptr(), &raw const p)
-    };
-    if code != 0 {
-        return Err(LlamaError::Gguf(format!(
-            "cannot de-quantize {} to {}: {}",
-            from.display(),
-            to.display(),
-            last_log_lines()
-        )));
+/// [`LlamaError::Gguf`] or [`LlamaError::Read`] naming the file.
+pub fn to_f32(from: &Path, to: &Path) -> Result<(), LlamaError> {
+    let files = GgufFile::open_parts(from)?;
+    let mut writer = GgufWriter::with_meta_of(from)?;
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        writer.remove(key);
     }
-    Ok(())
+    writer.set_u32("general.file_type", 0);
+    let mut sources = Vec::new();
+    for file in &files {
+        for (name, dtype, ne) in file.tensors() {
+            writer.declare(name, if dtype.is_float() { DType::F32 } else { dtype }, ne);
+            sources.push((file, name, dtype, ne));
+        }
+    }
+    writer.write_with(to, &mut |i, sink| {
+        let (file, name, dtype, ne) = sources[i];
+        // Whole rows: a row is whole blocks.
+        let rows = (PIECE / ne[0].max(1)).max(1);
+        let mut failed = Ok(());
+        file.read_pieces(name, rows * dtype.row_bytes(ne[0]), &mut |bytes| {
+            if failed.is_ok() {
+                failed = if dtype.is_float() {
+                    let values = dequantize(dtype, bytes);
+                    sink.push(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+                } else {
+                    sink.push(bytes)
+                };
+            }
+        })?;
+        failed
+    })
+}
+
+/// The numbers that whole blocks of a type of floats stand for.
+///
+/// # Panics
+/// For a type that is none of floats, or bytes that are no whole number of blocks: mistakes of the caller.
+pub fn dequantize(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    assert!(dtype.is_float(), "{} holds no floats", dtype.name());
+    let block_bytes = dtype.row_bytes(dtype.block());
+    assert!(bytes.len().is_multiple_of(block_bytes), "{} bytes are no whole blocks of {}", bytes.len(), dtype.name());
+    let n = bytes.len() / block_bytes * dtype.block();
+    let mut values = vec![0.0f32; n];
+    // SAFETY: bytes holds n values of the type, values has room for n.
+    unsafe {
+        match (*sys::ggml_get_type_traits(dtype.0)).to_float {
+            Some(convert) => convert(bytes.as_ptr().cast(), values.as_mut_ptr(), n as i64),
+            // F32 has no conversion.
+            None => std::ptr::copy_nonoverlapping(bytes.as_ptr(), values.as_mut_ptr().cast(), bytes.len()),
+        }
+    }
+    values
 }
 
 impl DType {
@@ -67,6 +97,12 @@ impl DType {
         Self(sys::GGML_TYPE_Q1_0),
         Self(sys::GGML_TYPE_Q2_0),
     ];
+
+    /// True for F32 and every type that ggml turns into F32.
+    pub fn is_float(self) -> bool {
+        // SAFETY: the traits of a type are static.
+        self == Self::F32 || unsafe { (*sys::ggml_get_type_traits(self.0)).to_float.is_some() }
+    }
 
     /// The weight type that ggml calls `name` (`q4_k`, `IQ4_XS`: case does not matter), if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
