@@ -63,12 +63,16 @@ pub struct ModelArgs {
     /// Threads to compute with [default: the machine's cores].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
+    /// Let llama.cpp repack the weights for this CPU, as its own programs do. What needs them as they lie in the file
+    /// (training) then keeps a second copy.
+    #[arg(long)]
+    pub repack: bool,
 }
 
 impl ModelArgs {
-    /// Loads the model with its weights as they lie in the file.
+    /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
-        Ok(Model::load(&self.model, &ModelParams::default())?)
+        Ok(Model::load(&self.model, &ModelParams { plain_weights: !self.repack, ..ModelParams::default() })?)
     }
 
     /// The number of threads to use.

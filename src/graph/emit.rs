@@ -192,6 +192,13 @@ impl Built {
                         }
                         tensors[i] = w.id().ptr();
                     }
+                    Op::MulMatT | Op::MulMatIdT => {
+                        let w = node.src[0];
+                        let tensor = plain(graph, w, bind.weights, &tensors)?;
+                        let forward = std::mem::replace(&mut tensors[w.0 as usize], tensor);
+                        tensors[i] = emit(arena.0, node, &tensors, task, smooth);
+                        tensors[w.0 as usize] = forward;
+                    }
                     _ => tensors[i] = emit(arena.0, node, &tensors, task, smooth),
                 }
             }
@@ -345,6 +352,29 @@ fn needed(graph: &Graph, wanted: &[Value]) -> Vec<bool> {
         }
     }
     needed
+}
+
+/// The tensor of a weight, or of a view of one, that our kernels can read.
+fn plain(
+    graph: &Graph,
+    w: Value,
+    weights: &[Weight],
+    tensors: &[*mut sys::ggml_tensor],
+) -> Result<*mut sys::ggml_tensor, RunError> {
+    let mut at = w;
+    while !matches!(graph.node(at).op, Op::Weight(_) | Op::Input(_)) && !graph.node(at).src.is_empty() {
+        at = graph.node(at).src[0];
+    }
+    let Op::Weight(id) = graph.node(at).op else { return Ok(tensors[w.0 as usize]) };
+    let weight = &weights[id.0 as usize];
+    let unreadable = |why: &str| RunError::Binding(format!("weight {} {why}", weight.node().name()));
+    if at == w {
+        return weight.plain_ptr().ok_or_else(|| unreadable("cannot be read by the CPU where llama.cpp keeps it"));
+    }
+    if weight.node().is_host() {
+        return Ok(tensors[w.0 as usize]);
+    }
+    Err(unreadable("is used through a view, and not in host memory: load the model without repacking"))
 }
 
 fn elem_type(elem: Elem) -> sys::ggml_type {

@@ -360,6 +360,16 @@ impl Graph {
         self.node(v).ne
     }
 
+    /// Weights that a product with their transpose reads: as they lie in the file, whatever form the forward pass uses.
+    pub fn transposed_weights(&self) -> impl Iterator<Item = WeightId> {
+        self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT)).filter_map(|n| {
+            match self.node(n.src[0]).op {
+                Op::Weight(id) => Some(id),
+                _ => None,
+            }
+        })
+    }
+
     /// Number of inputs declared.
     pub fn n_inputs(&self) -> usize {
         self.n_inputs as usize

@@ -11,6 +11,7 @@ mod device;
 mod gguf;
 mod logging;
 mod model;
+mod plain;
 mod quantize;
 mod sampler;
 mod tap;
@@ -24,6 +25,7 @@ pub use device::{
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
+pub use plain::PlainTensor;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};

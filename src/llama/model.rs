@@ -1,10 +1,11 @@
 //! A loaded model and its vocabulary.
 
-use super::{LlamaError, Token, init, logging::last_log_lines, sys};
+use super::{DType, LlamaError, PlainTensor, Token, init, logging::last_log_lines, sys};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct Model {
     raw: *mut sys::llama_model,
     vocab: *const sys::llama_vocab,
     path: PathBuf,
+    /// Plain copies of weights that the CPU cannot read where llama.cpp keeps them, made when first asked for.
+    plain: Mutex<HashMap<String, Arc<PlainTensor>>>,
 }
 
 // SAFETY: llama.cpp never writes to a model after loading; all calls made here through &self are reads.
@@ -84,7 +87,21 @@ impl Model {
         }
         // SAFETY: raw is a live model.
         let vocab = unsafe { sys::llama_model_get_vocab(raw) };
-        Ok(Arc::new(Self { raw, vocab, path: path.to_owned() }))
+        Ok(Arc::new(Self { raw, vocab, path: path.to_owned(), plain: Mutex::default() }))
+    }
+
+    /// A plain copy of one of the model's tensors, read from the file at the first call.
+    ///
+    /// # Errors
+    /// As [`PlainTensor::load`].
+    pub(super) fn plain(&self, name: &str, dtype: DType, ne: [usize; 4]) -> Result<Arc<PlainTensor>, LlamaError> {
+        let mut plain = self.plain.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(tensor) = plain.get(name) {
+            return Ok(Arc::clone(tensor));
+        }
+        let tensor = Arc::new(PlainTensor::load(self, name, dtype, ne)?);
+        plain.insert(name.to_owned(), Arc::clone(&tensor));
+        Ok(tensor)
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {
@@ -130,6 +147,13 @@ impl Model {
     /// True for models that carry a recurrent state (mamba, rwkv) instead of, or beside, a KV cache.
     pub fn is_recurrent(&self) -> bool {
         unsafe { sys::llama_model_is_recurrent(self.raw) || sys::llama_model_is_hybrid(self.raw) }
+    }
+
+    /// True for models that write no text from left to right: encoders (BERT) and diffusion models.
+    pub fn is_not_causal(&self) -> bool {
+        let attention = self.meta(&format!("{}.attention.causal", self.architecture()));
+        attention.as_deref() == Some("false")
+            || unsafe { !sys::llama_model_has_decoder(self.raw) || sys::llama_model_is_diffusion(self.raw) }
     }
 
     /// True for encoder-decoder models.

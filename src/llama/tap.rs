@@ -1,6 +1,6 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
-use super::{Model, sys};
+use super::{LlamaError, Model, PlainTensor, sys};
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -66,12 +66,35 @@ pub struct Node<'a> {
 pub struct Weight {
     raw: *mut sys::ggml_tensor,
     model: Arc<Model>,
+    plain: Option<Arc<PlainTensor>>,
 }
 
 impl Weight {
     /// The tensor, to be read.
     pub fn node(&self) -> Node<'_> {
         Node { raw: self.raw, model: &self.model }
+    }
+
+    /// Makes sure that the CPU can read the weight as it lies in the file: where llama.cpp keeps it in another form or
+    /// memory, a copy of it is read.
+    ///
+    /// # Errors
+    /// As [`PlainTensor::load`].
+    pub fn make_plain(&mut self) -> Result<(), LlamaError> {
+        let node = self.node();
+        if !node.is_host() && self.plain.is_none() {
+            self.plain = Some(self.model.plain(&node.name(), node.dtype(), node.ne())?);
+        }
+        Ok(())
+    }
+
+    /// The weight's tensor as it lies in the file, None where the CPU cannot read it and [`Weight::make_plain`] was not
+    /// called.
+    pub(crate) fn plain_ptr(&self) -> Option<*mut sys::ggml_tensor> {
+        match &self.plain {
+            Some(plain) => Some(plain.raw()),
+            None => self.node().is_host().then_some(self.raw),
+        }
     }
 }
 
@@ -84,7 +107,11 @@ impl<'a> Node<'a> {
 
     /// The tensor as a weight that outlives the graph, if it is one of the model's.
     pub fn weight(&self) -> Option<Weight> {
-        (self.is_leaf() && self.is_weight()).then(|| Weight { raw: self.raw, model: Arc::clone(self.model) })
+        (self.is_leaf() && self.is_weight()).then(|| Weight {
+            raw: self.raw,
+            model: Arc::clone(self.model),
+            plain: None,
+        })
     }
 
     fn t(&self) -> &sys::ggml_tensor {

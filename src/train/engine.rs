@@ -227,6 +227,10 @@ impl Engine {
         let head = graph.log_prob_head(lifted.logits)?;
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
         let grads = differentiate_within(&mut graph, lifted.logits, head, &at, self.attention)?;
+        let mut weights = lifted.weights;
+        for id in graph.transposed_weights() {
+            weights[id.0 as usize].make_plain()?;
+        }
         let mut inputs = lifted.inputs;
         inputs[lifted.residual.0 as usize] = Data::F32(residual);
         Ok(Example {
@@ -237,7 +241,7 @@ impl Engine {
             head,
             grads,
             inputs,
-            weights: lifted.weights,
+            weights,
             labels: layout.labels,
             owners: layout.owners,
             row_pair,
@@ -505,6 +509,13 @@ pub fn check_model(model: &Model, layer: usize) -> Result<(), EngineError> {
     if model.has_encoder() {
         return Err(EngineError::Model(format!(
             "{} is an encoder-decoder model ({arch}): bidpo trains on decoders only",
+            model.path().display()
+        )));
+    }
+    if model.is_not_causal() {
+        return Err(EngineError::Model(format!(
+            "{} does not write from left to right ({arch}, an encoder or a diffusion model): bidpo trains on \
+             autoregressive decoders",
             model.path().display()
         )));
     }
