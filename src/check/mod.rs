@@ -4,10 +4,12 @@
 mod checks;
 mod difference;
 mod gold;
+mod synthetic;
 
 pub use checks::{Checks, EngineChecks, LIMIT, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
+pub use synthetic::{SyntheticError, check_synthetic};
 
 use crate::data::TokenizedPair;
 use crate::llama::{self, LlamaError, Model, ModelParams};

@@ -1,0 +1,45 @@
+//! The checks on random models: every architecture, every type of weight.
+
+use super::{Checks, F32Copy, builtin_pairs, check};
+use crate::llama::{DType, LlamaError, Model, ModelParams};
+use crate::synth::{self, Family, SynthError};
+use crate::train::EngineError;
+
+/// A random model that could not be made or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum SyntheticError {
+    /// Making it.
+    #[error(transparent)]
+    Synth(#[from] SynthError),
+    /// Loading it.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// Checking it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Makes a random model of a family with weights of one type in the temporary folder and runs [`check`] on it, gradient
+/// included. `repack`: with weights that llama.cpp repacks for this CPU.
+///
+/// # Errors
+/// [`SyntheticError`]; a check that fails is no error.
+pub fn check_synthetic(
+    family: &Family,
+    dtype: DType,
+    layers: &[usize],
+    repack: bool,
+    n_threads: u32,
+) -> Result<Checks, SyntheticError> {
+    let folder = tempfile::Builder::new()
+        .prefix("bidpo-synth-")
+        .tempdir()
+        .map_err(|source| LlamaError::Read { path: std::env::temp_dir(), source })?;
+    let path = folder.path().join(format!("{}.gguf", family.name()));
+    synth::write(&path, family, &family.shape(), dtype, 1)?;
+    let model = Model::load(&path, &ModelParams { plain_weights: !repack, ..ModelParams::default() })?;
+    crate::train::check_model(&model, layers.first().copied().unwrap_or(1))?;
+    let copy = F32Copy::new(&model)?;
+    let pairs = builtin_pairs(&model)?;
+    Ok(check(&model, Some(copy.model()), layers, &pairs, n_threads)?)
+}

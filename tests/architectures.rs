@@ -1,0 +1,132 @@
+//! `check` on random models of every architecture and every type of weight: logits equal to `llama_decode`'s bit for bit,
+//! gradients equal to central differences on F32 weights. docs/architectures.md holds the whole table, made by
+//! `make architectures`.
+
+use bidpo::check::{Checks, EngineChecks, check_synthetic};
+use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap};
+use bidpo::synth::{self, Family};
+use bidpo::train::EngineError;
+
+fn trained() -> impl Iterator<Item = &'static Family> {
+    synth::families().iter().filter(|f| !f.is_refused())
+}
+
+/// Runs the checks and prints what was measured. Returns what is wrong, if anything.
+fn run(family: &Family, dtype: DType, layers: &[usize], repack: bool) -> Result<EngineChecks, String> {
+    let what = format!("{:<18} {:<8} layers {layers:?}", family.name(), dtype.name());
+    let checks: Checks = check_synthetic(family, dtype, layers, repack, 1).map_err(|e| format!("{what}: {e}"))?;
+    let missing: Vec<&str> = checks.survey.missing().collect();
+    let Some(found) = checks.engine.clone() else { return Err(format!("{what}: no rule for {missing:?}")) };
+    let d = found.differences.as_ref().expect("there is an F32 copy");
+    let cosine = found.cosine_to_f32.expect("there is an F32 copy");
+    eprintln!(
+        "{what}: gradient {:.1e}, through the type's kernels {cosine:.5}, effect {:.2}",
+        d.relative_error, found.agreement.effect
+    );
+    if !checks.passed() {
+        return Err(format!("{what}: {found:?}"));
+    }
+    // What the rounding of activations may do: to F32, F16 and BF16 weights next to nothing.
+    let least = if [DType::F32, DType::F16].contains(&dtype) { 0.999 } else { 0.5 };
+    if cosine.is_nan() || cosine < least {
+        return Err(format!("{what}: cosine {cosine} between the gradient and that of the F32 copy"));
+    }
+    Ok(found)
+}
+
+fn all_pass(outcomes: impl Iterator<Item = Result<EngineChecks, String>>) -> usize {
+    let (mut n, mut wrong) = (0, Vec::new());
+    for outcome in outcomes {
+        n += 1;
+        wrong.extend(outcome.err());
+    }
+    assert!(wrong.is_empty(), "{} of {n}:\n{}", wrong.len(), wrong.join("\n"));
+    n
+}
+
+/// Every family with F32 weights, where nothing but the rules can be wrong, at each of its layers.
+#[test]
+fn every_architecture_in_f32() {
+    let cases = trained().flat_map(|f| f.layers().iter().map(move |&layer| run(f, DType::F32, &[layer], false)));
+    assert!(all_pass(cases) > 100);
+}
+
+/// Every family with quantized weights, the types dealt out in turn.
+#[test]
+fn every_architecture_quantized() {
+    let types = &DType::WEIGHTS[1..];
+    all_pass(trained().enumerate().map(|(i, f)| run(f, types[i % types.len()], &f.layers()[..1], false)));
+}
+
+/// Every type of weight: as one matrix, as the matrices of experts, and one for each head.
+#[test]
+fn every_type() {
+    for name in ["llama", "mixtral", "deepseek2"] {
+        let family = synth::family(name).unwrap();
+        all_pass(DType::WEIGHTS.into_iter().map(|t| run(family, t, &[2], false)));
+    }
+}
+
+/// Vectors at several layers at once, the last one and such with a gap between them included.
+#[test]
+fn several_layers() {
+    for name in ["llama", "gemma3", "gemma4", "qwen3moe", "deepseek2"] {
+        let family = synth::family(name).unwrap();
+        let last = family.shape().n_layer - 1;
+        let sets = [(1..=last).collect::<Vec<_>>(), vec![1, last]];
+        all_pass(sets.iter().map(|layers| run(family, DType::F32, layers, false)));
+    }
+}
+
+/// Notes whether a decode reads a weight that the CPU cannot read plainly.
+#[derive(Default)]
+struct Repacked(usize);
+
+impl Tap for Repacked {
+    fn wants(&mut self, node: &Node) -> bool {
+        let sources = (0..10).filter_map(|i| node.src(i));
+        self.0 += sources.filter(|s| s.weight().is_some() && !s.is_host()).count();
+        false
+    }
+
+    fn computed(&mut self, _: &Node) -> bool {
+        true
+    }
+}
+
+/// Weights in a form of the CPU's own: forward as they are, backward from a plain copy.
+#[test]
+fn repacked_weights() {
+    let mut met = 0;
+    for (name, dtype) in
+        [("llama", "q4_0"), ("llama", "q4_k"), ("llama", "iq4_nl"), ("mixtral", "q4_0"), ("gemma3", "q8_0")]
+    {
+        let (family, dtype) = (synth::family(name).unwrap(), DType::from_name(dtype).unwrap());
+        all_pass([run(family, dtype, &[1], true)].into_iter());
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
+        let model = Model::load(&path, &ModelParams { plain_weights: false, ..Default::default() }).unwrap();
+        let mut batch = Batch::new();
+        batch.add(5, 0, &[0], true);
+        let mut tap = Repacked::default();
+        Context::new(&model, &ContextParams::exact(1, 1, 1)).unwrap().decode_tapped(&batch, &mut tap).unwrap();
+        met += tap.0;
+    }
+    // On x86 with AVX2 and on ARM llama.cpp repacks these types; elsewhere there is nothing to test.
+    let repacks = cfg!(all(target_arch = "x86_64", target_feature = "avx2")) || cfg!(target_arch = "aarch64");
+    assert!(!repacks || met > 0, "no weight was repacked: this test tested nothing");
+}
+
+/// What has no residual stream of this kind is refused with the architecture's name.
+#[test]
+fn refused_architectures() {
+    let refused: Vec<&Family> = synth::families().iter().filter(|f| f.is_refused()).collect();
+    assert!(refused.len() >= 3);
+    for family in refused {
+        let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
+        let bidpo::check::SyntheticError::Engine(EngineError::Model(message)) = e else { panic!("{e:?}") };
+        assert!(message.contains(family.arch()), "{message}");
+    }
+}
