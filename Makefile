@@ -1,8 +1,9 @@
 # make demo    fetch a small model, build, train a steering vector and show what it does (about ten minutes)
 # make test    everything that must pass: formatting, lints, all tests on both test models
 # make vectors train the vectors in vectors/ again
+# make architectures  check random models of every architecture and type of weight, write docs/architectures.md
 
-.PHONY: demo test build lint models models-all setup vectors help
+.PHONY: demo test build lint models models-all setup vectors architectures help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,3 +33,8 @@ test: models-all lint
 
 vectors: models-all build
 	scripts/vectors.sh
+
+# Written only if every check passed.
+architectures: setup
+	cargo run --release --example architectures > docs/architectures.md.new
+	mv docs/architectures.md.new docs/architectures.md

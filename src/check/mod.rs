@@ -41,6 +41,23 @@ pub fn builtin_pairs(model: &Model) -> Result<Vec<TokenizedPair>, LlamaError> {
         .collect()
 }
 
+/// One pair of `n_tokens` tokens in all, half of them prompt, made of the same sentences over and over.
+///
+/// # Errors
+/// [`LlamaError::Tokenize`].
+pub fn long_pair(model: &Model, n_tokens: usize) -> Result<TokenizedPair, LlamaError> {
+    let text: String = SENTENCES.iter().flatten().copied().collect::<Vec<_>>().join("");
+    let mut tokens = model.tokenize(&text, true, false)?;
+    let more = model.tokenize(&text, false, false)?;
+    while tokens.len() < n_tokens.max(4) {
+        tokens.extend_from_slice(&more);
+    }
+    tokens.truncate(n_tokens.max(4));
+    let rejected = tokens.split_off(tokens.len() * 3 / 4);
+    let chosen = tokens.split_off(tokens.len() * 2 / 3);
+    Ok(TokenizedPair { prompt: tokens, chosen, rejected })
+}
+
 /// An F32 copy of a model, deleted when dropped.
 #[derive(Debug)]
 pub struct F32Copy {

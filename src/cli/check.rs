@@ -1,7 +1,9 @@
 //! `bidpo check`: is the engine right for this model?
 
 use anyhow::Context as _;
-use bidpo::check::{Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, middle_layer};
+use bidpo::check::{
+    Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair, middle_layer,
+};
 use bidpo::train::check_model;
 use serde_json::json;
 use std::path::PathBuf;
@@ -18,6 +20,10 @@ pub struct Args {
     /// Reference files to compare with (log-probabilities, loss and gradient computed elsewhere).
     #[arg(long, value_name = "FILE.json", num_args = 1..)]
     gold: Vec<PathBuf>,
+    /// Check with one pair of N tokens (prompt and both answers) instead of three short ones. Says what memory a gradient
+    /// over that many takes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
+    tokens: Option<u32>,
     /// Leave out what needs an F32 copy of the model (4 bytes a parameter in the temporary folder).
     #[arg(long)]
     no_f32: bool,
@@ -33,7 +39,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let layer = args.layer.unwrap_or_else(|| middle_layer(&model));
     check_model(&model, layer)?;
 
-    let pairs = builtin_pairs(&model)?;
+    let pairs = match args.tokens {
+        Some(n) => vec![long_pair(&model, n as usize)?],
+        None => builtin_pairs(&model)?,
+    };
     let copy = if args.no_f32 {
         None
     } else {

@@ -1,0 +1,183 @@
+//! Writes docs/architectures.md: what `bidpo check` measures on random models of every architecture, in every type of
+//! weight. `make architectures` runs it; it takes some ten minutes on two cores.
+
+use bidpo::check::{LIMIT, SyntheticError, check_synthetic};
+use bidpo::llama::{DType, LLAMA_CPP_SYS_VERSION};
+use bidpo::synth::{Family, families};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// One check.
+struct Case {
+    family: &'static Family,
+    dtype: DType,
+    layer: usize,
+}
+
+/// What it found.
+struct Found {
+    passed: bool,
+    exact: bool,
+    relative_error: f64,
+    cosine: f64,
+    ops: BTreeSet<&'static str>,
+}
+
+fn run(case: &Case) -> Result<Found, SyntheticError> {
+    let checks = check_synthetic(case.family, case.dtype, &[case.layer], false, 1)?;
+    let engine = checks.engine.as_ref();
+    let differences = engine.and_then(|e| e.differences.as_ref());
+    Ok(Found {
+        passed: checks.passed(),
+        exact: engine.is_some_and(|e| e.exact() && e.zero_is_none()),
+        relative_error: differences.map_or(f64::NAN, |d| d.relative_error),
+        cosine: engine.and_then(|e| e.cosine_to_f32).unwrap_or(f64::NAN),
+        ops: checks.survey.ops.keys().copied().collect(),
+    })
+}
+
+/// Runs the cases on all cores, one thread each.
+fn run_all(cases: &[Case]) -> Vec<Result<Found, SyntheticError>> {
+    let next = AtomicUsize::new(0);
+    let found: Mutex<Vec<Option<Result<Found, SyntheticError>>>> = Mutex::new(cases.iter().map(|_| None).collect());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(case) = cases.get(i) else { break };
+                    let outcome = run(case);
+                    eprint!("\r{} of {}", i + 1, cases.len());
+                    found.lock().expect("no worker panics while it holds the lock")[i] = Some(outcome);
+                }
+            });
+        }
+    });
+    eprintln!();
+    let found = found.into_inner().expect("as above");
+    found.into_iter().map(|f| f.expect("every case was run")).collect()
+}
+
+const INTRO: &str = "# Architectures and types of weights
+
+<!-- Written by `make architectures`. Do not edit by hand. -->
+
+bidpo lifts llama.cpp's own compute graph, so it knows no architectures, only ops. What follows was measured on small random
+models (`bidpo synth`), one for each kind of architecture, with the checks that `bidpo check` runs on any model of yours:
+
+- **logits**: the lifted graph's logits against `llama_decode`'s, without and with a vector; a vector of zeros against none.
+  Equality of every bit is demanded.
+- **gradient**: relative error of the gradient against central differences, in its own and six random directions, on an F32
+  copy of the same model (the exact de-quantized weights), choices of experts held fixed.
+- **cosine** of the angle between the gradient through the type's own kernels, which round activations to 8 bits, and that of
+  the F32 copy. This is a property of the type and of the model (a random mixture of experts changes its choices easily, a
+  trained one less), not an error of the gradient; real models are in the README.
+
+Not covered here: graphs on a GPU, real weights of these architectures (but for llama and gemma 3, which the tests train),
+and models whose graph depends on their size. `bidpo check --model M.gguf` is the answer for a file you have.
+";
+
+fn cell(found: &Result<Found, SyntheticError>) -> String {
+    match found {
+        Err(e) => format!("error: {e}"),
+        Ok(f) if f.passed => format!("{:.0e} / {:.4}", f.relative_error, f.cosine),
+        Ok(f) => format!(
+            "**FAILED**: {}{:.0e} / {:.4}",
+            if f.exact { "" } else { "logits differ, " },
+            f.relative_error,
+            f.cosine
+        ),
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    bidpo::llama::set_verbose(false);
+    let trained: Vec<&Family> = families().iter().filter(|f| !f.is_refused()).collect();
+    let refused: Vec<&Family> = families().iter().filter(|f| f.is_refused()).collect();
+    let mut cases = Vec::new();
+    for &family in &trained {
+        for &dtype in &DType::WEIGHTS {
+            // In F32 at every layer, where nothing but the rules can be wrong.
+            let layers = if dtype == DType::F32 { family.layers() } else { &family.layers()[..1] };
+            cases.extend(layers.iter().map(|&layer| Case { family, dtype, layer }));
+        }
+    }
+    let found = run_all(&cases);
+    let passed = found.iter().filter(|f| f.as_ref().is_ok_and(|f| f.passed)).count();
+    let worst = found.iter().flatten().map(|f| f.relative_error).fold(0.0, f64::max);
+    let mut ops: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut table: BTreeMap<(&str, String), String> = BTreeMap::new();
+    let mut f32_rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (case, found) in cases.iter().zip(&found) {
+        if case.dtype == DType::F32 {
+            let text = match found {
+                Ok(f) if f.passed => format!("{}: {:.0e}", case.layer, f.relative_error),
+                other => format!("{}: {}", case.layer, cell(other)),
+            };
+            f32_rows.entry(case.family.name()).or_default().push(text);
+        }
+        if let Ok(f) = found
+            && case.dtype == DType::F32
+            && case.layer == case.family.layers()[0]
+        {
+            f.ops.iter().for_each(|op| *ops.entry(op).or_default() += 1);
+        }
+        if case.layer == case.family.layers()[0] {
+            table.insert((case.family.name(), case.dtype.name()), cell(found));
+        }
+    }
+
+    let mut out = String::from(INTRO);
+    let write = |out: &mut String| -> std::fmt::Result {
+        writeln!(
+            out,
+            "\n{passed} of {} checks passed (limit of the gradient's relative error {LIMIT:.0e}; the largest was",
+            cases.len()
+        )?;
+        writeln!(
+            out,
+            "{worst:.1e}). llama.cpp of llama-cpp-sys-2 {LLAMA_CPP_SYS_VERSION}, {}.\n",
+            std::env::consts::ARCH
+        )?;
+        writeln!(out, "## Architectures\n")?;
+        writeln!(
+            out,
+            "Logits are equal in every row that gives a number. The numbers: layer, and relative error of the gradient in F32.\n"
+        )?;
+        writeln!(
+            out,
+            "| model | `general.architecture` | what it exercises | layer: gradient |\n| --- | --- | --- | --- |"
+        )?;
+        for f in &trained {
+            let layers = f32_rows.get(f.name()).map(|r| r.join(", ")).unwrap_or_default();
+            writeln!(out, "| {} | {} | {} | {layers} |", f.name(), f.arch(), f.exercises())?;
+        }
+        writeln!(out, "\nRefused at once, with the architecture's name:\n")?;
+        for f in &refused {
+            writeln!(out, "- {} ({}): {}", f.name(), f.arch(), f.exercises())?;
+        }
+        let ops: Vec<String> = ops.iter().map(|(op, n)| format!("{op} {n}")).collect();
+        writeln!(out, "\nOps above the layer, with the number of these models that hold them: {}.\n", ops.join(", "))?;
+        writeln!(out, "## Types of weights\n")?;
+        writeln!(
+            out,
+            "Gradient / cosine; every matrix of the model in the type, where its rows allow it (otherwise Q8_0 or F32)."
+        )?;
+        for types in DType::WEIGHTS.chunks(7) {
+            let names: Vec<String> = types.iter().map(|t| t.name()).collect();
+            writeln!(out, "\n| model | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()))?;
+            for f in &trained {
+                let cells: Vec<&str> =
+                    names.iter().map(|t| table.get(&(f.name(), t.clone())).map_or("", String::as_str)).collect();
+                writeln!(out, "| {} | {} |", f.name(), cells.join(" | "))?;
+            }
+        }
+        Ok(())
+    };
+    write(&mut out).expect("a string takes any text");
+    print!("{out}");
+    if passed == cases.len() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
