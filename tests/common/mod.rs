@@ -1,6 +1,7 @@
 //! What the integration tests share: where models and reference files lie.
 #![allow(dead_code)]
 
+pub mod bench;
 pub mod gguf;
 
 use std::path::PathBuf;
