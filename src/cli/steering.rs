@@ -15,7 +15,8 @@ pub struct SteeringArgs {
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
     /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
-    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%).
+    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%; for a vector of
+    /// several layers, the mean over them).
     #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
     pub scales: Vec<Scale>,
     /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.

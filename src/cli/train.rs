@@ -444,11 +444,12 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
             output.display()
         ),
     }
-    if r.percent() > 100.0 {
+    let longest = r.at_layers().into_iter().fold(0.0, |most, (_, _, percent)| percent.max(most));
+    if longest > 100.0 {
         eprintln!(
             "warning: the vector is longer than the residual stream it is added to ({:.3e} times its median norm): text \
              will fall apart at scale 1. Train with a smaller --lr, or add --renorm 5%",
-            r.percent() / 100.0
+            longest / 100.0
         );
     }
     if args.json {

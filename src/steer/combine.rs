@@ -57,7 +57,7 @@ fn sum(
     let mismatch = |text: String| Err(SteerError::Mismatch(text));
     let top = n_layer.saturating_sub(1);
     if let Some(list) = layers.filter(|list| list.iter().any(|&l| l < 1 || l > top)) {
-        return mismatch(format!("layers {list} cannot be steered: this model takes 1-{top}"));
+        return mismatch(format!("{} cannot be steered: this model takes 1-{top}", list.words()));
     }
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
