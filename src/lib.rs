@@ -33,6 +33,7 @@
 //! - [`graph`]: the engine: lift llama.cpp's graph, differentiate it, run it with ggml.
 //! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
+//! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 
 pub mod chat;
