@@ -3,6 +3,7 @@
 //!
 //! ```no_run
 //! use bidpo::data::{ChatTemplate, PreferenceSet, TemplateChoice};
+//! use bidpo::layers::Layers;
 //! use bidpo::llama::{Model, ModelParams, default_threads};
 //! use bidpo::steer::SteeringVector;
 //! use bidpo::train::{Engine, NamedPair, TrainConfig, train};
@@ -17,13 +18,13 @@
 //!     let tokens = template.encode_pair(&model, &p.prompt, &p.chosen, &p.rejected)?;
 //!     pairs.push(NamedPair { name: p.origin, tokens });
 //! }
-//! let config = TrainConfig::new(model.n_layer() / 2);
+//! let config = TrainConfig::new(Layers::one(model.n_layer() / 2));
 //! let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap_or(1);
-//! let mut engine = Engine::new(&model, &[config.layer], longest, 1, default_threads())?;
+//! let mut engine = Engine::new(&model, &config.layers, longest, 1, default_threads())?;
 //! let (train_pairs, valid_pairs) = pairs.split_at(pairs.len() * 5 / 6);
 //! let never = AtomicBool::new(false);
 //! let trained = train(&mut engine, train_pairs, valid_pairs, &config, None, &never, &mut |_event| {})?;
-//! SteeringVector::single(config.layer, trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
+//! SteeringVector::joint(&config.layers, &trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -32,6 +33,7 @@
 //! - [`graph`]: the engine: lift llama.cpp's graph, differentiate it, run it with ggml.
 //! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
+//! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 //! - [`synth`]: random models of every architecture, for tests and benchmarks.
 
@@ -42,6 +44,7 @@ pub mod eval;
 pub mod extract;
 pub mod files;
 pub mod graph;
+pub mod layers;
 pub mod llama;
 pub mod steer;
 pub mod synth;

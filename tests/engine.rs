@@ -127,6 +127,87 @@ fn a_plain_context_gives_the_same_logits() {
     }
 }
 
+/// Vectors of several layers lie one after the other, lowest layer first.
+fn joint(n_embd: usize, norms: &[Vec<f32>], percent: f64) -> Vec<f32> {
+    norms.iter().enumerate().flat_map(|(i, n)| vector(n_embd, n, percent * (1.0 - 0.3 * i as f64))).collect()
+}
+
+/// Several layers at once, the first, the middle and the last of the model, and two with a gap between them: the same
+/// logits as a plain context on which llama.cpp adds all of them.
+#[test]
+fn several_layers_give_the_same_logits() {
+    for model in models() {
+        let pair = builtin_pairs(model).unwrap().remove(0);
+        let (n_embd, n_vocab, n) = (model.n_embd(), model.n_vocab(), pair.n_tokens());
+        let mut ctx = Context::new(model, &ContextParams::exact(n, 2, 1)).unwrap();
+        for layers in [vec![1, middle_layer(model), model.n_layer() - 1], vec![5, 9]] {
+            let what = format!("{}, layers {layers:?}", model.architecture());
+            let mut engine = Engine::new(model, &layers, n, 1, 1).unwrap();
+            assert_eq!((engine.layers(), engine.n_params()), (&layers[..], layers.len() * n_embd));
+            let example = engine.capture(&[&pair]).unwrap();
+            assert_eq!(example.norms.len(), layers.len());
+            let a = engine.compare(&[&pair], &example).unwrap();
+            assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "{what}");
+            for percent in [0.0, 4.0, -10.0] {
+                let v = joint(n_embd, &example.norms, percent);
+                let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
+                for (&layer, v) in layers.iter().zip(v.chunks(n_embd)) {
+                    data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(v);
+                }
+                ctx.set_control_vector(&data, layers[0], layers[layers.len() - 1]).unwrap();
+                let mut batch = Batch::new();
+                let mut rows = Vec::new(); // those that predict a token of a response
+                for (i, &t) in pair.prompt.iter().enumerate() {
+                    let row = batch.add(t, i, &[0, 1], i + 1 == pair.prompt.len());
+                    rows.extend((i + 1 == pair.prompt.len()).then_some(row));
+                }
+                for (seq, response) in [(0, &pair.chosen), (1, &pair.rejected)] {
+                    for (i, &t) in response.iter().enumerate() {
+                        let predicts = i + 1 < response.len();
+                        let row = batch.add(t, pair.prompt.len() + i, &[seq], predicts);
+                        rows.extend(predicts.then_some(row));
+                    }
+                }
+                ctx.decode(&batch).unwrap();
+                let lifted = engine.logits(&example, &v).unwrap();
+                assert_eq!(lifted.len(), rows.len() * n_vocab);
+                for (ours, &row) in lifted.chunks_exact(n_vocab).zip(&rows) {
+                    assert!(ours == ctx.logits(row).unwrap(), "{what}, {percent} %, row {row}");
+                }
+            }
+        }
+    }
+}
+
+/// With nothing added at the other layers, a layer's part of the joint gradient is the gradient of that layer alone.
+#[test]
+fn a_part_of_the_joint_gradient_is_that_layers_own() {
+    for model in models() {
+        let pair = builtin_pairs(model).unwrap().remove(0);
+        let (n_embd, n) = (model.n_embd(), pair.n_tokens());
+        let layers = [1, 5, 9, model.n_layer() - 1];
+        let mut together = Engine::new(model, &layers, n, 1, 1).unwrap();
+        let example = together.capture(&[&pair]).unwrap();
+        for (i, &layer) in layers.iter().enumerate() {
+            let what = format!("{}, layer {layer}", model.architecture());
+            let v = vector(n_embd, &example.norms[i], 5.0);
+            let mut padded = vec![0.0; together.n_params()];
+            padded[i * n_embd..(i + 1) * n_embd].copy_from_slice(&v);
+            let joint = together.run(&example, &padded, true).unwrap();
+            let mut alone = engine(model, layer, std::slice::from_ref(&pair));
+            let own = alone.capture(&[&pair]).unwrap();
+            assert_eq!(own.norms[0], example.norms[i], "{what}");
+            let own = alone.run(&own, &v, true).unwrap();
+            let part = &joint.grads[0][i * n_embd..(i + 1) * n_embd];
+            let apart = distance(part, &own.grads[0]);
+            eprintln!("{what}: gradients within {apart:.1e}");
+            assert!(apart <= 1e-6 && joint.logp[0] == own.logp[0], "{what}: {apart:.1e}");
+            // The other layers' parts are gradients too, of vectors that are zero so far.
+            assert!(joint.grads[0].chunks(n_embd).all(|g| g.iter().any(|&x| x != 0.0)), "{what}");
+        }
+    }
+}
+
 /// A prompt that two responses share gives what each response alone gives, and a pair among others what it gives alone.
 /// llama.cpp rounds activations to 8 bits before each product with a quantized weight: where a sum runs in another order
 /// a rounding may flip, so the quantized models carry noise here. The tight lines are in `smol_in_f32`, `gemma_in_f32`.

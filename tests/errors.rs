@@ -167,7 +167,11 @@ fn wrong_usage_is_code_2() {
         bench.fails(2, &format!("generate --model M {flags}"), &[part]);
     }
     bench.fails(2, "chat --model M --template wrong", &["no template is named wrong"]);
-    bench.fails(2, "extract --model M --data DIR/word.txt --layers x -o DIR/o.safetensors", &["10,15"]);
+    bench.fails(
+        2,
+        "extract --model M --data DIR/word.txt --layers x -o DIR/o.safetensors",
+        &["\"x\" is no list of layers"],
+    );
     bench.fails(
         2,
         "extract --model M --data DIR/word.txt --layers 1 --positions middle -o DIR/o",

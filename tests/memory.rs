@@ -67,7 +67,7 @@ fn attention_memory_does_not_grow_with_the_layers() {
         let (engine, example) = captured(model, n_tokens, memory);
         engine.step_bytes(&example).unwrap()
     };
-    let ((few, _a), (many, _b)) = (tiny(4), tiny(8));
+    let ((few, _a), (many, _b)) = (tiny(6), tiny(10));
     let all = AttentionMemory { keep: usize::MAX, chunk: 0 };
     // Kept, each of the four layers more costs at least its scores ...
     let kept = bytes(&many, TOKENS, all) - bytes(&few, TOKENS, all);
@@ -75,7 +75,7 @@ fn attention_memory_does_not_grow_with_the_layers() {
     // ... by default it costs less than a tenth of them: what else a layer keeps.
     let default = AttentionMemory::default();
     let (a, b) = (bytes(&few, TOKENS, default), bytes(&many, TOKENS, default));
-    eprintln!("{TOKENS} tokens: {a} bytes with 4 blocks, {b} with 8; kept, {kept} more");
+    eprintln!("{TOKENS} tokens: {a} bytes with 6 blocks, {b} with 10; kept, {kept} more");
     assert!(b - a < 4 * scores(TOKENS) / 10, "{a} {b}");
     // Short sequences keep their scores: computing them again would only take time.
     assert_eq!(bytes(&many, 100, default), bytes(&many, 100, all));

@@ -86,7 +86,7 @@ fn files_of_other_tools_load() {
         for layer in 1..=29 {
             assert!((v.norm(layer) - 1.0).abs() < 1e-5, "both tools write unit vectors: {}", v.norm(layer));
         }
-        assert!(v.provenance.entries.is_empty() && v.residual_norm().is_none());
+        assert!(v.provenance.entries.is_empty() && v.percent_of_scale(1.0).is_none());
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("copy.gguf");
         v.save(&copy).unwrap();

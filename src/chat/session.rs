@@ -2,9 +2,9 @@
 
 use super::{ChatError, GenerateOptions, Generation, Generator, GeneratorParams};
 use crate::data::{ChatTemplate, Message, Prompt};
+use crate::layers::Layers;
 use crate::llama::Model;
 use crate::steer::{Dial, combine};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// A conversation: what was said, which vectors steer it, and the context that answers.
@@ -15,7 +15,7 @@ pub struct ChatSession {
     system: Option<String>,
     history: Vec<Message>,
     dials: Vec<Dial>,
-    layers: Option<RangeInclusive<usize>>,
+    layers: Option<Layers>,
     on: bool,
 }
 
@@ -90,11 +90,11 @@ impl ChatSession {
         self.steer(self.dials.clone(), self.layers.clone(), on)
     }
 
-    /// Steers with these vectors, at these layers only if a range is given, and switches steering on.
+    /// Steers with these vectors, at these layers only if some are given, and switches steering on.
     ///
     /// # Errors
     /// As [`ChatSession::set_on`].
-    pub fn set_dials(&mut self, dials: Vec<Dial>, layers: Option<RangeInclusive<usize>>) -> Result<(), ChatError> {
+    pub fn set_dials(&mut self, dials: Vec<Dial>, layers: Option<Layers>) -> Result<(), ChatError> {
         self.steer(dials, layers, true)
     }
 
@@ -136,8 +136,8 @@ impl ChatSession {
     }
 
     /// Checks and applies a steering before it is kept, so that a vector that does not fit leaves the session as it was.
-    fn steer(&mut self, dials: Vec<Dial>, layers: Option<RangeInclusive<usize>>, on: bool) -> Result<(), ChatError> {
-        let vector = combine(&dials, layers.clone(), self.generator.model())?;
+    fn steer(&mut self, dials: Vec<Dial>, layers: Option<Layers>, on: bool) -> Result<(), ChatError> {
+        let vector = combine(&dials, layers.as_ref(), self.generator.model())?;
         self.generator.set_steering(vector.filter(|_| on))?;
         (self.dials, self.layers, self.on) = (dials, layers, on);
         Ok(())

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use bidpo::data::{ChatTemplate, TemplateChoice};
 use bidpo::extract::{Positions, extract_to_file, read_prompts};
 use bidpo::files;
+use bidpo::layers::{Layers, LayersError};
 use bidpo::steer::ModelIdentity;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
@@ -21,9 +22,9 @@ pub struct Args {
     /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
-    /// Layers to read, for example 10,15 or 10-20 or all. Layer N is the output of block N, counted from 0.
+    /// Layers to read: all, or for example 15, 10-20 or 5,9,12-14. Layer N is the output of block N, counted from 0.
     #[arg(long, value_name = "LIST")]
-    layers: LayerList,
+    layers: WhichLayers,
     /// Token positions to keep: the last of each prompt, all, or the mean over each prompt.
     #[arg(long, value_name = "WHICH", default_value = "last")]
     positions: PositionsArg,
@@ -45,32 +46,18 @@ enum PositionsArg {
     Mean,
 }
 
-/// `10,15`, `10-20`, `1-3,7` or `all`.
+/// `all`, or a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum LayerList {
+enum WhichLayers {
     All,
-    Some(Vec<usize>),
+    These(Layers),
 }
 
-impl FromStr for LayerList {
-    type Err = String;
+impl FromStr for WhichLayers {
+    type Err = LayersError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "all" {
-            return Ok(Self::All);
-        }
-        let bad = || format!("{text:?} is no list of layers: give for example 10,15 or 10-20 or all");
-        let number = |s: &str| s.trim().parse::<u16>().map(usize::from).map_err(|_| bad());
-        let mut layers = Vec::new();
-        for part in text.split(',') {
-            let (a, b) = part.split_once('-').unwrap_or((part, part));
-            let (a, b) = (number(a)?, number(b)?);
-            if a > b {
-                return Err(bad());
-            }
-            layers.extend(a..=b);
-        }
-        Ok(Self::Some(layers))
+    fn from_str(text: &str) -> Result<Self, LayersError> {
+        if text == "all" { Ok(Self::All) } else { Ok(Self::These(text.parse()?)) }
     }
 }
 
@@ -91,8 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let layers = match &args.layers {
-        LayerList::All => (0..model.n_layer()).collect(),
-        LayerList::Some(layers) => layers.clone(),
+        WhichLayers::All => (0..model.n_layer()).collect(),
+        WhichLayers::These(layers) => layers.to_vec(),
     };
     let positions = match args.positions {
         PositionsArg::Last => Positions::Last,
@@ -158,19 +145,4 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     eprintln!("bidpo: {} prompts, {} layers: {}", prompts.len(), stats.len(), args.output.display());
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::LayerList;
-
-    #[test]
-    fn lists_of_layers() {
-        assert_eq!("all".parse(), Ok(LayerList::All));
-        assert_eq!("10,15".parse(), Ok(LayerList::Some(vec![10, 15])));
-        assert_eq!("0-2, 7".parse(), Ok(LayerList::Some(vec![0, 1, 2, 7])));
-        for bad in ["", "a", "3-1", "1,,2", "-1", "99999999999"] {
-            assert!(bad.parse::<LayerList>().is_err(), "{bad}");
-        }
-    }
 }

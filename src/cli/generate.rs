@@ -73,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             args.sweep.iter().map(|s| Ok((Some(*s), at_scale(&steering.dials, *s)?))).collect::<anyhow::Result<_>>()?;
     }
     for (_, dials) in &runs {
-        combine(dials, steering.layers.clone(), &model)?; // a bad scale is found before the first answer, not after it
+        combine(dials, steering.layers.as_ref(), &model)?; // a bad scale is found before the first answer, not after it
     }
 
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (mut answers, mut headings, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     let mut interrupted = false;
     for (i, (scale, dials)) in runs.iter().enumerate() {
-        generator.set_steering(combine(dials, steering.layers.clone(), &model)?)?;
+        generator.set_steering(combine(dials, steering.layers.as_ref(), &model)?)?;
         if let Some(scale) = scale.filter(|_| streams) {
             println!("{}=== scale {}", if i > 0 { "\n" } else { "" }, label(scale, dials));
         }

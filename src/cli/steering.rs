@@ -1,9 +1,9 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
 use anyhow::{Context as _, bail, ensure};
+use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{ControlVector, Dial, SteeringVector, combine, warnings};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ pub struct SteeringArgs {
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
     /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
-    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%).
+    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%; for a vector of
+    /// several layers, the mean over them).
     #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
     pub scales: Vec<Scale>,
-    /// Add the vectors at these layers only (first-last, both included).
-    #[arg(long, value_name = "A-B", requires = "vectors")]
-    pub layers: Option<LayerRange>,
+    /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
+    #[arg(long, value_name = "LIST", requires = "vectors")]
+    pub layers: Option<Layers>,
 }
 
 /// A scale as the user gives it.
@@ -28,7 +29,7 @@ pub struct SteeringArgs {
 pub enum Scale {
     /// A factor on the vector.
     Factor(f32),
-    /// Per cent of the median residual norm at the vector's layer.
+    /// Per cent of the median residual norm at the vector's layer; with several layers, the mean over them.
     Percent(f64),
 }
 
@@ -57,35 +58,13 @@ impl Scale {
     }
 }
 
-/// A range of layers, both ends included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerRange(pub RangeInclusive<usize>);
-
-impl FromStr for LayerRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is not a range of layers: give A-B (10-20) or one layer (15)");
-        let (a, b) = text.split_once('-').unwrap_or((text, text));
-        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| bad());
-        let (a, b) = (number(a)?, number(b)?);
-        if a < 1 {
-            return Err(format!("{text:?}: layer 0 cannot be steered, layers start at 1"));
-        }
-        if a > b {
-            return Err(format!("{text:?}: the first layer lies above the last"));
-        }
-        Ok(Self(a..=b))
-    }
-}
-
 /// The vectors that were asked for, loaded and checked against the model.
 #[derive(Debug, Clone, Default)]
 pub struct Steering {
     /// One dial for each `--vector`.
     pub dials: Vec<Dial>,
-    /// The range of `--layers`.
-    pub layers: Option<RangeInclusive<usize>>,
+    /// What `--layers` says.
+    pub layers: Option<Layers>,
 }
 
 impl SteeringArgs {
@@ -105,7 +84,7 @@ impl SteeringArgs {
             }
             dials.push(dial);
         }
-        let steering = Steering { dials, layers: self.layers.clone().map(|r| r.0) };
+        let steering = Steering { dials, layers: self.layers.clone() };
         steering.control_vector(model)?;
         Ok(steering)
     }
@@ -122,7 +101,7 @@ pub fn load_dial(path: &std::path::Path, scale: Scale) -> anyhow::Result<Dial> {
 impl Steering {
     /// What the dials add up to on `model`; `None` when nothing is added.
     pub fn control_vector(&self, model: &Model) -> anyhow::Result<Option<ControlVector>> {
-        Ok(combine(&self.dials, self.layers.clone(), model)?)
+        Ok(combine(&self.dials, self.layers.as_ref(), model)?)
     }
 }
 
@@ -131,17 +110,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scales_and_layers_are_parsed() {
+    fn scales_are_parsed() {
         assert_eq!("-1.5".parse(), Ok(Scale::Factor(-1.5)));
         assert_eq!("-5%".parse(), Ok(Scale::Percent(-5.0)));
         assert_eq!(" 2.5 % ".parse(), Ok(Scale::Percent(2.5)));
         for bad in ["", "%", "x", "nan", "inf%", "1,5", "1e99"] {
             assert!(bad.parse::<Scale>().unwrap_err().contains("is not a scale"), "{bad}");
-        }
-        assert_eq!("3-7".parse(), Ok(LayerRange(3..=7)));
-        assert_eq!("15".parse(), Ok(LayerRange(15..=15)));
-        for bad in ["", "-", "3-", "-3", "a-b", "0-3", "7-3", "1-2-3"] {
-            assert!(bad.parse::<LayerRange>().is_err(), "{bad}");
         }
     }
 

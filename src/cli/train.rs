@@ -8,6 +8,7 @@ use bidpo::data::{
     ChatTemplate, Message, PreferencePair, PreferenceSet, Prompt, Split, TemplateChoice, TokenizedPair, split,
 };
 use bidpo::files::check_writable;
+use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{ModelIdentity, SteeringVector};
 use bidpo::train::{
@@ -34,6 +35,9 @@ pub struct Args {
     /// Layer whose output is steered [default: the middle one].
     #[arg(long, short = 'l', value_name = "L")]
     layer: Option<usize>,
+    /// Several layers, each with a direction of its own, trained together: 10-20, or 5,9,12-14.
+    #[arg(long, value_name = "LIST", conflicts_with = "layer")]
+    layers: Option<Layers>,
     /// Where the vector goes; its card is written beside it (.md) [default: named after data and model].
     #[arg(long = "output", short = 'o', value_name = "FILE.gguf")]
     output: Option<PathBuf>,
@@ -46,7 +50,8 @@ pub struct Args {
     /// Inverse temperature of the preference model.
     #[arg(long, default_value_t = 0.1, value_parser = positive)]
     beta: f64,
-    /// Learning rate: auto, a number in the units of the residual stream, or a percentage of the median residual norm.
+    /// Learning rate: auto, a number in the units of the residual stream, or a percentage of the median residual norm
+    /// (several layers share it).
     #[arg(long, default_value = "auto", value_name = "LR")]
     lr: Rate,
     /// Course of the learning rate after the warm-up: cosine, linear or constant.
@@ -82,7 +87,7 @@ pub struct Args {
     /// Epochs without a better validation loss before stopping; 0 never stops.
     #[arg(long, default_value_t = 3)]
     patience: usize,
-    /// Scale the finished vector to this percentage of the median residual norm.
+    /// Scale the finished vector to this percentage of the median residual norm (several layers: the mean over them).
     #[arg(long, value_name = "PERCENT", value_parser = percentage)]
     renorm: Option<f64>,
     /// A system prompt to compare with on the held-out pairs (the built-in sets bring one).
@@ -127,9 +132,9 @@ fn at_least_one(s: &str) -> Result<usize, String> {
 }
 
 impl Args {
-    fn config(&self, layer: usize) -> TrainConfig {
+    fn config(&self, layers: Layers) -> TrainConfig {
         TrainConfig {
-            layer,
+            layers,
             objective: self.objective,
             beta: self.beta,
             lr: self.lr,
@@ -194,8 +199,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let split = args.split(set.len())?;
     let model = args.model.load()?;
-    let layer = args.layer.unwrap_or_else(|| middle_layer(&model));
-    check_model(&model, layer)?;
+    let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
+    for &layer in layers.iter() {
+        check_model(&model, layer)?;
+    }
     let template = ChatTemplate::new(&model, &args.template)?;
     if let Some(notice) = template.notice() {
         eprintln!("note: {notice}");
@@ -220,11 +227,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         pairs.iter().chain(prompted.iter().flatten()).map(|p| p.tokens.n_tokens()).max().unwrap_or_default();
 
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
-    let config = args.config(layer);
+    let config = args.config(layers);
     eprintln!(
-        "{} ({}), layer {layer} of {}, {} thread{}, template {}",
+        "{} ({}), {} of {}, {} thread{}, template {}",
         identity.name,
         model.description(),
+        config.layers.words(),
         model.n_layer(),
         args.model.threads(),
         if args.model.threads() == 1 { "" } else { "s" },
@@ -237,7 +245,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         split.valid.len(),
         split.test.len()
     );
-    let mut engine = Engine::new(&model, &[layer], max_tokens, 1, args.model.threads())?;
+    let mut engine = Engine::new(&model, &config.layers, max_tokens, 1, args.model.threads())?;
     let interrupt = on_ctrl_c()?;
     let pick = |ids: &[usize]| ids.iter().map(|&i| pairs[i].clone()).collect::<Vec<_>>();
     let plan = CheckpointPlan {
@@ -287,7 +295,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         heldout: heldout.as_ref(),
         baseline_prompt: baseline_prompt.as_deref(),
     };
-    let mut file = SteeringVector::single(layer, vector.clone(), &identity.architecture)?;
+    let mut file = SteeringVector::joint(&config.layers, &vector, &identity.architecture)?;
     file.provenance = record.provenance();
     file.save(&output)?;
     let name = output.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -318,11 +326,8 @@ fn default_output(set: &str, model: &Path) -> PathBuf {
 
 fn renormalised(trained: &Trained, config: &TrainConfig) -> Vec<f32> {
     let Some(percent) = config.renorm else { return trained.vector.clone() };
-    let length = trained.vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    if length == 0.0 {
-        return trained.vector.clone();
-    }
-    let factor = percent / 100.0 * trained.ready.median_norm / length;
+    let numbers: Vec<f64> = trained.vector.iter().map(|&x| f64::from(x)).collect();
+    let Some(factor) = trained.ready.factor_for_percent(&numbers, percent) else { return trained.vector.clone() };
     trained.vector.iter().map(|&x| (f64::from(x) * factor) as f32).collect()
 }
 
@@ -439,11 +444,12 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
             output.display()
         ),
     }
-    if r.percent() > 100.0 {
+    let longest = r.at_layers().into_iter().fold(0.0, |most, (_, _, percent)| percent.max(most));
+    if longest > 100.0 {
         eprintln!(
             "warning: the vector is longer than the residual stream it is added to ({:.3e} times its median norm): text \
              will fall apart at scale 1. Train with a smaller --lr, or add --renorm 5%",
-            r.percent() / 100.0
+            longest / 100.0
         );
     }
     if args.json {
@@ -453,15 +459,35 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
             Stop::Interrupted => json!("interrupted"),
             Stop::NotFinite { step, pair } => json!({ "not_finite": { "step": step, "pair": pair } }),
         };
+        let layers: Vec<_> = r
+            .at_layers()
+            .into_iter()
+            .map(|(at, norm, percent)| {
+                json!({
+                    "layer": at.layer,
+                    "norm": norm,
+                    "norm_percent": percent,
+                    "residual_norm_median": at.median_norm,
+                    "residual_norm_mean": at.mean_norm,
+                    "lr": at.lr,
+                })
+            })
+            .collect();
+        // What there is once for each layer stands beside the list only where there is one.
+        let only = match t.ready.layers[..] {
+            [at] => Some(at),
+            _ => None,
+        };
         let summary = json!({
             "vector": output.display().to_string(),
             "card": card.display().to_string(),
-            "layer": r.config.layer,
+            "layer": only.map(|at| at.layer),
+            "layers": layers,
             "norm": r.norm(),
             "norm_percent": r.percent(),
-            "residual_norm_median": t.ready.median_norm,
-            "residual_norm_mean": t.ready.mean_norm,
-            "lr": t.ready.lr,
+            "residual_norm_median": only.map(|at| at.median_norm),
+            "residual_norm_mean": only.map(|at| at.mean_norm),
+            "lr": only.map(|at| at.lr),
             "steps": t.steps,
             "best_step": t.best_step,
             "stop": stop,
@@ -472,15 +498,12 @@ fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &
         println!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
-    println!(
-        "{}: layer {}, length {} ({} % of the median residual norm), from step {} of {}",
-        output.display(),
-        r.config.layer,
-        progress::figure(r.norm(), 3),
-        progress::figure(r.percent(), 2),
-        t.best_step,
-        t.steps
-    );
+    let percent = progress::figure(r.percent(), 2);
+    let length = match r.config.layers.len() {
+        1 => format!("length {} ({percent} % of the median residual norm)", progress::figure(r.norm(), 3)),
+        n => format!("{percent} % of the median residual norm (mean over {n} layers)"),
+    };
+    println!("{}: {}, {length}, from step {} of {}", output.display(), r.config.layers.words(), t.best_step, t.steps);
     if let Some(h) = r.heldout {
         println!("\nOn {} held-out pairs:\n\n{}\n{}\n", r.split[2], h.table(), h.in_words());
     }

@@ -1,5 +1,6 @@
 //! `bidpo vector`: what is inside control vector files.
 
+use bidpo::layers::Layers;
 use bidpo::llama::GgufValue;
 use bidpo::steer::SteeringVector;
 use serde_json::{Map, Value, json};
@@ -27,7 +28,7 @@ enum Command {
 }
 
 /// The order in which a reader wants to know; other keys follow by name.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "method",
     "objective",
     "beta",
@@ -39,6 +40,7 @@ const ORDER: [&str; 28] = [
     "steps",
     "epochs",
     "layer",
+    "layers",
     "hook_point",
     "layer_convention",
     "norm",
@@ -87,7 +89,14 @@ fn show(files: &[PathBuf], as_json: bool) -> anyhow::Result<ExitCode> {
 fn ordered(vector: &SteeringVector) -> Vec<(&String, &GgufValue)> {
     let mut entries: Vec<_> = vector.provenance.entries.iter().collect();
     // Stable: what is not in the list keeps the order of its names, behind what is.
-    entries.sort_by_key(|(key, _)| ORDER.iter().position(|o| o == key).unwrap_or(ORDER.len()));
+    // What is said for each layer (`lr.12`) stands where the key itself would, by layer.
+    entries.sort_by_key(|(key, _)| {
+        let (base, layer) = match key.rsplit_once('.').map(|(base, n)| (base, n.parse::<usize>())) {
+            Some((base, Ok(n))) => (base, n),
+            _ => (key.as_str(), 0),
+        };
+        (ORDER.iter().position(|o| *o == base).unwrap_or(ORDER.len()), layer)
+    });
     entries
 }
 
@@ -98,17 +107,28 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
     line("architecture", hint);
     line("dimensions", vector.n_embd().to_string());
     let layers = vector.layers();
-    let residual = vector.residual_norm();
-    if let Some(r) = residual {
-        line("residual norm", format!("{} (median at layer {})", significant(r), vector.main_layer()));
+    if let Some((layer, r)) = only_residual_norm(vector) {
+        line("residual norm", format!("{} (median at layer {layer})", significant(r)));
     }
-    // The residual norm is known at one layer only, and it grows from layer to layer.
     let percent = |layer: usize| {
-        residual
-            .filter(|_| layer == vector.main_layer())
+        vector
+            .residual_norm(layer)
             .map_or_else(String::new, |r| format!(" ({:.2} % of the residual norm)", 100.0 * vector.norm(layer) / r))
     };
-    line("layers", if layers.len() == 1 { layers[0].to_string() } else { format!("{} of them", layers.len()) });
+    line(
+        "layers",
+        match &layers[..] {
+            [one] => one.to_string(),
+            _ => format!(
+                "{} ({} of them)",
+                Layers::new(layers.iter().copied()).map_or_else(|e| e.to_string(), |l| l.to_string()),
+                layers.len()
+            ),
+        },
+    );
+    if let (2.., Some(p)) = (layers.len(), vector.percent_of_scale(1.0)) {
+        line("scale 1", format!("{p:.2} % of the residual norm (mean over the layers)"));
+    }
     for (first, last, text) in norm_runs(vector, percent) {
         let at = if first == last { first.to_string() } else { format!("{first}-{last}") };
         line(&format!("norm at {at}"), text);
@@ -124,6 +144,13 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
         }
     }
     out
+}
+
+/// The residual norm that the file states once, for one layer, and that layer.
+fn only_residual_norm(vector: &SteeringVector) -> Option<(usize, f64)> {
+    vector.provenance.number("residual_norm_median")?;
+    let layer = vector.main_layer();
+    Some((layer, vector.residual_norm(layer)?))
 }
 
 /// Norms by layer; neighbours with the same text (files of unit vectors) share a line: `(first, last, text)`.
@@ -168,13 +195,17 @@ fn significant(x: f64) -> String {
 }
 
 fn to_json(file: &Path, vector: &SteeringVector) -> Value {
-    let residual = vector.residual_norm();
     let layers: Vec<Value> = vector
         .layers()
         .into_iter()
         .map(|layer| {
-            let percent = residual.filter(|_| layer == vector.main_layer()).map(|r| 100.0 * vector.norm(layer) / r);
-            json!({"layer": layer, "norm": vector.norm(layer), "percent_of_residual_norm": percent})
+            let residual = vector.residual_norm(layer);
+            json!({
+                "layer": layer,
+                "norm": vector.norm(layer),
+                "residual_norm_median": residual,
+                "percent_of_residual_norm": residual.map(|r| 100.0 * vector.norm(layer) / r),
+            })
         })
         .collect();
     let provenance: Map<String, Value> = ordered(vector)
@@ -195,7 +226,8 @@ fn to_json(file: &Path, vector: &SteeringVector) -> Value {
         "architecture": if vector.model_hint.is_empty() { None } else { Some(&vector.model_hint) },
         "n_embd": vector.n_embd(),
         "layers": layers,
-        "residual_norm_median": residual,
+        "residual_norm_median": only_residual_norm(vector).map(|(_, r)| r),
+        "percent_of_residual_norm": vector.percent_of_scale(1.0),
         "layer_convention": vector.provenance.str("layer_convention"),
         "provenance": provenance,
     })

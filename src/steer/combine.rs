@@ -1,8 +1,8 @@
 //! From vectors and dials to the one buffer that llama.cpp adds.
 
 use super::{SteerError, SteeringVector, identity};
+use crate::layers::Layers;
 use crate::llama::{Context, LlamaError, Model};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// A vector with the scale it is used at.
@@ -38,35 +38,27 @@ impl ControlVector {
 }
 
 /// Sums `scale * direction` for each layer, in f32 and in the order given, as llama.cpp's
-/// `common_control_vector_load` does. `layers` restricts it to a range (both ends included). `None` when nothing is to be
+/// `common_control_vector_load` does. `layers` restricts it to some layers. `None` when nothing is to be
 /// added: no dials, or all at 0.
 ///
 /// # Errors
-/// [`SteerError::Mismatch`] for another width, a layer the model does not have, a range outside the model, a range that
-/// leaves nothing of a vector, and a scale or a sum that is not finite.
-pub fn combine(
-    dials: &[Dial],
-    layers: Option<RangeInclusive<usize>>,
-    model: &Model,
-) -> Result<Option<ControlVector>, SteerError> {
+/// [`SteerError::Mismatch`] for another width, a layer the model does not have (in the vector or in `layers`),
+/// `layers` that leave nothing of a vector, and a scale or a sum that is not finite.
+pub fn combine(dials: &[Dial], layers: Option<&Layers>, model: &Model) -> Result<Option<ControlVector>, SteerError> {
     sum(dials, layers, model.n_layer(), model.n_embd())
 }
 
 fn sum(
     dials: &[Dial],
-    layers: Option<RangeInclusive<usize>>,
+    layers: Option<&Layers>,
     n_layer: usize,
     n_embd: usize,
 ) -> Result<Option<ControlVector>, SteerError> {
     let mismatch = |text: String| Err(SteerError::Mismatch(text));
     let top = n_layer.saturating_sub(1);
-    if let Some(range) = &layers {
-        let (a, b) = (*range.start(), *range.end());
-        if a < 1 || b > top || a > b {
-            return mismatch(format!("layers {a}-{b} cannot be steered: this model takes 1-{top}"));
-        }
+    if let Some(list) = layers.filter(|list| list.iter().any(|&l| l < 1 || l > top)) {
+        return mismatch(format!("{} cannot be steered: this model takes 1-{top}", list.words()));
     }
-    let range = layers.unwrap_or(1..=top);
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
     for dial in dials {
@@ -89,13 +81,13 @@ fn sum(
         if *scale == 0.0 {
             continue;
         }
-        let inside: Vec<_> = vector.directions.iter().filter(|(l, _)| range.contains(l)).collect();
+        let wanted = |l: &usize| layers.is_none_or(|list| list.contains(l));
+        let inside: Vec<_> = vector.directions.iter().filter(|(l, _)| wanted(l)).collect();
         let (Some(&(&first, _)), Some(&(&last, _))) = (inside.first(), inside.last()) else {
             return mismatch(format!(
-                "vector {name} steers {}, none of it inside layers {}-{}: it would do nothing",
-                layer_list(&vector.layers()),
-                range.start(),
-                range.end()
+                "vector {name} steers {}, none of it inside {}: it would do nothing",
+                Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.words()),
+                layers.map_or_else(|| format!("layers 1-{top}"), Layers::words)
             ));
         };
         for (layer, direction) in inside {
@@ -110,15 +102,6 @@ fn sum(
         return mismatch(format!("the sum at layer {} is not finite: the scales are too large", i / n_embd + 1));
     }
     Ok(touched.map(|(first, last)| ControlVector { data, first, last }))
-}
-
-/// `layer 15`, `layers 1-29`, `layers 10, 15`.
-fn layer_list(layers: &[usize]) -> String {
-    match layers {
-        [one] => format!("layer {one}"),
-        [first, .., last] if last - first + 1 == layers.len() => format!("layers {first}-{last}"),
-        _ => format!("layers {}", layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
-    }
 }
 
 /// Reasons to doubt that `vector` belongs to `model`: made for another architecture, or for another model file. Hashes
@@ -162,13 +145,17 @@ mod tests {
         Dial { name: format!("v{layer}"), vector, scale }
     }
 
+    fn layers(list: &str) -> Layers {
+        list.parse().unwrap()
+    }
+
     #[test]
     fn rows_start_at_layer_one_and_scales_add_up() {
         let dials = [dial(1, &[1.0, 2.0], 0.5), dial(3, &[1.0, 0.0], -2.0), dial(3, &[0.0, 4.0], 1.0)];
         let cv = sum(&dials, None, 5, 2).unwrap().unwrap();
         assert_eq!(cv.data, [0.5, 1.0, 0.0, 0.0, -2.0, 4.0, 0.0, 0.0]);
         assert_eq!((cv.first, cv.last), (1, 3));
-        let cv = sum(&dials[1..], Some(2..=4), 5, 2).unwrap().unwrap();
+        let cv = sum(&dials[1..], Some(&layers("2-4")), 5, 2).unwrap().unwrap();
         assert_eq!((cv.first, cv.last), (3, 3));
         assert_eq!(&cv.data[..4], [0.0; 4]);
     }
@@ -177,27 +164,25 @@ mod tests {
     fn nothing_to_add_is_none() {
         assert_eq!(sum(&[], None, 5, 2).unwrap(), None);
         assert_eq!(sum(&[dial(1, &[1.0, 2.0], 0.0)], None, 5, 2).unwrap(), None);
-        assert_eq!(sum(&[dial(1, &[1.0, 2.0], -0.0)], Some(3..=4), 5, 2).unwrap(), None);
+        assert_eq!(sum(&[dial(1, &[1.0, 2.0], -0.0)], Some(&layers("3-4")), 5, 2).unwrap(), None);
     }
 
     #[test]
     fn misfits_are_named() {
-        let error = |dials: &[Dial], layers| sum(dials, layers, 5, 2).unwrap_err().to_string();
+        let error = |dials: &[Dial], layers: Option<&Layers>| sum(dials, layers, 5, 2).unwrap_err().to_string();
         assert!(error(&[dial(1, &[1.0], 1.0)], None).contains("1 dimensions, the model's residual stream has 2"));
         assert!(error(&[dial(5, &[1.0, 1.0], 1.0)], None).contains("layer 5, this model takes layers 1-4"));
         assert!(error(&[dial(2, &[1.0, 1.0], f32::NAN)], None).contains("finite"));
         assert!(error(&[dial(2, &[3e38, 1.0], 3e38)], None).contains("too large"));
-        assert!(error(&[dial(2, &[1.0, 1.0], 1.0)], Some(3..=4)).contains("v2 steers layer 2, none of it"));
-        #[expect(clippy::reversed_empty_ranges, reason = "that is the mistake under test")]
-        for range in [0..=2, 1..=5, 3..=2] {
-            assert!(error(&[], Some(range)).contains("takes 1-4"));
+        assert!(
+            error(&[dial(2, &[1.0, 1.0], 1.0)], Some(&layers("3-4")))
+                .contains("v2 steers layer 2, none of it inside layers 3-4")
+        );
+        for list in ["0-2", "1-5", "2,7"] {
+            assert!(
+                error(&[], Some(&layers(list)))
+                    .contains(&format!("layers {list} cannot be steered: this model takes 1-4"))
+            );
         }
-    }
-
-    #[test]
-    fn lists_of_layers() {
-        assert_eq!(layer_list(&[15]), "layer 15");
-        assert_eq!(layer_list(&[1, 2, 3]), "layers 1-3");
-        assert_eq!(layer_list(&[10, 15]), "layers 10, 15");
     }
 }

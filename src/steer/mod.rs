@@ -9,4 +9,5 @@ mod vector;
 
 pub use combine::{ControlVector, Dial, combine, warnings};
 pub use identity::ModelIdentity;
+pub(crate) use vector::mean_fraction;
 pub use vector::{Provenance, SteerError, SteeringVector};

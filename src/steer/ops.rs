@@ -4,7 +4,7 @@ use super::{SteerError, SteeringVector};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// Keys that stop being true once the values change by more than a factor.
-const OF_THIS_VECTOR: [&str; 3] = ["norm", "scaled_by", "layer"];
+const OF_THIS_VECTOR: [&str; 4] = ["norm", "scaled_by", "layer", "layers"];
 
 impl SteeringVector {
     /// The vector times `factor`. Its provenance says so (`scaled_by`, `norm`), and held-out figures, which were

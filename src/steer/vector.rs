@@ -1,5 +1,6 @@
 //! A steering vector and where it came from.
 
+use crate::layers::Layers;
 use crate::llama::GgufValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,6 +68,14 @@ impl Provenance {
     }
 }
 
+/// The mean of fractions length / residual norm, each given as `(residual norm, length)`; as such a pair too, over the
+/// first one's residual norm. A single fraction comes back as it is, to the last bit.
+pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let &(first, _) = layers.first()?;
+    let sum: f64 = layers.iter().map(|(residual, length)| length * (first / residual)).sum();
+    Some((first, sum / layers.len() as f64))
+}
+
 /// One direction for each steered layer, added to the residual stream after that block (counted from 0).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteeringVector {
@@ -86,6 +95,27 @@ impl SteeringVector {
     pub fn single(layer: usize, direction: Vec<f32>, model_hint: impl Into<String>) -> Result<Self, SteerError> {
         let vector = Self {
             directions: BTreeMap::from([(layer, direction)]),
+            model_hint: model_hint.into(),
+            provenance: Provenance::default(),
+        };
+        vector.check()?;
+        Ok(vector)
+    }
+
+    /// A vector for several layers whose directions lie one after the other, lowest layer first: `[n_layers, n_embd]`,
+    /// as training gives them. Without provenance.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] for numbers that do not divide among the layers, and as [`SteeringVector::check`].
+    pub fn joint(layers: &Layers, directions: &[f32], model_hint: impl Into<String>) -> Result<Self, SteerError> {
+        let n_embd = directions.len() / layers.len();
+        if n_embd * layers.len() != directions.len() {
+            let text = format!("{} numbers do not divide among {} layers", directions.len(), layers.len());
+            return Err(SteerError::Invalid(text));
+        }
+        let rows = directions.chunks_exact(n_embd.max(1)).map(<[f32]>::to_vec);
+        let vector = Self {
+            directions: layers.iter().copied().zip(rows).collect(),
             model_hint: model_hint.into(),
             provenance: Provenance::default(),
         };
@@ -137,7 +167,7 @@ impl SteeringVector {
         self.directions.get(&layer).map_or(0.0, |d| d.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt())
     }
 
-    /// The layer that percentages speak of: the one of key `bidpo.layer`, else the one with the largest norm.
+    /// The layer that a single residual norm speaks of: the one of key `bidpo.layer`, else the one with the largest norm.
     pub fn main_layer(&self) -> usize {
         let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.directions.contains_key(l));
         named.unwrap_or_else(|| {
@@ -153,25 +183,35 @@ impl SteeringVector {
         })
     }
 
-    /// Median norm of the residual stream at the layer it was trained on (key `bidpo.residual_norm_median`), where the
-    /// file says so and the value makes sense.
-    pub fn residual_norm(&self) -> Option<f64> {
-        self.provenance.number("residual_norm_median").filter(|x| x.is_finite() && *x > 0.0)
+    /// Median norm of the residual stream at `layer`, where the file says it and the value makes sense: key
+    /// `bidpo.residual_norm_median.N` of a vector for several layers, `bidpo.residual_norm_median` of one for a single
+    /// layer.
+    pub fn residual_norm(&self, layer: usize) -> Option<f64> {
+        let sensible = |x: &f64| x.is_finite() && *x > 0.0;
+        let own = self.provenance.number(&format!("residual_norm_median.{layer}"));
+        let only = || self.provenance.number("residual_norm_median").filter(|_| layer == self.main_layer());
+        own.or_else(only).filter(sensible)
     }
 
-    /// The scale at which this vector's norm is `percent` per cent of the median residual norm at its main layer. The
-    /// sign of `percent` is the sign of the scale.
+    /// Residual norm and vector norm, as a fraction: what percentages speak of. Layers whose residual norm is not known
+    /// do not count.
+    fn fraction(&self) -> Option<(f64, f64)> {
+        let known = self.directions.keys().filter_map(|&l| Some((self.residual_norm(l)?, self.norm(l))));
+        mean_fraction(&known.collect::<Vec<_>>())
+    }
+
+    /// The scale at which this vector's norm is `percent` per cent of the median residual norm: at its layer, or as the
+    /// mean over its layers. The sign of `percent` is the sign of the scale.
     ///
     /// # Errors
     /// [`SteerError::Mismatch`] when the file does not know the residual norm, or the vector is zero.
     pub fn scale_for_percent(&self, percent: f64) -> Result<f32, SteerError> {
-        let residual = self.residual_norm().ok_or_else(|| {
+        let (residual, norm) = self.fraction().ok_or_else(|| {
             SteerError::Mismatch(
                 "it has no key bidpo.residual_norm_median, so a scale in per cent means nothing for it: give a plain number"
                     .into(),
             )
         })?;
-        let norm = self.norm(self.main_layer());
         if norm == 0.0 {
             return Err(SteerError::Mismatch("the vector is zero: no scale gives it a norm".into()));
         }
@@ -182,9 +222,9 @@ impl SteeringVector {
         Ok(scale)
     }
 
-    /// What `scale` means in per cent of the median residual norm, where that is known.
+    /// What `scale` means in per cent of the median residual norm (the mean over the layers), where that is known.
     pub fn percent_of_scale(&self, scale: f32) -> Option<f64> {
-        self.residual_norm().map(|r| 100.0 * f64::from(scale) * self.norm(self.main_layer()) / r)
+        self.fraction().map(|(residual, norm)| 100.0 * f64::from(scale) * norm / residual)
     }
 }
 
@@ -204,6 +244,26 @@ mod tests {
         assert_eq!(v.scale_for_percent(5.0).unwrap(), 2.0);
         assert_eq!(v.scale_for_percent(-5.0).unwrap(), -2.0);
         assert!((v.percent_of_scale(2.0).unwrap() - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn percentages_of_several_layers_are_their_mean() {
+        let layers: Layers = "3,5-6".parse().unwrap();
+        let mut v = SteeringVector::joint(&layers, &[3.0, 4.0, 0.0, 10.0, 6.0, 8.0], "llama").unwrap();
+        assert_eq!((v.layers(), v.norm(3), v.norm(6)), (vec![3, 5, 6], 5.0, 10.0));
+        assert_eq!(v.directions[&5], [0.0, 10.0]);
+        for (layer, norm) in [(3, 100.0), (5, 200.0), (6, 500.0)] {
+            v.provenance.set_float(&format!("residual_norm_median.{layer}"), norm);
+        }
+        // 5, 5 and 2 per cent.
+        assert!((v.percent_of_scale(-1.0).unwrap() + 4.0).abs() < 1e-12);
+        assert!((v.scale_for_percent(8.0).unwrap() - 2.0).abs() < 1e-6);
+        // Where a residual norm is not known, the others speak.
+        v.provenance.entries.remove("residual_norm_median.6");
+        assert!((v.percent_of_scale(1.0).unwrap() - 5.0).abs() < 1e-12);
+        let error = SteeringVector::joint(&layers, &[1.0; 4], "llama").unwrap_err().to_string();
+        assert!(error.contains("4 numbers do not divide among 3 layers"), "{error}");
+        assert!(SteeringVector::joint(&layers, &[], "llama").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::config::TrainConfig;
 use super::heldout::HeldOut;
+use super::ready::AtLayer;
 use super::trainer::{Stop, Trained, length};
 use crate::steer::{ModelIdentity, Provenance};
 
@@ -29,14 +30,25 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Length of the vector.
-    pub fn norm(&self) -> f64 {
-        length(&self.vector.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
+    fn numbers(&self) -> Vec<f64> {
+        self.vector.iter().map(|&x| f64::from(x)).collect()
     }
 
-    /// The same in percent of the median residual norm.
+    /// Length of the vector; with several layers, of all their directions taken as one.
+    pub fn norm(&self) -> f64 {
+        length(&self.numbers())
+    }
+
+    /// Length in percent of the median residual norm; with several layers, the mean over them.
     pub fn percent(&self) -> f64 {
-        100.0 * self.norm() / self.trained.ready.median_norm
+        self.trained.ready.percent(&self.numbers())
+    }
+
+    /// Each layer with the length of its direction, and that in percent of the median residual norm there.
+    pub fn at_layers(&self) -> Vec<(&AtLayer, f64, f64)> {
+        let ready = &self.trained.ready;
+        let lengths = ready.lengths(&self.numbers());
+        ready.layers.iter().zip(lengths).map(|(at, n)| (at, n, 100.0 * n / at.median_norm)).collect()
     }
 
     /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.
@@ -46,7 +58,6 @@ impl Record<'_> {
         p.set_str("method", "BiDPO");
         p.set_str("objective", c.objective.to_string());
         p.set_float("beta", c.beta);
-        p.set_float("lr", ready.lr);
         p.set_str("lr_setting", c.lr.to_string());
         p.set_str("schedule", c.schedule.to_string());
         p.set_float("warmup", c.warmup);
@@ -62,12 +73,26 @@ impl Record<'_> {
         if let Some(renorm) = c.renorm {
             p.set_float("renorm_percent", renorm);
         }
-        p.set_int("layer", c.layer as i64);
-        p.set_str("hook_point", format!("residual stream after block {} (l_out-{})", c.layer, c.layer));
+        match ready.layers[..] {
+            [at] => {
+                p.set_float("lr", at.lr);
+                p.set_int("layer", at.layer as i64);
+                p.set_str("hook_point", format!("residual stream after block {} (l_out-{})", at.layer, at.layer));
+                p.set_float("residual_norm_median", at.median_norm);
+                p.set_float("residual_norm_mean", at.mean_norm);
+            }
+            _ => {
+                p.set_str("layers", c.layers.to_string());
+                p.set_str("hook_point", format!("residual stream after each of the blocks {} (l_out-N)", c.layers));
+                for at in &ready.layers {
+                    p.set_float(&format!("lr.{}", at.layer), at.lr);
+                    p.set_float(&format!("residual_norm_median.{}", at.layer), at.median_norm);
+                    p.set_float(&format!("residual_norm_mean.{}", at.layer), at.mean_norm);
+                }
+            }
+        }
         p.set_str("layer_convention", "direction.N is added to the output of block N, blocks counted from 0");
         p.set_float("norm", self.norm());
-        p.set_float("residual_norm_median", ready.median_norm);
-        p.set_float("residual_norm_mean", ready.mean_norm);
         self.model.record(&mut p);
         p.set_str("template_name", self.template.0);
         p.set_str("template_sha256", self.template.1);
@@ -108,16 +133,26 @@ impl Record<'_> {
         out += "## How it was made\n\n";
         out += &format!(
             "| | |\n| --- | --- |\n\
-             | objective | {}, beta {} |\n\
-             | layer | {layer} (added to the output of block {layer}, blocks counted from 0, at every position) |\n",
-            c.objective,
-            c.beta,
-            layer = c.layer
+             | objective | {}, beta {} |\n",
+            c.objective, c.beta
         );
+        let steps: Vec<f64> = ready.layers.iter().map(|at| at.step_percent(ready.n_embd)).collect();
+        let rates = spread(ready.layers.iter().map(|at| at.lr), 4);
+        out += &match ready.layers[..] {
+            [AtLayer { layer, .. }] => format!(
+                "| layer | {layer} (added to the output of block {layer}, blocks counted from 0, at every position) |\n"
+            ),
+            _ => format!(
+                "| layers | {}, one direction each, trained together (each added to the output of its block, blocks counted \
+                 from 0, at every position) |\n",
+                c.layers
+            ),
+        };
         out += &format!(
-            "| optimizer | AdamW, learning rate {:.4} ({} of the residual norm a step), {}, warm-up {:.0} %, weight decay {} |\n",
-            ready.lr,
-            percent(100.0 * ready.lr * (self.vector.len() as f64).sqrt() / ready.median_norm),
+            "| optimizer | AdamW, learning rate {rates} ({} % of the residual norm a step{}), {}, warm-up {:.0} %, weight \
+             decay {} |\n",
+            spread(steps.iter().copied(), 2),
+            if steps.len() > 1 { " and layer" } else { "" },
             c.schedule,
             100.0 * c.warmup,
             c.weight_decay
@@ -141,13 +176,32 @@ impl Record<'_> {
         );
         out += &format!("| model file | SHA-256 {} |\n", m.sha256);
         out += &format!("| chat template | {} |\n", self.template.0);
-        out += &format!(
-            "| length | {:.3} = {} of the median residual norm ({:.1}; mean {:.1}) at this layer |\n\n",
-            self.norm(),
-            percent(self.percent()),
-            ready.median_norm,
-            ready.mean_norm
-        );
+        if let [at] = ready.layers[..] {
+            out += &format!(
+                "| length | {:.3} = {} of the median residual norm ({:.1}; mean {:.1}) at this layer |\n\n",
+                self.norm(),
+                percent(self.percent()),
+                at.median_norm,
+                at.mean_norm
+            );
+        } else {
+            out += &format!(
+                "| length | {} of the median residual norm, the mean over the layers |\n\n\
+                 | layer | length | of the residual norm there | median residual norm | mean |\n\
+                 | --- | --- | --- | --- | --- |\n",
+                percent(self.percent())
+            );
+            for (at, length, share) in self.at_layers() {
+                out += &format!(
+                    "| {} | {length:.3} | {} | {:.1} | {:.1} |\n",
+                    at.layer,
+                    percent(share),
+                    at.median_norm,
+                    at.mean_norm
+                );
+            }
+            out += "\n";
+        }
         out += "## What was measured\n\n";
         match self.heldout {
             Some(h) => {
@@ -170,16 +224,21 @@ impl Record<'_> {
             None => out += "Nothing was held out, so there is no figure to give.\n\n",
         }
         if !self.trained.history.is_empty() {
-            out += "| after step | training loss | validation loss | validation wins | length |\n| --- | --- | --- | --- | --- |\n";
+            let several = ready.layers.len() > 1;
+            out += &format!(
+                "| after step | training loss | validation loss | validation wins | length{} |\n\
+                 | --- | --- | --- | --- | --- |\n",
+                if several { ", of the residual norm" } else { "" }
+            );
             for h in &self.trained.history {
                 let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
                 out += &format!(
-                    "| {} | {:.4} | {} | {} | {:.3} |\n",
+                    "| {} | {:.4} | {} | {} | {} |\n",
                     h.step,
                     h.train_loss,
                     number(h.valid_loss),
                     h.valid_accuracy.map_or("-".into(), |a| format!("{:.1} %", 100.0 * a)),
-                    h.norm
+                    if several { percent(h.percent) } else { format!("{:.3}", h.norm) }
                 );
             }
             out += "\n";
@@ -188,9 +247,10 @@ impl Record<'_> {
         out += &format!(
             "    bidpo chat --model MODEL.gguf --vector {file} --scale 1\n\
              \x20   llama-cli -m MODEL.gguf --control-vector-scaled {file}:1.0\n\n\
-             Scale 1 is {} of the median residual norm; negative scales turn the vector round; beyond 2 or 3 text tends to \
+             Scale 1 is {} of the median residual norm{}; negative scales turn the vector round; beyond 2 or 3 text tends to \
              fall apart. It fits this model file only: another model of the same width loads it, and means nothing.\n",
-            percent(self.percent())
+            percent(self.percent()),
+            if ready.layers.len() > 1 { " (the mean over the layers)" } else { "" }
         );
         out
     }
@@ -207,6 +267,13 @@ fn stop_word(stop: &Stop) -> &'static str {
 
 fn percent(x: f64) -> String {
     format!("{x:.2} %")
+}
+
+/// `0.0715`, or `0.0650 to 0.0798`.
+fn spread(values: impl Iterator<Item = f64> + Clone, decimals: usize) -> String {
+    let low = format!("{:.decimals$}", values.clone().fold(f64::INFINITY, f64::min));
+    let high = format!("{:.decimals$}", values.fold(f64::NEG_INFINITY, f64::max));
+    if low == high { low } else { format!("{low} to {high}") }
 }
 
 fn short(hash: &str) -> &str {

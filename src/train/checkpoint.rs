@@ -56,8 +56,11 @@ pub struct Point {
     pub valid_loss: Option<f64>,
     /// Share of validation cases in which the steered direction wins.
     pub valid_accuracy: Option<f64>,
-    /// Length of the vector.
+    /// Length of the vector; with several layers, of all their directions taken as one.
     pub norm: f64,
+    /// Length in percent of the median residual norm; with several layers, the mean over them.
+    #[serde(default)] // absent from checkpoints of a time with one layer, whose cards do not show it
+    pub percent: f64,
 }
 
 /// A checkpoint that cannot be used.
@@ -81,7 +84,7 @@ pub enum CheckpointError {
     },
     /// A checkpoint of another run.
     #[error(
-        "checkpoint {path} belongs to another run (other settings, data, template or model); use the settings it was \
+        "checkpoint {path} belongs to another run (other settings, layers, data, template, model or version of bidpo); use the settings it was \
          made with, or start again with --fresh"
     )]
     OtherRun {

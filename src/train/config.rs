@@ -2,10 +2,11 @@
 
 use super::objective::Objective;
 use super::optimizer::Schedule;
+use crate::layers::Layers;
 use std::fmt;
 use std::str::FromStr;
 
-/// A learning rate, or a length, given in its own unit or relative to the median residual norm at the layer.
+/// A learning rate, or a length, given in its own unit or relative to the median residual norm at its layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
     /// [`AUTO_RATE`] of the median residual norm.
@@ -13,7 +14,8 @@ pub enum Rate {
     /// What Adam moves each coordinate by in a step, in the units of the residual stream.
     Absolute(f64),
     /// The length of Adam's first step, as a percentage of the median residual norm: Adam moves each of the n_embd
-    /// coordinates by the learning rate, so the step is `lr sqrt(n_embd)` long.
+    /// coordinates by the learning rate, so the step is `lr sqrt(n_embd)` long. Layers that are trained together share
+    /// it: what each adds is carried to the layers above, so their steps add up (docs/training.md).
     Percent(f64),
 }
 
@@ -21,12 +23,13 @@ pub enum Rate {
 pub const AUTO_RATE: f64 = 1.0;
 
 impl Rate {
-    /// Absolute learning rate for a stream of `n_embd` numbers with this median norm.
-    pub fn absolute(self, median_norm: f64, n_embd: usize) -> f64 {
+    /// Absolute learning rate at a layer whose stream of `n_embd` numbers has this median norm, one of `n_layers` that
+    /// are trained together.
+    pub fn absolute(self, median_norm: f64, n_embd: usize, n_layers: usize) -> f64 {
         match self {
             Self::Absolute(lr) => lr,
-            Self::Percent(p) => p / 100.0 * median_norm / (n_embd as f64).sqrt(),
-            Self::Auto => Self::Percent(AUTO_RATE).absolute(median_norm, n_embd),
+            Self::Percent(p) => p / 100.0 * median_norm / (n_embd as f64).sqrt() / n_layers as f64,
+            Self::Auto => Self::Percent(AUTO_RATE).absolute(median_norm, n_embd, n_layers),
         }
     }
 }
@@ -68,8 +71,8 @@ pub enum Length {
 /// Settings of a run. The defaults were chosen by measurement on both test models (docs/training.md).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
-    /// The layer whose output is steered.
-    pub layer: usize,
+    /// The layers whose output is steered, each with a direction of its own, trained together.
+    pub layers: Layers,
     /// What is minimised.
     pub objective: Objective,
     /// Inverse temperature of the preference model.
@@ -92,17 +95,18 @@ pub struct TrainConfig {
     pub clip: Option<f64>,
     /// Epochs without a better validation loss before stopping; 0 never stops.
     pub patience: usize,
-    /// Length that the finished vector is scaled to, in percent of the median residual norm.
+    /// Length that the finished vector is scaled to, in percent of the median residual norm (with several layers, the
+    /// mean over them).
     pub renorm: Option<f64>,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
 }
 
 impl TrainConfig {
-    /// The defaults for a layer.
-    pub fn new(layer: usize) -> Self {
+    /// The defaults for these layers.
+    pub fn new(layers: Layers) -> Self {
         Self {
-            layer,
+            layers,
             objective: Objective::Bidpo,
             beta: 0.1,
             lr: Rate::Auto,
@@ -124,13 +128,31 @@ impl TrainConfig {
         let mut same = self.clone();
         same.checkpoint_every = 0;
         same.renorm = None; // applied after training
-        format!("{same:?}")
+        // One layer is described as it was before there could be several, so that checkpoints of that time still resume.
+        match *self.layers {
+            [layer] => {
+                format!("{same:?}").replacen(&format!("layers: {:?}", self.layers), &format!("layer: {layer}"), 1)
+            }
+            _ => format!("{same:?}"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_names_the_layers() {
+        let of = |layers: &str| TrainConfig::new(layers.parse().unwrap()).fingerprint();
+        // What the first version wrote.
+        let old = "TrainConfig { layer: 15, objective: Bidpo, beta: 0.1, lr: Auto, schedule: Cosine, warmup: 0.1, \
+                   weight_decay: 0.05, batch: 8, length: Epochs(5), seed: 0, clip: None, patience: 3, renorm: None, \
+                   checkpoint_every: 0 }";
+        assert_eq!(of("15"), old);
+        let all = [of("15"), of("14"), of("14-15"), of("14,16"), of("14-16")];
+        assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)), "{all:?}");
+    }
 
     #[test]
     fn rates_parse_and_convert() {
@@ -141,6 +163,8 @@ mod tests {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
         // 1 % of a norm of 200 over sqrt(400) coordinates.
-        assert!((Rate::Percent(1.0).absolute(200.0, 400) - 0.1).abs() < 1e-15);
+        assert!((Rate::Percent(1.0).absolute(200.0, 400, 1) - 0.1).abs() < 1e-15);
+        assert!((Rate::Percent(1.0).absolute(200.0, 400, 5) - 0.02).abs() < 1e-15);
+        assert_eq!(Rate::Absolute(0.3).absolute(200.0, 400, 5), 0.3);
     }
 }

@@ -1,9 +1,8 @@
 //! What a vector does on pairs it was not trained on, beside the baselines that a claim needs.
 
 use super::engine::{Engine, EngineError, Example, PairLogp};
+use super::random::rotated;
 use crate::eval::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 /// One condition on the held-out pairs.
@@ -117,7 +116,8 @@ pub struct Paired {
 }
 
 impl HeldOut {
-    /// Scores `examples` unsteered, with the vector added and subtracted, and with a random vector of the same length;
+    /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with a random vector
+    /// of the same length at each layer;
     /// `prompted` are the same pairs with a system prompt before them, unsteered.
     ///
     /// # Errors
@@ -133,14 +133,7 @@ impl HeldOut {
             examples.iter().flat_map(|e| e.reference.iter().copied()).collect()
         };
         let mut conditions = vec![Condition::new("unsteered", &reference(examples))];
-        let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(u64::MAX);
-        // Sums of twelve uniform numbers: close enough to a normal distribution for a direction without preference.
-        let raw: Vec<f64> =
-            (0..vector.len()).map(|_| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0).collect();
-        let norm = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let random: Vec<f32> = raw.iter().map(|x| (x / norm * length) as f32).collect();
+        let random = rotated(vector, engine.model().n_embd(), seed);
         let negative: Vec<f32> = vector.iter().map(|x| -x).collect();
         for (name, v) in [("vector, scale +1", vector), ("vector, scale -1", &negative), ("random vector", &random)] {
             let mut logp = Vec::with_capacity(examples.len());

@@ -7,6 +7,8 @@ mod engine;
 mod heldout;
 mod objective;
 mod optimizer;
+mod random;
+mod ready;
 mod trainer;
 
 pub use card::Record;
@@ -16,4 +18,5 @@ pub use engine::{Agreement, Engine, EngineError, Example, OpCount, PairLogp, Sco
 pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
-pub use trainer::{CheckpointPlan, Event, NamedPair, Ready, StepReport, Stop, TrainError, Trained, length, train};
+pub use ready::{AtLayer, Ready};
+pub use trainer::{CheckpointPlan, Event, NamedPair, StepReport, Stop, TrainError, Trained, length, train};

@@ -2,9 +2,10 @@
 
 use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
 use super::config::{Length, TrainConfig};
-use super::engine::{Agreement, Engine, EngineError, Example, PairLogp, median};
+use super::engine::{Engine, EngineError, Example, PairLogp};
 use super::objective::{Objective, loss};
 use super::optimizer::{AdamW, clip};
+use super::ready::{AtLayer, Ready};
 use crate::data::{TokenizedPair, permutation};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -69,27 +70,6 @@ pub enum Event<'a> {
     Epoch(&'a Point),
 }
 
-/// What is known before the first step.
-#[derive(Debug, Clone)]
-pub struct Ready {
-    /// Median norm of the residual stream at the layer, over all tokens of the training pairs.
-    pub median_norm: f64,
-    /// Mean norm.
-    pub mean_norm: f64,
-    /// Learning rate in the units of the residual stream.
-    pub lr: f64,
-    /// Width of the residual stream.
-    pub n_embd: usize,
-    /// Steps planned.
-    pub total_steps: usize,
-    /// How the lifted graph compared with `llama_decode`.
-    pub agreement: Agreement,
-    /// Bytes kept for captured examples.
-    pub cache_bytes: usize,
-    /// Tokens of the training pairs.
-    pub train_tokens: usize,
-}
-
 /// The state of the run after a step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepReport {
@@ -105,8 +85,10 @@ pub struct StepReport {
     pub margin: f64,
     /// Share of pairs whose preferred answer (for their direction) won: `d * margin > 0`.
     pub accuracy: f64,
-    /// Length of the vector.
+    /// Length of the vector; with several layers, of all their directions taken as one.
     pub norm: f64,
+    /// Length in percent of the median residual norm; with several layers, the mean over them.
+    pub percent: f64,
     /// Length of the gradient before clipping.
     pub grad_norm: f64,
     /// Tokens trained on per second, since the first step of this process.
@@ -136,7 +118,7 @@ pub enum Stop {
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The vector: the one with the best validation loss where there are validation pairs, else the last one whose losses
+    /// The vector, `[n_layers, n_embd]`, lowest layer first: the one with the best validation loss where there are validation pairs, else the last one whose losses
     /// are finite. All zero, with `best_step` 0, where there is none.
     pub vector: Vec<f32>,
     /// What was known at the start.
@@ -162,7 +144,7 @@ pub struct CheckpointPlan {
     pub context: String,
 }
 
-/// Trains a vector.
+/// Trains a vector at the engine's layers: one direction each, all of them the parameters of one optimizer.
 ///
 /// # Errors
 /// [`TrainError`]. A loss that is not finite is no error but a [`Stop`]: the last good vector comes back.
@@ -175,6 +157,13 @@ pub fn train(
     interrupt: &AtomicBool,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Trained, TrainError> {
+    if engine.layers() != &*config.layers {
+        return Err(TrainError::Config(format!(
+            "the engine steers layers {:?}, the settings say {}",
+            engine.layers(),
+            config.layers
+        )));
+    }
     if train.is_empty() {
         return Err(TrainError::Config("there is no pair to train on".into()));
     }
@@ -187,10 +176,10 @@ pub fn train(
     if total == 0 {
         return Err(TrainError::Config("a run of zero steps trains nothing".into()));
     }
-    let n_embd = engine.model().n_embd();
+    let (n_embd, n_params) = (engine.model().n_embd(), engine.n_params());
     let fingerprint = fingerprint(train, valid, config, plan.map_or("", |p| &p.context));
     let resumed = match plan.filter(|p| p.resume) {
-        Some(p) => Some(Checkpoint::load(&p.path, &fingerprint, n_embd)?),
+        Some(p) => Some(Checkpoint::load(&p.path, &fingerprint, n_params)?),
         None => None,
     };
 
@@ -215,12 +204,12 @@ pub fn train(
         }
     }
     let (train_examples, valid_examples) = examples.split_at(train.len());
-    let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms[0].iter().copied()).collect();
-    let median_norm = median(&norms);
+    let at_layer = |(i, &layer): (usize, &usize)| {
+        let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms[i].iter().copied()).collect();
+        AtLayer::new(layer, &norms, config.lr, n_embd, config.layers.len())
+    };
     let ready = Ready {
-        median_norm,
-        mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
-        lr: config.lr.absolute(median_norm, n_embd),
+        layers: config.layers.iter().enumerate().map(at_layer).collect(),
         n_embd,
         total_steps: total,
         agreement: agreement.unwrap_or_default(),
@@ -229,9 +218,9 @@ pub fn train(
     };
     observe(Event::Ready(&ready));
 
-    let mut opt = AdamW::new(n_embd, config.weight_decay);
+    let mut opt = AdamW::new(n_params, config.weight_decay);
     let mut state = State { fingerprint, best_loss: f64::INFINITY.to_bits(), ..State::default() };
-    let mut v = vec![0.0f64; n_embd];
+    let mut v = vec![0.0f64; n_params];
     let (mut best, mut good) = (v.clone(), v.clone());
     if let Some(c) = resumed {
         (opt.t, opt.m, opt.s, v, best, good, state) = (c.state.step as u64, c.m, c.s, c.v, c.best, c.good, c.state);
@@ -250,7 +239,7 @@ pub fn train(
         }
         let epoch = state.step / per_epoch;
         let members = members(config, state.step, train.len());
-        let mut sum = StepSum::new(n_embd);
+        let mut sum = StepSum::new(n_params);
         for &(i, d) in &members {
             if interrupt.load(Ordering::Relaxed) {
                 stop = Stop::Interrupted;
@@ -268,10 +257,11 @@ pub fn train(
         let n = members.len() as f64;
         let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
         let grad_norm = clip(&mut g, config.clip.unwrap_or(f64::INFINITY));
-        let lr = ready.lr * config.schedule.factor(state.step, warmup, total);
+        let factor = config.schedule.factor(state.step, warmup, total);
+        let lr: Vec<f64> = ready.layers.iter().map(|l| l.lr * factor).collect();
         good.clone_from(&v);
         state.good_step = state.step;
-        opt.step(&mut v, &g, lr);
+        opt.step(&mut v, &g, &lr);
         state.step += 1;
         state.epoch_loss = (f64::from_bits(state.epoch_loss) + sum.loss).to_bits();
         state.epoch_pairs += members.len();
@@ -286,6 +276,7 @@ pub fn train(
             margin: sum.margin / n,
             accuracy: sum.wins / n,
             norm: length(&v),
+            percent: ready.percent(&v),
             grad_norm,
             tokens_per_second: tokens as f64 / elapsed.as_secs_f64().max(1e-9),
             left: elapsed / done * (total - state.step) as u32,
@@ -297,6 +288,7 @@ pub fn train(
                 step: state.step,
                 train_loss: f64::from_bits(state.epoch_loss) / state.epoch_pairs.max(1) as f64,
                 norm: length(&v),
+                percent: ready.percent(&v),
                 ..Point::default()
             };
             (state.epoch_loss, state.epoch_pairs) = (0, 0);
@@ -480,10 +472,11 @@ fn fingerprint(train: &[NamedPair], valid: &[NamedPair], config: &TrainConfig, c
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::Layers;
 
     #[test]
     fn an_epoch_meets_every_pair_once_in_a_seeded_order() {
-        let config = TrainConfig::new(3);
+        let config = TrainConfig::new(Layers::one(3));
         let a = epoch_plan(&config, 0, 50);
         let mut seen: Vec<usize> = a.iter().map(|x| x.0).collect();
         seen.sort_unstable();

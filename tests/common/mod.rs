@@ -1,6 +1,8 @@
 //! What the integration tests share: where models and reference files lie.
 #![allow(dead_code)]
 
+pub mod bench;
+
 use std::path::PathBuf;
 
 /// The llama-architecture test model.

@@ -7,6 +7,7 @@ use bidpo::eval::summary::summarize;
 use bidpo::eval::truthfulqa::{Protocol, prefix, qa_preamble, run_item};
 use bidpo::eval::{AnswerScore, Scorer, ScorerParams};
 use bidpo::files::sha256_of_bytes;
+use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::ControlVector;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -88,7 +89,7 @@ impl Steered {
             return Ok(None);
         }
         let mut words: Vec<String> = steering.dials.iter().map(|d| format!("{} x {}", d.name, d.scale)).collect();
-        let layers = steering.layers.as_ref().map(|r| format!("{}-{}", r.start(), r.end()));
+        let layers = steering.layers.as_ref().map(Layers::to_string);
         words.extend(layers.as_ref().map(|l| format!("layers {l}")));
         let files: Vec<String> = args.vectors.iter().map(|p| file_name(p)).collect();
         let scales: Vec<f32> = steering.dials.iter().map(|d| d.scale).collect();

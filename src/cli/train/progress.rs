@@ -1,6 +1,6 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
-use bidpo::train::{Event, StepReport};
+use bidpo::train::{AtLayer, Event, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
-    median: f64,
+    /// More than one layer: there is no one length to tell.
+    several: bool,
     last: Option<StepReport>,
 }
 
@@ -24,7 +25,7 @@ pub fn spinner(text: &str) -> ProgressBar {
 
 impl Progress {
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), terminal: std::io::stderr().is_terminal(), median: 1.0, last: None }
+        Self { bar: ProgressBar::hidden(), terminal: std::io::stderr().is_terminal(), several: false, last: None }
     }
 
     fn start(&mut self, total: usize, template: &str) {
@@ -48,19 +49,26 @@ impl Progress {
                 self.bar.set_position(*done as u64);
             }
             Event::Ready(r) => {
-                self.median = r.median_norm;
+                self.several = r.layers.len() > 1;
                 self.bar.finish_and_clear();
                 eprintln!(
                     "lifted graph equals llama_decode on {} logits, with and without a vector",
                     r.agreement.n_logits
                 );
+                let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { figure(x, 4) };
+                let spread = |text: &dyn Fn(&AtLayer) -> String| match &r.layers[..] {
+                    [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
+                    layers => layers.first().map_or_else(String::new, text),
+                };
                 eprintln!(
-                    "residual norm at the layer: median {:.1}, mean {:.1}; learning rate {}, a step of {} % of that median; {} step{}; {:.1} MB of captured \
-                     examples",
-                    r.median_norm,
-                    r.mean_norm,
-                    if r.lr < 1e-3 { format!("{:.2e}", r.lr) } else { figure(r.lr, 4) },
-                    figure(100.0 * r.lr * (r.n_embd as f64).sqrt() / r.median_norm, 2),
+                    "residual norm at {}: median {}, mean {}; learning rate {}, a step of {} % of that median{}; {} step{}; \
+                     {:.1} MB of captured examples",
+                    if self.several { "the layers, first to last" } else { "the layer" },
+                    spread(&|l| format!("{:.1}", l.median_norm)),
+                    spread(&|l| format!("{:.1}", l.mean_norm)),
+                    spread(&|l| shown(l.lr)),
+                    spread(&|l| figure(l.step_percent(r.n_embd), 2)),
+                    if self.several { " at each" } else { "" },
                     r.total_steps,
                     if r.total_steps == 1 { "" } else { "s" },
                     r.cache_bytes as f64 / 1e6
@@ -78,15 +86,14 @@ impl Progress {
             }
             Event::Epoch(p) => {
                 let text = format!(
-                    "step {}: training loss {:.4}{}, |v| {} ({} %)",
+                    "step {}: training loss {:.4}{}, {}",
                     p.step,
                     p.train_loss,
                     match (p.valid_loss, p.valid_accuracy) {
                         (Some(l), Some(a)) => format!(", validation loss {l:.4}, wins {:.1} %", 100.0 * a),
                         _ => String::new(),
                     },
-                    figure(p.norm, 2),
-                    figure(100.0 * p.norm / self.median, 2)
+                    self.length(p.norm, p.percent)
                 );
                 if self.terminal {
                     self.bar.println(text);
@@ -102,17 +109,22 @@ impl Progress {
 
     fn line(&self, s: &StepReport) -> String {
         format!(
-            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % |v| {} ({} %) {:.0} tokens/s {} left",
+            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % {} {:.0} tokens/s {} left",
             s.step,
             s.total,
             s.loss,
             s.margin,
             100.0 * s.accuracy,
-            figure(s.norm, 2),
-            figure(100.0 * s.norm / self.median, 2),
+            self.length(s.norm, s.percent),
             s.tokens_per_second,
             clock(s.left)
         )
+    }
+
+    /// `|v| 6.13 (3.57 %)`, or with several layers the mean of their percentages.
+    fn length(&self, norm: f64, percent: f64) -> String {
+        let percent = figure(percent, 2);
+        if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", figure(norm, 2)) }
     }
 
     pub fn finish(&self) {

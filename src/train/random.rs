@@ -1,0 +1,87 @@
+//! Random vectors to compare a trained one with.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A random vector as long as `vector`, `[n_layers, n_embd]`, at each layer, whose layers' directions form the same angles
+/// with each other: the trained vector turned by a random rotation of the residual stream. Directions that point the same
+/// way at neighbouring layers add up on their way through the model; random ones without those angles would push less,
+/// and the comparison would flatter the trained vector.
+pub fn rotated(vector: &[f32], n_embd: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(u64::MAX);
+    // Sums of twelve uniform numbers: close enough to a normal distribution for a direction without preference.
+    let mut normal = || (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+    let mut own: Vec<Vec<f64>> = Vec::new(); // orthonormal, spans the trained directions seen so far
+    let mut drawn: Vec<Vec<f64>> = Vec::new(); // orthonormal, takes their place
+    let mut out = Vec::with_capacity(vector.len());
+    for direction in vector.chunks(n_embd) {
+        let mut raw: Vec<f64> = (0..direction.len()).map(|_| normal()).collect();
+        remove(&mut raw, &drawn);
+        let norm = length(&raw);
+        drawn.push(raw.iter().map(|x| x / norm).collect());
+
+        // The coordinates of the trained direction among the trained ones, lowest layer first; the rest is its own.
+        let mut rest: Vec<f64> = direction.iter().map(|&x| f64::from(x)).collect();
+        let mut coordinates = remove(&mut rest, &own);
+        let norm = length(&rest);
+        coordinates.push(norm);
+        own.push(rest.iter().map(|x| if norm > 0.0 { x / norm } else { 0.0 }).collect());
+
+        let mut turned = vec![0.0; direction.len()];
+        for (c, q) in coordinates.iter().zip(&drawn) {
+            turned.iter_mut().zip(q).for_each(|(t, q)| *t += c * q);
+        }
+        out.extend(turned.into_iter().map(|x| x as f32));
+    }
+    out
+}
+
+/// Takes out of `x` what lies along the orthonormal `basis`, one after the other (modified Gram-Schmidt); returns how
+/// much that was.
+fn remove(x: &mut [f64], basis: &[Vec<f64>]) -> Vec<f64> {
+    let mut along = Vec::with_capacity(basis.len());
+    for q in basis {
+        let c: f64 = x.iter().zip(q).map(|(x, q)| x * q).sum();
+        x.iter_mut().zip(q).for_each(|(x, q)| *x -= c * q);
+        along.push(c);
+    }
+    along
+}
+
+fn length(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    }
+
+    #[test]
+    fn lengths_and_angles_stay_and_directions_do_not() {
+        let n = 64;
+        let mut vector: Vec<f32> = (0..4 * n).map(|i| (i as f32 * 0.37).sin() * (1 + i / n) as f32).collect();
+        let (first, rest) = vector.split_at_mut(n);
+        // The second is half the first, plus a little; the third is the first; the fourth is zero.
+        rest[..n].iter_mut().zip(first.iter()).for_each(|(x, f)| *x = 0.5 * f + 0.05 * *x);
+        rest[n..2 * n].copy_from_slice(first);
+        rest[2 * n..].fill(0.0);
+        let random = rotated(&vector, n, 0);
+        let rows = |v: &[f32]| v.chunks(n).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let (a, b) = (rows(&vector), rows(&random));
+        for i in 0..4 {
+            for j in 0..4 {
+                let (want, got) = (dot(&a[i], &a[j]), dot(&b[i], &b[j]));
+                assert!((want - got).abs() < 1e-4 * (1.0 + want.abs()), "{i}, {j}: {got} for {want}");
+            }
+        }
+        let cosine = dot(&a[0], &b[0]) / dot(&a[0], &a[0]);
+        assert!(cosine.abs() < 0.5, "{cosine}");
+        assert_eq!(random, rotated(&vector, n, 0));
+        assert_ne!(random, rotated(&vector, n, 1));
+    }
+}
