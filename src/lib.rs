@@ -35,7 +35,7 @@
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
-//! - [`synth`]: random models of every architecture, for tests and benchmarks.
+//! - [`memory`]: how much of it there is; [`synth`]: random models of every architecture, for tests and benchmarks.
 
 pub mod chat;
 pub mod check;
@@ -46,6 +46,7 @@ pub mod files;
 pub mod graph;
 pub mod layers;
 pub mod llama;
+pub mod memory;
 pub mod steer;
 pub mod synth;
 pub mod train;

@@ -72,11 +72,11 @@ fn attention_memory_does_not_grow_with_the_layers() {
     // Kept, each of the four layers more costs at least its scores ...
     let kept = bytes(&many, TOKENS, all) - bytes(&few, TOKENS, all);
     assert!(kept > 4 * scores(TOKENS), "{kept}");
-    // ... by default it costs less than a tenth of them: what else a layer keeps.
+    // ... by default the four together cost less than the scores of one: what else they keep.
     let default = AttentionMemory::default();
     let (a, b) = (bytes(&few, TOKENS, default), bytes(&many, TOKENS, default));
     eprintln!("{TOKENS} tokens: {a} bytes with 6 blocks, {b} with 10; kept, {kept} more");
-    assert!(b - a < 4 * scores(TOKENS) / 10, "{a} {b}");
+    assert!(b - a < scores(TOKENS), "{a} {b}");
     // Short sequences keep their scores: computing them again would only take time.
     assert_eq!(bytes(&many, 100, default), bytes(&many, 100, all));
 }

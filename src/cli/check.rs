@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use bidpo::check::{
     Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair, middle_layer,
 };
+use bidpo::layers::Layers;
 use bidpo::train::check_model;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ pub struct Args {
     /// Layer to check [default: the middle one].
     #[arg(long, short = 'l', value_name = "L")]
     layer: Option<usize>,
+    /// Several layers at once, as `train --layers` steers them: 10-20, or 5,9,12-14.
+    #[arg(long, value_name = "LIST", conflicts_with = "layer")]
+    layers: Option<Layers>,
     /// Reference files to compare with (log-probabilities, loss and gradient computed elsewhere).
     #[arg(long, value_name = "FILE.json", num_args = 1..)]
     gold: Vec<PathBuf>,
@@ -36,8 +40,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let golds = args.gold.iter().map(|p| Gold::load(p)).collect::<Result<Vec<_>, _>>()?;
     let model = args.model.load()?;
     let threads = args.model.threads();
-    let layer = args.layer.unwrap_or_else(|| middle_layer(&model));
-    check_model(&model, layer)?;
+    let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
+    for &layer in layers.iter() {
+        check_model(&model, layer)?;
+    }
 
     let pairs = match args.tokens {
         Some(n) => vec![long_pair(&model, n as usize)?],
@@ -49,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("making an f32 copy of {} ...", model.path().display());
         Some(F32Copy::new(&model).context("making the f32 copy (--no-f32 leaves out what needs it)")?)
     };
-    let checks = check(&model, copy.as_ref().map(F32Copy::model), &[layer], &pairs, threads)?;
+    let checks = check(&model, copy.as_ref().map(F32Copy::model), &layers, &pairs, threads)?;
     let mut golds_compared: Vec<GoldResult> = Vec::new();
     for gold in golds.iter().filter(|_| checks.engine.is_some()) {
         golds_compared.push(gold.compare(&model, false, threads)?);
@@ -77,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{} ({}), layer {layer}", model.path().display(), model.description());
+        println!("{} ({}), {}", model.path().display(), model.description(), layers.words());
         print_ops(&checks);
         if let Some(e) = &checks.engine {
             print_engine(e);

@@ -19,4 +19,4 @@ pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub use ready::{AtLayer, Ready};
-pub use trainer::{CheckpointPlan, Event, NamedPair, StepReport, Stop, TrainError, Trained, length, train};
+pub use trainer::{CheckpointPlan, Event, MemoryNeed, NamedPair, StepReport, Stop, TrainError, Trained, length, train};

@@ -7,6 +7,7 @@ use super::objective::{Objective, loss};
 use super::optimizer::{AdamW, clip};
 use super::ready::{AtLayer, Ready};
 use crate::data::{TokenizedPair, permutation};
+use crate::memory::text;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
@@ -31,6 +32,24 @@ pub enum TrainError {
     /// The checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The longest pair needs more memory than there is.
+    #[error(
+        "{} tokens (pair {pair}) need {} for a gradient and the captured pairs {}, but {} are free: \
+         leave out the longest pairs, choose a higher layer, or free memory",
+        tokens, text(*step_bytes), text(*captured_bytes), text(*available)
+    )]
+    Memory {
+        /// The longest pair.
+        pair: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Bytes of activations for its gradient.
+        step_bytes: u64,
+        /// Bytes of all captured pairs, at most.
+        captured_bytes: u64,
+        /// Bytes that the system has left.
+        available: u64,
+    },
     /// Settings that make no sense together.
     #[error("{0}")]
     Config(String),
@@ -57,6 +76,8 @@ pub enum Event<'a> {
         /// Tokens of this one.
         tokens: usize,
     },
+    /// The longest pair was measured: what the run will need beside the model and llama.cpp's own buffers.
+    Memory(&'a MemoryNeed),
     /// All is ready: what was found out about model and data.
     Ready(&'a Ready),
     /// A checkpoint was loaded.
@@ -68,6 +89,17 @@ pub enum Event<'a> {
     Step(&'a StepReport),
     /// An epoch ended and validation was run.
     Epoch(&'a Point),
+}
+
+/// Memory that a run needs beside the model and llama.cpp's own buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Tokens of the longest pair.
+    pub longest: usize,
+    /// Bytes of inputs and activations for its gradient.
+    pub step_bytes: u64,
+    /// Bytes of all captured pairs, at most.
+    pub captured_bytes: u64,
 }
 
 /// The state of the run after a step.
@@ -186,9 +218,14 @@ pub fn train(
     let count = train.len() + valid.len();
     let mut agreement = None;
     let mut examples = Vec::with_capacity(count);
+    // The longest pair first: what it needs is known before the work begins.
+    let mut longest = Some(measure(engine, train, valid, observe)?);
     for (i, pair) in train.iter().chain(valid).enumerate() {
         let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
-        let example = engine.capture(&[&pair.tokens]).map_err(named)?;
+        let example = match longest.take_if(|(at, _)| *at == i) {
+            Some((_, example)) => example,
+            None => engine.capture(&[&pair.tokens]).map_err(named)?,
+        };
         if i == 0 {
             agreement = Some(engine.verify(&[&pair.tokens], &example)?);
         }
@@ -349,6 +386,42 @@ pub fn train(
         best_step: state.best_step,
         stop,
     })
+}
+
+/// Captures the longest pair and compares what the run will need with what there is. Returns the pair's place among
+/// training and validation pairs, and its example.
+fn measure(
+    engine: &mut Engine,
+    train: &[NamedPair],
+    valid: &[NamedPair],
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<(usize, Example), TrainError> {
+    let all = || train.iter().chain(valid);
+    let (at, pair) = all()
+        .enumerate()
+        .max_by_key(|(i, p)| (p.tokens.n_tokens(), std::cmp::Reverse(*i)))
+        .expect("there is a training pair");
+    let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
+    let example = engine.capture(&[&pair.tokens]).map_err(named)?;
+    let longest = example.n_tokens;
+    // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
+    let tokens: usize = all().map(|p| p.tokens.n_tokens()).sum();
+    let need = MemoryNeed {
+        longest,
+        step_bytes: engine.step_bytes(&example).map_err(named)? as u64,
+        captured_bytes: (example.bytes() as f64 * tokens as f64 / longest as f64) as u64,
+    };
+    observe(Event::Memory(&need));
+    match crate::memory::available() {
+        Some(available) if need.step_bytes + need.captured_bytes > available => Err(TrainError::Memory {
+            pair: pair.name.clone(),
+            tokens: longest,
+            step_bytes: need.step_bytes,
+            captured_bytes: need.captured_bytes,
+            available,
+        }),
+        _ => Ok((at, example)),
+    }
 }
 
 fn save(

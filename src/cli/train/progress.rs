@@ -1,5 +1,6 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
+use bidpo::memory::text;
 use bidpo::train::{AtLayer, Event, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -39,6 +40,12 @@ impl Progress {
 
     pub fn show(&mut self, event: &Event<'_>) {
         match event {
+            Event::Memory(need) => eprintln!(
+                "memory beside the model: {} for a gradient over the longest pair ({} tokens), up to {} for the captured pairs",
+                text(need.step_bytes),
+                need.longest,
+                text(need.captured_bytes)
+            ),
             Event::Captured { done, total, .. } => {
                 if *done == 1 {
                     self.start(*total, "reading the residual stream [{bar:24}] {pos}/{len} pairs, {eta} left");

@@ -1,0 +1,167 @@
+//! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
+
+use super::layout::Layout;
+use super::{Engine, EngineError, Example, mark, markers, median, set_vectors};
+use crate::data::TokenizedPair;
+use crate::graph::capture_decode;
+use crate::graph::grad::{Standing, survey};
+use crate::graph::ir::Value;
+use std::collections::BTreeMap;
+
+/// The ops of a lifted graph, by ggml's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// How often each occurs.
+    pub ops: BTreeMap<&'static str, OpCount>,
+}
+
+impl Survey {
+    /// Ops that a gradient reaches and that have no rule.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        self.ops.iter().filter(|(_, n)| n.missing > 0).map(|(name, _)| *name)
+    }
+}
+
+/// How often an op occurs in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct OpCount {
+    /// With a gradient and a rule for it.
+    pub with_rule: usize,
+    /// Without a gradient: it only chooses, or does not depend on the vector.
+    pub not_needed: usize,
+    /// With a gradient and no rule.
+    pub missing: usize,
+}
+
+/// How closely the lifted graph follows `llama_decode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Agreement {
+    /// Largest difference of a logit without a vector.
+    pub unsteered: f32,
+    /// Largest difference of a logit with a vector of 5 % of the median residual norm.
+    pub steered: f32,
+    /// Logits compared in each case.
+    pub n_logits: usize,
+    /// How far that vector moved a logit of the first row, at most: 0 means that it does nothing.
+    pub effect: f32,
+    /// Largest difference of a logit between llama.cpp with a vector of zeros and without any.
+    pub zero: f32,
+}
+
+impl Engine {
+    /// Decodes the pairs once and says of every op above the lowest layer whether a gradient passes through it and whether
+    /// it has a rule. [`Engine::capture`] refuses a model with a missing rule; this lists all that are missing.
+    ///
+    /// # Errors
+    /// As [`Engine::capture`], but for missing rules.
+    pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
+        let layout = Layout::new(pairs)?;
+        self.ctx.clear_kv();
+        let (lifted, _) = capture_decode(&mut self.ctx, &layout.batch, &self.layers)?;
+        let mut graph = lifted.graph;
+        let head = graph.log_prob_head(lifted.logits)?;
+        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let standing = survey(&graph, lifted.logits, head, &at)?;
+        let mut ops = BTreeMap::new();
+        for (value, name) in lifted.origin {
+            let count: &mut OpCount = ops.entry(name).or_default();
+            match standing[value.0 as usize] {
+                Standing::NotNeeded => count.not_needed += 1,
+                Standing::Rule => count.with_rule += 1,
+                Standing::Missing => count.missing += 1,
+            }
+        }
+        Ok(Survey { ops })
+    }
+
+    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with pseudo-random ones of
+    /// 5 % of the median residual norm of their layer. Returns the largest absolute difference of a logit in each case
+    /// and the number of logits compared.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`]; a disagreement is reported, not raised.
+    pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let n_embd = self.model.n_embd();
+        let random: Vec<f32> = (0..self.n_params())
+            .map(|i| {
+                let norm = 0.05 * median(&example.norms[i / n_embd]) as f32 / (n_embd as f32).sqrt();
+                let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
+                norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
+            })
+            .collect();
+        // llama.cpp adds its vector to the bare residual stream; the captured one, of the lowest layer, holds the marker
+        // already. So what is compared with the captured one plus zero is a decode that carries the markers too.
+        let markers = markers(&self.layers, n_embd);
+        let mut unmarked = markers.clone();
+        unmarked[..n_embd].fill(0.0);
+        let mut agreement = Agreement::default();
+        let mut first_row = Vec::new();
+        for (slot, (decoded, added)) in [(&markers, &unmarked), (&random, &random)].into_iter().enumerate() {
+            set_vectors(&mut self.ctx, &self.layers, decoded)?;
+            self.ctx.decode(&layout.batch)?;
+            let lifted = self.logits(example, added)?;
+            let n_vocab = self.model.n_vocab();
+            let mut max = 0.0f32;
+            for (row, &token) in layout.output_tokens.iter().enumerate() {
+                let theirs = self.ctx.logits(token)?;
+                max = max.max(distance(theirs, &lifted[row * n_vocab..(row + 1) * n_vocab]));
+                agreement.n_logits += if slot == 0 { n_vocab } else { 0 };
+                if row == 0 && slot == 0 {
+                    first_row = theirs.to_vec();
+                } else if row == 0 {
+                    agreement.effect = distance(theirs, &first_row);
+                }
+            }
+            if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
+        }
+        self.ctx.clear_control_vector();
+        self.ctx.decode(&layout.batch)?;
+        let bare = self.all_logits(&layout)?;
+        let zeros = vec![0.0; self.n_params()];
+        set_vectors(&mut self.ctx, &self.layers, &zeros)?;
+        self.ctx.decode(&layout.batch)?;
+        agreement.zero = distance(&self.all_logits(&layout)?, &bare);
+        mark(&mut self.ctx, &self.layers)?;
+        Ok(agreement)
+    }
+
+    /// Logits of the last decode, `[n_outputs, n_vocab]`.
+    fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+        let mut all = Vec::with_capacity(layout.output_tokens.len() * self.model.n_vocab());
+        for &token in &layout.output_tokens {
+            all.extend_from_slice(self.ctx.logits(token)?);
+        }
+        Ok(all)
+    }
+
+    /// As [`Engine::compare`], but a disagreement is an error.
+    ///
+    /// # Errors
+    /// [`EngineError::Disagrees`].
+    pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let a = self.compare(pairs, example)?;
+        for (max_diff, what) in [
+            (a.unsteered, "no vector"),
+            (a.steered, "a random vector of 5 % of the residual norm"),
+            (a.zero, "llama_decode itself, a vector of zeros against none"),
+        ] {
+            if max_diff != 0.0 {
+                return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
+            }
+        }
+        if a.effect == 0.0 {
+            return Err(EngineError::Model(format!(
+                "a control vector at layers {:?} does not move the logits of this architecture ({})",
+                self.layers,
+                self.model.architecture()
+            )));
+        }
+        Ok(a)
+    }
+}
+
+/// Largest absolute difference; infinite if a number is not one.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
+}
