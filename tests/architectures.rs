@@ -2,6 +2,8 @@
 //! gradients equal to central differences on F32 weights. docs/architectures.md holds the whole table, made by
 //! `make architectures`.
 
+mod common;
+
 use bidpo::check::{Checks, EngineChecks, check_synthetic};
 use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap};
 use bidpo::synth::{self, Family};
@@ -128,5 +130,23 @@ fn refused_architectures() {
         let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
         let bidpo::check::SyntheticError::Engine(EngineError::Model(message)) = e else { panic!("{e:?}") };
         assert!(message.contains(family.arch()), "{message}");
+    }
+}
+
+/// The command itself, from pairs to a vector file, on kinds of models that no published model here is of.
+#[test]
+fn train_from_pairs_to_a_file() {
+    for (family, dtype, layers) in
+        [("qwen3moe", "q4_k", "1-2"), ("gemma4", "q8_0", "2"), ("deepseek2", "q5_k", "1,3"), ("gpt-oss", "mxfp4", "1")]
+    {
+        let bench = common::bench::Bench::random(family, dtype);
+        let summary = bench.summary("v.gguf", &format!("--layers {layers} --steps 3"));
+        let vector = bench.vector("v.gguf");
+        let want: bidpo::layers::Layers = layers.parse().unwrap();
+        assert!(vector.directions.keys().eq(want.iter()), "{family}: {:?}", vector.directions.keys());
+        for (layer, direction) in &vector.directions {
+            let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(length.is_finite() && length > 0.0, "{family}, layer {layer}: {length}; {summary}");
+        }
     }
 }

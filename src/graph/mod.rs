@@ -1,7 +1,7 @@
 //! The engine: lift llama.cpp's own graph, differentiate it, run it with ggml.
 //!
 //! [`capture`] watches a decode, [`lift`] turns its upper part into the [`ir`], [`grad`] extends that by its gradient,
-//! [`emit`] runs the result. [`kernels`] holds the two kernels that ggml has no fast equivalent of.
+//! [`emit`] runs the result. [`kernels`] holds the kernels that ggml has no (fast) equivalent of.
 
 mod attention;
 mod capture;

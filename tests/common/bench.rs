@@ -38,6 +38,17 @@ impl Bench {
         Some(bench)
     }
 
+    /// With a random model of a family.
+    pub fn random(family: &str, dtype: &str) -> Self {
+        let family = bidpo::synth::family(family).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let bench = Self { model: dir.path().join(format!("{}.gguf", family.name())), dir };
+        let dtype = bidpo::llama::DType::from_name(dtype).unwrap();
+        bidpo::synth::write(&bench.model, family, &family.shape(), dtype, 1).unwrap();
+        bench.write("prefs.jsonl", &PAIRS);
+        bench
+    }
+
     pub fn write(&self, name: &str, pairs: &[[&str; 3]]) {
         let line =
             |[p, c, r]: &[&str; 3]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string() + "\n";

@@ -1,94 +1,16 @@
-//! From the intermediate representation to a ggml graph, and running it.
-//!
-//! Inputs get a buffer of their own (ggml's allocator would recycle them), weights are the model's own tensors, and all
-//! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
+//! Making the ggml graph: tensors for the nodes that are needed, op by op.
 
-use super::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
-use super::kernels::{gelu, head, matmul_t, rows};
+use super::{Bindings, RunError};
+use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
+use crate::graph::kernels::{gelu, head, matmul_t, rows};
 use crate::llama::{DType, Weight, sys};
 use std::ffi::c_void;
-
-pub use super::kernels::head::Label;
-
-/// A graph that cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Memory ran out.
-    #[error("no memory for a graph of {nodes} nodes{detail}")]
-    Memory {
-        /// Nodes of the graph.
-        nodes: usize,
-        /// What was asked for, where known.
-        detail: String,
-    },
-    /// ggml failed.
-    #[error("ggml failed to compute the graph (status {0})")]
-    Compute(i32),
-    /// Inputs or weights that do not fit the graph.
-    #[error("{0}")]
-    Binding(String),
-}
 
 /// ggml's `GGML_N_TASKS_MAX`: as many workers as there are threads.
 const N_TASKS_MAX: i32 = -1;
 
-/// Data of one input for one run.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Data {
-    /// Floats.
-    F32(Vec<f32>),
-    /// Integers.
-    I32(Vec<i32>),
-    /// Raw bytes of any type (F16 masks).
-    Bytes(Vec<u8>),
-}
-
-impl Data {
-    fn bytes(&self) -> (*const c_void, usize) {
-        match self {
-            Self::F32(v) => (v.as_ptr().cast(), v.len() * 4),
-            Self::I32(v) => (v.as_ptr().cast(), v.len() * 4),
-            Self::Bytes(v) => (v.as_ptr().cast(), v.len()),
-        }
-    }
-}
-
-/// What a run needs beside the graph.
-#[derive(Debug, Default)]
-pub struct Bindings<'a> {
-    /// Data of each input, by [`super::ir::InputId`].
-    pub inputs: Vec<&'a Data>,
-    /// Tensor of each weight, by [`super::ir::WeightId`].
-    pub weights: &'a [Weight],
-    /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
-    pub labels: &'a [Label],
-}
-
-/// What a run gives back.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// The values asked for, contiguous, in the order asked.
-    pub values: Vec<Vec<f32>>,
-    /// Those of them that are integers.
-    pub integers: Vec<Vec<i32>>,
-    /// log p of each label.
-    pub log_probs: Vec<f64>,
-}
-
-/// Runs graphs on the CPU backend of ggml.
-#[derive(Debug)]
-pub struct Executor {
-    backend: sys::ggml_backend_t,
-    alloc: sys::ggml_gallocr_t,
-    pool: *mut sys::ggml_threadpool,
-    smooth: bool,
-}
-
-// SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
-unsafe impl Send for Executor {}
-
 /// A ggml context that is freed on every way out.
-struct Arena(*mut sys::ggml_context);
+pub(super) struct Arena(pub *mut sys::ggml_context);
 
 impl Arena {
     fn new(n_tensors: usize, graph_size: Option<usize>) -> Option<Self> {
@@ -112,33 +34,21 @@ impl Drop for Arena {
     }
 }
 
-/// A backend buffer that is freed on every way out.
-struct Buffer(sys::ggml_backend_buffer_t);
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: freed once.
-            unsafe { sys::ggml_backend_buffer_free(self.0) };
-        }
-    }
-}
-
 /// A ggml graph of what some values depend on, its inputs and activations without memory yet.
-struct Built {
-    inputs: Arena,
+pub(super) struct Built {
+    pub inputs: Arena,
     /// Holds the tensors and the graph.
     _arena: Arena,
-    graph: *mut sys::ggml_cgraph,
+    pub graph: *mut sys::ggml_cgraph,
     /// By number of the value; null where nothing depends on it.
-    tensors: Vec<*mut sys::ggml_tensor>,
+    pub tensors: Vec<*mut sys::ggml_tensor>,
     /// Inputs with their data.
-    uploads: Vec<(*mut sys::ggml_tensor, *const c_void, usize)>,
+    pub uploads: Vec<(*mut sys::ggml_tensor, *const c_void, usize)>,
     nodes: usize,
 }
 
 impl Built {
-    fn new(
+    pub fn new(
         graph: &Graph,
         bind: &Bindings<'_>,
         wanted: &[Value],
@@ -216,125 +126,8 @@ impl Built {
         Ok(Self { inputs, _arena: arena, graph: ggml_graph, tensors, uploads, nodes: n })
     }
 
-    fn memory(&self, detail: &str) -> RunError {
+    pub fn memory(&self, detail: &str) -> RunError {
         RunError::Memory { nodes: self.nodes, detail: detail.to_owned() }
-    }
-}
-
-impl Executor {
-    /// An executor with `n_threads` workers.
-    ///
-    /// # Errors
-    /// [`RunError::Memory`] when ggml cannot start.
-    pub fn new(n_threads: u32) -> Result<Self, RunError> {
-        crate::llama::init();
-        // SAFETY: each object is checked, owned by self and freed in drop.
-        unsafe {
-            let backend = sys::ggml_backend_cpu_init();
-            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
-            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
-            // Sleep between graphs instead of spinning: the work between two runs is Rust's.
-            params.poll = 0;
-            let pool = sys::ggml_threadpool_new(&raw mut params);
-            if backend.is_null() || alloc.is_null() || pool.is_null() {
-                return Err(RunError::Memory { nodes: 0, detail: String::new() });
-            }
-            sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
-            sys::ggml_backend_cpu_set_threadpool(backend, pool);
-            Ok(Self { backend, alloc, pool, smooth: false })
-        }
-    }
-
-    /// Computes GELU from now on without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
-    /// differences can be compared with a gradient.
-    pub fn set_smooth(&mut self, smooth: bool) {
-        self.smooth = smooth;
-    }
-
-    /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(
-        &mut self,
-        graph: &Graph,
-        bind: &Bindings<'_>,
-        computed: &[Value],
-        read: &[Value],
-    ) -> Result<Outcome, RunError> {
-        let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
-        let mut task = head::HeadTask { labels: bind.labels.to_vec(), log_probs: vec![f64::NAN; bind.labels.len()] };
-        let built = Built::new(graph, bind, &wanted, (&raw mut task).cast::<c_void>(), self.smooth)?;
-        // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
-        // holds; `task` outlives the run.
-        unsafe {
-            let buffer = Buffer(if built.uploads.is_empty() {
-                std::ptr::null_mut()
-            } else {
-                sys::ggml_backend_alloc_ctx_tensors(built.inputs.0, self.backend)
-            });
-            if buffer.0.is_null() && !built.uploads.is_empty() {
-                return Err(built.memory(" (inputs)"));
-            }
-            for &(t, data, len) in &built.uploads {
-                sys::ggml_backend_tensor_set(t, data, 0, len);
-            }
-            if !sys::ggml_gallocr_alloc_graph(self.alloc, built.graph) {
-                return Err(built.memory(" (activations)"));
-            }
-            let status = sys::ggml_backend_graph_compute(self.backend, built.graph);
-            if status != sys::GGML_STATUS_SUCCESS {
-                return Err(RunError::Compute(status));
-            }
-            let mut outcome = Outcome { log_probs: task.log_probs, ..Outcome::default() };
-            for v in read {
-                let t = built.tensors[v.0 as usize];
-                let mut bytes = vec![0.0f32; sys::ggml_nelements(t) as usize];
-                sys::ggml_backend_tensor_get(t, bytes.as_mut_ptr().cast(), 0, bytes.len() * 4);
-                if graph.node(*v).elem == Elem::I32 {
-                    outcome.integers.push(bytes.iter().map(|x| x.to_bits() as i32).collect());
-                } else {
-                    outcome.values.push(bytes);
-                }
-            }
-            Ok(outcome)
-        }
-    }
-
-    /// Bytes that a run would need for inputs and activations, without running it.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn measure(&self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
-        let built = Built::new(graph, bind, wanted, std::ptr::null_mut(), self.smooth)?;
-        // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
-        unsafe {
-            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
-            if alloc.is_null() {
-                return Err(built.memory(""));
-            }
-            let mut size = 0usize;
-            sys::ggml_gallocr_reserve_n_size(alloc, built.graph, std::ptr::null(), std::ptr::null(), &raw mut size);
-            sys::ggml_gallocr_free(alloc);
-            Ok(size)
-        }
-    }
-
-    /// Bytes of activations that the largest run so far needed.
-    pub fn activation_bytes(&self) -> usize {
-        // SAFETY: alive; buffer 0 is the only one of a CPU allocator.
-        unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }
-    }
-}
-
-impl Drop for Executor {
-    fn drop(&mut self) {
-        // SAFETY: each freed once, the backend before the pool it uses.
-        unsafe {
-            sys::ggml_gallocr_free(self.alloc);
-            sys::ggml_backend_free(self.backend);
-            sys::ggml_threadpool_free(self.pool);
-        }
     }
 }
 
@@ -393,7 +186,7 @@ unsafe fn new_tensor(ctx: *mut sys::ggml_context, kind: sys::ggml_type, ne: [usi
 }
 
 /// The element type of a tensor of ggml's type: a weight's own, where the IR has no name for it.
-pub(super) fn elem_of(dtype: DType) -> Elem {
+pub(in crate::graph) fn elem_of(dtype: DType) -> Elem {
     match dtype {
         DType::F32 => Elem::F32,
         DType::F16 => Elem::F16,
