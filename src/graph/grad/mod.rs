@@ -183,7 +183,7 @@ impl Sweep {
                         graph.scale(x, 0.0, 0.0)
                     }
                 };
-                graph.acc(base, d, nb, offset)
+                graph.acc(base, d, nb, offset)?
             }
         });
         Ok(())

@@ -1,0 +1,334 @@
+//! The intermediate representation: a compute graph in SSA form, of the ops that llama.cpp's graphs are made of.
+//!
+//! Shapes are ggml's: four extents, fastest first, so a matrix of `n` rows of `k` numbers is `[k, n, 1, 1]`. This module
+//! knows nothing of llama.cpp: weights and inputs are numbers that whoever runs the graph resolves.
+
+mod graph;
+
+pub use graph::Graph;
+
+/// A value of the graph: the result of one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub u32);
+
+/// Number of an input: data set for each run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InputId(pub u32);
+
+/// Number of a weight: data that belongs to the model and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub u32);
+
+/// Element type of a value. Activations are always `F32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Elem {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float (masks of some builds).
+    F16,
+    /// 32-bit integer (positions, row numbers).
+    I32,
+    /// A weight's own type, known to the weight only.
+    Weight,
+}
+
+impl Elem {
+    /// Bytes of an element; None for a weight's own type.
+    pub fn size(self) -> Option<usize> {
+        match self {
+            Self::F32 | Self::I32 => Some(4),
+            Self::F16 => Some(2),
+            Self::Weight => None,
+        }
+    }
+}
+
+/// Shape: extents, fastest first.
+pub type Shape = [usize; 4];
+
+/// Number of elements of a shape.
+pub fn n_elements(ne: Shape) -> usize {
+    ne.iter().product()
+}
+
+/// Elementwise functions of one argument.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unary {
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// GELU, tanh form.
+    Gelu,
+    /// GELU with the error function: `x (1 + erf(x / sqrt 2)) / 2`.
+    GeluErf,
+    /// GELU, sigmoid form: `x * sigmoid(1.702 x)`.
+    GeluQuick,
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `e^x`.
+    Exp,
+    /// `log(1 + e^x)`.
+    Softplus,
+    /// `-x`.
+    Neg,
+    /// `|x|`.
+    Abs,
+    /// -1, 0 or 1.
+    Sgn,
+    /// 1 where x > 0, else 0.
+    Step,
+    /// xIELU (Huang & Schlag 2024, arXiv 2411.13010): `p x^2 + beta x` above 0, `n (e^min(x, eps) - 1 - x) + beta x`
+    /// below.
+    Xielu {
+        /// Curvature below 0.
+        n: f32,
+        /// Curvature above 0.
+        p: f32,
+        /// Slope at 0.
+        beta: f32,
+        /// Largest argument of the exponential.
+        eps: f32,
+    },
+}
+
+/// Gated activations: `act(gate) * up`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Glu {
+    /// ReLU gate.
+    Reglu,
+    /// SiLU gate.
+    Swiglu,
+    /// GELU gate, tanh form.
+    Geglu,
+    /// GELU gate with the error function.
+    GegluErf,
+    /// GELU gate, sigmoid form.
+    GegluQuick,
+    /// `a sigmoid(alpha a) (b + 1)` with `a = min(gate, limit)`, `b` = up between `-limit` and `limit` (gpt-oss).
+    SwigluOai {
+        /// Factor inside the sigmoid.
+        alpha: f32,
+        /// Bound of both sources.
+        limit: f32,
+    },
+    /// `silu(min(gate, limit)) b`, `b` = up between `-limit` and `limit`.
+    SwigluClamp {
+        /// Bound of both sources.
+        limit: f32,
+    },
+}
+
+/// An op's parameters as ggml keeps them (floats as their bits).
+pub type OpParams = [i32; 16];
+
+/// An operation. Sources are in [`Node::src`]; `x`, `y` below are its first and second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Op {
+    /// Data set for each run.
+    Input(InputId),
+    /// A frozen tensor of the model.
+    Weight(WeightId),
+    /// `x + y`, `y` repeated to `x`'s shape.
+    Add,
+    /// `x - y`, `y` repeated to `x`'s shape.
+    Sub,
+    /// `x * y`, `y` repeated to `x`'s shape.
+    Mul,
+    /// `x / y`, `y` repeated to `x`'s shape.
+    Div,
+    /// `x + y[:, id]`: to each row `[n, slot, token]` the row of the weight `y` that the third source, `[slot, token]`,
+    /// names (biases of experts).
+    AddId,
+    /// `s * x + b`.
+    Scale {
+        /// Factor.
+        s: f32,
+        /// Bias.
+        b: f32,
+    },
+    /// `x` between `min` and `max`.
+    Clamp {
+        /// Lower bound.
+        min: f32,
+        /// Upper bound.
+        max: f32,
+    },
+    /// `x^2`.
+    Sqr,
+    /// Square root.
+    Sqrt,
+    /// Sum of each row: `[n, ...] -> [1, ...]`.
+    SumRows,
+    /// Mean of each row: `[n, ...] -> [1, ...]`.
+    Mean,
+    /// `x` repeated to the node's shape.
+    Repeat,
+    /// Rows of `x` times rows of `y`: `[k, n] , [k, m] -> [n, m]`; `x` repeated over `y`'s two outer dimensions. The
+    /// parameters hold ggml's precision flags.
+    MulMat(OpParams),
+    /// `x^T y` for a weight `x`: `[k, n] , [n, m] -> [k, m]`; `x` repeated over `y`'s two outer dimensions. The product a
+    /// backward pass is made of.
+    MulMatT,
+    /// As [`Op::MulMat`], with a matrix of its own for each row of `y`: `x [k, n, n_expert]`, `y [k, 1 or slots, tokens]`,
+    /// third source the matrices' numbers `[slots, tokens]` `-> [n, slots, tokens]` (mixtures of experts).
+    MulMatId(OpParams),
+    /// As [`Op::MulMatT`] with a matrix of its own for each row: `x [k, n, n_expert]`, `y [n, slots, tokens]`, third source
+    /// `[slots, tokens]` `-> [k, slots, tokens]`.
+    MulMatIdT,
+    /// Normalisation of each row to mean 0 and variance 1.
+    Norm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Root-mean-square normalisation of each row.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// Gradient of [`Op::RmsNorm`]: `x` is the gradient of the result, `y` the normalised value's source.
+    RmsNormBack {
+        /// As in the forward op.
+        eps: f32,
+    },
+    /// Each row divided by its Euclidean length (at least `eps`).
+    L2Norm {
+        /// The least length.
+        eps: f32,
+    },
+    /// Rotary position embedding; `y` holds positions, a third source may hold frequency factors.
+    Rope(OpParams),
+    /// The inverse rotation: gradient of [`Op::Rope`].
+    RopeBack(OpParams),
+    /// Softmax of `scale * x + slope * y` over each row. The mask `y` may be missing; a third source, one number a head,
+    /// adds a term to the sums of that head (attention sinks).
+    SoftMax {
+        /// Factor on the scores.
+        scale: f32,
+        /// ALiBi bias (0: none).
+        max_bias: f32,
+    },
+    /// Gradient of [`Op::SoftMax`]: `x` is the gradient of the result, `y` the result.
+    SoftMaxBack {
+        /// As in the forward op.
+        scale: f32,
+    },
+    /// A gated activation of two sources, gate first.
+    Glu(Glu),
+    /// An elementwise function.
+    Unary(Unary),
+    /// Gradient of SiLU: `x` is the gradient of the result, `y` the argument.
+    SiluBack,
+    /// A contiguous copy.
+    Cont,
+    /// The same numbers in another element type, the node's.
+    Cast,
+    /// The same elements in another shape (contiguous source).
+    Reshape,
+    /// A window into the source: strides in [`Node::nb`], offset in bytes.
+    View {
+        /// Bytes from the start of the source.
+        offset: usize,
+    },
+    /// Dimension `i` of the source becomes dimension `axes[i]`.
+    Permute([usize; 4]),
+    /// Zeros appended at the end of each dimension.
+    Pad([usize; 4]),
+    /// `x` then `y` along a dimension.
+    Concat {
+        /// The dimension.
+        dim: usize,
+    },
+    /// Rows of `x` named by the integers `y`: `[n, rows, a, b] , [m, a, b] -> [n, m, a, b]`.
+    GetRows,
+    /// Gradient of [`Op::GetRows`] of a matrix: rows of `x` added up at the rows that `y` names.
+    GetRowsBack,
+    /// The same for more than one matrix: `x [n, m, a, b] , y [m, a, b] -> [n, rows, a, b]`.
+    ScatterRows,
+    /// `x` with its rows that the integers of the third source name replaced by those of `y`.
+    SetRows,
+    /// Gradient of a repetition: `x` summed down to the node's shape.
+    RepeatBack,
+    /// `x` with `y` added into the window that the strides and the offset (bytes) describe.
+    Acc {
+        /// Strides of dimensions 1 to 3 of the window.
+        nb: [usize; 3],
+        /// Offset of the window.
+        offset: usize,
+    },
+    /// An op that the forward pass repeats as it was and that has no gradient rule: choices of experts, mostly, where none
+    /// is needed.
+    Other {
+        /// ggml's number.
+        code: u32,
+        /// ggml's name.
+        name: &'static str,
+        /// Its parameters.
+        params: OpParams,
+    },
+    /// From logits `[n_vocab, n_rows]` to the gradient of `sum over rows and labels of coef * log p(label)`; the rows'
+    /// labels and coefficients are given to the executor, which also records each log p.
+    LogProbHead,
+}
+
+impl Op {
+    /// A short name for messages.
+    pub fn name(&self) -> String {
+        if let Self::Other { name, .. } = self {
+            return (*name).to_owned();
+        }
+        let text = format!("{self:?}");
+        text.split(['(', ' ', '{']).next().unwrap_or(&text).to_owned()
+    }
+}
+
+/// A node: an op, its sources, and the value it makes.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The operation.
+    pub op: Op,
+    /// Sources, in the op's order.
+    pub src: Vec<Value>,
+    /// Shape of the result.
+    pub ne: Shape,
+    /// Strides of the result in bytes.
+    pub nb: Shape,
+    /// Element type of the result.
+    pub elem: Elem,
+}
+
+/// A graph that cannot be built.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum IrError {
+    /// Sources that do not fit an op.
+    #[error("{op}: {why}")]
+    Shape {
+        /// The op.
+        op: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// An op whose gradient is not known for these sources.
+    #[error("no gradient rule for {op}: {why}")]
+    NoRule {
+        /// The op.
+        op: String,
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// Strides of a contiguous value of 4-byte elements.
+pub fn contiguous(ne: Shape) -> Shape {
+    dense(ne, 4)
+}
+
+fn dense(ne: Shape, size: usize) -> Shape {
+    let mut nb = [size, 0, 0, 0];
+    for i in 1..4 {
+        nb[i] = nb[i - 1] * ne[i - 1];
+    }
+    nb
+}
