@@ -71,7 +71,8 @@ models (`bidpo synth`), one for each kind of architecture, with the checks that 
 - **logits**: the lifted graph's logits against `llama_decode`'s, without and with a vector; a vector of zeros against none.
   Equality of every bit is demanded.
 - **gradient**: relative error of the gradient against central differences, in its own and six random directions, on an F32
-  copy of the same model (the exact de-quantized weights), choices of experts held fixed.
+  copy of the same model (the exact de-quantized weights), choices of experts held fixed. Where a model has kinks (ReLU) at the
+  vector, another vector.
 - **cosine** of the angle between the gradient through the type's own kernels, which round activations to 8 bits, and that of
   the F32 copy. This is a property of the type and of the model (a random mixture of experts changes its choices easily, a
   trained one less), not an error of the gradient; real models are in the README.

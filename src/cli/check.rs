@@ -76,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "max_difference_of_zero_vector": e.agreement.zero })),
             "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
                 "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
-                "limit": LIMIT, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
+                "limit": LIMIT, "vectors_tried": e.points, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
             "gold": golds_compared,
             "passed": passed,
@@ -144,13 +144,18 @@ fn print_engine(e: &EngineChecks) {
     println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.moves()), a.effect);
     match &e.differences {
         Some(d) => println!(
-            "{} gradient against central differences, f32 weights, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}",
+            "{} gradient against central differences, f32 weights, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}{}",
             verdict(e.smooth()),
             d.directions,
             d.step_percent,
             d.relative_error,
             LIMIT,
-            d.cosine
+            d.cosine,
+            if e.points > 1 {
+                format!(" (of {} vectors, the best: the first may lie at a kink)", e.points)
+            } else {
+                String::new()
+            }
         ),
         None => println!("skipped: gradient against central differences (--no-f32)"),
     }
