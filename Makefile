@@ -36,5 +36,5 @@ vectors: models-all build
 
 # Written only if every check passed.
 architectures: setup
-	cargo run --release --example architectures > docs/architectures.md.new
-	mv docs/architectures.md.new docs/architectures.md
+	cargo run --release --example architectures > target/architectures.md
+	mv target/architectures.md docs/architectures.md
