@@ -23,6 +23,9 @@ impl Default for AttentionMemory {
     }
 }
 
+/// Values with their gradients.
+type Gradients = Result<Vec<(Value, Value)>, IrError>;
+
 /// `out = v^T softmax(... k q ...)`: the products with what lies between them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Attention {
@@ -148,8 +151,8 @@ impl Attention {
         graph: &mut Graph,
         g: Value,
         chunk: usize,
-        rule: &mut dyn FnMut(&mut Graph, &Attention, Value, Value) -> Result<Vec<(Value, Value)>, IrError>,
-    ) -> Result<Vec<(Value, Value)>, IrError> {
+        rule: &mut dyn FnMut(&mut Graph, &Attention, Value, Value) -> Gradients,
+    ) -> Gradients {
         let n_head = graph.ne(self.chain[0])[2];
         let count = self.heads(graph, chunk);
         let g = graph.contiguous(g);
