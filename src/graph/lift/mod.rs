@@ -259,16 +259,18 @@ impl Lifter<'_> {
         if let Some(&v) = self.done.get(&id) {
             return Ok(v);
         }
-        let kept = self.capture.index.get(&id).and_then(|i| Some((&self.capture.nodes[*i], self.capture.kept.get(i)?)));
-        let v = match self.capture.leaves.get(&id) {
-            _ if kept.is_some() => {
-                let (below, bytes) = kept.expect("just seen");
-                let data = data_of(below.dtype, bytes)
-                    .ok_or_else(|| self.pattern(below, format!("a value of type {}", below.dtype.name())))?;
-                let (v, _) = self.out.graph.input(below.ne, self.elem(below)?);
-                self.out.inputs.push(data);
-                v
-            }
+        let capture = self.capture;
+        // A value from below the entry, brought along: an input.
+        if let Some((at, bytes)) = capture.index.get(&id).and_then(|at| Some((at, capture.kept.get(at)?))) {
+            let below = &capture.nodes[*at];
+            let data = data_of(below.dtype, bytes)
+                .ok_or_else(|| self.pattern(below, format!("a value of type {}", below.dtype.name())))?;
+            let (v, _) = self.out.graph.input(below.ne, self.elem(below)?);
+            self.out.inputs.push(data);
+            self.done.insert(id, v);
+            return Ok(v);
+        }
+        let v = match capture.leaves.get(&id) {
             Some(RawLeaf::Weight(w)) => {
                 let (v, _) = self.out.graph.weight(w.node().ne(), elem_of(w.node().dtype()));
                 self.out.weights.push(w.clone());
