@@ -34,7 +34,7 @@ impl Graph {
 
     /// Weights that a product with their transpose reads: as they lie in the file, whatever form the forward pass uses.
     pub fn transposed_weights(&self) -> impl Iterator<Item = WeightId> {
-        self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT)).filter_map(|n| {
+        self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT | Op::LossHead)).filter_map(|n| {
             match self.node(n.src[0]).op {
                 Op::Weight(id) => Some(id),
                 _ => None,
@@ -385,6 +385,18 @@ impl Graph {
             return Self::err(Op::Acc { nb, offset }, "a window of more than 2 GiB: shorten the longest pairs");
         }
         Ok(self.f32(Op::Acc { nb, offset }, &[x, y], self.ne(x)))
+    }
+
+    /// [`Op::LossHead`] for logits that are the product of a weight with hidden states and nothing else: the op and the
+    /// hidden states, with respect to which it is the gradient. None for any other logits.
+    pub fn loss_head(&mut self, logits: Value) -> Option<(Value, Value)> {
+        let node = self.node(logits);
+        let (&[w, h], Op::MulMat(_)) = (&node.src[..], node.op) else { return None };
+        let (w_ne, ne) = (self.ne(w), self.ne(h));
+        if !matches!(self.node(w).op, Op::Weight(_)) || w_ne[2] * w_ne[3] * ne[2] * ne[3] != 1 || !self.is_contiguous(h) {
+            return None;
+        }
+        Some((self.f32(Op::LossHead, &[w, h], ne), h))
     }
 
     /// [`Op::LogProbHead`].

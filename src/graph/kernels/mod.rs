@@ -4,10 +4,18 @@
 //! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept.
 
+pub(super) mod activations;
+mod bf16;
+pub(super) mod cpu;
 pub(super) mod gelu;
 pub(super) mod head;
+pub(super) mod int8;
+pub(super) mod loss_head;
 pub(super) mod matmul_t;
+mod quants;
 pub(super) mod rows;
+
+use quants::f16;
 
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {
