@@ -387,15 +387,21 @@ impl Graph {
         Ok(self.f32(Op::Acc { nb, offset }, &[x, y], self.ne(x)))
     }
 
-    /// [`Op::LossHead`] for logits that are the product of a weight with hidden states and nothing else: the op and the
-    /// hidden states, with respect to which it is the gradient. None for any other logits.
-    pub fn loss_head(&mut self, logits: Value) -> Option<(Value, Value)> {
+    /// The weight whose product with hidden states the logits are, if they are nothing else.
+    pub fn output_matrix(&self, logits: Value) -> Option<WeightId> {
         let node = self.node(logits);
         let (&[w, h], Op::MulMat(_)) = (&node.src[..], node.op) else { return None };
         let (w_ne, ne) = (self.ne(w), self.ne(h));
-        if !matches!(self.node(w).op, Op::Weight(_)) || w_ne[2] * w_ne[3] * ne[2] * ne[3] != 1 || !self.is_contiguous(h) {
-            return None;
-        }
+        let Op::Weight(id) = self.node(w).op else { return None };
+        (w_ne[2] * w_ne[3] * ne[2] * ne[3] == 1 && self.is_contiguous(h)).then_some(id)
+    }
+
+    /// [`Op::LossHead`] for logits that have an [`Graph::output_matrix`]: the op and the hidden states, with respect to which
+    /// it is the gradient. None for any other logits.
+    pub fn loss_head(&mut self, logits: Value) -> Option<(Value, Value)> {
+        self.output_matrix(logits)?;
+        let (w, h) = (self.node(logits).src[0], self.node(logits).src[1]);
+        let ne = self.ne(h);
         Some((self.f32(Op::LossHead, &[w, h], ne), h))
     }
 

@@ -109,7 +109,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
         let mut columns = Columns::new(format, k);
         for l in &rows {
             for i in l.first..l.last {
-                let token = (*task).labels[i].token as usize;
+                let token = (&(*task).labels)[i].token as usize;
                 let z = head.one(&mut columns, token, l.row);
                 part.max[l.row] = part.max[l.row].max(z);
                 if ith == 0 {
@@ -266,7 +266,7 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             let sum: f64 = parts.iter().map(|p| p.sum[l.row] * relative(p)).sum();
             let log_z = f64::from(max) + sum.ln();
             for i in l.first..l.last {
-                *log_probs.add(i) = f64::from((*task).logits[i]) - log_z;
+                *log_probs.add(i) = f64::from((&(*task).logits)[i]) - log_z;
             }
             if !(*task).grad {
                 continue;
