@@ -8,8 +8,6 @@ use super::int8::Row;
 
 /// Rows of a register tile.
 const TILE_ROWS: usize = 6;
-/// Columns of a register tile.
-const TILE_COLUMNS: usize = 64;
 /// Widths are multiples of this.
 pub(super) const WIDTH_UNIT: usize = 16;
 
@@ -89,22 +87,36 @@ impl Product<'_> {
         unsafe {
             let mut column = 0;
             while column < self.width {
-                let left = self.width - column;
+                let wide = match (self.width - column) / WIDTH_UNIT {
+                    4.. => 4,
+                    2.. => 2,
+                    _ => 1,
+                };
                 for rows in rows.chunks(TILE_ROWS) {
-                    match (left / WIDTH_UNIT, rows.len()) {
-                        (4.., TILE_ROWS) => self.tile::<TILE_ROWS, 4>(rows, column),
-                        (4.., _) => rows.chunks(1).for_each(|row| self.tile::<1, 4>(row, column)),
-                        (2.., TILE_ROWS) => self.tile::<TILE_ROWS, 2>(rows, column),
-                        (2.., _) => rows.chunks(1).for_each(|row| self.tile::<1, 2>(row, column)),
-                        (_, TILE_ROWS) => self.tile::<TILE_ROWS, 1>(rows, column),
-                        _ => rows.chunks(1).for_each(|row| self.tile::<1, 1>(row, column)),
+                    match wide {
+                        4 => self.rows::<4>(rows, column),
+                        2 => self.rows::<2>(rows, column),
+                        _ => self.rows::<1>(rows, column),
                     }
                 }
-                column += match left / WIDTH_UNIT {
-                    4.. => TILE_COLUMNS,
-                    2.. => 2 * WIDTH_UNIT,
-                    _ => WIDTH_UNIT,
-                };
+                column += wide * WIDTH_UNIT;
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    #[inline]
+    unsafe fn rows<const N: usize>(&self, rows: &[u32], column: usize) {
+        // SAFETY: as `add`.
+        unsafe {
+            match rows.len() {
+                6.. => self.tile::<6, N>(rows, column),
+                5 => self.tile::<5, N>(rows, column),
+                4 => self.tile::<4, N>(rows, column),
+                3 => self.tile::<3, N>(rows, column),
+                2 => self.tile::<2, N>(rows, column),
+                _ => self.tile::<1, N>(rows, column),
             }
         }
     }

@@ -249,7 +249,9 @@ impl Columns {
             for g in 0..groups {
                 for lane in 0..Self::LANES {
                     self.scale[r0 * groups + g * Self::LANES + lane] = self.rows.scale[(r0 + lane) * groups + g];
-                    self.min[r0 * groups + g * Self::LANES + lane] = self.rows.min[(r0 + lane) * groups + g];
+                    if self.format.has_min {
+                        self.min[r0 * groups + g * Self::LANES + lane] = self.rows.min[(r0 + lane) * groups + g];
+                    }
                 }
             }
         }
@@ -369,9 +371,53 @@ impl Columns {
 
 /// Rows of bytes `[16, k]` to words `[k / 4, 16]`.
 fn transpose_words(rows: &[u8], k: usize, out: &mut [u32]) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if super::cpu::cpu().int8 {
+        done = k / 64 * 64;
+        // SAFETY: the CPU has the instructions; sixteen rows of k bytes, and as many words.
+        unsafe { transpose_avx512(rows, k, out) };
+    }
     for (lane, row) in rows.chunks_exact(k).enumerate() {
-        for (j, four) in row.chunks_exact(4).enumerate() {
-            out[j * Columns::LANES + lane] = u32::from_ne_bytes([four[0], four[1], four[2], four[3]]);
+        for (j, four) in row.as_chunks::<4>().0.iter().enumerate().skip(done / 4) {
+            out[j * Columns::LANES + lane] = u32::from_ne_bytes(*four);
+        }
+    }
+}
+
+/// Whole 64 columns of [`transpose_words`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn transpose_avx512(rows: &[u8], k: usize, out: &mut [u32]) {
+    use x86::*;
+    // SAFETY: by the caller.
+    unsafe {
+        for j in 0..k / 64 {
+            let r: [__m512i; 16] = std::array::from_fn(|i| _mm512_loadu_si512(rows.as_ptr().add(i * k + 64 * j).cast()));
+            // Words of two rows, then of four, side by side in each quarter of a register.
+            let two: [__m512i; 16] = std::array::from_fn(|i| {
+                let (a, b) = (r[i & !1], r[i | 1]);
+                if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
+            });
+            // four[4 q + w]: rows 4q..4q+4, words w, w+4, w+8, w+12.
+            let four: [__m512i; 16] = std::array::from_fn(|i| {
+                let (q, w) = (i / 4 * 4, i % 4);
+                let (a, b) = (two[q + w / 2], two[q + 2 + w / 2]);
+                if w % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+            });
+            for w in 0..4 {
+                let (a, b, c, d) = (four[w], four[4 + w], four[8 + w], four[12 + w]);
+                let (ab0, ab1) = (_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+                let (cd0, cd1) = (_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xdd));
+                for (word, x) in [
+                    (w, _mm512_shuffle_i32x4(ab0, cd0, 0x88)),
+                    (w + 4, _mm512_shuffle_i32x4(ab1, cd1, 0x88)),
+                    (w + 8, _mm512_shuffle_i32x4(ab0, cd0, 0xdd)),
+                    (w + 12, _mm512_shuffle_i32x4(ab1, cd1, 0xdd)),
+                ] {
+                    _mm512_storeu_si512(out.as_mut_ptr().add((16 * j + word) * Columns::LANES).cast(), x);
+                }
+            }
         }
     }
 }

@@ -6,9 +6,6 @@
 
 use crate::llama::sys;
 
-/// Numbers in the longest stored block.
-const BLOCK_MAX: usize = 256;
-
 /// How a type is taken apart.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
@@ -24,8 +21,8 @@ pub(super) struct Format {
     pub has_min: bool,
     /// The type that ggml rounds activations to before it multiplies them with this one.
     pub activations: Activations,
-    /// Writes a block's bytes, and the scale and min of each of its groups.
-    unpack: fn(&[u8], &mut [u8; BLOCK_MAX], &mut [f32; 16], &mut [f32; 16]),
+    /// Writes a row's bytes, and the scale and min of each of its groups.
+    unpack: fn(&[u8], &mut [u8], &mut [f32], &mut [f32]),
 }
 
 /// Types of rounded activations.
@@ -62,30 +59,22 @@ impl Format {
             unpack,
         };
         Some(match kind {
-            sys::GGML_TYPE_Q4_0 => simple(18, 8, q4_0),
-            sys::GGML_TYPE_Q4_1 => with_min(simple(20, 0, q4_1)),
-            sys::GGML_TYPE_Q5_0 => simple(22, 16, q5_0),
-            sys::GGML_TYPE_Q5_1 => with_min(simple(24, 0, q5_1)),
-            sys::GGML_TYPE_Q8_0 => simple(34, 128, q8_0),
-            sys::GGML_TYPE_IQ4_NL => simple(18, 128, iq4_nl),
-            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, q4_k),
-            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, q5_k),
-            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, q6_k),
+            sys::GGML_TYPE_Q4_0 => simple(18, 8, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, q4_0))),
+            sys::GGML_TYPE_Q4_1 => with_min(simple(20, 0, |r, u, s, m| blocks::<32, 20, 1>(r, u, s, m, q4_1))),
+            sys::GGML_TYPE_Q5_0 => simple(22, 16, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, q5_0))),
+            sys::GGML_TYPE_Q5_1 => with_min(simple(24, 0, |r, u, s, m| blocks::<32, 24, 1>(r, u, s, m, q5_1))),
+            sys::GGML_TYPE_Q8_0 => simple(34, 128, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, q8_0))),
+            sys::GGML_TYPE_IQ4_NL => simple(18, 128, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, iq4_nl))),
+            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, q4_k))),
+            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, q5_k))),
+            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, q6_k))),
             _ => return None,
         })
     }
 
     /// Takes a row apart: `u` gets a byte for each number, `scale` and `min` one number for each group.
     pub fn unpack_row(&self, row: &[u8], u: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
-        let groups = self.block / self.group;
-        let mut bytes = [0u8; BLOCK_MAX];
-        let (mut s, mut m) = ([0.0f32; 16], [0.0f32; 16]);
-        for (i, block) in row.chunks_exact(self.bytes).enumerate() {
-            (self.unpack)(block, &mut bytes, &mut s, &mut m);
-            u[i * self.block..(i + 1) * self.block].copy_from_slice(&bytes[..self.block]);
-            scale[i * groups..(i + 1) * groups].copy_from_slice(&s[..groups]);
-            min[i * groups..(i + 1) * groups].copy_from_slice(&m[..groups]);
-        }
+        (self.unpack)(row, u, scale, min);
     }
 
     /// The numbers themselves, from what [`Format::unpack_row`] gave.
@@ -96,6 +85,22 @@ impl Format {
                 *out = scale * (i32::from(u) - self.offset) as f32 + min;
             }
         }
+    }
+}
+
+/// Block after block, with all sizes known to the compiler.
+#[inline(always)]
+fn blocks<const BLOCK: usize, const BYTES: usize, const GROUPS: usize>(
+    row: &[u8],
+    u: &mut [u8],
+    scale: &mut [f32],
+    min: &mut [f32],
+    unpack: impl Fn(&[u8; BYTES], &mut [u8; BLOCK], &mut [f32; GROUPS], &mut [f32; GROUPS]),
+) {
+    let (u, scale, min) =
+        (u.as_chunks_mut::<BLOCK>().0, scale.as_chunks_mut::<GROUPS>().0, min.as_chunks_mut::<GROUPS>().0);
+    for (((block, u), scale), min) in row.as_chunks::<BYTES>().0.iter().zip(u).zip(scale).zip(min) {
+        unpack(block, u, scale, min);
     }
 }
 
@@ -118,46 +123,51 @@ fn half(b: &[u8], at: usize) -> f32 {
 }
 
 #[inline(always)]
-fn nibbles(q: &[u8], u: &mut [u8]) {
-    for (i, &q) in q[..16].iter().enumerate() {
-        u[i] = q & 15;
-        u[i + 16] = q >> 4;
+fn nibbles<const BYTES: usize>(b: &[u8; BYTES], at: usize, u: &mut [u8; 32]) {
+    for i in 0..16 {
+        u[i] = b[at + i] & 15;
+        u[i + 16] = b[at + i] >> 4;
     }
 }
 
 #[inline(always)]
-fn fifth_bits(b: &[u8], at: usize, u: &mut [u8]) {
+fn fifth_bits(b: &[u8], at: usize, u: &mut [u8; 32]) {
     let high = u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-    for (i, u) in u[..32].iter_mut().enumerate() {
+    for (i, u) in u.iter_mut().enumerate() {
         *u |= (((high >> i) & 1) << 4) as u8;
     }
 }
 
-fn q4_0(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q4_0(b: &[u8; 18], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), 0.0);
-    nibbles(&b[2..18], &mut u[..32]);
+    nibbles(b, 2, u);
 }
 
-fn q4_1(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q4_1(b: &[u8; 20], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), half(b, 2));
-    nibbles(&b[4..20], &mut u[..32]);
+    nibbles(b, 4, u);
 }
 
-fn q5_0(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q5_0(b: &[u8; 22], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), 0.0);
-    nibbles(&b[6..22], &mut u[..32]);
-    fifth_bits(b, 2, &mut u[..32]);
+    nibbles(b, 6, u);
+    fifth_bits(b, 2, u);
 }
 
-fn q5_1(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q5_1(b: &[u8; 24], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), half(b, 2));
-    nibbles(&b[8..24], &mut u[..32]);
-    fifth_bits(b, 4, &mut u[..32]);
+    nibbles(b, 8, u);
+    fifth_bits(b, 4, u);
 }
 
-fn q8_0(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q8_0(b: &[u8; 34], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), 0.0);
-    for (u, &q) in u[..32].iter_mut().zip(&b[2..34]) {
+    for (u, &q) in u.iter_mut().zip(&b[2..34]) {
         // A signed byte plus 128.
         *u = q ^ 0x80;
     }
@@ -166,7 +176,8 @@ fn q8_0(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16])
 /// Its sixteen values plus 128.
 const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
-fn iq4_nl(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn iq4_nl(b: &[u8; 18], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
     (scale[0], min[0]) = (half(b, 0), 0.0);
     for (i, &q) in b[2..18].iter().enumerate() {
         u[i] = IQ4_NL[usize::from(q & 15)];
@@ -175,7 +186,7 @@ fn iq4_nl(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16
 }
 
 /// Scales and mins of eight groups, six bits each, in twelve bytes.
-fn six_bits(b: &[u8], d: f32, d_min: f32, scale: &mut [f32; 16], min: &mut [f32; 16]) {
+fn six_bits(b: &[u8], d: f32, d_min: f32, scale: &mut [f32; 8], min: &mut [f32; 8]) {
     for j in 0..8 {
         let (s, m) = if j < 4 {
             (b[j] & 63, b[j + 4] & 63)
@@ -187,7 +198,8 @@ fn six_bits(b: &[u8], d: f32, d_min: f32, scale: &mut [f32; 16], min: &mut [f32;
     }
 }
 
-fn q4_k(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q4_k(b: &[u8; 144], u: &mut [u8; 256], scale: &mut [f32; 8], min: &mut [f32; 8]) {
     six_bits(&b[4..16], half(b, 0), half(b, 2), scale, min);
     for (u, q) in u.chunks_exact_mut(64).zip(b[16..144].chunks_exact(32)) {
         for (i, &q) in q.iter().enumerate() {
@@ -197,7 +209,8 @@ fn q4_k(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16])
     }
 }
 
-fn q5_k(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q5_k(b: &[u8; 176], u: &mut [u8; 256], scale: &mut [f32; 8], min: &mut [f32; 8]) {
     six_bits(&b[4..16], half(b, 0), half(b, 2), scale, min);
     let high = &b[16..48];
     for (j, (u, q)) in u.chunks_exact_mut(64).zip(b[48..176].chunks_exact(32)).enumerate() {
@@ -208,7 +221,8 @@ fn q5_k(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16])
     }
 }
 
-fn q6_k(b: &[u8], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
+#[inline(always)]
+fn q6_k(b: &[u8; 210], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32; 16]) {
     let d = half(b, 208);
     for (s, &q) in scale.iter_mut().zip(&b[192..208]) {
         *s = d * f32::from(q as i8);
