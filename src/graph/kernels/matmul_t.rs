@@ -468,6 +468,11 @@ mod tests {
 
         /// `W^T g` by the op with `nth` workers, one after the other: a number that two of them write would be lost.
         fn product(&mut self, g: &mut [f32], nth: usize) -> Vec<f32> {
+            self.product_in(false, g, nth)
+        }
+
+        /// The same, in BF16 if `half`.
+        fn product_in(&mut self, half: bool, g: &mut [f32], nth: usize) -> Vec<f32> {
             let (k, n, m) = (self.k, self.n, g.len() / self.n);
             let mut d = vec![f32::NAN; m * k];
             // SAFETY: tensors without memory of their own, pointed at buffers of their size; freed with the context.
@@ -486,7 +491,7 @@ mod tests {
                 (*dst).src[0] = tensor(self.kind, k, n, self.bytes.as_mut_ptr().cast());
                 (*dst).src[1] = tensor(sys::GGML_TYPE_F32, n, m, g.as_mut_ptr().cast());
                 for ith in 0..nth {
-                    run(dst, ith as c_int, nth as c_int, std::ptr::null_mut());
+                    run(dst, ith as c_int, nth as c_int, task(half));
                 }
                 sys::ggml_free(ctx);
             }
@@ -556,6 +561,44 @@ mod tests {
                     for nth in [2, 3, 5] {
                         assert_eq!(bits(&w.product(&mut g, nth)), bits(&one), "{what}: {nth} threads");
                     }
+                }
+            }
+        }
+    }
+
+    /// Each term is off by at most two roundings of 2^-8; weights that are not quantized stay as they are.
+    #[test]
+    fn bf16_against_f64() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let types = [
+            (sys::GGML_TYPE_F32, &[64, 90][..]),
+            (sys::GGML_TYPE_Q4_0, &[32, 160]),
+            (sys::GGML_TYPE_Q4_1, &[96, 576]),
+            (sys::GGML_TYPE_Q5_0, &[224]),
+            (sys::GGML_TYPE_Q5_1, &[96]),
+            (sys::GGML_TYPE_Q8_0, &[32, 288]),
+            (sys::GGML_TYPE_IQ4_NL, &[64]),
+            (sys::GGML_TYPE_Q4_K, &[768]),
+            (sys::GGML_TYPE_Q5_K, &[256]),
+            (sys::GGML_TYPE_Q6_K, &[512]),
+            (sys::GGML_TYPE_Q3_K, &[256]),
+        ];
+        for (kind, widths) in types {
+            for &k in widths {
+                for (n, m) in [(1, 1), (2, 7), (63, 5), (64, 6), (131, 13)] {
+                    let mut w = Weight::new(kind, k, n, &mut rng);
+                    let mut g: Vec<f32> = (0..n * m).map(|_| rng.random_range(-1.0..1.0)).collect();
+                    let one = w.product_in(true, &mut g, 1);
+                    let rounds = !bits(&one).eq(&bits(&w.product(&mut g, 1)));
+                    assert!(!rounds || Format::of(kind).is_some(), "type {kind} was rounded");
+                    for (i, (got, (want, size))) in one.iter().zip(w.exact(&g)).enumerate() {
+                        assert!((f64::from(*got) - want).abs() <= size / 127.0, "{kind}, {n} x {k}: {i}: {got}, {want}");
+                    }
+                    for nth in [2, 3, 5] {
+                        assert_eq!(bits(&w.product_in(true, &mut g, nth)), bits(&one), "type {kind}: {nth} threads");
+                    }
+                    g[0] = f32::NAN;
+                    assert!(w.product_in(true, &mut g, 1)[..k].iter().all(|x| x.is_nan()), "NaN is lost");
                 }
             }
         }
