@@ -2,7 +2,8 @@
 //!
 //! The files are safetensors, so that other tools can read the residual streams: `residual` `[n_rows, n_embd]` (F32 or
 //! BF16), `norms.N` `[n_rows]` of each steered layer, `reference` `[n_pairs, 2]` (F64: chosen, rejected), and `kept.N`, the
-//! raw bytes of values from below the layer that are used above it. The metadata hold the key and a SHA-256 over it all.
+//! raw bytes of values from below the layer that are used above it. The metadata's `capture` holds format, key and a SHA-256
+//! over it all.
 
 use super::engine::PairLogp;
 use crate::data::TokenizedPair;
@@ -215,11 +216,9 @@ fn serialize(stored: &Stored, key: &str, kind: CacheType) -> Result<Vec<u8>, saf
         .iter()
         .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    let meta = HashMap::from([
-        ("format".to_owned(), VERSION.to_owned()),
-        ("key".to_owned(), key.to_owned()),
-        ("sha256".to_owned(), digest(key, views.iter().map(|(n, v)| (*n, v)))),
-    ]);
+    // One entry: a map's order is another in each process, and equal captures shall be equal files.
+    let what = [VERSION, key, &digest(key, views.iter().map(|(n, v)| (*n, v)))].join("; ");
+    let meta = HashMap::from([("capture".to_owned(), what)]);
     safetensors::serialize(views, Some(meta))
 }
 
@@ -238,17 +237,18 @@ fn digest<'a, 'b: 'a>(key: &str, tensors: impl Iterator<Item = (&'a str, &'a Ten
 fn parse(bytes: &[u8], key: &str, kind: CacheType) -> Result<Stored, String> {
     let text = |e: safetensors::SafeTensorError| e.to_string();
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(text)?;
-    let meta = header.metadata().clone().unwrap_or_default();
-    let is = |name: &str| meta.get(name).map_or("", String::as_str);
-    if is("format") != VERSION {
-        return Err(format!("its format is {:?}, this version of bidpo reads {VERSION:?}", is("format")));
+    let what = header.metadata().as_ref().and_then(|m| m.get("capture")).cloned().unwrap_or_default();
+    let parts: Vec<&str> = what.split("; ").collect();
+    let [format, of, sha256] = parts[..] else { return Err("it is no capture of bidpo's".into()) };
+    if format != VERSION {
+        return Err(format!("its format is {format:?}, this version of bidpo reads {VERSION:?}"));
     }
-    if is("key") != key {
+    if of != key {
         return Err("it belongs to another capture".into());
     }
     let file = SafeTensors::deserialize(bytes).map_err(text)?;
     let tensors = file.tensors();
-    if is("sha256") != digest(key, tensors.iter().map(|(n, v)| (n.as_str(), v))) {
+    if sha256 != digest(key, tensors.iter().map(|(n, v)| (n.as_str(), v))) {
         return Err("its checksum is wrong".into());
     }
     let get = |name: &str, dtype: Dtype| {
