@@ -5,7 +5,7 @@ mod common;
 use bidpo::check::{builtin_pairs, middle_layer};
 use bidpo::data::{ChatTemplate, PreferenceSet, TemplateChoice, TokenizedPair};
 use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Node, NodeId, Tap};
-use bidpo::train::Engine;
+use bidpo::train::{Cache, CacheType, Engine};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -180,7 +180,8 @@ fn cost_of_a_capture() {
         let mut engine = Engine::new(&model, &[middle_layer(&model)], longest, 1, 0).unwrap();
         let mut plain = Context::new(&model, &ContextParams::exact(longest, 2, 0)).unwrap();
         let zeros = vec![0.0; model.n_embd()];
-        let mut times = [Duration::ZERO; 6];
+        let (mut times, mut bytes, mut nodes) = ([Duration::ZERO; 6], 0, 0);
+        let folder = tempfile::tempdir().unwrap();
         for pair in pairs.iter().chain(&pairs) {
             let (batch, _) = batch(pair);
             let last = last_row_only(pair);
@@ -199,25 +200,33 @@ fn cost_of_a_capture() {
             let start = Instant::now();
             engine.run(&example, &zeros, true).unwrap();
             times[4] += start.elapsed();
+            engine.set_cache(Some(Cache::open(folder.path(), CacheType::F32, "").unwrap()));
+            engine.capture(&[pair]).unwrap();
             let start = Instant::now();
-            drop(example.clone());
+            engine.capture(&[pair]).unwrap();
             times[5] += start.elapsed();
+            engine.set_cache(None);
+            bytes += example.bytes();
+            nodes += example.n_nodes();
         }
         let n: usize = pairs.iter().map(TokenizedPair::n_tokens).sum();
         let ms = times.map(|t| t.as_secs_f64() * 500.0 / pairs.len() as f64);
         eprintln!(
-            "{}: {:.0} tokens a pair, {} threads; ms a pair: prefill {:.1} (logits of the last row only {:.1}), capture {:.1}, \
-             forward {:.1}, gradient {:.1}; capture / prefill {:.3} ({:.3})",
+            "{}: {:.0} tokens a pair, {} threads; ms a pair: prefill {:.1} (logits of the last row only {:.1}), capture {:.1} (from the cache \
+             {:.1}), forward {:.1}, gradient {:.1}; capture / prefill {:.3} ({:.3}); {} KB of inputs and {} nodes",
             model.architecture(),
             n as f64 / pairs.len() as f64,
             plain.n_threads(),
             ms[0],
             ms[1],
             ms[2],
+            ms[5],
             ms[3],
             ms[4],
             ms[2] / ms[0],
-            ms[2] / ms[1]
+            ms[2] / ms[1],
+            bytes / 2000 / pairs.len(),
+            nodes / 2 / pairs.len()
         );
     }
 }

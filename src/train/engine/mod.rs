@@ -1,16 +1,18 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
 mod layout;
+mod stored;
 mod verify;
 
 pub use verify::{Agreement, OpCount, Survey};
 
+use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
 use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
-use crate::graph::{AttentionMemory, CaptureError, capture_decode};
+use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
 use crate::llama::{Context, ContextParams, LlamaError, Model, Weight};
 use layout::Layout;
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,6 +154,7 @@ pub struct Engine {
     model: Arc<Model>,
     layers: Vec<usize>,
     attention: AttentionMemory,
+    cache: Option<Cache>,
     /// Nodes whose results from below the lowest layer are used above it, by their number in the order of the decode.
     keep: BTreeSet<usize>,
 }
@@ -181,7 +184,7 @@ impl Engine {
         mark(&mut ctx, &layers)?;
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
-        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, keep: BTreeSet::new() })
+        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache: None, keep: BTreeSet::new() })
     }
 
     /// See [`Executor::set_smooth`].
@@ -225,16 +228,36 @@ impl Engine {
     }
 
     /// Keeps what training needs of some pairs: llama.cpp computes what lies below the lowest layer, the lifted graph the
-    /// rest, once, without vectors.
+    /// rest, once, without vectors. With a cache ([`Engine::set_cache`]) that is read from there if it can be.
     ///
     /// # Errors
     /// Any of [`EngineError`].
     pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
-        let layout = Layout::new(pairs)?;
-        let captured = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?;
+        match self.cache.take() {
+            None => self.capture_fresh(pairs),
+            Some(mut cache) => {
+                let example = self.capture_through(&mut cache, pairs);
+                self.cache = Some(cache);
+                example
+            }
+        }
+    }
+
+    /// As [`Engine::capture`], without a look at the cache.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn capture_fresh(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
+        Ok(self.compute(Layout::new(pairs)?, CacheType::F32)?.0)
+    }
+
+    /// Computes an example from the residual stream as a cache of that type holds it.
+    fn compute(&mut self, layout: Layout, kind: CacheType) -> Result<(Example, Kept), EngineError> {
+        let mut captured = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?;
+        kind.round(&mut captured.residual);
         let mut example = self.example(layout, captured.lifted, captured.residual)?;
         self.refer(&mut example)?;
-        Ok(example)
+        Ok((example, captured.kept))
     }
 
     /// Puts an example together, all but what a run of it tells.
