@@ -1,11 +1,13 @@
 //! The commands: flags in, a call into the library, results printed. One file a command.
 
+mod bench;
 mod chat;
 mod check;
 mod columns;
 mod doctor;
 mod eval;
 mod extract;
+mod first_token;
 mod generate;
 mod interrupt;
 mod sampling;
@@ -48,6 +50,11 @@ enum Command {
     Check(check::Args),
     /// Look into control vector files.
     Vector(vector::Args),
+    /// Measure speed and memory against llama.cpp itself.
+    Bench(bench::Args),
+    /// llama.cpp alone, for `bench`.
+    #[command(hide = true)]
+    FirstToken(first_token::Args),
     /// Write a small random model, for tests and benchmarks.
     Synth(synth::Args),
     /// Show what this build and this machine offer.
@@ -93,6 +100,8 @@ impl Cli {
             Command::Eval(args) => eval::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::FirstToken(args) => first_token::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

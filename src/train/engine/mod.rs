@@ -6,7 +6,7 @@ mod verify;
 pub use verify::{Agreement, OpCount, Survey};
 
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
+use crate::graph::emit::{Bindings, Data, Executor, Label, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, IrError, Op, Value};
 use crate::graph::lift::Entry;
@@ -207,6 +207,11 @@ impl Engine {
     /// Bytes of activations that the largest run so far needed.
     pub fn activation_bytes(&self) -> usize {
         self.exec.activation_bytes()
+    }
+
+    /// See [`Executor::take_timings`].
+    pub fn take_timings(&mut self) -> Timings {
+        self.exec.take_timings()
     }
 
     /// Decodes the pairs once with llama.cpp and keeps what training needs.
