@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The hidden command that only makes llama.cpp's calls.
-pub(super) const FIRST_TOKEN: &str = "first-token";
+const FIRST_TOKEN: &str = "first-token";
 
 fn failed(what: &'static str, reason: impl ToString) -> BenchError {
     BenchError::Child { what, reason: reason.to_string() }
@@ -22,13 +22,6 @@ fn last_words(child: &mut Child) -> String {
         let _ = err.read_to_string(&mut text);
     }
     text.trim().lines().next_back().unwrap_or("it said nothing").to_owned()
-}
-
-/// Peak resident memory of a running process in bytes; `None` where the system does not tell, or it has ended.
-fn peak_memory(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// `bidpo train --steps 2` on the eight pairs.
@@ -68,7 +61,7 @@ pub(super) fn memory(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     // The peak only grows, and training holds it: looking often enough is exact.
     let mut peak = None;
     let status = loop {
-        peak = peak_memory(child.id()).or(peak);
+        peak = crate::memory::peak(Some(child.id())).or(peak);
         if let Some(status) = child.try_wait().map_err(|e| failed(WHAT, e))? {
             break status;
         }

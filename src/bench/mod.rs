@@ -19,7 +19,6 @@ pub use line::{Line, Measured, Name, Outcome, Verdict};
 pub use pairs::{N_PAIRS, PairFile, pairs, write_pairs};
 pub use prefill::Prefill;
 pub use report::{ModelReport, Split, Threads};
-pub use step::step_millis;
 
 use crate::check::middle_layer;
 use crate::data::{ChatTemplate, TemplateChoice, TokenizedPair};

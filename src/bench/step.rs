@@ -131,26 +131,6 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
     Ok((line, split))
 }
 
-/// Milliseconds of `n` steps on these pairs, each after a rehearsal; and the milliseconds of each outside ggml's
-/// computation.
-///
-/// # Errors
-/// [`BenchError`].
-pub fn step_millis(
-    model: &Arc<Model>,
-    layer: usize,
-    pairs: &[TokenizedPair],
-    threads: u32,
-    n: usize,
-) -> Result<(Spread, Spread), BenchError> {
-    let mut stepper = Stepper::new(model, layer, pairs, threads)?;
-    stepper.step()?;
-    let taken = (0..n.max(1)).map(|_| stepper.step()).collect::<Result<Vec<_>, _>>()?;
-    let of =
-        |f: &dyn Fn(&Taken) -> f64| Spread::of(&taken.iter().map(f).collect::<Vec<_>>()).expect("steps were taken");
-    Ok((of(&|t| t.wall), of(&|t| t.wall - millis(t.timings.compute))))
-}
-
 /// The step with one thread and with all.
 pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
     s.say("training step with one thread and with all");
@@ -196,7 +176,10 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     }
     let Some(reference) = Spread::of(&peer.f32_ms) else { return Err(failed("no time in f32_ms".into())) };
     s.say("training step for the comparison with PyTorch");
-    let (ours, _) = step_millis(&s.model, s.layer, &s.pairs, s.settings.threads, s.settings.rounds)?;
+    let mut stepper = Stepper::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    stepper.step()?; // a rehearsal
+    let walls = (0..s.settings.rounds).map(|_| Ok(stepper.step()?.wall)).collect::<Result<Vec<_>, BenchError>>()?;
+    let ours = Spread::of(&walls).expect("there are rounds");
     if peer.threads != s.settings.threads {
         line.against += &format!(", with {} threads", peer.threads);
     }

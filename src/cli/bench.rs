@@ -49,7 +49,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.write_pairs {
         ensure!(args.model.len() == 1, "--write-pairs writes the pairs of one model: give one --model");
-        let model = Model::load(&args.model[0], &ModelParams { vocab_only: false, ..ModelParams::default() })?;
+        let model = Model::load(&args.model[0], &ModelParams::default())?;
         write_pairs(path, &model, args.layer.unwrap_or_else(|| middle_layer(&model)))?;
         eprintln!("wrote {}", path.display());
         return Ok(ExitCode::SUCCESS);

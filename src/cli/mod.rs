@@ -21,7 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bidpo::llama::{Model, ModelParams};
+use bidpo::llama::{GgufFile, Model, ModelParams};
+use bidpo::memory;
 
 /// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
 #[derive(Debug, Parser)]
@@ -80,6 +81,15 @@ impl ModelArgs {
     /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
         Ok(Model::load(&self.model, &ModelParams { plain_weights: !self.repack, ..ModelParams::default() })?)
+    }
+
+    /// Loads the model to train on it, unless its weights are larger than the memory there is.
+    pub fn load_within_memory(&self, allow_swap: bool) -> anyhow::Result<Arc<Model>> {
+        // What is no GGUF file, `load` says better.
+        if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| !allow_swap) {
+            memory::fits(&self.model, bytes, memory::available())?;
+        }
+        self.load()
     }
 
     /// The number of threads to use.

@@ -102,6 +102,9 @@ pub struct Args {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 10, value_parser = at_least_one, hide_short_help = true)]
     checkpoint_every: usize,
+    /// Train although model and activations are larger than the free memory.
+    #[arg(long, hide_short_help = true)]
+    allow_swap: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -148,6 +151,7 @@ impl Args {
             patience: self.patience,
             renorm: self.renorm,
             checkpoint_every: self.checkpoint_every,
+            allow_swap: self.allow_swap,
         }
     }
 
@@ -198,7 +202,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let split = args.split(set.len())?;
-    let model = args.model.load()?;
+    let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
         check_model(&model, layer)?;
