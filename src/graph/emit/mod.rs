@@ -10,6 +10,7 @@ use super::kernels::{head, loss_head};
 use crate::llama::{DType, Weight, sys};
 use build::{Built, Setup};
 use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
 pub use super::kernels::head::Label;
 pub(super) use build::elem_of;
@@ -112,6 +113,21 @@ pub struct Outcome {
     pub log_probs: Vec<f64>,
 }
 
+/// Where the time of an executor's runs went, summed over them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Making the ggml graph.
+    pub build: Duration,
+    /// Memory for inputs and activations, and copying the inputs there.
+    pub upload: Duration,
+    /// ggml's computation: the only part that uses more than one thread.
+    pub compute: Duration,
+    /// Copying the results out.
+    pub read: Duration,
+    /// Runs that came to their end.
+    pub runs: usize,
+}
+
 /// Runs graphs on the CPU backend of ggml.
 #[derive(Debug)]
 pub struct Executor {
@@ -121,6 +137,7 @@ pub struct Executor {
     n_threads: u32,
     smooth: bool,
     precision: Precision,
+    timings: Timings,
 }
 
 // SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
@@ -158,7 +175,15 @@ impl Executor {
             }
             sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
             sys::ggml_backend_cpu_set_threadpool(backend, pool);
-            Ok(Self { backend, alloc, pool, n_threads, smooth: false, precision: Precision::default() })
+            Ok(Self {
+                backend,
+                alloc,
+                pool,
+                n_threads,
+                smooth: false,
+                precision: Precision::default(),
+                timings: Timings::default(),
+            })
         }
     }
 
@@ -199,10 +224,12 @@ impl Executor {
         computed: &[Value],
         read: &[Value],
     ) -> Result<Outcome, RunError> {
+        let started = Instant::now();
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
         let mut task = head::HeadTask::new(bind.labels, self.n_threads as usize);
         let built = Built::new(graph, bind, &wanted, self.setup(&raw mut task))?;
         task.grad = built.head_is_used;
+        let built_at = Instant::now();
         // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
         // holds; `task` outlives the run.
         unsafe {
@@ -220,7 +247,9 @@ impl Executor {
             if !sys::ggml_gallocr_alloc_graph(self.alloc, built.graph) {
                 return Err(built.memory(" (activations)"));
             }
+            let uploaded_at = Instant::now();
             let status = sys::ggml_backend_graph_compute(self.backend, built.graph);
+            let computed_at = Instant::now();
             if status != sys::GGML_STATUS_SUCCESS {
                 return Err(RunError::Compute(status));
             }
@@ -235,8 +264,18 @@ impl Executor {
                     outcome.values.push(bytes);
                 }
             }
+            self.timings.build += built_at - started;
+            self.timings.upload += uploaded_at - built_at;
+            self.timings.compute += computed_at - uploaded_at;
+            self.timings.read += computed_at.elapsed();
+            self.timings.runs += 1;
             Ok(outcome)
         }
+    }
+
+    /// Where the time of the runs since the last call went.
+    pub fn take_timings(&mut self) -> Timings {
+        std::mem::take(&mut self.timings)
     }
 
     /// Bytes that a run would need for inputs and activations, without running it.

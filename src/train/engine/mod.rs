@@ -8,7 +8,7 @@ pub use verify::{Agreement, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError};
+use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
@@ -225,6 +225,11 @@ impl Engine {
     /// Bytes of activations that the largest run so far needed.
     pub fn activation_bytes(&self) -> usize {
         self.exec.activation_bytes()
+    }
+
+    /// See [`Executor::take_timings`].
+    pub fn take_timings(&mut self) -> Timings {
+        self.exec.take_timings()
     }
 
     /// Keeps what training needs of some pairs: llama.cpp computes what lies below the lowest layer, the lifted graph the
