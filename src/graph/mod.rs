@@ -12,6 +12,7 @@ mod kernels;
 pub mod lift;
 
 pub(crate) use kernels::head::log_sum_exp;
+pub(crate) use kernels::logprobs::OutputHead;
 
 use crate::llama::{Batch, Context, LlamaError};
 use lift::{LiftError, Lifted};

@@ -2,10 +2,12 @@
 //!
 //! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
 //! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
-//! of their weighted sum, fused so that no probability table is kept.
+//! of their weighted sum, fused so that no probability table is kept. [`logprobs`]: log-probabilities from hidden states, for
+//! evaluation.
 
 pub(super) mod gelu;
 pub(super) mod head;
+pub(super) mod logprobs;
 pub(super) mod matmul_t;
 pub(super) mod rows;
 
