@@ -4,6 +4,7 @@
 //! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept. [`loss_head`]: the same with the output matrix, so that
 //! no table of logits is kept either.
+//! [`logprobs`]: log-probabilities from hidden states, for evaluation.
 //!
 //! [`int8`]: products with quantized weights in ggml's integer arithmetic, from weights taken apart by [`quants`] and
 //! activations rounded by [`activations`]; [`bf16`]: products of panels in BF16. Both need instructions that [`cpu`] asks
@@ -16,6 +17,7 @@ pub(super) mod gelu;
 pub(super) mod head;
 pub(super) mod int8;
 pub(super) mod loss_head;
+pub(super) mod logprobs;
 pub(super) mod matmul_t;
 mod quants;
 pub(super) mod rows;
