@@ -2,8 +2,9 @@
 # make test    everything that must pass: formatting, lints, all tests on both test models
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
+# make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures help
+.PHONY: demo test build lint models models-all setup vectors architectures bench help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -38,3 +39,6 @@ vectors: models-all build
 architectures: setup
 	cargo run --release --example architectures > target/architectures.md
 	mv target/architectures.md docs/architectures.md
+
+bench: models-all build
+	scripts/bench.sh

@@ -35,8 +35,10 @@
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
+//! - [`mod@bench`]: how fast it is, against llama.cpp itself.
 //! - [`memory`]: how much of it there is; [`synth`]: random models of every architecture, for tests and benchmarks.
 
+pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod data;

@@ -1,11 +1,13 @@
 //! The commands: flags in, a call into the library, results printed. One file a command.
 
+mod bench;
 mod chat;
 mod check;
 mod columns;
 mod doctor;
 mod eval;
 mod extract;
+mod first_token;
 mod generate;
 mod interrupt;
 mod sampling;
@@ -19,7 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bidpo::llama::{Model, ModelParams};
+use bidpo::llama::{GgufFile, Model, ModelParams};
+use bidpo::memory;
 
 /// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
 #[derive(Debug, Parser)]
@@ -48,6 +51,11 @@ enum Command {
     Check(check::Args),
     /// Look into control vector files.
     Vector(vector::Args),
+    /// Measure speed and memory against llama.cpp itself.
+    Bench(bench::Args),
+    /// llama.cpp alone, for `bench`.
+    #[command(hide = true)]
+    FirstToken(first_token::Args),
     /// Write a small random model, for tests and benchmarks.
     Synth(synth::Args),
     /// Show what this build and this machine offer.
@@ -75,6 +83,15 @@ impl ModelArgs {
         Ok(Model::load(&self.model, &ModelParams { plain_weights: !self.repack, ..ModelParams::default() })?)
     }
 
+    /// Loads the model to train on it, unless its weights are larger than the memory there is.
+    pub fn load_within_memory(&self, allow_swap: bool) -> anyhow::Result<Arc<Model>> {
+        // What is no GGUF file, `load` says better.
+        if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| !allow_swap) {
+            memory::fits(&self.model, bytes, memory::available())?;
+        }
+        self.load()
+    }
+
     /// The number of threads to use.
     pub fn threads(&self) -> u32 {
         self.threads.unwrap_or_else(bidpo::llama::default_threads)
@@ -93,6 +110,8 @@ impl Cli {
             Command::Eval(args) => eval::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::FirstToken(args) => first_token::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

@@ -109,6 +109,9 @@ pub struct Args {
     /// How the residual streams lie in the cache: f32, or bf16, half as large and rounded.
     #[arg(long, default_value = "f32", value_name = "TYPE", hide_short_help = true)]
     cache_type: CacheType,
+    /// Train although model and activations are larger than the free memory.
+    #[arg(long, hide_short_help = true)]
+    allow_swap: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -155,6 +158,7 @@ impl Args {
             patience: self.patience,
             renorm: self.renorm,
             checkpoint_every: self.checkpoint_every,
+            allow_swap: self.allow_swap,
         }
     }
 
@@ -205,7 +209,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let split = args.split(set.len())?;
-    let model = args.model.load()?;
+    let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
         check_model(&model, layer)?;

@@ -11,6 +11,9 @@ pub mod ir;
 mod kernels;
 pub mod lift;
 
+pub(crate) use kernels::head::log_sum_exp;
+pub(crate) use kernels::logprobs::OutputHead;
+
 use crate::llama::{Batch, Context, LlamaError};
 use capture::{Capture, Extent};
 use lift::{LiftError, Lifted};

@@ -171,6 +171,18 @@ impl GgufFile {
         Ok(parts)
     }
 
+    /// Bytes of the tensors of a model, over all its parts. Only the headers are read.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open_parts`].
+    pub fn weight_bytes(path: &Path) -> Result<u64, LlamaError> {
+        let parts = Self::open_parts(path)?;
+        let bytes = |(_, dtype, ne): (&str, DType, [usize; 4])| {
+            [ne[1], ne[2], ne[3]].iter().fold(dtype.row_bytes(ne[0]) as u64, |sum, &n| sum.saturating_mul(n as u64))
+        };
+        Ok(parts.iter().flat_map(Self::tensors).map(bytes).fold(0, u64::saturating_add))
+    }
+
     fn tensor(&self, name: &str) -> Result<&TensorInfo, LlamaError> {
         self.tensors
             .iter()

@@ -13,6 +13,7 @@ mod logging;
 mod model;
 mod plain;
 mod quantize;
+mod reference;
 mod sampler;
 mod tap;
 
@@ -27,6 +28,7 @@ pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
 pub use plain::PlainTensor;
 pub use quantize::{dequantize, quantize, to_f32};
+pub use reference::{ReferenceContext, first_token};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};
 

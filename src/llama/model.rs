@@ -31,6 +31,9 @@ pub struct Model {
     raw: *mut sys::llama_model,
     vocab: *const sys::llama_vocab,
     path: PathBuf,
+    /// The weights are used where the file is mapped: memory that the system counts as free until they are touched, and
+    /// takes back when it is short.
+    mapped: bool,
     /// Plain copies of weights that the CPU cannot read where llama.cpp keeps them, made when first asked for.
     plain: Mutex<HashMap<String, Arc<PlainTensor>>>,
 }
@@ -87,7 +90,7 @@ impl Model {
         }
         // SAFETY: raw is a live model.
         let vocab = unsafe { sys::llama_model_get_vocab(raw) };
-        Ok(Arc::new(Self { raw, vocab, path: path.to_owned(), plain: Mutex::default() }))
+        Ok(Arc::new(Self { raw, vocab, path: path.to_owned(), mapped: params.plain_weights, plain: Mutex::default() }))
     }
 
     /// A plain copy of one of the model's tensors, read from the file at the first call.
@@ -142,6 +145,11 @@ impl Model {
     /// Total size of the weights in bytes.
     pub fn size(&self) -> u64 {
         unsafe { sys::llama_model_size(self.raw) }
+    }
+
+    /// Bytes of weights that are read from the mapped file: they need memory that the system still counts as free.
+    pub fn mapped_bytes(&self) -> u64 {
+        if self.mapped { self.size() } else { 0 }
     }
 
     /// True for models that carry a recurrent state (mamba, rwkv) instead of, or beside, a KV cache.

@@ -77,6 +77,10 @@ impl Sampler {
         Ok(unsafe { sys::llama_sampler_sample(self.raw, ctx.raw(), row as i32) })
     }
 
+    pub(super) fn raw(&mut self) -> *mut sys::llama_sampler {
+        self.raw
+    }
+
     /// Forgets what was sampled and restarts the random sequence.
     pub fn reset(&mut self) {
         // SAFETY: alive.

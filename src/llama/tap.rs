@@ -191,6 +191,21 @@ impl<'a> Node<'a> {
         self.t().op == sys::GGML_OP_NONE && self.t().view_src.is_null()
     }
 
+    /// Leaves this node out of the run (`false`), or takes it in again; to be called before it is computed. ggml's CPU
+    /// backend computes only nodes with this flag, other backends may not heed it. llama.cpp may run the same graph again
+    /// for the next batch, so what was left out for one has to be taken in again.
+    pub fn set_computed(&self, computed: bool) {
+        let flag = sys::GGML_TENSOR_FLAG_COMPUTE as i32;
+        // SAFETY: by the contract of from_raw the tensor is alive; during the callback nothing else touches it.
+        unsafe {
+            if computed {
+                (*self.raw).flags |= flag;
+            } else {
+                (*self.raw).flags &= !flag;
+            }
+        }
+    }
+
     /// True for a leaf that llama.cpp fills for each batch: positions, masks, row numbers.
     pub fn is_input(&self) -> bool {
         self.t().flags & sys::GGML_TENSOR_FLAG_INPUT as i32 != 0

@@ -100,6 +100,8 @@ pub struct TrainConfig {
     pub renorm: Option<f64>,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// Train although memory is short: the system will move it to and from the disk.
+    pub allow_swap: bool,
 }
 
 impl TrainConfig {
@@ -120,6 +122,7 @@ impl TrainConfig {
             patience: 3,
             renorm: None,
             checkpoint_every: 10,
+            allow_swap: false,
         }
     }
 
@@ -128,12 +131,12 @@ impl TrainConfig {
         let mut same = self.clone();
         same.checkpoint_every = 0;
         same.renorm = None; // applied after training
+        same.allow_swap = false; // changes the speed alone
         // One layer is described as it was before there could be several, so that checkpoints of that time still resume.
+        let text = format!("{same:?}").replacen(", allow_swap: false", "", 1);
         match *self.layers {
-            [layer] => {
-                format!("{same:?}").replacen(&format!("layers: {:?}", self.layers), &format!("layer: {layer}"), 1)
-            }
-            _ => format!("{same:?}"),
+            [layer] => text.replacen(&format!("layers: {:?}", self.layers), &format!("layer: {layer}"), 1),
+            _ => text,
         }
     }
 }
@@ -150,6 +153,8 @@ mod tests {
                    weight_decay: 0.05, batch: 8, length: Epochs(5), seed: 0, clip: None, patience: 3, renorm: None, \
                    checkpoint_every: 0 }";
         assert_eq!(of("15"), old);
+        let swap = TrainConfig { allow_swap: true, ..TrainConfig::new("15".parse().unwrap()) };
+        assert_eq!(swap.fingerprint(), old);
         let all = [of("15"), of("14"), of("14-15"), of("14,16"), of("14-16")];
         assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)), "{all:?}");
     }

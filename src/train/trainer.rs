@@ -35,9 +35,9 @@ pub enum TrainError {
     Checkpoint(#[from] CheckpointError),
     /// The longest pair needs more memory than there is.
     #[error(
-        "{} tokens (pair {pair}) need {} for a gradient and the captured pairs {}, but {} are free: \
-         leave out the longest pairs, choose a higher layer, or free memory",
-        tokens, text(*step_bytes), text(*captured_bytes), text(*available)
+        "{} tokens (pair {pair}) need {} for a gradient, the captured pairs {} and the model's weights {}, but {} are free: \
+         leave out the longest pairs, choose a higher layer, free memory, or add --allow-swap to train very slowly",
+        tokens, text(*step_bytes), text(*captured_bytes), text(*model_bytes), text(*available)
     )]
     Memory {
         /// The longest pair.
@@ -48,6 +48,8 @@ pub enum TrainError {
         step_bytes: u64,
         /// Bytes of all captured pairs, at most.
         captured_bytes: u64,
+        /// Bytes of weights that lie in the mapped file, whose memory the system counts as free.
+        model_bytes: u64,
         /// Bytes that the system has left.
         available: u64,
     },
@@ -231,7 +233,7 @@ pub fn train(
     let (mut agreement, mut rounding) = (None, None);
     let mut examples = Vec::with_capacity(count);
     // The longest pair first: what it needs is known before the work begins.
-    let mut longest = Some(measure(engine, train, valid, observe)?);
+    let mut longest = Some(measure(engine, train, valid, config.allow_swap, observe)?);
     for (i, pair) in train.iter().chain(valid).enumerate() {
         let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
         let example = match longest.take_if(|(at, _)| *at == i) {
@@ -436,6 +438,7 @@ fn measure(
     engine: &mut Engine,
     train: &[NamedPair],
     valid: &[NamedPair],
+    allow_swap: bool,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<(usize, Example), TrainError> {
     let all = || train.iter().chain(valid);
@@ -455,12 +458,15 @@ fn measure(
             + (example.graph_bytes() * all().count()) as u64,
     };
     observe(Event::Memory(&need));
+    let model_bytes = engine.model().mapped_bytes();
+    let needed = need.step_bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
     match crate::memory::available() {
-        Some(available) if need.step_bytes + need.captured_bytes > available => Err(TrainError::Memory {
+        Some(available) if needed > available && !allow_swap => Err(TrainError::Memory {
             pair: pair.name.clone(),
             tokens: longest,
             step_bytes: need.step_bytes,
             captured_bytes: need.captured_bytes,
+            model_bytes,
             available,
         }),
         _ => Ok((at, example)),

@@ -8,7 +8,7 @@ pub use verify::{Agreement, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, RunError};
+use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
@@ -202,6 +202,16 @@ impl Engine {
         self.exec.set_smooth(smooth);
     }
 
+    /// Sets what may be rounded in examples captured from now on, and in their runs.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.exec.set_precision(precision);
+    }
+
+    /// What may be rounded.
+    pub fn precision(&self) -> Precision {
+        self.exec.precision()
+    }
+
     /// Sets what the backward pass of examples captured from now on may keep of attention scores.
     pub fn set_attention_memory(&mut self, memory: AttentionMemory) {
         self.attention = memory;
@@ -225,6 +235,11 @@ impl Engine {
     /// Bytes of activations that the largest run so far needed.
     pub fn activation_bytes(&self) -> usize {
         self.exec.activation_bytes()
+    }
+
+    /// See [`Executor::take_timings`].
+    pub fn take_timings(&mut self) -> Timings {
+        self.exec.take_timings()
     }
 
     /// Keeps what training needs of some pairs: llama.cpp computes what lies below the lowest layer, the lifted graph the
@@ -268,9 +283,13 @@ impl Engine {
             .map(|e| layout.row_pair(&lifted.graph, e))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
         let mut graph = lifted.graph;
-        let head = graph.log_prob_head(lifted.logits)?;
+        let fused = graph.output_matrix(lifted.logits).filter(|w| self.exec.can_fuse_head(&lifted.weights[w.0 as usize]));
+        let (head, of) = match fused.and_then(|_| graph.loss_head(lifted.logits)) {
+            Some(fused) => fused,
+            None => (graph.log_prob_head(lifted.logits)?, lifted.logits),
+        };
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
-        let grads = differentiate_within(&mut graph, lifted.logits, head, &at, self.attention)?;
+        let grads = differentiate_within(&mut graph, of, head, &at, self.attention)?;
         graph.shrink();
         let mut weights = lifted.weights;
         for id in graph.transposed_weights() {

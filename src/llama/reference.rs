@@ -1,0 +1,187 @@
+//! llama.cpp as its own programs call it, to be measured against: no callback, no control vector, its own defaults.
+
+use super::{LlamaError, Model, Sampler, SamplerParams, Token, logging::last_log_lines, sys};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Tokens of one compute pass: the default of llama.cpp's programs (`n_ubatch`).
+const N_UBATCH: usize = 512;
+
+/// A context as llama.cpp's bench tool makes it: F16 cache, fused attention where llama.cpp chooses it, passes of 512
+/// tokens, a thread pool that lives as long as the context, no callback.
+#[derive(Debug)]
+pub struct ReferenceContext {
+    raw: *mut sys::llama_context,
+    pool: *mut sys::ggml_threadpool,
+    model: Arc<Model>,
+    n_ctx: usize,
+}
+
+// SAFETY: as for `Context`; the pool belongs to this context alone.
+unsafe impl Send for ReferenceContext {}
+
+impl ReferenceContext {
+    /// A context of `n_ctx` tokens.
+    ///
+    /// # Errors
+    /// [`LlamaError::Context`].
+    pub fn new(model: &Arc<Model>, n_ctx: usize, n_threads: u32) -> Result<Self, LlamaError> {
+        let _ = last_log_lines();
+        // SAFETY: the model is alive and outlives the context through the Arc; the pool is attached before use, and both
+        // are checked here and freed in drop.
+        let (raw, pool) = unsafe {
+            let mut p = sys::llama_context_default_params();
+            p.n_ctx = n_ctx as u32;
+            p.n_batch = 2048;
+            p.n_ubatch = N_UBATCH as u32;
+            p.n_threads = n_threads as i32;
+            p.n_threads_batch = n_threads as i32;
+            p.swa_full = false;
+            let raw = sys::llama_init_from_model(model.raw(), p);
+            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
+            let pool = if raw.is_null() { std::ptr::null_mut() } else { sys::ggml_threadpool_new(&raw mut params) };
+            if !pool.is_null() {
+                sys::llama_attach_threadpool(raw, pool, std::ptr::null_mut());
+                // Its threads wait by spinning: until the first call, and between calls, they sleep.
+                sys::ggml_threadpool_pause(pool);
+            }
+            (raw, pool)
+        };
+        let made = Self { raw, pool, model: Arc::clone(model), n_ctx };
+        if raw.is_null() || pool.is_null() {
+            return Err(LlamaError::Context { n_ctx: n_ctx as u32, reason: last_log_lines() });
+        }
+        Ok(made)
+    }
+
+    /// Time that `llama_decode` takes for each of the sequences alone, one after the other, with the logits of the last
+    /// token only.
+    ///
+    /// # Errors
+    /// [`LlamaError::Batch`] for a sequence longer than the context, [`LlamaError::Decode`].
+    pub fn prefill(&mut self, sequences: &[Vec<Token>]) -> Result<Duration, LlamaError> {
+        self.awake(|ctx| {
+            let started = Instant::now();
+            for tokens in sequences {
+                ctx.clear();
+                ctx.decode(tokens)?;
+            }
+            Ok(started.elapsed())
+        })
+    }
+
+    /// Decodes `prompt`, then takes the most likely token and decodes it, `n` times over, whatever it is. The time of the
+    /// second part.
+    ///
+    /// # Errors
+    /// As [`ReferenceContext::prefill`].
+    pub fn generate(&mut self, prompt: &[Token], n: usize) -> Result<Duration, LlamaError> {
+        if prompt.len() + n > self.n_ctx {
+            return Err(too_long(prompt.len() + n, self.n_ctx));
+        }
+        self.awake(|ctx| {
+            ctx.clear();
+            ctx.decode(prompt)?;
+            let mut sampler = Sampler::new(ctx.model.n_vocab(), &SamplerParams::default());
+            let started = Instant::now();
+            for _ in 0..n {
+                let token = ctx.sample(&mut sampler);
+                std::hint::black_box(ctx.model.token_bytes(token, false));
+                ctx.decode(&[token])?;
+            }
+            Ok(started.elapsed())
+        })
+    }
+
+    /// Does something with the pool's threads awake.
+    fn awake<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, LlamaError>) -> Result<T, LlamaError> {
+        // SAFETY: the pool is alive, and no graph runs now.
+        unsafe { sys::ggml_threadpool_resume(self.pool) };
+        let result = work(self);
+        // SAFETY: as above.
+        unsafe { sys::ggml_threadpool_pause(self.pool) };
+        result
+    }
+
+    fn clear(&mut self) {
+        // SAFETY: alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw), false) };
+    }
+
+    fn decode(&mut self, tokens: &[Token]) -> Result<(), LlamaError> {
+        if tokens.len() > self.n_ctx {
+            return Err(too_long(tokens.len(), self.n_ctx));
+        }
+        let mut tokens = tokens.to_vec();
+        let _ = last_log_lines();
+        for piece in tokens.chunks_mut(2048) {
+            // SAFETY: the batch points at `piece`, which outlives the call; llama.cpp checks ids and positions.
+            let code = unsafe {
+                let code =
+                    sys::llama_decode(self.raw, sys::llama_batch_get_one(piece.as_mut_ptr(), piece.len() as i32));
+                sys::llama_synchronize(self.raw);
+                code
+            };
+            if code != 0 {
+                return Err(LlamaError::Decode { code, n_tokens: piece.len(), reason: last_log_lines() });
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&self, sampler: &mut Sampler) -> Token {
+        // SAFETY: both are alive; a decode came before, and -1 names its last row, which has logits.
+        unsafe { sys::llama_sampler_sample(sampler.raw(), self.raw, -1) }
+    }
+}
+
+fn too_long(n_tokens: usize, n_ctx: usize) -> LlamaError {
+    LlamaError::Batch(format!("{n_tokens} tokens do not fit a context of {n_ctx}"))
+}
+
+impl Drop for ReferenceContext {
+    fn drop(&mut self) {
+        // SAFETY: each freed once, the context before the pool that it uses; llama_free takes NULL.
+        unsafe {
+            sys::llama_free(self.raw);
+            if !self.pool.is_null() {
+                sys::ggml_threadpool_free(self.pool);
+            }
+        }
+    }
+}
+
+/// The text of the first token of an answer, and what it took to get there: the calls of llama.cpp's `simple` example in
+/// their order. Load the model with the defaults, tokenize `text` (special tokens read as such), make a context as large as
+/// the prompt, a greedy sampler, one `llama_decode`, one sample, one piece.
+///
+/// # Errors
+/// [`LlamaError`].
+pub fn first_token(path: &std::path::Path, text: &str, n_threads: u32) -> Result<Vec<u8>, LlamaError> {
+    let model = Model::load(path, &super::ModelParams { plain_weights: false, n_gpu_layers: 99, vocab_only: false })?;
+    let mut tokens = model.tokenize(text, true, true)?;
+    // SAFETY: the calls of `simple`, each with what the one before gave; freed on every way out below.
+    unsafe {
+        let mut p = sys::llama_context_default_params();
+        p.n_ctx = tokens.len() as u32;
+        p.n_batch = tokens.len() as u32;
+        p.no_perf = false;
+        // The example leaves llama.cpp's four threads; here both sides have the same number.
+        p.n_threads = n_threads as i32;
+        p.n_threads_batch = n_threads as i32;
+        let ctx = sys::llama_init_from_model(model.raw(), p);
+        if ctx.is_null() {
+            return Err(LlamaError::Context { n_ctx: tokens.len() as u32, reason: last_log_lines() });
+        }
+        let mut sampler = Sampler::new(model.n_vocab(), &SamplerParams::default());
+        let code = sys::llama_decode(ctx, sys::llama_batch_get_one(tokens.as_mut_ptr(), tokens.len() as i32));
+        let bytes = if code == 0 {
+            let token = sys::llama_sampler_sample(sampler.raw(), ctx, -1);
+            Ok(model.token_bytes(token, true))
+        } else {
+            Err(LlamaError::Decode { code, n_tokens: tokens.len(), reason: last_log_lines() })
+        };
+        sys::llama_free(ctx);
+        bytes
+    }
+}
