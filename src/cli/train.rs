@@ -12,8 +12,8 @@ use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{ModelIdentity, SteeringVector};
 use bidpo::train::{
-    CheckpointPlan, Engine, HeldOut, Length, NamedPair, Objective, Rate, Record, Schedule, Stop, TrainConfig, Trained,
-    check_model, train,
+    Cache, CacheType, CheckpointPlan, Engine, HeldOut, Length, NamedPair, Objective, Rate, Record, Schedule, Stop,
+    TrainConfig, Trained, check_model, train,
 };
 use progress::Progress;
 use serde_json::json;
@@ -102,6 +102,13 @@ pub struct Args {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 10, value_parser = at_least_one, hide_short_help = true)]
     checkpoint_every: usize,
+    /// Keep what is captured of the pairs in this folder, and read it from there in the next run. Off unless named here
+    /// or in BIDPO_CACHE.
+    #[arg(long, value_name = "DIR", env = "BIDPO_CACHE")]
+    cache: Option<PathBuf>,
+    /// How the residual streams lie in the cache: f32, or bf16, half as large and rounded.
+    #[arg(long, default_value = "f32", value_name = "TYPE", hide_short_help = true)]
+    cache_type: CacheType,
     /// Train although model and activations are larger than the free memory.
     #[arg(long, hide_short_help = true)]
     allow_swap: bool,
@@ -250,12 +257,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         split.test.len()
     );
     let mut engine = Engine::new(&model, &config.layers, max_tokens, 1, args.model.threads())?;
+    // An empty variable says no.
+    let cache = args.cache.as_deref().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = cache {
+        let context = format!("{} {}", identity.sha256, if args.model.repack { "repacked" } else { "plain" });
+        let cache = Cache::open(folder, args.cache_type, &context)
+            .with_context(|| format!("cannot use {} as a cache", folder.display()))?;
+        engine.set_cache(Some(cache));
+    }
+    // Rounded residual streams train another vector.
+    let rounded = if cache.is_some() && args.cache_type == CacheType::Bf16 { " cache bf16" } else { "" };
     let interrupt = on_ctrl_c()?;
     let pick = |ids: &[usize]| ids.iter().map(|&i| pairs[i].clone()).collect::<Vec<_>>();
     let plan = CheckpointPlan {
         path: checkpoint.clone(),
         resume: args.resume,
-        context: format!("{} {} {}", identity.sha256, template.sha256(), env!("CARGO_PKG_VERSION")),
+        context: format!("{} {} {}{rounded}", identity.sha256, template.sha256(), env!("CARGO_PKG_VERSION")),
     };
     let mut progress = Progress::new();
     let trained =
@@ -415,6 +432,12 @@ fn measure(
     };
     let heldout = HeldOut::measure(engine, &examples, prompted.as_deref(), vector, seed)?;
     bar.finish_and_clear();
+    for notice in engine.take_cache_notices() {
+        eprintln!("note: {notice}");
+    }
+    if let Some(cache) = engine.cache() {
+        eprintln!("{} in all", progress::cache_line(cache.folder(), &cache.used()));
+    }
     Ok(heldout)
 }
 

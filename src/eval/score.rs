@@ -1,21 +1,20 @@
 //! Scores of answers: the summed log-probability of their tokens after a prompt.
 //!
-//! What is common is computed once. The prefix (a few-shot preamble, say) stays in the KV cache for all prompts, a prompt is
-//! decoded once for all of its answers, and the answers run side by side in one batch, each a sequence of its own that
-//! shares the cells before it. Positions and attention are those of each answer alone after its prompt; only the order of
-//! some sums differs (see the tests for how little).
+//! What is common is computed once. The prefix (a few-shot preamble, say) stays in the KV cache for all prompts; a prompt,
+//! and whatever its answers begin with alike, is decoded once for all of its answers ([`super::pack`]); many prompts are
+//! decoded together. Positions and attention are those of each answer alone after its prompt; only the order of some sums
+//! differs (see the tests for how little).
 
-use crate::llama::{Batch, Context, ContextParams, KvType, LlamaError, Model, Token};
+use super::head::Head;
+use super::pack::{Encoded, Limits, Plan, Request, Tree};
+use crate::llama::{Batch, Context, ContextParams, KvType, LlamaError, Model, Token, default_threads};
 use crate::steer::ControlVector;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Sequence that holds the prefix.
 const PREFIX: i32 = 0;
-/// Sequence that holds the prompt in hand.
-const PROMPT: i32 = 1;
 /// First of the sequences that hold answers.
-const ANSWERS: i32 = 2;
+const ANSWERS: i32 = 1;
 /// `LLAMA_MAX_SEQ` of the pinned llama.cpp.
 const MAX_SEQUENCES: usize = 256;
 
@@ -31,6 +30,14 @@ pub enum ScoreError {
     /// A prompt or an answer that cannot be scored.
     #[error("{0}")]
     Input(String),
+    /// One of many requests cannot be scored.
+    #[error("request {request}: {source}")]
+    Request {
+        /// Its place in the list, from 0.
+        request: usize,
+        /// Why.
+        source: Box<ScoreError>,
+    },
 }
 
 /// The score of one answer.
@@ -52,13 +59,13 @@ pub struct ScorerParams {
     /// Tokens the KV cache may hold before answers are scored in turns instead of side by side. It grows past this only
     /// for a single answer that needs more.
     pub max_cells: usize,
-    /// Answers side by side.
+    /// Sequences side by side: answers, or groups of them, each with an end of its own.
     pub max_parallel: usize,
 }
 
 impl Default for ScorerParams {
     fn default() -> Self {
-        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 62 }
+        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126 }
     }
 }
 
@@ -68,23 +75,17 @@ pub struct Scorer {
     model: Arc<Model>,
     params: ScorerParams,
     steering: Option<ControlVector>,
-    ctx: Option<Context>,
+    ready: Option<Ready>,
     prefix: String,
     /// Tokens of the prefix as they lie in the cache, from position 0.
     prefix_tokens: Vec<Token>,
 }
 
-/// One answer as tokens: `whole[n_context..]` is scored given what stands before.
-struct Encoded {
-    whole: Vec<Token>,
-    n_context: usize,
-}
-
-impl Encoded {
-    /// The positions to decode after the shared ones: the last token only has to be predicted.
-    fn own(&self, shared: usize) -> Range<usize> {
-        shared..self.whole.len() - 1
-    }
+/// A context with the steering set and the prefix evaluated, and what gives log-probabilities on it.
+#[derive(Debug)]
+struct Ready {
+    ctx: Context,
+    head: Head,
 }
 
 impl Scorer {
@@ -104,11 +105,14 @@ impl Scorer {
         params.max_parallel = params.max_parallel.clamp(1, MAX_SEQUENCES - ANSWERS as usize);
         // llama.cpp reserves the logits of a full batch: half a gigabyte of them is enough.
         params.n_batch = params.n_batch.min((512 << 20) / (4 * model.n_vocab())).max(32);
+        if params.n_threads == 0 {
+            params.n_threads = default_threads();
+        }
         Ok(Self {
             model: Arc::clone(model),
             params,
             steering,
-            ctx: None,
+            ready: None,
             prefix: String::new(),
             prefix_tokens: Vec::new(),
         })
@@ -128,7 +132,7 @@ impl Scorer {
         let tokens = if prefix.is_empty() { Vec::new() } else { self.model.tokenize(prefix, true, false)? };
         self.prefix = prefix.to_owned();
         self.prefix_tokens = tokens;
-        self.ctx = None;
+        self.ready = None;
         Ok(())
     }
 
@@ -141,144 +145,155 @@ impl Scorer {
     /// [`ScoreError::Input`] for an empty answer, an empty prompt without BOS, or a text longer than the model was
     /// trained for; [`ScoreError::Llama`] when llama.cpp fails.
     pub fn score(&mut self, prompt: &str, answers: &[&str]) -> Result<Vec<AnswerScore>, ScoreError> {
-        let encoded = self.encode(prompt, answers)?;
-        if encoded.is_empty() {
-            return Ok(Vec::new());
+        let encoded = encode(&self.model, &self.prefix, prompt, answers)?;
+        let plan = self.plan_of(&[encoded]);
+        let mut scores = Vec::new();
+        for pack in 0..plan.n_packs() {
+            scores.extend(self.run_pack(&plan, pack)?.into_iter().flatten());
         }
-        let lcp = |a: &[Token], b: &[Token]| a.iter().zip(b).take_while(|(x, y)| x == y).count();
-        // Positions 0..shared are the same in all answers and stand before the first predicted token.
-        let first = &encoded[0];
-        let shared = encoded.iter().map(|e| lcp(&first.whole, &e.whole).min(e.n_context)).min().unwrap_or(0);
-        // Positions 0..cached come from the prefix. The last shared row predicts a token, so it is decoded again even
-        // where the prefix holds it.
-        let cached = lcp(&self.prefix_tokens, &first.whole).min(shared - 1);
-        self.ensure_context(&encoded, shared)?;
-
-        let mut scores: Vec<AnswerScore> =
-            encoded.iter().map(|e| AnswerScore { logprob: 0.0, n_tokens: e.whole.len() - e.n_context }).collect();
-        let cells = self.ctx.as_ref().map_or(0, Context::n_ctx);
-        let room = cells - self.prefix_tokens.len() - (shared - cached);
-        let mut start = 0;
-        while start < encoded.len() {
-            let mut end = start;
-            let mut used = 0;
-            while end < encoded.len() && end - start < self.params.max_parallel {
-                used += encoded[end].own(shared).len();
-                if used > room && end > start {
-                    break;
-                }
-                end += 1;
-            }
-            let group = self.score_group(&encoded[start..end], shared, cached, start == 0, &mut scores[start..end]);
-            if group.is_err() {
-                // The cache may hold half of it: the next call begins with a new one.
-                self.ctx = None;
-            }
-            group?;
-            start = end;
-        }
-        self.context()?.kv_remove(PROMPT, 0);
         Ok(scores)
     }
 
-    /// Decodes one group of answers and adds up their log-probabilities. The first group brings the prompt with it; the
-    /// later ones find it in the cache, all but its last token, whose logits they need again.
-    fn score_group(
+    /// Scores many requests, packed into full batches, in order. `on_scores` is told each request's place and scores,
+    /// and stops the work by answering false. Returns the number of requests that were scored.
+    ///
+    /// # Errors
+    /// As [`Scorer::plan`] and [`Scorer::run_pack`].
+    pub fn score_many(
         &mut self,
-        group: &[Encoded],
-        shared: usize,
-        cached: usize,
-        with_prompt: bool,
-        scores: &mut [AnswerScore],
-    ) -> Result<(), ScoreError> {
-        let n_batch = self.params.n_batch;
-        let ctx = self.context()?;
-        let sequence = |i: usize| ANSWERS + i as i32;
-        let from = if with_prompt {
-            ctx.kv_copy(PREFIX, PROMPT);
-            cached
-        } else {
-            shared - 1
-        };
-        ctx.kv_remove(PROMPT, from);
-        let mut everyone = vec![PROMPT];
-        for i in 0..group.len() {
-            ctx.kv_copy(PROMPT, sequence(i));
-            everyone.push(sequence(i));
-        }
-
-        // Each row: token, position, sequences, and the (answer, token) pairs that its logits have to give.
-        type Row = (Token, usize, Vec<i32>, Vec<(usize, Token)>);
-        let predicted = |e: &Encoded, p: usize| (p + 1 >= e.n_context).then(|| e.whole[p + 1]);
-        let mut rows: Vec<Row> = Vec::new();
-        for p in from..shared {
-            let wanted = group.iter().enumerate().filter_map(|(i, e)| predicted(e, p).map(|t| (i, t))).collect();
-            rows.push((group[0].whole[p], p, everyone.clone(), wanted));
-        }
-        for (i, e) in group.iter().enumerate() {
-            for p in e.own(shared) {
-                rows.push((e.whole[p], p, vec![sequence(i)], predicted(e, p).map(|t| (i, t)).into_iter().collect()));
-            }
-        }
-        for chunk in rows.chunks(n_batch) {
-            let mut batch = Batch::new();
-            for (token, pos, sequences, wanted) in chunk {
-                batch.add(*token, *pos, sequences, !wanted.is_empty());
-            }
-            ctx.decode(&batch)?;
-            for (row, (_, _, _, wanted)) in chunk.iter().enumerate().filter(|(_, r)| !r.3.is_empty()) {
-                let logits = ctx.logits(row)?;
-                let log_sum = log_sum_exp(logits);
-                for &(answer, token) in wanted {
-                    scores[answer].logprob += f64::from(logits[token as usize]) - log_sum;
+        requests: &[Request<'_>],
+        on_scores: &mut dyn FnMut(usize, Vec<AnswerScore>) -> bool,
+    ) -> Result<usize, ScoreError> {
+        let plan = self.plan(requests)?;
+        for pack in 0..plan.n_packs() {
+            for (request, scores) in plan.requests(pack).zip(self.run_pack(&plan, pack)?) {
+                if !on_scores(request, scores) {
+                    return Ok(request + 1);
                 }
             }
         }
-        for i in 0..group.len() {
-            ctx.kv_remove(sequence(i), 0);
+        Ok(requests.len())
+    }
+
+    /// Tokenizes requests (as [`Scorer::score`] does) and decides which are decoded together. The plan holds for any
+    /// scorer of the same model, prefix and parameters.
+    ///
+    /// # Errors
+    /// [`ScoreError::Request`] with the errors of [`Scorer::score`].
+    pub fn plan(&self, requests: &[Request<'_>]) -> Result<Plan, ScoreError> {
+        // On all threads: it would be the one serial part.
+        let (model, prefix) = (&*self.model, self.prefix.as_str());
+        let part = requests.len().div_ceil(self.params.n_threads as usize).max(1);
+        let encode_part = move |first: usize, part: &[Request<'_>]| -> Result<Vec<Encoded>, ScoreError> {
+            let at = |i| move |source| ScoreError::Request { request: first + i, source: Box::new(source) };
+            part.iter().enumerate().map(|(i, r)| encode(model, prefix, r.prompt, r.answers).map_err(at(i))).collect()
+        };
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let task = |(i, r)| scope.spawn(move || encode_part(i * part, r));
+            let tasks: Vec<_> = requests.chunks(part).enumerate().map(task).collect();
+            tasks.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        });
+        let mut encoded = Vec::with_capacity(requests.len());
+        for part in parts {
+            encoded.extend(part?);
+        }
+        Ok(self.plan_of(&encoded))
+    }
+
+    fn plan_of(&self, encoded: &[Encoded]) -> Plan {
+        let limits = Limits {
+            n_batch: self.params.n_batch,
+            max_cells: self.params.max_cells,
+            max_sequences: self.params.max_parallel,
+        };
+        Plan::new(encoded, &self.prefix_tokens, limits)
+    }
+
+    /// Scores one pack of a plan: the scores of each of its requests. A pack's scores do not depend on the packs before.
+    ///
+    /// # Errors
+    /// [`ScoreError::Llama`] when llama.cpp fails.
+    pub fn run_pack(&mut self, plan: &Plan, pack: usize) -> Result<Vec<Vec<AnswerScore>>, ScoreError> {
+        let Some(pack) = plan.packs.get(pack) else { return Ok(Vec::new()) };
+        let of = |n: &Vec<usize>| n.iter().map(|&n_tokens| AnswerScore { logprob: 0.0, n_tokens }).collect();
+        let mut scores: Vec<Vec<AnswerScore>> = plan.n_tokens[pack.requests.clone()].iter().map(of).collect();
+        let mut ready = self.ready(plan)?;
+        for round in &pack.rounds {
+            // After an error the cache may hold half of it, and the next call begins with a new one.
+            self.run_round(&mut ready, round, &mut |request, answer, logprob| {
+                scores[request - pack.requests.start][answer].logprob += logprob;
+            })?;
+        }
+        self.ready = Some(ready);
+        Ok(scores)
+    }
+
+    /// Decodes trees side by side. `add` gets request, answer, and the log-probability of one of its tokens.
+    fn run_round(
+        &self,
+        ready: &mut Ready,
+        round: &[(usize, Tree)],
+        add: &mut dyn FnMut(usize, usize, f64),
+    ) -> Result<(), ScoreError> {
+        let Ready { ctx, head } = ready;
+        // Every sequence holds the prefix.
+        let n_prefix = self.prefix_tokens.len();
+        let mut first = ANSWERS;
+        let mut sequences = Vec::new();
+        for (_, tree) in round {
+            let range = first..first + tree.n_sequences as i32;
+            if tree.cached < n_prefix {
+                range.clone().for_each(|s| ctx.kv_remove(s, tree.cached));
+            }
+            first = range.end;
+            sequences.push(range);
+        }
+        let rows: Vec<_> = round
+            .iter()
+            .zip(&sequences)
+            .flat_map(|((request, tree), sequences)| tree.rows.iter().map(move |row| (*request, sequences.start, row)))
+            .collect();
+        for chunk in rows.chunks(self.params.n_batch) {
+            let mut batch = Batch::new();
+            let (mut wanted, mut whose) = (Vec::new(), Vec::new());
+            for &(request, base, row) in chunk {
+                let ids: Vec<i32> = row.sequences.clone().map(|s| base + s as i32).collect();
+                let at = batch.add(row.token, row.pos, &ids, !row.wanted.is_empty());
+                // Answers mostly go on alike: each token once.
+                let mut tokens: Vec<Token> = row.wanted.iter().map(|w| w.1).collect();
+                tokens.sort_unstable();
+                tokens.dedup();
+                for &token in &tokens {
+                    let answers = row.wanted.iter().filter(|w| w.1 == token).map(|w| w.0);
+                    whose.extend(answers.map(|answer| (wanted.len(), request, answer)));
+                    wanted.push((at, token));
+                }
+            }
+            let log_probs = head.decode(ctx, &batch, &wanted)?;
+            for (i, request, answer) in whose {
+                add(request, answer, log_probs[i]);
+            }
+        }
+        for ((_, tree), range) in round.iter().zip(sequences) {
+            for sequence in range {
+                if tree.cached < n_prefix {
+                    ctx.kv_remove(sequence, 0);
+                    ctx.kv_copy(PREFIX, sequence);
+                } else {
+                    ctx.kv_remove(sequence, n_prefix);
+                }
+            }
         }
         Ok(())
     }
 
-    fn encode(&self, prompt: &str, answers: &[&str]) -> Result<Vec<Encoded>, ScoreError> {
-        let text = format!("{}{prompt}", self.prefix);
-        let n_context = self.model.tokenize(&text, true, false)?.len();
-        if n_context == 0 {
-            return Err(ScoreError::Input(
-                "the prompt is empty and this model has no BOS token: there is nothing an answer could follow".into(),
-            ));
+    /// The context, made new where there is none that is large enough, with the steering set and the prefix evaluated.
+    fn ready(&mut self, plan: &Plan) -> Result<Ready, ScoreError> {
+        // A full batch beside the prefix, so that a larger plan seldom needs another context.
+        let need = plan.n_cells.max((self.prefix_tokens.len() + self.params.n_batch).min(self.params.max_cells));
+        if let Some(ready) = self.ready.take().filter(|r| r.ctx.n_ctx() >= need) {
+            return Ok(ready);
         }
-        let limit = self.model.n_ctx_train();
-        answers
-            .iter()
-            .map(|answer| {
-                let whole = self.model.tokenize(&format!("{text} {answer}"), true, false)?;
-                if answer.trim().is_empty() || whole.len() <= n_context {
-                    return Err(ScoreError::Input(format!("the answer {answer:?} has no tokens to score")));
-                }
-                if whole.len() > limit {
-                    return Err(ScoreError::Input(format!(
-                        "prompt and answer have {} tokens, the model was trained for {limit}: shorten the preamble or \
-                         the prompt (answer {answer:?})",
-                        whole.len()
-                    )));
-                }
-                Ok(Encoded { whole, n_context })
-            })
-            .collect()
-    }
-
-    /// Makes the context, or a larger one, with steering set and the prefix evaluated.
-    fn ensure_context(&mut self, encoded: &[Encoded], shared: usize) -> Result<(), ScoreError> {
-        let base = self.prefix_tokens.len() + shared;
-        let own = |e: &Encoded| e.own(shared).len();
-        let longest = encoded.iter().map(own).max().unwrap_or(0);
-        let all: usize = encoded.iter().map(own).sum();
-        let need = (base + all).min(self.params.max_cells.max(base + longest));
-        if self.ctx.as_ref().is_some_and(|c| c.n_ctx() >= need) {
-            return Ok(());
-        }
-        self.ctx = None;
         let mut ctx = Context::new(
             &self.model,
             &ContextParams {
@@ -294,31 +309,51 @@ impl Scorer {
         if let Some(steering) = &self.steering {
             steering.apply(&mut ctx)?;
         }
+        let head = Head::find(&mut ctx, PREFIX)?;
+        ctx.clear_kv();
         if !self.prefix_tokens.is_empty() {
             ctx.prefill(&self.prefix_tokens, 0)?;
+            (ANSWERS..ANSWERS + self.params.max_parallel as i32).for_each(|s| ctx.kv_copy(PREFIX, s));
         }
-        self.ctx = Some(ctx);
-        Ok(())
+        Ok(Ready { ctx, head })
     }
 
-    fn context(&mut self) -> Result<&mut Context, ScoreError> {
-        self.ctx.as_mut().ok_or_else(|| ScoreError::Input("internal: scoring before a context was made".into()))
+    /// Why scores are taken from llama.cpp's logits instead of the fused output head, which is faster; None where they are
+    /// not, or before the first score.
+    pub fn slow_head(&self) -> Option<&str> {
+        match &self.ready.as_ref()?.head {
+            Head::Logits(reason) => Some(reason),
+            Head::Fused(_) => None,
+        }
     }
 }
 
-/// `ln(sum(exp(x)))` in f64, `[n_vocab]` -> one number.
-fn log_sum_exp(x: &[f32]) -> f64 {
-    let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + x.iter().map(|&l| (f64::from(l) - max).exp()).sum::<f64>().ln()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_sum_exp_is_stable() {
-        assert!((log_sum_exp(&[0.0, 0.0]) - 2f64.ln()).abs() < 1e-15);
-        assert!((log_sum_exp(&[1e4, 1e4, f32::NEG_INFINITY]) - (1e4 + 2f64.ln())).abs() < 1e-9);
+fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Encoded, ScoreError> {
+    let text = format!("{}{prompt}", prefix);
+    let n_context = model.tokenize(&text, true, false)?.len();
+    if n_context == 0 {
+        return Err(ScoreError::Input(
+            "the prompt is empty and this model has no BOS token: there is nothing an answer could follow".into(),
+        ));
     }
+    let limit = model.n_ctx_train();
+    let whole = answers
+        .iter()
+        .map(|answer| {
+            let whole = model.tokenize(&format!("{text} {answer}"), true, false)?;
+            if answer.trim().is_empty() || whole.len() <= n_context {
+                return Err(ScoreError::Input(format!("the answer {answer:?} has no tokens to score")));
+            }
+            if whole.len() > limit {
+                return Err(ScoreError::Input(format!(
+                    "prompt and answer have {} tokens, the model was trained for {limit}: shorten the preamble or \
+                     the prompt (answer {answer:?})",
+                    whole.len()
+                )));
+            }
+            Ok(whole)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Encoded { n_context, whole })
 }
+

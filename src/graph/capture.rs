@@ -1,7 +1,8 @@
-//! Watching one `llama_decode` from the entry point on: every node, the inputs' data, and the residual stream there.
+//! Watching one `llama_decode`: every node, the inputs' data, and the residual stream at the entry point. What depends on
+//! that is recorded but not computed: the lifted graph computes it.
 
 use crate::llama::{DType, Node, NodeId, Tap, Weight};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What is remembered of a node: enough to lift it after the graph itself is gone.
 #[derive(Debug, Clone)]
@@ -46,8 +47,15 @@ pub(super) struct RawEntry {
     pub node: NodeId,
     /// The leaf that holds the vector.
     pub vector: NodeId,
-    /// Euclidean norm of each row of the residual stream there.
-    pub norms: Vec<f32>,
+}
+
+/// How much of the graph is computed while it is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What does not depend on the entry's result, the entry included.
+    Below,
+    /// Nothing: only the structure and the inputs are wanted.
+    Nothing,
 }
 
 /// The tap: collects the graph and the residual stream at the entry point.
@@ -58,20 +66,26 @@ pub(super) struct Capture {
     pub leaves: HashMap<NodeId, RawLeaf>,
     /// The additions of the control vectors, in the order of the graph.
     pub entries: Vec<RawEntry>,
-    /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`.
+    /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`; empty if it was not
+    /// computed.
     pub residual: Vec<f32>,
     /// True if a layer's vector was added twice: llama.cpp ran the batch in several compute passes.
     pub split: bool,
     /// Numbers of the nodes, in the order of the decode, whose results are kept.
     keep: BTreeSet<usize>,
     /// Those results.
-    pub kept: HashMap<usize, Vec<u8>>,
+    pub kept: BTreeMap<usize, Vec<u8>>,
     /// Layer and bytes of each marker.
     markers: Vec<(usize, Vec<u8>)>,
+    extent: Extent,
+    /// What depends on the result of the first entry: nodes, and caches that such a node writes to.
+    above: HashSet<NodeId>,
+    /// The node that was asked about last is not to be computed.
+    skip: bool,
 }
 
 impl Capture {
-    pub fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>) -> Self {
+    pub fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, extent: Extent) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashMap::new(),
@@ -80,12 +94,28 @@ impl Capture {
             residual: Vec::new(),
             split: false,
             keep,
-            kept: HashMap::new(),
+            kept: BTreeMap::new(),
             markers: layers
                 .iter()
                 .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
                 .collect(),
+            extent,
+            above: HashSet::new(),
+            skip: false,
         }
+    }
+
+    /// Notes whether the node depends on the first entry's result: through a source, or by reading memory (a cache, a
+    /// tensor changed in place) that such a node writes to.
+    fn depends(&mut self, node: &Node<'_>) -> bool {
+        let root = node.view_src().map(|base| base.id());
+        let found = (0..10).filter_map(|i| node.src(i)).map(|s| s.id()).chain(root).any(|id| self.above.contains(&id));
+        if found {
+            self.above.insert(node.id());
+            // A view of something below has no source above; so this is a write into it.
+            self.above.extend(root);
+        }
+        found
     }
 
     fn note_leaf(&mut self, leaf: &Node<'_>) {
@@ -157,26 +187,30 @@ impl Tap for Capture {
             root,
             view_offset: offset,
         });
-        let Some((layer, vector)) = entry else { return self.keep.contains(&number) };
-        self.split |= self.entries.iter().any(|e| e.layer == layer);
-        self.entries.push(RawEntry { layer, node: node.id(), vector, norms: Vec::new() });
-        true
+        let first = entry.is_some() && self.entries.is_empty();
+        let above = self.depends(node);
+        if first {
+            self.above.insert(node.id());
+            self.above.extend(root);
+        }
+        self.skip = self.extent == Extent::Nothing || above;
+        if let Some((layer, vector)) = entry {
+            self.split |= self.entries.iter().any(|e| e.layer == layer);
+            self.entries.push(RawEntry { layer, node: node.id(), vector });
+        }
+        !self.skip && (first || self.keep.contains(&number))
+    }
+
+    fn skips(&mut self, _node: &Node<'_>) -> bool {
+        self.skip
     }
 
     fn computed(&mut self, node: &Node<'_>) -> bool {
         if let Some(&number) = self.index.get(&node.id()).filter(|number| self.keep.contains(number)) {
             self.kept.insert(number, node.read_bytes());
         }
-        let n_embd = node.ne()[0];
-        if let Some(i) = self.entries.iter().position(|e| e.node == node.id()) {
-            let rows = node.read_f32(); // [n_rows, n_embd]
-            self.entries[i].norms = rows
-                .chunks_exact(n_embd)
-                .map(|r| r.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32)
-                .collect();
-            if i == 0 {
-                self.residual = rows;
-            }
+        if self.entries.first().is_some_and(|e| e.node == node.id()) {
+            self.residual = node.read_f32();
         }
         true
     }

@@ -12,10 +12,12 @@ mod kernels;
 pub mod lift;
 
 pub(crate) use kernels::head::log_sum_exp;
+pub(crate) use kernels::logprobs::OutputHead;
 
 use crate::llama::{Batch, Context, LlamaError};
+use capture::{Capture, Extent};
 use lift::{LiftError, Lifted};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use attention::AttentionMemory;
 pub(crate) use capture::marker;
@@ -31,32 +33,72 @@ pub enum CaptureError {
     Lift(#[from] LiftError),
 }
 
-/// Decodes a batch and lifts its graph above the lowest of `layers`, which are in ascending order. The context must carry
-/// the [`marker`]s as those layers' control vectors and an empty cache. Returns the lifted graph and the residual stream
-/// at its entry, `[n_rows, n_embd]`.
+/// What a decode left behind for the graph above the lowest layer.
+pub(crate) struct Captured {
+    /// The graph.
+    pub lifted: Lifted,
+    /// The residual stream at its entry, marker included, `[n_rows, n_embd]`; empty where nothing was computed.
+    pub residual: Vec<f32>,
+    /// Values from below that are used above, by number of their node in the order of the decode.
+    pub kept: Kept,
+}
+
+/// Bytes of some nodes' results, by number of the node in the order of the decode.
+pub(crate) type Kept = BTreeMap<usize, Vec<u8>>;
+
+/// Runs a batch up to the lowest of `layers`, which are in ascending order, and lifts the graph above it. The context must
+/// carry the [`marker`]s as those layers' control vectors; its cache holds nothing of use afterwards. `keep`: numbers of
+/// the nodes that an earlier capture had to keep; those that this one had to are put there.
 pub(crate) fn capture_decode(
     ctx: &mut Context,
     batch: &Batch,
     layers: &[usize],
-) -> Result<(Lifted, Vec<f32>), CaptureError> {
-    let arch = ctx.model().architecture();
-    let n_embd = ctx.model().n_embd();
-    let mut capture = capture::Capture::new(n_embd, layers, BTreeSet::new());
-    ctx.decode_tapped(batch, &mut capture)?;
-    let lifted = match lift::lift(&mut capture, batch.len(), layers, &arch) {
-        // Values from below the lowest layer that are used above it do not depend on the vectors: once it is known which
-        // they are, a second decode of the same batch brings them along.
-        Err(LiftError::Below { numbers }) => {
-            let names: Vec<(u32, String)> = capture.nodes.iter().map(|n| (n.op, n.name.clone())).collect();
-            capture = capture::Capture::new(n_embd, layers, numbers);
-            ctx.clear_kv();
-            ctx.decode_tapped(batch, &mut capture)?;
-            if !capture.nodes.iter().map(|n| (n.op, &n.name)).eq(names.iter().map(|(op, name)| (*op, name))) {
-                return Err(LiftError::Changed.into());
-            }
-            lift::lift(&mut capture, batch.len(), layers, &arch)?
+    keep: &mut BTreeSet<usize>,
+) -> Result<Captured, CaptureError> {
+    let mut before: Option<Vec<(u32, String)>> = None;
+    loop {
+        let mut capture = watch(ctx, batch, layers, keep.clone(), Extent::Below)?;
+        if before
+            .is_some_and(|names| !capture.nodes.iter().map(|n| (n.op, &n.name)).eq(names.iter().map(|(o, n)| (*o, n))))
+        {
+            return Err(LiftError::Changed.into());
         }
-        other => other?,
-    };
-    Ok((lifted, std::mem::take(&mut capture.residual)))
+        match lift::lift(&mut capture, batch.len(), layers, &ctx.model().architecture()) {
+            // Values from below the lowest layer that are used above it do not depend on the vectors: once it is known
+            // which they are, another decode of the same batch brings them along.
+            Err(LiftError::Below { numbers }) if !numbers.is_subset(keep) => {
+                before = Some(capture.nodes.iter().map(|n| (n.op, n.name.clone())).collect());
+                *keep = numbers;
+            }
+            lifted => return Ok(Captured { lifted: lifted?, residual: capture.residual, kept: capture.kept }),
+        }
+    }
+}
+
+/// As [`capture_decode`], but nothing is computed: what would have been comes from an earlier capture of the same batch. A
+/// batch whose graph wants other values from below is refused with [`LiftError::Below`].
+pub(crate) fn capture_structure(
+    ctx: &mut Context,
+    batch: &Batch,
+    layers: &[usize],
+    kept: Kept,
+) -> Result<Lifted, CaptureError> {
+    let mut capture = watch(ctx, batch, layers, BTreeSet::new(), Extent::Nothing)?;
+    capture.kept = kept;
+    Ok(lift::lift(&mut capture, batch.len(), layers, &ctx.model().architecture())?)
+}
+
+fn watch(
+    ctx: &mut Context,
+    batch: &Batch,
+    layers: &[usize],
+    keep: BTreeSet<usize>,
+    extent: Extent,
+) -> Result<Capture, LlamaError> {
+    ctx.clear_kv();
+    let mut capture = Capture::new(ctx.model().n_embd(), layers, keep, extent);
+    let outcome = ctx.decode_tapped(batch, &mut capture);
+    // The cache lacks what was not computed.
+    ctx.clear_kv();
+    outcome.map(|()| capture)
 }

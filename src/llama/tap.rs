@@ -1,6 +1,7 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
 use super::{LlamaError, Model, PlainTensor, sys};
+use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -182,12 +183,27 @@ impl<'a> Node<'a> {
 
     /// True if ggml computes this node (llama.cpp's graphs also hold nodes that nobody needs).
     pub fn is_computed(&self) -> bool {
-        self.t().flags & sys::GGML_TENSOR_FLAG_COMPUTE as i32 != 0
+        self.t().flags & COMPUTE != 0
     }
 
     /// True for a tensor that no operation makes: a weight, an input or a cache.
     pub fn is_leaf(&self) -> bool {
         self.t().op == sys::GGML_OP_NONE && self.t().view_src.is_null()
+    }
+
+    /// Leaves this node out of the run (`false`), or takes it in again; to be called before it is computed. ggml's CPU
+    /// backend computes only nodes with this flag, other backends may not heed it. llama.cpp may run the same graph again
+    /// for the next batch, so what was left out for one has to be taken in again.
+    pub fn set_computed(&self, computed: bool) {
+        let flag = sys::GGML_TENSOR_FLAG_COMPUTE as i32;
+        // SAFETY: by the contract of from_raw the tensor is alive; during the callback nothing else touches it.
+        unsafe {
+            if computed {
+                (*self.raw).flags |= flag;
+            } else {
+                (*self.raw).flags &= !flag;
+            }
+        }
     }
 
     /// True for a leaf that llama.cpp fills for each batch: positions, masks, row numbers.
@@ -250,6 +266,13 @@ pub trait Tap {
 
     /// Called with a node that was asked for, its data ready. False stops the graph here.
     fn computed(&mut self, node: &Node<'_>) -> bool;
+
+    /// Called for every node after [`Tap::wants`]; true leaves it uncomputed in this decode. Its data, that of everything
+    /// made from it (what it would have written to the KV cache included) and the logits are then undefined: whoever says
+    /// true clears the cache before the next decode. All nodes that depend on a skipped one must be skipped too.
+    fn skips(&mut self, _node: &Node<'_>) -> bool {
+        false
+    }
 }
 
 /// Where the trampoline finds the tap of the decode in progress.
@@ -257,6 +280,11 @@ pub(super) struct TapSlot {
     tap: Option<*mut dyn Tap>,
     panic: Option<String>,
     model: Arc<Model>,
+    /// Nodes that are not computed in this decode: their flag is to be set again, since llama.cpp may run the same graph
+    /// for the next batch.
+    skipped: HashSet<NodeId>,
+    /// A skipped node came by once more: llama.cpp runs the batch in several passes, perhaps over a graph made anew.
+    repeated: bool,
 }
 
 impl std::fmt::Debug for TapSlot {
@@ -267,11 +295,12 @@ impl std::fmt::Debug for TapSlot {
 
 impl TapSlot {
     pub(super) fn new(model: &Arc<Model>) -> Self {
-        Self { tap: None, panic: None, model: Arc::clone(model) }
+        Self { tap: None, panic: None, model: Arc::clone(model), skipped: HashSet::new(), repeated: false }
     }
 
     pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>) {
         self.panic = None;
+        self.repeated = false;
         self.tap = tap.map(|t| {
             let p: *mut (dyn Tap + '_) = t;
             // SAFETY: only the lifetime is erased; decode_inner disarms the slot before the borrow ends.
@@ -281,9 +310,15 @@ impl TapSlot {
 
     pub(super) fn disarm(&mut self) -> Option<String> {
         self.tap = None;
+        for node in self.skipped.drain().filter(|_| !self.repeated) {
+            // SAFETY: one pass ran, so the graph of the decode that has just ended is still the context's.
+            unsafe { (*node.ptr()).flags |= COMPUTE };
+        }
         self.panic.take()
     }
 }
+
+const COMPUTE: i32 = sys::GGML_TENSOR_FLAG_COMPUTE as i32;
 
 /// The function llama.cpp calls for each node. A Rust panic must not unwind into C: it is caught, kept, and turned into
 /// a stop of the graph.
@@ -301,7 +336,21 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
         let tap = unsafe { &mut *tap };
         // SAFETY: llama.cpp offers live tensors.
         let node = unsafe { Node::from_raw(t, &slot.model) };
-        if ask { tap.wants(&node) } else { tap.computed(&node) }
+        if !ask {
+            return tap.computed(&node);
+        }
+        if slot.skipped.remove(&node.id()) {
+            // SAFETY: a node offered to be computed, by the one thread that runs the decode; workers wait for it.
+            unsafe { (*t).flags |= COMPUTE };
+            slot.repeated = true;
+        }
+        let wants = tap.wants(&node);
+        if node.is_computed() && !slot.repeated && tap.skips(&node) {
+            // SAFETY: as above. Every backend passes over nodes without this flag.
+            unsafe { (*t).flags &= !COMPUTE };
+            slot.skipped.insert(node.id());
+        }
+        wants
     }));
     match outcome {
         Ok(answer) => answer,

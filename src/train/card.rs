@@ -1,5 +1,6 @@
 //! What is written beside a vector: its provenance in the file, and a card to read.
 
+use super::cache::CacheType;
 use super::config::TrainConfig;
 use super::heldout::HeldOut;
 use super::ready::AtLayer;
@@ -72,6 +73,9 @@ impl Record<'_> {
         }
         if let Some(renorm) = c.renorm {
             p.set_float("renorm_percent", renorm);
+        }
+        if ready.captured_as != CacheType::F32 {
+            p.set_str("captured_as", ready.captured_as.name());
         }
         match ready.layers[..] {
             [at] => {

@@ -1,5 +1,6 @@
 //! Training: objective, optimizer, trainer, and the engine that scores and differentiates captured pairs.
 
+mod cache;
 mod card;
 mod checkpoint;
 mod config;
@@ -11,6 +12,7 @@ mod random;
 mod ready;
 mod trainer;
 
+pub use cache::{Cache, CacheType, CacheUse};
 pub use card::Record;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
 pub use config::{AUTO_RATE, Length, Rate, TrainConfig};

@@ -1,5 +1,6 @@
 //! What is known about model and data before the first step.
 
+use super::cache::CacheType;
 use super::config::Rate;
 use super::engine::{Agreement, median};
 use super::trainer::length;
@@ -49,6 +50,8 @@ pub struct Ready {
     pub agreement: Agreement,
     /// Bytes kept for captured examples.
     pub cache_bytes: usize,
+    /// How precisely the residual streams are kept: as a cache stores them, if there is one.
+    pub captured_as: CacheType,
     /// Tokens of the training pairs.
     pub train_tokens: usize,
 }
@@ -97,6 +100,7 @@ mod tests {
             total_steps: 1,
             agreement: Agreement::default(),
             cache_bytes: 0,
+            captured_as: CacheType::F32,
             train_tokens: 0,
         };
         let v = [3.0, 0.0, 4.0, 0.0, 0.0, 60.0, 0.0, 80.0];

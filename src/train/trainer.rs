@@ -1,5 +1,6 @@
 //! The training loop.
 
+use super::cache::{Cache, CacheType, CacheUse};
 use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
 use super::config::{Length, TrainConfig};
 use super::engine::{Engine, EngineError, Example, PairLogp};
@@ -80,6 +81,17 @@ pub enum Event<'a> {
     },
     /// The longest pair was measured: what the run will need beside the model and llama.cpp's own buffers.
     Memory(&'a MemoryNeed),
+    /// Something about the cache that the user should know.
+    Notice(&'a str),
+    /// All pairs are captured, with the help of a cache.
+    Cache {
+        /// The folder.
+        folder: &'a std::path::Path,
+        /// What it did.
+        used: CacheUse,
+        /// Largest change of a response's log-probability on the first pair that its rounding makes, in nats.
+        rounding: f64,
+    },
     /// All is ready: what was found out about model and data.
     Ready(&'a Ready),
     /// A checkpoint was loaded.
@@ -218,7 +230,7 @@ pub fn train(
     };
 
     let count = train.len() + valid.len();
-    let mut agreement = None;
+    let (mut agreement, mut rounding) = (None, None);
     let mut examples = Vec::with_capacity(count);
     // The longest pair first: what it needs is known before the work begins.
     let mut longest = Some(measure(engine, train, valid, config.allow_swap, observe)?);
@@ -228,8 +240,34 @@ pub fn train(
             Some((_, example)) => example,
             None => engine.capture(&[&pair.tokens]).map_err(named)?,
         };
-        if i == 0 {
+        let example = if i > 0 {
+            example
+        } else if engine.cache().is_none() {
             agreement = Some(engine.verify(&[&pair.tokens], &example)?);
+            example
+        } else {
+            // What comes from a file is compared with what is computed now, which is compared with llama_decode.
+            let fresh = engine.capture_fresh(&[&pair.tokens]).map_err(named)?;
+            agreement = Some(engine.verify(&[&pair.tokens], &fresh)?);
+            rounding = engine.cache_rounding(&example, &fresh);
+            if rounding.is_some() {
+                example
+            } else {
+                observe(Event::Notice(&format!(
+                    "the cache holds other numbers for pair {} than are computed now: it is not used in this run; \
+                     empty its folder",
+                    pair.name
+                )));
+                engine.set_cache(None);
+                if let Some((at, example)) = &mut longest {
+                    let tokens = &train.iter().chain(valid).nth(*at).expect("one of the pairs").tokens;
+                    *example = engine.capture_fresh(&[tokens])?;
+                }
+                fresh
+            }
+        };
+        for notice in engine.take_cache_notices() {
+            observe(Event::Notice(&notice));
         }
         observe(Event::Captured { done: i + 1, total: count, tokens: example.n_tokens });
         examples.push(example);
@@ -242,6 +280,9 @@ pub fn train(
             }));
         }
     }
+    if let Some((cache, rounding)) = engine.cache().zip(rounding) {
+        observe(Event::Cache { folder: cache.folder(), used: cache.used(), rounding });
+    }
     let (train_examples, valid_examples) = examples.split_at(train.len());
     let at_layer = |(i, &layer): (usize, &usize)| {
         let norms: Vec<f32> = train_examples.iter().flat_map(|e| e.norms[i].iter().copied()).collect();
@@ -253,6 +294,7 @@ pub fn train(
         total_steps: total,
         agreement: agreement.unwrap_or_default(),
         cache_bytes: examples.iter().map(Example::bytes).sum(),
+        captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
         train_tokens: train_examples.iter().map(|e| e.n_tokens).sum(),
     };
     observe(Event::Ready(&ready));

@@ -115,6 +115,7 @@ ops! {
     Op::Other { .. } => Choice;
     Op::RepeatBack => Gradient;
     Op::Acc { .. } => Gradient;
+    Op::LossHead => Gradient;
     Op::LogProbHead => Gradient;
 }
 

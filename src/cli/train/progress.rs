@@ -1,9 +1,10 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
 use bidpo::memory::text;
-use bidpo::train::{AtLayer, Event, StepReport};
+use bidpo::train::{AtLayer, CacheUse, Event, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 pub struct Progress {
@@ -54,6 +55,17 @@ impl Progress {
                     }
                 }
                 self.bar.set_position(*done as u64);
+            }
+            Event::Notice(what) => self.bar.suspend(|| eprintln!("note: {what}")),
+            Event::Cache { folder, used, rounding } => {
+                self.bar.finish_and_clear();
+                eprintln!("{}", cache_line(folder, used));
+                if *rounding > 0.0 {
+                    eprintln!(
+                        "bf16 rounding of the cached residual streams moves the first pair's log-probabilities by up to \
+                         {rounding:.2e} nats"
+                    );
+                }
             }
             Event::Ready(r) => {
                 self.several = r.layers.len() > 1;
@@ -137,6 +149,18 @@ impl Progress {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// What a cache did for a run.
+pub fn cache_line(folder: &Path, used: &CacheUse) -> String {
+    format!(
+        "cache {}: {} pairs reused ({}), {} written ({})",
+        folder.display(),
+        used.reused,
+        text(used.bytes_read),
+        used.written,
+        text(used.bytes_written)
+    )
 }
 
 /// A figure with that many decimals, or as a power of ten where a run went astray and it has more than six digits.

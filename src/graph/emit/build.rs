@@ -1,9 +1,12 @@
 //! Making the ggml graph: tensors for the nodes that are needed, op by op.
 
-use super::{Bindings, RunError};
+use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
-use crate::graph::kernels::{gelu, head, matmul_t, rows};
+use crate::graph::kernels::activations::{self, Layout};
+use crate::graph::kernels::head::HeadTask;
+use crate::graph::kernels::{cpu, gelu, head, int8, loss_head, matmul_t, rows};
 use crate::llama::{DType, Weight, sys};
+use std::collections::HashMap;
 use std::ffi::c_void;
 
 /// ggml's `GGML_N_TASKS_MAX`: as many workers as there are threads.
@@ -34,6 +37,15 @@ impl Drop for Arena {
     }
 }
 
+/// How ops become tensors.
+#[derive(Clone, Copy)]
+pub(super) struct Setup {
+    pub task: *mut HeadTask,
+    pub smooth: bool,
+    pub precision: Precision,
+    pub n_workers: usize,
+}
+
 /// A ggml graph of what some values depend on, its inputs and activations without memory yet.
 pub(super) struct Built {
     pub inputs: Arena,
@@ -45,6 +57,8 @@ pub(super) struct Built {
     /// Inputs with their data.
     pub uploads: Vec<(*mut sys::ggml_tensor, *const c_void, usize)>,
     nodes: usize,
+    /// True if the result of the graph's head is used, not only its log-probabilities.
+    pub head_is_used: bool,
 }
 
 impl Built {
@@ -52,8 +66,7 @@ impl Built {
         graph: &Graph,
         bind: &Bindings<'_>,
         wanted: &[Value],
-        task: *mut c_void,
-        smooth: bool,
+        setup: Setup,
     ) -> Result<Self, RunError> {
         let n = graph.nodes().len();
         if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
@@ -68,9 +81,14 @@ impl Built {
         let needed = needed(graph, wanted);
         let memory = || RunError::Memory { nodes: n, detail: String::new() };
         let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(memory)?;
-        let arena = Arena::new(n, Some(n + 64)).ok_or_else(memory)?;
+        // A node may need two tensors.
+        let arena = Arena::new(2 * n, Some(2 * n + 64)).ok_or_else(memory)?;
         let mut tensors: Vec<*mut sys::ggml_tensor> = vec![std::ptr::null_mut(); n];
         let mut uploads = Vec::new();
+        let mut packs = Packs::new();
+        let is_head = |v: &Value| matches!(graph.node(*v).op, Op::LossHead | Op::LogProbHead);
+        let used = |(i, node): (usize, &Node)| needed[i] && node.src.iter().any(is_head);
+        let head_is_used = graph.nodes().iter().enumerate().any(used);
         // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
         // nodes are in order.
         let ggml_graph = unsafe {
@@ -102,17 +120,23 @@ impl Built {
                         }
                         tensors[i] = w.id().ptr();
                     }
-                    Op::MulMatT | Op::MulMatIdT => {
+                    Op::MulMatT | Op::MulMatIdT | Op::LossHead => {
                         let w = node.src[0];
                         let tensor = plain(graph, w, bind.weights, &tensors)?;
                         let forward = std::mem::replace(&mut tensors[w.0 as usize], tensor);
-                        tensors[i] = emit(arena.0, node, &tensors, task, smooth);
+                        tensors[i] = match node.op {
+                            Op::LossHead => loss_head(arena.0, node, &tensors, setup, &mut packs),
+                            _ => emit(arena.0, node, &tensors, setup),
+                        };
                         tensors[w.0 as usize] = forward;
                     }
-                    _ => tensors[i] = emit(arena.0, node, &tensors, task, smooth),
+                    Op::MulMat(_) if own_product(graph, node, bind.weights, setup) => {
+                        tensors[i] = product(arena.0, node, &tensors, &mut packs);
+                    }
+                    _ => tensors[i] = emit(arena.0, node, &tensors, setup),
                 }
             }
-            let ggml_graph = sys::ggml_new_graph_custom(arena.0, n + 64, false);
+            let ggml_graph = sys::ggml_new_graph_custom(arena.0, 2 * n + 64, false);
             for &v in wanted {
                 sys::ggml_set_output(tensors[v.0 as usize]);
             }
@@ -123,7 +147,7 @@ impl Built {
             }
             ggml_graph
         };
-        Ok(Self { inputs, _arena: arena, graph: ggml_graph, tensors, uploads, nodes: n })
+        Ok(Self { inputs, _arena: arena, graph: ggml_graph, tensors, uploads, nodes: n, head_is_used })
     }
 
     pub fn memory(&self, detail: &str) -> RunError {
@@ -247,6 +271,124 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
     }
 }
 
+/// Rounded activations in the graph, by what they were rounded from, for which type and how they lie.
+type Packs = HashMap<(Value, sys::ggml_type, Layout), *mut sys::ggml_tensor>;
+
+/// True if a kernel of ours computes this product: of a quantized weight, plain in host memory, with enough rows that
+/// taking the weight apart pays.
+fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bool {
+    const ROWS: usize = 8;
+    let (w, x) = (graph.node(node.src[0]), graph.node(node.src[1]));
+    let Op::Weight(id) = w.op else { return false };
+    let weight = weights[id.0 as usize].node();
+    let DType(kind) = weight.dtype();
+    setup.precision.forward == Forward::Fast
+        && cpu::cpu().int8
+        && int8::has_exact(kind)
+        && weight.is_host()
+        && w.ne[2] * w.ne[3] == 1
+        && x.elem == Elem::F32
+        && graph.is_contiguous(node.src[1])
+        && x.ne[1] * x.ne[2] * x.ne[3] >= ROWS
+}
+
+/// The activations of a product, rounded; made once for all products that use them.
+///
+/// # Safety
+/// `ctx` is alive and has room; the tensors exist; the weight's type is one that is taken apart.
+unsafe fn rounded(
+    ctx: *mut sys::ggml_context,
+    x: Value,
+    w: *mut sys::ggml_tensor,
+    layout: Layout,
+    tensors: &[*mut sys::ggml_tensor],
+    packs: &mut Packs,
+) -> *mut sys::ggml_tensor {
+    // SAFETY: by contract.
+    unsafe {
+        let (kind, tensor) = ((*w).type_, tensors[x.0 as usize]);
+        let [k, a, b, c] = (*tensor).ne.map(|n| n as usize);
+        let bytes = activations::packed_bytes(kind, layout, k, a * b * c).unwrap_or_default();
+        *packs.entry((x, kind, layout)).or_insert_with(|| {
+            let task = activations::pack_task(kind, layout);
+            custom(ctx, sys::GGML_TYPE_I8, [bytes, 1, 1, 1], &[tensor], Some(activations::pack), task)
+        })
+    }
+}
+
+/// The tensor of a product that [`own_product`] accepts.
+///
+/// # Safety
+/// As [`emit`].
+unsafe fn product(
+    ctx: *mut sys::ggml_context,
+    node: &Node,
+    tensors: &[*mut sys::ggml_tensor],
+    packs: &mut Packs,
+) -> *mut sys::ggml_tensor {
+    // SAFETY: by contract.
+    unsafe {
+        let w = tensors[node.src[0].0 as usize];
+        let x = rounded(ctx, node.src[1], w, Layout::Pairs, tensors, packs);
+        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], Some(int8::exact), std::ptr::null_mut())
+    }
+}
+
+/// The tensor of [`Op::LossHead`].
+///
+/// # Safety
+/// As [`emit`].
+unsafe fn loss_head(
+    ctx: *mut sys::ggml_context,
+    node: &Node,
+    tensors: &[*mut sys::ggml_tensor],
+    setup: Setup,
+    packs: &mut Packs,
+) -> *mut sys::ggml_tensor {
+    // SAFETY: by contract.
+    unsafe {
+        let w = tensors[node.src[0].0 as usize];
+        let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
+        let [k, rows, ..] = node.ne;
+        let planes = [k, rows, setup.n_workers, 1];
+        let partial =
+            custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], Some(loss_head::partial), setup.task.cast());
+        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[partial, w], Some(loss_head::finish), setup.task.cast())
+    }
+}
+
+/// A custom op.
+///
+/// # Safety
+/// `ctx` is alive and has room; the sources exist and are what `run` expects.
+unsafe fn custom(
+    ctx: *mut sys::ggml_context,
+    kind: sys::ggml_type,
+    ne: [usize; 4],
+    src: &[*mut sys::ggml_tensor],
+    run: sys::ggml_custom_op_t,
+    user: *mut c_void,
+) -> *mut sys::ggml_tensor {
+    let mut args = src.to_vec();
+    let ne = ne.map(|n| n as i64);
+    // SAFETY: by contract.
+    unsafe {
+        sys::ggml_custom_4d(
+            ctx,
+            kind,
+            ne[0],
+            ne[1],
+            ne[2],
+            ne[3],
+            args.as_mut_ptr(),
+            args.len() as i32,
+            run,
+            N_TASKS_MAX,
+            user,
+        )
+    }
+}
+
 /// Makes the ggml tensor of one node.
 ///
 /// Views go through ggml's functions, which know how views share memory. All other ops are written as ggml's own
@@ -258,8 +400,7 @@ unsafe fn emit(
     ctx: *mut sys::ggml_context,
     node: &Node,
     tensors: &[*mut sys::ggml_tensor],
-    task: *mut c_void,
-    smooth: bool,
+    setup: Setup,
 ) -> *mut sys::ggml_tensor {
     let src: Vec<*mut sys::ggml_tensor> = node.src.iter().map(|s| tensors[s.0 as usize]).collect();
     let ne = node.ne.map(|n| n as i64);
@@ -281,25 +422,17 @@ unsafe fn emit(
         // The rows are written into the memory of the first source: it has no other use above it.
         Op::SetRows => return unsafe { sys::ggml_set_rows(ctx, src[0], src[1], src[2]) },
         Op::Cast => return unsafe { sys::ggml_cast(ctx, src[0], elem_type(node.elem)) },
-        _ if own_kernel(node.op, smooth).is_some() => unsafe {
-            let mut args = src.clone();
-            let run = own_kernel(node.op, smooth);
-            let user = if matches!(node.op, Op::LogProbHead) { task } else { std::ptr::null_mut() };
-            return sys::ggml_custom_4d(
-                ctx,
-                sys::GGML_TYPE_F32,
-                ne[0],
-                ne[1],
-                ne[2],
-                ne[3],
-                args.as_mut_ptr(),
-                args.len() as i32,
-                run,
-                N_TASKS_MAX,
-                user,
-            );
+        _ if own_kernel(node.op, setup.smooth).is_some() => unsafe {
+            let run = own_kernel(node.op, setup.smooth);
+            let user = match node.op {
+                Op::LogProbHead => setup.task.cast(),
+                Op::MulMatT | Op::MulMatIdT => matmul_t::task(setup.precision.backward == Backward::Bf16),
+                _ => std::ptr::null_mut(),
+            };
+            return custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, run, user);
         },
         Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead => unreachable!("own_kernel has one"),
+        Op::LossHead => unreachable!("made by the caller"),
         Op::Add => (sys::GGML_OP_ADD, vec![]),
         Op::Sub => (sys::GGML_OP_SUB, vec![]),
         Op::Mul => (sys::GGML_OP_MUL, vec![]),

@@ -6,9 +6,9 @@
 mod build;
 
 use super::ir::{Elem, Graph, Value};
-use super::kernels::head;
-use crate::llama::{Weight, sys};
-use build::Built;
+use super::kernels::{head, loss_head};
+use crate::llama::{DType, Weight, sys};
+use build::{Built, Setup};
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,42 @@ impl Data {
     }
 }
 
+/// How the forward pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forward {
+    /// By ggml's own kernels, as `llama_decode` does.
+    Exact,
+    /// By kernels of ours where they are faster: products in the layers, which give the same bits, and the output matrix
+    /// with the loss, whose sums are rounded at other places.
+    #[default]
+    Fast,
+}
+
+/// How products with transposed quantized weights are computed in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backward {
+    /// Weights and gradients in F32.
+    F32,
+    /// Both rounded to BF16, sums in F32, where the CPU multiplies BF16; F32 elsewhere, and for weights that are not
+    /// quantized.
+    #[default]
+    Bf16,
+}
+
+/// What may be rounded for speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Precision {
+    /// The forward pass.
+    pub forward: Forward,
+    /// The backward pass.
+    pub backward: Backward,
+}
+
+impl Precision {
+    /// Nothing: ggml's own kernels forward, F32 backward.
+    pub const EXACT: Self = Self { forward: Forward::Exact, backward: Backward::F32 };
+}
+
 /// What a run needs beside the graph.
 #[derive(Debug, Default)]
 pub struct Bindings<'a> {
@@ -98,7 +134,9 @@ pub struct Executor {
     backend: sys::ggml_backend_t,
     alloc: sys::ggml_gallocr_t,
     pool: *mut sys::ggml_threadpool,
+    n_threads: u32,
     smooth: bool,
+    precision: Precision,
     timings: Timings,
 }
 
@@ -137,7 +175,15 @@ impl Executor {
             }
             sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
             sys::ggml_backend_cpu_set_threadpool(backend, pool);
-            Ok(Self { backend, alloc, pool, smooth: false, timings: Timings::default() })
+            Ok(Self {
+                backend,
+                alloc,
+                pool,
+                n_threads,
+                smooth: false,
+                precision: Precision::default(),
+                timings: Timings::default(),
+            })
         }
     }
 
@@ -145,6 +191,26 @@ impl Executor {
     /// differences can be compared with a gradient.
     pub fn set_smooth(&mut self, smooth: bool) {
         self.smooth = smooth;
+    }
+
+    /// Sets what may be rounded from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// What may be rounded.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// True if [`Graph::loss_head`] can be computed with this output matrix, on this CPU, within the precision set.
+    pub fn can_fuse_head(&self, output: &Weight) -> bool {
+        let DType(kind) = output.node().dtype();
+        self.precision == Precision::default() && loss_head::can_fuse(kind)
+    }
+
+    fn setup(&self, task: *mut head::HeadTask) -> Setup {
+        Setup { task, smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
@@ -160,8 +226,9 @@ impl Executor {
     ) -> Result<Outcome, RunError> {
         let started = Instant::now();
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
-        let mut task = head::HeadTask { labels: bind.labels.to_vec(), log_probs: vec![f64::NAN; bind.labels.len()] };
-        let built = Built::new(graph, bind, &wanted, (&raw mut task).cast::<c_void>(), self.smooth)?;
+        let mut task = head::HeadTask::new(bind.labels, self.n_threads as usize);
+        let built = Built::new(graph, bind, &wanted, self.setup(&raw mut task))?;
+        task.grad = built.head_is_used;
         let built_at = Instant::now();
         // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
         // holds; `task` outlives the run.
@@ -216,7 +283,7 @@ impl Executor {
     /// # Errors
     /// [`RunError`].
     pub fn measure(&self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
-        let built = Built::new(graph, bind, wanted, std::ptr::null_mut(), self.smooth)?;
+        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut()))?;
         // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
         unsafe {
             let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());

@@ -212,6 +212,7 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         | Op::SetRows
         | Op::RepeatBack
         | Op::Acc { .. }
+        | Op::LossHead
         | Op::LogProbHead => return Err(none("it occurs in gradients and in choices only")),
     }
     Ok(out.into_iter().map(|(source, d)| (source, Part::Whole(d))).collect())

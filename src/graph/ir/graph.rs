@@ -34,7 +34,7 @@ impl Graph {
 
     /// Weights that a product with their transpose reads: as they lie in the file, whatever form the forward pass uses.
     pub fn transposed_weights(&self) -> impl Iterator<Item = WeightId> {
-        self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT)).filter_map(|n| {
+        self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT | Op::LossHead)).filter_map(|n| {
             match self.node(n.src[0]).op {
                 Op::Weight(id) => Some(id),
                 _ => None,
@@ -385,6 +385,24 @@ impl Graph {
             return Self::err(Op::Acc { nb, offset }, "a window of more than 2 GiB: shorten the longest pairs");
         }
         Ok(self.f32(Op::Acc { nb, offset }, &[x, y], self.ne(x)))
+    }
+
+    /// The weight whose product with hidden states the logits are, if they are nothing else.
+    pub fn output_matrix(&self, logits: Value) -> Option<WeightId> {
+        let node = self.node(logits);
+        let (&[w, h], Op::MulMat(_)) = (&node.src[..], node.op) else { return None };
+        let (w_ne, ne) = (self.ne(w), self.ne(h));
+        let Op::Weight(id) = self.node(w).op else { return None };
+        (w_ne[2] * w_ne[3] * ne[2] * ne[3] == 1 && self.is_contiguous(h)).then_some(id)
+    }
+
+    /// [`Op::LossHead`] for logits that have an [`Graph::output_matrix`]: the op and the hidden states, with respect to which
+    /// it is the gradient. None for any other logits.
+    pub fn loss_head(&mut self, logits: Value) -> Option<(Value, Value)> {
+        self.output_matrix(logits)?;
+        let (w, h) = (self.node(logits).src[0], self.node(logits).src[1]);
+        let ne = self.ne(h);
+        Some((self.f32(Op::LossHead, &[w, h], ne), h))
     }
 
     /// [`Op::LogProbHead`].

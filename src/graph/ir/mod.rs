@@ -268,6 +268,10 @@ pub enum Op {
         /// Its parameters.
         params: OpParams,
     },
+    /// From an output matrix `x [n_embd, n_vocab]` and hidden states `y [n_embd, n_rows]` to the gradient of the same sum
+    /// with respect to the hidden states: [`Op::MulMat`], [`Op::LogProbHead`] and [`Op::MulMatT`] in one, without a table of
+    /// logits.
+    LossHead,
     /// From logits `[n_vocab, n_rows]` to the gradient of `sum over rows and labels of coef * log p(label)`; the rows'
     /// labels and coefficients are given to the executor, which also records each log p.
     LogProbHead,

@@ -22,6 +22,25 @@ pub(in crate::graph) struct HeadTask {
     pub labels: Vec<Label>,
     /// log p of each label, filled by the run.
     pub log_probs: Vec<f64>,
+    /// Whether [`super::loss_head`] has to compute the gradient as well.
+    pub grad: bool,
+    /// Logit of each label, filled by [`super::loss_head`].
+    pub logits: Vec<f32>,
+    /// For [`super::loss_head`]: one for each worker.
+    pub parts: Vec<super::loss_head::Part>,
+}
+
+impl HeadTask {
+    /// A task for `n_workers` workers.
+    pub fn new(labels: &[Label], n_workers: usize) -> Self {
+        Self {
+            labels: labels.to_vec(),
+            log_probs: vec![f64::NAN; labels.len()],
+            grad: false,
+            logits: vec![f32::NAN; labels.len()],
+            parts: vec![super::loss_head::Part::default(); n_workers],
+        }
+    }
 }
 
 /// The custom op: src0 = logits `[n_vocab, n_rows]`, dst = gradient of the same shape.

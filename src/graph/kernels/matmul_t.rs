@@ -4,10 +4,14 @@
 //! W may also be one matrix of several: one for each plane of g (`run`) or for each row of g (`run_id`, mixtures of
 //! experts).
 //!
-//! Blocks of W's rows are de-quantized to an F32 panel that stays in the cache, and a register-blocked product adds the
-//! panel's part to d. All sums are F32, in the same order whatever the number of threads: each number of d is summed by
-//! one worker.
+//! Blocks of W's rows are de-quantized to a panel that stays in the cache, and a register-blocked product adds the panel's
+//! part to d. The panel is F32, or BF16 (with g) where that is asked for and the CPU multiplies BF16; only weights that are
+//! quantized themselves are rounded so. All sums are F32, in the same order whatever the number of threads: each number
+//! of d is summed by one worker.
 
+use super::bf16;
+use super::int8::Rows;
+use super::quants::Format;
 use super::share;
 use crate::llama::sys;
 use std::cell::RefCell;
@@ -20,16 +24,38 @@ const TILE_K: usize = 64;
 /// Rows of g in a register tile.
 const TILE_M: usize = 6;
 /// Columns are dealt to workers in these units: whole quantization blocks of every type, whole tiles where possible.
-const UNIT_LCM: usize = 64;
+const UNIT: usize = 64;
+/// The same where there are few columns: half tiles, but as many for each worker.
+const SMALL_UNIT: usize = 32;
 
 thread_local! {
     /// The panel of this worker, kept between calls.
-    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Panel> = RefCell::default();
+}
+
+/// What a worker keeps between calls.
+#[derive(Default)]
+struct Panel {
+    rows: Rows,
+    full: Vec<f32>, // [PANEL_ROWS, width]
+    half: Vec<u32>, // [PANEL_ROWS / 2, width]
+    g: Vec<u16>,    // [m, n], BF16
+    order: Vec<u32>,
+}
+
+/// The user data of the ops: whether BF16 may be used.
+pub(in crate::graph) fn task(half: bool) -> *mut c_void {
+    usize::from(half) as *mut c_void
+}
+
+/// The format of a weight that is to be multiplied in BF16.
+fn half_format(w: &sys::ggml_tensor, user: *mut c_void) -> Option<Format> {
+    (!user.is_null() && super::cpu::cpu().bf16).then(|| Format::of(w.type_)).flatten()
 }
 
 /// The custom op: src0 = W `[k, n, a, b]`, src1 = g `[n, m, c, d]`, dst `[k, m, c, d]`; W is repeated over the two outer
 /// dimensions.
-pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
+pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
     // SAFETY: ggml calls with the tensors that `emit` built: W of any type, g and d contiguous F32, all in host memory.
     // Workers write disjoint parts of d.
     unsafe {
@@ -41,13 +67,13 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
             (m, c, b) = (m * c * b, 1, 1);
         }
         let Some(share) = Share::new(w, m, ith as usize, nth as usize) else { return };
-        let k = w.ne[0] as usize;
+        let (k, half) = (w.ne[0] as usize, half_format(w, user));
         for plane in 0..c * b {
             let (i2, i3) = (plane % c, plane / c);
             let matrix = w.data.cast::<u8>().add(i2 / (c / wa) * w.nb[2] + i3 / (b / wb) * w.nb[3]);
             let g = std::slice::from_raw_parts(g.data.cast::<f32>().add(plane * m * n), m * n);
             let d = d.data.cast::<f32>().add(plane * m * k + share.k0);
-            share.product(w, matrix, g, (share.m0, share.m1), d, k);
+            share.product(w, half, matrix, g, (share.m0, share.m1), d, k);
         }
     }
 }
@@ -55,14 +81,14 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
 /// The custom op with a matrix for each row: src0 = W `[k, n, experts]`, src1 = g `[n, slots, tokens]`, src2 = numbers of
 /// the matrices `[slots, tokens]`, dst `[k, slots, tokens]`. Rows of one matrix are brought together and multiplied at
 /// once; a row whose number names no matrix becomes zero.
-pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
+pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
     // SAFETY: as in `run`; the numbers are I32 with any strides. Workers write disjoint columns, or disjoint rows, of d.
     unsafe {
         let (d, w, g, ids) = (&*dst, &*(*dst).src[0], &*(*dst).src[1], &*(*dst).src[2]);
         let [n, slots, tokens] = [g.ne[0] as usize, g.ne[1] as usize, g.ne[2] as usize];
         let k = w.ne[0] as usize;
         let Some(share) = Share::new(w, slots * tokens, ith as usize, nth as usize) else { return };
-        let width = share.k1 - share.k0;
+        let (width, half) = (share.k1 - share.k0, half_format(w, user));
         let mut rows_of = vec![Vec::new(); w.ne[2] as usize];
         for row in share.m0..share.m1 {
             let at = ids.data.cast::<u8>().add(row % slots * ids.nb[0] + row / slots * ids.nb[1]);
@@ -81,7 +107,7 @@ pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith
             }
             sums.resize(rows.len() * width, 0.0);
             let matrix = w.data.cast::<u8>().add(expert * w.nb[2]);
-            share.product(w, matrix, &gathered, (0, rows.len()), sums.as_mut_ptr(), width);
+            share.product(w, half, matrix, &gathered, (0, rows.len()), sums.as_mut_ptr(), width);
             for (row, sum) in rows.iter().zip(sums.chunks_exact(width)) {
                 let to = d.data.cast::<f32>().add(row * k + share.k0);
                 std::ptr::copy_nonoverlapping(sum.as_ptr(), to, width);
@@ -105,7 +131,8 @@ impl Share {
         let k = w.ne[0] as usize;
         // SAFETY: arithmetic on the type's traits.
         let block = unsafe { sys::ggml_blck_size(w.type_) as usize };
-        let unit = block.max(UNIT_LCM);
+        let unit = if k.div_ceil(UNIT).is_multiple_of(nth) || k / UNIT > 8 * nth { UNIT } else { SMALL_UNIT };
+        let unit = block.max(unit);
         let units = k.div_ceil(unit);
         let across = units.min(nth);
         let down = nth / across;
@@ -126,6 +153,7 @@ impl Share {
     unsafe fn product(
         &self,
         w: &sys::ggml_tensor,
+        half: Option<Format>,
         matrix: *const u8,
         g: &[f32],
         (m0, m1): (usize, usize),
@@ -137,11 +165,17 @@ impl Share {
         // SAFETY: by contract.
         unsafe {
             let traits = &*sys::ggml_get_type_traits(w.type_);
+            let stored = sys::ggml_row_size(w.type_, width as i64);
             let first = matrix.add(sys::ggml_row_size(w.type_, self.k0 as i64));
             for row in m0..m1 {
                 std::slice::from_raw_parts_mut(d.add(row * stride), width).fill(0.0);
             }
             PANEL.with_borrow_mut(|panel| {
+                if let Some(format) = half {
+                    panel.product(&format, (first, w.nb[1], stored), n, width, g, (m0, m1), d, stride);
+                    return;
+                }
+                let panel = &mut panel.full;
                 panel.resize(PANEL_ROWS * width, 0.0);
                 for n0 in (0..n).step_by(PANEL_ROWS) {
                     let rows = PANEL_ROWS.min(n - n0);
@@ -158,6 +192,63 @@ impl Share {
                     part.accumulate();
                 }
             });
+        }
+    }
+}
+
+impl Panel {
+    /// The product in BF16, added to d: `n` rows of `width` numbers, stored as `(first, stride, bytes)` says.
+    ///
+    /// # Safety
+    /// As [`Share::product`]; the CPU multiplies BF16.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn product(
+        &mut self,
+        format: &Format,
+        (first, row_stride, bytes): (*const u8, usize, usize),
+        n: usize,
+        width: usize,
+        g: &[f32],
+        (m0, m1): (usize, usize),
+        d: *mut f32,
+        stride: usize,
+    ) {
+        let (m, groups) = (m1 - m0, width / format.group);
+        self.g.resize(m * n.next_multiple_of(2), 0);
+        self.g.fill(0);
+        let a_stride = n.next_multiple_of(2);
+        for (row, out) in (m0..m1).zip(self.g.chunks_exact_mut(a_stride)) {
+            bf16::round_all(&g[row * n..(row + 1) * n], out);
+        }
+        self.order.clear();
+        self.order.extend(0..m as u32);
+        self.rows.resize(PANEL_ROWS, width, groups);
+        self.half.resize(PANEL_ROWS / 2 * width, 0);
+        for n0 in (0..n).step_by(PANEL_ROWS) {
+            let count = PANEL_ROWS.min(n - n0);
+            for r in 0..count {
+                // SAFETY: by contract, whole blocks of a stored row.
+                let row = unsafe { std::slice::from_raw_parts(first.add((n0 + r) * row_stride), bytes) };
+                self.rows.unpack(format, row, r);
+            }
+            let pairs = count.div_ceil(2);
+            for (p, out) in self.half.chunks_exact_mut(width).enumerate().take(pairs) {
+                let odd = (2 * p + 1 < count).then(|| self.rows.row(*format, 2 * p + 1));
+                bf16::pair(self.rows.row(*format, 2 * p), odd, out);
+            }
+            let product = bf16::Product {
+                panel: &self.half,
+                width,
+                pairs,
+                a: &self.g,
+                a_stride,
+                a_offset: n0,
+                // SAFETY: row m0 is the first of this worker's rows.
+                d: unsafe { d.add(m0 * stride) },
+                d_stride: stride,
+            };
+            // SAFETY: by contract; a width is a multiple of a format's block.
+            unsafe { product.add(&self.order) };
         }
     }
 }
@@ -377,6 +468,11 @@ mod tests {
 
         /// `W^T g` by the op with `nth` workers, one after the other: a number that two of them write would be lost.
         fn product(&mut self, g: &mut [f32], nth: usize) -> Vec<f32> {
+            self.product_in(false, g, nth)
+        }
+
+        /// The same, in BF16 if `half`.
+        fn product_in(&mut self, half: bool, g: &mut [f32], nth: usize) -> Vec<f32> {
             let (k, n, m) = (self.k, self.n, g.len() / self.n);
             let mut d = vec![f32::NAN; m * k];
             // SAFETY: tensors without memory of their own, pointed at buffers of their size; freed with the context.
@@ -395,7 +491,7 @@ mod tests {
                 (*dst).src[0] = tensor(self.kind, k, n, self.bytes.as_mut_ptr().cast());
                 (*dst).src[1] = tensor(sys::GGML_TYPE_F32, n, m, g.as_mut_ptr().cast());
                 for ith in 0..nth {
-                    run(dst, ith as c_int, nth as c_int, std::ptr::null_mut());
+                    run(dst, ith as c_int, nth as c_int, task(half));
                 }
                 sys::ggml_free(ctx);
             }
@@ -465,6 +561,44 @@ mod tests {
                     for nth in [2, 3, 5] {
                         assert_eq!(bits(&w.product(&mut g, nth)), bits(&one), "{what}: {nth} threads");
                     }
+                }
+            }
+        }
+    }
+
+    /// Each term is off by at most two roundings of 2^-8; weights that are not quantized stay as they are.
+    #[test]
+    fn bf16_against_f64() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let types = [
+            (sys::GGML_TYPE_F32, &[64, 90][..]),
+            (sys::GGML_TYPE_Q4_0, &[32, 160]),
+            (sys::GGML_TYPE_Q4_1, &[96, 576]),
+            (sys::GGML_TYPE_Q5_0, &[224]),
+            (sys::GGML_TYPE_Q5_1, &[96]),
+            (sys::GGML_TYPE_Q8_0, &[32, 288]),
+            (sys::GGML_TYPE_IQ4_NL, &[64]),
+            (sys::GGML_TYPE_Q4_K, &[768]),
+            (sys::GGML_TYPE_Q5_K, &[256]),
+            (sys::GGML_TYPE_Q6_K, &[512]),
+            (sys::GGML_TYPE_Q3_K, &[256]),
+        ];
+        for (kind, widths) in types {
+            for &k in widths {
+                for (n, m) in [(1, 1), (2, 7), (63, 5), (64, 6), (131, 13)] {
+                    let mut w = Weight::new(kind, k, n, &mut rng);
+                    let mut g: Vec<f32> = (0..n * m).map(|_| rng.random_range(-1.0..1.0)).collect();
+                    let one = w.product_in(true, &mut g, 1);
+                    let rounds = !bits(&one).eq(&bits(&w.product(&mut g, 1)));
+                    assert!(!rounds || Format::of(kind).is_some(), "type {kind} was rounded");
+                    for (i, (got, (want, size))) in one.iter().zip(w.exact(&g)).enumerate() {
+                        assert!((f64::from(*got) - want).abs() <= size / 127.0, "{kind}, {n} x {k}: {i}: {got}, {want}");
+                    }
+                    for nth in [2, 3, 5] {
+                        assert_eq!(bits(&w.product_in(true, &mut g, nth)), bits(&one), "type {kind}: {nth} threads");
+                    }
+                    g[0] = f32::NAN;
+                    assert!(w.product_in(true, &mut g, 1)[..k].iter().all(|x| x.is_nan()), "NaN is lost");
                 }
             }
         }

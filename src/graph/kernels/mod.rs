@@ -2,14 +2,32 @@
 //!
 //! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
 //! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
-//! of their weighted sum, fused so that no probability table is kept.
+//! of their weighted sum, fused so that no probability table is kept. [`loss_head`]: the same with the output matrix, so that
+//! no table of logits is kept either.
+//! [`logprobs`]: log-probabilities from hidden states, for evaluation.
+//!
+//! [`int8`]: products with quantized weights in ggml's integer arithmetic, from weights taken apart by [`quants`] and
+//! activations rounded by [`activations`]; [`bf16`]: products of panels in BF16. Both need instructions that [`cpu`] asks
+//! for; elsewhere ggml's kernels and F32 do the work.
 
+pub(super) mod activations;
+mod bf16;
+pub(super) mod cpu;
 pub(super) mod gelu;
 pub(super) mod head;
+pub(super) mod int8;
+pub(super) mod loss_head;
+pub(super) mod logprobs;
 pub(super) mod matmul_t;
+mod quants;
 pub(super) mod rows;
+
+use quants::f16;
 
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {
     (n * ith / nth, n * (ith + 1) / nth)
 }
+
+#[cfg(test)]
+mod tests;

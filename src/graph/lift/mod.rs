@@ -82,8 +82,6 @@ pub struct Entry {
     pub vector: InputId,
     /// The residual stream with the vector added, `[n_embd, n_rows]`: its gradient is that of the vector, row by row.
     pub at: Value,
-    /// Euclidean norm of each row of the residual stream there.
-    pub norms: Vec<f32>,
 }
 
 /// The lifted part of a decode.
@@ -125,7 +123,7 @@ fn trimmed(n_tokens: usize) -> usize {
 }
 
 pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arch: &str) -> Result<Lifted, LiftError> {
-    let mut entries = std::mem::take(&mut capture.entries);
+    let entries = std::mem::take(&mut capture.entries);
     if capture.split {
         return Err(LiftError::Split { n_tokens });
     }
@@ -184,11 +182,11 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
         lifter.done.insert(capture.nodes[i].id, value);
     }
     lifter.out.logits = lifter.done[&last];
-    for (e, vector) in entries.iter_mut().zip(vectors) {
+    for (e, vector) in entries.iter().zip(vectors) {
         let Some(&at) = lifter.done.get(&e.node) else {
             return Err(LiftError::NoEntry { layer: e.layer, arch: arch.to_owned() });
         };
-        lifter.out.entries.push(Entry { layer: e.layer, vector, at, norms: std::mem::take(&mut e.norms) });
+        lifter.out.entries.push(Entry { layer: e.layer, vector, at });
     }
     Ok(lifter.out)
 }

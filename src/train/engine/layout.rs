@@ -3,12 +3,14 @@
 use super::EngineError;
 use crate::data::TokenizedPair;
 use crate::graph::emit::Label;
+use crate::graph::ir::Graph;
 use crate::graph::lift::Entry;
 use crate::llama::{Batch, Token};
 
 /// Where the tokens of some pairs lie in one batch.
 pub(super) struct Layout {
     pub batch: Batch,
+    pub n_pairs: usize,
     /// Pair of each token.
     pub token_pair: Vec<usize>,
     /// Token of each row of logits.
@@ -22,6 +24,7 @@ impl Layout {
     pub fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
         let mut out = Self {
             batch: Batch::new(),
+            n_pairs: pairs.len(),
             token_pair: Vec::new(),
             output_tokens: Vec::new(),
             labels: Vec::new(),
@@ -58,8 +61,8 @@ impl Layout {
     }
 
     /// The pair of each row of the residual stream at an entry.
-    pub fn row_pair(&self, entry: &Entry) -> Result<Vec<usize>, EngineError> {
-        let n_rows = entry.norms.len();
+    pub fn row_pair(&self, graph: &Graph, entry: &Entry) -> Result<Vec<usize>, EngineError> {
+        let n_rows = graph.ne(entry.at)[1..].iter().product::<usize>();
         let n_tokens = self.token_pair.len();
         if n_rows > 0 && n_rows.is_multiple_of(n_tokens) {
             // One stream, or several, one after the other (gemma 3n).

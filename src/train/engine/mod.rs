@@ -1,19 +1,21 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
 mod layout;
+mod stored;
 mod verify;
 
 pub use verify::{Agreement, OpCount, Survey};
 
+use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, RunError, Timings};
+use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
-use crate::graph::ir::{Elem, Graph, IrError, Op, Value};
-use crate::graph::lift::Entry;
-use crate::graph::{AttentionMemory, CaptureError, capture_decode, log_sum_exp};
+use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
+use crate::graph::lift::{Entry, Lifted};
+use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
 use crate::llama::{Context, ContextParams, LlamaError, Model, Weight};
 use layout::Layout;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What can go wrong between a pair and its gradient.
@@ -79,6 +81,8 @@ pub struct Example {
     head: Value,
     /// Gradient at each entry, `[n_embd, n_rows]`.
     grads: Vec<Value>,
+    /// Which of the inputs is the residual stream.
+    residual: InputId,
     inputs: Vec<Data>,
     weights: Vec<Weight>,
     labels: Vec<Label>,
@@ -150,6 +154,9 @@ pub struct Engine {
     model: Arc<Model>,
     layers: Vec<usize>,
     attention: AttentionMemory,
+    cache: Option<Cache>,
+    /// Nodes whose results from below the lowest layer are used above it, by their number in the order of the decode.
+    keep: BTreeSet<usize>,
 }
 
 impl Engine {
@@ -176,12 +183,23 @@ impl Engine {
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
         mark(&mut ctx, &layers)?;
         let attention = AttentionMemory::default();
-        Ok(Self { exec: Executor::new(ctx.n_threads())?, ctx, model: Arc::clone(model), layers, attention })
+        let exec = Executor::new(ctx.n_threads())?;
+        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache: None, keep: BTreeSet::new() })
     }
 
     /// See [`Executor::set_smooth`].
     pub fn set_smooth(&mut self, smooth: bool) {
         self.exec.set_smooth(smooth);
+    }
+
+    /// Sets what may be rounded in examples captured from now on, and in their runs.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.exec.set_precision(precision);
+    }
+
+    /// What may be rounded.
+    pub fn precision(&self) -> Precision {
+        self.exec.precision()
     }
 
     /// Sets what the backward pass of examples captured from now on may keep of attention scores.
@@ -214,30 +232,54 @@ impl Engine {
         self.exec.take_timings()
     }
 
-    /// Decodes the pairs once with llama.cpp and keeps what training needs.
+    /// Keeps what training needs of some pairs: llama.cpp computes what lies below the lowest layer, the lifted graph the
+    /// rest, once, without vectors. With a cache ([`Engine::set_cache`]) that is read from there if it can be.
     ///
     /// # Errors
     /// Any of [`EngineError`].
     pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
-        let layout = Layout::new(pairs)?;
-        self.ctx.clear_kv();
-        let (lifted, residual) = capture_decode(&mut self.ctx, &layout.batch, &self.layers)?;
-        let row_pair =
-            lifted.entries.iter().map(|e| layout.row_pair(e)).collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
-        let mut reference = vec![PairLogp::default(); pairs.len()];
-        let mut log_z = vec![f64::NAN; layout.output_tokens.len()];
-        for (row, &token) in layout.output_tokens.iter().enumerate() {
-            log_z[row] = log_sum_exp(self.ctx.logits(token)?);
+        match self.cache.take() {
+            None => self.capture_fresh(pairs),
+            Some(mut cache) => {
+                let example = self.capture_through(&mut cache, pairs);
+                self.cache = Some(cache);
+                example
+            }
         }
-        for (label, owner) in layout.labels.iter().zip(&layout.owners) {
-            let row = label.row as usize;
-            let logit = self.ctx.logits(layout.output_tokens[row])?[label.token as usize];
-            add_logp(&mut reference, *owner, f64::from(logit) - log_z[row]);
-        }
+    }
+
+    /// As [`Engine::capture`], without a look at the cache.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn capture_fresh(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
+        Ok(self.compute(Layout::new(pairs)?, CacheType::F32)?.0)
+    }
+
+    /// Computes an example from the residual stream as a cache of that type holds it.
+    fn compute(&mut self, layout: Layout, kind: CacheType) -> Result<(Example, Kept), EngineError> {
+        let mut captured = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?;
+        kind.round(&mut captured.residual);
+        let mut example = self.example(layout, captured.lifted, captured.residual)?;
+        self.refer(&mut example)?;
+        Ok((example, captured.kept))
+    }
+
+    /// Puts an example together, all but what a run of it tells.
+    fn example(&self, layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
+        let row_pair = lifted
+            .entries
+            .iter()
+            .map(|e| layout.row_pair(&lifted.graph, e))
+            .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
         let mut graph = lifted.graph;
-        let head = graph.log_prob_head(lifted.logits)?;
+        let fused = graph.output_matrix(lifted.logits).filter(|w| self.exec.can_fuse_head(&lifted.weights[w.0 as usize]));
+        let (head, of) = match fused.and_then(|_| graph.loss_head(lifted.logits)) {
+            Some(fused) => fused,
+            None => (graph.log_prob_head(lifted.logits)?, lifted.logits),
+        };
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
-        let grads = differentiate_within(&mut graph, lifted.logits, head, &at, self.attention)?;
+        let grads = differentiate_within(&mut graph, of, head, &at, self.attention)?;
         let mut weights = lifted.weights;
         for id in graph.transposed_weights() {
             weights[id.0 as usize].make_plain()?;
@@ -246,20 +288,37 @@ impl Engine {
         inputs[lifted.residual.0 as usize] = Data::F32(residual);
         Ok(Example {
             graph,
-            norms: lifted.entries.iter().map(|e| e.norms.clone()).collect(),
+            norms: Vec::new(),
             entries: lifted.entries,
             logits: lifted.logits,
             head,
             grads,
+            residual: lifted.residual,
             inputs,
             weights,
             labels: layout.labels,
             owners: layout.owners,
             row_pair,
-            reference,
+            reference: vec![PairLogp::default(); layout.n_pairs],
             n_tokens: layout.token_pair.len(),
             ops: lifted.ops,
         })
+    }
+
+    /// Runs the example without vectors: its reference, by the same way that every policy takes, and the norms of the
+    /// residual stream at each layer.
+    fn refer(&mut self, example: &mut Example) -> Result<(), EngineError> {
+        let n_embd = self.model.n_embd();
+        let zeros = self.split(&vec![0.0; self.n_params()]);
+        let further: Vec<Value> = example.entries.iter().skip(1).map(|e| e.at).collect();
+        let outcome = self.exec.run(&example.graph, &example.bindings(&zeros), &[example.head], &further)?;
+        for (owner, l) in example.owners.iter().zip(&outcome.log_probs) {
+            add_logp(&mut example.reference, *owner, *l);
+        }
+        let lowest = example.residual();
+        let norms = std::iter::once(lowest).chain(outcome.values.iter().map(Vec::as_slice));
+        example.norms = norms.map(|rows| rows.chunks_exact(n_embd).map(norm).collect()).collect();
+        Ok(())
     }
 
     /// The example with all choices that depend on the vectors (which experts a token goes to) as they are with `vectors`
@@ -351,6 +410,14 @@ impl Engine {
 }
 
 impl Example {
+    /// The residual stream at the lowest layer, before a vector is added, `[n_rows, n_embd]`.
+    pub fn residual(&self) -> &[f32] {
+        match &self.inputs[self.residual.0 as usize] {
+            Data::F32(rows) => rows,
+            _ => &[],
+        }
+    }
+
     fn bindings<'a>(&'a self, vectors: &'a [Data]) -> Bindings<'a> {
         let mut inputs: Vec<&Data> = self.inputs.iter().collect();
         for (e, v) in self.entries.iter().zip(vectors) {
@@ -418,6 +485,11 @@ fn mark(ctx: &mut Context, layers: &[usize]) -> Result<(), LlamaError> {
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {
     let slot = &mut pairs[pair];
     if chosen { slot.chosen += logp } else { slot.rejected += logp }
+}
+
+/// Euclidean norm of a row.
+fn norm(row: &[f32]) -> f32 {
+    row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
 }
 
 /// Median of a set of norms (0 for an empty one).

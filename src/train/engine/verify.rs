@@ -56,8 +56,7 @@ impl Engine {
     /// As [`Engine::capture`], but for missing rules.
     pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
         let layout = Layout::new(pairs)?;
-        self.ctx.clear_kv();
-        let (lifted, _) = capture_decode(&mut self.ctx, &layout.batch, &self.layers)?;
+        let lifted = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?.lifted;
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();

@@ -1,0 +1,30 @@
+//! What this CPU can do, asked once.
+
+use std::sync::LazyLock;
+
+/// Instructions that some of the kernels need.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::graph) struct Cpu {
+    /// Products of bytes summed in fours (AVX512-VNNI), with all that the kernels of [`super::int8`] use beside it.
+    pub int8: bool,
+    /// Products of BF16 pairs (AVX512-BF16).
+    pub bf16: bool,
+}
+
+static CPU: LazyLock<Cpu> = LazyLock::new(|| {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let wide = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq");
+        Cpu { int8: wide && has!("avx512vnni"), bf16: wide && has!("avx512bf16") }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        Cpu { int8: false, bf16: false }
+    }
+});
+
+/// What this CPU can do.
+pub(in crate::graph) fn cpu() -> Cpu {
+    *CPU
+}

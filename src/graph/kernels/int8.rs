@@ -1,0 +1,432 @@
+//! Products of quantized weights with rounded activations, in the integer arithmetic that ggml uses for them.
+//!
+//! [`exact`] gives the bits that ggml gives: for each number of the result eight sums of F32, one for each four bytes of a
+//! block in turn, added up in ggml's order. What makes it faster is that each weight is taken apart once for all tokens.
+//! [`Columns`] adds up a block in integers before it goes on in F32: fewer roundings than ggml's sums, not the same ones.
+
+use super::activations::{Layout, Packed, TILE_COLUMNS};
+use super::quants::Format;
+use super::share;
+use crate::llama::sys;
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64 as x86;
+
+/// Rows of a tile of [`exact`].
+const TILE_ROWS: usize = 4;
+/// Rows of weights taken apart at once by [`exact`].
+const PANEL_ROWS: usize = 16;
+
+/// Rows of weights, taken apart.
+#[derive(Default)]
+pub(super) struct Rows {
+    k: usize,
+    groups: usize,
+    u: Vec<u8>,      // [rows, k]
+    scale: Vec<f32>, // [rows, groups]
+    min: Vec<f32>,   // [rows, groups]
+}
+
+impl Rows {
+    /// Room for `rows` rows of `k` numbers.
+    pub fn resize(&mut self, rows: usize, k: usize, groups: usize) {
+        (self.k, self.groups) = (k, groups);
+        self.u.resize(rows * k, 0);
+        self.scale.resize(rows * groups, 0.0);
+        self.min.resize(rows * groups, 0.0);
+    }
+
+    /// Takes a stored row apart, to be row `at`.
+    pub fn unpack(&mut self, format: &Format, stored: &[u8], at: usize) {
+        let (u, groups) = (at * self.k..(at + 1) * self.k, at * self.groups..(at + 1) * self.groups);
+        format.unpack_row(stored, &mut self.u[u], &mut self.scale[groups.clone()], &mut self.min[groups]);
+    }
+
+    /// A row taken apart.
+    pub fn row(&self, format: Format, r: usize) -> Row<'_> {
+        let groups = r * self.groups..(r + 1) * self.groups;
+        Row {
+            format,
+            u: &self.u[r * self.k..(r + 1) * self.k],
+            scale: &self.scale[groups.clone()],
+            min: &self.min[groups],
+        }
+    }
+}
+
+/// # Safety
+/// `row` points to a stored row of `k` numbers that stays.
+unsafe fn stored<'a>(format: &Format, row: *const u8, k: usize) -> &'a [u8] {
+    // SAFETY: by contract.
+    unsafe { std::slice::from_raw_parts(row, k / format.block * format.bytes) }
+}
+
+thread_local! {
+    static ROWS: RefCell<Rows> = RefCell::default();
+}
+
+/// True for the types that [`exact`] multiplies.
+pub(in crate::graph) fn has_exact(kind: sys::ggml_type) -> bool {
+    Format::of(kind).is_some_and(|f| f.block == 32)
+}
+
+/// The custom op: src0 = W `[k, n]` of a type of [`has_exact`], src1 = activations in [`Layout::Pairs`], dst `[n, m]` F32.
+pub(in crate::graph) unsafe extern "C" fn exact(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
+    // SAFETY: `emit` builds the node with these shapes, on a CPU that has the instructions; workers write disjoint columns
+    // of the rows of dst.
+    unsafe {
+        let (d, w, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
+        let Some(format) = Format::of(w.type_) else { return };
+        let [k, n] = [w.ne[0] as usize, w.ne[1] as usize];
+        let packed = Packed::new(format, Layout::Pairs, k, (d.ne[1] * d.ne[2] * d.ne[3]) as usize);
+        let groups = packed.groups();
+        let (t0, t1) = share(n.div_ceil(TILE_ROWS), ith as usize, nth as usize);
+        let (r0, r1) = (t0 * TILE_ROWS, (t1 * TILE_ROWS).min(n));
+        ROWS.with_borrow_mut(|rows| {
+            rows.resize(PANEL_ROWS, k, groups);
+            for first in (r0..r1).step_by(PANEL_ROWS) {
+                let count = PANEL_ROWS.min(r1 - first);
+                for r in 0..count {
+                    rows.unpack(&format, stored(&format, w.data.cast::<u8>().add((first + r) * w.nb[1]), k), r);
+                }
+                let to = d.data.cast::<f32>().add(first);
+                for tile in 0..packed.columns() / TILE_COLUMNS {
+                    for r in (0..count).step_by(TILE_ROWS) {
+                        let sums = exact_tile(rows, r, &packed, x.data.cast::<u8>(), tile);
+                        let columns = TILE_COLUMNS.min(packed.m - tile * TILE_COLUMNS);
+                        for (c, column) in sums.iter().enumerate().take(columns) {
+                            let to = to.add((tile * TILE_COLUMNS + c) * n + r);
+                            std::ptr::copy_nonoverlapping(column.as_ptr(), to, TILE_ROWS.min(count - r));
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Four rows, from row `r` of the panel, by the eight columns of a tile: `[column][row]`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn exact_tile(rows: &Rows, r: usize, packed: &Packed, x: *const u8, tile: usize) -> [[f32; 4]; 8] {
+    // SAFETY: `emit` uses the op only where the CPU has these instructions.
+    unsafe {
+        if packed.format.has_min {
+            exact_tile_of::<true>(rows, r, packed, x, tile)
+        } else {
+            exact_tile_of::<false>(rows, r, packed, x, tile)
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn exact_tile(_: &Rows, _: usize, _: &Packed, _: *const u8, _: usize) -> [[f32; 4]; 8] {
+    unreachable!("the op is built only where the CPU has the instructions")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn exact_tile_of<const MIN: bool>(
+    rows: &Rows,
+    r: usize,
+    packed: &Packed,
+    x: *const u8,
+    tile: usize,
+) -> [[f32; 4]; 8] {
+    use x86::*;
+    const PAIRS: usize = TILE_COLUMNS / 2;
+    // SAFETY: the panel holds rows r..r+4 (those beyond the matrix are old bytes, whose sums nobody reads), the packed
+    // activations the tile's eight columns.
+    unsafe {
+        let (k, groups, record) = (packed.k, packed.groups(), packed.record());
+        let u: [*const u8; TILE_ROWS] = std::array::from_fn(|i| rows.u.as_ptr().add((r + i) * k));
+        let scale: [*const f32; TILE_ROWS] = std::array::from_fn(|i| rows.scale.as_ptr().add((r + i) * groups));
+        let min: [*const f32; TILE_ROWS] = std::array::from_fn(|i| rows.min.as_ptr().add((r + i) * groups));
+        let pairs: [*const u8; PAIRS] = std::array::from_fn(|p| x.add((tile * PAIRS + p) * groups * record));
+        let sums = x.add(packed.second()).cast::<f32>().add(tile * groups * TILE_COLUMNS);
+        let mut acc = [[_mm512_setzero_ps(); PAIRS]; TILE_ROWS];
+        let mut mins = [_mm256_setzero_ps(); TILE_ROWS];
+        for b in 0..groups {
+            let w: [__m512i; TILE_ROWS] =
+                std::array::from_fn(|i| _mm512_broadcast_i64x4(_mm256_loadu_si256(u[i].add(32 * b).cast())));
+            let dw: [__m512; TILE_ROWS] = std::array::from_fn(|i| _mm512_set1_ps(*scale[i].add(b)));
+            for p in 0..PAIRS {
+                let at = pairs[p].add(b * record);
+                let q = _mm512_loadu_si512(at.cast());
+                let (correct, dx) = if MIN {
+                    (_mm512_setzero_si512(), _mm512_loadu_ps(at.add(64).cast()))
+                } else {
+                    (_mm512_loadu_si512(at.add(64).cast()), _mm512_loadu_ps(at.add(128).cast()))
+                };
+                for i in 0..TILE_ROWS {
+                    let dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(correct, w[i], q));
+                    acc[i][p] = _mm512_fmadd_ps(_mm512_mul_ps(dw[i], dx), dot, acc[i][p]);
+                }
+            }
+            if MIN {
+                let s = _mm256_loadu_ps(sums.add(b * TILE_COLUMNS));
+                for i in 0..TILE_ROWS {
+                    mins[i] = _mm256_fmadd_ps(_mm256_set1_ps(*min[i].add(b)), s, mins[i]);
+                }
+            }
+        }
+        // The eight lanes of each number in ggml's order: halves, then halves of those, then the last two.
+        let mut out = [[0.0f32; TILE_ROWS]; TILE_COLUMNS];
+        for p in 0..PAIRS {
+            let halves = |a, b| _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+            let (ab, cd) = (halves(acc[0][p], acc[1][p]), halves(acc[2][p], acc[3][p]));
+            let two = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+            let one = _mm512_add_ps(_mm512_shuffle_ps(two, two, 0x88), _mm512_shuffle_ps(two, two, 0xdd));
+            let mut f = [0.0f32; 16];
+            _mm512_storeu_ps(f.as_mut_ptr(), one);
+            out[2 * p] = [f[0], f[8], f[1], f[9]];
+            out[2 * p + 1] = [f[4], f[12], f[5], f[13]];
+        }
+        if MIN {
+            for i in 0..TILE_ROWS {
+                let mut s = [0.0f32; TILE_COLUMNS];
+                _mm256_storeu_ps(s.as_mut_ptr(), mins[i]);
+                for (out, s) in out.iter_mut().zip(s) {
+                    out[i] += s;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Rows of weights in groups of sixteen, one lane a row, to be multiplied with [`Layout::Columns`].
+pub(super) struct Columns {
+    format: Format,
+    k: usize,
+    groups: usize,
+    /// Rows as they come out of the format; kept for whoever needs the numbers themselves.
+    rows: Rows,
+    w: Vec<u32>,     // [rows / 16, k / 4, 16]: four numbers of a row
+    scale: Vec<f32>, // [rows / 16, groups, 16]
+    min: Vec<f32>,   // [rows / 16, groups, 16]
+}
+
+impl Columns {
+    /// Rows that share the lanes of a register.
+    pub const LANES: usize = 16;
+
+    pub fn new(format: Format, k: usize) -> Self {
+        Self {
+            format,
+            k,
+            groups: k / format.group,
+            rows: Rows::default(),
+            w: Vec::new(),
+            scale: Vec::new(),
+            min: Vec::new(),
+        }
+    }
+
+    /// Takes `count` rows apart; the rest of the last sixteen are zeros.
+    ///
+    /// # Safety
+    /// `first` points to that many stored rows, `stride` bytes apart.
+    pub unsafe fn load(&mut self, first: *const u8, stride: usize, count: usize) {
+        let (k, groups) = (self.k, self.groups);
+        let padded = count.next_multiple_of(Self::LANES);
+        self.rows.resize(padded, k, groups);
+        self.w.resize(padded * k / 4, 0);
+        self.scale.resize(padded * groups, 0.0);
+        self.min.resize(padded * groups, 0.0);
+        for r in 0..count {
+            // SAFETY: by contract.
+            self.rows.unpack(&self.format, unsafe { stored(&self.format, first.add(r * stride), k) }, r);
+        }
+        self.rows.u[count * k..].fill(0);
+        self.rows.scale[count * groups..].fill(0.0);
+        self.rows.min[count * groups..].fill(0.0);
+        for sixteen in 0..padded / Self::LANES {
+            let r0 = sixteen * Self::LANES;
+            let w = &mut self.w[r0 * k / 4..(r0 + Self::LANES) * k / 4];
+            transpose_words(&self.rows.u[r0 * k..(r0 + Self::LANES) * k], k, w);
+            for g in 0..groups {
+                for lane in 0..Self::LANES {
+                    self.scale[r0 * groups + g * Self::LANES + lane] = self.rows.scale[(r0 + lane) * groups + g];
+                    if self.format.has_min {
+                        self.min[r0 * groups + g * Self::LANES + lane] = self.rows.min[(r0 + lane) * groups + g];
+                    }
+                }
+            }
+        }
+    }
+
+    /// A loaded row.
+    pub fn row(&self, r: usize) -> Row<'_> {
+        self.rows.row(self.format, r)
+    }
+
+    /// All loaded rows times columns `c0..c1` of the packed activations: `out[column][row]`, rows `stride` apart.
+    ///
+    /// # Safety
+    /// On a CPU with the instructions of [`super::cpu::Cpu::int8`]; `x` as `packed` says, in [`Layout::Columns`]; `out` has
+    /// room.
+    pub unsafe fn multiply(
+        &self,
+        packed: &Packed,
+        x: *const u8,
+        (c0, c1): (usize, usize),
+        out: *mut f32,
+        stride: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: by contract.
+        unsafe {
+            let mut c = c0;
+            while c < c1 {
+                let n = (c1 - c).min(6);
+                for sixteen in 0..self.rows.u.len() / self.k / Self::LANES {
+                    let out = out.add((c - c0) * stride + sixteen * Self::LANES);
+                    match n {
+                        6 => self.columns::<6>(packed, x, c, sixteen, out, stride),
+                        5 => self.columns::<5>(packed, x, c, sixteen, out, stride),
+                        4 => self.columns::<4>(packed, x, c, sixteen, out, stride),
+                        3 => self.columns::<3>(packed, x, c, sixteen, out, stride),
+                        2 => self.columns::<2>(packed, x, c, sixteen, out, stride),
+                        _ => self.columns::<1>(packed, x, c, sixteen, out, stride),
+                    }
+                }
+                c += n;
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("used only where the CPU has the instructions: {packed:?} {x:?} {c0} {c1} {out:?} {stride}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn columns<const C: usize>(
+        &self,
+        packed: &Packed,
+        x: *const u8,
+        c: usize,
+        sixteen: usize,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: as `multiply`.
+        unsafe {
+            match (self.format.group, self.format.has_min) {
+                (16, false) => self.sixteen::<C, 4, false>(packed, x, c, sixteen, out, stride),
+                (16, true) => self.sixteen::<C, 4, true>(packed, x, c, sixteen, out, stride),
+                (_, false) => self.sixteen::<C, 8, false>(packed, x, c, sixteen, out, stride),
+                (_, true) => self.sixteen::<C, 8, true>(packed, x, c, sixteen, out, stride),
+            }
+        }
+    }
+
+    /// Sixteen rows by `C` columns; groups of `4 W` numbers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn sixteen<const C: usize, const W: usize, const MIN: bool>(
+        &self,
+        packed: &Packed,
+        x: *const u8,
+        c: usize,
+        sixteen: usize,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        use x86::*;
+        // SAFETY: as `multiply`.
+        unsafe {
+            let (k, groups, part) = (self.k, self.groups, packed.columns() * self.groups);
+            let scales = x.add(packed.second()).cast::<f32>();
+            let q: [*const i32; C] = std::array::from_fn(|i| x.add((c + i) * k).cast());
+            let dx: [*const f32; C] = std::array::from_fn(|i| scales.add((c + i) * groups));
+            let w = self.w.as_ptr().add(sixteen * k / 4 * Self::LANES);
+            let scale = self.scale.as_ptr().add(sixteen * groups * Self::LANES);
+            let min = self.min.as_ptr().add(sixteen * groups * Self::LANES);
+            let mut acc = [_mm512_setzero_ps(); C];
+            for g in 0..groups {
+                let words: [__m512i; W] =
+                    std::array::from_fn(|j| _mm512_loadu_si512(w.add((g * W + j) * Self::LANES).cast()));
+                let dw = _mm512_loadu_ps(scale.add(g * Self::LANES));
+                for i in 0..C {
+                    let mut dot = _mm512_set1_epi32(*dx[i].add(part + g).cast::<i32>());
+                    for (j, &w) in words.iter().enumerate() {
+                        dot = _mm512_dpbusd_epi32(dot, w, _mm512_set1_epi32(q[i].add(g * W + j).read_unaligned()));
+                    }
+                    let d = _mm512_mul_ps(dw, _mm512_set1_ps(*dx[i].add(g)));
+                    acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, acc[i]);
+                    if MIN {
+                        let m = _mm512_loadu_ps(min.add(g * Self::LANES));
+                        acc[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(*dx[i].add(2 * part + g)), acc[i]);
+                    }
+                }
+            }
+            for (i, &acc) in acc.iter().enumerate() {
+                _mm512_storeu_ps(out.add(i * stride), acc);
+            }
+        }
+    }
+}
+
+/// Rows of bytes `[16, k]` to words `[k / 4, 16]`.
+fn transpose_words(rows: &[u8], k: usize, out: &mut [u32]) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if super::cpu::cpu().int8 {
+        done = k / 64 * 64;
+        // SAFETY: the CPU has the instructions; sixteen rows of k bytes, and as many words.
+        unsafe { transpose_avx512(rows, k, out) };
+    }
+    for (lane, row) in rows.chunks_exact(k).enumerate() {
+        for (j, four) in row.as_chunks::<4>().0.iter().enumerate().skip(done / 4) {
+            out[j * Columns::LANES + lane] = u32::from_ne_bytes(*four);
+        }
+    }
+}
+
+/// Whole 64 columns of [`transpose_words`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn transpose_avx512(rows: &[u8], k: usize, out: &mut [u32]) {
+    use x86::*;
+    // SAFETY: by the caller.
+    unsafe {
+        for j in 0..k / 64 {
+            let r: [__m512i; 16] = std::array::from_fn(|i| _mm512_loadu_si512(rows.as_ptr().add(i * k + 64 * j).cast()));
+            // Words of two rows, then of four, side by side in each quarter of a register.
+            let two: [__m512i; 16] = std::array::from_fn(|i| {
+                let (a, b) = (r[i & !1], r[i | 1]);
+                if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
+            });
+            // four[4 q + w]: rows 4q..4q+4, words w, w+4, w+8, w+12.
+            let four: [__m512i; 16] = std::array::from_fn(|i| {
+                let (q, w) = (i / 4 * 4, i % 4);
+                let (a, b) = (two[q + w / 2], two[q + 2 + w / 2]);
+                if w % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+            });
+            for w in 0..4 {
+                let (a, b, c, d) = (four[w], four[4 + w], four[8 + w], four[12 + w]);
+                let (ab0, ab1) = (_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+                let (cd0, cd1) = (_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xdd));
+                for (word, x) in [
+                    (w, _mm512_shuffle_i32x4(ab0, cd0, 0x88)),
+                    (w + 4, _mm512_shuffle_i32x4(ab1, cd1, 0x88)),
+                    (w + 8, _mm512_shuffle_i32x4(ab0, cd0, 0xdd)),
+                    (w + 12, _mm512_shuffle_i32x4(ab1, cd1, 0xdd)),
+                ] {
+                    _mm512_storeu_si512(out.as_mut_ptr().add((16 * j + word) * Columns::LANES).cast(), x);
+                }
+            }
+        }
+    }
+}
+
+/// One row of weights, taken apart.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub format: Format,
+    pub u: &'a [u8],
+    pub scale: &'a [f32],
+    pub min: &'a [f32],
+}

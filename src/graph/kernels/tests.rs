@@ -1,0 +1,188 @@
+//! The kernels against ggml's own ops and against f64.
+
+use super::activations::{self, Layout};
+use super::head::{HeadTask, Label};
+use super::{cpu::cpu, int8, loss_head};
+use crate::llama::sys;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::ffi::c_void;
+
+const ROUNDED: [sys::ggml_type; 9] = [
+    sys::GGML_TYPE_Q4_0,
+    sys::GGML_TYPE_Q4_1,
+    sys::GGML_TYPE_Q5_0,
+    sys::GGML_TYPE_Q5_1,
+    sys::GGML_TYPE_Q8_0,
+    sys::GGML_TYPE_IQ4_NL,
+    sys::GGML_TYPE_Q4_K,
+    sys::GGML_TYPE_Q5_K,
+    sys::GGML_TYPE_Q6_K,
+];
+
+/// A ggml graph with a weight `[k, n]` and activations `[k, m]`.
+struct Bench {
+    ctx: *mut sys::ggml_context,
+    w: *mut sys::ggml_tensor,
+    x: *mut sys::ggml_tensor,
+    w_values: Vec<f32>, // [n, k], de-quantized
+    k: usize,
+    m: usize,
+}
+
+impl Bench {
+    fn new(kind: sys::ggml_type, (k, n, m): (usize, usize, usize), scale: f32, rng: &mut ChaCha8Rng) -> Self {
+        crate::llama::init();
+        let exact: Vec<f32> = (0..n * k).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let x_values: Vec<f32> = (0..m * k).map(|_| scale * rng.random_range(-1.0f32..1.0)).collect();
+        let mut w_values = vec![0.0; n * k];
+        // SAFETY: a context with room for everything; buffers of the tensors' sizes.
+        unsafe {
+            let ctx = sys::ggml_init(sys::ggml_init_params {
+                mem_size: 64 << 20,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: false,
+            });
+            let w = sys::ggml_new_tensor_2d(ctx, kind, k as i64, n as i64);
+            let x = sys::ggml_new_tensor_2d(ctx, sys::GGML_TYPE_F32, k as i64, m as i64);
+            sys::ggml_quantize_chunk(kind, exact.as_ptr(), (*w).data, 0, n as i64, k as i64, std::ptr::null());
+            let convert = (*sys::ggml_get_type_traits(kind)).to_float.unwrap();
+            convert((*w).data, w_values.as_mut_ptr(), (n * k) as i64);
+            std::ptr::copy_nonoverlapping(x_values.as_ptr(), (*x).data.cast::<f32>(), m * k);
+            Self { ctx, w, x, w_values, k, m }
+        }
+    }
+
+    fn custom(
+        &self,
+        kind: sys::ggml_type,
+        ne: [usize; 3],
+        src: &[*mut sys::ggml_tensor],
+        run: sys::ggml_custom_op_t,
+        user: *mut c_void,
+    ) -> *mut sys::ggml_tensor {
+        let mut src = src.to_vec();
+        let ne = ne.map(|n| n as i64);
+        // SAFETY: live tensors.
+        unsafe {
+            let n = src.len() as i32;
+            sys::ggml_custom_4d(self.ctx, kind, ne[0], ne[1], ne[2], 1, src.as_mut_ptr(), n, run, -1, user)
+        }
+    }
+
+    fn packed(&self, layout: Layout) -> *mut sys::ggml_tensor {
+        // SAFETY: the weight is alive.
+        let kind = unsafe { (*self.w).type_ };
+        let bytes = activations::packed_bytes(kind, layout, self.k, self.m).unwrap();
+        let task = activations::pack_task(kind, layout);
+        self.custom(sys::GGML_TYPE_I8, [bytes, 1, 1], &[self.x], Some(activations::pack), task)
+    }
+
+    /// Computes a tensor with so many threads.
+    fn compute(&self, t: *mut sys::ggml_tensor, threads: i32) -> Vec<f32> {
+        // SAFETY: the graph's tensors are alive and have data.
+        unsafe {
+            let graph = sys::ggml_new_graph(self.ctx);
+            sys::ggml_build_forward_expand(graph, t);
+            assert_eq!(sys::ggml_graph_compute_with_ctx(self.ctx, graph, threads), sys::GGML_STATUS_SUCCESS);
+            std::slice::from_raw_parts((*t).data.cast::<f32>(), sys::ggml_nelements(t) as usize).to_vec()
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // SAFETY: freed once.
+        unsafe { sys::ggml_free(self.ctx) };
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Every type, odd sizes, any number of threads: the bits of `ggml_mul_mat`.
+#[test]
+fn products_are_ggmls_bit_for_bit() {
+    if !cpu().int8 {
+        return;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for kind in ROUNDED.into_iter().filter(|&kind| int8::has_exact(kind)) {
+        for size in [(32, 1, 8), (64, 5, 9), (96, 33, 16), (576, 50, 13), (1536, 7, 31), (640, 16, 8)] {
+            let bench = Bench::new(kind, size, 3.0, &mut rng);
+            // SAFETY: live tensors of these shapes.
+            let want = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
+            for threads in [1, 2, 3] {
+                let x = bench.packed(Layout::Pairs);
+                let ne = [size.1, size.2, 1];
+                let ours =
+                    bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::exact), std::ptr::null_mut());
+                let got = bench.compute(ours, threads);
+                assert_eq!(bits(&got), bits(&want), "type {kind}, {size:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+/// Log-probabilities and the gradient of the fused head, against f64 from ggml's own logits: with small and large logits,
+/// labels far below the maximum, rows of two labels that cancel, rows without a label, tiles that are not full.
+#[test]
+fn output_matrix_and_loss_in_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    for kind in ROUNDED.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
+        for ((k, n, m), scale) in [((256, 1000, 7), 0.3), ((512, 130, 20), 3.0), ((256, 64, 1), 1.0), ((256, 333, 9), 60.0)]
+        {
+            let bench = Bench::new(kind, (k, n, m), scale, &mut rng);
+            let mut labels = Vec::new();
+            for row in (0..m as u32).filter(|row| *row != 3) {
+                let mut label = |coef| labels.push(Label { row, token: rng.random_range(0..n as u32), coef });
+                match row % 4 {
+                    0 => label(1.0),
+                    1 => label(-1.0),
+                    _ => (label(1.0), label(-1.0)).1,
+                }
+            }
+            // SAFETY: live tensors of these shapes.
+            let logits = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
+            let (mut want_logp, mut want) = (Vec::new(), vec![0.0f64; m * k]);
+            for label in &labels {
+                let z: Vec<f64> =
+                    logits[label.row as usize * n..][..n].iter().map(|&z| f64::from(z)).collect();
+                let max = z.iter().copied().fold(f64::MIN, f64::max);
+                let log_z = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+                want_logp.push(z[label.token as usize] - log_z);
+                let out = &mut want[label.row as usize * k..][..k];
+                for (v, z) in z.iter().enumerate() {
+                    let hit = f64::from(u8::from(v == label.token as usize));
+                    let factor = f64::from(label.coef) * (hit - (z - log_z).exp());
+                    for (out, w) in out.iter_mut().zip(&bench.w_values[v * k..]) {
+                        *out += factor * f64::from(*w);
+                    }
+                }
+            }
+            for threads in [1usize, 2, 3] {
+                let mut task = HeadTask::new(&labels, threads);
+                task.grad = true;
+                let user = (&raw mut task).cast::<c_void>();
+                let x = bench.packed(Layout::Columns);
+                let planes = [k, m, threads];
+                let partial =
+                    bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x], Some(loss_head::partial), user);
+                let head =
+                    bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[partial, bench.w], Some(loss_head::finish), user);
+                let got = bench.compute(head, threads as i32);
+                let what = format!("type {kind}, {n} x {k}, {m} rows, {threads} threads");
+                for (got, want) in task.log_probs.iter().zip(&want_logp) {
+                    assert!((got - want).abs() <= 2e-5 * (1.0 + want.abs()), "{what}: log p {got} for {want}");
+                }
+                for (row, (got, want)) in got.chunks(k).zip(want.chunks(k)).enumerate() {
+                    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                    let error = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w));
+                    let size = norm(&mut want.iter().copied());
+                    assert!(error <= 4e-3 * size + 2e-4, "{what}: row {row}: {error} of {size}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Captures that come from a cache.
+
+use super::layout::Layout;
+use super::{Engine, EngineError, Example};
+use crate::data::TokenizedPair;
+use crate::graph::lift::LiftError;
+use crate::graph::{CaptureError, capture_structure};
+use crate::llama;
+use crate::train::cache::{Cache, Stored};
+
+/// How the lifted graph computes. Captures of one way are of no use to another: their reference would differ.
+const FORWARD: &str = "exact";
+
+impl Engine {
+    /// Reads captures from a cache from now on, and writes those that it lacks; None: no longer.
+    pub fn set_cache(&mut self, cache: Option<Cache>) {
+        self.cache = cache;
+    }
+
+    /// The cache in use.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
+    /// What could not be read from the cache, or written to it, since this was asked last.
+    pub fn take_cache_notices(&mut self) -> Vec<String> {
+        self.cache.as_mut().map(Cache::take_notices).unwrap_or_default()
+    }
+
+    /// All that decides the numbers of a capture beside its tokens and the model.
+    fn traits(&self) -> String {
+        format!(
+            "layers {:?}, {} threads, forward {FORWARD}, bidpo {}, llama.cpp {}, {}, {}",
+            self.layers,
+            self.ctx.n_threads(),
+            env!("CARGO_PKG_VERSION"),
+            llama::LLAMA_CPP_SYS_VERSION,
+            llama::backends().join(" "),
+            llama::system_info()
+        )
+    }
+
+    pub(super) fn capture_through(
+        &mut self,
+        cache: &mut Cache,
+        pairs: &[&TokenizedPair],
+    ) -> Result<Example, EngineError> {
+        let key = cache.key(&self.traits(), pairs);
+        if let Some(stored) = cache.load(&key) {
+            match self.restore(pairs, stored)? {
+                Ok(example) => return Ok(example),
+                Err(reason) => cache.unused(&key, &reason),
+            }
+        }
+        let (example, kept) = self.compute(Layout::new(pairs)?, cache.kind())?;
+        let stored = Stored {
+            residual: example.residual().to_vec(),
+            norms: example.norms.clone(),
+            kept,
+            reference: example.reference.clone(),
+        };
+        cache.store(&key, &stored);
+        Ok(example)
+    }
+
+    /// The example of a stored capture: only its structure and its inputs come from llama.cpp, which computes nothing. The
+    /// inner error says why what is stored does not fit.
+    fn restore(&mut self, pairs: &[&TokenizedPair], stored: Stored) -> Result<Result<Example, String>, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let lifted = match capture_structure(&mut self.ctx, &layout.batch, &self.layers, stored.kept) {
+            Err(CaptureError::Lift(e @ LiftError::Below { .. })) => return Ok(Err(e.to_string())),
+            lifted => lifted?,
+        };
+        let n_embd = self.model.n_embd();
+        let rows = |v| lifted.graph.ne(v)[1..].iter().product::<usize>();
+        let fits = lifted.entries.len() == stored.norms.len()
+            && lifted.entries.iter().zip(&stored.norms).all(|(e, norms)| norms.len() == rows(e.at))
+            && stored.residual.len() == stored.norms[0].len() * n_embd
+            && stored.reference.len() == layout.n_pairs;
+        if !fits {
+            return Ok(Err("sizes that do not fit this graph".into()));
+        }
+        let mut example = self.example(layout, lifted, stored.residual)?;
+        example.norms = stored.norms;
+        example.reference = stored.reference;
+        Ok(Ok(example))
+    }
+
+    /// Compares a capture that went through the cache with one of the same pairs that did not. Returns the largest
+    /// difference of a response's log-probability under the reference (0 for a cache of F32), or None where the first is
+    /// not what a cache may hold: something decides the numbers that its key does not tell.
+    pub fn cache_rounding(&self, cached: &Example, fresh: &Example) -> Option<f64> {
+        let kind = self.cache.as_ref()?.kind();
+        let mut rows = fresh.residual().to_vec();
+        kind.round(&mut rows);
+        let bits = |rows: &[f32]| rows.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        let pairs = || fresh.reference.iter().zip(&cached.reference);
+        let rounding = pairs()
+            .flat_map(|(a, b)| [a.chosen - b.chosen, a.rejected - b.rejected])
+            .fold(0.0f64, |max, d| max.max(d.abs()));
+        let exact = kind == crate::train::CacheType::Bf16 || pairs().all(|(a, b)| a == b);
+        (bits(&rows) == bits(cached.residual()) && exact).then_some(rounding)
+    }
+}
