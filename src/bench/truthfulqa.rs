@@ -2,8 +2,9 @@
 
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject};
 use crate::data::truthfulqa::{Question, TruthfulQa};
+use crate::eval::items::Correct;
 use crate::eval::truthfulqa::{Protocol, prefix, qa_preamble, question_prompt};
-use crate::eval::{Scorer, ScorerParams};
+use crate::eval::{AnswerScore, Request, Scorer, ScorerParams};
 use crate::llama::{LlamaError, Model, Token};
 use std::time::Instant;
 
@@ -35,14 +36,11 @@ impl<'a> Asked<'a> {
     }
 
     /// Both results.
-    fn score(&self, scorer: &mut Scorer) -> Result<(), BenchError> {
-        let scores = scorer.score(&question_prompt(&self.question.text), &self.answers)?;
-        for (protocol, places) in PROTOCOLS.iter().zip(&self.places) {
-            let picked: Vec<_> = places.iter().map(|&i| scores[i]).collect();
-            let choices = protocol.choices(self.question).unwrap_or_default();
-            std::hint::black_box(protocol.outcome(choices, &picked));
-        }
-        Ok(())
+    fn outcomes(&self, scores: &[AnswerScore]) -> [Correct; 2] {
+        [0, 1].map(|i| {
+            let picked: Vec<_> = self.places[i].iter().map(|&at| scores[at]).collect();
+            PROTOCOLS[i].outcome(PROTOCOLS[i].choices(self.question).unwrap_or_default(), &picked)
+        })
     }
 }
 
@@ -82,13 +80,17 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
         format!("{} ({}; preamble, questions, distinct answers once: {})", line.against, way.words, tokens.len());
     // With this many tokens one round of each is no worse than a rehearsal.
     let params = ScorerParams { n_threads: s.settings.threads, ..ScorerParams::default() };
+    let prompts: Vec<String> = asked.iter().map(|a| question_prompt(&a.question.text)).collect();
     let ours = |asked: &[Asked<'_>]| {
         let mut scorer = Scorer::new(&s.model, params.clone(), None)?;
         let started = Instant::now();
         scorer.set_prefix(&preamble)?;
-        for a in asked {
-            a.score(&mut scorer)?;
-        }
+        let requests: Vec<Request<'_>> =
+            asked.iter().zip(&prompts).map(|(a, prompt)| Request { prompt, answers: &a.answers }).collect();
+        scorer.score_many(&requests, &mut |i, scores| {
+            std::hint::black_box(asked[i].outcomes(&scores));
+            true
+        })?;
         Ok::<_, BenchError>(started.elapsed().as_secs_f64())
     };
     ours(&asked[..1.min(asked.len())])?;
