@@ -189,8 +189,7 @@ fn trees(request: &Encoded, prefix: &[Token], limits: Limits) -> Vec<Tree> {
         let mut end = request.whole.len();
         loop {
             let tree = Tree::new(request, start..end, prefix);
-            let fits =
-                tree.n_sequences <= limits.max_sequences && prefix.len() + tree.rows.len() <= limits.max_cells;
+            let fits = tree.n_sequences <= limits.max_sequences && prefix.len() + tree.rows.len() <= limits.max_cells;
             if fits || end == start + 1 {
                 trees.push(tree);
                 break;
@@ -213,7 +212,16 @@ mod tests {
     #[test]
     fn what_answers_share_is_there_once() {
         // Prefix 1 2, question 3 4, answers: 5 6 7, 5 6 8, 5, 9 and once more 5 6 7.
-        let request = encoded(4, &[&[1, 2, 3, 4, 5, 6, 7], &[1, 2, 3, 4, 5, 6, 8], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 9], &[1, 2, 3, 4, 5, 6, 7]]);
+        let request = encoded(
+            4,
+            &[
+                &[1, 2, 3, 4, 5, 6, 7],
+                &[1, 2, 3, 4, 5, 6, 8],
+                &[1, 2, 3, 4, 5],
+                &[1, 2, 3, 4, 9],
+                &[1, 2, 3, 4, 5, 6, 7],
+            ],
+        );
         let tree = Tree::new(&request, 0..5, &[1, 2]);
         assert_eq!((tree.cached, tree.n_sequences), (2, 1));
         let tokens: Vec<Token> = tree.rows.iter().map(|r| r.token).collect();
@@ -231,8 +239,16 @@ mod tests {
         // Row of token 2 is decoded though the prefix holds it: it predicts the first tokens.
         assert_eq!((tree.cached, tree.n_sequences), (1, 3));
         let rows: Vec<_> = tree.rows.iter().map(|r| (r.token, r.pos, r.sequences.clone())).collect();
-        let expected =
-            [(2, 1, 0..3), (5, 2, 0..2), (3, 3, 0..1), (4, 4, 0..1), (6, 3, 1..2), (4, 4, 1..2), (7, 2, 2..3), (8, 3, 2..3)];
+        let expected = [
+            (2, 1, 0..3),
+            (5, 2, 0..2),
+            (3, 3, 0..1),
+            (4, 4, 0..1),
+            (6, 3, 1..2),
+            (4, 4, 1..2),
+            (7, 2, 2..3),
+            (8, 3, 2..3),
+        ];
         assert_eq!(rows, expected);
         assert_eq!(tree.rows[5].wanted, [(3, 1)]);
         assert_eq!(tree.rows[4].wanted, [(1, 4), (3, 4)]);

@@ -356,4 +356,3 @@ fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result
         .collect::<Result<_, _>>()?;
     Ok(Encoded { n_context, whole })
 }
-

@@ -32,7 +32,9 @@ impl OutputHead {
         let head = Self { weight, cap, n_threads: n_threads.max(1) };
         match head.matrix() {
             Some(_) => Ok(head),
-            None => Err(LlamaError::Unsupported("the output matrix is of a type that cannot be multiplied here".into())),
+            None => {
+                Err(LlamaError::Unsupported("the output matrix is of a type that cannot be multiplied here".into()))
+            }
         }
     }
 
