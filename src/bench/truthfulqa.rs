@@ -2,56 +2,19 @@
 
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject};
 use crate::data::truthfulqa::{Question, TruthfulQa};
-use crate::eval::truthfulqa::{Protocol, prefix, qa_preamble, question_prompt};
-use crate::eval::{Scorer, ScorerParams};
+use crate::eval::truthfulqa::{Job, Protocol, prefix, qa_preamble};
+use crate::eval::{Request, Scorer, ScorerParams};
 use crate::llama::{LlamaError, Model, Token};
 use std::time::Instant;
 
-/// The answers of both settings, each once, and where those of each setting are among them.
-struct Asked<'a> {
-    question: &'a Question,
-    answers: Vec<&'a str>,
-    places: [Vec<usize>; 2],
-}
-
 const PROTOCOLS: [Protocol; 2] = [Protocol::Mc1, Protocol::Mc2];
 
-impl<'a> Asked<'a> {
-    fn new(question: &'a Question) -> Self {
-        let mut answers: Vec<&str> = Vec::new();
-        let places = PROTOCOLS.map(|p| {
-            let choices = p.choices(question).unwrap_or_default();
-            choices
-                .iter()
-                .map(|c| {
-                    answers.iter().position(|a| *a == c.text).unwrap_or_else(|| {
-                        answers.push(&c.text);
-                        answers.len() - 1
-                    })
-                })
-                .collect()
-        });
-        Self { question, answers, places }
-    }
-
-    /// Both results.
-    fn score(&self, scorer: &mut Scorer) -> Result<(), BenchError> {
-        let scores = scorer.score(&question_prompt(&self.question.text), &self.answers)?;
-        for (protocol, places) in PROTOCOLS.iter().zip(&self.places) {
-            let picked: Vec<_> = places.iter().map(|&i| scores[i]).collect();
-            let choices = protocol.choices(self.question).unwrap_or_default();
-            std::hint::black_box(protocol.outcome(choices, &picked));
-        }
-        Ok(())
-    }
-}
-
 /// The preamble once, each question once, each distinct answer once.
-fn unique_tokens(model: &Model, preamble: &str, asked: &[Asked<'_>]) -> Result<Vec<Token>, LlamaError> {
+fn unique_tokens(model: &Model, preamble: &str, requests: &[Request<'_>]) -> Result<Vec<Token>, LlamaError> {
     let mut tokens = model.tokenize(preamble, true, false)?;
-    for a in asked {
-        tokens.extend(model.tokenize(&question_prompt(&a.question.text), false, false)?);
-        for answer in &a.answers {
+    for request in requests {
+        tokens.extend(model.tokenize(request.prompt, false, false)?);
+        for answer in request.answers {
             tokens.extend(model.tokenize(&format!(" {answer}"), false, false)?);
         }
     }
@@ -69,9 +32,9 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
     };
     let Some(path) = s.settings.truthfulqa.clone() else { return Ok(line) };
     let set = TruthfulQa::load(&path)?;
-    let asked: Vec<Asked<'_>> = set.questions.iter().take(s.settings.questions).map(Asked::new).collect();
+    let asked = &set.questions[..set.questions.len().min(s.settings.questions)];
     let preamble = prefix(&qa_preamble());
-    let tokens = unique_tokens(&s.model, &preamble, &asked)?;
+    let tokens = unique_tokens(&s.model, &preamble, &Job::new(&PROTOCOLS, asked)?.requests())?;
     s.say(&format!("TruthfulQA: {} questions, {} unique tokens", asked.len(), tokens.len()));
     line.what = format!("{}, {} questions", line.what, asked.len());
     // The best way is found on the first tokens: they are alike.
@@ -82,19 +45,22 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
         format!("{} ({}; preamble, questions, distinct answers once: {})", line.against, way.words, tokens.len());
     // With this many tokens one round of each is no worse than a rehearsal.
     let params = ScorerParams { n_threads: s.settings.threads, ..ScorerParams::default() };
-    let ours = |asked: &[Asked<'_>]| {
+    let ours = |asked: &[Question]| {
         let mut scorer = Scorer::new(&s.model, params.clone(), None)?;
         let started = Instant::now();
+        let job = Job::new(&PROTOCOLS, asked)?;
         scorer.set_prefix(&preamble)?;
-        for a in asked {
-            a.score(&mut scorer)?;
-        }
-        Ok::<_, BenchError>(started.elapsed().as_secs_f64())
+        let mut failed = None;
+        scorer.score_many(&job.requests(), &mut |index, scores| {
+            failed = job.outcomes(index, &scores).map(std::hint::black_box).err();
+            failed.is_none()
+        })?;
+        failed.map_or(Ok(started.elapsed().as_secs_f64()), |e| Err(BenchError::from(e)))
     };
     ours(&asked[..1.min(asked.len())])?;
     let mut rounds = Vec::new();
     for _ in 0..s.settings.rounds.clamp(1, 3) {
-        rounds.push((ours(&asked)?, prefill.seconds(&way)?));
+        rounds.push((ours(asked)?, prefill.seconds(&way)?));
     }
     line.outcome = Outcome::Measured(Measured::of(&rounds).expect("there are rounds"));
     Ok(line)

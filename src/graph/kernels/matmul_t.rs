@@ -81,7 +81,12 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
 /// The custom op with a matrix for each row: src0 = W `[k, n, experts]`, src1 = g `[n, slots, tokens]`, src2 = numbers of
 /// the matrices `[slots, tokens]`, dst `[k, slots, tokens]`. Rows of one matrix are brought together and multiplied at
 /// once; a row whose number names no matrix becomes zero.
-pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
+pub(in crate::graph) unsafe extern "C" fn run_id(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
     // SAFETY: as in `run`; the numbers are I32 with any strides. Workers write disjoint columns, or disjoint rows, of d.
     unsafe {
         let (d, w, g, ids) = (&*dst, &*(*dst).src[0], &*(*dst).src[1], &*(*dst).src[2]);
@@ -592,7 +597,10 @@ mod tests {
                     let rounds = !bits(&one).eq(&bits(&w.product(&mut g, 1)));
                     assert!(!rounds || Format::of(kind).is_some(), "type {kind} was rounded");
                     for (i, (got, (want, size))) in one.iter().zip(w.exact(&g)).enumerate() {
-                        assert!((f64::from(*got) - want).abs() <= size / 127.0, "{kind}, {n} x {k}: {i}: {got}, {want}");
+                        assert!(
+                            (f64::from(*got) - want).abs() <= size / 127.0,
+                            "{kind}, {n} x {k}: {i}: {got}, {want}"
+                        );
                     }
                     for nth in [2, 3, 5] {
                         assert_eq!(bits(&w.product_in(true, &mut g, nth)), bits(&one), "type {kind}: {nth} threads");
