@@ -75,8 +75,9 @@ mod tests {
         assert_eq!(fits(model, 40_000_000_000, None), Ok(()));
         assert_eq!(fits(model, 8_000_000_000, Some(8_000_000_000)), Ok(()));
         let error = fits(model, 40_000_000_000, Some(8_000_000_000)).unwrap_err().to_string();
-        let says = |part: &str| assert!(error.contains(part), "{error}");
-        ["big.gguf", "40.00 GB", "8.00 GB", "--allow-swap"].map(says);
+        for part in ["big.gguf", "40.00 GB", "8.00 GB", "--allow-swap"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ fn all(out: &Path, bench: &Path, pytorch: Option<&Path>) -> Result<(), Box<dyn E
         Some(path) => Some(serde_json::from_slice(&std::fs::read(path)?)?),
         None => None,
     };
+    plan::write_models(folder)?;
     let plans = plan::all();
     let mut measured = Vec::new();
     for (i, m) in plans.iter().enumerate() {

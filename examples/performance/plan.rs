@@ -106,6 +106,18 @@ pub fn all() -> Vec<Measurement> {
     points
 }
 
+/// Writes all models that are not there, side by side.
+pub fn write_models(folder: &Path) -> Result<(), Box<dyn Error>> {
+    std::thread::scope(|scope| {
+        let workers =
+            [SMALL, TINY, WIDE].map(|m| scope.spawn(move || model_file(m, folder).map_err(|e| e.to_string())));
+        workers.into_iter().try_for_each(|w| match w.join() {
+            Ok(result) => result.map(drop).map_err(Into::into),
+            Err(_) => Err("a model could not be written".into()),
+        })
+    })
+}
+
 /// The file of a random model of these sizes, all matrices Q4_K; written if it is not there.
 pub fn model_file(m: Sizes, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let path = folder.join(format!("{}x{}.q4_k.gguf", m.n_layer, m.n_embd));
