@@ -114,8 +114,6 @@ pub struct Plan {
     pub(super) n_tokens: Vec<Vec<usize>>,
     /// Cells of the cache that the largest round needs.
     pub(super) n_cells: usize,
-    /// Sequences that the largest round needs.
-    pub(super) n_sequences: usize,
 }
 
 impl Plan {
@@ -147,13 +145,10 @@ impl Plan {
                 open = false;
             }
         }
-        let rounds = || packs.iter().flat_map(|p| &p.rounds);
-        let most = |f: &dyn Fn(&Tree) -> usize| {
-            rounds().map(|r| r.iter().map(|(_, t)| f(t)).sum::<usize>()).max().unwrap_or(0)
-        };
+        let most =
+            packs.iter().flat_map(|p| &p.rounds).map(|r| r.iter().map(|(_, t)| t.rows.len()).sum::<usize>()).max();
         Self {
-            n_cells: prefix.len() + most(&|t| t.rows.len()),
-            n_sequences: most(&|t| t.n_sequences),
+            n_cells: prefix.len() + most.unwrap_or(0),
             n_tokens: requests.iter().map(|r| r.whole.iter().map(|w| w.len() - r.n_context).collect()).collect(),
             packs,
         }
@@ -262,10 +257,11 @@ mod tests {
         let plan = Plan::new(&requests, &[], limits);
         let ranges: Vec<_> = (0..plan.n_packs()).map(|p| plan.requests(p)).collect();
         assert_eq!(ranges, [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!((plan.n_cells, plan.n_sequences, plan.n_decoded()), (30, 2, 46));
+        assert_eq!((plan.n_cells, plan.n_decoded()), (31, 52));
         // Too many sequences for one round: the answers take turns.
         let many: Vec<Vec<Token>> = (0..7).map(|i| vec![1, 2, i, i]).collect();
         let plan = Plan::new(&[Encoded { n_context: 2, whole: many }], &[], limits);
-        assert_eq!((plan.n_packs(), plan.packs[0].rounds.len(), plan.n_sequences), (1, 2, 4));
+        let sequences: Vec<usize> = plan.packs[0].rounds.iter().map(|r| r[0].1.n_sequences).collect();
+        assert_eq!((plan.n_packs(), sequences), (1, vec![4, 3]));
     }
 }
