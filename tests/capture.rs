@@ -180,7 +180,7 @@ fn cost_of_a_capture() {
         let mut engine = Engine::new(&model, &[middle_layer(&model)], longest, 1, 0).unwrap();
         let mut plain = Context::new(&model, &ContextParams::exact(longest, 2, 0)).unwrap();
         let zeros = vec![0.0; model.n_embd()];
-        let (mut times, mut bytes, mut nodes) = ([Duration::ZERO; 6], 0, 0);
+        let (mut times, mut bytes, mut nodes) = ([Duration::ZERO; 7], 0, 0);
         let folder = tempfile::tempdir().unwrap();
         for pair in pairs.iter().chain(&pairs) {
             let (batch, _) = batch(pair);
@@ -206,6 +206,9 @@ fn cost_of_a_capture() {
             engine.capture(&[pair]).unwrap();
             times[5] += start.elapsed();
             engine.set_cache(None);
+            let start = Instant::now();
+            engine.step_bytes(&example).unwrap();
+            times[6] += start.elapsed();
             bytes += example.bytes();
             nodes += example.n_nodes();
         }
@@ -213,7 +216,7 @@ fn cost_of_a_capture() {
         let ms = times.map(|t| t.as_secs_f64() * 500.0 / pairs.len() as f64);
         eprintln!(
             "{}: {:.0} tokens a pair, {} threads; ms a pair: prefill {:.1} (logits of the last row only {:.1}), capture {:.1} (from the cache \
-             {:.1}), forward {:.1}, gradient {:.1}; capture / prefill {:.3} ({:.3}); {} KB of inputs and {} nodes",
+             {:.1}), forward {:.1}, gradient {:.1} (making and laying out its graph {:.2}); capture / prefill {:.3} ({:.3}); {} KB and {} nodes",
             model.architecture(),
             n as f64 / pairs.len() as f64,
             plain.n_threads(),
@@ -223,6 +226,7 @@ fn cost_of_a_capture() {
             ms[5],
             ms[3],
             ms[4],
+            ms[6],
             ms[2] / ms[0],
             ms[2] / ms[1],
             bytes / 2000 / pairs.len(),

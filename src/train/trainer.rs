@@ -454,7 +454,8 @@ fn measure(
     let need = MemoryNeed {
         longest,
         step_bytes: engine.step_bytes(&example).map_err(named)? as u64,
-        captured_bytes: (example.bytes() as f64 * tokens as f64 / longest as f64) as u64,
+        captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64
+            + (example.graph_bytes() * all().count()) as u64,
     };
     observe(Event::Memory(&need));
     let model_bytes = engine.model().mapped_bytes();

@@ -101,6 +101,7 @@ ops! {
     Op::Unary(Unary::Step) => Forward;
     Op::Unary(Unary::Xielu { .. }) => Forward;
     Op::SiluBack => Gradient;
+    Op::GeluBack => Gradient;
     Op::Cont => Forward;
     Op::Cast => Forward;
     Op::Reshape => Forward;

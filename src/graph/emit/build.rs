@@ -265,6 +265,7 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
         Op::MulMatIdT => Some(matmul_t::run_id),
         Op::ScatterRows => Some(rows::scatter),
         Op::LogProbHead => Some(head::run),
+        Op::GeluBack => Some(gelu::back),
         Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if smooth => Some(gelu::tanh),
         Op::Unary(Unary::GeluQuick) | Op::Glu(Glu::GegluQuick) if smooth => Some(gelu::quick),
         _ => None,
@@ -431,7 +432,9 @@ unsafe fn emit(
             };
             return custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, run, user);
         },
-        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead => unreachable!("own_kernel has one"),
+        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead | Op::GeluBack => {
+            unreachable!("own_kernel has one")
+        }
         Op::LossHead => unreachable!("made by the caller"),
         Op::Add => (sys::GGML_OP_ADD, vec![]),
         Op::Sub => (sys::GGML_OP_SUB, vec![]),

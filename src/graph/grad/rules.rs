@@ -207,6 +207,7 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         | Op::RopeBack(_)
         | Op::SoftMaxBack { .. }
         | Op::SiluBack
+        | Op::GeluBack
         | Op::GetRowsBack
         | Op::ScatterRows
         | Op::SetRows
@@ -307,23 +308,8 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
             let tt = graph.mul(t, t)?;
             graph.scale(tt, -1.0, 1.0)
         }
-        // gelu(x) = x (1 + tanh u) / 2 with u = c x (1 + a x^2)   (Hendrycks & Gimpel 2016, the tanh form)
-        // gelu'(x) = (1 + t) / 2 + x (1 - t^2) c (1 + 3 a x^2) / 2 with t = tanh u
-        Unary::Gelu => {
-            const C: f32 = 0.797_884_6; // sqrt(2 / pi)
-            const A: f32 = 0.044_715;
-            let xx = graph.mul(x, x)?;
-            let poly = graph.scale(xx, C * A, C);
-            let u = graph.mul(poly, x)?;
-            let t = f(graph, Unary::Tanh, u);
-            let tt = graph.mul(t, t)?;
-            let sech2 = graph.scale(tt, -0.5, 0.5);
-            let slope = graph.scale(xx, 3.0 * C * A, C);
-            let xs = graph.mul(slope, x)?;
-            let right = graph.mul(xs, sech2)?;
-            let left = graph.scale(t, 0.5, 0.5);
-            graph.add(left, right)?
-        }
+        // A kernel of its own: about ten passes over the widest activations of the graph otherwise.
+        Unary::Gelu => return Ok(graph.same(Op::GeluBack, &[g, x])),
         // gelu(x) = x P(x) with the normal distribution P and its density p:  gelu'(x) = P(x) + x p(x). P is taken from
         // gelu itself, as gelu(z) / z; within 1e-6 of 0 at a z nearby, where P is the same to 1e-6.
         Unary::GeluErf => {

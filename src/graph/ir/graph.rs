@@ -42,6 +42,17 @@ impl Graph {
         })
     }
 
+    /// Bytes that the graph itself takes.
+    pub fn bytes(&self) -> usize {
+        let sources: usize = self.nodes.iter().map(|n| n.src.capacity() * size_of::<Value>()).sum();
+        self.nodes.capacity() * size_of::<Node>() + sources
+    }
+
+    /// Gives back the memory that is held for nodes to come.
+    pub fn shrink(&mut self) {
+        self.nodes.shrink_to_fit();
+    }
+
     /// Number of inputs declared.
     pub fn n_inputs(&self) -> usize {
         self.n_inputs as usize

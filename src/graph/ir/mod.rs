@@ -221,6 +221,8 @@ pub enum Op {
     Unary(Unary),
     /// Gradient of SiLU: `x` is the gradient of the result, `y` the argument.
     SiluBack,
+    /// Gradient of GELU in its tanh form: `x` is the gradient of the result, `y` the argument.
+    GeluBack,
     /// A contiguous copy.
     Cont,
     /// The same numbers in another element type, the node's.

@@ -10,7 +10,8 @@
 //!
 //! The second sum is taken with W and exp(z) in BF16 and F32 accumulation, but for tokens of more than about 1/64 of the
 //! probability: these go with the labels, in F32, because there the two terms nearly cancel. Tiles of 64 tokens that
-//! together hold less than [`SKIPPED`] of a row's probability are left out of that sum (never out of log p).
+//! together hold less than [`SKIPPED`] of a row's probability are left out of that sum. Tiles whose largest logit shows that
+//! they hold less than [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
 
 use super::activations::{Layout, Packed};
 use super::bf16::{self, Product};
@@ -25,6 +26,8 @@ use std::ffi::{c_int, c_void};
 const TILE: usize = 64;
 /// Probability that the tiles left out of a row's gradient hold at most, together.
 pub(in crate::graph) const SKIPPED: f64 = 1.0 / 65536.0;
+/// Probability that the tiles left out of a row's sum hold at most, together.
+const UNSEEN: f64 = 1.0 / 67_108_864.0;
 /// A running maximum is raised when a logit exceeds it by this: exponentials stay far from F32's limit.
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
@@ -102,6 +105,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
             rows: &rows,
             grad,
             skip: SKIPPED * TILE as f64 / w.ne[1] as f64,
+            unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
             plane,
         };
         *part = Part { max: vec![f32::NEG_INFINITY; n_rows], sum: vec![0.0; n_rows], large: Vec::new() };
@@ -132,6 +136,8 @@ struct Walk<'a> {
     grad: bool,
     /// Share of the sum so far below which a tile is left out.
     skip: f64,
+    /// Logarithm of the share of the sum so far that none of the tokens of an unseen tile reaches.
+    unseen: f32,
     plane: *mut f32, // [n_rows, n_embd]
 }
 
@@ -165,7 +171,11 @@ impl Walk<'_> {
             for l in self.rows {
                 let z = &mut z[l.row * TILE..(l.row + 1) * TILE];
                 z[count..].fill(f32::NEG_INFINITY);
-                let top = z.iter().fold(f32::NEG_INFINITY, |top, &z| top.max(z));
+                let top = largest(z);
+                // The sum so far is at least the label's exp(0), whatever the maximum is relative to. NaN is not below.
+                if top - part.max[l.row] < self.unseen + (part.sum[l.row].max(1.0).ln() as f32) {
+                    continue;
+                }
                 if top > part.max[l.row] + HEADROOM {
                     self.raise(part, l.row, top);
                 }
@@ -228,6 +238,20 @@ impl Walk<'_> {
             sums.iter_mut().for_each(|x| *x *= factor);
         }
     }
+}
+
+/// The largest of them; NaN where there is one.
+fn largest(z: &[f32]) -> f32 {
+    let mut top = [f32::NEG_INFINITY; 16];
+    let mut sum = [0.0f32; 16];
+    for z in z.chunks_exact(16) {
+        for i in 0..16 {
+            top[i] = if z[i] > top[i] { z[i] } else { top[i] };
+            sum[i] += z[i] * 0.0;
+        }
+    }
+    let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    if sum.iter().any(|x| x.is_nan()) && z.iter().any(|z| z.is_nan()) { f32::NAN } else { top }
 }
 
 /// `exp(z - max)` and their sum, sixteen partial sums side by side.

@@ -112,8 +112,18 @@ impl std::fmt::Debug for Example {
 }
 
 impl Example {
-    /// Bytes held for the residual stream and the other inputs.
+    /// Bytes held: the residual stream, the other inputs, the graph.
     pub fn bytes(&self) -> usize {
+        self.input_bytes() + self.graph_bytes()
+    }
+
+    /// Bytes of the graph: the same for every number of tokens.
+    pub(super) fn graph_bytes(&self) -> usize {
+        self.graph.bytes()
+    }
+
+    /// Bytes of the inputs.
+    pub(super) fn input_bytes(&self) -> usize {
         self.inputs
             .iter()
             .map(|d| match d {
@@ -280,6 +290,7 @@ impl Engine {
         };
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
         let grads = differentiate_within(&mut graph, of, head, &at, self.attention)?;
+        graph.shrink();
         let mut weights = lifted.weights;
         for id in graph.transposed_weights() {
             weights[id.0 as usize].make_plain()?;

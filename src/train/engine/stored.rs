@@ -29,14 +29,17 @@ impl Engine {
 
     /// All that decides the numbers of a capture beside its tokens and the model.
     fn traits(&self) -> String {
+        // Kernels are chosen by what this processor has.
+        let cpu: Vec<&str> = llama::cpu_features().iter().filter(|f| f.in_cpu).map(|f| f.name).collect();
         format!(
-            "layers {:?}, {} threads, forward {FORWARD}, bidpo {}, llama.cpp {}, {}, {}",
+            "layers {:?}, {} threads, forward {FORWARD}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers,
             self.ctx.n_threads(),
             env!("CARGO_PKG_VERSION"),
             llama::LLAMA_CPP_SYS_VERSION,
             llama::backends().join(" "),
-            llama::system_info()
+            llama::system_info(),
+            cpu.join(" ")
         )
     }
 
