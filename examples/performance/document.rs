@@ -45,7 +45,7 @@ const MODEL: &str = "
     seconds of a step = a * tokens * blocks above * weights of a block
                       + b * output rows * weights of the output matrix
                       + c * tokens^2 * blocks above * width
-                      + d
+                      + d * tokens * blocks above * width
     bytes beside the model = 4 tokens * blocks above * (e * width + f * feed-forward width)
                       + g * 4 output rows * vocabulary + h * attention scores that are kept + i
 
@@ -231,14 +231,14 @@ fn constants(measured: &[Measured], costs: &Costs) -> String {
     };
     let mut out = format!(
         "\nTime: a = {:.3} s for 10^12 (four operations a weight, forward and backward: {}), b = {:.3} ({}), c = {:.3} s for 10^12, d = \
-         {:.1} ms. Memory: e = {:.2}, f = {:.2}, g = {:.2}, h = {:.2}, i = {:.1} MB. A process's peak was at most {} above weights, \
+         {:.0} s for 10^12. Memory: e = {:.2}, f = {:.2}, g = {:.2}, h = {:.2}, i = {:.1} MB. A process's peak was at most {} above weights, \
          captured pair and activations together.\n\n",
         t[0],
         speed(t[0], 4e12),
         t[1],
         speed(t[1], 4e12),
         t[2],
-        1e3 * t[3],
+        t[3],
         costs.memory[0],
         costs.memory[1],
         costs.memory[2],
@@ -282,8 +282,9 @@ fn predictions(costs: &Costs) -> String {
     let mut out = String::from(
         "\n**Predictions, not measurements**, for this machine: a step of eight pairs of 160 unique tokens (100 of them answers), Q4_K, the \
          middle layer; an epoch of 128 such pairs. Peak: weights, activations of one pair, 128 captured pairs, and the most that \
-         processes here needed beside these. Weights that do not fit into memory are refused before anything starts; where they \
-         fit, nothing else grows with the model but in proportion.\n\n\
+         processes here needed beside these. The widest model measured is a 7B's; the 70B is an extrapolation in width (twice) and \
+         blocks. Weights that do not fit into memory are refused before they are loaded: the 70B needs a machine with more \
+         memory than this one, and the time is what such a machine would take with cores like these.\n\n\
          | model | weights | a step of 8 pairs | an epoch of 128 pairs | memory beside the weights | peak |\n\
          | --- | --- | --- | --- | --- | --- |\n",
     );
@@ -317,19 +318,21 @@ fn threads(bench: &Value, measured: &[Measured]) -> String {
         "\n## Threads\n\nSerial is what a step spends outside ggml's computation, at one thread: nothing there takes a lock, and no part of \
          it grows with the threads. Karp-Flatt is the serial fraction that would explain the measured speed-up alone; it also holds \
          what threads share (memory bandwidth, clock, other users of the machine) and ggml's own single-threaded nodes.\n\n\
-         | model | 1 thread | all threads | speed-up | serial | Karp-Flatt | Amdahl's limit at 16 threads, from the serial part |\n\
-         | --- | --- | --- | --- | --- | --- | --- |\n",
+         | model | 1 thread | all threads | speed-up | serial | Karp-Flatt | Amdahl at 16 threads, from serial | from Karp-Flatt |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
+    let amdahl = |serial: f64| 1.0 / (serial + (1.0 - serial) / 16.0);
     let mut row = |name: &str, one: f64, all: f64, n: f64, serial: f64| {
         let speedup = one / all;
         let karp = if n > 1.0 { 100.0 * (1.0 / speedup - 1.0 / n) / (1.0 - 1.0 / n) } else { f64::NAN };
         let _ = writeln!(
             out,
-            "| {name} | {} s | {} s ({n}) | {speedup:.2} | {:.2} % | {karp:.1} % | {:.1} |",
+            "| {name} | {} s | {} s ({n}) | {speedup:.2} | {:.2} % | {karp:.1} % | {:.1} | {:.1} |",
             figure(one),
             figure(all),
             100.0 * serial,
-            1.0 / (serial + (1.0 - serial) / 16.0)
+            amdahl(serial),
+            amdahl(karp / 100.0)
         );
     };
     for model in bench["models"].as_array().into_iter().flatten().filter(|m| !m["threads"].is_null()) {

@@ -22,14 +22,15 @@ impl Step {
         self.model.above(self.layer) as f64
     }
 
-    /// Terms of the time: products with the blocks' weights, with the output matrix, attention, and one.
+    /// Terms of the time: products with the blocks' weights, with the output matrix, attention, and what is done element by
+    /// element.
     pub fn time_terms(&self) -> [f64; 4] {
         let m = &self.model;
         [
             self.tokens * self.above() * m.block_params() / 1e12,
             self.outputs * m.head_params() / 1e12,
             self.tokens * self.tokens * self.above() * m.n_embd as f64 / 1e12,
-            1.0,
+            self.tokens * self.above() * m.n_embd as f64 / 1e12,
         ]
     }
 

@@ -1,8 +1,9 @@
 //! Writes docs/performance.md and its plots: how training time and memory grow with tokens, layers and model size, measured
 //! on random models; a cost model fitted to that; and what it predicts for models that were not run. `make bench` runs it.
 //!
-//! `performance OUT BENCH.json [PYTORCH.json]` writes everything. `performance point ...` is one measurement in a process of its own, so that its
-//! peak memory is its own.
+//! `performance OUT.md BENCH.json [PYTORCH.json]` measures and writes everything; with `reuse` in front it writes again from
+//! the last measurements. `performance point ...` is one measurement in a process of its own, so that its peak memory is its
+//! own.
 
 mod document;
 mod fit;
@@ -38,7 +39,7 @@ fn run(m: &Measurement, folder: &Path) -> Result<Measured, Box<dyn Error>> {
     Ok(Measured { plan: *m, point: serde_json::from_slice(&output.stdout)? })
 }
 
-fn all(out: &Path, bench: &Path, pytorch: Option<&Path>) -> Result<(), Box<dyn Error>> {
+fn all(out: &Path, bench: &Path, pytorch: Option<&Path>, reuse: bool) -> Result<(), Box<dyn Error>> {
     let folder = Path::new("target/performance");
     std::fs::create_dir_all(folder)?;
     let bench = serde_json::from_slice(&std::fs::read(bench)?)?;
@@ -47,9 +48,14 @@ fn all(out: &Path, bench: &Path, pytorch: Option<&Path>) -> Result<(), Box<dyn E
         None => None,
     };
     plan::write_models(folder)?;
+    let points = folder.join("points.json");
     let plans = plan::all();
     let mut measured = Vec::new();
-    for (i, m) in plans.iter().enumerate() {
+    if reuse {
+        let known: Vec<Point> = serde_json::from_slice(&std::fs::read(&points)?)?;
+        measured.extend(plans.iter().zip(known).map(|(plan, point)| Measured { plan: *plan, point }));
+    }
+    for (i, m) in plans.iter().enumerate().skip(measured.len()) {
         eprintln!(
             "{} of {}: {}, layer {}, {} tokens, {} threads",
             i + 1,
@@ -61,6 +67,7 @@ fn all(out: &Path, bench: &Path, pytorch: Option<&Path>) -> Result<(), Box<dyn E
         );
         measured.push(run(m, folder)?);
     }
+    std::fs::write(&points, serde_json::to_vec(&measured.iter().map(|m| m.point).collect::<Vec<_>>())?)?;
     let fitted: Vec<&Measured> = measured.iter().filter(|m| m.plan.kind == Kind::Fit).collect();
     let costs = fit::Costs::fit(&fitted);
     let pictures = out.with_extension("");
@@ -76,9 +83,10 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["point", model, layer, tokens, threads] => point::print(Path::new(model), [layer, tokens, threads]),
-        [out, bench] => all(Path::new(out), Path::new(bench), None),
-        [out, bench, pytorch] => all(Path::new(out), Path::new(bench), Some(Path::new(pytorch))),
-        _ => Err("usage: performance OUT.md BENCH.json [PYTORCH.json]".into()),
+        ["reuse", out, bench, pytorch] => all(Path::new(out), Path::new(bench), Some(Path::new(pytorch)), true),
+        [out, bench, pytorch] => all(Path::new(out), Path::new(bench), Some(Path::new(pytorch)), false),
+        [out, bench] => all(Path::new(out), Path::new(bench), None, false),
+        _ => Err("usage: performance [reuse] OUT.md BENCH.json [PYTORCH.json]".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

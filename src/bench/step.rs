@@ -88,11 +88,10 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
     let mut stepper = Stepper::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
     let way = prefill.fastest(&sequences(&s.pairs), true)?;
     s.say("training step: measuring");
-    let (mut taken, mut forwards) = (Vec::new(), Vec::new());
+    let mut taken = Vec::new();
     let rounds = alternate(
         s.settings.rounds,
         &mut || {
-            forwards.push(stepper.forward()?);
             let t = stepper.step()?;
             let wall = t.wall;
             taken.push(t);
@@ -100,6 +99,7 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),
     )?;
+    let forwards = (0..=s.settings.rounds).map(|_| stepper.forward()).collect::<Result<Vec<_>, _>>()?;
     // The first of each was a rehearsal.
     let of = |f: &dyn Fn(&Taken) -> f64| median(taken[1..].iter().map(f));
     let forward = median(forwards[1..].iter().copied());
