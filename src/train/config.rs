@@ -137,7 +137,9 @@ impl TrainConfig {
         same.renorm = None; // applied after training
         same.allow_swap = false; // changes the speed alone
         // One layer is described as it was before there could be several, so that checkpoints of that time still resume.
-        let text = format!("{same:?}").replacen(", allow_swap: false", "", 1);
+        // That version rounded nothing for speed.
+        let exact = format!(", precision: {:?}", Precision::EXACT);
+        let text = format!("{same:?}").replacen(", allow_swap: false", "", 1).replacen(&exact, "", 1);
         match *self.layers {
             [layer] => text.replacen(&format!("layers: {:?}", self.layers), &format!("layer: {layer}"), 1),
             _ => text,
@@ -151,14 +153,16 @@ mod tests {
 
     #[test]
     fn a_fingerprint_names_the_layers() {
-        let of = |layers: &str| TrainConfig::new(layers.parse().unwrap()).fingerprint();
+        let exact =
+            |layers: &str| TrainConfig { precision: Precision::EXACT, ..TrainConfig::new(layers.parse().unwrap()) };
+        let of = |layers: &str| exact(layers).fingerprint();
         // What the first version wrote.
         let old = "TrainConfig { layer: 15, objective: Bidpo, beta: 0.1, lr: Auto, schedule: Cosine, warmup: 0.1, \
                    weight_decay: 0.05, batch: 8, length: Epochs(5), seed: 0, clip: None, patience: 3, renorm: None, \
                    checkpoint_every: 0 }";
         assert_eq!(of("15"), old);
-        let swap = TrainConfig { allow_swap: true, ..TrainConfig::new("15".parse().unwrap()) };
-        assert_eq!(swap.fingerprint(), old);
+        assert_eq!(TrainConfig { allow_swap: true, ..exact("15") }.fingerprint(), old);
+        assert_ne!(TrainConfig::new("15".parse().unwrap()).fingerprint(), old);
         let all = [of("15"), of("14"), of("14-15"), of("14,16"), of("14-16")];
         assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)), "{all:?}");
     }
