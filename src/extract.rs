@@ -161,7 +161,8 @@ impl Extractor {
         let mut rows: BTreeMap<usize, Vec<f32>> = self.layers.iter().map(|&l| (l, Vec::new())).collect();
         let n_batch = if tokens.len() > BATCH && self.reads_last() { BATCH_WITH_LOGITS } else { BATCH };
         for (i, chunk) in tokens.chunks(n_batch).enumerate() {
-            self.pass(&[(chunk, i * n_batch)], &mut |layer, values| {
+            let is_last = i + 1 == tokens.len().div_ceil(n_batch);
+            self.pass(&[(chunk, i * n_batch)], is_last, &mut |layer, values| {
                 rows.entry(layer).or_default().extend_from_slice(values);
                 Ok(())
             })?;
@@ -204,7 +205,7 @@ impl Extractor {
         self.ctx.clear_kv();
         let n_embd = self.ctx.model().n_embd();
         let parts: Vec<(&[Token], usize)> = prompts[..n].iter().map(|p| (&p[..], 0)).collect();
-        self.pass(&parts, &mut |layer, rows| {
+        self.pass(&parts, true, &mut |layer, rows| {
             let mut rest = rows;
             for (i, prompt) in prompts[..n].iter().enumerate() {
                 let (own, others) = rest.split_at(prompt.len() * n_embd);
@@ -220,10 +221,12 @@ impl Extractor {
         self.layers.last() == Some(&(self.ctx.model().n_layer() - 1))
     }
 
-    /// One pass over parts of sequences, each with its first position. `on_rows` gets a layer and the rows of all parts.
+    /// One pass over parts of sequences, each with its first position; what `is_last` need not stay in the cache. `on_rows`
+    /// gets a layer and the rows of all parts.
     fn pass(
         &mut self,
         parts: &[(&[Token], usize)],
+        is_last: bool,
         on_rows: &mut dyn FnMut(usize, &[f32]) -> Result<(), ExtractError>,
     ) -> Result<(), ExtractError> {
         // The last block drops the rows whose logits nobody asked for.
@@ -236,7 +239,11 @@ impl Extractor {
         }
         let (n_embd, n_rows) = (self.ctx.model().n_embd(), batch.len());
         let mut tap = ResidualTap { wanted: &self.layers, n_embd, n_rows, n_found: 0, on_rows, failed: None };
-        self.ctx.decode_tapped(&batch, &mut tap)?;
+        if is_last {
+            self.ctx.peek(&batch, &mut tap)?;
+        } else {
+            self.ctx.decode_tapped(&batch, &mut tap)?;
+        }
         if let Some(error) = tap.failed {
             return Err(error);
         }

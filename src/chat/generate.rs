@@ -144,6 +144,11 @@ impl Generator {
     /// The most tokens of context taken without being asked.
     pub const DEFAULT_CONTEXT: usize = 4096;
 
+    /// Tokens of context on `model` where none are asked for.
+    pub fn default_context(model: &Model) -> usize {
+        model.n_ctx_train().clamp(1, Self::DEFAULT_CONTEXT)
+    }
+
     /// Makes a context on `model`, unsteered.
     ///
     /// # Errors
@@ -157,7 +162,7 @@ impl Generator {
             )));
         }
         let n_ctx = match params.n_ctx {
-            0 => model.n_ctx_train().clamp(1, Self::DEFAULT_CONTEXT) as u32,
+            0 => Self::default_context(model) as u32,
             n => n,
         };
         let ctx = Context::new(

@@ -76,7 +76,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         combine(dials, steering.layers.as_ref(), &model)?; // a bad scale is found before the first answer, not after it
     }
 
-    let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
+    // A context for this prompt and its answer: llama.cpp zeroes the cache, whatever of it is used.
+    let enough = (tokens.len() + args.max_tokens as usize).min(Generator::default_context(&model)) as u32;
+    let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(enough), n_threads: args.model.threads() };
     let mut generator = Generator::new(&model, &params)?;
     let interrupt = Interrupt::install()?;
     let options = GenerateOptions {

@@ -259,7 +259,8 @@ impl Scorer {
             .zip(&sequences)
             .flat_map(|((request, tree), sequences)| tree.rows.iter().map(move |row| (*request, sequences.start, row)))
             .collect();
-        for chunk in rows.chunks(self.params.n_batch) {
+        let n_chunks = rows.len().div_ceil(self.params.n_batch);
+        for (c, chunk) in rows.chunks(self.params.n_batch).enumerate() {
             let mut batch = Batch::new();
             let (mut wanted, mut whose) = (Vec::new(), Vec::new());
             for &(request, base, row) in chunk {
@@ -275,7 +276,7 @@ impl Scorer {
                     wanted.push((at, token));
                 }
             }
-            let log_probs = head.decode(ctx, &batch, &wanted)?;
+            let log_probs = head.decode(ctx, &batch, &wanted, c + 1 < n_chunks)?;
             for (i, request, answer) in whose {
                 add(request, answer, log_probs[i]);
             }
@@ -329,7 +330,7 @@ impl Scorer {
     pub fn slow_head(&self) -> Option<&str> {
         match &self.ready.as_ref()?.head {
             Head::Logits(reason) => Some(reason),
-            Head::Fused(_) => None,
+            Head::Fused(..) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A batch of tokens for `llama_decode`.
 
 use super::Token;
+use std::collections::BTreeMap;
 
 /// Tokens with their positions, the sequences they belong to, and whether logits are wanted.
 ///
@@ -46,6 +47,18 @@ impl Batch {
     /// Highest sequence id used, plus one.
     pub fn n_seqs(&self) -> usize {
         self.seqs.iter().flatten().map(|&s| s as usize + 1).max().unwrap_or(0)
+    }
+
+    /// The sequences used, each with the first position that the batch has of it.
+    pub fn first_positions(&self) -> BTreeMap<i32, usize> {
+        let mut first: BTreeMap<i32, usize> = BTreeMap::new();
+        for (seqs, &pos) in self.seqs.iter().zip(&self.pos) {
+            for &seq in seqs {
+                let least = first.entry(seq).or_insert(pos as usize);
+                *least = (pos as usize).min(*least);
+            }
+        }
+        first
     }
 
     /// Empties the batch.

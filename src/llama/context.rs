@@ -1,8 +1,11 @@
 //! A llama.cpp context: decoding, the KV cache, the control vector, and the tap.
 
-use super::tap::{TapSlot, trampoline};
+use super::tap::{TapSlot, gives_up, trampoline};
 use super::{Batch, LlamaError, Model, Tap, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
+
+/// What `llama_decode` answers where the abort callback stopped it.
+const ABORTED: i32 = 2;
 
 /// Type of the KV cache's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +115,8 @@ impl Context {
             p.swa_full = true;
             p.cb_eval = Some(trampoline);
             p.cb_eval_user_data = (&raw mut *slot).cast();
+            p.abort_callback = Some(gives_up);
+            p.abort_callback_data = (&raw mut *slot).cast();
             sys::llama_init_from_model(model.raw(), p)
         };
         if raw.is_null() {
@@ -156,7 +161,7 @@ impl Context {
     /// # Errors
     /// [`LlamaError::Batch`] for a batch that does not fit, [`LlamaError::Decode`] when llama.cpp fails.
     pub fn decode(&mut self, batch: &Batch) -> Result<(), LlamaError> {
-        self.decode_inner(batch, None)
+        self.decode_inner(batch, None, false)
     }
 
     /// Runs the model over a batch while `tap` watches (and may stop, or write to) every node of the graph.
@@ -166,10 +171,23 @@ impl Context {
     /// # Errors
     /// As [`Context::decode`]; a panic in the tap comes back as [`LlamaError::Callback`].
     pub fn decode_tapped(&mut self, batch: &Batch, tap: &mut dyn Tap) -> Result<(), LlamaError> {
-        self.decode_inner(batch, Some(tap))
+        self.decode_inner(batch, Some(tap), false)
     }
 
-    fn decode_inner(&mut self, batch: &Batch, tap: Option<&mut dyn Tap>) -> Result<(), LlamaError> {
+    /// As [`Context::decode_tapped`], for a batch of which nothing but what the tap sees is needed: where the tap stops the
+    /// graph, the batch is given up. Its tokens are not in the cache afterwards, and llama.cpp does not copy a table of
+    /// logits that were never computed (with gemma's vocabulary a megabyte for each row that asks for them).
+    ///
+    /// One more node is computed behind the one at which the tap stops; if it is asked for, the tap still gets it. On
+    /// backends that cannot be stopped inside a graph the rest is computed as well.
+    ///
+    /// # Errors
+    /// As [`Context::decode_tapped`].
+    pub fn peek(&mut self, batch: &Batch, tap: &mut dyn Tap) -> Result<(), LlamaError> {
+        self.decode_inner(batch, Some(tap), true)
+    }
+
+    fn decode_inner(&mut self, batch: &Batch, mut tap: Option<&mut dyn Tap>, gives_up: bool) -> Result<(), LlamaError> {
         self.n_rows = 0;
         if batch.is_empty() {
             return Err(LlamaError::Batch("an empty batch cannot be decoded".into()));
@@ -211,15 +229,30 @@ impl Context {
             logits: logits.as_mut_ptr(),
         };
         let _ = last_log_lines();
-        self.slot.arm(tap);
+        match &mut tap {
+            Some(tap) => self.slot.arm(Some(&mut **tap), gives_up),
+            None => self.slot.arm(None, false),
+        }
         // SAFETY: all arrays hold n_tokens entries and outlive the call; the slot's tap is cleared right after it.
         let code = unsafe {
             let code = sys::llama_decode(self.raw, raw);
             sys::llama_synchronize(self.raw);
             code
         };
+        let given_up = self.slot.stopped();
+        // SAFETY: right after the decode.
+        if let (true, Some(tap), Some(node)) = (code == ABORTED, tap, unsafe { self.slot.last_wanted() }) {
+            tap.computed(&node);
+        }
         if let Some(message) = self.slot.disarm() {
             return Err(LlamaError::Callback(message));
+        }
+        if given_up && (code == ABORTED || code == 0) {
+            // llama.cpp itself removes a token only from the first of its sequences.
+            for (seq, first) in batch.first_positions() {
+                self.kv_remove(seq, first);
+            }
+            return Ok(());
         }
         if code != 0 {
             let mut reason = last_log_lines();

@@ -29,6 +29,8 @@ impl Default for SamplerParams {
 #[derive(Debug)]
 pub struct Sampler {
     raw: *mut sys::llama_sampler,
+    /// Nothing but the most likely token is asked for. llama.cpp's greedy sampler first writes a table of all candidates.
+    greedy: bool,
 }
 
 // SAFETY: a sampler holds no thread-local state.
@@ -64,7 +66,7 @@ impl Sampler {
             }
             chain
         };
-        Self { raw }
+        Self { raw, greedy: p.temperature <= 0.0 && p.repeat_penalty == 1.0 }
     }
 
     /// Chooses a token from the logits of batch row `row` of the last decode, and remembers it for the penalties.
@@ -72,7 +74,10 @@ impl Sampler {
     /// # Errors
     /// [`LlamaError::Batch`] if that row has no logits.
     pub fn sample(&mut self, ctx: &Context, row: usize) -> Result<Token, LlamaError> {
-        ctx.logits(row)?; // llama.cpp aborts on a row without logits
+        let logits = ctx.logits(row)?; // llama.cpp aborts on a row without logits
+        if self.greedy {
+            return Ok(most_likely(logits));
+        }
         // SAFETY: both are alive and the row has logits.
         Ok(unsafe { sys::llama_sampler_sample(self.raw, ctx.raw(), row as i32) })
     }
@@ -88,9 +93,36 @@ impl Sampler {
     }
 }
 
+/// The first of the largest logits, as llama.cpp's greedy sampler chooses.
+fn most_likely(logits: &[f32]) -> Token {
+    let mut top = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        top.iter_mut().zip(chunk).for_each(|(top, &x)| *top = if x > *top { x } else { *top });
+    }
+    let max = top.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+    logits.iter().position(|&x| x == max).unwrap_or(0) as Token
+}
+
 impl Drop for Sampler {
     fn drop(&mut self) {
         // SAFETY: freed once, with its chain.
         unsafe { sys::llama_sampler_free(self.raw) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::most_likely;
+
+    #[test]
+    fn the_first_of_the_largest() {
+        let mut x: Vec<f32> = (0..37).map(|i| -(i as f32)).collect();
+        assert_eq!(most_likely(&x), 0);
+        (x[35], x[36]) = (2.0, 2.0);
+        assert_eq!(most_likely(&x), 35);
+        (x[20], x[3]) = (2.0, f32::NAN);
+        assert_eq!(most_likely(&x), 20);
+        assert_eq!(most_likely(&[f32::NAN; 3]), 0);
     }
 }

@@ -191,21 +191,6 @@ impl<'a> Node<'a> {
         self.t().op == sys::GGML_OP_NONE && self.t().view_src.is_null()
     }
 
-    /// Leaves this node out of the run (`false`), or takes it in again; to be called before it is computed. ggml's CPU
-    /// backend computes only nodes with this flag, other backends may not heed it. llama.cpp may run the same graph again
-    /// for the next batch, so what was left out for one has to be taken in again.
-    pub fn set_computed(&self, computed: bool) {
-        let flag = sys::GGML_TENSOR_FLAG_COMPUTE as i32;
-        // SAFETY: by the contract of from_raw the tensor is alive; during the callback nothing else touches it.
-        unsafe {
-            if computed {
-                (*self.raw).flags |= flag;
-            } else {
-                (*self.raw).flags &= !flag;
-            }
-        }
-    }
-
     /// True for a leaf that llama.cpp fills for each batch: positions, masks, row numbers.
     pub fn is_input(&self) -> bool {
         self.t().flags & sys::GGML_TENSOR_FLAG_INPUT as i32 != 0
@@ -267,7 +252,8 @@ pub trait Tap {
     /// Called for every node before it is computed; true asks for [`Tap::computed`] once it is.
     fn wants(&mut self, node: &Node<'_>) -> bool;
 
-    /// Called with a node that was asked for, its data ready. False stops the graph here.
+    /// Called with a node that was asked for, its data ready. False stops the graph here (see also
+    /// [`Context::peek`](super::Context::peek)).
     fn computed(&mut self, node: &Node<'_>) -> bool;
 
     /// Called for every node after [`Tap::wants`]; true leaves it uncomputed in this decode. Its data, that of everything
@@ -288,6 +274,12 @@ pub(super) struct TapSlot {
     skipped: HashSet<NodeId>,
     /// A skipped node came by once more: llama.cpp runs the batch in several passes, perhaps over a graph made anew.
     repeated: bool,
+    /// The batch is given up where the tap stops the graph.
+    gives_up: bool,
+    /// It did.
+    stopped: bool,
+    /// The node that the tap asked for after that.
+    last_wanted: Option<NodeId>,
 }
 
 impl std::fmt::Debug for TapSlot {
@@ -298,11 +290,23 @@ impl std::fmt::Debug for TapSlot {
 
 impl TapSlot {
     pub(super) fn new(model: &Arc<Model>) -> Self {
-        Self { tap: None, panic: None, model: Arc::clone(model), skipped: HashSet::new(), repeated: false }
+        Self {
+            tap: None,
+            panic: None,
+            model: Arc::clone(model),
+            skipped: HashSet::new(),
+            repeated: false,
+            gives_up: false,
+            stopped: false,
+            last_wanted: None,
+        }
     }
 
-    pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>) {
+    pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>, gives_up: bool) {
         self.panic = None;
+        self.gives_up = gives_up;
+        self.stopped = false;
+        self.last_wanted = None;
         self.repeated = false;
         self.tap = tap.map(|t| {
             let p: *mut (dyn Tap + '_) = t;
@@ -311,8 +315,23 @@ impl TapSlot {
         });
     }
 
+    /// True if the batch was given up.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The node that was computed last and asked for, if the batch was given up.
+    ///
+    /// # Safety
+    /// Only right after the decode: the next one may build another graph.
+    pub(super) unsafe fn last_wanted(&self) -> Option<Node<'_>> {
+        // SAFETY: by contract the graph is still there.
+        self.last_wanted.filter(|_| self.stopped).map(|id| unsafe { Node::from_raw(id.ptr(), &self.model) })
+    }
+
     pub(super) fn disarm(&mut self) -> Option<String> {
         self.tap = None;
+        self.stopped = false;
         for node in self.skipped.drain().filter(|_| !self.repeated) {
             // SAFETY: one pass ran, so the graph of the decode that has just ended is still the context's.
             unsafe { (*node.ptr()).flags |= COMPUTE };
@@ -356,6 +375,17 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
         wants
     }));
     match outcome {
+        Ok(wanted) if ask => {
+            if slot.stopped && wanted {
+                slot.last_wanted.get_or_insert(NodeId(t as usize));
+            }
+            wanted
+        }
+        Ok(false) if slot.gives_up => {
+            // llama.cpp goes on to the next node, and gives up behind it.
+            slot.stopped = true;
+            true
+        }
         Ok(answer) => answer,
         Err(payload) => {
             let text = payload
@@ -368,4 +398,11 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
             ask
         }
     }
+}
+
+/// The function that ggml asks behind each node whether to give up.
+pub(super) unsafe extern "C" fn gives_up(user: *mut c_void) -> bool {
+    // SAFETY: user is the boxed slot of the context that is decoding. ggml asks on the thread that decodes, between its
+    // calls of the trampoline.
+    unsafe { (*user.cast::<TapSlot>()).stopped }
 }
