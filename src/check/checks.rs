@@ -4,7 +4,7 @@ use super::difference::{cosine, gradient, random_vector};
 use super::{Differences, central_differences};
 use crate::data::TokenizedPair;
 use crate::llama::Model;
-use crate::train::{Agreement, Engine, EngineError, Survey};
+use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey};
 use std::sync::Arc;
 
 /// Largest relative error of the gradient against central differences on F32 weights that counts as right. The models
@@ -37,10 +37,24 @@ pub struct EngineChecks {
     /// Cosine of the angle between the gradient through the model's own kernels and that of the F32 copy, at one vector:
     /// what the rounding of quantized kernels does to it. None without a copy.
     pub cosine_to_f32: Option<f64>,
+    /// What the default kernels round for speed, against ggml's forward pass and a backward pass in F32; None where they do
+    /// the same.
+    pub rounding: Option<Rounding>,
     /// Bytes of inputs and activations that the gradient took.
     pub step_bytes: usize,
     /// Tokens of the pairs.
     pub n_tokens: usize,
+}
+
+/// Differences between the default kernels and those that round nothing for speed, at a vector of 5 % of the residual norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounding {
+    /// Largest difference of a response's log-probability, in nats.
+    pub log_probability: f64,
+    /// Cosine of the angle between the gradients.
+    pub cosine: f64,
+    /// Length of the gradients' difference over the gradient's length.
+    pub relative_error: f64,
 }
 
 impl EngineChecks {
@@ -72,6 +86,32 @@ impl Checks {
     }
 }
 
+/// What the engine rounds for speed on these pairs. Leaves the engine as it was.
+fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) -> Result<Option<Rounding>, EngineError> {
+    let at = random_vector(engine, example, 1);
+    let fast = engine.run(example, &at, true)?;
+    let (precision, g) = (engine.precision(), gradient(engine, example, &at)?);
+    engine.set_precision(Precision::EXACT);
+    let exact = engine
+        .capture(pairs)
+        .and_then(|example| Ok((engine.run(&example, &at, true)?, gradient(engine, &example, &at)?)));
+    engine.set_precision(precision);
+    let (exact, want) = exact?;
+    let log_probability = fast
+        .logp
+        .iter()
+        .zip(&exact.logp)
+        .map(|(a, b)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs()))
+        .fold(0.0, f64::max);
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut g.iter().zip(&want).map(|(a, b)| a - b));
+    if log_probability == 0.0 && difference == 0.0 {
+        return Ok(None);
+    }
+    let relative_error = difference / norm(&mut want.iter().copied());
+    Ok(Some(Rounding { log_probability, cosine: cosine(&g, &want), relative_error }))
+}
+
 /// Checks `model` at `layers` on some pairs. `f32`: an F32 copy of it, for the gradient.
 ///
 /// # Errors
@@ -97,6 +137,7 @@ pub fn check(
         differences: None,
         points: 1,
         cosine_to_f32: None,
+        rounding: rounding(&mut engine, &refs, &example)?,
         step_bytes: engine.step_bytes(&example)?,
         n_tokens,
     };

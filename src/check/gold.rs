@@ -2,7 +2,7 @@
 
 use crate::data::TokenizedPair;
 use crate::llama::{Model, Token};
-use crate::train::{Engine, EngineError, loss};
+use crate::train::{Engine, EngineError, Precision, loss};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,11 +132,17 @@ impl Gold {
         Ok(gold)
     }
 
-    /// Runs the pairs on `model` and compares.
+    /// Runs the pairs on `model` and compares, with what may be rounded.
     ///
     /// # Errors
     /// [`GoldError::Format`] for a model of another width or vocabulary; [`GoldError::Engine`].
-    pub fn compare(&self, model: &Arc<Model>, f32_weights: bool, n_threads: u32) -> Result<GoldResult, GoldError> {
+    pub fn compare(
+        &self,
+        model: &Arc<Model>,
+        f32_weights: bool,
+        precision: Precision,
+        n_threads: u32,
+    ) -> Result<GoldResult, GoldError> {
         let format = |reason: String| GoldError::Format { path: self.path.clone(), reason };
         if self.v.len() != model.n_embd() {
             return Err(format(format!(
@@ -162,6 +168,7 @@ impl Gold {
         }
         let max = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[self.layer], max, 1, n_threads)?;
+        engine.set_precision(precision);
         let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
         let n = pairs.len() as f64;
         let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);
@@ -191,7 +198,11 @@ impl Gold {
         let lines = Lines::of(f32_weights, gelu);
         let mut r = GoldResult {
             file: super::file_name(&self.path),
-            mode: if f32_weights { "f32" } else { "quantized" },
+            mode: match (f32_weights, precision == Precision::EXACT) {
+                (true, _) => "f32",
+                (false, true) => "quantized, nothing rounded for speed",
+                (false, false) => "quantized",
+            },
             cosine: dot(&grad, &self.mean_grad) / (ours * theirs),
             relative_error: dot(&diff, &diff).sqrt() / theirs,
             norm_ratio: ours / theirs,

@@ -5,7 +5,7 @@ use bidpo::check::{
     Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair, middle_layer,
 };
 use bidpo::layers::Layers;
-use bidpo::train::check_model;
+use bidpo::train::{Precision, check_model};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,9 +58,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let checks = check(&model, copy.as_ref().map(F32Copy::model), &layers, &pairs, threads)?;
     let mut golds_compared: Vec<GoldResult> = Vec::new();
     for gold in golds.iter().filter(|_| checks.engine.is_some()) {
-        golds_compared.push(gold.compare(&model, false, threads)?);
+        golds_compared.push(gold.compare(&model, false, Precision::default(), threads)?);
+        if checks.engine.as_ref().is_some_and(|e| e.rounding.is_some()) {
+            golds_compared.push(gold.compare(&model, false, Precision::EXACT, threads)?);
+        }
         if let Some(copy) = &copy {
-            golds_compared.push(gold.compare(copy.model(), true, threads)?);
+            golds_compared.push(gold.compare(copy.model(), true, Precision::default(), threads)?);
         }
     }
     let passed = checks.passed() && golds_compared.iter().all(|r| r.passed);
@@ -77,6 +80,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
                 "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
                 "limit": LIMIT, "vectors_tried": e.points, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
+            "rounded_for_speed": checks.engine.as_ref().and_then(|e| e.rounding.map(|r| json!({
+                "log_probability": r.log_probability, "cosine": r.cosine, "relative_error": r.relative_error }))),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
             "gold": golds_compared,
             "passed": passed,
@@ -161,6 +166,17 @@ fn print_engine(e: &EngineChecks) {
     }
     if let Some(c) = e.cosine_to_f32 {
         println!("       gradient through this file's own kernels against the f32 copy's: cosine {c:.6}");
+    }
+    match e.rounding {
+        Some(r) => println!(
+            "       what is rounded for speed (--forward fast, --backward bf16): log-probabilities of whole responses within {:.1e} nats, gradient 1 - cosine {:.1e}, relative error {:.1e}",
+            r.log_probability,
+            1.0 - r.cosine,
+            r.relative_error
+        ),
+        None => {
+            println!("       nothing is rounded for speed: this CPU, or this type of weights, has no faster kernels")
+        }
     }
     println!("       a gradient over {} tokens takes {:.1} MB beside the model", e.n_tokens, e.step_bytes as f64 / 1e6);
 }

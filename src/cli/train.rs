@@ -12,8 +12,8 @@ use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{ModelIdentity, SteeringVector};
 use bidpo::train::{
-    Cache, CacheType, CheckpointPlan, Engine, HeldOut, Length, NamedPair, Objective, Rate, Record, Schedule, Stop,
-    TrainConfig, Trained, check_model, train,
+    Backward, Cache, CacheType, CheckpointPlan, Engine, Forward, HeldOut, Length, NamedPair, Objective, Precision,
+    Rate, Record, Schedule, Stop, TrainConfig, Trained, check_model, train,
 };
 use progress::Progress;
 use serde_json::json;
@@ -109,12 +109,51 @@ pub struct Args {
     /// How the residual streams lie in the cache: f32, or bf16, half as large and rounded.
     #[arg(long, default_value = "f32", value_name = "TYPE", hide_short_help = true)]
     cache_type: CacheType,
+    /// Kernels of the forward pass: `fast` has bidpo's own where they are faster (the same bits in the layers; the sums of
+    /// the output matrix and the loss in another order), `exact` only those that llama_decode uses.
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
+    forward: ForwardArg,
+    /// Products of the backward pass with quantized weights: both sides rounded to bf16 where the CPU multiplies it
+    /// (sums in f32), or f32.
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
+    backward: BackwardArg,
     /// Train although model and activations are larger than the free memory.
     #[arg(long, hide_short_help = true)]
     allow_swap: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// As [`Forward`].
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum ForwardArg {
+    Exact,
+    #[default]
+    Fast,
+}
+
+/// As [`Backward`].
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum BackwardArg {
+    F32,
+    #[default]
+    Bf16,
+}
+
+impl Args {
+    fn precision(&self) -> Precision {
+        Precision {
+            forward: match self.forward {
+                ForwardArg::Exact => Forward::Exact,
+                ForwardArg::Fast => Forward::Fast,
+            },
+            backward: match self.backward {
+                BackwardArg::F32 => Backward::F32,
+                BackwardArg::Bf16 => Backward::Bf16,
+            },
+        }
+    }
 }
 
 fn number(s: &str, ok: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
@@ -151,6 +190,7 @@ impl Args {
             schedule: self.schedule,
             warmup: self.warmup,
             weight_decay: self.weight_decay,
+            precision: self.precision(),
             batch: self.batch,
             length: self.steps.map_or(Length::Epochs(self.epochs), Length::Steps),
             seed: self.seed,

@@ -114,8 +114,6 @@ pub struct Plan {
     pub(super) n_tokens: Vec<Vec<usize>>,
     /// Cells of the cache that the largest round needs.
     pub(super) n_cells: usize,
-    /// Sequences that the largest round needs.
-    pub(super) n_sequences: usize,
 }
 
 impl Plan {
@@ -147,13 +145,10 @@ impl Plan {
                 open = false;
             }
         }
-        let rounds = || packs.iter().flat_map(|p| &p.rounds);
-        let most = |f: &dyn Fn(&Tree) -> usize| {
-            rounds().map(|r| r.iter().map(|(_, t)| f(t)).sum::<usize>()).max().unwrap_or(0)
-        };
+        let most =
+            packs.iter().flat_map(|p| &p.rounds).map(|r| r.iter().map(|(_, t)| t.rows.len()).sum::<usize>()).max();
         Self {
-            n_cells: prefix.len() + most(&|t| t.rows.len()),
-            n_sequences: most(&|t| t.n_sequences),
+            n_cells: prefix.len() + most.unwrap_or(0),
             n_tokens: requests.iter().map(|r| r.whole.iter().map(|w| w.len() - r.n_context).collect()).collect(),
             packs,
         }
@@ -189,8 +184,7 @@ fn trees(request: &Encoded, prefix: &[Token], limits: Limits) -> Vec<Tree> {
         let mut end = request.whole.len();
         loop {
             let tree = Tree::new(request, start..end, prefix);
-            let fits =
-                tree.n_sequences <= limits.max_sequences && prefix.len() + tree.rows.len() <= limits.max_cells;
+            let fits = tree.n_sequences <= limits.max_sequences && prefix.len() + tree.rows.len() <= limits.max_cells;
             if fits || end == start + 1 {
                 trees.push(tree);
                 break;
@@ -213,7 +207,16 @@ mod tests {
     #[test]
     fn what_answers_share_is_there_once() {
         // Prefix 1 2, question 3 4, answers: 5 6 7, 5 6 8, 5, 9 and once more 5 6 7.
-        let request = encoded(4, &[&[1, 2, 3, 4, 5, 6, 7], &[1, 2, 3, 4, 5, 6, 8], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 9], &[1, 2, 3, 4, 5, 6, 7]]);
+        let request = encoded(
+            4,
+            &[
+                &[1, 2, 3, 4, 5, 6, 7],
+                &[1, 2, 3, 4, 5, 6, 8],
+                &[1, 2, 3, 4, 5],
+                &[1, 2, 3, 4, 9],
+                &[1, 2, 3, 4, 5, 6, 7],
+            ],
+        );
         let tree = Tree::new(&request, 0..5, &[1, 2]);
         assert_eq!((tree.cached, tree.n_sequences), (2, 1));
         let tokens: Vec<Token> = tree.rows.iter().map(|r| r.token).collect();
@@ -231,8 +234,16 @@ mod tests {
         // Row of token 2 is decoded though the prefix holds it: it predicts the first tokens.
         assert_eq!((tree.cached, tree.n_sequences), (1, 3));
         let rows: Vec<_> = tree.rows.iter().map(|r| (r.token, r.pos, r.sequences.clone())).collect();
-        let expected =
-            [(2, 1, 0..3), (5, 2, 0..2), (3, 3, 0..1), (4, 4, 0..1), (6, 3, 1..2), (4, 4, 1..2), (7, 2, 2..3), (8, 3, 2..3)];
+        let expected = [
+            (2, 1, 0..3),
+            (5, 2, 0..2),
+            (3, 3, 0..1),
+            (4, 4, 0..1),
+            (6, 3, 1..2),
+            (4, 4, 1..2),
+            (7, 2, 2..3),
+            (8, 3, 2..3),
+        ];
         assert_eq!(rows, expected);
         assert_eq!(tree.rows[5].wanted, [(3, 1)]);
         assert_eq!(tree.rows[4].wanted, [(1, 4), (3, 4)]);
@@ -246,10 +257,11 @@ mod tests {
         let plan = Plan::new(&requests, &[], limits);
         let ranges: Vec<_> = (0..plan.n_packs()).map(|p| plan.requests(p)).collect();
         assert_eq!(ranges, [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!((plan.n_cells, plan.n_sequences, plan.n_decoded()), (30, 2, 46));
+        assert_eq!((plan.n_cells, plan.n_decoded()), (31, 52));
         // Too many sequences for one round: the answers take turns.
         let many: Vec<Vec<Token>> = (0..7).map(|i| vec![1, 2, i, i]).collect();
         let plan = Plan::new(&[Encoded { n_context: 2, whole: many }], &[], limits);
-        assert_eq!((plan.n_packs(), plan.packs[0].rounds.len(), plan.n_sequences), (1, 2, 4));
+        let sequences: Vec<usize> = plan.packs[0].rounds.iter().map(|r| r[0].1.n_sequences).collect();
+        assert_eq!((plan.n_packs(), sequences), (1, vec![4, 3]));
     }
 }

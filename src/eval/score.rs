@@ -61,11 +61,14 @@ pub struct ScorerParams {
     pub max_cells: usize,
     /// Sequences side by side: answers, or groups of them, each with an end of its own.
     pub max_parallel: usize,
+    /// Attention in F32 from an F32 cache, as the training engine has it, instead of llama.cpp's fused kernel over an F16
+    /// cache, which is faster: what is masked costs it nothing.
+    pub exact: bool,
 }
 
 impl Default for ScorerParams {
     fn default() -> Self {
-        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126 }
+        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126, exact: false }
     }
 }
 
@@ -201,8 +204,11 @@ impl Scorer {
     }
 
     fn plan_of(&self, encoded: &[Encoded]) -> Plan {
+        // llama.cpp's attention takes the cache in steps of 256 cells: a batch that fills the last step costs no more.
+        let n_prefix = self.prefix_tokens.len();
+        let full = ((n_prefix + self.params.n_batch) / 256 * 256).saturating_sub(n_prefix);
         let limits = Limits {
-            n_batch: self.params.n_batch,
+            n_batch: if full >= self.params.n_batch / 2 { full } else { self.params.n_batch },
             max_cells: self.params.max_cells,
             max_sequences: self.params.max_parallel,
         };
@@ -301,8 +307,8 @@ impl Scorer {
                 n_batch: self.params.n_batch as u32,
                 n_seq_max: (self.params.max_parallel + ANSWERS as usize) as u32,
                 n_threads: self.params.n_threads,
-                kv: KvType::F32,
-                flash_attention: false,
+                kv: if self.params.exact { KvType::F32 } else { KvType::F16 },
+                flash_attention: !self.params.exact,
             },
         )?;
         // First the vector, then the preamble: K and V depend on it.
@@ -356,4 +362,3 @@ fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result
         .collect::<Result<_, _>>()?;
     Ok(Encoded { n_context, whole })
 }
-

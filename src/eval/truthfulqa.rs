@@ -4,7 +4,7 @@
 //! publish with the data (github.com/sylinrl/TruthfulQA); the binary pairs are those of its January 2025 revision.
 
 use super::items::Correct;
-use super::{AnswerScore, ScoreError, Scorer};
+use super::{AnswerScore, Request, ScoreError, Scorer};
 use crate::data::truthfulqa::{Choice, Question};
 
 /// What is measured.
@@ -90,7 +90,78 @@ pub fn question_prompt(question: &str) -> String {
     format!("Q: {question}\nA:")
 }
 
-/// Scores one question. The scorer's prefix must be set (see [`prefix`]).
+/// What has to be scored for some questions under some protocols: each distinct answer of a question once.
+#[derive(Debug)]
+pub struct Job<'a> {
+    protocols: Vec<Protocol>,
+    questions: &'a [Question],
+    prompts: Vec<String>,
+    answers: Vec<Vec<&'a str>>, // for each question
+}
+
+/// A question's scores and result under one protocol.
+pub type Outcome = (Vec<AnswerScore>, Correct);
+
+impl<'a> Job<'a> {
+    /// Collects the answers.
+    ///
+    /// # Errors
+    /// [`ScoreError::Input`] where the file does not define a protocol for a question.
+    pub fn new(protocols: &[Protocol], questions: &'a [Question]) -> Result<Self, ScoreError> {
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let mut distinct: Vec<&str> = Vec::new();
+            for protocol in protocols {
+                for choice in choices(*protocol, question)? {
+                    if !distinct.contains(&choice.text.as_str()) {
+                        distinct.push(&choice.text);
+                    }
+                }
+            }
+            answers.push(distinct);
+        }
+        let prompts = questions.iter().map(|q| question_prompt(&q.text)).collect();
+        Ok(Self { protocols: protocols.to_vec(), questions, prompts, answers })
+    }
+
+    /// The requests for [`Scorer::plan`] or [`Scorer::score_many`], one a question. The scorer's prefix must be set (see
+    /// [`prefix`]).
+    pub fn requests(&self) -> Vec<Request<'_>> {
+        self.prompts.iter().zip(&self.answers).map(|(prompt, answers)| Request { prompt, answers }).collect()
+    }
+
+    /// The results of question `index`, one for each protocol, from the scores of its request.
+    ///
+    /// # Errors
+    /// [`ScoreError::Input`] if these are not that request's scores.
+    pub fn outcomes(&self, index: usize, scores: &[AnswerScore]) -> Result<Vec<Outcome>, ScoreError> {
+        let (Some(question), Some(answers)) = (self.questions.get(index), self.answers.get(index)) else {
+            return Err(ScoreError::Input(format!("there is no question {index} in this job")));
+        };
+        if scores.len() != answers.len() {
+            let (n, of) = (scores.len(), answers.len());
+            return Err(ScoreError::Input(format!("{n} scores for the {of} answers of question {index}")));
+        }
+        self.protocols
+            .iter()
+            .map(|protocol| {
+                let choices = choices(*protocol, question)?;
+                let of = |c: &Choice| answers.iter().position(|a| *a == c.text).map(|i| scores[i]);
+                let scores: Vec<AnswerScore> = choices.iter().filter_map(of).collect();
+                let outcome = protocol.outcome(choices, &scores);
+                Ok((scores, outcome))
+            })
+            .collect()
+    }
+}
+
+fn choices(protocol: Protocol, question: &Question) -> Result<&[Choice], ScoreError> {
+    protocol.choices(question).ok_or_else(|| {
+        ScoreError::Input(format!("protocol {} is not defined for {:?} in this file", protocol.name(), question.text))
+    })
+}
+
+/// Scores one question. The scorer's prefix must be set (see [`prefix`]). Many questions are faster together: [`Job`].
 ///
 /// # Errors
 /// As [`Scorer::score`]; [`ScoreError::Input`] where the file does not define the protocol for this question.
@@ -99,9 +170,7 @@ pub fn run_item(
     protocol: Protocol,
     question: &Question,
 ) -> Result<(Vec<AnswerScore>, Correct), ScoreError> {
-    let choices = protocol.choices(question).ok_or_else(|| {
-        ScoreError::Input(format!("protocol {} is not defined for {:?} in this file", protocol.name(), question.text))
-    })?;
+    let choices = choices(protocol, question)?;
     let answers: Vec<&str> = choices.iter().map(|c| c.text.as_str()).collect();
     let scores = scorer.score(&question_prompt(&question.text), &answers)?;
     let outcome = protocol.outcome(choices, &scores);

@@ -244,8 +244,11 @@ impl<'a> Node<'a> {
     /// Copies an F32 tensor out, `ne[0]` fastest; contiguous tensors only.
     pub fn read_f32(&self) -> Vec<f32> {
         assert_eq!(self.dtype(), DType::F32, "tensor {} is not F32", self.name());
-        let bytes = self.read_bytes();
-        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        assert!(!self.t().data.is_null(), "tensor {} has no data yet", self.name());
+        let mut out = vec![0f32; self.n_bytes() / 4];
+        // SAFETY: out holds as many bytes; the tensor's data is allocated; ggml runs on little-endian machines.
+        unsafe { sys::ggml_backend_tensor_get(self.raw, out.as_mut_ptr().cast::<c_void>(), 0, out.len() * 4) };
+        out
     }
 
     /// Writes F32 values over the start of the tensor, at element `offset`.

@@ -63,6 +63,8 @@ impl Record<'_> {
         p.set_str("schedule", c.schedule.to_string());
         p.set_float("warmup", c.warmup);
         p.set_float("weight_decay", c.weight_decay);
+        p.set_str("forward", c.precision.forward.name());
+        p.set_str("backward", c.precision.backward.name());
         p.set_int("batch", c.batch as i64);
         p.set_int("steps", self.trained.steps as i64);
         p.set_int("steps_planned", ready.total_steps as i64);
@@ -160,6 +162,11 @@ impl Record<'_> {
             c.schedule,
             100.0 * c.warmup,
             c.weight_decay
+        );
+        out += &format!(
+            "| kernels | forward {}, backward {} (docs/performance.md) |\n",
+            c.precision.forward.name(),
+            c.precision.backward.name()
         );
         out += &format!(
             "| steps | {} of {} planned, {} pairs each; kept: step {} ({}) |\n",

@@ -2,6 +2,7 @@
 
 use super::objective::Objective;
 use super::optimizer::Schedule;
+use crate::graph::emit::Precision;
 use crate::layers::Layers;
 use std::fmt;
 use std::str::FromStr;
@@ -100,6 +101,8 @@ pub struct TrainConfig {
     pub renorm: Option<f64>,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// What may be rounded for speed.
+    pub precision: Precision,
     /// Train although memory is short: the system will move it to and from the disk.
     pub allow_swap: bool,
 }
@@ -122,6 +125,7 @@ impl TrainConfig {
             patience: 3,
             renorm: None,
             checkpoint_every: 10,
+            precision: Precision::default(),
             allow_swap: false,
         }
     }

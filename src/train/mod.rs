@@ -12,6 +12,7 @@ mod random;
 mod ready;
 mod trainer;
 
+pub use crate::graph::emit::{Backward, Forward, Precision};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use card::Record;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};

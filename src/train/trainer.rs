@@ -229,6 +229,7 @@ pub fn train(
         None => None,
     };
 
+    engine.set_precision(config.precision);
     let count = train.len() + valid.len();
     let (mut agreement, mut rounding) = (None, None);
     let mut examples = Vec::with_capacity(count);

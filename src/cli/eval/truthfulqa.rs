@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 use bidpo::data::truthfulqa::{Question, TruthfulQa};
 use bidpo::eval::items::{Correct, Item, ItemAnswer, ItemBaseline, ItemsFile};
 use bidpo::eval::summary::summarize;
-use bidpo::eval::truthfulqa::{Protocol, prefix, qa_preamble, run_item};
-use bidpo::eval::{AnswerScore, Scorer, ScorerParams};
+use bidpo::eval::truthfulqa::{Job, Protocol, prefix, qa_preamble};
+use bidpo::eval::{AnswerScore, ScoreError, Scorer, ScorerParams};
 use bidpo::files::sha256_of_bytes;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
@@ -155,17 +155,42 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let progress = progress_bar(n, items.len());
     let start = Instant::now();
     let before = items.len();
-    for (index, question) in questions.iter().enumerate().skip(before) {
+    let job = Job::new(&[protocol], questions)?;
+    let named = |error: ScoreError| match error {
+        ScoreError::Request { request, source } => {
+            let (data, text) = (args.data.display(), &questions[request].text);
+            anyhow::Error::new(*source).context(format!("question {} of {data} ({text:?})", request + 1))
+        }
+        other => other.into(),
+    };
+    // The plan is that of all questions, so that a run that goes on after an interruption packs them as the first one did:
+    // the same sums, to the last bit.
+    let plan = main.plan(&job.requests()).map_err(named)?;
+    for pack in 0..plan.n_packs() {
+        let in_pack = plan.requests(pack);
+        if in_pack.end <= before {
+            continue;
+        }
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let item = one_item(&mut main, baseline.as_mut(), protocol, index, question)
-            .with_context(|| format!("question {} of {} ({:?})", index + 1, args.data.display(), question.text))?;
-        if let Some(file) = &mut file {
-            file.push(&item)?;
+        let (first, last) = (in_pack.start + 1, in_pack.end);
+        let place = || format!("questions {first} to {last} of {}", args.data.display());
+        let scores = main.run_pack(&plan, pack).map_err(named).with_context(place)?;
+        let unsteered = match &mut baseline {
+            Some(scorer) => Some(scorer.run_pack(&plan, pack).map_err(named).with_context(place)?),
+            None => None,
+        };
+        for (i, index) in in_pack.enumerate().filter(|&(_, index)| index >= before) {
+            let unsteered = unsteered.as_ref().map(|u| &u[i][..]);
+            let item = one_item(&job, protocol, index, &questions[index], &scores[i], unsteered)
+                .with_context(|| format!("question {} of {}", index + 1, args.data.display()))?;
+            if let Some(file) = &mut file {
+                file.push(&item)?;
+            }
+            items.push(item);
+            progress.inc(1);
         }
-        items.push(item);
-        progress.inc(1);
     }
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
@@ -214,25 +239,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if interrupted { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Scores one question, steered and unsteered.
+/// One question's result, steered and unsteered, from the scores of its answers.
 fn one_item(
-    main: &mut Scorer,
-    baseline: Option<&mut Scorer>,
+    job: &Job<'_>,
     protocol: Protocol,
     index: usize,
     question: &Question,
+    steered: &[AnswerScore],
+    unsteered: Option<&[AnswerScore]>,
 ) -> anyhow::Result<Item> {
-    let run = |scorer: &mut Scorer| -> anyhow::Result<(Vec<AnswerScore>, Correct)> {
-        let (scores, correct) = run_item(scorer, protocol, question)?;
+    let run = |scores: &[AnswerScore]| -> anyhow::Result<(Vec<AnswerScore>, Correct)> {
         if scores.iter().any(|s| !s.logprob.is_finite()) {
             bail!("the model's log-probabilities are not finite: is the scale of the vector far too large?");
         }
-        Ok((scores, correct))
+        job.outcomes(index, scores)?.pop().context("internal: a job without a protocol")
     };
-    let (scores, correct) = run(main)?;
-    let baseline = match baseline {
-        Some(scorer) => {
-            let (scores, correct) = run(scorer)?;
+    let (scores, correct) = run(steered)?;
+    let baseline = match unsteered {
+        Some(scores) => {
+            let (scores, correct) = run(scores)?;
             Some(ItemBaseline { correct, logprobs: scores.iter().map(|s| s.logprob).collect() })
         }
         None => None,
@@ -327,7 +352,7 @@ fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("\nStopping after this question; Ctrl-C again stops at once.");
+        eprintln!("\nStopping after these questions; Ctrl-C again stops at once.");
     })
     .context("cannot watch for Ctrl-C")?;
     Ok(stop)

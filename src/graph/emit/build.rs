@@ -62,12 +62,7 @@ pub(super) struct Built {
 }
 
 impl Built {
-    pub fn new(
-        graph: &Graph,
-        bind: &Bindings<'_>,
-        wanted: &[Value],
-        setup: Setup,
-    ) -> Result<Self, RunError> {
+    pub fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], setup: Setup) -> Result<Self, RunError> {
         let n = graph.nodes().len();
         if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
             return Err(RunError::Binding(format!(
@@ -352,8 +347,7 @@ unsafe fn loss_head(
         let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
         let [k, rows, ..] = node.ne;
         let planes = [k, rows, setup.n_workers, 1];
-        let partial =
-            custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], Some(loss_head::partial), setup.task.cast());
+        let partial = custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], Some(loss_head::partial), setup.task.cast());
         custom(ctx, sys::GGML_TYPE_F32, node.ne, &[partial, w], Some(loss_head::finish), setup.task.cast())
     }
 }

@@ -99,6 +99,18 @@ pub(in crate::graph) unsafe extern "C" fn pack(dst: *mut sys::ggml_tensor, ith: 
     }
 }
 
+/// The same outside a graph: columns `x` `[m, k]`, packed.
+pub(super) fn pack_columns(packed: &Packed, x: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0u8; packed.bytes()];
+    let mut column = Column::new(packed);
+    for (c, x) in x.chunks_exact(packed.k).enumerate().take(packed.m) {
+        column.round(x);
+        // SAFETY: the bytes are as many as `packed` says.
+        unsafe { column.write(packed, c, bytes.as_mut_ptr()) };
+    }
+    bytes
+}
+
 /// One column, rounded.
 struct Column {
     format: Format,

@@ -129,9 +129,8 @@ impl Product<'_> {
         use std::arch::x86_64::*;
         // SAFETY: as `add`. The casts change the name of 512 bits.
         unsafe {
-            let a: [*const i32; M] = std::array::from_fn(|i| {
-                self.a.as_ptr().add(rows[i] as usize * self.a_stride + self.a_offset).cast()
-            });
+            let a: [*const i32; M] =
+                std::array::from_fn(|i| self.a.as_ptr().add(rows[i] as usize * self.a_stride + self.a_offset).cast());
             let d: [*mut f32; M] = std::array::from_fn(|i| self.d.add(rows[i] as usize * self.d_stride + column));
             let mut sum: [[__m512; N]; M] =
                 std::array::from_fn(|i| std::array::from_fn(|j| _mm512_loadu_ps(d[i].add(16 * j))));
@@ -150,8 +149,8 @@ impl Product<'_> {
                 panel = panel.add(self.width);
             }
             for i in 0..M {
-                for j in 0..N {
-                    _mm512_storeu_ps(d[i].add(16 * j), sum[i][j]);
+                for (j, &sum) in sum[i].iter().enumerate() {
+                    _mm512_storeu_ps(d[i].add(16 * j), sum);
                 }
             }
         }

@@ -393,7 +393,8 @@ unsafe fn transpose_avx512(rows: &[u8], k: usize, out: &mut [u32]) {
     // SAFETY: by the caller.
     unsafe {
         for j in 0..k / 64 {
-            let r: [__m512i; 16] = std::array::from_fn(|i| _mm512_loadu_si512(rows.as_ptr().add(i * k + 64 * j).cast()));
+            let r: [__m512i; 16] =
+                std::array::from_fn(|i| _mm512_loadu_si512(rows.as_ptr().add(i * k + 64 * j).cast()));
             // Words of two rows, then of four, side by side in each quarter of a register.
             let two: [__m512i; 16] = std::array::from_fn(|i| {
                 let (a, b) = (r[i & !1], r[i | 1]);

@@ -4,7 +4,10 @@
 //! for all hidden states, then their exponentials relative to a running maximum (the online softmax of Milakov &
 //! Gimelshein 2018, arXiv 1805.02867). Tiles are summed in F32, what comes of them in F64.
 
+use super::activations::{Layout, Packed, pack_columns};
 use super::head::fast_exp;
+use super::int8::Columns;
+use super::quants::Format;
 use super::share;
 use crate::llama::{LlamaError, Token, Weight, sys};
 use std::ffi::c_void;
@@ -32,7 +35,9 @@ impl OutputHead {
         let head = Self { weight, cap, n_threads: n_threads.max(1) };
         match head.matrix() {
             Some(_) => Ok(head),
-            None => Err(LlamaError::Unsupported("the output matrix is of a type that cannot be multiplied here".into())),
+            None => {
+                Err(LlamaError::Unsupported("the output matrix is of a type that cannot be multiplied here".into()))
+            }
         }
     }
 
@@ -55,6 +60,7 @@ impl OutputHead {
                 from_float,
                 record: sys::ggml_row_size(traits.vec_dot_type, t.ne[0]),
                 cap: self.cap,
+                format: Format::of(t.type_).filter(|_| super::cpu::cpu().int8),
             })
         }
     }
@@ -126,6 +132,8 @@ struct Matrix {
     /// Bytes of a rounded hidden state.
     record: usize,
     cap: Option<f32>,
+    /// How the weights are taken apart for [`Columns`], where that can be done; ggml's own products otherwise.
+    format: Option<Format>,
 }
 
 // SAFETY: read only; the weight it points to outlives the threads that share it.
@@ -140,9 +148,17 @@ impl Matrix {
     fn sums(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
         let mut sums = Sums { max: vec![f32::NEG_INFINITY; x.m], sum: vec![0.0; x.m] };
         let mut z = vec![f32::NEG_INFINITY; x.m * TILE]; // [rows, TILE]
+        let mut columns = self.format.map(|format| Columns::new(format, self.k));
         for first in tokens.clone().step_by(TILE) {
             let count = TILE.min(tokens.end - first);
-            self.tile(first..first + count, x, &mut z);
+            match (&mut columns, &x.packed) {
+                // SAFETY: these rows of the matrix exist; the CPU has the instructions; z holds TILE numbers a row.
+                (Some(columns), Some((packed, bytes))) => unsafe {
+                    columns.load(self.data.add(first * self.stride), self.stride, count);
+                    columns.multiply(packed, bytes.as_ptr(), (0, x.m), z.as_mut_ptr(), TILE);
+                },
+                _ => self.tile(first..first + count, x, &mut z),
+            }
             for (row, z) in z.chunks_exact_mut(TILE).enumerate() {
                 z[count..].fill(f32::NEG_INFINITY);
                 if self.cap.is_some() {
@@ -181,6 +197,8 @@ impl Matrix {
 struct Rounded {
     m: usize,
     bytes: Vec<u8>,
+    /// For [`Columns`].
+    packed: Option<(Packed, Vec<u8>)>,
 }
 
 impl Rounded {
@@ -194,6 +212,11 @@ impl Rounded {
                 None => record.chunks_exact_mut(4).zip(x).for_each(|(to, x)| to.copy_from_slice(&x.to_ne_bytes())),
             }
         }
-        Self { m, bytes }
+        let packed = matrix.format.map(|format| {
+            let packed = Packed::new(format, Layout::Columns, matrix.k, m);
+            let bytes = pack_columns(&packed, hidden);
+            (packed, bytes)
+        });
+        Self { m, bytes, packed }
     }
 }

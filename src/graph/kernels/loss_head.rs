@@ -341,8 +341,7 @@ impl<'a> Dequantized<'a> {
     unsafe fn read(&mut self, row: usize) -> &[f32] {
         let bytes = self.u.len() / self.format.block * self.format.bytes;
         // SAFETY: by contract.
-        let stored =
-            unsafe { std::slice::from_raw_parts(self.w.data.cast::<u8>().add(row * self.w.nb[1]), bytes) };
+        let stored = unsafe { std::slice::from_raw_parts(self.w.data.cast::<u8>().add(row * self.w.nb[1]), bytes) };
         self.format.unpack_row(stored, &mut self.u, &mut self.scale, &mut self.min);
         self.format.to_f32(&self.u, &self.scale, &self.min, &mut self.out);
         &self.out

@@ -73,7 +73,7 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
             let matrix = w.data.cast::<u8>().add(i2 / (c / wa) * w.nb[2] + i3 / (b / wb) * w.nb[3]);
             let g = std::slice::from_raw_parts(g.data.cast::<f32>().add(plane * m * n), m * n);
             let d = d.data.cast::<f32>().add(plane * m * k + share.k0);
-            share.product(w, half, matrix, g, (share.m0, share.m1), d, k);
+            share.product(w, half, matrix, g, (share.m0, share.m1), (d, k));
         }
     }
 }
@@ -81,7 +81,12 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
 /// The custom op with a matrix for each row: src0 = W `[k, n, experts]`, src1 = g `[n, slots, tokens]`, src2 = numbers of
 /// the matrices `[slots, tokens]`, dst `[k, slots, tokens]`. Rows of one matrix are brought together and multiplied at
 /// once; a row whose number names no matrix becomes zero.
-pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
+pub(in crate::graph) unsafe extern "C" fn run_id(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
     // SAFETY: as in `run`; the numbers are I32 with any strides. Workers write disjoint columns, or disjoint rows, of d.
     unsafe {
         let (d, w, g, ids) = (&*dst, &*(*dst).src[0], &*(*dst).src[1], &*(*dst).src[2]);
@@ -107,7 +112,7 @@ pub(in crate::graph) unsafe extern "C" fn run_id(dst: *mut sys::ggml_tensor, ith
             }
             sums.resize(rows.len() * width, 0.0);
             let matrix = w.data.cast::<u8>().add(expert * w.nb[2]);
-            share.product(w, half, matrix, &gathered, (0, rows.len()), sums.as_mut_ptr(), width);
+            share.product(w, half, matrix, &gathered, (0, rows.len()), (sums.as_mut_ptr(), width));
             for (row, sum) in rows.iter().zip(sums.chunks_exact(width)) {
                 let to = d.data.cast::<f32>().add(row * k + share.k0);
                 std::ptr::copy_nonoverlapping(sum.as_ptr(), to, width);
@@ -157,8 +162,7 @@ impl Share {
         matrix: *const u8,
         g: &[f32],
         (m0, m1): (usize, usize),
-        d: *mut f32,
-        stride: usize,
+        (d, stride): (*mut f32, usize),
     ) {
         let n = w.ne[1] as usize;
         let width = self.k1 - self.k0;
@@ -172,7 +176,7 @@ impl Share {
             }
             PANEL.with_borrow_mut(|panel| {
                 if let Some(format) = half {
-                    panel.product(&format, (first, w.nb[1], stored), n, width, g, (m0, m1), d, stride);
+                    panel.product(&format, (first, w.nb[1], stored), (n, width), g, (m0, m1), (d, stride));
                     return;
                 }
                 let panel = &mut panel.full;
@@ -201,17 +205,14 @@ impl Panel {
     ///
     /// # Safety
     /// As [`Share::product`]; the CPU multiplies BF16.
-    #[allow(clippy::too_many_arguments)]
     unsafe fn product(
         &mut self,
         format: &Format,
         (first, row_stride, bytes): (*const u8, usize, usize),
-        n: usize,
-        width: usize,
+        (n, width): (usize, usize),
         g: &[f32],
         (m0, m1): (usize, usize),
-        d: *mut f32,
-        stride: usize,
+        (d, stride): (*mut f32, usize),
     ) {
         let (m, groups) = (m1 - m0, width / format.group);
         self.g.resize(m * n.next_multiple_of(2), 0);
@@ -592,7 +593,10 @@ mod tests {
                     let rounds = !bits(&one).eq(&bits(&w.product(&mut g, 1)));
                     assert!(!rounds || Format::of(kind).is_some(), "type {kind} was rounded");
                     for (i, (got, (want, size))) in one.iter().zip(w.exact(&g)).enumerate() {
-                        assert!((f64::from(*got) - want).abs() <= size / 127.0, "{kind}, {n} x {k}: {i}: {got}, {want}");
+                        assert!(
+                            (f64::from(*got) - want).abs() <= size / 127.0,
+                            "{kind}, {n} x {k}: {i}: {got}, {want}"
+                        );
                     }
                     for nth in [2, 3, 5] {
                         assert_eq!(bits(&w.product_in(true, &mut g, nth)), bits(&one), "type {kind}: {nth} threads");

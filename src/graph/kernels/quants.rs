@@ -22,8 +22,11 @@ pub(super) struct Format {
     /// The type that ggml rounds activations to before it multiplies them with this one.
     pub activations: Activations,
     /// Writes a row's bytes, and the scale and min of each of its groups.
-    unpack: fn(&[u8], &mut [u8], &mut [f32], &mut [f32]),
+    unpack: Unpack,
 }
+
+/// Takes a stored row apart into bytes, scales and mins.
+type Unpack = fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
 
 /// Types of rounded activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,15 +62,29 @@ impl Format {
             unpack,
         };
         Some(match kind {
-            sys::GGML_TYPE_Q4_0 => simple(18, 8, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, q4_0))),
+            sys::GGML_TYPE_Q4_0 => simple(18, 8, |r, u, s, m| {
+                blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, q4_0))
+            }),
             sys::GGML_TYPE_Q4_1 => with_min(simple(20, 0, |r, u, s, m| blocks::<32, 20, 1>(r, u, s, m, q4_1))),
-            sys::GGML_TYPE_Q5_0 => simple(22, 16, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, q5_0))),
+            sys::GGML_TYPE_Q5_0 => simple(22, 16, |r, u, s, m| {
+                blocks::<32, 22, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, q5_0))
+            }),
             sys::GGML_TYPE_Q5_1 => with_min(simple(24, 0, |r, u, s, m| blocks::<32, 24, 1>(r, u, s, m, q5_1))),
-            sys::GGML_TYPE_Q8_0 => simple(34, 128, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, q8_0))),
-            sys::GGML_TYPE_IQ4_NL => simple(18, 128, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, iq4_nl))),
-            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, q4_k))),
-            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, q5_k))),
-            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, q6_k))),
+            sys::GGML_TYPE_Q8_0 => simple(34, 128, |r, u, s, m| {
+                blocks::<32, 34, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, q8_0))
+            }),
+            sys::GGML_TYPE_IQ4_NL => simple(18, 128, |r, u, s, m| {
+                blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, iq4_nl))
+            }),
+            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, |r, u, s, m| {
+                blocks::<256, 144, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, q4_k))
+            }),
+            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, |r, u, s, m| {
+                blocks::<256, 176, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, q5_k))
+            }),
+            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, |r, u, s, m| {
+                blocks::<256, 210, 16>(r, u, s, m, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, q6_k))
+            }),
             _ => return None,
         })
     }

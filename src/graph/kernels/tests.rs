@@ -116,8 +116,7 @@ fn products_are_ggmls_bit_for_bit() {
             for threads in [1, 2, 3] {
                 let x = bench.packed(Layout::Pairs);
                 let ne = [size.1, size.2, 1];
-                let ours =
-                    bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::exact), std::ptr::null_mut());
+                let ours = bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::exact), std::ptr::null_mut());
                 let got = bench.compute(ours, threads);
                 assert_eq!(bits(&got), bits(&want), "type {kind}, {size:?}, {threads} threads");
             }
@@ -131,7 +130,8 @@ fn products_are_ggmls_bit_for_bit() {
 fn output_matrix_and_loss_in_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(12);
     for kind in ROUNDED.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
-        for ((k, n, m), scale) in [((256, 1000, 7), 0.3), ((512, 130, 20), 3.0), ((256, 64, 1), 1.0), ((256, 333, 9), 60.0)]
+        for ((k, n, m), scale) in
+            [((256, 1000, 7), 0.3), ((512, 130, 20), 3.0), ((256, 64, 1), 1.0), ((256, 333, 9), 60.0)]
         {
             let bench = Bench::new(kind, (k, n, m), scale, &mut rng);
             let mut labels = Vec::new();
@@ -147,8 +147,7 @@ fn output_matrix_and_loss_in_one() {
             let logits = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
             let (mut want_logp, mut want) = (Vec::new(), vec![0.0f64; m * k]);
             for label in &labels {
-                let z: Vec<f64> =
-                    logits[label.row as usize * n..][..n].iter().map(|&z| f64::from(z)).collect();
+                let z: Vec<f64> = logits[label.row as usize * n..][..n].iter().map(|&z| f64::from(z)).collect();
                 let max = z.iter().copied().fold(f64::MIN, f64::max);
                 let log_z = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
                 want_logp.push(z[label.token as usize] - log_z);
@@ -167,8 +166,7 @@ fn output_matrix_and_loss_in_one() {
                 let user = (&raw mut task).cast::<c_void>();
                 let x = bench.packed(Layout::Columns);
                 let planes = [k, m, threads];
-                let partial =
-                    bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x], Some(loss_head::partial), user);
+                let partial = bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x], Some(loss_head::partial), user);
                 let head =
                     bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[partial, bench.w], Some(loss_head::finish), user);
                 let got = bench.compute(head, threads as i32);

@@ -283,7 +283,8 @@ impl Engine {
             .map(|e| layout.row_pair(&lifted.graph, e))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
         let mut graph = lifted.graph;
-        let fused = graph.output_matrix(lifted.logits).filter(|w| self.exec.can_fuse_head(&lifted.weights[w.0 as usize]));
+        let fused =
+            graph.output_matrix(lifted.logits).filter(|w| self.exec.can_fuse_head(&lifted.weights[w.0 as usize]));
         let (head, of) = match fused.and_then(|_| graph.loss_head(lifted.logits)) {
             Some(fused) => fused,
             None => (graph.log_prob_head(lifted.logits)?, lifted.logits),

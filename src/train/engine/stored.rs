@@ -8,9 +8,6 @@ use crate::graph::{CaptureError, capture_structure};
 use crate::llama;
 use crate::train::cache::{Cache, Stored};
 
-/// How the lifted graph computes. Captures of one way are of no use to another: their reference would differ.
-const FORWARD: &str = "exact";
-
 impl Engine {
     /// Reads captures from a cache from now on, and writes those that it lacks; None: no longer.
     pub fn set_cache(&mut self, cache: Option<Cache>) {
@@ -27,14 +24,16 @@ impl Engine {
         self.cache.as_mut().map(Cache::take_notices).unwrap_or_default()
     }
 
-    /// All that decides the numbers of a capture beside its tokens and the model.
+    /// All that decides the numbers of a capture beside its tokens and the model. References are kept as the forward pass
+    /// gives them, which depends on what may be rounded.
     fn traits(&self) -> String {
         // Kernels are chosen by what this processor has.
         let cpu: Vec<&str> = llama::cpu_features().iter().filter(|f| f.in_cpu).map(|f| f.name).collect();
         format!(
-            "layers {:?}, {} threads, forward {FORWARD}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
+            "layers {:?}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers,
             self.ctx.n_threads(),
+            self.precision(),
             env!("CARGO_PKG_VERSION"),
             llama::LLAMA_CPP_SYS_VERSION,
             llama::backends().join(" "),
