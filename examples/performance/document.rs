@@ -226,19 +226,15 @@ fn pictures() -> String {
 
 fn constants(measured: &[Measured], costs: &Costs) -> String {
     let t = &costs.time;
-    let speed = |seconds: f64, flops: f64| {
-        if seconds > 0.0 { format!("{:.0} GFLOP/s", flops / seconds / 1e9) } else { "not seen".into() }
-    };
+    let speed = if t[0] > 0.0 { 4e3 / t[0] } else { f64::NAN };
     let mut out = format!(
-        "\nTime: a = {:.3} s for 10^12 (four operations a weight, forward and backward: {}), b = {:.3} ({}), c = {:.3} s for 10^12, d = \
-         {:.0} s for 10^12. Memory: e = {:.2}, f = {:.2}, g = {:.2}, h = {:.2}, i = {:.1} MB. A process's peak was at most {} above weights, \
-         captured pair and activations together.\n\n",
+        "\nTime: a = {:.2} ps ({speed:.0} GFLOP/s at four operations a weight: forward and backward), b = {:.2} ps, c = {:.3} ns, d = \
+         {:.1} ns; b and d are small and not told apart well by these points. Memory: e = {:.2}, f = {:.2}, g = {:.2}, h = {:.2}, i = \
+         {:.1} MB. A process's peak was at most {} above weights, captured pair and activations together.\n\n",
         t[0],
-        speed(t[0], 4e12),
         t[1],
-        speed(t[1], 4e12),
-        t[2],
-        t[3],
+        t[2] / 1e3,
+        t[3] / 1e3,
         costs.memory[0],
         costs.memory[1],
         costs.memory[2],
