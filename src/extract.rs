@@ -183,7 +183,7 @@ impl Extractor {
         &mut self,
         prompts: &[Vec<Token>],
         number: usize,
-        on_rows: &mut dyn FnMut(usize, usize, &[f32]) -> Result<(), ExtractError>,
+        on_rows: &mut OnPromptRows<'_>,
     ) -> Result<usize, ExtractError> {
         let most = if self.ctx.model().is_recurrent() { 1 } else { PROMPTS };
         let mut n_tokens = 0;
@@ -227,7 +227,7 @@ impl Extractor {
         &mut self,
         parts: &[(&[Token], usize)],
         is_last: bool,
-        on_rows: &mut dyn FnMut(usize, &[f32]) -> Result<(), ExtractError>,
+        on_rows: &mut OnRows<'_>,
     ) -> Result<(), ExtractError> {
         // The last block drops the rows whose logits nobody asked for.
         let reads_last = self.reads_last();
@@ -257,18 +257,23 @@ impl Extractor {
     }
 }
 
+/// Takes the rows of a layer: its number, `[n_rows, n_embd]`.
+type OnRows<'a> = dyn FnMut(usize, &[f32]) -> Result<(), ExtractError> + 'a;
+/// The same with the prompt's number first.
+type OnPromptRows<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<(), ExtractError> + 'a;
+
 /// Reads `l_out-N` for the wanted N and stops the graph at the highest.
-struct ResidualTap<'a> {
+struct ResidualTap<'a, 'b> {
     wanted: &'a [usize],
     n_embd: usize,
     n_rows: usize,
     /// How many of the wanted layers, which come in order, were read.
     n_found: usize,
-    on_rows: &'a mut dyn FnMut(usize, &[f32]) -> Result<(), ExtractError>,
+    on_rows: &'a mut OnRows<'b>,
     failed: Option<ExtractError>,
 }
 
-impl ResidualTap<'_> {
+impl ResidualTap<'_, '_> {
     /// The wanted layer whose output this node is. The name alone is not enough: names repeat and carry suffixes.
     fn layer(&self, node: &Node) -> Option<usize> {
         if node.ne() != [self.n_embd, self.n_rows, 1, 1] || node.dtype() != DType::F32 {
@@ -279,7 +284,7 @@ impl ResidualTap<'_> {
     }
 }
 
-impl Tap for ResidualTap<'_> {
+impl Tap for ResidualTap<'_, '_> {
     fn wants(&mut self, node: &Node) -> bool {
         self.layer(node).is_some()
     }

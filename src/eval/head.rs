@@ -156,13 +156,16 @@ struct End {
     at: HiddenAt,
 }
 
+/// The output matrix, the hidden states that it is multiplied with, and their node.
+type Found = (Weight, Vec<f32>, NodeId);
+
 /// Remembers the graph's end.
 struct Probe {
     n_vocab: usize,
     /// The nodes before the product with the output matrix.
     before: Vec<(NodeId, String)>,
     /// The output matrix, and the hidden state that it was multiplied with, with its node; why not, where it cannot be used.
-    found: Option<Result<(Weight, Vec<f32>, NodeId), String>>,
+    found: Option<Result<Found, String>>,
     /// Operations behind it: name, parameters as floats.
     behind: Vec<(&'static str, [f32; 2])>,
 }
