@@ -52,8 +52,16 @@ fn passes(model: &str, files: &[&str], f32_line: &Line, quantized_line: &Line, d
     assert!(number(&report["gradient"], "relative_error") <= difference_line, "{report:#}");
 
     let results = report["gold"].as_array().unwrap();
+    let mut modes = vec![("f32", f32_line), ("quantized", quantized_line)];
+    // Where this CPU has faster kernels that round, without them as well; they change little.
+    let rounded = &report["rounded_for_speed"];
+    if !rounded.is_null() {
+        modes.push(("quantized, nothing rounded for speed", quantized_line));
+        assert!(number(rounded, "log_probability") < 1e-3, "{report:#}");
+        assert!(number(rounded, "relative_error") < 0.02, "{report:#}");
+    }
     for file in files {
-        for (mode, line) in [("f32", f32_line), ("quantized", quantized_line)] {
+        for &(mode, line) in &modes {
             let mine: Vec<&Value> = results.iter().filter(|r| r["file"] == *file && r["mode"] == mode).collect();
             assert_eq!(mine.len(), 1, "{file}, {mode}: {report:#}");
             let r = mine[0];
@@ -65,7 +73,7 @@ fn passes(model: &str, files: &[&str], f32_line: &Line, quantized_line: &Line, d
             assert!(number(r, "loss_difference") <= line.loss, "{r:#}");
         }
     }
-    assert_eq!(results.len(), 2 * files.len());
+    assert_eq!(results.len(), modes.len() * files.len());
 }
 
 #[test]
@@ -115,11 +123,12 @@ fn a_spoiled_reference_fails() {
     let (report, code) = check(&model, &golds, &["--no-f32"]);
     assert_eq!((code, &report["passed"]), (1, &json!(false)), "{report:#}");
     let results = report["gold"].as_array().unwrap();
-    let verdicts: Vec<bool> = results.iter().map(|r| r["passed"].as_bool().unwrap()).collect();
-    assert_eq!(verdicts, [false, false, false], "{report:#}");
-    assert!(number(&results[0], "cosine") < -0.9, "negated: {report:#}");
-    assert!(number(&results[1], "cosine") < 0.9, "layer off by one: {report:#}");
-    assert!((number(&results[2], "norm_ratio") - 2.0).abs() < 0.5, "beta doubled: {report:#}");
+    assert!(results.iter().all(|r| r["passed"] == false), "{report:#}");
+    let results: Vec<&Value> = results.iter().filter(|r| r["mode"] == "quantized").collect();
+    assert_eq!(results.len(), 3, "{report:#}");
+    assert!(number(results[0], "cosine") < -0.9, "negated: {report:#}");
+    assert!(number(results[1], "cosine") < 0.9, "layer off by one: {report:#}");
+    assert!((number(results[2], "norm_ratio") - 2.0).abs() < 0.5, "beta doubled: {report:#}");
     // The exit code follows from the reference files alone: all else agrees.
     assert_eq!(number(&report["logits"], "max_difference"), 0.0);
     assert_eq!(report["gradient"], Value::Null);
