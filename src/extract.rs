@@ -8,7 +8,7 @@ mod prompts;
 pub use file::{Positions, extract_to_file};
 pub use prompts::{PromptsError, read_prompts};
 
-use crate::llama::{Batch, Context, ContextParams, DType, LlamaError, Model, Node, Tap, Token};
+use crate::llama::{Batch, Context, ContextParams, DType, KvType, LlamaError, Model, Node, Tap, Token};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,11 +89,9 @@ pub struct Extractor {
 
 /// Tokens of one compute pass.
 const BATCH: usize = 512;
-/// The same for prompts that need several, where the last block is read: all of its rows are then "output rows", for which
-/// llama.cpp sets logits aside (a megabyte a row with gemma's vocabulary).
+/// The same where the last block is read: all of its rows are then "output rows", for which llama.cpp sets logits aside
+/// (a megabyte a row with gemma's vocabulary).
 const BATCH_WITH_LOGITS: usize = 64;
-/// Prompts of one compute pass.
-const PROMPTS: usize = 64;
 
 impl Extractor {
     /// Prepares to read `layers` for prompts of up to `n_tokens_max` tokens.
@@ -115,14 +113,16 @@ impl Extractor {
             return Err(ExtractError::Layer { layer: highest, model: model.path().to_owned(), last });
         }
         let limit = model.n_ctx_train();
-        let n_ctx = n_tokens_max.min(limit).max(BATCH);
-        // llama.cpp's own cache and attention: several prompts in one pass cost no more than each by itself.
+        let n_ctx = n_tokens_max.min(limit).max(32);
+        let n_batch = n_ctx.min(if highest == last { BATCH_WITH_LOGITS } else { BATCH });
+        // The cache and attention of the training engine, so that both see the same values.
         let params = ContextParams {
             n_ctx: n_ctx as u32,
-            n_batch: BATCH as u32,
-            n_seq_max: if model.is_recurrent() { 1 } else { PROMPTS as u32 },
+            n_batch: n_batch as u32,
+            n_seq_max: 1,
             n_threads,
-            ..ContextParams::default()
+            kv: KvType::F32,
+            flash_attention: false,
         };
         Ok(Self { ctx: Context::new(model, &params)?, layers, limit })
     }
@@ -132,7 +132,12 @@ impl Extractor {
         &self.layers
     }
 
-    fn check(&self, tokens: &[Token], number: usize) -> Result<(), ExtractError> {
+    /// Runs one prompt (tokens, BOS included). Returns `[n_tokens, n_embd]` for each layer. `number` is the prompt's, from
+    /// 1, for error messages.
+    ///
+    /// # Errors
+    /// [`ExtractError::EmptyPrompt`], [`ExtractError::TooLong`], [`ExtractError::NoResidual`], [`ExtractError::Llama`].
+    pub fn run(&mut self, tokens: &[Token], number: usize) -> Result<BTreeMap<usize, Vec<f32>>, ExtractError> {
         if tokens.is_empty() {
             return Err(ExtractError::EmptyPrompt { number });
         }
@@ -147,153 +152,63 @@ impl Extractor {
             ))
             .into());
         }
-        Ok(())
-    }
-
-    /// Runs one prompt (tokens, BOS included). Returns `[n_tokens, n_embd]` for each layer. `number` is the prompt's, from
-    /// 1, for error messages.
-    ///
-    /// # Errors
-    /// [`ExtractError::EmptyPrompt`], [`ExtractError::TooLong`], [`ExtractError::NoResidual`], [`ExtractError::Llama`].
-    pub fn run(&mut self, tokens: &[Token], number: usize) -> Result<BTreeMap<usize, Vec<f32>>, ExtractError> {
-        self.check(tokens, number)?;
         self.ctx.clear_kv();
+        let model = Arc::clone(self.ctx.model());
+        let n_embd = model.n_embd();
         let mut rows: BTreeMap<usize, Vec<f32>> = self.layers.iter().map(|&l| (l, Vec::new())).collect();
-        let n_batch = if tokens.len() > BATCH && self.reads_last() { BATCH_WITH_LOGITS } else { BATCH };
-        for (i, chunk) in tokens.chunks(n_batch).enumerate() {
-            let is_last = i + 1 == tokens.len().div_ceil(n_batch);
-            self.pass(&[(chunk, i * n_batch)], is_last, &mut |layer, values| {
-                rows.entry(layer).or_default().extend_from_slice(values);
-                Ok(())
-            })?;
+        // The last block drops the rows whose logits nobody asked for.
+        let reads_last = self.layers.last() == Some(&(model.n_layer() - 1));
+        let mut pos = 0;
+        for chunk in tokens.chunks(self.ctx.n_batch()) {
+            let mut batch = Batch::new();
+            for (i, &t) in chunk.iter().enumerate() {
+                batch.add(t, pos + i, &[0], reads_last || i + 1 == chunk.len());
+            }
+            pos += chunk.len();
+            let mut tap = ResidualTap { wanted: &self.layers, n_embd, n_rows: chunk.len(), found: BTreeMap::new() };
+            self.ctx.decode_tapped(&batch, &mut tap)?;
+            for (&layer, all) in &mut rows {
+                let Some(values) = tap.found.remove(&layer) else {
+                    return Err(ExtractError::NoResidual {
+                        architecture: model.architecture(),
+                        layer,
+                        n_embd,
+                        n_rows: chunk.len(),
+                    });
+                };
+                all.extend(values);
+            }
         }
         Ok(rows)
     }
-
-    /// Runs the first of `prompts`, as many as one pass holds, side by side; a prompt too long for one pass by itself.
-    /// `number` is that of the first, from 1. `on_rows` gets a prompt's place in the list, a layer, and the rows
-    /// `[n_tokens, n_embd]`; its error ends the run. Returns how many prompts were run.
-    ///
-    /// Which prompts stand side by side decides in which order sums are taken: with quantized weights that shows as
-    /// differences of the size of their rounding.
-    ///
-    /// # Errors
-    /// As [`Extractor::run`], or that of `on_rows`.
-    pub fn run_some(
-        &mut self,
-        prompts: &[Vec<Token>],
-        number: usize,
-        on_rows: &mut OnPromptRows<'_>,
-    ) -> Result<usize, ExtractError> {
-        let most = if self.ctx.model().is_recurrent() { 1 } else { PROMPTS };
-        let mut n_tokens = 0;
-        let fits = |prompt: &&Vec<Token>| {
-            n_tokens += prompt.len();
-            n_tokens <= BATCH
-        };
-        let n = prompts.iter().take(most).take_while(fits).count();
-        if n <= 1 {
-            let Some(prompt) = prompts.first() else { return Ok(0) };
-            for (layer, rows) in self.run(prompt, number)? {
-                on_rows(0, layer, &rows)?;
-            }
-            return Ok(1);
-        }
-        for (i, prompt) in prompts[..n].iter().enumerate() {
-            self.check(prompt, number + i)?;
-        }
-        self.ctx.clear_kv();
-        let n_embd = self.ctx.model().n_embd();
-        let parts: Vec<(&[Token], usize)> = prompts[..n].iter().map(|p| (&p[..], 0)).collect();
-        self.pass(&parts, true, &mut |layer, rows| {
-            let mut rest = rows;
-            for (i, prompt) in prompts[..n].iter().enumerate() {
-                let (own, others) = rest.split_at(prompt.len() * n_embd);
-                on_rows(i, layer, own)?;
-                rest = others;
-            }
-            Ok(())
-        })?;
-        Ok(n)
-    }
-
-    fn reads_last(&self) -> bool {
-        self.layers.last() == Some(&(self.ctx.model().n_layer() - 1))
-    }
-
-    /// One pass over parts of sequences, each with its first position; what `is_last` need not stay in the cache. `on_rows`
-    /// gets a layer and the rows of all parts.
-    fn pass(
-        &mut self,
-        parts: &[(&[Token], usize)],
-        is_last: bool,
-        on_rows: &mut OnRows<'_>,
-    ) -> Result<(), ExtractError> {
-        // The last block drops the rows whose logits nobody asked for.
-        let reads_last = self.reads_last();
-        let mut batch = Batch::new();
-        for (seq, (tokens, start)) in parts.iter().enumerate() {
-            for (i, &token) in tokens.iter().enumerate() {
-                batch.add(token, start + i, &[seq as i32], reads_last || i + 1 == tokens.len());
-            }
-        }
-        let (n_embd, n_rows) = (self.ctx.model().n_embd(), batch.len());
-        let mut tap = ResidualTap { wanted: &self.layers, n_embd, n_rows, n_found: 0, on_rows, failed: None };
-        if is_last {
-            self.ctx.peek(&batch, &mut tap)?;
-        } else {
-            self.ctx.decode_tapped(&batch, &mut tap)?;
-        }
-        if let Some(error) = tap.failed {
-            return Err(error);
-        }
-        match self.layers.get(tap.n_found) {
-            None => Ok(()),
-            Some(&layer) => {
-                let architecture = self.ctx.model().architecture();
-                Err(ExtractError::NoResidual { architecture, layer, n_embd, n_rows })
-            }
-        }
-    }
 }
 
-/// Takes the rows of a layer: its number, `[n_rows, n_embd]`.
-type OnRows<'a> = dyn FnMut(usize, &[f32]) -> Result<(), ExtractError> + 'a;
-/// The same with the prompt's number first.
-type OnPromptRows<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<(), ExtractError> + 'a;
-
 /// Reads `l_out-N` for the wanted N and stops the graph at the highest.
-struct ResidualTap<'a, 'b> {
+struct ResidualTap<'a> {
     wanted: &'a [usize],
     n_embd: usize,
     n_rows: usize,
-    /// How many of the wanted layers, which come in order, were read.
-    n_found: usize,
-    on_rows: &'a mut OnRows<'b>,
-    failed: Option<ExtractError>,
+    found: BTreeMap<usize, Vec<f32>>, // [n_rows, n_embd] each
 }
 
-impl ResidualTap<'_, '_> {
-    /// The wanted layer whose output this node is. The name alone is not enough: names repeat and carry suffixes.
+impl ResidualTap<'_> {
+    /// The layer whose output this node is. The name alone is not enough: names repeat and carry suffixes.
     fn layer(&self, node: &Node) -> Option<usize> {
-        if node.ne() != [self.n_embd, self.n_rows, 1, 1] || node.dtype() != DType::F32 {
-            return None;
-        }
         let layer = node.name().strip_prefix("l_out-")?.parse().ok()?;
-        (self.wanted.get(self.n_found) == Some(&layer)).then_some(layer)
+        let fits = node.ne() == [self.n_embd, self.n_rows, 1, 1] && node.dtype() == DType::F32;
+        (fits && self.wanted.contains(&layer)).then_some(layer)
     }
 }
 
-impl Tap for ResidualTap<'_, '_> {
+impl Tap for ResidualTap<'_> {
     fn wants(&mut self, node: &Node) -> bool {
         self.layer(node).is_some()
     }
 
     fn computed(&mut self, node: &Node) -> bool {
         let Some(layer) = self.layer(node) else { return true };
-        self.failed = (self.on_rows)(layer, &node.read_f32()).err();
-        self.n_found += 1;
-        self.failed.is_none() && self.n_found < self.wanted.len()
+        self.found.insert(layer, node.read_f32());
+        self.wanted.last() != Some(&layer)
     }
 }
 
@@ -324,17 +239,7 @@ impl NormStats {
 
 /// Euclidean length of each row of `rows`, `[n, n_embd]`.
 pub fn row_norms(rows: &[f32], n_embd: usize) -> impl Iterator<Item = f32> + '_ {
-    // Eight sums side by side: one alone would wait for each addition.
-    let length = |row: &[f32]| {
-        let (eights, rest) = row.as_chunks::<8>();
-        let mut sums = [0.0f64; 8];
-        for eight in eights {
-            sums.iter_mut().zip(eight).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
-        }
-        let rest: f64 = rest.iter().map(|&x| f64::from(x).powi(2)).sum();
-        (sums.iter().sum::<f64>() + rest).sqrt() as f32
-    };
-    rows.chunks_exact(n_embd).map(length)
+    rows.chunks_exact(n_embd).map(|row| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32)
 }
 
 /// Lengths of the residual stream over all token positions of some prompts (in tokens), layer by layer.
@@ -350,12 +255,10 @@ pub fn residual_norms(
     let longest = prompts.iter().map(Vec::len).max().ok_or(ExtractError::NoPrompts)?;
     let mut extractor = Extractor::new(model, layers, longest, n_threads)?;
     let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    let mut done = 0;
-    while done < prompts.len() {
-        done += extractor.run_some(&prompts[done..], done + 1, &mut |_, layer, rows| {
-            norms.entry(layer).or_default().extend(row_norms(rows, model.n_embd()));
-            Ok(())
-        })?;
+    for (i, prompt) in prompts.iter().enumerate() {
+        for (layer, rows) in extractor.run(prompt, i + 1)? {
+            norms.entry(layer).or_default().extend(row_norms(&rows, model.n_embd()));
+        }
     }
     Ok(norms.into_iter().filter_map(|(layer, n)| Some((layer, NormStats::of(&n)?))).collect())
 }

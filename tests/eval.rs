@@ -243,7 +243,7 @@ fn a_killed_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole.jsonl"), dir.path().join("cut.jsonl"));
     let partial = dir.path().join("cut.jsonl.partial");
-    let n = 6;
+    let n = 24;
     let command = |out: &Path| {
         let mut command = eval(&model, &data, "mc1", n);
         command.args(["--preamble", "none"]).arg("--out").arg(out);

@@ -112,8 +112,7 @@ fn layers_are_counted_as_llama_cpp_steers_them() {
         let prompt = &tokens(&model)[1];
         let plain = Extractor::new(&model, &[layer - 1, layer, layer + 1], 64, 1).unwrap().run(prompt, 1).unwrap();
 
-        let mut ctx =
-            Context::new(&model, &ContextParams { n_ctx: 512, n_threads: 1, ..ContextParams::default() }).unwrap();
+        let mut ctx = Context::new(&model, &ContextParams::exact(prompt.len(), 1, 1)).unwrap();
         let mut data = vec![0.0f32; (n_layer - 1) * n_embd];
         let direction: Vec<f32> = (0..n_embd).map(|i| (i % 13) as f32 - 6.0).collect();
         data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(&direction);

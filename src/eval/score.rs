@@ -68,7 +68,7 @@ pub struct ScorerParams {
 
 impl Default for ScorerParams {
     fn default() -> Self {
-        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126, exact: false }
+        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126, exact: true }
     }
 }
 

@@ -77,25 +77,20 @@ pub fn extract_to_file(
         write(0, &layout.offsets.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
     }
     let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    let mut done = 0;
-    while done < prompts.len() {
-        if !progress(done) {
+    for (i, prompt) in prompts.iter().enumerate() {
+        if !progress(i) {
             return Err(ExtractError::Interrupted);
         }
-        done += extractor.run_some(&prompts[done..], done + 1, &mut |i, layer, rows| {
-            norms.entry(layer).or_default().extend(row_norms(rows, n_embd));
-            let mean_row;
+        for (layer, rows) in extractor.run(prompt, i + 1)? {
+            norms.entry(layer).or_default().extend(row_norms(&rows, n_embd));
             let (row, values) = match positions {
-                Positions::All => (layout.offsets[done + i] as usize, rows),
-                Positions::Last => (done + i, &rows[rows.len() - n_embd..]),
-                Positions::Mean => {
-                    mean_row = mean(rows, n_embd);
-                    (done + i, &mean_row[..])
-                }
+                Positions::All => (layout.offsets[i] as usize, rows),
+                Positions::Last => (i, rows[rows.len() - n_embd..].to_vec()),
+                Positions::Mean => (i, mean(&rows, n_embd)),
             };
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)
-        })?;
+            write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)?;
+        }
     }
     file.as_file().sync_all().map_err(failed)?;
     crate::files::persist(file, path).map_err(failed)?;
