@@ -4,7 +4,7 @@
 
 mod common;
 
-use bidpo::graph::emit::{Bindings, Data, Executor};
+use bidpo::graph::emit::{Bindings, Data, Executor, Precision};
 use bidpo::graph::grad::differentiate;
 use bidpo::graph::ir::{Elem, Graph, Value};
 use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap, Weight};
@@ -40,10 +40,16 @@ fn weights(model: &std::sync::Arc<Model>) -> BTreeMap<String, Weight> {
     tap.0
 }
 
-/// Runs a graph of one weight; input 0 and on are `data`.
+/// Runs a graph of one weight, nothing rounded for speed; input 0 and on are `data`.
 fn run(graph: &Graph, weight: &Weight, data: &[&Data], read: Value, threads: u32) -> Vec<f32> {
+    run_in(Precision::EXACT, graph, weight, data, read, threads)
+}
+
+fn run_in(precision: Precision, graph: &Graph, weight: &Weight, data: &[&Data], read: Value, threads: u32) -> Vec<f32> {
     let bind = Bindings { inputs: data.to_vec(), weights: std::slice::from_ref(weight), labels: &[] };
-    Executor::new(threads).unwrap().run(graph, &bind, &[], &[read]).unwrap().values.remove(0)
+    let mut exec = Executor::new(threads).unwrap();
+    exec.set_precision(precision);
+    exec.run(graph, &bind, &[], &[read]).unwrap().values.remove(0)
 }
 
 fn random(n: usize, rng: &mut ChaCha8Rng) -> Data {
@@ -117,6 +123,9 @@ fn the_product_with_a_transposed_weight() {
             let error = distance(&got, &want);
             eprintln!("{name} ({}, {n} rows of {k}): {error:.1e}", weight.node().dtype().name());
             assert!(error <= 1e-6, "{name} ({}): relative error {error:.2e}", weight.node().dtype().name());
+            // BF16: independent roundings of 2^-8 at most on both sides of each product.
+            let rounded = distance(&run_in(Precision::default(), &graph, weight, &[&y, &g], grad, 1), &want);
+            assert!(rounded <= 4e-3, "{name} ({}): relative error {rounded:.2e}", weight.node().dtype().name());
             // <g, W y> = <W^T g, y>, the left side by llama.cpp's own kernels, which round y to 8 bits.
             let forward = run(&graph, weight, &[&y, &g], z, 1);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();

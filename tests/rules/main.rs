@@ -116,7 +116,7 @@ ops! {
     Op::Other { .. } => Choice;
     Op::RepeatBack => Gradient;
     Op::Acc { .. } => Gradient;
-    Op::LossHead => Gradient;
+    Op::LossHead => Weights;
     Op::LogProbHead => Gradient;
 }
 
