@@ -1,10 +1,10 @@
 //! All checks that need no reference from outside, in one go.
 
-use super::difference::{cosine, gradient, random_vector};
+use super::difference::{cosine, gradient, random_vector, total};
 use super::{Differences, central_differences};
 use crate::data::TokenizedPair;
 use crate::llama::Model;
-use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey};
+use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey, length};
 use std::sync::Arc;
 
 /// Largest relative error of the gradient against central differences on F32 weights that counts as right. The models
@@ -90,25 +90,23 @@ impl Checks {
 fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) -> Result<Option<Rounding>, EngineError> {
     let at = random_vector(engine, example, 1);
     let fast = engine.run(example, &at, true)?;
-    let (precision, g) = (engine.precision(), gradient(engine, example, &at)?);
+    let precision = engine.precision();
     engine.set_precision(Precision::EXACT);
-    let exact = engine
-        .capture(pairs)
-        .and_then(|example| Ok((engine.run(&example, &at, true)?, gradient(engine, &example, &at)?)));
+    let exact = engine.capture(pairs).and_then(|example| engine.run(&example, &at, true));
     engine.set_precision(precision);
-    let (exact, want) = exact?;
+    let exact = exact?;
     let log_probability = fast
         .logp
         .iter()
         .zip(&exact.logp)
         .map(|(a, b)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs()))
         .fold(0.0, f64::max);
-    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut g.iter().zip(&want).map(|(a, b)| a - b));
-    if log_probability == 0.0 && difference == 0.0 {
+    let (g, want) = (total(&fast), total(&exact));
+    let difference: Vec<f64> = g.iter().zip(&want).map(|(a, b)| a - b).collect();
+    if log_probability == 0.0 && g == want {
         return Ok(None);
     }
-    let relative_error = difference / norm(&mut want.iter().copied());
+    let relative_error = length(&difference) / length(&want);
     Ok(Some(Rounding { log_probability, cosine: cosine(&g, &want), relative_error }))
 }
 

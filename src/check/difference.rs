@@ -1,7 +1,7 @@
 //! The gradient against central differences of the lifted graph.
 
 use super::LIMIT;
-use crate::train::{Engine, EngineError, Example, length, median};
+use crate::train::{Engine, EngineError, Example, Scored, length, median};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -57,14 +57,18 @@ pub fn random_vector(engine: &Engine, example: &Example, seed: u64) -> Vec<f32> 
 /// # Errors
 /// Those of [`Engine::run`].
 pub fn gradient(engine: &mut Engine, example: &Example, vectors: &[f32]) -> Result<Vec<f64>, EngineError> {
-    let scored = engine.run(example, vectors, true)?;
-    let mut g = vec![0.0; vectors.len()];
+    Ok(total(&engine.run(example, vectors, true)?))
+}
+
+/// The gradients of a run's pairs, added up.
+pub(super) fn total(scored: &Scored) -> Vec<f64> {
+    let mut g = vec![0.0; scored.grads.first().map_or(0, Vec::len)];
     for pair in &scored.grads {
         for (sum, x) in g.iter_mut().zip(pair) {
             *sum += x;
         }
     }
-    Ok(g)
+    g
 }
 
 /// Compares the gradient of all pairs' `log p(chosen) - log p(rejected)` at a vector with slopes measured by stepping to

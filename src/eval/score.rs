@@ -61,14 +61,11 @@ pub struct ScorerParams {
     pub max_cells: usize,
     /// Sequences side by side: answers, or groups of them, each with an end of its own.
     pub max_parallel: usize,
-    /// Attention in F32 from an F32 cache, as the training engine has it, instead of llama.cpp's fused kernel over an F16
-    /// cache, which is faster: what is masked costs it nothing.
-    pub exact: bool,
 }
 
 impl Default for ScorerParams {
     fn default() -> Self {
-        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126, exact: true }
+        Self { n_threads: 0, n_batch: 512, max_cells: 4096, max_parallel: 126 }
     }
 }
 
@@ -308,8 +305,8 @@ impl Scorer {
                 n_batch: self.params.n_batch as u32,
                 n_seq_max: (self.params.max_parallel + ANSWERS as usize) as u32,
                 n_threads: self.params.n_threads,
-                kv: if self.params.exact { KvType::F32 } else { KvType::F16 },
-                flash_attention: !self.params.exact,
+                kv: KvType::F32,
+                flash_attention: false,
             },
         )?;
         // First the vector, then the preamble: K and V depend on it.

@@ -4,7 +4,7 @@
 //! publish with the data (github.com/sylinrl/TruthfulQA); the binary pairs are those of its January 2025 revision.
 
 use super::items::Correct;
-use super::{AnswerScore, Request, ScoreError, Scorer};
+use super::{AnswerScore, Request, ScoreError};
 use crate::data::truthfulqa::{Choice, Question};
 
 /// What is measured.
@@ -124,7 +124,7 @@ impl<'a> Job<'a> {
         Ok(Self { protocols: protocols.to_vec(), questions, prompts, answers })
     }
 
-    /// The requests for [`Scorer::plan`] or [`Scorer::score_many`], one a question. The scorer's prefix must be set (see
+    /// The requests for [`Scorer::plan`](super::Scorer::plan) or [`Scorer::score_many`](super::Scorer::score_many), one a question. The scorer's prefix must be set (see
     /// [`prefix`]).
     pub fn requests(&self) -> Vec<Request<'_>> {
         self.prompts.iter().zip(&self.answers).map(|(prompt, answers)| Request { prompt, answers }).collect()
@@ -159,22 +159,6 @@ fn choices(protocol: Protocol, question: &Question) -> Result<&[Choice], ScoreEr
     protocol.choices(question).ok_or_else(|| {
         ScoreError::Input(format!("protocol {} is not defined for {:?} in this file", protocol.name(), question.text))
     })
-}
-
-/// Scores one question. The scorer's prefix must be set (see [`prefix`]). Many questions are faster together: [`Job`].
-///
-/// # Errors
-/// As [`Scorer::score`]; [`ScoreError::Input`] where the file does not define the protocol for this question.
-pub fn run_item(
-    scorer: &mut Scorer,
-    protocol: Protocol,
-    question: &Question,
-) -> Result<(Vec<AnswerScore>, Correct), ScoreError> {
-    let choices = choices(protocol, question)?;
-    let answers: Vec<&str> = choices.iter().map(|c| c.text.as_str()).collect();
-    let scores = scorer.score(&question_prompt(&question.text), &answers)?;
-    let outcome = protocol.outcome(choices, &scores);
-    Ok((scores, outcome))
 }
 
 #[cfg(test)]

@@ -177,6 +177,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (first, last) = (in_pack.start + 1, in_pack.end);
         let place = || format!("questions {first} to {last} of {}", args.data.display());
         let scores = main.run_pack(&plan, pack).map_err(named).with_context(place)?;
+        if let Some(reason) = main.slow_head().filter(|_| items.len() == before) {
+            eprintln!("Log-probabilities are taken from llama.cpp's logits, which is slower: {reason}.");
+        }
         let unsteered = match &mut baseline {
             Some(scorer) => Some(scorer.run_pack(&plan, pack).map_err(named).with_context(place)?),
             None => None,

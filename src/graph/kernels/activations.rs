@@ -3,8 +3,8 @@
 //! The rounding is what `ggml_mul_mat` does before every product with a quantized weight; only the order of the bytes is
 //! ours. It is an op of its own in the graph, so that it is done once by all workers together, whatever uses it.
 
-use super::quants::{Activations, Format};
-use super::{f16, share};
+use super::quants::{Activations, Format, half};
+use super::share;
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
 
@@ -125,11 +125,8 @@ struct Column {
 impl Column {
     fn new(packed: &Packed) -> Self {
         let groups = packed.groups();
-        let stored = match packed.format.activations {
-            Activations::Q8_0 => packed.k / 32 * 34,
-            Activations::Q8_1 => packed.k / 32 * 36,
-            Activations::Q8K => packed.k / 256 * 292,
-        };
+        // SAFETY: arithmetic on the type's traits.
+        let stored = unsafe { sys::ggml_row_size(packed.format.activations.kind(), packed.k as i64) };
         Self {
             format: packed.format,
             stored: vec![0; stored],
@@ -149,29 +146,24 @@ impl Column {
 
     fn round(&mut self, x: &[f32]) {
         let group = self.format.group;
-        let kind = match self.format.activations {
-            Activations::Q8_0 => sys::GGML_TYPE_Q8_0,
-            Activations::Q8_1 => sys::GGML_TYPE_Q8_1,
-            Activations::Q8K => sys::GGML_TYPE_Q8_K,
-        };
+        let kind = self.format.activations.kind();
         // SAFETY: `stored` holds the blocks of one row of this type.
         unsafe {
             if let Some(from_float) = (*sys::ggml_get_type_traits_cpu(kind)).from_float {
                 from_float(x.as_ptr(), self.stored.as_mut_ptr().cast::<c_void>(), x.len() as i64);
             }
         }
-        let half = |b: &[u8]| f16(u16::from_le_bytes([b[0], b[1]]));
         let copy = |q: &mut [i8], b: &[u8]| q.iter_mut().zip(b).for_each(|(q, b)| *q = *b as i8);
         match self.format.activations {
             Activations::Q8_0 => {
                 for (i, block) in self.stored.chunks_exact(34).enumerate() {
-                    self.scale[i] = half(block);
+                    self.scale[i] = half(block, 0);
                     copy(&mut self.q[32 * i..32 * (i + 1)], &block[2..]);
                 }
             }
             Activations::Q8_1 => {
                 for (i, block) in self.stored.chunks_exact(36).enumerate() {
-                    (self.scale[i], self.sum[i]) = (half(block), half(&block[2..]));
+                    (self.scale[i], self.sum[i]) = (half(block, 0), half(block, 2));
                     copy(&mut self.q[32 * i..32 * (i + 1)], &block[4..]);
                 }
             }

@@ -99,6 +99,32 @@ pub(crate) fn log_sum_exp(x: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
+/// The largest of them (a multiple of sixteen numbers); NaN where there is one.
+pub(super) fn largest(z: &[f32]) -> f32 {
+    let mut top = [f32::NEG_INFINITY; 16];
+    let mut sum = [0.0f32; 16];
+    for z in z.chunks_exact(16) {
+        for i in 0..16 {
+            top[i] = if z[i] > top[i] { z[i] } else { top[i] };
+            sum[i] += z[i] * 0.0;
+        }
+    }
+    let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    if sum.iter().any(|x| x.is_nan()) && z.iter().any(|z| z.is_nan()) { f32::NAN } else { top }
+}
+
+/// `exp(z - max)` and their sum, sixteen partial sums side by side.
+pub(super) fn exponentials(z: &[f32], max: f32, e: &mut [f32]) -> f32 {
+    let mut sums = [0.0f32; 16];
+    for (z, e) in z.chunks_exact(16).zip(e.chunks_exact_mut(16)) {
+        for i in 0..16 {
+            e[i] = fast_exp(z[i] - max);
+            sums[i] += e[i];
+        }
+    }
+    sums.iter().sum()
+}
+
 /// e^x to about 1e-7 relative for x <= 88, in a form that compilers vectorise: 2^n times a polynomial on
 /// [-ln 2 / 2, ln 2 / 2] (the Taylor series to degree 7, whose remainder there is below 1e-8).
 #[inline(always)]

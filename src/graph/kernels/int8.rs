@@ -278,77 +278,71 @@ impl Columns {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: by contract.
         unsafe {
-            let mut c = c0;
-            while c < c1 {
-                let n = (c1 - c).min(6);
-                for sixteen in 0..self.rows.u.len() / self.k / Self::LANES {
-                    let out = out.add((c - c0) * stride + sixteen * Self::LANES);
-                    match n {
-                        6 => self.columns::<6>(packed, x, c, sixteen, out, stride),
-                        5 => self.columns::<5>(packed, x, c, sixteen, out, stride),
-                        4 => self.columns::<4>(packed, x, c, sixteen, out, stride),
-                        3 => self.columns::<3>(packed, x, c, sixteen, out, stride),
-                        2 => self.columns::<2>(packed, x, c, sixteen, out, stride),
-                        _ => self.columns::<1>(packed, x, c, sixteen, out, stride),
-                    }
-                }
-                c += n;
+            let product = Product { rows: self, packed, x, stride };
+            match (self.format.group, self.format.has_min) {
+                (16, false) => product.all::<4, false>(c0, c1, out),
+                (16, true) => product.all::<4, true>(c0, c1, out),
+                (_, false) => product.all::<8, false>(c0, c1, out),
+                (_, true) => product.all::<8, true>(c0, c1, out),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("used only where the CPU has the instructions: {packed:?} {x:?} {c0} {c1} {out:?} {stride}");
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
+/// A product of [`Columns`].
+#[cfg(target_arch = "x86_64")]
+struct Product<'a> {
+    rows: &'a Columns,
+    packed: &'a Packed,
+    x: *const u8,
+    stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Product<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn columns<const C: usize>(
-        &self,
-        packed: &Packed,
-        x: *const u8,
-        c: usize,
-        sixteen: usize,
-        out: *mut f32,
-        stride: usize,
-    ) {
-        // SAFETY: as `multiply`.
+    unsafe fn all<const W: usize, const MIN: bool>(&self, c0: usize, c1: usize, out: *mut f32) {
+        // SAFETY: as `Columns::multiply`.
         unsafe {
-            match (self.format.group, self.format.has_min) {
-                (16, false) => self.sixteen::<C, 4, false>(packed, x, c, sixteen, out, stride),
-                (16, true) => self.sixteen::<C, 4, true>(packed, x, c, sixteen, out, stride),
-                (_, false) => self.sixteen::<C, 8, false>(packed, x, c, sixteen, out, stride),
-                (_, true) => self.sixteen::<C, 8, true>(packed, x, c, sixteen, out, stride),
+            for c in (c0..c1).step_by(6) {
+                for sixteen in 0..self.rows.w.len() * 4 / self.rows.k / Columns::LANES {
+                    let out = out.add((c - c0) * self.stride + sixteen * Columns::LANES);
+                    match c1 - c {
+                        6.. => self.sixteen::<6, W, MIN>(c, sixteen, out),
+                        5 => self.sixteen::<5, W, MIN>(c, sixteen, out),
+                        4 => self.sixteen::<4, W, MIN>(c, sixteen, out),
+                        3 => self.sixteen::<3, W, MIN>(c, sixteen, out),
+                        2 => self.sixteen::<2, W, MIN>(c, sixteen, out),
+                        _ => self.sixteen::<1, W, MIN>(c, sixteen, out),
+                    }
+                }
             }
         }
     }
 
     /// Sixteen rows by `C` columns; groups of `4 W` numbers.
-    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
-    unsafe fn sixteen<const C: usize, const W: usize, const MIN: bool>(
-        &self,
-        packed: &Packed,
-        x: *const u8,
-        c: usize,
-        sixteen: usize,
-        out: *mut f32,
-        stride: usize,
-    ) {
+    unsafe fn sixteen<const C: usize, const W: usize, const MIN: bool>(&self, c: usize, sixteen: usize, out: *mut f32) {
         use x86::*;
-        // SAFETY: as `multiply`.
+        const LANES: usize = Columns::LANES;
+        let (rows, packed, x) = (self.rows, self.packed, self.x);
+        // SAFETY: as `Columns::multiply`.
         unsafe {
-            let (k, groups, part) = (self.k, self.groups, packed.columns() * self.groups);
+            let (k, groups, part) = (rows.k, rows.groups, packed.columns() * rows.groups);
             let scales = x.add(packed.second()).cast::<f32>();
             let q: [*const i32; C] = std::array::from_fn(|i| x.add((c + i) * k).cast());
             let dx: [*const f32; C] = std::array::from_fn(|i| scales.add((c + i) * groups));
-            let w = self.w.as_ptr().add(sixteen * k / 4 * Self::LANES);
-            let scale = self.scale.as_ptr().add(sixteen * groups * Self::LANES);
-            let min = self.min.as_ptr().add(sixteen * groups * Self::LANES);
+            let w = rows.w.as_ptr().add(sixteen * k / 4 * LANES);
+            let scale = rows.scale.as_ptr().add(sixteen * groups * LANES);
+            let min = rows.min.as_ptr().add(sixteen * groups * LANES);
             let mut acc = [_mm512_setzero_ps(); C];
             for g in 0..groups {
                 let words: [__m512i; W] =
-                    std::array::from_fn(|j| _mm512_loadu_si512(w.add((g * W + j) * Self::LANES).cast()));
-                let dw = _mm512_loadu_ps(scale.add(g * Self::LANES));
+                    std::array::from_fn(|j| _mm512_loadu_si512(w.add((g * W + j) * LANES).cast()));
+                let dw = _mm512_loadu_ps(scale.add(g * LANES));
                 for i in 0..C {
                     let mut dot = _mm512_set1_epi32(*dx[i].add(part + g).cast::<i32>());
                     for (j, &w) in words.iter().enumerate() {
@@ -357,13 +351,13 @@ impl Columns {
                     let d = _mm512_mul_ps(dw, _mm512_set1_ps(*dx[i].add(g)));
                     acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, acc[i]);
                     if MIN {
-                        let m = _mm512_loadu_ps(min.add(g * Self::LANES));
+                        let m = _mm512_loadu_ps(min.add(g * LANES));
                         acc[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(*dx[i].add(2 * part + g)), acc[i]);
                     }
                 }
             }
             for (i, &acc) in acc.iter().enumerate() {
-                _mm512_storeu_ps(out.add(i * stride), acc);
+                _mm512_storeu_ps(out.add(i * self.stride), acc);
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Gimelshein 2018, arXiv 1805.02867). Tiles are summed in F32, what comes of them in F64.
 
 use super::activations::{Layout, Packed, pack_columns};
-use super::head::fast_exp;
+use super::head::{exponentials, largest};
 use super::int8::Columns;
 use super::quants::Format;
 use super::share;
@@ -99,25 +99,13 @@ struct Sums {
 }
 
 impl Sums {
-    #[inline]
     fn add(&mut self, row: usize, z: &[f32]) {
-        const LANES: usize = 16;
-        let mut top = [f32::NEG_INFINITY; LANES];
-        for z in z.chunks_exact(LANES) {
-            top.iter_mut().zip(z).for_each(|(top, &z)| *top = if z > *top { z } else { *top });
-        }
-        let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        let max = self.max[row];
-        if top > max {
-            self.sum[row] *= f64::from(max - top).exp();
+        let top = largest(z);
+        if top > self.max[row] {
+            self.sum[row] *= f64::from(self.max[row] - top).exp();
             self.max[row] = top;
         }
-        let max = self.max[row];
-        let mut sum = [0.0f32; LANES];
-        for z in z.chunks_exact(LANES) {
-            sum.iter_mut().zip(z).for_each(|(sum, &z)| *sum += fast_exp(z - max));
-        }
-        self.sum[row] += f64::from(sum.iter().sum::<f32>());
+        self.sum[row] += f64::from(exponentials(z, self.max[row], &mut [0.0; TILE]));
     }
 }
 

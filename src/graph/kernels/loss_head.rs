@@ -15,7 +15,7 @@
 
 use super::activations::{Layout, Packed};
 use super::bf16::{self, Product};
-use super::head::{HeadTask, fast_exp};
+use super::head::{HeadTask, exponentials, largest};
 use super::int8::Columns;
 use super::quants::Format;
 use super::share;
@@ -238,32 +238,6 @@ impl Walk<'_> {
             sums.iter_mut().for_each(|x| *x *= factor);
         }
     }
-}
-
-/// The largest of them; NaN where there is one.
-fn largest(z: &[f32]) -> f32 {
-    let mut top = [f32::NEG_INFINITY; 16];
-    let mut sum = [0.0f32; 16];
-    for z in z.chunks_exact(16) {
-        for i in 0..16 {
-            top[i] = if z[i] > top[i] { z[i] } else { top[i] };
-            sum[i] += z[i] * 0.0;
-        }
-    }
-    let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    if sum.iter().any(|x| x.is_nan()) && z.iter().any(|z| z.is_nan()) { f32::NAN } else { top }
-}
-
-/// `exp(z - max)` and their sum, sixteen partial sums side by side.
-fn exponentials(z: &[f32], max: f32, e: &mut [f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    for (z, e) in z.chunks_exact(16).zip(e.chunks_exact_mut(16)) {
-        for i in 0..16 {
-            e[i] = fast_exp(z[i] - max);
-            sums[i] += e[i];
-        }
-    }
-    sums.iter().sum()
 }
 
 /// The second op: src0 = the first one's result, src1 = W, dst `[n_embd, n_rows]`. Fills in the task's log-probabilities.

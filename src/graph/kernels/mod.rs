@@ -22,8 +22,6 @@ pub(super) mod matmul_t;
 mod quants;
 pub(super) mod rows;
 
-use quants::f16;
-
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {
     (n * ith / nth, n * (ith + 1) / nth)

@@ -39,6 +39,17 @@ pub(super) enum Activations {
     Q8K,
 }
 
+impl Activations {
+    /// ggml's type.
+    pub fn kind(self) -> sys::ggml_type {
+        match self {
+            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
+            Self::Q8_1 => sys::GGML_TYPE_Q8_1,
+            Self::Q8K => sys::GGML_TYPE_Q8_K,
+        }
+    }
+}
+
 impl Format {
     /// The format of ggml's type; None for those that are not taken apart.
     pub fn of(kind: sys::ggml_type) -> Option<Self> {
@@ -123,7 +134,7 @@ fn blocks<const BLOCK: usize, const BYTES: usize, const GROUPS: usize>(
 
 /// The value of a 16-bit float.
 #[inline(always)]
-pub(super) fn f16(bits: u16) -> f32 {
+fn f16(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let rest = u32::from(bits & 0x7fff);
     if rest >= 0x7c00 {
@@ -134,8 +145,9 @@ pub(super) fn f16(bits: u16) -> f32 {
     f32::from_bits(sign | scaled.to_bits())
 }
 
+/// The 16-bit float at a place.
 #[inline(always)]
-fn half(b: &[u8], at: usize) -> f32 {
+pub(super) fn half(b: &[u8], at: usize) -> f32 {
     f16(u16::from_le_bytes([b[at], b[at + 1]]))
 }
 
@@ -256,6 +268,20 @@ fn q6_k(b: &[u8; 210], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32;
     }
 }
 
+/// The types that are taken apart.
+#[cfg(test)]
+pub(super) const TYPES: [sys::ggml_type; 9] = [
+    sys::GGML_TYPE_Q4_0,
+    sys::GGML_TYPE_Q4_1,
+    sys::GGML_TYPE_Q5_0,
+    sys::GGML_TYPE_Q5_1,
+    sys::GGML_TYPE_Q8_0,
+    sys::GGML_TYPE_IQ4_NL,
+    sys::GGML_TYPE_Q4_K,
+    sys::GGML_TYPE_Q5_K,
+    sys::GGML_TYPE_Q6_K,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,17 +294,7 @@ mod tests {
     fn as_ggml_de_quantizes() {
         crate::llama::init();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        for kind in [
-            sys::GGML_TYPE_Q4_0,
-            sys::GGML_TYPE_Q4_1,
-            sys::GGML_TYPE_Q5_0,
-            sys::GGML_TYPE_Q5_1,
-            sys::GGML_TYPE_Q8_0,
-            sys::GGML_TYPE_IQ4_NL,
-            sys::GGML_TYPE_Q4_K,
-            sys::GGML_TYPE_Q5_K,
-            sys::GGML_TYPE_Q6_K,
-        ] {
+        for kind in TYPES {
             let format = Format::of(kind).unwrap();
             let k = 1024;
             let exact: Vec<f32> = (0..k).map(|_| rng.random_range(-1.0f32..1.0).powi(3)).collect();

@@ -2,23 +2,12 @@
 
 use super::activations::{self, Layout};
 use super::head::{HeadTask, Label};
+use super::quants::TYPES;
 use super::{cpu::cpu, int8, loss_head};
 use crate::llama::sys;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ffi::c_void;
-
-const ROUNDED: [sys::ggml_type; 9] = [
-    sys::GGML_TYPE_Q4_0,
-    sys::GGML_TYPE_Q4_1,
-    sys::GGML_TYPE_Q5_0,
-    sys::GGML_TYPE_Q5_1,
-    sys::GGML_TYPE_Q8_0,
-    sys::GGML_TYPE_IQ4_NL,
-    sys::GGML_TYPE_Q4_K,
-    sys::GGML_TYPE_Q5_K,
-    sys::GGML_TYPE_Q6_K,
-];
 
 /// A ggml graph with a weight `[k, n]` and activations `[k, m]`.
 struct Bench {
@@ -108,7 +97,7 @@ fn products_are_ggmls_bit_for_bit() {
         return;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    for kind in ROUNDED.into_iter().filter(|&kind| int8::has_exact(kind)) {
+    for kind in TYPES.into_iter().filter(|&kind| int8::has_exact(kind)) {
         for size in [(32, 1, 8), (64, 5, 9), (96, 33, 16), (576, 50, 13), (1536, 7, 31), (640, 16, 8)] {
             let bench = Bench::new(kind, size, 3.0, &mut rng);
             // SAFETY: live tensors of these shapes.
@@ -129,7 +118,7 @@ fn products_are_ggmls_bit_for_bit() {
 #[test]
 fn output_matrix_and_loss_in_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(12);
-    for kind in ROUNDED.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
+    for kind in TYPES.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
         for ((k, n, m), scale) in
             [((256, 1000, 7), 0.3), ((512, 130, 20), 3.0), ((256, 64, 1), 1.0), ((256, 333, 9), 60.0)]
         {
