@@ -123,6 +123,7 @@ impl Extractor {
             n_threads,
             kv: KvType::F32,
             flash_attention: false,
+            op_offload: true,
         };
         Ok(Self { ctx: Context::new(model, &params)?, layers, limit })
     }

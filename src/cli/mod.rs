@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod check;
 mod columns;
+mod devices;
 mod doctor;
 mod eval;
 mod extract;
@@ -15,6 +16,7 @@ mod steering;
 mod synth;
 mod train;
 mod vector;
+mod worker;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -60,6 +62,8 @@ enum Command {
     Synth(synth::Args),
     /// Show what this build and this machine offer.
     Doctor(doctor::Args),
+    /// Let other machines compute on this one's devices (their --rpc).
+    Worker(worker::Args),
 }
 
 /// Options of every command that loads a model.
@@ -75,18 +79,31 @@ pub struct ModelArgs {
     /// (training) then keeps a second copy.
     #[arg(long)]
     pub repack: bool,
+    #[command(flatten)]
+    pub devices: devices::DeviceArgs,
 }
 
 impl ModelArgs {
     /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
-        Ok(Model::load(&self.model, &ModelParams { plain_weights: !self.repack, ..ModelParams::default() })?)
+        let params = ModelParams {
+            plain_weights: !self.repack,
+            offload: self.devices.offload(),
+            ..ModelParams::default()
+        };
+        let model = Model::load(&self.model, &params)?;
+        if model.placement().is_offloaded() {
+            eprintln!("{}", model.placement().words());
+        }
+        Ok(model)
     }
 
     /// Loads the model to train on it, unless its weights are larger than the memory there is.
     pub fn load_within_memory(&self, allow_swap: bool) -> anyhow::Result<Arc<Model>> {
         // What is no GGUF file, `load` says better.
-        if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| !allow_swap) {
+        // Of a model that goes to devices nobody knows yet how much stays here; the devices say themselves what they lack.
+        let here = !allow_swap && !self.devices.offload().offloads()?;
+        if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| here) {
             memory::fits(&self.model, bytes, memory::available())?;
         }
         self.load()
@@ -114,6 +131,7 @@ impl Cli {
             Command::FirstToken(args) => first_token::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Worker(args) => worker::run(args),
         }
     }
 }

@@ -307,6 +307,7 @@ impl Scorer {
                 n_threads: self.params.n_threads,
                 kv: KvType::F32,
                 flash_attention: false,
+                op_offload: true,
             },
         )?;
         // First the vector, then the preamble: K and V depend on it.

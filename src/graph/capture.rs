@@ -1,7 +1,7 @@
 //! Watching one `llama_decode`: every node, the inputs' data, and the residual stream at the entry point. What depends on
 //! that is recorded but not computed: the lifted graph computes it.
 
-use crate::llama::{DType, Node, NodeId, Tap, Weight};
+use crate::llama::{DType, Node, NodeId, Tap, Weight, sys};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What is remembered of a node: enough to lift it after the graph itself is gone.
@@ -80,6 +80,8 @@ pub(super) struct Capture {
     extent: Extent,
     /// What depends on the result of the first entry: nodes, and caches that such a node writes to.
     above: HashSet<NodeId>,
+    /// For each copy that the scheduler made of a node's result for another device: the node.
+    copies: HashMap<NodeId, NodeId>,
     /// The node that was asked about last is not to be computed.
     skip: bool,
 }
@@ -101,6 +103,7 @@ impl Capture {
                 .collect(),
             extent,
             above: HashSet::new(),
+            copies: HashMap::new(),
             skip: false,
         }
     }
@@ -109,7 +112,8 @@ impl Capture {
     /// tensor changed in place) that such a node writes to.
     fn depends(&mut self, node: &Node<'_>) -> bool {
         let root = node.view_src().map(|base| base.id());
-        let found = (0..10).filter_map(|i| node.src(i)).map(|s| s.id()).chain(root).any(|id| self.above.contains(&id));
+        let sources = (0..10).filter_map(|i| node.src(i)).map(|s| self.original(s.id()));
+        let found = sources.chain(root).any(|id| self.above.contains(&id));
         if found {
             self.above.insert(node.id());
             // A view of something below has no source above; so this is a write into it.
@@ -118,14 +122,39 @@ impl Capture {
         found
     }
 
+    /// The node whose result a tensor holds a copy of; the tensor itself where it is no copy.
+    fn original(&self, id: NodeId) -> NodeId {
+        self.copies.get(&id).copied().unwrap_or(id)
+    }
+
+    /// Where a graph runs on several devices, ggml's scheduler puts a copy, `DEVICE#NAME#NUMBER`, in the place of a source
+    /// that lies elsewhere; nothing but the name leads back from it. Names repeat, but a copy is of what was computed last
+    /// under its name, shape and type: the same tensor is not copied twice to one place.
+    fn note_copy(&mut self, leaf: &Node<'_>) {
+        if self.copies.contains_key(&leaf.id()) {
+            return;
+        }
+        let name = leaf.name();
+        let Some(of) = copied_name(&name) else { return };
+        let same = |n: &&RawNode| n.name == of && n.ne == leaf.ne() && n.dtype == leaf.dtype();
+        if let Some(node) = self.nodes.iter().rev().find(same) {
+            self.copies.insert(leaf.id(), node.id);
+        }
+    }
+
     fn note_leaf(&mut self, leaf: &Node<'_>) {
-        if self.leaves.contains_key(&leaf.id()) {
+        self.note_copy(leaf);
+        if self.leaves.contains_key(&leaf.id()) || self.copies.contains_key(&leaf.id()) {
             return;
         }
         let raw = if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
-        } else if leaf.is_input() || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len()) {
-            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones.
+        } else if leaf.is_input()
+            || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len())
+            || copied_name(&leaf.name()).is_some()
+        {
+            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones. A
+            // copy that is of no node is of an input.
             // Inputs are set before the graph runs and stay untouched until their last use, which is this node or a
             // later one.
             RawLeaf::Input { ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
@@ -137,18 +166,26 @@ impl Capture {
 
     /// The layer whose marker this node adds, and the leaf that holds it.
     fn entry(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
-        if node.op() != crate::llama::sys::GGML_OP_ADD {
+        if node.op() != sys::GGML_OP_ADD {
             return None;
         }
         let v = node.src(1)?;
         let n_bytes = self.markers.first()?.1.len();
-        if !v.is_leaf() || v.is_input() || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != n_bytes {
+        let own = !v.is_input() || copied_name(&v.name()).is_some();
+        if !v.is_leaf() || !own || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != n_bytes {
             return None;
         }
         let bytes = v.read_bytes();
         let (layer, _) = self.markers.iter().find(|(_, marker)| *marker == bytes)?;
         Some((*layer, v.id()))
     }
+}
+
+/// The name of what a copy of ggml's scheduler is a copy of.
+fn copied_name(name: &str) -> Option<&str> {
+    let (_, rest) = name.split_once('#')?;
+    let (of, number) = rest.rsplit_once('#')?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(of)
 }
 
 impl Tap for Capture {
@@ -161,7 +198,7 @@ impl Tap for Capture {
                 // The copy of large inputs is only needed above the entry, but inputs are small.
                 self.note_leaf(&leaf);
             }
-            src.push(s.map(|s| s.id()));
+            src.push(s.map(|s| self.original(s.id())));
         }
         while src.last().is_some_and(Option::is_none) {
             src.pop();
@@ -213,5 +250,19 @@ impl Tap for Capture {
             self.residual = node.read_f32();
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copied_name;
+
+    #[test]
+    fn copies_are_known_by_their_names() {
+        assert_eq!(copied_name("CUDA0#attn_inp_kq_mask#0"), Some("attn_inp_kq_mask"));
+        assert_eq!(copied_name("RPC0[127.0.0.1:50052]#l_out-14#3"), Some("l_out-14"));
+        for name in ["l_out-14", "a#b", "CUDA0#x#", "CUDA0#x#y", "", "##"] {
+            assert_eq!(copied_name(name), None, "{name}");
+        }
     }
 }

@@ -10,6 +10,7 @@ pub mod grad;
 pub mod ir;
 mod kernels;
 pub mod lift;
+pub(crate) mod lower;
 
 pub(crate) use kernels::head::log_sum_exp;
 pub(crate) use kernels::logprobs::OutputHead;

@@ -31,11 +31,22 @@ pub struct ContextParams {
     pub kv: KvType,
     /// Let llama.cpp use its fused attention kernel where it can.
     pub flash_attention: bool,
+    /// Let a device compute large batches for layers whose weights lie in the CPU's memory (llama.cpp copies the weights
+    /// there, again for each batch).
+    pub op_offload: bool,
 }
 
 impl Default for ContextParams {
     fn default() -> Self {
-        Self { n_ctx: 2048, n_batch: 512, n_seq_max: 1, n_threads: 0, kv: KvType::F16, flash_attention: true }
+        Self {
+            n_ctx: 2048,
+            n_batch: 512,
+            n_seq_max: 1,
+            n_threads: 0,
+            kv: KvType::F16,
+            flash_attention: true,
+            op_offload: true,
+        }
     }
 }
 
@@ -51,6 +62,8 @@ impl ContextParams {
             n_threads,
             kv: KvType::F32,
             flash_attention: false,
+            // Every op where its weights are, as in the lifted graph.
+            op_offload: false,
         }
     }
 }
@@ -109,6 +122,7 @@ impl Context {
             p.type_k = kv;
             p.type_v = kv;
             p.kv_unified = true;
+            p.op_offload = params.op_offload;
             p.no_perf = true;
             // One window size for every layer's cache: with a trimmed sliding-window cache, shared prompts and
             // rewinding would not work.

@@ -4,6 +4,7 @@
 //! crosses the boundary is checked here first: sizes, ranges, NUL bytes. ggml answers a broken promise with `abort()`,
 //! so a mistake that reaches it cannot be reported any more.
 
+mod abort;
 mod batch;
 mod chat_template;
 mod context;
@@ -11,12 +12,16 @@ mod device;
 mod gguf;
 mod logging;
 mod model;
+pub(crate) mod placement;
 mod plain;
 mod quantize;
 mod reference;
+mod rpc;
 mod sampler;
 mod tap;
+mod transposed;
 
+pub use abort::set_abort_note;
 pub use batch::Batch;
 pub use chat_template::apply_builtin_chat_format;
 pub use context::{Context, ContextParams, KvType, default_threads};
@@ -26,11 +31,14 @@ pub use device::{
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
+pub use placement::{Offload, Placement, SplitMode};
 pub use plain::PlainTensor;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
+pub use rpc::{resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};
+pub use transposed::TransposedTensor;
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
@@ -101,6 +109,9 @@ pub enum LlamaError {
     /// The model cannot be used with this tool.
     #[error("{0}")]
     Unsupported(String),
+    /// A device or a worker that is not there, or not usable.
+    #[error("{0}")]
+    Device(String),
     /// The tap panicked; the panic was kept on the Rust side of the boundary.
     #[error("internal error in a graph callback: {0}")]
     Callback(String),
@@ -111,6 +122,7 @@ pub(crate) fn init() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         logging::install();
+        abort::install();
         // SAFETY: no arguments; called once, before any other llama.cpp call.
         unsafe { sys::llama_backend_init() };
     });

@@ -1,6 +1,8 @@
 //! A loaded model and its vocabulary.
 
-use super::{DType, LlamaError, PlainTensor, Token, init, logging::last_log_lines, sys};
+use super::{
+    DType, LlamaError, Offload, Placement, PlainTensor, SplitMode, Token, TransposedTensor, init, logging::last_log_lines, sys,
+};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::io::Read;
@@ -13,15 +15,15 @@ pub struct ModelParams {
     /// Keep the weights as they lie in the file, so that the training engine can read them. `false` lets llama.cpp
     /// repack them for its own kernels (a little faster for generation on some CPUs, unreadable for the engine).
     pub plain_weights: bool,
-    /// Layers to put on a GPU, where a GPU backend is compiled in. Negative: all.
-    pub n_gpu_layers: i32,
+    /// Which layers go to which device.
+    pub offload: Offload,
     /// Load the vocabulary only.
     pub vocab_only: bool,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { plain_weights: true, n_gpu_layers: 0, vocab_only: false }
+        Self { plain_weights: true, offload: Offload::none(), vocab_only: false }
     }
 }
 
@@ -36,6 +38,9 @@ pub struct Model {
     mapped: bool,
     /// Plain copies of weights that the CPU cannot read where llama.cpp keeps them, made when first asked for.
     plain: Mutex<HashMap<String, Arc<PlainTensor>>>,
+    /// Transposed copies of weights that lie on a device, made when first asked for.
+    transposed: Mutex<HashMap<String, Arc<TransposedTensor>>>,
+    placement: Placement,
 }
 
 // SAFETY: llama.cpp never writes to a model after loading; all calls made here through &self are reads.
@@ -48,7 +53,8 @@ impl Model {
     ///
     /// # Errors
     /// [`LlamaError::Read`], [`LlamaError::NotGguf`] or [`LlamaError::Load`] with llama.cpp's reason (a truncated file
-    /// is found here: llama.cpp checks that every tensor lies inside the file).
+    /// is found here: llama.cpp checks that every tensor lies inside the file); [`LlamaError::Device`] for a device or a
+    /// worker that is not there.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Arc<Self>, LlamaError> {
         init();
         let read_error = |source| LlamaError::Read { path: path.to_owned(), source };
@@ -70,11 +76,29 @@ impl Model {
         }
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| LlamaError::Load { path: path.to_owned(), reason: "the path holds a NUL byte".into() })?;
+        let devices = params.offload.resolve()?;
+        let shares = params.offload.shares(devices.len())?;
+        // NULL ends the list. Without a device llama.cpp keeps everything in the CPU's memory.
+        let mut list = devices.clone();
+        list.push(std::ptr::null_mut());
         let _ = last_log_lines();
-        // SAFETY: the defaults are a plain struct; the path is NUL-terminated and outlives the call.
+        Placement::start();
+        // SAFETY: the defaults are a plain struct; the path is NUL-terminated, and it and the lists outlive the call.
         let raw = unsafe {
             let mut p = sys::llama_model_default_params();
-            p.n_gpu_layers = params.n_gpu_layers;
+            p.devices = list.as_mut_ptr();
+            p.n_gpu_layers = match params.offload.n_gpu_layers {
+                _ if devices.is_empty() => 0,
+                Some(n) => i32::try_from(n).unwrap_or(i32::MAX),
+                None => -1,
+            };
+            p.split_mode = match params.offload.split_mode {
+                SplitMode::None => sys::LLAMA_SPLIT_MODE_NONE,
+                SplitMode::Layer => sys::LLAMA_SPLIT_MODE_LAYER,
+                SplitMode::Row => sys::LLAMA_SPLIT_MODE_ROW,
+            };
+            p.main_gpu = params.offload.main_gpu as i32;
+            p.tensor_split = shares.as_ref().map_or(std::ptr::null(), |s| s.as_ptr());
             p.use_extra_bufts = !params.plain_weights;
             p.vocab_only = params.vocab_only;
             sys::llama_model_load_from_file(c_path.as_ptr(), p)
@@ -90,7 +114,16 @@ impl Model {
         }
         // SAFETY: raw is a live model.
         let vocab = unsafe { sys::llama_model_get_vocab(raw) };
-        Ok(Arc::new(Self { raw, vocab, path: path.to_owned(), mapped: params.plain_weights, plain: Mutex::default() }))
+        let placement = Placement::finish(&devices);
+        Ok(Arc::new(Self {
+            raw,
+            vocab,
+            path: path.to_owned(),
+            mapped: params.plain_weights && !placement.is_offloaded(),
+            plain: Mutex::default(),
+            transposed: Mutex::default(),
+            placement,
+        }))
     }
 
     /// A plain copy of one of the model's tensors, read from the file at the first call.
@@ -105,6 +138,41 @@ impl Model {
         let tensor = Arc::new(PlainTensor::load(self, name, dtype, ne)?);
         plain.insert(name.to_owned(), Arc::clone(&tensor));
         Ok(tensor)
+    }
+
+    /// A transposed copy of one of the model's tensors on the device it lies on, made at the first call.
+    ///
+    /// # Errors
+    /// As [`TransposedTensor::load`].
+    pub(super) fn transposed(
+        &self,
+        name: &str,
+        dtype: DType,
+        ne: [usize; 4],
+        device: sys::ggml_backend_dev_t,
+        types: &[DType],
+    ) -> Result<Arc<TransposedTensor>, LlamaError> {
+        let mut all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(tensor) = all.get(name).filter(|t| types.contains(&t.dtype())) {
+            return Ok(Arc::clone(tensor));
+        }
+        let tensor = Arc::new(TransposedTensor::load(self, name, dtype, ne, device, types)?);
+        all.insert(name.to_owned(), Arc::clone(&tensor));
+        Ok(tensor)
+    }
+
+    /// Transposed copies on devices, so far: how many, their bytes, and the types they are kept in.
+    pub fn transposed_copies(&self) -> (usize, u64, Vec<String>) {
+        let all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut types: Vec<String> = all.values().map(|t| t.dtype().name()).collect();
+        types.sort();
+        types.dedup();
+        (all.len(), all.values().map(|t| t.bytes() as u64).sum(), types)
+    }
+
+    /// Where the layers lie.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {

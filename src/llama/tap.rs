@@ -1,6 +1,6 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
-use super::{LlamaError, Model, PlainTensor, sys};
+use super::{LlamaError, Model, PlainTensor, TransposedTensor, sys};
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +68,7 @@ pub struct Weight {
     raw: *mut sys::ggml_tensor,
     model: Arc<Model>,
     plain: Option<Arc<PlainTensor>>,
+    transposed: Option<Arc<TransposedTensor>>,
 }
 
 impl Weight {
@@ -87,6 +88,40 @@ impl Weight {
             self.plain = Some(self.model.plain(&node.name(), node.dtype(), node.ne())?);
         }
         Ok(())
+    }
+
+    /// The device whose memory holds the weight; None where that is the CPU's.
+    pub(crate) fn device(&self) -> Option<sys::ggml_backend_dev_t> {
+        let node = self.node();
+        if node.is_host() || node.t().buffer.is_null() {
+            return None;
+        }
+        // SAFETY: a live buffer; its type and device live forever.
+        unsafe {
+            let device = sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(node.t().buffer));
+            let kind = if device.is_null() { return None } else { sys::ggml_backend_dev_type(device) };
+            (kind != sys::GGML_BACKEND_DEVICE_TYPE_CPU && kind != sys::GGML_BACKEND_DEVICE_TYPE_ACCEL).then_some(device)
+        }
+    }
+
+    /// The transposed copy of a weight that lies on a device, as a weight; the first of `types` with which the device
+    /// multiplies.
+    ///
+    /// # Errors
+    /// As [`TransposedTensor`]'s making.
+    pub(crate) fn transposed_on(
+        &self,
+        device: sys::ggml_backend_dev_t,
+        types: &[DType],
+    ) -> Result<Self, LlamaError> {
+        let node = self.node();
+        let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, types)?;
+        Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, transposed: Some(copy) })
+    }
+
+    /// True for a transposed copy.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed.is_some()
     }
 
     /// The weight's tensor as it lies in the file, None where the CPU cannot read it and [`Weight::make_plain`] was not
@@ -112,6 +147,7 @@ impl<'a> Node<'a> {
             raw: self.raw,
             model: Arc::clone(self.model),
             plain: None,
+            transposed: None,
         })
     }
 

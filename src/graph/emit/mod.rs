@@ -4,11 +4,13 @@
 //! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
 
 mod build;
+mod devices;
 
 use super::ir::{Elem, Graph, Value};
 use super::kernels::{head, loss_head};
 use crate::llama::{DType, Weight, sys};
 use build::{Built, Setup};
+use devices::Devices;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
@@ -148,7 +150,7 @@ pub struct Timings {
     pub runs: usize,
 }
 
-/// Runs graphs on the CPU backend of ggml.
+/// Runs graphs where their weights are: on the CPU backend of ggml, or across the CPU and the devices that hold weights.
 #[derive(Debug)]
 pub struct Executor {
     backend: sys::ggml_backend_t,
@@ -158,6 +160,8 @@ pub struct Executor {
     smooth: bool,
     precision: Precision,
     timings: Timings,
+    /// Backends of the devices that the graphs run so far had weights on.
+    devices: Devices,
 }
 
 // SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
@@ -203,6 +207,7 @@ impl Executor {
                 smooth: false,
                 precision: Precision::default(),
                 timings: Timings::default(),
+                devices: Devices::default(),
             })
         }
     }
@@ -226,7 +231,7 @@ impl Executor {
     /// True if [`Graph::loss_head`] can be computed with this output matrix, on this CPU, within the precision set.
     pub fn can_fuse_head(&self, output: &Weight) -> bool {
         let DType(kind) = output.node().dtype();
-        self.precision == Precision::default() && loss_head::can_fuse(kind)
+        self.precision == Precision::default() && loss_head::can_fuse(kind) && output.device().is_none()
     }
 
     fn setup(&self, task: *mut head::HeadTask) -> Setup {
@@ -264,11 +269,19 @@ impl Executor {
             for &(t, data, len) in &built.uploads {
                 sys::ggml_backend_tensor_set(t, data, 0, len);
             }
-            if !sys::ggml_gallocr_alloc_graph(self.alloc, built.graph) {
+            let on_devices = self.devices.prepare(bind.weights, self.backend, built.graph)?;
+            let allocated = match on_devices {
+                Some(sched) => sys::ggml_backend_sched_alloc_graph(sched, built.graph),
+                None => sys::ggml_gallocr_alloc_graph(self.alloc, built.graph),
+            };
+            if !allocated {
                 return Err(built.memory(" (activations)"));
             }
             let uploaded_at = Instant::now();
-            let status = sys::ggml_backend_graph_compute(self.backend, built.graph);
+            let status = match on_devices {
+                Some(sched) => sys::ggml_backend_sched_graph_compute(sched, built.graph),
+                None => sys::ggml_backend_graph_compute(self.backend, built.graph),
+            };
             let computed_at = Instant::now();
             if status != sys::GGML_STATUS_SUCCESS {
                 return Err(RunError::Compute(status));
@@ -298,12 +311,16 @@ impl Executor {
         std::mem::take(&mut self.timings)
     }
 
-    /// Bytes that a run would need for inputs and activations, without running it.
+    /// Bytes of the CPU's memory that a run would need for inputs and activations, without running it.
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn measure(&self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
+    pub fn measure(&mut self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
         let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut()))?;
+        // SAFETY: nothing of the graph has memory yet, which is how a scheduler measures.
+        if let Some(size) = unsafe { self.devices.measure(bind.weights, self.backend, built.graph)? } {
+            return Ok(size);
+        }
         // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
         unsafe {
             let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
@@ -317,17 +334,23 @@ impl Executor {
         }
     }
 
-    /// Bytes of activations that the largest run so far needed.
+    /// Bytes of activations that the largest run so far needed, in the CPU's memory.
     pub fn activation_bytes(&self) -> usize {
         // SAFETY: alive; buffer 0 is the only one of a CPU allocator.
-        unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }.max(self.devices.host_bytes(self.backend))
+    }
+
+    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
+    pub fn device_bytes(&self) -> Vec<(String, usize)> {
+        self.devices.bytes()
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        // SAFETY: each freed once, the backend before the pool it uses.
+        // SAFETY: each freed once, the scheduler before the backends it uses, the backend before its pool.
         unsafe {
+            self.devices.free();
             sys::ggml_gallocr_free(self.alloc);
             sys::ggml_backend_free(self.backend);
             sys::ggml_threadpool_free(self.pool);

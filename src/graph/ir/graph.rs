@@ -17,6 +17,17 @@ impl Graph {
         Self::default()
     }
 
+    /// An empty graph that has declared as many inputs and weights as another one: for copies of its nodes.
+    pub(in crate::graph) fn beside(other: &Self) -> Self {
+        Self { nodes: Vec::new(), n_inputs: other.n_inputs, n_weights: other.n_weights }
+    }
+
+    /// A node of another graph, with sources of this one.
+    pub(in crate::graph) fn copy(&mut self, node: &Node, src: Vec<Value>) -> Value {
+        self.nodes.push(Node { src, ..node.clone() });
+        Value(self.nodes.len() as u32 - 1)
+    }
+
     /// All nodes, sources before users.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

@@ -8,12 +8,13 @@ pub use verify::{Agreement, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError, Timings};
+use crate::graph::emit::{Backward, Bindings, Data, Executor, Label, Outcome, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
+use crate::graph::lower::{LabelScores, Plan, head_weight, lower};
 use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
-use crate::llama::{Context, ContextParams, LlamaError, Model, Weight};
+use crate::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
 use layout::Layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -79,6 +80,10 @@ pub struct Example {
     entries: Vec<Entry>,
     logits: Value,
     head: Value,
+    /// What the labels' log-probabilities follow from, where the head runs on a device; the executor records them otherwise.
+    scores: Option<LabelScores>,
+    /// Factor on the gradients that the graph gives.
+    gradient_scale: f32,
     /// Gradient at each entry, `[n_embd, n_rows]`.
     grads: Vec<Value>,
     /// Which of the inputs is the residual stream.
@@ -98,6 +103,19 @@ pub struct Example {
     pub norms: Vec<Vec<f32>>,
     /// Ops of the lifted graph with their counts.
     pub ops: BTreeMap<&'static str, usize>,
+}
+
+/// Factor on the gradient where transposed copies are F16, whose smallest numbers are larger than many gradients.
+const F16_GRADIENT_SCALE: f32 = 1024.0;
+
+/// The graph of an example and the values of interest in it.
+struct Parts {
+    graph: Graph,
+    weights: Vec<Weight>,
+    inputs: Vec<Data>,
+    logits: Value,
+    head: Value,
+    grads: Vec<Value>,
 }
 
 impl std::fmt::Debug for Example {
@@ -167,6 +185,7 @@ pub struct Engine {
     cache: Option<Cache>,
     /// Nodes whose results from below the lowest layer are used above it, by their number in the order of the decode.
     keep: BTreeSet<usize>,
+    transposed_type: Option<DType>,
 }
 
 impl Engine {
@@ -194,7 +213,8 @@ impl Engine {
         mark(&mut ctx, &layers)?;
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
-        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache: None, keep: BTreeSet::new() })
+        let (cache, keep, transposed_type) = (None, BTreeSet::new(), None);
+        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache, keep, transposed_type })
     }
 
     /// See [`Executor::set_smooth`].
@@ -276,7 +296,7 @@ impl Engine {
     }
 
     /// Puts an example together, all but what a run of it tells.
-    fn example(&self, layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
+    fn example(&self, mut layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
         let row_pair = lifted
             .entries
             .iter()
@@ -291,19 +311,23 @@ impl Engine {
         };
         let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
         let grads = differentiate_within(&mut graph, of, head, &at, self.attention)?;
+        let mut inputs = lifted.inputs;
+        inputs[lifted.residual.0 as usize] = Data::F32(residual);
+        let parts = Parts { graph, weights: lifted.weights, inputs, logits: lifted.logits, head, grads };
+        let (parts, entries, scores, gradient_scale) = self.place(parts, lifted.entries, &mut layout.labels)?;
+        let Parts { mut graph, mut weights, inputs, logits, head, grads } = parts;
         graph.shrink();
-        let mut weights = lifted.weights;
         for id in graph.transposed_weights() {
             weights[id.0 as usize].make_plain()?;
         }
-        let mut inputs = lifted.inputs;
-        inputs[lifted.residual.0 as usize] = Data::F32(residual);
         Ok(Example {
             graph,
             norms: Vec::new(),
-            entries: lifted.entries,
-            logits: lifted.logits,
+            entries,
+            logits,
             head,
+            scores,
+            gradient_scale,
             grads,
             residual: lifted.residual,
             inputs,
@@ -317,13 +341,87 @@ impl Engine {
         })
     }
 
+    /// Rewrites a graph with weights on devices so that it can run there; leaves any other as it is.
+    fn place(
+        &self,
+        parts: Parts,
+        mut entries: Vec<Entry>,
+        labels: &mut [Label],
+    ) -> Result<(Parts, Vec<Entry>, Option<LabelScores>, f32), EngineError> {
+        let devices: Vec<_> = parts.weights.iter().map(Weight::device).collect();
+        if devices.iter().all(Option::is_none) {
+            return Ok((parts, entries, None, 1.0));
+        }
+        // First the copies: which type they have decides whether small gradients survive.
+        let transposed: Vec<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
+        let mut copies = BTreeMap::new();
+        let mut gradient_scale = 1.0;
+        for i in transposed {
+            if let (Some(device), false) = (devices[i], copies.contains_key(&i)) {
+                let copy = parts.weights[i].transposed_on(device, &self.transposed_types())?;
+                if copy.node().dtype() == DType::F16 {
+                    gradient_scale = F16_GRADIENT_SCALE;
+                }
+                copies.insert(i, copy);
+            }
+        }
+        let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
+        let head = head_weight(&parts.graph, parts.logits).is_some_and(|w| on_device[w.0 as usize]);
+        for label in labels.iter_mut() {
+            label.coef *= gradient_scale;
+        }
+        let plan = Plan { on_device: &on_device, head, labels, inputs: &parts.inputs };
+        let lowered = lower(&parts.graph, &plan)?;
+        let map = |v: Value| lowered.map[v.0 as usize];
+        for e in &mut entries {
+            e.at = map(e.at);
+        }
+        let mut weights = parts.weights;
+        weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
+        let mut inputs = parts.inputs;
+        let (logits, head) = (map(parts.logits), map(parts.head));
+        let grads = parts.grads.iter().map(|&v| map(v)).collect();
+        inputs.extend(lowered.inputs);
+        let parts = Parts { graph: lowered.graph, weights, inputs, logits, head, grads };
+        Ok((parts, entries, lowered.head, gradient_scale))
+    }
+
+    /// In which types transposed copies may be kept on a device, best first.
+    fn transposed_types(&self) -> Vec<DType> {
+        if let Some(only) = self.transposed_type {
+            return vec![only];
+        }
+        match self.precision().backward {
+            Backward::F32 => vec![DType::F32],
+            Backward::Bf16 => vec![DType::BF16, DType::F16, DType::F32],
+        }
+    }
+
+    /// Sets the type of transposed copies on devices instead of leaving it to the precision and the device.
+    pub fn set_transposed_type(&mut self, dtype: Option<DType>) {
+        self.transposed_type = dtype;
+    }
+
+    /// True where weights lie on devices: their kernels round in ways of their own, so that results agree with
+    /// `llama_decode` closely and not bit for bit.
+    pub fn is_on_devices(&self) -> bool {
+        self.model.placement().is_offloaded()
+    }
+
+    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
+    pub fn device_bytes(&self) -> Vec<(String, usize)> {
+        self.exec.device_bytes()
+    }
+
     /// Runs the example without vectors: its reference, by the same way that every policy takes, and the norms of the
     /// residual stream at each layer.
     fn refer(&mut self, example: &mut Example) -> Result<(), EngineError> {
         let n_embd = self.model.n_embd();
         let zeros = self.split(&vec![0.0; self.n_params()]);
-        let further: Vec<Value> = example.entries.iter().skip(1).map(|e| e.at).collect();
-        let outcome = self.exec.run(&example.graph, &example.bindings(&zeros), &[example.head], &further)?;
+        let mut read: Vec<Value> = example.entries.iter().skip(1).map(|e| e.at).collect();
+        read.extend(example.score_values());
+        let outcome = self.exec.run(&example.graph, &example.bindings(&zeros), example.computed(), &read)?;
+        let outcome = example.scored(outcome);
         for (owner, l) in example.owners.iter().zip(&outcome.log_probs) {
             add_logp(&mut example.reference, *owner, *l);
         }
@@ -365,7 +463,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn step_bytes(&self, example: &Example) -> Result<usize, EngineError> {
+    pub fn step_bytes(&mut self, example: &Example) -> Result<usize, EngineError> {
         let data = self.split(&vec![0.0; self.n_params()]);
         Ok(self.exec.measure(&example.graph, &example.bindings(&data), &example.grads)?)
     }
@@ -394,11 +492,10 @@ impl Engine {
     pub fn run(&mut self, example: &Example, vectors: &[f32], want_grads: bool) -> Result<Scored, EngineError> {
         let data = self.split(vectors);
         let bind = example.bindings(&data);
-        let outcome = if want_grads {
-            self.exec.run(&example.graph, &bind, &[], &example.grads)?
-        } else {
-            self.exec.run(&example.graph, &bind, &[example.head], &[])?
-        };
+        let (computed, mut read) =
+            if want_grads { (&[][..], example.grads.clone()) } else { (example.computed(), Vec::new()) };
+        read.extend(example.score_values());
+        let outcome = example.scored(self.exec.run(&example.graph, &bind, computed, &read)?);
         let mut logp = vec![PairLogp::default(); example.n_pairs()];
         for (owner, l) in example.owners.iter().zip(&outcome.log_probs) {
             add_logp(&mut logp, *owner, *l);
@@ -412,7 +509,7 @@ impl Engine {
                 // dh: [n_rows, n_embd]
                 for (row, pair) in dh.chunks_exact(n_embd).zip(row_pair) {
                     for (sum, x) in grads[*pair][layer * n_embd..].iter_mut().zip(row) {
-                        *sum += f64::from(*x);
+                        *sum += f64::from(*x / example.gradient_scale); // a power of two: exact
                     }
                 }
             }
@@ -428,6 +525,25 @@ impl Example {
             Data::F32(rows) => rows,
             _ => &[],
         }
+    }
+
+    /// Values that the log-probabilities are made of.
+    fn score_values(&self) -> impl Iterator<Item = Value> + '_ {
+        self.scores.iter().flat_map(LabelScores::values)
+    }
+
+    /// What has to run for the log-probabilities beside what is read.
+    fn computed(&self) -> &[Value] {
+        if self.scores.is_some() { &[] } else { std::slice::from_ref(&self.head) }
+    }
+
+    /// The outcome of a run that read [`Example::score_values`] last: with the log-probabilities instead of those.
+    fn scored(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(scores) = &self.scores {
+            let parts = outcome.values.split_off(outcome.values.len() - 3);
+            outcome.log_probs = scores.log_probs(&parts[0], &parts[1], &parts[2]);
+        }
+        outcome
     }
 
     fn bindings<'a>(&'a self, vectors: &'a [Data]) -> Bindings<'a> {

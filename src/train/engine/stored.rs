@@ -30,8 +30,9 @@ impl Engine {
         // Kernels are chosen by what this processor has.
         let cpu: Vec<&str> = llama::cpu_features().iter().filter(|f| f.in_cpu).map(|f| f.name).collect();
         format!(
-            "layers {:?}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
+            "layers {:?}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers,
+            self.model.placement().words(),
             self.ctx.n_threads(),
             self.precision(),
             env!("CARGO_PKG_VERSION"),

@@ -1,0 +1,155 @@
+//! Graphs whose weights lie on devices: ggml's scheduler runs every op where its weight is, copies what crosses from one
+//! device to another, and gives the CPU what a device cannot compute.
+
+use super::RunError;
+use crate::llama::placement::{device_name, is_rpc};
+use crate::llama::{Weight, sys};
+
+/// The devices' backends, and the scheduler over them.
+#[derive(Debug)]
+pub(super) struct Devices {
+    backends: Vec<(sys::ggml_backend_dev_t, sys::ggml_backend_t)>,
+    sched: sys::ggml_backend_sched_t,
+    /// Nodes and leaves that the scheduler was made for.
+    capacity: usize,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self { backends: Vec::new(), sched: std::ptr::null_mut(), capacity: 0 }
+    }
+}
+
+impl Devices {
+    /// The scheduler, made ready for a graph, if a weight lies outside of the CPU's memory.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`] where a device cannot be started.
+    ///
+    /// # Safety
+    /// `graph` is alive, of tensors that have no memory but for weights and inputs; `cpu` is a CPU backend.
+    pub unsafe fn prepare(
+        &mut self,
+        weights: &[Weight],
+        cpu: sys::ggml_backend_t,
+        graph: *mut sys::ggml_cgraph,
+    ) -> Result<Option<sys::ggml_backend_sched_t>, RunError> {
+        let mut new = false;
+        for device in weights.iter().filter_map(Weight::device) {
+            if !self.backends.iter().any(|(d, _)| *d == device) {
+                // SAFETY: a live device.
+                let backend = unsafe { sys::ggml_backend_dev_init(device, std::ptr::null()) };
+                if backend.is_null() {
+                    return Err(RunError::Binding(format!("{} does not start", device_name(device))));
+                }
+                self.backends.push((device, backend));
+                new = true;
+            }
+        }
+        if weights.iter().all(|w| w.device().is_none()) {
+            return Ok(None);
+        }
+        // SAFETY: by contract; the backends are alive.
+        unsafe {
+            let n_nodes = sys::ggml_graph_n_nodes(graph) as usize;
+            // A graph has at most as many leaves as nodes have sources that are no nodes; twice the nodes is more than
+            // any of ours has of both.
+            let needed = 4 * n_nodes + 256;
+            if new || self.capacity < needed {
+                self.drop_sched();
+                let mut list: Vec<sys::ggml_backend_t> = self.backends.iter().map(|b| b.1).collect();
+                // ggml wants the CPU last: it takes what the others cannot.
+                list.push(cpu);
+                self.sched = sys::ggml_backend_sched_new(
+                    list.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                    list.len() as i32,
+                    needed,
+                    false,
+                    false,
+                );
+                self.capacity = needed;
+            }
+            sys::ggml_backend_sched_reset(self.sched);
+            let workers = self.backends.iter().any(|(d, _)| is_rpc(*d));
+            for i in 0..n_nodes {
+                let node = sys::ggml_graph_node(graph, i as i32);
+                if on_cpu((*node).op, workers) {
+                    sys::ggml_backend_sched_set_tensor_backend(self.sched, node, cpu);
+                }
+            }
+        }
+        Ok(Some(self.sched))
+    }
+
+    /// Bytes of the CPU's memory that a graph needs; None where no weight lies on a device.
+    ///
+    /// # Errors
+    /// As [`Devices::prepare`].
+    ///
+    /// # Safety
+    /// As [`Devices::prepare`]; the graph is not run afterwards.
+    pub unsafe fn measure(
+        &mut self,
+        weights: &[Weight],
+        cpu: sys::ggml_backend_t,
+        graph: *mut sys::ggml_cgraph,
+    ) -> Result<Option<usize>, RunError> {
+        // SAFETY: by contract.
+        unsafe {
+            if self.prepare(weights, cpu, graph)?.is_none() {
+                return Ok(None);
+            }
+            let mut sizes = vec![0usize; self.backends.len() + 1];
+            sys::ggml_backend_sched_reserve_size(self.sched, graph, sizes.as_mut_ptr());
+            sys::ggml_backend_sched_reset(self.sched);
+            Ok(sizes.last().copied())
+        }
+    }
+
+    /// Bytes of activations in the CPU's memory.
+    pub fn host_bytes(&self, cpu: sys::ggml_backend_t) -> usize {
+        if self.sched.is_null() {
+            return 0;
+        }
+        // SAFETY: both alive.
+        unsafe { sys::ggml_backend_sched_get_buffer_size(self.sched, cpu) }
+    }
+
+    /// Devices with the bytes of activations there.
+    pub fn bytes(&self) -> Vec<(String, usize)> {
+        if self.sched.is_null() {
+            return Vec::new();
+        }
+        self.backends
+            .iter()
+            // SAFETY: both alive.
+            .map(|&(d, b)| (device_name(d), unsafe { sys::ggml_backend_sched_get_buffer_size(self.sched, b) }))
+            .collect()
+    }
+
+    fn drop_sched(&mut self) {
+        if !self.sched.is_null() {
+            // SAFETY: freed once.
+            unsafe { sys::ggml_backend_sched_free(self.sched) };
+            self.sched = std::ptr::null_mut();
+        }
+    }
+
+    /// Frees the scheduler and the backends. (The CPU's must still be alive.)
+    pub fn free(&mut self) {
+        self.drop_sched();
+        for (_, backend) in self.backends.drain(..) {
+            // SAFETY: freed once.
+            unsafe { sys::ggml_backend_free(backend) };
+        }
+    }
+}
+
+/// True for ops that must not leave the CPU: kernels of ours, which are functions of this process, and, where a device is a
+/// worker's, ops that its backend may lack. Other devices say themselves what they lack; of a worker's, ggml takes for
+/// granted that it computes everything.
+fn on_cpu(op: sys::ggml_op, workers: bool) -> bool {
+    matches!(op, sys::GGML_OP_CUSTOM | sys::GGML_OP_MAP_CUSTOM1 | sys::GGML_OP_MAP_CUSTOM2 | sys::GGML_OP_MAP_CUSTOM3)
+        || workers && matches!(op, sys::GGML_OP_GET_ROWS_BACK | sys::GGML_OP_REPEAT_BACK)
+}

@@ -1,0 +1,295 @@
+//! Which layers of a model lie on which device.
+
+use super::{LlamaError, init, rpc, sys};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+
+/// How the layers are divided between several devices (llama.cpp's `--split-mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SplitMode {
+    /// One device takes all.
+    None,
+    /// Whole layers, in proportion to the free memory.
+    #[default]
+    Layer,
+    /// The rows of each matrix.
+    Row,
+}
+
+/// Where a model's layers are to go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Offload {
+    /// Layers to offload, the last ones first, the output after them; None: all.
+    pub n_gpu_layers: Option<u32>,
+    /// Names of devices, in the order in which they are used; None: the workers, then every GPU.
+    pub devices: Option<Vec<String>>,
+    /// How layers are divided between them.
+    pub split_mode: SplitMode,
+    /// The device that takes all with [`SplitMode::None`], counted among those in use.
+    pub main_gpu: usize,
+    /// Shares of the devices; empty: by their free memory.
+    pub tensor_split: Vec<f32>,
+    /// Workers (`bidpo worker`), as HOST:PORT.
+    pub workers: Vec<String>,
+}
+
+impl Offload {
+    /// Everything in the memory of the CPU.
+    pub fn none() -> Self {
+        Self { n_gpu_layers: Some(0), ..Self::default() }
+    }
+
+    /// True if a model that is loaded so goes to devices at all.
+    ///
+    /// # Errors
+    /// [`LlamaError::Device`] for a worker that cannot be reached or a device that is not there.
+    pub fn offloads(&self) -> Result<bool, LlamaError> {
+        Ok(!self.resolve()?.is_empty())
+    }
+
+    /// ggml's handles of the devices to use, in order.
+    ///
+    /// # Errors
+    /// [`LlamaError::Device`] for a worker that cannot be reached or a device that is not there.
+    pub(super) fn resolve(&self) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
+        init();
+        let mut devices = Vec::new();
+        for worker in &self.workers {
+            devices.extend(rpc::connect(worker)?);
+        }
+        if self.n_gpu_layers == Some(0) {
+            return Ok(Vec::new());
+        }
+        if let Some(names) = &self.devices {
+            return names.iter().filter(|n| *n != "none").map(|n| find_device(n)).collect();
+        }
+        devices.extend(local_gpus());
+        // SAFETY: no arguments.
+        let most = unsafe { sys::llama_max_devices() };
+        if devices.len() > most {
+            return Err(LlamaError::Device(format!(
+                "{} devices, and llama.cpp uses at most {most}: name some with --device",
+                devices.len()
+            )));
+        }
+        if self.split_mode == SplitMode::None && self.main_gpu >= devices.len() && !devices.is_empty() {
+            return Err(LlamaError::Device(format!(
+                "--main-gpu {} is out of range: there are {} devices, counted from 0",
+                self.main_gpu,
+                devices.len()
+            )));
+        }
+        Ok(devices)
+    }
+
+    /// The shares as llama.cpp wants them: one for each device it could have.
+    ///
+    /// # Errors
+    /// [`LlamaError::Device`] for more shares than devices.
+    pub(super) fn shares(&self, n_devices: usize) -> Result<Option<Vec<f32>>, LlamaError> {
+        if self.tensor_split.is_empty() || n_devices == 0 {
+            return Ok(None);
+        }
+        if self.tensor_split.len() > n_devices || self.tensor_split.iter().sum::<f32>() <= 0.0 {
+            return Err(LlamaError::Device(format!(
+                "--tensor-split {:?} does not fit {n_devices} devices: one share for each, not all of them 0",
+                self.tensor_split
+            )));
+        }
+        // SAFETY: no arguments.
+        let mut shares = vec![0.0; unsafe { sys::llama_max_devices() }];
+        shares[..self.tensor_split.len()].copy_from_slice(&self.tensor_split);
+        Ok(Some(shares))
+    }
+}
+
+/// The GPUs of this machine: discrete ones, or where there is none an integrated one.
+pub(super) fn local_gpus() -> Vec<sys::ggml_backend_dev_t> {
+    init();
+    // SAFETY: indices below the count are valid; devices live forever.
+    unsafe {
+        let of_kind = |kind| {
+            (0..sys::ggml_backend_dev_count())
+                .map(|i| sys::ggml_backend_dev_get(i))
+                .filter(|&d| sys::ggml_backend_dev_type(d) == kind && !is_rpc(d))
+                .collect::<Vec<_>>()
+        };
+        let gpus = of_kind(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
+        if gpus.is_empty() {
+            of_kind(sys::GGML_BACKEND_DEVICE_TYPE_IGPU).into_iter().take(1).collect()
+        } else {
+            gpus
+        }
+    }
+}
+
+/// True for a device of a worker.
+pub(crate) fn is_rpc(device: sys::ggml_backend_dev_t) -> bool {
+    // SAFETY: a live device; names are static strings.
+    unsafe {
+        let reg = sys::ggml_backend_dev_backend_reg(device);
+        !reg.is_null() && CStr::from_ptr(sys::ggml_backend_reg_name(reg)).to_bytes().starts_with(b"RPC")
+    }
+}
+
+/// ggml's name of a device.
+pub(crate) fn device_name(device: sys::ggml_backend_dev_t) -> String {
+    // SAFETY: a live device; names are static strings.
+    unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(device)) }.to_string_lossy().into_owned()
+}
+
+/// Name and, where it tells more, what the device is.
+fn device_words(device: sys::ggml_backend_dev_t) -> String {
+    // SAFETY: as above.
+    let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(device)) }.to_string_lossy();
+    match (device_name(device), description.trim()) {
+        (name, "") => name,
+        (name, what) => format!("{name} ({what})"),
+    }
+}
+
+/// A device by ggml's name of it (case does not matter).
+pub(super) fn find_device(name: &str) -> Result<sys::ggml_backend_dev_t, LlamaError> {
+    init();
+    let wanted = CString::new(name).unwrap_or_default();
+    // SAFETY: NUL-terminated; NULL where there is none.
+    let device = unsafe { sys::ggml_backend_dev_by_name(wanted.as_ptr()) };
+    if device.is_null() {
+        let all: Vec<String> = super::devices().into_iter().map(|d| d.name).collect();
+        return Err(LlamaError::Device(format!(
+            "there is no device {name:?}; there are {}, and none (`bidpo doctor` tells what they are)",
+            all.join(", ")
+        )));
+    }
+    Ok(device)
+}
+
+/// Where a loaded model lies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Device of each layer.
+    pub layers: Vec<String>,
+    /// Device of the output.
+    pub output: String,
+    /// What the devices are called at length.
+    words: Vec<(String, String)>,
+}
+
+thread_local! {
+    /// Layers and their devices, as llama.cpp reports them in the log of the load in progress on this thread.
+    static ASSIGNED: RefCell<Vec<(usize, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Looks for `layer N assigned to device NAME` in a line of llama.cpp's log.
+pub(super) fn note(line: &str) {
+    let Some((layer, rest)) =
+        line.split_once("layer ").and_then(|(_, rest)| rest.split_once(" assigned to device "))
+    else {
+        return;
+    };
+    let name = rest.split(',').next().unwrap_or_default().trim();
+    if let Ok(layer) = layer.trim().parse() {
+        ASSIGNED.with_borrow_mut(|a| a.push((layer, name.to_owned())));
+    }
+}
+
+impl Placement {
+    /// Forgets what an earlier load on this thread reported.
+    pub(super) fn start() {
+        ASSIGNED.with_borrow_mut(Vec::clear);
+    }
+
+    /// What the load that has just ended on this thread reported; one line for each layer, and one for the output.
+    pub(super) fn finish(devices: &[sys::ggml_backend_dev_t]) -> Self {
+        let mut assigned = ASSIGNED.with_borrow_mut(std::mem::take);
+        assigned.sort();
+        assigned.dedup_by_key(|a| a.0);
+        let output = assigned.pop().map(|a| a.1).unwrap_or_default();
+        let words = devices.iter().map(|&d| (device_name(d), device_words(d))).collect();
+        Self { layers: assigned.into_iter().map(|a| a.1).collect(), output, words }
+    }
+
+    /// True if something lies outside of the CPU's memory.
+    pub fn is_offloaded(&self) -> bool {
+        self.layers.iter().chain([&self.output]).any(|d| !d.is_empty() && d != "CPU")
+    }
+
+    /// For a reader: `layers 0-14 on CPU, 15-29 and the output on CUDA0 (NVIDIA H100)`.
+    pub fn words(&self) -> String {
+        let mut runs: Vec<(usize, usize, &str)> = Vec::new();
+        for (i, device) in self.layers.iter().enumerate() {
+            match runs.last_mut() {
+                Some((_, last, same)) if *same == device.as_str() => *last = i,
+                _ => runs.push((i, i, device)),
+            }
+        }
+        let mut text = Vec::new();
+        let mut output = format!("the output on {}", self.long(&self.output));
+        let n = runs.len();
+        for (k, (first, last, device)) in runs.into_iter().enumerate() {
+            let what = if first == last { format!("{first}") } else { format!("{first}-{last}") };
+            let and = if k + 1 == n && device == self.output {
+                output.clear();
+                " and the output"
+            } else {
+                ""
+            };
+            let layers = if k == 0 { "layers " } else { "" };
+            text.push(format!("{layers}{what}{and} on {}", self.long(device)));
+        }
+        if !output.is_empty() {
+            text.push(output);
+        }
+        text.join(", ")
+    }
+
+    fn long<'a>(&'a self, name: &'a str) -> &'a str {
+        self.words.iter().find(|(n, _)| n == name).map_or(name, |(_, words)| words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_a_load_tells_where_layers_go() {
+        Placement::start();
+        for line in [
+            "load_tensors: layer   0 assigned to device CPU, is_swa = 0",
+            "load_tensors: layer   1 assigned to device CUDA0, is_swa = 1",
+            "load_tensors: layer   2 assigned to device CUDA0, is_swa = 0",
+            "load_tensors: offloading 2 repeating layers to GPU",
+        ] {
+            note(line);
+        }
+        let p = Placement::finish(&[]);
+        assert_eq!((p.layers.clone(), p.output.as_str()), (vec!["CPU".into(), "CUDA0".into()], "CUDA0"));
+        assert!(p.is_offloaded());
+        assert_eq!(p.words(), "layers 0 on CPU, 1 and the output on CUDA0");
+    }
+
+    #[test]
+    fn placements_in_words() {
+        let of = |layers: &[&str], output: &str| Placement {
+            layers: layers.iter().map(|&l| l.to_owned()).collect(),
+            output: output.to_owned(),
+            words: vec![("A".into(), "A (big)".into())],
+        };
+        assert_eq!(of(&["CPU"; 3], "CPU").words(), "layers 0-2 and the output on CPU");
+        assert!(!of(&["CPU"; 3], "CPU").is_offloaded());
+        assert_eq!(of(&["CPU", "CPU", "A"], "CPU").words(), "layers 0-1 on CPU, 2 on A (big), the output on CPU");
+        assert_eq!(of(&["A", "B", "B"], "B").words(), "layers 0 on A (big), 1-2 and the output on B");
+    }
+
+    #[test]
+    fn shares_are_for_devices() {
+        let with = |shares: &[f32]| Offload { tensor_split: shares.to_vec(), ..Offload::default() };
+        assert_eq!(with(&[]).shares(2).unwrap(), None);
+        assert_eq!(with(&[1.0]).shares(0).unwrap(), None);
+        assert_eq!(with(&[1.0, 3.0]).shares(2).unwrap().unwrap()[..3], [1.0, 3.0, 0.0]);
+        assert!(with(&[1.0, 1.0, 1.0]).shares(2).unwrap_err().to_string().contains("2 devices"));
+        assert!(with(&[0.0]).shares(2).is_err());
+        assert!(find_device("Abacus7").unwrap_err().to_string().contains("CPU"));
+    }
+}
