@@ -5,7 +5,7 @@ use bidpo::check::{
     Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair, middle_layer,
 };
 use bidpo::layers::Layers;
-use bidpo::train::{Precision, check_model};
+use bidpo::train::{DEVICE_LIMIT, Precision, check_model};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,7 +76,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "logits": checks.engine.as_ref().map(|e| json!({
                 "compared": e.agreement.n_logits, "max_difference": e.agreement.unsteered,
                 "max_difference_steered": e.agreement.steered, "effect_of_vector": e.agreement.effect,
-                "max_difference_of_zero_vector": e.agreement.zero })),
+                "max_difference_of_zero_vector": e.agreement.zero, "on_devices": e.agreement.on_devices,
+                "relative_difference": e.agreement.relative })),
+            "devices": checks.engine.as_ref().map(|e| json!({
+                "activation_bytes": e.device_bytes.iter().map(|(d, n)| json!({ "device": d, "bytes": n })).collect::<Vec<_>>(),
+                "transposed_copies": e.transposed.0, "transposed_bytes": e.transposed.1, "transposed_types": e.transposed.2 })),
+            "placement": model.placement().words(),
             "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
                 "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
                 "limit": LIMIT, "vectors_tried": e.points, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
@@ -139,11 +144,19 @@ fn print_ops(checks: &Checks) {
 fn print_engine(e: &EngineChecks) {
     let a = &e.agreement;
     println!(
-        "{} lifted graph against llama_decode: largest difference {:e} without, {:e} with a vector ({} logits each; equality is demanded)",
+        "{} lifted graph against llama_decode: largest difference {:e} without, {:e} with a vector ({} logits each; {})",
         verdict(e.exact()),
         a.unsteered,
         a.steered,
-        a.n_logits
+        a.n_logits,
+        if a.on_devices {
+            format!(
+                "on devices {DEVICE_LIMIT} of their standard deviation is allowed in the mean, they differ by {:.1e}",
+                a.relative
+            )
+        } else {
+            "equality is demanded".into()
+        }
     );
     println!("{} a vector of zeros against none: largest difference {:e}", verdict(e.zero_is_none()), a.zero);
     println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.moves()), a.effect);
@@ -179,4 +192,15 @@ fn print_engine(e: &EngineChecks) {
         }
     }
     println!("       a gradient over {} tokens takes {:.1} MB beside the model", e.n_tokens, e.step_bytes as f64 / 1e6);
+    for (device, bytes) in &e.device_bytes {
+        println!("       and {:.1} MB on {device}", *bytes as f64 / 1e6);
+    }
+    let (n, bytes, types) = &e.transposed;
+    if *n > 0 {
+        println!(
+            "       {n} weights lie on devices once more, transposed: {:.1} MB in {}",
+            *bytes as f64 / 1e6,
+            types.join(" and ")
+        );
+    }
 }

@@ -64,7 +64,7 @@ pub(crate) fn capture_decode(
         {
             return Err(LiftError::Changed.into());
         }
-        match lift::lift(&mut capture, batch.len(), layers, &ctx.model().architecture()) {
+        match lift::lift(&mut capture, batch.len(), layers, ctx.model()) {
             // Values from below the lowest layer that are used above it do not depend on the vectors: once it is known
             // which they are, another decode of the same batch brings them along.
             Err(LiftError::Below { numbers }) if !numbers.is_subset(keep) => {
@@ -86,7 +86,7 @@ pub(crate) fn capture_structure(
 ) -> Result<Lifted, CaptureError> {
     let mut capture = watch(ctx, batch, layers, BTreeSet::new(), Extent::Nothing)?;
     capture.kept = kept;
-    Ok(lift::lift(&mut capture, batch.len(), layers, &ctx.model().architecture())?)
+    Ok(lift::lift(&mut capture, batch.len(), layers, ctx.model())?)
 }
 
 fn watch(

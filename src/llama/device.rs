@@ -55,6 +55,16 @@ pub fn devices() -> Vec<Device> {
     }
 }
 
+/// Free and total bytes of a device's memory, by ggml's name of the device; None where there is none of that name, or it does
+/// not say.
+pub fn device_memory(name: &str) -> Option<(u64, u64)> {
+    let device = super::placement::find_device(name).ok()?;
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: a live device.
+    unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
+    (total > 0).then_some((free as u64, total as u64))
+}
+
 /// Names of the backends compiled in, for example `CPU` and `CUDA`.
 pub fn backends() -> Vec<String> {
     init();

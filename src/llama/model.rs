@@ -161,6 +161,12 @@ impl Model {
         Ok(tensor)
     }
 
+    /// True if a transposed copy of the tensor in one of `types` is there.
+    pub(super) fn has_transposed(&self, name: &str, types: &[DType]) -> bool {
+        let all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.get(name).is_some_and(|t| types.contains(&t.dtype()))
+    }
+
     /// Transposed copies on devices, so far: how many, their bytes, and the types they are kept in.
     pub fn transposed_copies(&self) -> (usize, u64, Vec<String>) {
         let all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -104,6 +104,16 @@ impl Weight {
         }
     }
 
+    /// ggml's name of [`Weight::device`].
+    pub fn device_name(&self) -> Option<String> {
+        self.device().map(super::placement::device_name)
+    }
+
+    /// True if a transposed copy in one of `types` is there.
+    pub(crate) fn has_transposed(&self, types: &[DType]) -> bool {
+        self.model.has_transposed(&self.node().name(), types)
+    }
+
     /// The transposed copy of a weight that lies on a device, as a weight; the first of `types` with which the device
     /// multiplies.
     ///

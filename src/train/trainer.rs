@@ -267,7 +267,7 @@ pub fn train(
                 fresh
             }
         };
-        for notice in engine.take_cache_notices() {
+        for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
             observe(Event::Notice(&notice));
         }
         observe(Event::Captured { done: i + 1, total: count, tokens: example.n_tokens });

@@ -11,7 +11,7 @@ mod ops;
 use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
 use super::ir::{Elem, Graph, InputId, IrError, Value};
-use crate::llama::{DType, NodeId, Weight, sys};
+use crate::llama::{DType, Model, NodeId, Weight, sys};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A graph that cannot be lifted.
@@ -117,18 +117,25 @@ struct Lifter<'a> {
     n_kv: usize,
 }
 
-/// Cells of the KV cache that the lifted graph keeps for `n_tokens`.
-fn trimmed(n_tokens: usize) -> usize {
-    n_tokens.next_multiple_of(32)
+/// Cells of the KV cache that the lifted graph keeps for `n_tokens`. On a device, all that llama.cpp reads: its kernels
+/// depend on the shape, and the time of the masked cells does not count there.
+fn kept_cells(n_tokens: usize, on_device: bool) -> usize {
+    n_tokens.next_multiple_of(if on_device { 256 } else { 32 })
 }
 
-pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arch: &str) -> Result<Lifted, LiftError> {
+pub(super) fn lift(
+    capture: &mut Capture,
+    n_tokens: usize,
+    layers: &[usize],
+    model: &Model,
+) -> Result<Lifted, LiftError> {
+    let arch = model.architecture();
     let entries = std::mem::take(&mut capture.entries);
     if capture.split {
         return Err(LiftError::Split { n_tokens });
     }
     if let Some(&layer) = layers.iter().find(|&&l| entries.iter().all(|e| e.layer != l)) {
-        return Err(LiftError::NoEntry { layer, arch: arch.to_owned() });
+        return Err(LiftError::NoEntry { layer, arch });
     }
     let lowest = entries[0].node;
     let last = capture.nodes.last().expect("an entry implies nodes").id;
@@ -174,7 +181,7 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
         writes,
         entry_at: capture.index[&lowest],
         n_tokens,
-        n_kv: trimmed(n_tokens),
+        n_kv: kept_cells(n_tokens, model.placement().is_offloaded()),
     };
     for i in lifter.reachable(last)? {
         let value = lifter.node(&capture.nodes[i])?;
@@ -184,7 +191,7 @@ pub(super) fn lift(capture: &mut Capture, n_tokens: usize, layers: &[usize], arc
     lifter.out.logits = lifter.done[&last];
     for (e, vector) in entries.iter().zip(vectors) {
         let Some(&at) = lifter.done.get(&e.node) else {
-            return Err(LiftError::NoEntry { layer: e.layer, arch: arch.to_owned() });
+            return Err(LiftError::NoEntry { layer: e.layer, arch });
         };
         lifter.out.entries.push(Entry { layer: e.layer, vector, at });
     }

@@ -1,21 +1,23 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
 mod layout;
+mod placed;
 mod stored;
 mod verify;
 
-pub use verify::{Agreement, OpCount, Survey};
+pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Backward, Bindings, Data, Executor, Label, Outcome, Precision, RunError, Timings};
+use crate::graph::emit::{Bindings, Data, Executor, Label, Outcome, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
-use crate::graph::lower::{LabelScores, Plan, head_weight, lower};
+use crate::graph::lower::LabelScores;
 use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
 use crate::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
 use layout::Layout;
+use placed::Parts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -105,19 +107,6 @@ pub struct Example {
     pub ops: BTreeMap<&'static str, usize>,
 }
 
-/// Factor on the gradient where transposed copies are F16, whose smallest numbers are larger than many gradients.
-const F16_GRADIENT_SCALE: f32 = 1024.0;
-
-/// The graph of an example and the values of interest in it.
-struct Parts {
-    graph: Graph,
-    weights: Vec<Weight>,
-    inputs: Vec<Data>,
-    logits: Value,
-    head: Value,
-    grads: Vec<Value>,
-}
-
 impl std::fmt::Debug for Example {
     /// Sizes only: the data are hundreds of thousands of numbers.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -186,6 +175,7 @@ pub struct Engine {
     /// Nodes whose results from below the lowest layer are used above it, by their number in the order of the decode.
     keep: BTreeSet<usize>,
     transposed_type: Option<DType>,
+    notices: Vec<String>,
 }
 
 impl Engine {
@@ -213,8 +203,8 @@ impl Engine {
         mark(&mut ctx, &layers)?;
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
-        let (cache, keep, transposed_type) = (None, BTreeSet::new(), None);
-        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache, keep, transposed_type })
+        let (cache, keep, transposed_type, notices) = (None, BTreeSet::new(), None, Vec::new());
+        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache, keep, transposed_type, notices })
     }
 
     /// See [`Executor::set_smooth`].
@@ -296,7 +286,7 @@ impl Engine {
     }
 
     /// Puts an example together, all but what a run of it tells.
-    fn example(&self, mut layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
+    fn example(&mut self, mut layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
         let row_pair = lifted
             .entries
             .iter()
@@ -339,78 +329,6 @@ impl Engine {
             n_tokens: layout.token_pair.len(),
             ops: lifted.ops,
         })
-    }
-
-    /// Rewrites a graph with weights on devices so that it can run there; leaves any other as it is.
-    fn place(
-        &self,
-        parts: Parts,
-        mut entries: Vec<Entry>,
-        labels: &mut [Label],
-    ) -> Result<(Parts, Vec<Entry>, Option<LabelScores>, f32), EngineError> {
-        let devices: Vec<_> = parts.weights.iter().map(Weight::device).collect();
-        if devices.iter().all(Option::is_none) {
-            return Ok((parts, entries, None, 1.0));
-        }
-        // First the copies: which type they have decides whether small gradients survive.
-        let transposed: Vec<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
-        let mut copies = BTreeMap::new();
-        let mut gradient_scale = 1.0;
-        for i in transposed {
-            if let (Some(device), false) = (devices[i], copies.contains_key(&i)) {
-                let copy = parts.weights[i].transposed_on(device, &self.transposed_types())?;
-                if copy.node().dtype() == DType::F16 {
-                    gradient_scale = F16_GRADIENT_SCALE;
-                }
-                copies.insert(i, copy);
-            }
-        }
-        let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
-        let head = head_weight(&parts.graph, parts.logits).is_some_and(|w| on_device[w.0 as usize]);
-        for label in labels.iter_mut() {
-            label.coef *= gradient_scale;
-        }
-        let plan = Plan { on_device: &on_device, head, labels, inputs: &parts.inputs };
-        let lowered = lower(&parts.graph, &plan)?;
-        let map = |v: Value| lowered.map[v.0 as usize];
-        for e in &mut entries {
-            e.at = map(e.at);
-        }
-        let mut weights = parts.weights;
-        weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
-        let mut inputs = parts.inputs;
-        let (logits, head) = (map(parts.logits), map(parts.head));
-        let grads = parts.grads.iter().map(|&v| map(v)).collect();
-        inputs.extend(lowered.inputs);
-        let parts = Parts { graph: lowered.graph, weights, inputs, logits, head, grads };
-        Ok((parts, entries, lowered.head, gradient_scale))
-    }
-
-    /// In which types transposed copies may be kept on a device, best first.
-    fn transposed_types(&self) -> Vec<DType> {
-        if let Some(only) = self.transposed_type {
-            return vec![only];
-        }
-        match self.precision().backward {
-            Backward::F32 => vec![DType::F32],
-            Backward::Bf16 => vec![DType::BF16, DType::F16, DType::F32],
-        }
-    }
-
-    /// Sets the type of transposed copies on devices instead of leaving it to the precision and the device.
-    pub fn set_transposed_type(&mut self, dtype: Option<DType>) {
-        self.transposed_type = dtype;
-    }
-
-    /// True where weights lie on devices: their kernels round in ways of their own, so that results agree with
-    /// `llama_decode` closely and not bit for bit.
-    pub fn is_on_devices(&self) -> bool {
-        self.model.placement().is_offloaded()
-    }
-
-    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
-    pub fn device_bytes(&self) -> Vec<(String, usize)> {
-        self.exec.device_bytes()
     }
 
     /// Runs the example without vectors: its reference, by the same way that every policy takes, and the norms of the

@@ -1,0 +1,140 @@
+//! Examples whose weights lie on devices.
+
+use super::{Engine, EngineError};
+use crate::graph::emit::{Backward, Data, Label};
+use crate::graph::ir::{Graph, Value};
+use crate::graph::lift::Entry;
+use crate::graph::lower::{LabelScores, Plan, head_weight, lower};
+use crate::llama::{DType, Weight, device_memory};
+use crate::memory::text;
+use std::collections::BTreeMap;
+
+/// Factor on the gradient where transposed copies are F16, whose smallest numbers are larger than many gradients.
+const F16_GRADIENT_SCALE: f32 = 1024.0;
+
+/// The graph of an example and the values of interest in it.
+pub(super) struct Parts {
+    pub graph: Graph,
+    pub weights: Vec<Weight>,
+    pub inputs: Vec<Data>,
+    pub logits: Value,
+    pub head: Value,
+    pub grads: Vec<Value>,
+}
+
+impl Engine {
+    /// Rewrites a graph with weights on devices so that it can run there; leaves any other as it is.
+    pub(super) fn place(
+        &mut self,
+        parts: Parts,
+        mut entries: Vec<Entry>,
+        labels: &mut [Label],
+    ) -> Result<(Parts, Vec<Entry>, Option<LabelScores>, f32), EngineError> {
+        let devices: Vec<_> = parts.weights.iter().map(Weight::device).collect();
+        if devices.iter().all(Option::is_none) {
+            return Ok((parts, entries, None, 1.0));
+        }
+        // First the copies: which type they have decides whether small gradients survive.
+        let mut transposed: Vec<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
+        transposed.sort_unstable();
+        transposed.dedup();
+        self.announce_copies(&parts.weights, &transposed)?;
+        let mut copies = BTreeMap::new();
+        let mut gradient_scale = 1.0;
+        for i in transposed {
+            if let Some(device) = devices[i] {
+                let copy = parts.weights[i].transposed_on(device, &self.transposed_types())?;
+                if copy.node().dtype() == DType::F16 {
+                    gradient_scale = F16_GRADIENT_SCALE;
+                }
+                copies.insert(i, copy);
+            }
+        }
+        let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
+        let head = head_weight(&parts.graph, parts.logits).is_some_and(|w| on_device[w.0 as usize]);
+        for label in labels.iter_mut() {
+            label.coef *= gradient_scale;
+        }
+        let plan = Plan { on_device: &on_device, head, labels, inputs: &parts.inputs };
+        let lowered = lower(&parts.graph, &plan)?;
+        let map = |v: Value| lowered.map[v.0 as usize];
+        for e in &mut entries {
+            e.at = map(e.at);
+        }
+        let mut weights = parts.weights;
+        weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
+        let mut inputs = parts.inputs;
+        let (logits, head) = (map(parts.logits), map(parts.head));
+        let grads = parts.grads.iter().map(|&v| map(v)).collect();
+        inputs.extend(lowered.inputs);
+        let parts = Parts { graph: lowered.graph, weights, inputs, logits, head, grads };
+        Ok((parts, entries, lowered.head, gradient_scale))
+    }
+
+    /// Says how much memory the copies that are not there yet will take on each device, and refuses what has no room.
+    fn announce_copies(&mut self, weights: &[Weight], transposed: &[usize]) -> Result<(), EngineError> {
+        let types = self.transposed_types();
+        let mut need: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+        for weight in transposed.iter().map(|&i| &weights[i]).filter(|w| !w.has_transposed(&types)) {
+            let Some(name) = weight.device_name() else { continue };
+            let (count, bytes) = need.entry(name).or_default();
+            *count += 1;
+            *bytes += types[0].row_bytes(weight.node().ne().iter().product()) as u64;
+        }
+        for (device, (count, bytes)) in need {
+            let free = device_memory(&device).map(|(free, _)| free);
+            if let Some(free) = free.filter(|&free| free < bytes) {
+                return Err(EngineError::Model(format!(
+                    "the backward pass needs transposed copies of {count} weights on {device}: {} in {}, and {} are free \
+                     there. Offload fewer layers (--gpu-layers), or train at a higher layer",
+                    text(bytes),
+                    types[0].name(),
+                    text(free)
+                )));
+            }
+            let rounding = match types[0] {
+                DType::F32 => "exact",
+                DType::F16 => "rounded to 11 bits",
+                _ => "rounded to 8 bits: the gradient's direction changes by about 1e-5, see `bidpo check`",
+            };
+            self.notices.push(format!(
+                "the backward pass keeps transposed copies of {count} weights on {device}: {} in {} ({rounding})",
+                text(bytes),
+                types[0].name(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the user should know about devices since this was asked last.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// In which types transposed copies may be kept on a device, best first.
+    fn transposed_types(&self) -> Vec<DType> {
+        if let Some(only) = self.transposed_type {
+            return vec![only];
+        }
+        match self.precision().backward {
+            Backward::F32 => vec![DType::F32],
+            Backward::Bf16 => vec![DType::BF16, DType::F16, DType::F32],
+        }
+    }
+
+    /// Sets the type of transposed copies on devices instead of leaving it to the precision and the device.
+    pub fn set_transposed_type(&mut self, dtype: Option<DType>) {
+        self.transposed_type = dtype;
+    }
+
+    /// True where weights lie on devices: their kernels round in ways of their own, so that results agree with
+    /// `llama_decode` closely and not bit for bit.
+    pub fn is_on_devices(&self) -> bool {
+        self.model.placement().is_offloaded()
+    }
+
+    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
+    pub fn device_bytes(&self) -> Vec<(String, usize)> {
+        self.exec.device_bytes()
+    }
+}
