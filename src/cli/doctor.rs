@@ -7,6 +7,9 @@ use std::process::ExitCode;
 /// Options of `bidpo doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Workers (`bidpo worker`) whose devices to show as well.
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', env = "BIDPO_RPC")]
+    rpc: Vec<String>,
     /// Print JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -17,6 +20,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let threads = llama::default_threads();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let setting = std::env::var("BIDPO_THREADS").ok();
+    for worker in args.rpc.iter().filter(|w| !w.is_empty()) {
+        llama::connect_worker(worker)?;
+    }
     let devices = llama::devices();
     let warnings: Vec<String> = [
         slow_build(&features),

@@ -314,6 +314,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resume: args.resume,
         context: format!("{} {} {}{rounded}", identity.sha256, template.sha256(), env!("CARGO_PKG_VERSION")),
     };
+    let go_on = format!(
+        "the checkpoint {} is whole: the same command with --resume goes on from it, also with other devices",
+        checkpoint.display()
+    );
+    bidpo::llama::set_abort_note(Some((checkpoint.clone(), go_on)));
     let mut progress = Progress::new();
     let trained =
         train(&mut engine, &pick(&split.train), &pick(&split.valid), &config, Some(&plan), interrupt, &mut |event| {

@@ -5,13 +5,14 @@
 
 use super::sys;
 use std::ffi::{CStr, c_char, c_int};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
-static NOTE: Mutex<Option<String>> = Mutex::new(None);
+static NOTE: Mutex<Option<(PathBuf, String)>> = Mutex::new(None);
 
-/// What the user is told beside the reason, should ggml end the process from now on: what is safe, and how to go on. None
-/// takes it back.
-pub fn set_abort_note(note: Option<String>) {
+/// What the user is told beside the reason, should ggml end the process from now on while there is a file `of`: what is safe,
+/// and how to go on. None takes it back.
+pub fn set_abort_note(note: Option<(PathBuf, String)>) {
     *NOTE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = note;
 }
 
@@ -24,7 +25,8 @@ unsafe extern "C" {
 fn words(message: &str, note: Option<&str>) -> String {
     let lost = message.contains("ggml-rpc") || message.contains("RPC server");
     let what = if lost {
-        "the connection to a worker broke: it ended, was not reachable any more, or could not compute what it was sent"
+        "the connection to a worker broke: the worker ended, could not be reached any more, or could not compute what it was \
+         sent"
     } else {
         "ggml ended the computation"
     };
@@ -43,7 +45,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
     };
     // Not waited for: the thread that holds it may be the one that is stuck.
-    let note = NOTE.try_lock().ok().and_then(|n| n.clone());
+    let note = NOTE.try_lock().ok().and_then(|n| n.clone()).filter(|(of, _)| of.exists()).map(|(_, note)| note);
     // Nor may stderr panic here, as it would with `eprint` where it is closed.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), words(&message, note.as_deref()).as_bytes());
     // SAFETY: ends the process; files are written to a temporary name first, so none is left half written under its own.

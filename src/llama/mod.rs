@@ -35,7 +35,7 @@ pub use placement::{Offload, Placement, SplitMode};
 pub use plain::PlainTensor;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
-pub use rpc::{resolve as resolve_endpoint, serve as serve_devices};
+pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, Tap, Weight};
 pub use transposed::TransposedTensor;

@@ -97,6 +97,14 @@ pub(super) fn connect(endpoint: &str) -> Result<Vec<sys::ggml_backend_dev_t>, Ll
     })
 }
 
+/// Makes the devices of a worker known: they are among [`super::devices`] from then on.
+///
+/// # Errors
+/// [`LlamaError::Device`] that says what the worker did not do.
+pub fn connect_worker(endpoint: &str) -> Result<(), LlamaError> {
+    connect(endpoint).map(|_| ())
+}
+
 /// Says hello to a worker, on a connection of its own.
 fn greet(endpoint: &str) -> Result<(), LlamaError> {
     let addresses = resolve(endpoint)?;

@@ -70,10 +70,18 @@ impl Progress {
             Event::Ready(r) => {
                 self.several = r.layers.len() > 1;
                 self.bar.finish_and_clear();
-                eprintln!(
-                    "lifted graph equals llama_decode on {} logits, with and without a vector",
-                    r.agreement.n_logits
-                );
+                if r.agreement.relative == 0.0 {
+                    eprintln!(
+                        "lifted graph equals llama_decode on {} logits, with and without a vector",
+                        r.agreement.n_logits
+                    );
+                } else {
+                    eprintln!(
+                        "lifted graph agrees with llama_decode on {} logits: they differ by {:.1e} of their standard \
+                         deviation, which is how devices round",
+                        r.agreement.n_logits, r.agreement.relative
+                    );
+                }
                 let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { figure(x, 4) };
                 let spread = |text: &dyn Fn(&AtLayer) -> String| match &r.layers[..] {
                     [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
