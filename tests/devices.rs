@@ -14,8 +14,15 @@ use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+/// One test at a time. ggml's sockets are inherited by processes that another test starts in the meantime, and a worker
+/// waits for the client that it believes is still there.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// A worker on loopback; it ends with the test.
 struct Worker {
@@ -138,8 +145,10 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
         let (limit, nats) = if place.exact { (1e-4, 0.02) } else { (1e-2, 1.0) };
         assert!(1.0 - cosine < limit, "{name} on {}: gradient, 1 - cosine {:e}", place.name, 1.0 - cosine);
         assert!(difference < nats, "{name} on {}: {difference} nats", place.name);
-        // All are run on one worker, one elsewhere: each takes seconds.
-        if let Some(gold) = &gold {
+        // gemma's table of logits makes its reference a matter of minutes on one thread: in one place only.
+        if let Some(gold) =
+            gold.as_ref().filter(|_| name != GEMMA || place.name == "CPU and two workers" || !place.exact)
+        {
             let r = gold.compare(&model, false, Precision::default(), 1).unwrap();
             assert!(r.passed, "{name} on {}: {r:?}", place.name);
         }
@@ -148,16 +157,19 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
 
 #[test]
 fn graphs_of_smollm2_on_devices() {
+    let _alone = alone();
     graphs_agree(SMOL, 30, 15, "gold/smol_il15_vr_Dp1.json");
 }
 
 #[test]
 fn graphs_of_gemma_on_devices() {
+    let _alone = alone();
     graphs_agree(GEMMA, 18, 9, "gold/gemma_il9_vr_Dm1.json");
 }
 
 #[test]
 fn f16_copies_do_not_underflow() {
+    let _alone = alone();
     let Some(path) = common::model(SMOL) else { return };
     let worker = Worker::start();
     let offload = Offload { workers: vec![worker.endpoint.clone()], ..Offload::default() };
@@ -188,16 +200,21 @@ fn run(args: &[&str], flags: &[String]) -> String {
 
 #[test]
 fn the_same_vector_is_trained() {
+    let _alone = alone();
     let Some(path) = common::model(SMOL) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (path.to_str().unwrap(), folder.path().join("v.gguf"));
+    let data = folder.path().join("prefs.jsonl");
+    let line =
+        |[p, c, r]: &[&str; 3]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string() + "\n";
+    std::fs::write(&data, common::bench::PAIRS.iter().map(line).collect::<String>()).unwrap();
     let train = |flags: &[String]| {
-        let fixed = "--steps 3 --batch 4 --layer 24 --val 0.9 --test 0 --forward exact --backward f32 --fresh -d misconceptions";
-        let mut args = vec!["train", "-m", model, "-o", out.to_str().unwrap()];
+        let fixed = "--steps 3 --batch 4 --layer 15 --val 0 --test 0 --forward exact --backward f32 --fresh";
+        let mut args = vec!["train", "-m", model, "-o", out.to_str().unwrap(), "-d", data.to_str().unwrap()];
         args.extend(fixed.split(' '));
         run(&args, flags);
         let vector = SteeringVector::load(&out).unwrap();
-        vector.directions[&24].iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()
+        vector.directions[&15].iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()
     };
     let want = train(&["--gpu-layers".into(), "0".into()]);
     let (a, b) = (Worker::start(), Worker::start());
@@ -212,30 +229,61 @@ fn the_same_vector_is_trained() {
 
 #[test]
 fn extraction_evaluation_and_answers_are_the_same() {
-    let (Some(path), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else { return };
+    let _alone = alone();
+    let (Some(path), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (path.to_str().unwrap(), folder.path().join("acts.safetensors"));
     let prompts = folder.path().join("prompts.txt");
     std::fs::write(&prompts, "What is the capital of France?\nThe spider has eight legs.\n").unwrap();
-    let vector = "vectors/SmolLM2-135M-Instruct.misconceptions.l15.gguf";
-    let vector = std::fs::read_dir("vectors")
-        .unwrap()
-        .filter_map(|f| Some(f.ok()?.path()))
-        .find(|f| f.extension().is_some_and(|e| e == "gguf") && f.to_string_lossy().to_lowercase().contains("smollm2"))
-        .unwrap_or_else(|| vector.into());
-    let vector = vector.to_str().unwrap();
+    let vector = "vectors/plain-vs-flowery.SmolLM2-135M-Instruct.Q4_1.gguf";
     let all = |flags: &[String]| {
-        run(&["extract", "-m", model, "-d", prompts.to_str().unwrap(), "-o", out.to_str().unwrap(), "--layers", "3,20,29"], flags);
+        run(
+            &[
+                "extract",
+                "-m",
+                model,
+                "-d",
+                prompts.to_str().unwrap(),
+                "-o",
+                out.to_str().unwrap(),
+                "--layers",
+                "3,20,29",
+            ],
+            flags,
+        );
         let bytes = std::fs::read(&out).unwrap();
         let numbers: Vec<f64> = safetensors::SafeTensors::deserialize(&bytes)
             .unwrap()
             .iter()
             .filter(|(_, t)| t.dtype() == safetensors::Dtype::F32)
-            .flat_map(|(_, t)| t.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect::<Vec<_>>())
+            .flat_map(|(_, t)| {
+                t.data()
+                    .chunks_exact(4)
+                    .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                    .collect::<Vec<_>>()
+            })
             .collect();
-        let scores = run(&["eval", "truthfulqa", "-m", model, "-d", data.to_str().unwrap(), "--limit", "3", "--json"], flags);
+        let scores = run(
+            &[
+                "eval",
+                "truthfulqa",
+                "-m",
+                model,
+                "-d",
+                data.to_str().unwrap(),
+                "--protocol",
+                "mc2",
+                "--limit",
+                "3",
+                "--json",
+            ],
+            flags,
+        );
         let scores: Value = serde_json::from_str(&scores).unwrap();
-        let ask = ["generate", "-m", model, "-p", "What is the capital of France?", "-n", "24", "--temp", "0", "--json"];
+        let ask =
+            ["generate", "-m", model, "-p", "What is the capital of France?", "-n", "24", "--temp", "0", "--json"];
         let answer = |more: &[&str]| {
             let text = run(&[&ask[..], more].concat(), flags);
             serde_json::from_str::<Value>(&text).unwrap()["text"].as_str().unwrap().to_owned()
@@ -255,10 +303,9 @@ fn extraction_evaluation_and_answers_are_the_same() {
         assert_eq!(got.0.len(), want.0.len());
         let limit = if place.exact { 1e-6 } else { 0.05 };
         assert!(distance(&want.0, &got.0) <= limit, "{}: {:e}", place.name, distance(&want.0, &got.0));
-        for key in ["mc1", "mc2"] {
-            let of = |v: &Value| v["runs"][0][key].as_f64().or_else(|| v[key].as_f64()).unwrap_or_else(|| panic!("{key} in {v}"));
-            assert!((of(&want.1) - of(&got.1)).abs() < 0.05, "{}: {} and {}", place.name, want.1, got.1);
-        }
+        let mc2 = |v: &Value| v["mc2"].as_f64().unwrap_or_else(|| panic!("{v}"));
+        let limit = if place.exact { 1e-3 } else { 0.05 };
+        assert!((mc2(&want.1) - mc2(&got.1)).abs() < limit, "{}: {} and {}", place.name, want.1, got.1);
         if place.exact {
             assert_eq!(got.2, want.2, "{}", place.name);
         }
@@ -267,6 +314,7 @@ fn extraction_evaluation_and_answers_are_the_same() {
 
 #[test]
 fn a_worker_that_dies_leaves_the_checkpoint() {
+    let _alone = alone();
     let Some(path) = common::model(SMOL) else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("v.gguf");
@@ -276,7 +324,12 @@ fn a_worker_that_dies_leaves_the_checkpoint() {
     let train = |steps: &str| {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
         command.env("BIDPO_THREADS", "1").args(["train", "-m"]).arg(&path).arg("-o").arg(&out);
-        command.args(fixed.split(' ')).arg(steps).args(["--rpc", &worker.endpoint]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(fixed.split(' '))
+            .arg(steps)
+            .args(["--rpc", &worker.endpoint])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         command
     };
     let mut command = train("200");
@@ -310,6 +363,7 @@ fn a_worker_that_dies_leaves_the_checkpoint() {
 
 #[test]
 fn what_is_not_there_is_said() {
+    let _alone = alone();
     let Some(path) = common::model(SMOL) else { return };
     let ask = |flags: &[&str]| {
         let mut command = bidpo();
@@ -317,9 +371,13 @@ fn what_is_not_there_is_said() {
         command.assert()
     };
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    ask(&["--rpc", &gone]).code(1).stderr(predicate::str::contains("no worker answers").and(predicate::str::contains(&gone)));
+    ask(&["--rpc", &gone])
+        .code(1)
+        .stderr(predicate::str::contains("no worker answers").and(predicate::str::contains(&gone)));
     ask(&["--rpc", "nowhere"]).code(1).stderr(predicate::str::contains("HOST:PORT"));
-    ask(&["--device", "Abacus0"]).code(1).stderr(predicate::str::contains("Abacus0").and(predicate::str::contains("CPU")));
+    ask(&["--device", "Abacus0"])
+        .code(1)
+        .stderr(predicate::str::contains("Abacus0").and(predicate::str::contains("CPU")));
     ask(&["--gpu-layers", "some"]).code(2);
     ask(&["--split-mode", "atoms"]).code(2);
     ask(&["--device", "none"]).success();
@@ -331,13 +389,18 @@ fn what_is_not_there_is_said() {
     drop(busy);
     ask(&["--rpc", &worker.endpoint]).success().stderr(predicate::str::contains("layers 0-29 and the output on RPC0"));
     // Its own mistakes.
-    bidpo().args(["worker", "--listen", &worker.endpoint]).assert().code(1).stderr(predicate::str::contains("cannot listen"));
+    bidpo()
+        .args(["worker", "--listen", &worker.endpoint])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("cannot listen"));
     bidpo().args(["worker", "--listen", "50052"]).assert().code(1).stderr(predicate::str::contains("HOST:PORT"));
     bidpo().args(["doctor", "--rpc", &worker.endpoint]).assert().success().stdout(predicate::str::contains("RPC0"));
 }
 
 #[test]
 fn a_worker_that_others_reach_says_so() {
+    let _alone = alone();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
         .args(["worker", "--threads", "1", "--listen", &format!("0.0.0.0:{free}")])

@@ -64,7 +64,7 @@ fn scores(n_tokens: usize) -> usize {
 #[test]
 fn attention_memory_does_not_grow_with_the_layers() {
     let bytes = |model: &Arc<Model>, n_tokens, memory| {
-        let (engine, example) = captured(model, n_tokens, memory);
+        let (mut engine, example) = captured(model, n_tokens, memory);
         engine.step_bytes(&example).unwrap()
     };
     let ((few, _a), (many, _b)) = (tiny(6), tiny(10));

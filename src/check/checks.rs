@@ -143,7 +143,7 @@ pub fn check(
         rounding: rounding(&mut engine, &refs, &example)?,
         step_bytes: engine.step_bytes(&example)?,
         n_tokens,
-        device_bytes: engine.device_bytes(),
+        device_bytes: engine.step_device_bytes(),
         transposed,
     };
     if let Some(f32) = f32 {

@@ -54,7 +54,10 @@ pub struct DeviceArgs {
 }
 
 fn share(s: &str) -> Result<f32, String> {
-    s.parse::<f32>().ok().filter(|x| x.is_finite() && *x >= 0.0).ok_or_else(|| "must be zero or a positive number".into())
+    s.parse::<f32>()
+        .ok()
+        .filter(|x| x.is_finite() && *x >= 0.0)
+        .ok_or_else(|| "must be zero or a positive number".into())
 }
 
 impl DeviceArgs {

@@ -86,11 +86,8 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
-        let params = ModelParams {
-            plain_weights: !self.repack,
-            offload: self.devices.offload(),
-            ..ModelParams::default()
-        };
+        let params =
+            ModelParams { plain_weights: !self.repack, offload: self.devices.offload(), ..ModelParams::default() };
         let model = Model::load(&self.model, &params)?;
         if model.placement().is_offloaded() {
             eprintln!("{}", model.placement().words());

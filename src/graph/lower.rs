@@ -64,7 +64,6 @@ impl LabelScores {
     pub fn values(&self) -> [Value; 3] {
         [self.logits, self.largest, self.p_largest]
     }
-
 }
 
 struct Lowering<'a> {
@@ -228,7 +227,9 @@ impl Lowering<'_> {
         if i32::try_from(size).is_err() {
             return Err(IrError::Shape {
                 op: Op::LogProbHead.name(),
-                why: format!("{n_rows} rows of {n_vocab} logits are more than a device's index reaches: shorten the pairs"),
+                why: format!(
+                    "{n_rows} rows of {n_vocab} logits are more than a device's index reaches: shorten the pairs"
+                ),
             });
         }
         // One entry for each (row, token): their coefficients add up.
@@ -241,7 +242,8 @@ impl Lowering<'_> {
         let keys: Vec<(u32, u32)> = entries.keys().copied().collect();
         let place = |l: &Label| (keys.partition_point(|k| *k < (l.row, l.token)), l.row as usize);
         let places = self.plan.labels.iter().map(place).collect();
-        let ids: Vec<i32> = keys.iter().map(|(row, token)| (*row as usize * n_vocab + *token as usize) as i32).collect();
+        let ids: Vec<i32> =
+            keys.iter().map(|(row, token)| (*row as usize * n_vocab + *token as usize) as i32).collect();
         let n = ids.len();
         let ids = self.input([n, 1, 1, 1], Data::I32(ids));
         let coefs = self.input([1, n, 1, 1], Data::F32(entries.into_values().collect()));
@@ -319,12 +321,7 @@ mod tests {
     fn gradients_in_primitive_ops_equal_ggmls_own() {
         let ne = [96, 7, 3, 1];
         let n = 96 * 7 * 3;
-        for op in [
-            Op::SiluBack,
-            Op::GeluBack,
-            Op::RmsNormBack { eps: 1e-5 },
-            Op::SoftMaxBack { scale: 0.25 },
-        ] {
+        for op in [Op::SiluBack, Op::GeluBack, Op::RmsNormBack { eps: 1e-5 }, Op::SoftMaxBack { scale: 0.25 }] {
             let mut graph = Graph::new();
             let (g, _) = graph.input(ne, Elem::F32);
             let (x, _) = graph.input(ne, Elem::F32);
@@ -339,7 +336,9 @@ mod tests {
             let inputs = [Data::F32(numbers(n, 1)), Data::F32(at)];
             let want = run(&graph, &inputs, &[], &[d]).0;
             let lowered = lower(&graph, &Plan { inputs: &inputs, ..Plan::default() }).unwrap();
-            let back = |n: &Node| matches!(n.op, Op::SiluBack | Op::GeluBack | Op::RmsNormBack { .. } | Op::SoftMaxBack { .. });
+            let back = |n: &Node| {
+                matches!(n.op, Op::SiluBack | Op::GeluBack | Op::RmsNormBack { .. } | Op::SoftMaxBack { .. })
+            };
             assert!(!lowered.graph.nodes().iter().any(back));
             let got = run(&lowered.graph, &inputs, &[], &[lowered.map[d.0 as usize]]).0;
             close(&got[0], &want[0], &op.name());
@@ -372,8 +371,14 @@ mod tests {
         let mut logits: Vec<f32> = numbers(n_vocab * n_rows, 5).iter().map(|x| 6.0 * x).collect();
         logits[n_vocab + 9] = -200.0;
         let label = |row, token, coef| Label { row, token, coef };
-        let labels =
-            [label(0, 3, 1.0), label(0, 3, -1.0), label(0, 8, 1.0), label(1, 9, 1.0), label(3, 0, -1.0), label(3, 699, -1.0)];
+        let labels = [
+            label(0, 3, 1.0),
+            label(0, 3, -1.0),
+            label(0, 8, 1.0),
+            label(1, 9, 1.0),
+            label(3, 0, -1.0),
+            label(3, 699, -1.0),
+        ];
         let mut inputs = vec![Data::F32(logits)];
         let (want, log_probs) = run(&graph, &inputs, &labels, &[head]);
         for scale in [1.0, 1024.0] {

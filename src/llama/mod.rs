@@ -26,7 +26,8 @@ pub use batch::Batch;
 pub use chat_template::apply_builtin_chat_format;
 pub use context::{Context, ContextParams, KvType, default_threads};
 pub use device::{
-    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit, ggml_version, system_info,
+    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit,
+    ggml_version, system_info,
 };
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};

@@ -1,7 +1,8 @@
 //! A loaded model and its vocabulary.
 
 use super::{
-    DType, LlamaError, Offload, Placement, PlainTensor, SplitMode, Token, TransposedTensor, init, logging::last_log_lines, sys,
+    DType, LlamaError, Offload, Placement, PlainTensor, SplitMode, Token, TransposedTensor, init,
+    logging::last_log_lines, sys,
 };
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
@@ -119,7 +120,7 @@ impl Model {
             raw,
             vocab,
             path: path.to_owned(),
-            mapped: params.plain_weights && !placement.is_offloaded(),
+            mapped: params.plain_weights,
             plain: Mutex::default(),
             transposed: Mutex::default(),
             placement,
@@ -221,9 +222,10 @@ impl Model {
         unsafe { sys::llama_model_size(self.raw) }
     }
 
-    /// Bytes of weights that are read from the mapped file: they need memory that the system still counts as free.
+    /// Bytes of weights that are read from the mapped file: they need memory that the system still counts as free. Layers
+    /// count as equally large where some lie on devices.
     pub fn mapped_bytes(&self) -> u64 {
-        if self.mapped { self.size() } else { 0 }
+        if self.mapped { (self.size() as f64 * self.placement.share_on_cpu()) as u64 } else { 0 }
     }
 
     /// True for models that carry a recurrent state (mamba, rwkv) instead of, or beside, a KV cache.

@@ -115,11 +115,7 @@ pub(super) fn local_gpus() -> Vec<sys::ggml_backend_dev_t> {
                 .collect::<Vec<_>>()
         };
         let gpus = of_kind(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
-        if gpus.is_empty() {
-            of_kind(sys::GGML_BACKEND_DEVICE_TYPE_IGPU).into_iter().take(1).collect()
-        } else {
-            gpus
-        }
+        if gpus.is_empty() { of_kind(sys::GGML_BACKEND_DEVICE_TYPE_IGPU).into_iter().take(1).collect() } else { gpus }
     }
 }
 
@@ -182,8 +178,7 @@ thread_local! {
 
 /// Looks for `layer N assigned to device NAME` in a line of llama.cpp's log.
 pub(super) fn note(line: &str) {
-    let Some((layer, rest)) =
-        line.split_once("layer ").and_then(|(_, rest)| rest.split_once(" assigned to device "))
+    let Some((layer, rest)) = line.split_once("layer ").and_then(|(_, rest)| rest.split_once(" assigned to device "))
     else {
         return;
     };
@@ -212,6 +207,13 @@ impl Placement {
     /// True if something lies outside of the CPU's memory.
     pub fn is_offloaded(&self) -> bool {
         self.layers.iter().chain([&self.output]).any(|d| !d.is_empty() && d != "CPU")
+    }
+
+    /// Share of the layers, the output among them, that the CPU's memory holds.
+    pub fn share_on_cpu(&self) -> f64 {
+        let all = self.layers.len() + 1;
+        let elsewhere = self.layers.iter().chain([&self.output]).filter(|d| !d.is_empty() && *d != "CPU").count();
+        (all - elsewhere) as f64 / all as f64
     }
 
     /// For a reader: `layers 0-14 on CPU, 15-29 and the output on CUDA0 (NVIDIA H100)`.
@@ -267,6 +269,7 @@ mod tests {
         assert_eq!((p.layers.clone(), p.output.as_str()), (vec!["CPU".into(), "CUDA0".into()], "CUDA0"));
         assert!(p.is_offloaded());
         assert_eq!(p.words(), "layers 0 on CPU, 1 and the output on CUDA0");
+        assert!((p.share_on_cpu() - 1.0 / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -158,7 +158,10 @@ impl Drop for ReferenceContext {
 /// # Errors
 /// [`LlamaError`].
 pub fn first_token(path: &std::path::Path, text: &str, n_threads: u32) -> Result<Vec<u8>, LlamaError> {
-    let model = Model::load(path, &super::ModelParams { plain_weights: false, offload: super::Offload::default(), vocab_only: false })?;
+    let model = Model::load(
+        path,
+        &super::ModelParams { plain_weights: false, offload: super::Offload::default(), vocab_only: false },
+    )?;
     let mut tokens = model.tokenize(text, true, true)?;
     // SAFETY: the calls of `simple`, each with what the one before gave; freed on every way out below.
     unsafe {

@@ -20,8 +20,7 @@ const HELLO: u8 = 14;
 const CAPABILITIES: usize = 24;
 
 type AddServer = unsafe extern "C" fn(*const c_char) -> sys::ggml_backend_reg_t;
-type StartServer =
-    unsafe extern "C" fn(*const c_char, *const c_char, usize, usize, *mut sys::ggml_backend_dev_t);
+type StartServer = unsafe extern "C" fn(*const c_char, *const c_char, usize, usize, *mut sys::ggml_backend_dev_t);
 
 /// A function of the RPC backend, None where this build has none.
 fn function(name: &CStr) -> Option<*mut c_void> {
@@ -92,9 +91,7 @@ pub(super) fn connect(endpoint: &str) -> Result<Vec<sys::ggml_backend_dev_t>, Ll
         }
     };
     // SAFETY: indices below the count are valid.
-    Ok(unsafe {
-        (0..sys::ggml_backend_reg_dev_count(reg)).map(|i| sys::ggml_backend_reg_dev_get(reg, i)).collect()
-    })
+    Ok(unsafe { (0..sys::ggml_backend_reg_dev_count(reg)).map(|i| sys::ggml_backend_reg_dev_get(reg, i)).collect() })
 }
 
 /// Makes the devices of a worker known: they are among [`super::devices`] from then on.

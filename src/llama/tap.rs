@@ -119,11 +119,7 @@ impl Weight {
     ///
     /// # Errors
     /// As [`TransposedTensor`]'s making.
-    pub(crate) fn transposed_on(
-        &self,
-        device: sys::ggml_backend_dev_t,
-        types: &[DType],
-    ) -> Result<Self, LlamaError> {
+    pub(crate) fn transposed_on(&self, device: sys::ggml_backend_dev_t, types: &[DType]) -> Result<Self, LlamaError> {
         let node = self.node();
         let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, types)?;
         Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, transposed: Some(copy) })

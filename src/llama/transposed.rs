@@ -256,7 +256,11 @@ mod tests {
 
     #[test]
     fn turns_every_kind_of_block() {
-        for (from, k, n) in [(DType::F32, 7, 5), (DType::from_name("q4_1").unwrap(), 96, 700), (DType::from_name("q6_k").unwrap(), 768, 513)] {
+        for (from, k, n) in [
+            (DType::F32, 7, 5),
+            (DType::from_name("q4_1").unwrap(), 96, 700),
+            (DType::from_name("q6_k").unwrap(), 768, 513),
+        ] {
             let values: Vec<f32> = (0..k * n).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
             let bytes = quantize(from, &values, k).unwrap();
             let plain = dequantize(from, &bytes);

@@ -459,6 +459,9 @@ fn measure(
             + (example.graph_bytes() * all().count()) as u64,
     };
     observe(Event::Memory(&need));
+    for (device, bytes) in engine.step_device_bytes() {
+        observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));
+    }
     let model_bytes = engine.model().mapped_bytes();
     let needed = need.step_bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
     match crate::memory::available() {

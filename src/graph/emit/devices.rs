@@ -12,11 +12,13 @@ pub(super) struct Devices {
     sched: sys::ggml_backend_sched_t,
     /// Nodes and leaves that the scheduler was made for.
     capacity: usize,
+    /// Bytes that the graph measured last needs on each.
+    measured: Vec<usize>,
 }
 
 impl Default for Devices {
     fn default() -> Self {
-        Self { backends: Vec::new(), sched: std::ptr::null_mut(), capacity: 0 }
+        Self { backends: Vec::new(), sched: std::ptr::null_mut(), capacity: 0, measured: Vec::new() }
     }
 }
 
@@ -103,8 +105,15 @@ impl Devices {
             let mut sizes = vec![0usize; self.backends.len() + 1];
             sys::ggml_backend_sched_reserve_size(self.sched, graph, sizes.as_mut_ptr());
             sys::ggml_backend_sched_reset(self.sched);
-            Ok(sizes.last().copied())
+            let host = sizes.pop();
+            self.measured = sizes;
+            Ok(host)
         }
+    }
+
+    /// Devices with the bytes that the graph measured last needs there.
+    pub fn measured(&self) -> Vec<(String, usize)> {
+        self.backends.iter().zip(&self.measured).map(|(&(d, _), &n)| (device_name(d), n)).collect()
     }
 
     /// Bytes of activations in the CPU's memory.
@@ -114,18 +123,6 @@ impl Devices {
         }
         // SAFETY: both alive.
         unsafe { sys::ggml_backend_sched_get_buffer_size(self.sched, cpu) }
-    }
-
-    /// Devices with the bytes of activations there.
-    pub fn bytes(&self) -> Vec<(String, usize)> {
-        if self.sched.is_null() {
-            return Vec::new();
-        }
-        self.backends
-            .iter()
-            // SAFETY: both alive.
-            .map(|&(d, b)| (device_name(d), unsafe { sys::ggml_backend_sched_get_buffer_size(self.sched, b) }))
-            .collect()
     }
 
     fn drop_sched(&mut self) {

@@ -334,15 +334,15 @@ impl Executor {
         }
     }
 
+    /// Devices with the bytes that the graph measured last needs there.
+    pub fn measured_on_devices(&self) -> Vec<(String, usize)> {
+        self.devices.measured()
+    }
+
     /// Bytes of activations that the largest run so far needed, in the CPU's memory.
     pub fn activation_bytes(&self) -> usize {
         // SAFETY: alive; buffer 0 is the only one of a CPU allocator.
         unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }.max(self.devices.host_bytes(self.backend))
-    }
-
-    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
-    pub fn device_bytes(&self) -> Vec<(String, usize)> {
-        self.devices.bytes()
     }
 }
 

@@ -377,13 +377,20 @@ impl Engine {
         Ok(frozen)
     }
 
-    /// Bytes that a step on this example needs for inputs and activations, beside the model and what is captured.
+    /// Bytes of the CPU's memory that a step on this example needs for inputs and activations, beside the model and what is
+    /// captured. [`Engine::step_device_bytes`] then tells what it needs elsewhere.
     ///
     /// # Errors
     /// [`EngineError::Run`].
     pub fn step_bytes(&mut self, example: &Example) -> Result<usize, EngineError> {
         let data = self.split(&vec![0.0; self.n_params()]);
         Ok(self.exec.measure(&example.graph, &example.bindings(&data), &example.grads)?)
+    }
+
+    /// Devices in use beside the CPU, with the bytes that a step on the example of the last [`Engine::step_bytes`] needs
+    /// there for activations.
+    pub fn step_device_bytes(&self) -> Vec<(String, usize)> {
+        self.exec.measured_on_devices()
     }
 
     /// The lifted graph's logits with `vectors` added, `[n_outputs, n_vocab]`.

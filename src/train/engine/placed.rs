@@ -132,9 +132,4 @@ impl Engine {
     pub fn is_on_devices(&self) -> bool {
         self.model.placement().is_offloaded()
     }
-
-    /// Devices in use beside the CPU, with the bytes of activations that the largest run so far needed there.
-    pub fn device_bytes(&self) -> Vec<(String, usize)> {
-        self.exec.device_bytes()
-    }
 }
