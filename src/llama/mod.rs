@@ -12,6 +12,7 @@ mod gguf;
 mod logging;
 mod model;
 mod plain;
+mod pool;
 mod quantize;
 mod reference;
 mod sampler;
@@ -27,10 +28,11 @@ pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
 pub use plain::PlainTensor;
+pub use pool::Pool;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
 pub use sampler::{Sampler, SamplerParams};
-pub use tap::{DType, Node, NodeId, Tap, Weight};
+pub use tap::{DType, Node, NodeId, StandIn, Tap, Weight};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 

@@ -8,11 +8,11 @@ pub use verify::{Agreement, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, Precision, RunError, Timings};
+use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
-use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
+use crate::graph::{AttentionMemory, CaptureError, Kept, Products, capture_decode};
 use crate::llama::{Context, ContextParams, LlamaError, Model, Weight};
 use layout::Layout;
 use std::collections::{BTreeMap, BTreeSet};
@@ -192,6 +192,7 @@ impl Engine {
         }
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
         mark(&mut ctx, &layers)?;
+        ctx.set_stand_in(Products::stand_in());
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
         Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache: None, keep: BTreeSet::new() })
@@ -205,6 +206,8 @@ impl Engine {
     /// Sets what may be rounded in examples captured from now on, and in their runs.
     pub fn set_precision(&mut self, precision: Precision) {
         self.exec.set_precision(precision);
+        // Below the lowest layer they give ggml's bits in either case; but what is asked for are its own kernels.
+        self.ctx.set_stand_in(Products::stand_in().filter(|_| precision.forward == Forward::Fast));
     }
 
     /// What may be rounded.
