@@ -241,7 +241,6 @@ impl Generator {
             return Err(ChatError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx });
         }
         let interrupted = || options.interrupt.load(Ordering::Relaxed);
-        let model = Arc::clone(self.model());
         let n_reused = self.rewind(prompt);
         let mut out = Generation {
             text: String::new(),
@@ -263,6 +262,23 @@ impl Generator {
         }
         out.prompt_time = start.elapsed();
 
+        // One token follows another: threads that sleep in between would have to be woken for each.
+        self.ctx.stay_awake(true);
+        let answered = self.continue_from(row, options, on_piece, &mut out);
+        self.ctx.stay_awake(false);
+        answered.map(|()| out)
+    }
+
+    /// The answer to a prompt that is in the cache, its last logits in row `row` of the last batch.
+    fn continue_from(
+        &mut self,
+        mut row: usize,
+        options: &GenerateOptions,
+        on_piece: &mut dyn FnMut(&str),
+        out: &mut Generation,
+    ) -> Result<(), ChatError> {
+        let interrupted = || options.interrupt.load(Ordering::Relaxed);
+        let model = Arc::clone(self.model());
         let start = Instant::now();
         let mut sampler = Sampler::new(model.n_vocab(), &options.sampler);
         let mut characters = Utf8Pieces::default();
@@ -300,7 +316,7 @@ impl Generator {
             on_piece(&rest);
         }
         out.answer_time = start.elapsed();
-        Ok(out)
+        Ok(())
     }
 
     /// Cuts the cache back to what it shares with `prompt`, leaving at least the last prompt token to compute (its

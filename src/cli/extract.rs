@@ -137,7 +137,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         println!("{summary:#}");
     } else {
-        println!("Length of the residual stream after each block, over all token positions:");
+        // Of the last block no more is computed than llama.cpp itself would compute, or little more.
+        let except = if positions == Positions::Last { " (of the last block, over some)" } else { "" };
+        println!("Length of the residual stream after each block, over all token positions{except}:");
         println!("{:>5}  {:>10}  {:>10}", "layer", "median", "mean");
         for (layer, s) in &stats {
             println!("{layer:>5}  {:>10.2}  {:>10.2}", s.median, s.mean);

@@ -310,6 +310,7 @@ impl Scorer {
                 op_offload: true,
             },
         )?;
+        ctx.set_stand_in(crate::graph::Products::stand_in());
         // First the vector, then the preamble: K and V depend on it.
         if let Some(steering) = &self.steering {
             steering.apply(&mut ctx)?;

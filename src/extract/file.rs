@@ -2,7 +2,7 @@
 //!
 //! Layout: an 8-byte little-endian length, a JSON header, the tensors one behind the other
 //! (<https://huggingface.co/docs/safetensors>). All sizes are known once the prompts are tokenized, so each row goes
-//! straight to its place in the file and memory holds one prompt's rows.
+//! straight to its place in the file and memory holds none of them.
 
 use super::{ExtractError, Extractor, NormStats, row_norms};
 use crate::llama::{Model, Token};
@@ -38,7 +38,8 @@ impl Positions {
 /// goes into the file's header beside what this function knows itself. `progress` is told the number of prompts done and
 /// stops the work by answering false.
 ///
-/// Returns the lengths of the residual stream over all token positions, layer by layer.
+/// Returns the lengths of the residual stream over all token positions, layer by layer; with [`Positions::Last`], those of
+/// the last block over as many as are computed of it, the last ones among them.
 ///
 /// # Errors
 /// As [`Extractor`]; [`ExtractError::NoPrompts`], [`ExtractError::Write`], [`ExtractError::Interrupted`].
@@ -61,7 +62,10 @@ pub fn extract_to_file(
     if let Some(i) = prompts.iter().position(|p| p.len() > limit) {
         return Err(ExtractError::TooLong { number: i + 1, n_tokens: prompts[i].len(), limit });
     }
-    let mut extractor = Extractor::new(model, layers, longest, n_threads)?;
+    let mut extractor = match positions {
+        Positions::Last => Extractor::of_last_positions(model, layers, longest, n_threads)?,
+        Positions::All | Positions::Mean => Extractor::new(model, layers, longest, n_threads)?,
+    };
     let n_embd = model.n_embd();
     let failed = |source| ExtractError::Write { path: path.to_owned(), source };
     let layout = Layout::new(extractor.layers(), prompts, positions, n_embd);
@@ -77,31 +81,43 @@ pub fn extract_to_file(
         write(0, &layout.offsets.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
     }
     let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        if !progress(i) {
-            return Err(ExtractError::Interrupted);
-        }
-        for (layer, rows) in extractor.run(prompt, i + 1)? {
-            norms.entry(layer).or_default().extend(row_norms(&rows, n_embd));
-            let (row, values) = match positions {
-                Positions::All => (layout.offsets[i] as usize, rows),
-                Positions::Last => (i, rows[rows.len() - n_embd..].to_vec()),
-                Positions::Mean => (i, mean(&rows, n_embd)),
-            };
+    // For Positions::Mean, of the prompts that are not done: by prompt and layer, the sum over the positions so far.
+    let mut sums: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    extractor.run_all(prompts, progress, &mut |prompt, layer, position, rows| {
+        norms.entry(layer).or_default().extend(row_norms(rows, n_embd));
+        let n_tokens = prompts[prompt].len();
+        let is_done = position + rows.len() / n_embd == n_tokens;
+        let mut put = |row: usize, values: &[f32]| {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)?;
+            write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)
+        };
+        match positions {
+            Positions::All => put(layout.offsets[prompt] as usize + position, rows),
+            Positions::Last if is_done => put(prompt, &rows[rows.len() - n_embd..]),
+            Positions::Last => Ok(()),
+            Positions::Mean => {
+                let sum = sums.entry((prompt, layer)).or_insert_with(|| vec![0.0; n_embd]);
+                add_rows(sum, rows);
+                if !is_done {
+                    return Ok(());
+                }
+                let mean: Vec<f32> = sum.iter().map(|x| (x / n_tokens as f64) as f32).collect();
+                sums.remove(&(prompt, layer));
+                put(prompt, &mean)
+            }
         }
-    }
+    })?;
     file.as_file().sync_all().map_err(failed)?;
     crate::files::persist(file, path).map_err(failed)?;
     progress(prompts.len());
     Ok(norms.into_iter().filter_map(|(layer, n)| Some((layer, NormStats::of(&n)?))).collect())
 }
 
-/// Mean over the rows of `[n, n_embd]`.
-fn mean(rows: &[f32], n_embd: usize) -> Vec<f32> {
-    let n = (rows.len() / n_embd) as f64;
-    (0..n_embd).map(|i| (rows[i..].iter().step_by(n_embd).map(|&x| f64::from(x)).sum::<f64>() / n) as f32).collect()
+/// Adds the rows `[n, n_embd]` to a sum `[n_embd]`.
+fn add_rows(sum: &mut [f64], rows: &[f32]) {
+    for row in rows.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
 }
 
 /// Where everything lies in the file's data part.
@@ -177,8 +193,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_are_by_column() {
-        assert_eq!(mean(&[1.0, 2.0, 3.0, 6.0], 2), [2.0, 4.0]);
+    fn sums_are_by_column() {
+        let mut sum = vec![0.5, 0.0];
+        add_rows(&mut sum, &[1.0, 2.0, 3.0, 6.0]);
+        assert_eq!(sum, [4.5, 8.0]);
     }
 
     /// The reader of the safetensors crate accepts what is written here.

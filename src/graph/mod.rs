@@ -14,6 +14,7 @@ pub(crate) mod lower;
 
 pub(crate) use kernels::head::log_sum_exp;
 pub(crate) use kernels::logprobs::OutputHead;
+pub(crate) use kernels::stand_in::Products;
 
 use crate::llama::{Batch, Context, LlamaError};
 use capture::{Capture, Extent};

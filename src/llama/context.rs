@@ -1,7 +1,7 @@
 //! A llama.cpp context: decoding, the KV cache, the control vector, and the tap.
 
 use super::tap::{TapSlot, gives_up, trampoline};
-use super::{Batch, LlamaError, Model, Tap, Token, logging::last_log_lines, sys};
+use super::{Batch, LlamaError, Model, Pool, StandIn, Tap, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
 
 /// What `llama_decode` answers where the abort callback stopped it.
@@ -15,6 +15,9 @@ pub enum KvType {
     /// 32-bit floats: what the training engine needs for bit equality.
     F32,
 }
+
+/// Tokens of a batch from which on a stand-in is asked.
+const STAND_IN_TOKENS: usize = 8;
 
 /// How to make a context.
 #[derive(Debug, Clone)]
@@ -86,6 +89,7 @@ pub struct Context {
     n_batch: usize,
     n_seq_max: usize,
     n_threads: u32,
+    awake: bool,
     n_rows: usize,
 }
 
@@ -99,7 +103,9 @@ impl Context {
     /// [`LlamaError::Context`] when llama.cpp cannot (most often: not enough memory for the cache).
     pub fn new(model: &Arc<Model>, params: &ContextParams) -> Result<Self, LlamaError> {
         let n_threads = if params.n_threads == 0 { default_threads() } else { params.n_threads };
-        let mut slot = Box::new(TapSlot::new(model));
+        let no_context = |reason| LlamaError::Context { n_ctx: params.n_ctx, reason };
+        let pool = Pool::new(n_threads).ok_or_else(|| no_context(format!("{n_threads} threads cannot be started")))?;
+        let mut slot = Box::new(TapSlot::new(model, pool));
         let _ = last_log_lines();
         // SAFETY: the model is alive; the slot is boxed, so its address holds as long as the context does.
         let raw = unsafe {
@@ -134,10 +140,13 @@ impl Context {
             sys::llama_init_from_model(model.raw(), p)
         };
         if raw.is_null() {
-            return Err(LlamaError::Context { n_ctx: params.n_ctx, reason: last_log_lines() });
+            return Err(no_context(last_log_lines()));
         }
-        // SAFETY: raw is a live context.
-        let (n_ctx, n_batch) = unsafe { (sys::llama_n_ctx(raw) as usize, sys::llama_n_batch(raw) as usize) };
+        // SAFETY: raw is a live context; the pool belongs to the slot and is freed after it.
+        let (n_ctx, n_batch) = unsafe {
+            sys::llama_attach_threadpool(raw, slot.pool.raw(), std::ptr::null_mut());
+            (sys::llama_n_ctx(raw) as usize, sys::llama_n_batch(raw) as usize)
+        };
         Ok(Self {
             raw,
             model: Arc::clone(model),
@@ -146,8 +155,23 @@ impl Context {
             n_batch,
             n_seq_max: params.n_seq_max as usize,
             n_threads,
+            awake: false,
             n_rows: 0,
         })
+    }
+
+    /// Has `stand_in` compute what it takes of the graphs of this context, from now on; None: ggml computes all of it.
+    /// Returns the one before.
+    pub fn set_stand_in(&mut self, stand_in: Option<Box<dyn StandIn>>) -> Option<Box<dyn StandIn>> {
+        std::mem::replace(&mut self.slot.stand_in, stand_in)
+    }
+
+    /// Keeps the threads awake between decodes (they spin), or not: for those that follow each other at once.
+    pub fn stay_awake(&mut self, awake: bool) {
+        self.awake = awake;
+        if !awake {
+            self.slot.pool.pause();
+        }
     }
 
     /// The model.
@@ -243,9 +267,11 @@ impl Context {
             logits: logits.as_mut_ptr(),
         };
         let _ = last_log_lines();
+        // With fewer tokens nothing is gained.
+        let stands_in = self.slot.stand_in.is_some() && batch.len() >= STAND_IN_TOKENS;
         match &mut tap {
-            Some(tap) => self.slot.arm(Some(&mut **tap), gives_up),
-            None => self.slot.arm(None, false),
+            Some(tap) => self.slot.arm(Some(&mut **tap), gives_up, stands_in),
+            None => self.slot.arm(None, false, stands_in),
         }
         // SAFETY: all arrays hold n_tokens entries and outlive the call; the slot's tap is cleared right after it.
         let code = unsafe {
@@ -253,6 +279,9 @@ impl Context {
             sys::llama_synchronize(self.raw);
             code
         };
+        if !self.awake {
+            self.slot.pool.pause();
+        }
         let given_up = self.slot.stopped();
         // SAFETY: right after the decode.
         if let (true, Some(tap), Some(node)) = (code == ABORTED, tap, unsafe { self.slot.last_wanted() }) {

@@ -1,6 +1,7 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
-use super::{LlamaError, Model, PlainTensor, TransposedTensor, sys};
+use super::{LlamaError, Model, PlainTensor, Pool, TransposedTensor, sys};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -278,6 +279,16 @@ impl<'a> Node<'a> {
         out
     }
 
+    /// The elements of an F32 tensor, `ne[0]` fastest, in place where the CPU can read them there; contiguous tensors only.
+    pub fn f32s(&self) -> Cow<'_, [f32]> {
+        assert_eq!(self.dtype(), DType::F32, "tensor {} is not F32", self.name());
+        if !self.is_host() {
+            return Cow::Owned(self.read_f32());
+        }
+        // SAFETY: n_bytes of floats in host memory, which nothing writes while the node is being looked at.
+        Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.t().data.cast::<f32>(), self.n_bytes() / 4) })
+    }
+
     /// Writes F32 values over the start of the tensor, at element `offset`.
     pub fn write_f32(&self, offset: usize, values: &[f32]) {
         assert!(!self.is_weight(), "tensor {} is a weight: it belongs to the file", self.name());
@@ -306,9 +317,30 @@ pub trait Tap {
     }
 }
 
-/// Where the trampoline finds the tap of the decode in progress.
+/// Computes some nodes of llama.cpp's graph in ggml's place, on the threads of the context. It gives the bits that ggml
+/// gives: whoever reads the graph need not know.
+pub trait StandIn: Send {
+    /// Called for every node before it is computed; true takes it.
+    fn takes(&mut self, node: &Node<'_>) -> bool;
+
+    /// Computes the node that was taken last; its sources are ready.
+    ///
+    /// # Errors
+    /// Why it cannot: the decode fails with that.
+    fn compute(&mut self, node: &Node<'_>, pool: &Pool) -> Result<(), String>;
+}
+
+/// Where the trampoline finds the tap of the decode in progress, and who computes in ggml's place.
 pub(super) struct TapSlot {
     tap: Option<*mut dyn Tap>,
+    /// The tap asked for the node that was offered last.
+    tap_wants: bool,
+    pub(super) pool: Pool,
+    pub(super) stand_in: Option<Box<dyn StandIn>>,
+    /// It may take nodes of the decode in progress.
+    stands_in: bool,
+    /// The node it took: uncomputed until llama.cpp comes back with it.
+    taken: Option<NodeId>,
     panic: Option<String>,
     model: Arc<Model>,
     /// Nodes that are not computed in this decode: their flag is to be set again, since llama.cpp may run the same graph
@@ -331,9 +363,14 @@ impl std::fmt::Debug for TapSlot {
 }
 
 impl TapSlot {
-    pub(super) fn new(model: &Arc<Model>) -> Self {
+    pub(super) fn new(model: &Arc<Model>, pool: Pool) -> Self {
         Self {
             tap: None,
+            tap_wants: false,
+            pool,
+            stand_in: None,
+            stands_in: false,
+            taken: None,
             panic: None,
             model: Arc::clone(model),
             skipped: HashSet::new(),
@@ -344,8 +381,9 @@ impl TapSlot {
         }
     }
 
-    pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>, gives_up: bool) {
+    pub(super) fn arm(&mut self, tap: Option<&mut dyn Tap>, gives_up: bool, stands_in: bool) {
         self.panic = None;
+        self.stands_in = stands_in;
         self.gives_up = gives_up;
         self.stopped = false;
         self.last_wanted = None;
@@ -374,6 +412,11 @@ impl TapSlot {
     pub(super) fn disarm(&mut self) -> Option<String> {
         self.tap = None;
         self.stopped = false;
+        self.stands_in = false;
+        if let Some(node) = self.taken.take() {
+            // SAFETY: llama.cpp gave up between offering the node and computing it, so its graph is still the context's.
+            unsafe { (*node.ptr()).flags |= COMPUTE };
+        }
         for node in self.skipped.drain().filter(|_| !self.repeated) {
             // SAFETY: one pass ran, so the graph of the decode that has just ended is still the context's.
             unsafe { (*node.ptr()).flags |= COMPUTE };
@@ -389,36 +432,54 @@ const COMPUTE: i32 = sys::GGML_TENSOR_FLAG_COMPUTE as i32;
 pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
     // SAFETY: user is the boxed slot of the context that is decoding; nothing else borrows it during the call.
     let slot = unsafe { &mut *user.cast::<TapSlot>() };
-    let Some(tap) = slot.tap else {
+    if slot.tap.is_none() && !slot.stands_in {
         return !ask;
-    };
+    }
     if slot.panic.is_some() {
         return false;
     }
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: armed by decode_inner with a tap that outlives the decode.
-        let tap = unsafe { &mut *tap };
+        let tap = slot.tap.map(|tap| unsafe { &mut *tap });
         // SAFETY: llama.cpp offers live tensors.
         let node = unsafe { Node::from_raw(t, &slot.model) };
         if !ask {
-            return tap.computed(&node);
+            if slot.taken.take_if(|id| *id == node.id()).is_some() {
+                // SAFETY: a node of the graph that this thread runs; workers wait for it.
+                unsafe { (*t).flags |= COMPUTE };
+                if let Some(Err(reason)) = slot.stand_in.as_mut().map(|s| s.compute(&node, &slot.pool)) {
+                    slot.panic = Some(reason);
+                    return false;
+                }
+            }
+            return tap.filter(|_| slot.tap_wants).is_none_or(|tap| tap.computed(&node));
         }
+        slot.tap_wants = false;
         if slot.skipped.remove(&node.id()) {
             // SAFETY: a node offered to be computed, by the one thread that runs the decode; workers wait for it.
             unsafe { (*t).flags |= COMPUTE };
             slot.repeated = true;
         }
-        let wants = tap.wants(&node);
-        if node.is_computed() && !slot.repeated && tap.skips(&node) {
-            // SAFETY: as above. Every backend passes over nodes without this flag.
-            unsafe { (*t).flags &= !COMPUTE };
-            slot.skipped.insert(node.id());
+        if let Some(tap) = tap {
+            slot.tap_wants = tap.wants(&node);
+            if node.is_computed() && !slot.repeated && tap.skips(&node) {
+                // SAFETY: as above. Every backend passes over nodes without this flag.
+                unsafe { (*t).flags &= !COMPUTE };
+                slot.skipped.insert(node.id());
+            }
         }
-        wants
+        // Once the batch is given up, ggml's own abort decides what is computed still.
+        if slot.stands_in && !slot.stopped && slot.stand_in.as_mut().is_some_and(|s| s.takes(&node)) {
+            // SAFETY: as above; set again when llama.cpp comes back with the node.
+            unsafe { (*t).flags &= !COMPUTE };
+            slot.taken = Some(node.id());
+            return true;
+        }
+        slot.tap_wants
     }));
     match outcome {
         Ok(wanted) if ask => {
-            if slot.stopped && wanted {
+            if slot.stopped && slot.tap_wants {
                 slot.last_wanted.get_or_insert(NodeId(t as usize));
             }
             wanted

@@ -96,9 +96,15 @@ pub(in crate::graph) unsafe extern "C" fn exact(dst: *mut sys::ggml_tensor, ith:
                     for r in (0..count).step_by(TILE_ROWS) {
                         let sums = exact_tile(rows, r, &packed, x.data.cast::<u8>(), tile);
                         let columns = TILE_COLUMNS.min(packed.m - tile * TILE_COLUMNS);
+                        let to = to.add(tile * TILE_COLUMNS * n + r);
+                        let here = TILE_ROWS.min(count - r);
                         for (c, column) in sums.iter().enumerate().take(columns) {
-                            let to = to.add((tile * TILE_COLUMNS + c) * n + r);
-                            std::ptr::copy_nonoverlapping(column.as_ptr(), to, TILE_ROWS.min(count - r));
+                            // Of a length that the compiler knows: sixteen bytes are no work for a function.
+                            if here == TILE_ROWS {
+                                to.add(c * n).cast::<[f32; TILE_ROWS]>().write_unaligned(*column);
+                            } else {
+                                std::ptr::copy_nonoverlapping(column.as_ptr(), to.add(c * n), here);
+                            }
                         }
                     }
                 }

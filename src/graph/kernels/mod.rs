@@ -8,7 +8,7 @@
 //!
 //! [`int8`]: products with quantized weights in ggml's integer arithmetic, from weights taken apart by [`quants`] and
 //! activations rounded by [`activations`]; [`bf16`]: products of panels in BF16. Both need instructions that [`cpu`] asks
-//! for; elsewhere ggml's kernels and F32 do the work.
+//! for; elsewhere ggml's kernels and F32 do the work. [`stand_in`]: the same products in llama.cpp's own graphs.
 
 pub(super) mod activations;
 mod bf16;
@@ -21,6 +21,7 @@ pub(super) mod loss_head;
 pub(super) mod matmul_t;
 mod quants;
 pub(super) mod rows;
+pub(super) mod stand_in;
 
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {

@@ -161,9 +161,13 @@ fn nibbles<const BYTES: usize>(b: &[u8; BYTES], at: usize, u: &mut [u8; 32]) {
 
 #[inline(always)]
 fn fifth_bits(b: &[u8], at: usize, u: &mut [u8; 32]) {
-    let high = u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-    for (i, u) in u.iter_mut().enumerate() {
-        *u |= (((high >> i) & 1) << 4) as u8;
+    for (eight, &bits) in u.as_chunks_mut::<8>().0.iter_mut().zip(&b[at..at + 4]) {
+        // Bit i of a byte to byte i of a word, eight at once: a copy of the byte everywhere, of which each place keeps its
+        // own bit; with 127 more the highest bit tells whether there was one.
+        const ONES: u64 = u64::from_ne_bytes([1; 8]);
+        let own = (u64::from(bits) * ONES) & 0x8040_2010_0804_0201;
+        let fifth = ((own + 127 * ONES) & (128 * ONES)) >> 3;
+        *eight = (u64::from_le_bytes(*eight) | fifth).to_le_bytes();
     }
 }
 

@@ -9,12 +9,12 @@ pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Label, Outcome, Precision, RunError, Timings};
+use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Outcome, Precision, RunError, Timings};
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
 use crate::graph::lower::LabelScores;
-use crate::graph::{AttentionMemory, CaptureError, Kept, capture_decode};
+use crate::graph::{AttentionMemory, CaptureError, Kept, Products, capture_decode};
 use crate::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
 use layout::Layout;
 use placed::Parts;
@@ -201,6 +201,7 @@ impl Engine {
         }
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
         mark(&mut ctx, &layers)?;
+        ctx.set_stand_in(Products::stand_in());
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
         let (cache, keep, transposed_type, notices) = (None, BTreeSet::new(), None, Vec::new());
@@ -215,6 +216,8 @@ impl Engine {
     /// Sets what may be rounded in examples captured from now on, and in their runs.
     pub fn set_precision(&mut self, precision: Precision) {
         self.exec.set_precision(precision);
+        // Below the lowest layer they give ggml's bits in either case; but what is asked for are its own kernels.
+        self.ctx.set_stand_in(Products::stand_in().filter(|_| precision.forward == Forward::Fast));
     }
 
     /// What may be rounded.

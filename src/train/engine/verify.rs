@@ -102,6 +102,14 @@ impl Engine {
     /// # Errors
     /// Any of [`EngineError`]; a disagreement is reported, not raised.
     pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        // `llama_decode` as it is, with no kernel of ours.
+        let stand_in = self.ctx.set_stand_in(None);
+        let agreement = self.compare_with_ggml(pairs, example);
+        self.ctx.set_stand_in(stand_in);
+        agreement
+    }
+
+    fn compare_with_ggml(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let layout = Layout::new(pairs)?;
         let n_embd = self.model.n_embd();
         let random: Vec<f32> = (0..self.n_params())
