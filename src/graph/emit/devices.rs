@@ -79,6 +79,12 @@ impl Devices {
                 if on_cpu((*node).op, workers) {
                     sys::ggml_backend_sched_set_tensor_backend(self.sched, node, cpu);
                 }
+                // Inputs are in the CPU's memory; while a graph is measured they have none yet.
+                for source in (*node).src.into_iter().filter(|s| !s.is_null()) {
+                    if (*source).op == sys::GGML_OP_NONE && (*source).buffer.is_null() && (*source).view_src.is_null() {
+                        sys::ggml_backend_sched_set_tensor_backend(self.sched, source, cpu);
+                    }
+                }
             }
         }
         Ok(Some(self.sched))
