@@ -10,6 +10,7 @@ mod extract;
 mod first_token;
 mod generate;
 mod interrupt;
+mod report;
 mod sampling;
 mod steering;
 mod synth;
@@ -47,6 +48,8 @@ enum Command {
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
     Eval(eval::Args),
+    /// Compute every figure again from results files; put shards together.
+    Report(report::Args),
     /// Check that the engine is right for a model: logits, gradient, reference files.
     Check(check::Args),
     /// Look into control vector files.
@@ -108,6 +111,7 @@ impl Cli {
             Command::Chat(args) => chat::run(args),
             Command::Extract(args) => extract::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Report(args) => report::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
             Command::Bench(args) => bench::run(args),

@@ -1,13 +1,18 @@
 //! Preference pairs, chat templates, evaluation sets: readers, splits, checks.
 
 mod builtin;
+pub mod choice;
 mod message;
+pub mod mmlu;
 mod prefs;
+pub mod similar;
 mod split;
+mod split_file;
 mod template;
 pub mod truthfulqa;
 
 pub use message::{Message, Prompt};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
 pub use split::{Split, SplitError, permutation, split};
+pub use split_file::{Part, SplitFile, SplitFileError};
 pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
