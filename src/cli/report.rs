@@ -13,6 +13,10 @@ pub struct Args {
     /// Results files of `bidpo eval --out` and `bidpo sweep`, or folders with such files. Shards of one run are put together.
     #[arg(required = true, value_name = "FILE.jsonl|FOLDER")]
     files: Vec<PathBuf>,
+    /// Write one self-contained HTML page instead of printing the figures: words, tables, plots, the items that changed, the
+    /// exact protocol.
+    #[arg(long, value_name = "FILE.html", conflicts_with = "json")]
+    html: Option<PathBuf>,
     /// Print the figures as one JSON list, an object for each run.
     #[arg(long)]
     json: bool,
@@ -46,7 +50,13 @@ fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runs = merge(&expand(&args.files)?)?;
     let analyses = runs.iter().map(analyse).collect::<Result<Vec<_>, _>>()?;
-    if args.json {
+    if let Some(path) = &args.html {
+        bidpo::files::write_atomically(path, report::html(&analyses).as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        // The words that stand first on the page.
+        analyses.iter().flat_map(|a| a.words()).for_each(|sentence| println!("{sentence}"));
+        eprintln!("bidpo: the report is {}", path.display());
+    } else if args.json {
         println!("{}", serde_json::Value::from(analyses.iter().map(report::json).collect::<Vec<_>>()));
     } else {
         let texts: Vec<String> = analyses.iter().map(report::markdown).collect();

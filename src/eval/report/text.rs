@@ -24,23 +24,37 @@ pub(crate) fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
 }
 
-/// Columns of equal width: a Markdown table.
-pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width =
-        |c: usize| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let cells: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(c, w)| format!("{}{}", c.replace('|', "\\|"), " ".repeat(w - c.chars().count())))
-            .collect();
-        format!("| {} |\n", cells.join(" | "))
-    };
-    let mut out = line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
-    out += &line(&widths.iter().map(|w| "-".repeat(*w)).collect::<Vec<_>>());
-    rows.iter().for_each(|r| out += &line(r));
-    out
+/// A table's texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cells {
+    /// Names of the columns.
+    pub header: Vec<String>,
+    /// The rows, a text for each column.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Cells {
+    fn new(header: &[&str], rows: Vec<Vec<String>>) -> Self {
+        Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows }
+    }
+
+    /// Columns of equal width: a Markdown table.
+    fn markdown(&self) -> String {
+        let plain = |c: &String| c.replace('|', "\\|");
+        let lines: Vec<Vec<String>> =
+            [&self.header].into_iter().chain(&self.rows).map(|r| r.iter().map(plain).collect()).collect();
+        let width = |c: usize| lines.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
+        let line = |cells: &[String]| {
+            let cells: Vec<String> =
+                cells.iter().zip(&widths).map(|(c, w)| format!("{c}{}", " ".repeat(w - c.chars().count()))).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let mut out = line(&lines[0]);
+        out += &line(&widths.iter().map(|w| "-".repeat(*w)).collect::<Vec<_>>());
+        lines[1..].iter().for_each(|r| out += &line(r));
+        out
+    }
 }
 
 fn value(e: &Estimate, measure: Measure) -> String {
@@ -60,7 +74,8 @@ fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 4] {
     ]
 }
 
-fn main_table(t: &Table) -> String {
+/// The conditions under the headline measure.
+pub(crate) fn main_cells(t: &Table) -> Cells {
     let header = ["condition", "value", "95 % interval", "against unsteered", "items", "p (Holm)", "P(higher)"];
     let rows: Vec<Vec<String>> = t
         .rows
@@ -72,11 +87,11 @@ fn main_table(t: &Table) -> String {
             cells
         })
         .collect();
-    table(&header, &rows)
+    Cells::new(&header, rows)
 }
 
 /// The other measures side by side, a column each.
-fn side_table(tables: &[Table]) -> String {
+pub(crate) fn side_cells(tables: &[Table]) -> Cells {
     let mut header = vec!["condition"];
     header.extend(tables.iter().map(|t| t.measure.name()));
     let rows: Vec<Vec<String>> = (0..tables[0].rows.len())
@@ -89,10 +104,11 @@ fn side_table(tables: &[Table]) -> String {
             cells
         })
         .collect();
-    table(&header, &rows)
+    Cells::new(&header, rows)
 }
 
-fn steered_table(t: &Table) -> Option<String> {
+/// The steered model against each of the other conditions.
+pub(crate) fn steered_cells(t: &Table) -> Option<Cells> {
     let rows: Vec<Vec<String>> = t
         .rows
         .iter()
@@ -102,7 +118,7 @@ fn steered_table(t: &Table) -> Option<String> {
             Some(cells)
         })
         .collect();
-    (!rows.is_empty()).then(|| table(&["steered minus", "difference", "items", "p", "P(higher)"], &rows))
+    (!rows.is_empty()).then(|| Cells::new(&["steered minus", "difference", "items", "p", "P(higher)"], rows))
 }
 
 /// The heading of a run: benchmark, protocol, items, model, prompt.
@@ -142,29 +158,34 @@ pub(crate) fn method(a: &Analysis) -> String {
     out
 }
 
+/// What rules without a model reach.
+pub(crate) fn surface_cells(a: &Analysis) -> Cells {
+    let rows = a
+        .surface
+        .iter()
+        .map(|s| {
+            let (v, i) = (100.0 * s.value, s.interval);
+            vec![s.name.into(), format!("{v:.1} %"), format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi)]
+        })
+        .collect();
+    Cells::new(&["without any model", "right", "95 % interval"], rows)
+}
+
 /// The whole of a run's figures.
 pub fn markdown(a: &Analysis) -> String {
     let mut out = format!("## {}\n\n", title(a));
     for sentence in a.words() {
         out += &format!("> {sentence}\n");
     }
-    out += &format!("\n{}:\n\n{}", a.tables[0].measure.name(), main_table(&a.tables[0]));
-    if let Some(steered) = steered_table(&a.tables[0]) {
-        out += &format!("\n{steered}");
+    out += &format!("\n{}:\n\n{}", a.tables[0].measure.name(), main_cells(&a.tables[0]).markdown());
+    if let Some(steered) = steered_cells(&a.tables[0]) {
+        out += &format!("\n{}", steered.markdown());
     }
     if a.tables.len() > 1 {
-        out += &format!("\n{}", side_table(&a.tables[1..]));
+        out += &format!("\n{}", side_cells(&a.tables[1..]).markdown());
     }
     if !a.surface.is_empty() {
-        let rows: Vec<Vec<String>> = a
-            .surface
-            .iter()
-            .map(|s| {
-                let (v, i) = (100.0 * s.value, s.interval);
-                vec![s.name.into(), format!("{v:.1} %"), format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi)]
-            })
-            .collect();
-        out += &format!("\n{}", table(&["without any model", "right", "95 % interval"], &rows));
+        out += &format!("\n{}", surface_cells(a).markdown());
     }
     out += &format!("\n{}\n", method(a));
     out
