@@ -1,11 +1,11 @@
 //! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the figures computed from them.
 
-mod baselines;
+pub(super) mod baselines;
 mod choice;
 pub(super) mod common;
-mod mmlu;
-mod text;
-mod truthfulqa;
+pub(super) mod mmlu;
+pub(super) mod text;
+pub(super) mod truthfulqa;
 
 use clap::Subcommand;
 use std::process::ExitCode;

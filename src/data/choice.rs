@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct ChoiceItem {
     /// What is asked.
     pub question: String,
-    /// The choices, at least two, all different.
+    /// The choices, at least two.
     pub choices: Vec<String>,
     /// Which of them are right: at least one, and not all.
     pub answers: Vec<usize>,
@@ -47,6 +47,15 @@ pub enum ChoiceError {
     },
 }
 
+/// A file of questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChoiceSet {
+    /// The questions; never empty.
+    pub items: Vec<ChoiceItem>,
+    /// Lines whose right answer is also one of the wrong ones: nobody can answer those, and they are left out.
+    pub contradictions: Vec<usize>,
+}
+
 /// Which columns (CSV) or keys (JSONL; `a.b` reaches into an object) hold what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
@@ -74,8 +83,8 @@ pub struct Mapping {
 /// Reads a file by its ending: .csv, or .jsonl.
 ///
 /// # Errors
-/// [`ChoiceError`], naming the line: nothing is skipped.
-pub fn load(path: &Path, mapping: &Mapping) -> Result<Vec<ChoiceItem>, ChoiceError> {
+/// [`ChoiceError`], naming the line: nothing is skipped but [`ChoiceSet::contradictions`].
+pub fn load(path: &Path, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
     let bytes = std::fs::read(path).map_err(|source| ChoiceError::Read { path: path.to_owned(), source })?;
     let at = |line: usize, reason: String| ChoiceError::Line { path: path.to_owned(), line, reason };
     let text = std::str::from_utf8(&bytes).map_err(|e| {
@@ -86,23 +95,23 @@ pub fn load(path: &Path, mapping: &Mapping) -> Result<Vec<ChoiceItem>, ChoiceErr
     match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("csv") => {
             let mut reader = csv::Reader::from_reader(text.as_bytes());
-            let line_of = |e: &csv::Error| e.position().map_or(1, |p| p.line() as usize);
+            let line_of = |e: &csv::Error| super::csv_line(text.as_bytes(), e.position());
             let csv_error = |e: csv::Error| at(line_of(&e), format!("not CSV: {e}"));
             let header: Vec<String> =
                 reader.headers().map_err(csv_error)?.iter().map(|h| h.trim().to_owned()).collect();
             for record in reader.records() {
                 let record = record.map_err(csv_error)?;
-                let line = record.position().map_or(0, |p| p.line() as usize);
+                let line = super::csv_line(text.as_bytes(), record.position());
                 let values = record.iter().map(|f| Value::String(f.trim().to_owned()));
                 let object: Map<String, Value> = header.iter().cloned().zip(values).collect();
-                items.push(item(&Value::Object(object), mapping).map_err(|reason| at(line, reason))?);
+                items.push((line, item(&Value::Object(object), mapping).map_err(|reason| at(line, reason))?));
             }
         }
         Some("jsonl" | "ndjson") => {
             for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
                 let value: Value =
                     serde_json::from_str(line).map_err(|e| at(i + 1, format!("this is not JSON: {e}")))?;
-                items.push(item(&value, mapping).map_err(|reason| at(i + 1, reason))?);
+                items.push((i + 1, item(&value, mapping).map_err(|reason| at(i + 1, reason))?));
             }
         }
         _ => {
@@ -110,10 +119,17 @@ pub fn load(path: &Path, mapping: &Mapping) -> Result<Vec<ChoiceItem>, ChoiceErr
             return Err(ChoiceError::File { path: path.to_owned(), reason });
         }
     }
+    let contradicts = |c: &ChoiceItem| {
+        let right = |i: &usize| c.answers.contains(i);
+        (0..c.choices.len())
+            .any(|i| right(&i) && (0..c.choices.len()).any(|j| !right(&j) && c.choices[j] == c.choices[i]))
+    };
+    let contradictions = items.iter().filter(|(_, c)| contradicts(c)).map(|(line, _)| *line).collect();
+    let items: Vec<ChoiceItem> = items.into_iter().map(|(_, c)| c).filter(|c| !contradicts(c)).collect();
     if items.is_empty() {
         return Err(ChoiceError::File { path: path.to_owned(), reason: "there is no question in it".into() });
     }
-    Ok(items)
+    Ok(ChoiceSet { items, contradictions })
 }
 
 fn find<'a>(value: &'a Value, key: &str) -> Result<&'a Value, String> {
@@ -160,9 +176,6 @@ fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
     }
     if choices.len() < 2 {
         return Err(format!("there are {} choices; two or more are needed", choices.len()));
-    }
-    if let Some(i) = (1..choices.len()).find(|&i| choices[..i].contains(&choices[i])) {
-        return Err(format!("the choice {:?} is there twice", choices[i]));
     }
     let answers = match m.choices.iter().position(|k| *k == m.answer) {
         Some(i) if m.choices.len() > 1 => vec![i],
@@ -227,7 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, content).unwrap();
-        load(&path, m).map_err(|e| e.to_string().replace(&format!("{}/", dir.path().display()), ""))
+        load(&path, m).map(|s| s.items).map_err(|e| e.to_string().replace(&format!("{}/", dir.path().display()), ""))
     }
 
     fn one(name: &str, content: &str, m: &Mapping) -> (String, Vec<String>, Vec<usize>) {
@@ -280,15 +293,21 @@ mod tests {
             (r#"{"q":" ","c":["x","y"],"a":0}"#, "\"q\" is empty"),
             (r#"{"q":"Q","c":"x","a":0}"#, "\"c\" must be a list"),
             (r#"{"q":"Q","c":["x"],"a":0}"#, "there are 1 choices"),
-            (r#"{"q":"Q","c":["x","x"],"a":0}"#, "is there twice"),
             (r#"{"q":"Q","c":["x","y"],"a":2}"#, "\"a\" is 2, which names none of the 2 choices"),
             (r#"{"q":"Q","c":["x","y"],"a":"maybe"}"#, "\"maybe\""),
         ] {
             let error = read("f.jsonl", &format!("{good}\n\n{line}\n"), &m).unwrap_err();
             assert!(error.starts_with("f.jsonl:3: ") && error.contains(expected), "{error}");
         }
+        // What is right and wrong at once is left out, and told.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.jsonl");
+        std::fs::write(&path, format!("{good}\n{}\n", r#"{"q":"Q","c":["x","y","x"],"a":0}"#)).unwrap();
+        let set = load(&path, &m).unwrap();
+        assert_eq!((set.items.len(), set.contradictions), (1, vec![2]));
         assert!(read("f.csv", "q,c\n", &m).unwrap_err().contains("no question"));
         assert!(read("f.txt", "x", &m).unwrap_err().contains(".csv and .jsonl"));
         assert!(read("f.csv", "q,b,a\nQ,x,0\n", &m).unwrap_err().starts_with("f.csv:2: \"c\" is missing"));
+        assert!(read("f.csv", "q,b,a\r\nQ,x,0\r\n", &m).unwrap_err().starts_with("f.csv:2: "));
     }
 }

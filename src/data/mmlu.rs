@@ -60,15 +60,15 @@ fn read(path: &Path) -> Result<Vec<ChoiceItem>, ChoiceError> {
     let at = |line: usize, reason: String| ChoiceError::Line { path: path.to_owned(), line, reason };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(&bytes[..]);
     let mut items = Vec::new();
-    for (i, record) in reader.records().enumerate() {
-        let record =
-            record.map_err(|e| at(e.position().map_or(1, |p| p.line() as usize), format!("not CSV in UTF-8: {e}")))?;
-        let line = record.position().map_or(0, |p| p.line() as usize);
+    for record in reader.records() {
+        let record = record.map_err(|e| at(super::csv_line(&bytes, e.position()), format!("not CSV in UTF-8: {e}")))?;
+        let line = super::csv_line(&bytes, record.position());
         if record.len() != 6 {
             return Err(at(line, format!("{} fields; a question, four choices and the answer are 6", record.len())));
         }
         let fields: Vec<&str> = record.iter().map(str::trim).collect();
-        if i == 0 && fields[5].eq_ignore_ascii_case("answer") {
+        // Not only at the top: samples of such copies have their header among the rows.
+        if fields[0].eq_ignore_ascii_case("question") && fields[5].eq_ignore_ascii_case("answer") {
             continue;
         }
         let answer = match fields[5] {

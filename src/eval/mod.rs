@@ -15,6 +15,7 @@ pub mod results;
 pub mod run;
 mod score;
 pub mod stats;
+pub mod sweep;
 pub mod text;
 pub mod truthfulqa;
 

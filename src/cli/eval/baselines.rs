@@ -65,7 +65,8 @@ impl Baseline {
 pub struct Steered {
     /// `None` at scale 0.
     pub control: Option<ControlVector>,
-    facts: Value,
+    /// What the manifest says of it.
+    pub facts: Value,
 }
 
 /// Loads the vectors of the command line; `None` where there are none.
@@ -110,6 +111,7 @@ pub fn of_vector(steered: Option<&Steered>, wanted: &[Baseline], model: &Model, 
 }
 
 /// The conditions of a multiple-choice run, and notes on those that had to be left out.
+#[allow(clippy::too_many_arguments, reason = "each is one independent part of the run")]
 pub fn conditions(
     steered: Option<&Steered>,
     wanted: &[Baseline],

@@ -67,7 +67,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         separator: args.separator,
         fixed: args.fixed,
     };
-    let items = load(&args.data, &mapping)?;
+    let set = load(&args.data, &mapping)?;
+    if let Some(first) = set.contradictions.first() {
+        eprintln!(
+            "bidpo: warning: {}: {} questions are left out, whose right answer is also a wrong one (the first on line {first})",
+            args.data.display(),
+            set.contradictions.len()
+        );
+    }
+    let items = set.items;
     let sha256 = bidpo::files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
     let selected = selected(&args.split, args.run.limit, items.len(), &sha256)?;
     let mut selection = selected.facts;

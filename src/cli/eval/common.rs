@@ -367,13 +367,6 @@ impl Session {
         Ok(!self.stop.load(Ordering::Relaxed))
     }
 
-    /// The records under a condition that are there, by item.
-    pub fn under(&self, condition: &str) -> Vec<&Record> {
-        let mut list: Vec<&Record> = self.records.iter().filter(|r| r.condition == condition).collect();
-        list.sort_by_key(|r| r.item);
-        list
-    }
-
     /// How it ended: says on stderr how long it took; false if not all results are there.
     pub fn close(&self) -> bool {
         self.bar.finish_and_clear();

@@ -43,6 +43,18 @@ impl Analysis {
             return out;
         };
         let d = difference(measure, c);
+        let mut after = Vec::new();
+        if let Some(chosen) = self.manifest.condition(STEERED).and_then(|c| c.facts.get("chosen_on")) {
+            let number = |key: &str| chosen.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let layers =
+                self.manifest.condition(STEERED).and_then(|c| c.facts.get("layers")?.as_str().map(str::to_owned));
+            after.push(format!(
+                "The setting (layer {}) was chosen among {} on {} other {items}; on these it was measured once.",
+                layers.unwrap_or_default(),
+                number("settings"),
+                number("items")
+            ));
+        }
         if !c.is_shown() {
             let could = if measure.is_share() {
                 format!("{:.1} points", 100.0 * c.detectable)
@@ -62,6 +74,7 @@ impl Analysis {
                 ));
             }
         }
+        out.extend(after);
         if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_shown()) {
             let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
             out.push(format!(

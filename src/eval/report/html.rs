@@ -195,7 +195,9 @@ fn section(a: &Analysis) -> String {
 fn fronts(runs: &[Analysis]) -> String {
     let has_points = |a: &&Analysis| a.tables[0].rows.iter().any(|r| r.kind == "point");
     let swept: Vec<&Analysis> = runs.iter().filter(has_points).collect();
-    let (Some(truth), costs) = (swept.first(), swept.iter().skip(1)) else { return String::new() };
+    let truthful = swept.iter().position(|a| a.manifest.benchmark == "truthfulqa").unwrap_or(0);
+    let Some(truth) = swept.get(truthful) else { return String::new() };
+    let costs = swept.iter().enumerate().filter(|(i, _)| *i != truthful).map(|(_, a)| a);
     let mut s = String::new();
     for cost in costs {
         // KL is the cost itself; of other runs it is the headline measure.

@@ -204,7 +204,7 @@ fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     // In the same order on both sides.
     let what = differences(
         &value(old, common(old, new)),
-        &value(new, { new.conditions.iter().filter(|c| old.condition(&c.name).is_some()).cloned().collect() }),
+        &value(new, new.conditions.iter().filter(|c| old.condition(&c.name).is_some()).cloned().collect()),
     );
     if !what.is_empty() {
         return Err(what);
