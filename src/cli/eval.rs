@@ -4,6 +4,7 @@ pub(super) mod baselines;
 mod choice;
 pub(super) mod common;
 pub(super) mod mmlu;
+pub(super) mod session;
 pub(super) mod text;
 pub(super) mod truthfulqa;
 

@@ -134,7 +134,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         )
     });
     bar.finish_and_clear();
-    let stats = stats?;
+    let stats = match args.shard {
+        Shard::WHOLE => stats?,
+        // The library counts the prompts that it was given.
+        shard => stats.with_context(|| format!("shard {shard}, its prompts counted by themselves"))?,
+    };
 
     if args.json {
         let layers: Vec<_> = stats

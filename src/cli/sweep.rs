@@ -2,7 +2,8 @@
 
 use super::ModelArgs;
 use super::eval::baselines::{self, Baseline, Steered};
-use super::eval::common::{PromptArgs, Session, SessionError, file_name, manifest, style};
+use super::eval::common::{PromptArgs, file_name, style};
+use super::eval::session::{Session, SessionError, manifest};
 use super::eval::truthfulqa::{ProtocolName, benchmark, warn_of_contradictions};
 use super::eval::{mmlu, text};
 use anyhow::{Context as _, ensure};

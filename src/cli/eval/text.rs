@@ -1,7 +1,8 @@
 //! `bidpo eval text`.
 
 use super::baselines::{self, Baseline};
-use super::common::{RunArgs, Session, file_name};
+use super::common::{RunArgs, file_name};
+use super::session::Session;
 use anyhow::{Context as _, bail};
 use bidpo::eval::protocol::Protocol;
 use bidpo::eval::results::DataFacts;
