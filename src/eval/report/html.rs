@@ -236,7 +236,7 @@ pub fn html(runs: &[Analysis]) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{0}</title>\n<style>{STYLE}</style>\n\
-         </head>\n<body>\n<h1>{0}</h1>\n{1}{sections}<p class=\"note\">{2}</p>\n</body>\n</html>\n",
+         </head>\n<body>\n<h1>Evaluation</h1>\n{1}{sections}<p class=\"note\">{2}</p>\n</body>\n</html>\n",
         escape(&heading),
         fronts(runs),
         escape(tools.as_str().unwrap_or_default())
