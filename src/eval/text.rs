@@ -5,7 +5,7 @@ use super::results::{Record, Shard, TextScore};
 use super::run::RunError;
 use super::score::ScoreError;
 use crate::graph::log_sum_exp;
-use crate::llama::{Batch, Context, ContextParams, KvType, Model, Token};
+use crate::llama::{Batch, Context, ContextParams, Model, Token};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -76,17 +76,8 @@ impl Windows {
         let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0) + 1;
         let n_batch = (LOGITS_BYTES / (4 * model.n_vocab())).clamp(16, 512);
         let context = || -> Result<Context, ScoreError> {
-            Ok(Context::new(
-                model,
-                &ContextParams {
-                    n_ctx: longest.next_multiple_of(256) as u32,
-                    n_batch: n_batch as u32,
-                    n_seq_max: 1,
-                    n_threads,
-                    kv: KvType::F32,
-                    flash_attention: false,
-                },
-            )?)
+            let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, n_threads) };
+            Ok(Context::new(model, &params)?)
         };
         let mut plain = context().map_err(failed)?;
         let mut steered = match &condition.control {
