@@ -52,5 +52,5 @@ The vector you just trained, its card, and what is in the file:
 
 A benchmark, if you have the official file (see docs/evaluation.md):
 
-    $bidpo eval truthfulqa --model $model --data mc_task.json --protocol mc1 --vector $vector --limit 100
+    $bidpo eval truthfulqa --model $model --data mc_task.json --vector $vector --limit 100
 END

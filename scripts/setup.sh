@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks what the build needs; installs what is missing on Debian and Ubuntu, says what to install elsewhere.
+# Checks what the build needs (with BIDPO_SETUP_TESTS=1 what the tests need, too); installs what is missing on Debian and
+# Ubuntu, says what to install elsewhere.
 set -euo pipefail
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -29,13 +30,20 @@ missing() {
     have make || echo make
     have python3 || echo python3
     { have python3 && python3 -m pip --version >/dev/null 2>&1; } || echo python3-pip
+    # The tests open a report in it.
+    if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then have_browser || echo "$(browser_package)"; fi
 }
+
+# Ubuntu has it under another name than Debian.
+browser_package() { if grep -qs "^ID=ubuntu" /etc/os-release; then echo chromium-browser; else echo chromium; fi; }
+
+have_browser() { have chromium || have chromium-browser || have google-chrome; }
 
 packages=$(missing | tr '\n' ' ')
 if [ -n "$packages" ]; then
     echo "setup: missing: $packages" >&2
     if ! have apt-get; then
-        echo "setup: install cmake, clang with libclang, a C++ compiler, make, and python3 with pip" >&2
+        echo "setup: install cmake, clang with libclang, a C++ compiler, make, and python3 with pip (for the tests chromium)" >&2
         echo "setup: (Fedora: dnf install cmake clang-devel gcc-c++ make python3-pip; macOS: brew install cmake llvm)" >&2
         exit 1
     fi

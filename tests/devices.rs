@@ -420,3 +420,23 @@ fn a_worker_that_others_reach_says_so() {
     let said = child.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&said.stderr).contains("no authentication"), "{said:?}");
 }
+
+/// Experts, attention sinks, soft caps, latent attention, values that skip layers, fused matrices.
+#[test]
+fn other_architectures_on_a_worker() {
+    let _alone = alone();
+    let worker = Worker::start();
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["mixtral", "gpt-oss", "gemma2", "gemma4", "deepseek2", "phi3"] {
+        let family = bidpo::synth::family(family).unwrap_or_else(|| panic!("no family {family}"));
+        let path = folder.path().join(format!("{}.gguf", family.name()));
+        bidpo::synth::write(&path, family, &family.shape(), DType::from_name("q8_0").unwrap(), 1).unwrap();
+        let flags = ["--rpc".to_owned(), worker.endpoint.clone()];
+        let found: Value =
+            serde_json::from_str(&run(&["check", "-m", path.to_str().unwrap(), "--no-f32", "--json"], &flags)).unwrap();
+        assert_eq!(found["logits"]["max_difference"], 0.0, "{}", family.name());
+        assert_eq!(found["logits"]["max_difference_steered"], 0.0, "{}", family.name());
+        let rounded = found["rounded_for_speed"]["cosine"].as_f64().unwrap_or(1.0);
+        assert!(1.0 - rounded < 1e-3, "{}: 1 - cosine {:e}", family.name(), 1.0 - rounded);
+    }
+}

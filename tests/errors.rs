@@ -177,7 +177,11 @@ fn wrong_usage_is_code_2() {
         "extract --model M --data DIR/word.txt --layers 1 --positions middle -o DIR/o",
         &["last, all, mean"],
     );
-    bench.fails(2, "eval truthfulqa --model M --data DIR/object.json --protocol mc9", &["mc1, mc2, binary"]);
+    bench.fails(
+        2,
+        "eval truthfulqa --model M --data DIR/object.json --protocol mc9",
+        &["mc, mc1, mc2, mc3, binary, pair, letter"],
+    );
     bench.fails(2, "vector show", &["FILE.gguf"]);
     bench.fails(2, "check --model M --layer x", &["--layer"]);
 }

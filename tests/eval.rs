@@ -32,8 +32,23 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
-fn lines(path: &Path) -> Vec<Value> {
-    std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+/// The manifest and the records of a results file.
+fn results(path: &Path) -> (Value, Vec<Value>) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    (lines.next().unwrap()["manifest"].take(), lines.collect())
+}
+
+/// A condition's figures under a measure, from the JSON of `eval` or `report`.
+fn figures<'a>(summary: &'a Value, measure: &str, condition: &str) -> &'a Value {
+    let find = |list: &'a Value, key: &str, name: &str| -> &'a Value {
+        list.as_array().unwrap().iter().find(|v| v[key] == name).unwrap_or_else(|| panic!("no {name} in {list}"))
+    };
+    find(&find(&summary["measures"], "measure", measure)["conditions"], "condition", condition)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
 fn open(name: &str) -> Option<Arc<Model>> {
@@ -119,7 +134,7 @@ fn shared_equals_unshared_up_to_int8() {
     assert!(largest_difference(&model, None) < 1.5);
 }
 
-/// The 12 first questions against the reference's scores (f32 weights, PyTorch).
+/// The 12 first questions against the reference's scores (f32 weights, PyTorch): MC1, MC2 and MC3 in one pass.
 #[test]
 fn scores_agree_with_the_reference() {
     let (Some(model), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
@@ -130,34 +145,63 @@ fn scores_agree_with_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("items.jsonl");
     let n = 12;
-    let json = output(eval(&model, &data, "mc1", n).arg("--json").arg("--out").arg(&out));
+    let json = output(eval(&model, &data, "mc", n).arg("--json").arg("--out").arg(&out));
     let summary: Value = serde_json::from_str(&json).unwrap();
-    let items = lines(&out);
-    assert_eq!((items.len(), &summary["n"], &summary["complete"]), (n, &Value::from(n), &Value::from(true)));
+    let (manifest, records) = results(&out);
+    assert_eq!((records.len(), &summary["n"], &manifest["items"]), (n, &Value::from(n), &Value::from(n)));
+    assert_eq!(manifest["model"]["quantization"], "Q4_1");
+    assert!(manifest["prompt"]["preamble"].as_str().unwrap().starts_with("Q: What is human life expectancy"));
 
+    let task: Value = serde_json::from_str(&std::fs::read_to_string(&data).unwrap()).unwrap();
     let mut differences = Vec::new();
-    let mut agree = 0;
-    let mut right = 0;
-    for (item, gold) in items.iter().zip(gold["items"].as_array().unwrap()) {
-        assert_eq!(item["question"], gold["question"]);
-        let answers = item["answers"].as_array().unwrap();
-        let expected: Vec<f64> = gold["mc1_ll"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-        assert_eq!(answers.len(), expected.len());
-        differences.extend(answers.iter().zip(expected).map(|(a, e)| (a["logprob"].as_f64().unwrap() - e).abs()));
-        let correct = item["correct"].as_bool().unwrap();
-        right += usize::from(correct);
-        agree += usize::from(u64::from(correct) == gold["mc1"].as_f64().unwrap() as u64);
+    let mut agree = [0, 0];
+    let mut sums = [0.0; 3];
+    for (i, (record, gold)) in records.iter().zip(gold["items"].as_array().unwrap()).enumerate() {
+        assert_eq!(record["question"], gold["question"]);
+        let answers = record["answers"].as_array().unwrap();
+        let scores = numbers(&record["views"][0]["logprobs"]);
+        // In the reference's order, by the text of each answer.
+        let of = |set: &str, label: &str| -> Vec<f64> {
+            let texts = task[i][set].as_object().unwrap().keys();
+            texts
+                .map(|t| {
+                    let at = answers.iter().position(|a| a["text"] == t.as_str() && !a[label].is_null()).unwrap();
+                    scores[at]
+                })
+                .collect()
+        };
+        let (mc1, mc2) = (of("mc1_targets", "mc1"), of("mc2_targets", "label"));
+        for (ours, theirs) in [(&mc1, numbers(&gold["mc1_ll"])), (&mc2, numbers(&gold["mc2_ll"]))] {
+            assert_eq!(ours.len(), theirs.len());
+            differences.extend(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()));
+        }
+        // The definitions of the reference evaluation, written out once more.
+        let labels: Vec<bool> = task[i]["mc2_targets"].as_object().unwrap().values().map(|v| v == 1).collect();
+        let pick =
+            |l: bool| mc2.iter().zip(&labels).filter(move |(_, x)| **x == l).map(|(s, _)| *s).collect::<Vec<_>>();
+        let (t, f) = (pick(true), pick(false));
+        let top = f.iter().copied().fold(f64::MIN, f64::max);
+        let best = mc1[0] > mc1[1..].iter().copied().fold(f64::MIN, f64::max);
+        let mass = t.iter().map(|x| x.exp()).sum::<f64>() / mc2.iter().map(|x| x.exp()).sum::<f64>();
+        sums[0] += f64::from(u8::from(best));
+        sums[1] += mass;
+        sums[2] += t.iter().filter(|&&x| x > top).count() as f64 / t.len() as f64;
+        agree[0] += usize::from(f64::from(u8::from(best)) == gold["mc1"].as_f64().unwrap());
+        agree[1] += usize::from((mass - gold["mc2"].as_f64().unwrap()).abs() < 0.15);
     }
-    assert_eq!(summary["mc1"].as_f64().unwrap(), right as f64 / n as f64);
+    for (measure, sum) in ["mc1", "mc2", "mc3"].into_iter().zip(sums) {
+        let value = figures(&summary, measure, "unsteered")["value"].as_f64().unwrap();
+        assert!((value - sum / n as f64).abs() < 1e-9, "{measure}: {value}, {}", sum / n as f64);
+    }
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
     let largest = differences.iter().copied().fold(0.0, f64::max);
-    eprintln!("mean difference {mean:.3}, largest {largest:.3}, agreement {agree} of {n}");
+    eprintln!("mean difference {mean:.3}, largest {largest:.3}, agreement {agree:?} of {n}");
     // Measured here: mean 0.13, largest 0.38, MC1 agrees on 12 of 12. On all 150 questions of the file: mean 0.19, 95 %
     // below 0.51, largest 1.2, MC1 agrees on 147. Another CPU draws other int8 roundings. A wrong preamble, space or BOS
     // moves answers by whole nats.
     assert!(mean < 0.35, "mean difference {mean} nats");
     assert!(largest < 2.0, "largest difference {largest} nats");
-    assert!(agree >= n - 1, "MC1 agrees on {agree} of {n}");
+    assert!(agree.iter().all(|&a| a >= n - 1), "MC1 and MC2 agree on {agree:?} of {n}");
 }
 
 #[test]
@@ -190,48 +234,100 @@ fn small_csv(dir: &Path) -> PathBuf {
     path
 }
 
+/// A vector of one layer in a file.
+fn vector_file(dir: &Path) -> PathBuf {
+    let path = dir.join("v.gguf");
+    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
+    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
+    path
+}
+
 #[test]
-fn steering_comes_with_its_baseline() {
+fn steering_comes_with_its_baselines() {
     let Some(path) = common::model(SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let data = small_csv(dir.path());
-    let vector_path = dir.path().join("v.gguf");
-    let directions = std::collections::BTreeMap::from([(15, (0..576).map(|i| (i % 7) as f32 - 3.0).collect())]);
-    let provenance = bidpo::steer::Provenance::default();
-    bidpo::steer::SteeringVector { directions, model_hint: "llama".into(), provenance }.save(&vector_path).unwrap();
+    let vector = vector_file(dir.path());
     let out = dir.path().join("items.jsonl");
-    for protocol in ["binary", "mc2"] {
-        let mut command = eval(&path, &data, protocol, 3);
-        command.args(["--preamble", "none", "--scale", "3"]).arg("--vector").arg(&vector_path).arg("--out").arg(&out);
-        let summary: Value = serde_json::from_str(&output(command.arg("--json"))).unwrap();
-        let items = lines(&out);
-        assert_eq!(items.len(), 3);
-        assert!(!dir.path().join("items.jsonl.partial").exists());
-        let mean = |f: &dyn Fn(&Value) -> Value| {
-            let value = |v: Value| v.as_f64().unwrap_or_else(|| f64::from(u8::from(v.as_bool().unwrap())));
-            items.iter().map(|i| value(f(i))).sum::<f64>() / 3.0
-        };
-        let steered = mean(&|i| i["correct"].clone());
-        let unsteered = mean(&|i| i["baseline"]["correct"].clone());
-        let close = |v: &Value, x: f64| assert!((v.as_f64().unwrap() - x).abs() < 1e-12, "{v} {x}");
-        close(&summary[protocol], steered);
-        close(&summary["baseline"][protocol], unsteered);
-        close(&summary["difference"]["value"], steered - unsteered);
-        assert_eq!(summary["difference"]["mcnemar_p"].is_number(), protocol == "binary");
-        assert_eq!(summary["difference"]["interval"].as_array().unwrap().len(), 2);
-        assert_eq!(summary["scale"], serde_json::json!([3.0]));
-        assert_eq!(items[0]["category"], "Animals");
-        assert_eq!(items[0]["answers"][0]["answer"], "Bats can see.");
-        assert_ne!(items[0]["answers"][0]["logprob"], items[0]["baseline"]["logprobs"][0], "the vector does nothing");
+    let mut command = eval(&path, &data, "pair", 3);
+    command.args(["--prompt", "none", "--scale", "3"]).arg("--vector").arg(&vector).arg("--out").arg(&out);
+    let summary: Value = serde_json::from_str(&output(command.arg("--json"))).unwrap();
+    let (manifest, records) = results(&out);
+    let names: Vec<&str> =
+        manifest["conditions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["unsteered", "steered", "sign flipped", "random vector", "system prompt", "question hidden"]);
+    assert_eq!((manifest["conditions"][1]["vectors"][0]["scale"].as_f64(), records.len()), (Some(3.0), 6 * 3));
+    let scores = |condition: &str| -> Vec<Vec<f64>> {
+        let of = |r: &&Value| r["condition"] == condition;
+        records.iter().filter(of).map(|r| numbers(&r["views"][0]["logprobs"])).collect()
+    };
+    // Every condition does something of its own.
+    for (i, a) in names.iter().enumerate() {
+        for b in &names[i + 1..] {
+            assert_ne!(scores(a), scores(b), "{a} and {b} score alike");
+        }
     }
+    let right = |condition: &str| scores(condition).iter().filter(|s| s[0] > s[1]).count() as f64 / 3.0;
+    let steered = figures(&summary, "accuracy", "steered");
+    let close = |v: &Value, x: f64| assert!((v.as_f64().unwrap() - x).abs() < 1e-12, "{v} {x}");
+    close(&steered["value"], right("steered"));
+    close(&figures(&summary, "accuracy", "unsteered")["value"], right("unsteered"));
+    close(&steered["against_unsteered"]["difference"], right("steered") - right("unsteered"));
+    assert_eq!(records[0]["category"], "Animals");
+    assert_eq!(records[0]["answers"][0]["text"], "Bats can see.");
+
+    // `report` computes the same figures from the file.
+    let report = output(bidpo().arg("report").arg(&out).arg("--json"));
+    assert_eq!(serde_json::from_str::<Value>(&report).unwrap()[0], summary);
+    // Again: nothing is computed, the file stays as it is.
+    let before = std::fs::read(&out).unwrap();
+    command.assert().success().stderr(predicate::str::contains("nothing is computed"));
+    assert_eq!(before, std::fs::read(&out).unwrap());
+
     // Scale 0 is the unsteered model; in words.
     let mut command = eval(&path, &data, "mc1", 2);
-    command.args(["--preamble", "none", "--scale", "0"]).arg("--vector").arg(&vector_path);
+    command.args(["--prompt", "none", "--scale", "0", "--baselines", "unsteered"]).arg("--vector").arg(&vector);
     let text = output(&mut command);
-    assert!(text.contains("unsteered") && text.contains("steered  "), "{text}");
-    assert!(text.contains("+0.0 pt") && text.contains("No difference that this many questions could show."), "{text}");
-    let alone = output(command.arg("--no-baseline"));
-    assert!(alone.contains("Without its baseline") && !alone.contains("unsteered"), "{alone}");
+    assert!(text.contains("| unsteered") && text.contains("| steered"), "{text}");
+    assert!(
+        text.contains("+0.0 points") && text.contains("No difference that this many questions could show"),
+        "{text}"
+    );
+    let mut command = eval(&path, &data, "mc1", 2);
+    command.args(["--prompt", "none", "--baselines", "none"]).arg("--vector").arg(&vector);
+    let alone = output(&mut command);
+    assert!(alone.contains("Without the unsteered model") && !alone.contains("| unsteered"), "{alone}");
+}
+
+/// Options shown: letters are read, both orders are there, the chat template works.
+#[test]
+fn options_are_read_by_their_letters() {
+    let Some(path) = common::model(SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_csv(dir.path());
+    for prompt in ["none", "chat"] {
+        let out = dir.path().join(format!("{prompt}.jsonl"));
+        let mut command = eval(&path, &data, "binary", 3);
+        command.args(["--prompt", prompt, "--baselines", "unsteered,system,hidden", "--json"]).arg("--out").arg(&out);
+        let summary: Value = serde_json::from_str(&output(&mut command)).unwrap();
+        let (manifest, records) = results(&out);
+        assert_eq!((manifest["prompt"]["preset"].as_str(), records.len()), (Some(prompt), 9));
+        let mut flips = 0;
+        for record in records.iter().filter(|r| r["condition"] == "unsteered") {
+            let views = record["views"].as_array().unwrap();
+            assert_eq!(
+                (&views[0]["order"], &views[1]["order"]),
+                (&serde_json::json!([0, 1]), &serde_json::json!([1, 0]))
+            );
+            assert_eq!(views[0]["n_tokens"], serde_json::json!([1, 1]));
+            let wins = |v: &Value| numbers(&v["logprobs"])[0] > numbers(&v["logprobs"])[1];
+            flips += usize::from(wins(&views[0]) != wins(&views[1]));
+            // A letter is a likely answer to such a prompt, whichever it is.
+            assert!(numbers(&views[0]["logprobs"]).iter().any(|&l| l > -5.0), "{record}");
+        }
+        let rate = figures(&summary, "flip_rate", "unsteered")["value"].as_f64().unwrap();
+        assert!((rate - flips as f64 / 3.0).abs() < 1e-12);
+    }
 }
 
 /// Killed at any moment, the same command goes on and ends with the same bytes.
@@ -242,11 +338,10 @@ fn a_killed_run_goes_on() {
     };
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole.jsonl"), dir.path().join("cut.jsonl"));
-    let partial = dir.path().join("cut.jsonl.partial");
     let n = 24;
     let command = |out: &Path| {
         let mut command = eval(&model, &data, "mc1", n);
-        command.args(["--preamble", "none"]).arg("--out").arg(out);
+        command.args(["--prompt", "none"]).arg("--out").arg(out);
         command
     };
     output(&mut command(&whole));
@@ -256,23 +351,59 @@ fn a_killed_run_goes_on() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let done = || std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count());
-    while done() < 3 && child.try_wait().unwrap().is_none() {
+    let done = || std::fs::read_to_string(&cut).map_or(0, |t| t.lines().count());
+    while done() < 4 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(done() >= 3 && !cut.exists(), "the run ended before it was killed");
+    assert!((4..n + 1).contains(&done()), "the run ended before it was killed");
     // Other settings do not go on with it, and do not touch it.
-    let before = std::fs::read(&partial).unwrap();
-    command(&cut).args(["--preamble", "qa"]).assert().failure();
+    let before = std::fs::read(&cut).unwrap();
     let other = eval(&model, &data, "mc1", n).arg("--out").arg(&cut).assert().code(1).get_output().stderr.clone();
-    assert!(String::from_utf8_lossy(&other).contains("preamble_sha256"), "{}", String::from_utf8_lossy(&other));
-    assert_eq!(before, std::fs::read(&partial).unwrap());
+    assert!(String::from_utf8_lossy(&other).contains("prompt.preset: \"none\" there, \"qa\" now"), "{other:?}");
+    bidpo().arg("report").arg(&cut).assert().code(1).stderr(predicate::str::contains("the run is not complete"));
+    assert_eq!(before, std::fs::read(&cut).unwrap());
 
     command(&cut).assert().success().stderr(predicate::str::contains("Going on after"));
     assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&cut).unwrap());
-    assert!(!partial.exists());
+}
+
+/// Shards, put together, give the figures of the whole.
+#[test]
+fn shards_make_up_the_whole() {
+    let (Some(model), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let n = 9;
+    let command = || {
+        let mut command = eval(&model, &data, "mc", n);
+        command.args(["--prompt", "none", "--json"]);
+        command
+    };
+    let whole: Value = serde_json::from_str(&output(&mut command())).unwrap();
+    let folder = dir.path().join("shards");
+    for shard in ["1/2", "2/2"] {
+        let said = output(command().args(["--shard", shard]).arg("--out").arg(&folder));
+        assert!(said.contains(&format!("\"shard\":\"{shard}\"")), "{said}");
+    }
+    let report: Value = serde_json::from_str(&output(bidpo().arg("report").arg(&folder).arg("--json"))).unwrap();
+    assert_eq!(report[0]["n"], n);
+    for measure in ["mc1", "mc2", "mc3"] {
+        let value = |v: &Value| figures(v, measure, "unsteered")["value"].as_f64().unwrap();
+        // Other items share a batch: the scores differ by int8 rounding.
+        assert!((value(&whole) - value(&report[0])).abs() < 0.13, "{measure}: {} {}", value(&whole), value(&report[0]));
+    }
+    let one = folder.join("shard-1-of-2.jsonl");
+    bidpo().arg("report").arg(&one).assert().code(1).stderr(predicate::str::contains("shard 2/2 is missing"));
+    bidpo().arg("report").arg(&one).arg(&folder).assert().code(1).stderr(predicate::str::contains("the same items"));
+    command().args(["--shard", "1/2"]).assert().code(2).stderr(predicate::str::contains("--out"));
+    command()
+        .args(["--shard", "3/2", "--out", "x.jsonl"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("no shard"));
 }
 
 #[test]
@@ -299,9 +430,9 @@ fn bad_input_is_named() {
     fails(&file("b.json", &item(r#"{"a":1,"b":3}"#)), "mc1", &[], &["b.json", "item 0", "mc1_targets", "3"]);
     fails(&file("c.json", &item(r#"{"a":1,"b":0}"#)), "binary", &[], &["c.json", "TruthfulQA.csv"]);
     fails(&file("d.csv", "Question,Best Answer\nQ,A\n"), "mc1", &[], &["d.csv", "line 1", "Correct Answers"]);
-    fails(&csv, "mc1", &["--preamble", "no-such-file"], &["no-such-file", "qa"]);
+    fails(&csv, "mc1", &["--prompt", "no-such-file"], &["no-such-file", "qa"]);
     let empty = file("empty.txt", " \n");
-    fails(&csv, "mc1", &["--preamble", empty.to_str().unwrap()], &["empty.txt", "none"]);
+    fails(&csv, "mc1", &["--prompt", empty.to_str().unwrap()], &["empty.txt", "none"]);
     fails(&csv, "mc1", &["--out", "no/such/folder/x.jsonl"], &["no/such/folder/x.jsonl"]);
     fails(&csv, "mc1", &[], &["missing.gguf"]);
     eval(&no_model, &csv, "mc9", 1).assert().code(2);

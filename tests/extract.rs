@@ -53,6 +53,26 @@ fn extract(model: &Path, folder: &Path, more: &[&str]) -> BTreeMap<String, (Vec<
 }
 
 #[test]
+fn shards_are_rows_of_the_whole() {
+    let Some(model) = common::model(SMOL) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run =
+        |shard: &str| extract(&model, folder.path(), &["--layers", "7", "--shard", shard]).remove("layer.7").unwrap();
+    let (whole, odd, even) = (run("1/1"), run("1/2"), run("2/2"));
+    let n = whole.0[1];
+    assert_eq!((whole.0[0], &odd.0, &even.0), (3, &vec![2, n], &vec![1, n]));
+    assert_eq!((&whole.1[..n], &whole.1[n..2 * n], &whole.1[2 * n..]), (&odd.1[..n], &even.1[..], &odd.1[n..]));
+    let mut command = Command::cargo_bin("bidpo").unwrap();
+    command
+        .args(["extract", "--layers", "7", "--shard", "4/4", "-o"])
+        .arg(folder.path().join("x"))
+        .arg("-m")
+        .arg(&model);
+    command.arg("-d").arg(folder.path().join("prompts.txt"));
+    command.assert().code(1).stderr(predicate::str::contains("shard 4/4 holds none of the 3 prompts"));
+}
+
+#[test]
 fn last_and_mean_follow_from_all() {
     for name in [SMOL, GEMMA] {
         let Some(model) = load(name) else { continue };

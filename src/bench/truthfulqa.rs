@@ -2,12 +2,10 @@
 
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject};
 use crate::data::truthfulqa::TruthfulQa;
-use crate::eval::truthfulqa::{Job, Protocol, prefix, qa_preamble};
+use crate::eval::truthfulqa::{Job, prefix, qa_preamble};
 use crate::eval::{Request, Scorer, ScorerParams};
 use crate::llama::{LlamaError, Model, Token};
 use std::time::Instant;
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::Mc1, Protocol::Mc2];
 
 /// The preamble once, each question once, each distinct answer once.
 fn unique_tokens(model: &Model, preamble: &str, requests: &[Request<'_>]) -> Result<Vec<Token>, LlamaError> {
@@ -33,7 +31,7 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
     let Some(path) = s.settings.truthfulqa.clone() else { return Ok(line) };
     let set = TruthfulQa::load(&path)?;
     let questions = &set.questions[..s.settings.questions.min(set.questions.len())];
-    let job = Job::new(&PROTOCOLS, questions)?;
+    let job = Job::new(questions);
     let requests = job.requests();
     let preamble = prefix(&qa_preamble());
     let tokens = unique_tokens(&s.model, &preamble, &requests)?;
@@ -52,11 +50,10 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
         let started = Instant::now();
         scorer.set_prefix(&preamble)?;
         let mut results = Vec::new();
-        scorer.score_many(requests, &mut |i, scores| {
-            results.push(job.outcomes(i, &scores));
+        scorer.score_many(requests, &mut |_, scores| {
+            results.push(scores);
             true
         })?;
-        results.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok::<_, BenchError>(started.elapsed().as_secs_f64())
     };
     ours(&requests[..1.min(requests.len())])?;

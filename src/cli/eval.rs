@@ -1,7 +1,12 @@
-//! `bidpo eval`: one subcommand a benchmark.
+//! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the figures computed from them.
 
-mod report;
-mod truthfulqa;
+pub(super) mod baselines;
+mod choice;
+pub(super) mod common;
+pub(super) mod mmlu;
+pub(super) mod session;
+pub(super) mod text;
+pub(super) mod truthfulqa;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -15,12 +20,21 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
-    /// TruthfulQA: MC1, MC2 or the binary setting, on the official files.
+    /// TruthfulQA: MC1, MC2, MC3, the binary setting, or letters, on the official files.
     Truthfulqa(truthfulqa::Args),
+    /// MMLU, on the official CSV files.
+    Mmlu(mmlu::Args),
+    /// Multiple choice from any CSV or JSONL file.
+    Choice(choice::Args),
+    /// Perplexity of a text, and how far a vector moves the predictions (KL divergence).
+    Text(text::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.benchmark {
         Benchmark::Truthfulqa(args) => truthfulqa::run(args),
+        Benchmark::Mmlu(args) => mmlu::run(args),
+        Benchmark::Choice(args) => choice::run(args),
+        Benchmark::Text(args) => text::run(args),
     }
 }

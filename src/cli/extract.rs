@@ -1,8 +1,9 @@
 //! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
 use super::interrupt::Interrupt;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use bidpo::data::{ChatTemplate, TemplateChoice};
+use bidpo::eval::results::Shard;
 use bidpo::extract::{Positions, extract_to_file, read_prompts};
 use bidpo::files;
 use bidpo::layers::{Layers, LayersError};
@@ -31,6 +32,9 @@ pub struct Args {
     /// Chat format: none, auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::None)]
     template: TemplateChoice,
+    /// Run every n-th prompt only, from the i-th on: the parts of a larger job, each with a file of its own.
+    #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
+    shard: Shard,
     /// Where to write.
     #[arg(long, short = 'o', value_name = "FILE.safetensors")]
     output: PathBuf,
@@ -63,18 +67,25 @@ impl FromStr for WhichLayers {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     files::check_writable(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
-    let prompts = read_prompts(&args.data)?;
+    let all = read_prompts(&args.data)?;
+    let mine: Vec<usize> = args.shard.items(all.len()).collect();
+    ensure!(
+        !mine.is_empty(),
+        "shard {} holds none of the {} prompts of {}",
+        args.shard,
+        all.len(),
+        args.data.display()
+    );
     let model = args.model.load()?;
     let template = ChatTemplate::new(&model, &args.template)?;
     if let Some(notice) = template.notice() {
         eprintln!("bidpo: {notice}");
     }
-    let tokens = prompts
+    let tokens = mine
         .iter()
-        .enumerate()
-        .map(|(i, p)| {
+        .map(|&i| {
             let place = || format!("{}: prompt {}", args.data.display(), i + 1);
-            template.encode_prompt(&model, p).with_context(place)
+            template.encode_prompt(&model, &all[i]).with_context(place)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let layers = match &args.layers {
@@ -98,11 +109,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             ("template", template.name()),
             ("template_sha256", &template.sha256()),
             ("data_sha256", &data_sha256),
+            ("data_prompts", &all.len().to_string()),
+            ("shard", &args.shard.to_string()),
         ]
         .map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
 
-    let bar = ProgressBar::new(prompts.len() as u64); // draws on stderr, and only on a terminal
+    let bar = ProgressBar::new(mine.len() as u64); // draws on stderr, and only on a terminal
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
     let interrupt = Interrupt::install()?;
     let stats = interrupt.during(|| {
@@ -121,7 +134,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         )
     });
     bar.finish_and_clear();
-    let stats = stats?;
+    let stats = match args.shard {
+        Shard::WHOLE => stats?,
+        // The library counts the prompts that it was given.
+        shard => stats.with_context(|| format!("shard {shard}, its prompts counted by themselves"))?,
+    };
 
     if args.json {
         let layers: Vec<_> = stats
@@ -131,7 +148,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let summary = serde_json::json!({
             "output": args.output.display().to_string(),
             "positions": positions.name(),
-            "n_prompts": prompts.len(),
+            "n_prompts": mine.len(),
             "n_tokens": tokens.iter().map(Vec::len).sum::<usize>(),
             "layers": layers,
         });
@@ -145,6 +162,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("{layer:>5}  {:>10.2}  {:>10.2}", s.median, s.mean);
         }
     }
-    eprintln!("bidpo: {} prompts, {} layers: {}", prompts.len(), stats.len(), args.output.display());
+    eprintln!("bidpo: {} prompts, {} layers: {}", mine.len(), stats.len(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }

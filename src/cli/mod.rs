@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod check;
 mod columns;
+mod data;
 mod devices;
 mod doctor;
 mod eval;
@@ -11,8 +12,10 @@ mod extract;
 mod first_token;
 mod generate;
 mod interrupt;
+mod report;
 mod sampling;
 mod steering;
+mod sweep;
 mod synth;
 mod train;
 mod vector;
@@ -49,6 +52,12 @@ enum Command {
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
     Eval(eval::Args),
+    /// Try many layers and scales: the best on validation items, reported on test items.
+    Sweep(sweep::Args),
+    /// Compute every figure again from results files; put shards together.
+    Report(report::Args),
+    /// Look into data files, and split them.
+    Data(data::Args),
     /// Check that the engine is right for a model: logits, gradient, reference files.
     Check(check::Args),
     /// Look into control vector files.
@@ -122,6 +131,9 @@ impl Cli {
             Command::Chat(args) => chat::run(args),
             Command::Extract(args) => extract::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Sweep(args) => sweep::run(args),
+            Command::Data(args) => data::run(args),
+            Command::Report(args) => report::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
             Command::Bench(args) => bench::run(args),

@@ -154,6 +154,11 @@ impl Plan {
         }
     }
 
+    /// Number of requests.
+    pub fn n_requests(&self) -> usize {
+        self.n_tokens.len()
+    }
+
     /// Number of packs.
     pub fn n_packs(&self) -> usize {
         self.packs.len()

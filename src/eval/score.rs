@@ -49,6 +49,15 @@ pub struct AnswerScore {
     pub n_tokens: usize,
 }
 
+/// A context and the answers to score after it, in tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Everything before the answer, BOS included.
+    pub context: Vec<Token>,
+    /// The answers.
+    pub answers: Vec<Vec<Token>>,
+}
+
 /// Sizes a [`Scorer`] works with. Results do not depend on them, beyond the rounding of sums taken in another order.
 #[derive(Debug, Clone)]
 pub struct ScorerParams {
@@ -136,6 +145,13 @@ impl Scorer {
         Ok(())
     }
 
+    /// The same for a prefix in tokens, BOS among them where there is one: for [`Scorer::plan_tokens`].
+    pub fn set_prefix_tokens(&mut self, tokens: Vec<Token>) {
+        self.prefix = String::new();
+        self.prefix_tokens = tokens;
+        self.ready = None;
+    }
+
     /// Scores each of `answers` as the continuation of prefix + `prompt` + one space.
     ///
     /// Tokenized as lm-evaluation-harness does: the answer's tokens are those of the whole text beyond as many tokens as
@@ -198,6 +214,33 @@ impl Scorer {
             encoded.extend(part?);
         }
         Ok(self.plan_of(&encoded))
+    }
+
+    /// As [`Scorer::plan`], for requests that are tokens already (a chat template's). Contexts need not begin with the
+    /// prefix, but what they share with it is not computed again.
+    ///
+    /// # Errors
+    /// [`ScoreError::Request`] for an empty context, an answer without tokens, or a text longer than the model was trained
+    /// for.
+    pub fn plan_tokens(&self, requests: &[TokenRequest]) -> Result<Plan, ScoreError> {
+        let limit = self.model.n_ctx_train();
+        let one = |r: &TokenRequest| -> Result<Encoded, ScoreError> {
+            if r.context.is_empty() || r.answers.iter().any(Vec::is_empty) {
+                return Err(ScoreError::Input("a context or an answer without tokens".into()));
+            }
+            let whole: Vec<Vec<Token>> = r.answers.iter().map(|a| [&r.context[..], a].concat()).collect();
+            match whole.iter().map(Vec::len).max() {
+                Some(n) if n > limit => Err(ScoreError::Input(format!(
+                    "prompt and answer have {n} tokens, the model was trained for {limit}: shorten the prompt"
+                ))),
+                _ => Ok(Encoded { n_context: r.context.len(), whole }),
+            }
+        };
+        let encoded = requests
+            .iter()
+            .enumerate()
+            .map(|(request, r)| one(r).map_err(|source| ScoreError::Request { request, source: Box::new(source) }));
+        Ok(self.plan_of(&encoded.collect::<Result<Vec<_>, _>>()?))
     }
 
     fn plan_of(&self, encoded: &[Encoded]) -> Plan {
@@ -334,7 +377,8 @@ impl Scorer {
     }
 }
 
-fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Encoded, ScoreError> {
+/// Tokens of some answers after prefix and prompt, as [`Scorer::score`] takes them.
+pub(super) fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Encoded, ScoreError> {
     let text = format!("{}{prompt}", prefix);
     let n_context = model.tokenize(&text, true, false)?.len();
     if n_context == 0 {

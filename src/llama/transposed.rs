@@ -281,7 +281,9 @@ mod tests {
 
     #[test]
     fn bf16_rounds_to_the_nearest_even() {
-        for (x, bits) in [(1.0f32, 0x3f80), (-2.0, 0xc000), (1.0 + 1.0 / 256.0, 0x3f80), (1.0 + 3.0 / 256.0, 0x3f82), (0.0, 0)] {
+        for (x, bits) in
+            [(1.0f32, 0x3f80), (-2.0, 0xc000), (1.0 + 1.0 / 256.0, 0x3f80), (1.0 + 3.0 / 256.0, 0x3f82), (0.0, 0)]
+        {
             assert_eq!(bf16(x), bits, "{x}");
         }
         assert!(f32::from_bits(u32::from(bf16(f32::NAN)) << 16).is_nan());

@@ -23,5 +23,6 @@ pub use engine::{
 pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
+pub(crate) use random::rotated;
 pub use ready::{AtLayer, Ready};
 pub use trainer::{CheckpointPlan, Event, MemoryNeed, NamedPair, StepReport, Stop, TrainError, Trained, length, train};

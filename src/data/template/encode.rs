@@ -200,6 +200,29 @@ impl ChatTemplate {
         Ok(TokenizedPair { prompt: tokens, chosen, rejected })
     }
 
+    /// Tokens of a prompt and of some answers to it, without their end-of-turn tokens: what a choice among given answers is
+    /// scored by.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::encode_pair`].
+    pub fn encode_answers(
+        &self,
+        model: &Model,
+        prompt: &Prompt,
+        answers: &[&str],
+    ) -> Result<(Vec<Token>, Vec<Vec<Token>>), TemplateError> {
+        let tokens = self.encode_prompt(model, prompt)?;
+        let one = |answer: &&str| -> Result<Vec<Token>, TemplateError> {
+            let mut response = self.encode_response(model, prompt, &tokens, answer)?;
+            if response.last().is_some_and(|&t| model.is_eog(t)) {
+                response.pop();
+            }
+            Ok(response)
+        };
+        let answers = answers.iter().map(one).collect::<Result<_, _>>()?;
+        Ok((tokens, answers))
+    }
+
     /// Tokens of one response to `prompt`, whose tokens are `prompt_tokens`.
     fn encode_response(
         &self,

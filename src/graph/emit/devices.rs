@@ -93,7 +93,7 @@ impl Devices {
     /// Bytes of the CPU's memory that a graph needs; None where no weight lies on a device.
     ///
     /// # Errors
-    /// As [`Devices::prepare`].
+    /// As [`Devices::prepare`]; [`RunError::Memory`] where there is no room.
     ///
     /// # Safety
     /// As [`Devices::prepare`]; the graph is not run afterwards.
@@ -108,12 +108,20 @@ impl Devices {
             if self.prepare(weights, cpu, graph)?.is_none() {
                 return Ok(None);
             }
-            let mut sizes = vec![0usize; self.backends.len() + 1];
-            sys::ggml_backend_sched_reserve_size(self.sched, graph, sizes.as_mut_ptr());
+            // The memory is taken, and kept for the runs: ggml's way to measure only forgets what was assigned above.
+            let there = sys::ggml_backend_sched_alloc_graph(self.sched, graph);
+            let size = |backend| sys::ggml_backend_sched_get_buffer_size(self.sched, backend);
+            self.measured = self.backends.iter().map(|b| size(b.1)).collect();
+            let host = size(cpu);
             sys::ggml_backend_sched_reset(self.sched);
-            let host = sizes.pop();
-            self.measured = sizes;
-            Ok(host)
+            if !there {
+                return Err(RunError::Memory {
+                    nodes: sys::ggml_graph_n_nodes(graph) as usize,
+                    detail: " on the devices: offload fewer layers (--gpu-layers), or leave out the longest pairs"
+                        .into(),
+                });
+            }
+            Ok(Some(host))
         }
     }
 

@@ -1,0 +1,307 @@
+//! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
+
+use super::ModelArgs;
+use super::eval::baselines::{self, Baseline, Steered};
+use super::eval::common::{PromptArgs, file_name, style};
+use super::eval::session::{Session, SessionError, manifest};
+use super::eval::truthfulqa::{ProtocolName, benchmark, warn_of_contradictions};
+use super::eval::{mmlu, text};
+use anyhow::{Context as _, ensure};
+use bidpo::data::SplitFile;
+use bidpo::data::truthfulqa::TruthfulQa;
+use bidpo::eval::ScorerParams;
+use bidpo::eval::analysis::{Analysis, analyse};
+use bidpo::eval::benchmark::Benchmark;
+use bidpo::eval::condition::Condition;
+use bidpo::eval::prompt::{Change, QUESTION_FORM, Style};
+use bidpo::eval::protocol::Protocol;
+use bidpo::eval::report;
+use bidpo::eval::results::{DataFacts, Manifest, Shard};
+use bidpo::eval::run::Measurement;
+use bidpo::eval::sweep::{Percents, best, points};
+use bidpo::eval::text::Windows;
+use bidpo::extract::residual_norms;
+use bidpo::files::sha256_of_file;
+use bidpo::layers::Layers;
+use bidpo::llama::Model;
+use bidpo::steer::{SteeringVector, warnings};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Items on whose prompts the residual norm is measured.
+const NORM_ITEMS: usize = 16;
+
+/// Options of `bidpo sweep`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The vector. At each layer its own direction is used; that of a vector for a single layer is moved.
+    #[arg(long, short = 'v', value_name = "FILE.gguf")]
+    vector: PathBuf,
+    /// TruthfulQA: mc_task.json or TruthfulQA.csv.
+    #[arg(long, short = 'd', value_name = "FILE")]
+    data: PathBuf,
+    /// What is measured of TruthfulQA. The best setting is the one with the best first measure.
+    #[arg(long, short = 'p', value_enum, default_value = "mc1")]
+    protocol: ProtocolName,
+    /// Layers to steer, one at a time: 8-22 [default: the vector's].
+    #[arg(long, value_name = "LIST")]
+    layers: Option<Layers>,
+    /// Scales to try, in per cent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
+    #[arg(long, value_name = "LIST", default_value = "-10%..10%", allow_hyphen_values = true)]
+    scales: Percents,
+    /// A split of the data [default: FOLDER/split.json, made there with 256 training and 256 validation items].
+    #[arg(long, value_name = "FILE.json")]
+    split: Option<PathBuf>,
+    /// Only the first N validation items, and the first N test items.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// What the settings cost: MMLU (the folder with dev and test), the first questions of each subject, without examples.
+    #[arg(long, value_name = "FOLDER")]
+    mmlu: Option<PathBuf>,
+    /// Questions of each subject.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    per_subject: u32,
+    /// What the settings cost: divergence of the predictions on this text, and its perplexity.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Windows of 256 tokens taken from the text.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    windows: u32,
+    /// Seed of the split, of random vectors, and of the order of options.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Folder of the results. The same command goes on with what is there, another one adds to it.
+    #[arg(long, short = 'o', value_name = "FOLDER")]
+    out: PathBuf,
+    /// Print the figures as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What all parts of a sweep share.
+struct Sweep<'a> {
+    args: &'a Args,
+    model: Arc<Model>,
+    base: Manifest,
+}
+
+impl Sweep<'_> {
+    /// Measures some items under some conditions into a file of the folder; `None` when Ctrl-C ended it.
+    #[allow(clippy::too_many_arguments, reason = "each is one independent part of the run")]
+    fn choice(
+        &self,
+        file: &str,
+        name: &str,
+        style: &Style,
+        benchmark: &Benchmark,
+        data: &[(PathBuf, String)],
+        selection: Value,
+        conditions: &[Condition],
+    ) -> anyhow::Result<Option<Analysis>> {
+        let mut m = self.base.clone();
+        m.benchmark = name.into();
+        m.protocol = style.protocol.name().into();
+        m.data = data.iter().map(|(p, s)| DataFacts { file: file_name(p), sha256: s.clone() }).collect();
+        m.prompt = style.facts();
+        m.selection = selection;
+        m.items = benchmark.items.len();
+        let measurement = Measurement {
+            model: &self.model,
+            benchmark,
+            style,
+            shard: Shard::WHOLE,
+            params: ScorerParams { n_threads: self.args.model.threads(), ..ScorerParams::default() },
+        };
+        self.all(file, m, conditions, |condition, session| {
+            let done = session.done(&condition.name);
+            measurement.run(condition, &done, &mut |r| session.push(r))
+        })
+    }
+
+    fn all(
+        &self,
+        file: &str,
+        mut manifest: Manifest,
+        conditions: &[Condition],
+        mut one: impl FnMut(&Condition, &mut Session) -> Result<bool, SessionError>,
+    ) -> anyhow::Result<Option<Analysis>> {
+        let path = self.args.out.join(file);
+        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
+        manifest.conditions = conditions.iter().map(Condition::manifest).collect();
+        let mut session = Session::resume(manifest, Some(&path))?;
+        for condition in conditions {
+            if !one(condition, &mut session).with_context(|| path.display().to_string())? {
+                break;
+            }
+        }
+        if !session.close() {
+            return Ok(None);
+        }
+        Ok(Some(analyse(&session.into_run()?)?))
+    }
+
+    /// Divergence and perplexity on a text.
+    fn text(&self, path: &Path, conditions: &[Condition]) -> anyhow::Result<Option<Analysis>> {
+        const WINDOW: usize = 256;
+        let (content, data) = text::read(path)?;
+        let windows = Windows::new(&self.model, &content, WINDOW, self.args.windows as usize)
+            .with_context(|| path.display().to_string())?;
+        let mut m = self.base.clone();
+        m.benchmark = "text".into();
+        m.protocol = Protocol::Text.name().into();
+        m.data = vec![data];
+        m.prompt = json!({ "preset": null, "window": WINDOW });
+        m.selection = json!({ "limit": self.args.windows });
+        m.items = windows.len();
+        self.all("text.jsonl", m, conditions, |condition, session| {
+            let done = session.done(&condition.name);
+            let threads = self.args.model.threads();
+            windows.run(&self.model, condition, threads, Shard::WHOLE, &done, &mut |r| session.push(r))
+        })
+    }
+}
+
+/// The split that was given, or the folder's own, made where there is none yet.
+fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> {
+    let path = args.split.clone().unwrap_or_else(|| args.out.join("split.json"));
+    if args.split.is_none() && !path.exists() {
+        let texts: Vec<String> = set.questions.iter().map(|q| q.text.clone()).collect();
+        let split = SplitFile::new(&args.data, &set.sha256, &texts, args.seed, 256, 256)
+            .context("give a --split of your own (`bidpo data split`)")?;
+        split.save(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok((SplitFile::load(&path, &set.sha256)?, path))
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let protocol = Protocol::from(args.protocol);
+    let set = TruthfulQa::load(&args.data)?;
+    let vector = SteeringVector::load(&args.vector)?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    let (split, split_path) = split(&args, &set)?;
+    let limit = args.limit.map_or(usize::MAX, |l| l as usize);
+    let first = |items: &[usize]| items.iter().copied().take(limit).collect::<Vec<_>>();
+    let (valid, test) = (first(&split.valid), first(&split.test));
+    ensure!(!valid.is_empty() && !test.is_empty(), "{}: no validation or no test items", split_path.display());
+    warn_of_contradictions(&set, &[&valid[..], &test].concat());
+    let items = benchmark(&set, &valid, protocol)?;
+    let costs = args.mmlu.as_ref().map(|f| mmlu::load(f, 0, &[], Some(args.per_subject))).transpose()?;
+
+    let model = args.model.load()?;
+    for warning in warnings(&vector, &model) {
+        eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
+    }
+    let preset = if protocol.shows_options() { "none" } else { "qa" };
+    let style = style(&args.prompt, preset, QUESTION_FORM, protocol, args.seed, &model)?;
+    let layers = args.layers.as_ref().map_or_else(|| vector.layers(), |l| l.to_vec());
+    let vector_name = || args.vector.display().to_string();
+
+    // The scale's unit: the residual stream on the prompts of the validation items themselves.
+    let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
+    let (prompts, _) = style.prompts(&model, &items, 0, &some, &Change::default())?;
+    let contexts: Vec<_> = prompts.tokens(&model)?.into_iter().map(|r| r.context).collect();
+    let norms: BTreeMap<usize, f64> = residual_norms(&model, &layers, &contexts, args.model.threads())?
+        .into_iter()
+        .map(|(layer, stats)| (layer, stats.median))
+        .collect();
+    let points = points(&vector, &layers, &args.scales, &norms, &model).with_context(vector_name)?;
+    let conditions: Vec<Condition> =
+        [Condition::unsteered()].into_iter().chain(points.iter().map(|p| p.condition())).collect();
+
+    let sweep = Sweep { base: manifest(&args.model, &model, args.seed)?, model, args: &args };
+    let data = [(args.data.clone(), set.sha256.clone())];
+    let part = |name: &str| -> anyhow::Result<Value> {
+        let sha256 = sha256_of_file(&split_path).with_context(|| split_path.display().to_string())?;
+        Ok(json!({ "split": file_name(&split_path), "split_sha256": sha256, "part": name, "limit": args.limit }))
+    };
+    let stopped = Ok(ExitCode::FAILURE);
+    let Some(on_valid) =
+        sweep.choice("valid.jsonl", "truthfulqa", &style, &items, &data, part("valid")?, &conditions)?
+    else {
+        return stopped;
+    };
+    let mut others = Vec::new();
+    if let Some((benchmark, files)) = &costs {
+        let style = Style { protocol: Protocol::Options, ..style_none(&args, &sweep.model)? };
+        let selection = json!({ "few_shot": 0, "per_subject": args.per_subject });
+        let Some(a) = sweep.choice("mmlu.jsonl", "mmlu", &style, benchmark, files, selection, &conditions)? else {
+            return stopped;
+        };
+        others.push(a);
+    }
+    if let Some(path) = &args.text {
+        let Some(a) = sweep.text(path, &conditions)? else { return stopped };
+        others.push(a);
+    }
+
+    let chosen = best(&points, &on_valid.tables[0]).context("internal: a sweep without points")?;
+    let facts = json!({
+        "vectors": [{
+            "file": file_name(&args.vector),
+            "sha256": sha256_of_file(&args.vector).with_context(vector_name)?,
+            "scale": chosen.factor,
+            "percent_of_residual_norm": chosen.percent,
+        }],
+        "layers": chosen.layer.to_string(),
+        "chosen_on": { "part": "valid", "items": valid.len(), "settings": points.len() },
+    });
+    let steered = Steered { control: Some(chosen.control.clone()), facts };
+    let on_test_items = benchmark(&set, &test, protocol)?;
+    let train = (!split.train.is_empty()).then(|| benchmark(&set, &split.train, protocol)).transpose()?;
+    let (conditions, _) = baselines::conditions(
+        Some(&steered),
+        &Baseline::ALL,
+        &args.prompt,
+        &sweep.model,
+        &style,
+        &on_test_items,
+        train.as_ref(),
+        args.model.threads(),
+    )?;
+    // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
+    let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
+    let Some(on_test) = sweep.choice(&file, "truthfulqa", &style, &on_test_items, &data, part("test")?, &conditions)?
+    else {
+        return stopped;
+    };
+    if args.json {
+        let object = json!({
+            "chosen": { "layer": chosen.layer, "percent": chosen.percent, "factor": chosen.factor },
+            "residual_norm_median": norms,
+            "valid": report::json(&on_valid),
+            "costs": others.iter().map(report::json).collect::<Vec<_>>(),
+            "test": report::json(&on_test),
+        });
+        println!("{object}");
+    } else {
+        println!("{}", report::markdown(&on_valid));
+        others.iter().for_each(|a| println!("{}", report::markdown(a)));
+        println!(
+            "Best on the {} validation items: {}. On the test items, which it was not chosen by:\n",
+            valid.len(),
+            chosen.name()
+        );
+        print!("{}", report::markdown(&on_test));
+    }
+    eprintln!("bidpo: `bidpo report --html report.html {}` draws all of it", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The style of a capability benchmark: the chat template where that is the preset, no preamble otherwise.
+fn style_none(args: &Args, model: &Model) -> anyhow::Result<Style> {
+    let name = args.prompt.prompt.as_deref().filter(|p| *p == "chat").unwrap_or("none");
+    let prompt = PromptArgs {
+        prompt: Some(name.to_owned()),
+        template: args.prompt.template.clone(),
+        system: args.prompt.system.clone(),
+        shots: args.prompt.shots,
+    };
+    style(&prompt, "none", QUESTION_FORM, Protocol::Options, args.seed, model)
+}

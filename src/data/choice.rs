@@ -1,0 +1,313 @@
+//! Multiple-choice questions from any CSV or JSONL file, by a mapping from its columns to question, choices and answer.
+
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChoiceItem {
+    /// What is asked.
+    pub question: String,
+    /// The choices, at least two.
+    pub choices: Vec<String>,
+    /// Which of them are right: at least one, and not all.
+    pub answers: Vec<usize>,
+    /// A category, where the mapping names its column.
+    pub category: Option<String>,
+}
+
+/// What can be wrong with a file of multiple-choice questions.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A line is not what the mapping says.
+    #[error("{path}:{line}: {reason}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// Something else about the file.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A file of questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChoiceSet {
+    /// The questions; never empty.
+    pub items: Vec<ChoiceItem>,
+    /// Lines whose right answer is also one of the wrong ones: nobody can answer those, and they are left out.
+    pub contradictions: Vec<usize>,
+}
+
+/// Which columns (CSV) or keys (JSONL; `a.b` reaches into an object) hold what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The question; several are joined by a space.
+    pub question: Vec<String>,
+    /// The choices: one key with a list of texts (or of objects with `text`), or several keys with one text each. Only
+    /// the first part of a text before `separator` is taken, where one is given.
+    pub choices: Vec<String>,
+    /// The right answer: an index (see `first`), a letter, the label of a choice (ARC's `choices.label`), true or false
+    /// (for two choices: no, yes), or the text of the choice. If it names one of the keys of `choices`, the choice there
+    /// is right in every item.
+    pub answer: String,
+    /// The index of the first choice where answers are numbers: 0, or 1 (Winogrande).
+    pub first: usize,
+    /// Labels of the choices (ARC's `choices.label`).
+    pub labels: Option<String>,
+    /// A category.
+    pub category: Option<String>,
+    /// Where a choice's cell lists several texts, what separates them; the first is taken.
+    pub separator: Option<String>,
+    /// Choices that are the same in every item (BoolQ's `no`, `yes`), instead of `choices`.
+    pub fixed: Vec<String>,
+}
+
+/// Reads a file by its ending: .csv, or .jsonl.
+///
+/// # Errors
+/// [`ChoiceError`], naming the line: nothing is skipped but [`ChoiceSet::contradictions`].
+pub fn load(path: &Path, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
+    let bytes = std::fs::read(path).map_err(|source| ChoiceError::Read { path: path.to_owned(), source })?;
+    let at = |line: usize, reason: String| ChoiceError::Line { path: path.to_owned(), line, reason };
+    let text = std::str::from_utf8(&bytes).map_err(|e| {
+        at(1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count(), "this is not UTF-8 text".into())
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut items = Vec::new();
+    match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
+        Some("csv") => {
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            let line_of = |e: &csv::Error| super::csv_line(text.as_bytes(), e.position());
+            let csv_error = |e: csv::Error| at(line_of(&e), format!("not CSV: {e}"));
+            let header: Vec<String> =
+                reader.headers().map_err(csv_error)?.iter().map(|h| h.trim().to_owned()).collect();
+            for record in reader.records() {
+                let record = record.map_err(csv_error)?;
+                let line = super::csv_line(text.as_bytes(), record.position());
+                let values = record.iter().map(|f| Value::String(f.trim().to_owned()));
+                let object: Map<String, Value> = header.iter().cloned().zip(values).collect();
+                items.push((line, item(&Value::Object(object), mapping).map_err(|reason| at(line, reason))?));
+            }
+        }
+        Some("jsonl" | "ndjson") => {
+            for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+                let value: Value =
+                    serde_json::from_str(line).map_err(|e| at(i + 1, format!("this is not JSON: {e}")))?;
+                items.push((i + 1, item(&value, mapping).map_err(|reason| at(i + 1, reason))?));
+            }
+        }
+        _ => {
+            let reason = "unknown kind of file: questions are read from .csv and .jsonl".into();
+            return Err(ChoiceError::File { path: path.to_owned(), reason });
+        }
+    }
+    let contradicts = |c: &ChoiceItem| {
+        let right = |i: &usize| c.answers.contains(i);
+        (0..c.choices.len())
+            .any(|i| right(&i) && (0..c.choices.len()).any(|j| !right(&j) && c.choices[j] == c.choices[i]))
+    };
+    let contradictions = items.iter().filter(|(_, c)| contradicts(c)).map(|(line, _)| *line).collect();
+    let items: Vec<ChoiceItem> = items.into_iter().map(|(_, c)| c).filter(|c| !contradicts(c)).collect();
+    if items.is_empty() {
+        return Err(ChoiceError::File { path: path.to_owned(), reason: "there is no question in it".into() });
+    }
+    Ok(ChoiceSet { items, contradictions })
+}
+
+fn find<'a>(value: &'a Value, key: &str) -> Result<&'a Value, String> {
+    // A column may be called `a.b` itself.
+    if let Some(found) = value.get(key) {
+        return Ok(found);
+    }
+    let found = key.split('.').try_fold(value, |v, k| v.get(k));
+    found.ok_or_else(|| {
+        let keys = value.as_object().map_or(String::new(), |o| o.keys().cloned().collect::<Vec<_>>().join(", "));
+        format!("{key:?} is missing (found: {keys})")
+    })
+}
+
+fn text(value: &Value, key: &str) -> Result<String, String> {
+    match find(value, key)? {
+        Value::String(s) if s.trim().is_empty() => Err(format!("{key:?} is empty")),
+        Value::String(s) => Ok(s.trim().to_owned()),
+        Value::Number(n) => Ok(n.to_string()),
+        other => Err(format!("{key:?} must be text, this is {other}")),
+    }
+}
+
+fn list(value: &Value, key: &str) -> Result<Vec<String>, String> {
+    let array = find(value, key)?.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
+    let one = |v: &Value| {
+        let s = v.as_str().or_else(|| v.get("text").and_then(Value::as_str)).map(str::trim);
+        s.filter(|s| !s.is_empty()).map(str::to_owned).ok_or_else(|| format!("{key:?} holds {v}, which is no text"))
+    };
+    array.iter().map(one).collect()
+}
+
+fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
+    let question: Vec<String> = m.question.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?;
+    let mut choices = match &m.choices[..] {
+        [] => m.fixed.clone(),
+        [one] => list(value, one)?,
+        several => several.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?,
+    };
+    if let Some(separator) = m.separator.as_deref().filter(|s| !s.is_empty()) {
+        for choice in &mut choices {
+            *choice = choice.split(separator).next().unwrap_or_default().trim().to_owned();
+        }
+    }
+    if choices.len() < 2 {
+        return Err(format!("there are {} choices; two or more are needed", choices.len()));
+    }
+    let answers = match m.choices.iter().position(|k| *k == m.answer) {
+        Some(i) if m.choices.len() > 1 => vec![i],
+        _ => vec![answer(value, m, &choices)?],
+    };
+    let category = m.category.as_ref().map(|k| text(value, k)).transpose()?;
+    Ok(ChoiceItem { question: question.join(" "), choices, answers, category })
+}
+
+/// The place of the right choice.
+fn answer(value: &Value, m: &Mapping, choices: &[String]) -> Result<usize, String> {
+    let found = find(value, &m.answer)?;
+    let n = choices.len();
+    let no = |what: &str| Err(format!("{:?} is {what}, which names none of the {n} choices", m.answer));
+    let number = |i: u64| match (i as usize).checked_sub(m.first).filter(|&i| i < n) {
+        Some(i) => Ok(i),
+        None => no(&i.to_string()),
+    };
+    match found {
+        Value::Number(i) => i.as_u64().map_or_else(|| no(&i.to_string()), number),
+        Value::Bool(b) if n == 2 => Ok(usize::from(*b)),
+        Value::String(s) => {
+            let s = s.trim();
+            if let Some(key) = &m.labels {
+                return list(value, key)?.iter().position(|l| l == s).map_or_else(|| no(&format!("{s:?}")), Ok);
+            }
+            if let Some(i) = choices.iter().position(|c| c == s) {
+                return Ok(i);
+            }
+            if let Ok(i) = s.parse() {
+                return number(i);
+            }
+            match s.as_bytes() {
+                [c @ b'A'..=b'Z'] if usize::from(c - b'A') < n => Ok(usize::from(c - b'A')),
+                _ if n == 2 && s.eq_ignore_ascii_case("true") => Ok(1),
+                _ if n == 2 && s.eq_ignore_ascii_case("false") => Ok(0),
+                _ => no(&format!("{s:?}")),
+            }
+        }
+        other => no(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(question: &str, choices: &[&str], answer: &str) -> Mapping {
+        Mapping {
+            question: vec![question.into()],
+            choices: choices.iter().map(|c| (*c).into()).collect(),
+            answer: answer.into(),
+            first: 0,
+            labels: None,
+            category: None,
+            separator: None,
+            fixed: Vec::new(),
+        }
+    }
+
+    fn read(name: &str, content: &str, m: &Mapping) -> Result<Vec<ChoiceItem>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        load(&path, m).map(|s| s.items).map_err(|e| e.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    fn one(name: &str, content: &str, m: &Mapping) -> (String, Vec<String>, Vec<usize>) {
+        let i = read(name, content, m).unwrap().remove(0);
+        (i.question, i.choices, i.answers)
+    }
+
+    #[test]
+    fn forms_of_well_known_sets() {
+        let strings = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        // ARC
+        let mut m = mapping("question", &["choices.text"], "answerKey");
+        m.labels = Some("choices.label".into());
+        let arc = r#"{"question":"Q","choices":{"text":["x","y"],"label":["1","2"]},"answerKey":"2"}"#;
+        assert_eq!(one("a.jsonl", arc, &m), ("Q".into(), strings(&["x", "y"]), vec![1]));
+        // HellaSwag
+        let m = mapping("ctx", &["endings"], "label");
+        assert_eq!(one("h.jsonl", r#"{"ctx":"C","endings":["x","y","z"],"label":"2"}"#, &m).2, [2]);
+        // PIQA, whose label is a number
+        let m = mapping("goal", &["sol1", "sol2"], "label");
+        assert_eq!(one("p.jsonl", r#"{"goal":"G","sol1":"x","sol2":"y","label":1}"#, &m).2, [1]);
+        // Winogrande counts from 1
+        let m = Mapping { first: 1, ..mapping("sentence", &["option1", "option2"], "answer") };
+        assert_eq!(one("w.csv", "sentence,option1,option2,answer\nS _,x,y,1\n", &m).2, [0]);
+        // BoolQ
+        let m = Mapping {
+            question: strings(&["passage", "question"]),
+            fixed: strings(&["no", "yes"]),
+            ..mapping("", &[], "answer")
+        };
+        let boolq = r#"{"passage":"P.","question":"q","answer":true}"#;
+        assert_eq!(one("b.jsonl", boolq, &m), ("P. q".into(), strings(&["no", "yes"]), vec![1]));
+        // Natural Questions with a false answer: the first of several true ones
+        let m = Mapping { separator: Some(";".into()), ..mapping("question", &["answer", "false_answer"], "answer") };
+        let nq = "question,answer,false_answer\nwho,A; B,C\n";
+        assert_eq!(one("n.csv", nq, &m), ("who".into(), strings(&["A", "C"]), vec![0]));
+        // The text of the right choice, and a letter
+        let m = mapping("q", &["c"], "a");
+        assert_eq!(one("t.jsonl", r#"{"q":"Q","c":["x","y"],"a":"y"}"#, &m).2, [1]);
+        assert_eq!(one("t.jsonl", r#"{"q":"Q","c":["x","y"],"a":"B"}"#, &m).2, [1]);
+    }
+
+    #[test]
+    fn faults_name_their_line() {
+        let m = mapping("q", &["c"], "a");
+        let good = r#"{"q":"Q","c":["x","y"],"a":0}"#;
+        for (line, expected) in [
+            ("{", "this is not JSON"),
+            (r#"{"c":["x","y"],"a":0}"#, "\"q\" is missing (found: c, a)"),
+            (r#"{"q":" ","c":["x","y"],"a":0}"#, "\"q\" is empty"),
+            (r#"{"q":"Q","c":"x","a":0}"#, "\"c\" must be a list"),
+            (r#"{"q":"Q","c":["x"],"a":0}"#, "there are 1 choices"),
+            (r#"{"q":"Q","c":["x","y"],"a":2}"#, "\"a\" is 2, which names none of the 2 choices"),
+            (r#"{"q":"Q","c":["x","y"],"a":"maybe"}"#, "\"maybe\""),
+        ] {
+            let error = read("f.jsonl", &format!("{good}\n\n{line}\n"), &m).unwrap_err();
+            assert!(error.starts_with("f.jsonl:3: ") && error.contains(expected), "{error}");
+        }
+        // What is right and wrong at once is left out, and told.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.jsonl");
+        std::fs::write(&path, format!("{good}\n{}\n", r#"{"q":"Q","c":["x","y","x"],"a":0}"#)).unwrap();
+        let set = load(&path, &m).unwrap();
+        assert_eq!((set.items.len(), set.contradictions), (1, vec![2]));
+        assert!(read("f.csv", "q,c\n", &m).unwrap_err().contains("no question"));
+        assert!(read("f.txt", "x", &m).unwrap_err().contains(".csv and .jsonl"));
+        assert!(read("f.csv", "q,b,a\nQ,x,0\n", &m).unwrap_err().starts_with("f.csv:2: \"c\" is missing"));
+        assert!(read("f.csv", "q,b,a\r\nQ,x,0\r\n", &m).unwrap_err().starts_with("f.csv:2: "));
+    }
+}

@@ -1,0 +1,252 @@
+//! What a reader should know about preference pairs before training on them: duplicates, balance, contradictions, what the
+//! surface gives away, overlap with evaluation sets.
+
+use super::similar::{content, near_pairs, similarity, words};
+use super::{PreferencePair, Prompt, permutation};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What [`inspect`] needs of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Triple {
+    /// Where it stands.
+    pub place: String,
+    /// The prompt, all of its messages in one text.
+    pub prompt: String,
+    /// The answer to prefer.
+    pub chosen: String,
+    /// The answer to avoid.
+    pub rejected: String,
+}
+
+impl From<&PreferencePair> for Triple {
+    fn from(p: &PreferencePair) -> Self {
+        let prompt = match &p.prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Messages(m) => m.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+        };
+        Self { place: p.origin.clone(), prompt, chosen: p.chosen.clone(), rejected: p.rejected.clone() }
+    }
+}
+
+/// A figure of the chosen and of the rejected answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Balance {
+    /// What is counted.
+    pub what: String,
+    /// Of the chosen answers.
+    pub chosen: f64,
+    /// Of the rejected answers.
+    pub rejected: f64,
+    /// How far apart they are in standard errors of the paired difference; beyond 3 it is hardly chance.
+    pub z: f64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// Pairs.
+    pub n: usize,
+    /// Pairs that repeat an earlier one word for word: (earlier, later).
+    pub repeated: Vec<(usize, usize)>,
+    /// Prompts that ask nearly the same, with their similarity.
+    pub near: Vec<(usize, usize, f64)>,
+    /// Pairs of one prompt where one pair chooses what the other rejects.
+    pub contradictions: Vec<(usize, usize)>,
+    /// Empty prompts.
+    pub empty_prompts: usize,
+    /// Lengths, negations, first words.
+    pub balance: Vec<Balance>,
+    /// Share of held-out pairs on whose right side a classifier falls that knows single words, first words and lengths of
+    /// the answers and never sees the prompt (naive Bayes, 10 folds); 0.5 is chance. `None` for fewer than 20 pairs.
+    pub surface: Option<f64>,
+}
+
+fn is_negation(word: &str) -> bool {
+    const WORDS: [&str; 12] =
+        ["no", "not", "never", "none", "nothing", "nobody", "neither", "nor", "nowhere", "cannot", "without", "hardly"];
+    WORDS.contains(&word) || word.ends_with("n't")
+}
+
+/// Looks at some pairs.
+pub fn inspect(pairs: &[Triple]) -> Inspection {
+    let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::new();
+    let mut repeated = Vec::new();
+    for (i, p) in pairs.iter().enumerate() {
+        match seen.entry((&p.prompt, &p.chosen, &p.rejected)) {
+            std::collections::hash_map::Entry::Occupied(e) => repeated.push((*e.get(), i)),
+            std::collections::hash_map::Entry::Vacant(e) => {
+                e.insert(i);
+            }
+        }
+    }
+    let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    pairs.iter().enumerate().for_each(|(i, p)| by_prompt.entry(p.prompt.trim()).or_default().push(i));
+    let mut contradictions = Vec::new();
+    for same in by_prompt.values() {
+        for (k, &i) in same.iter().enumerate() {
+            let clash = |&&j: &&usize| {
+                pairs[i].chosen.trim() == pairs[j].rejected.trim() || pairs[i].rejected.trim() == pairs[j].chosen.trim()
+            };
+            contradictions.extend(same[k + 1..].iter().filter(clash).map(|&j| (i, j)));
+        }
+    }
+    let prompts: Vec<String> = pairs.iter().map(|p| p.prompt.clone()).collect();
+    Inspection {
+        n: pairs.len(),
+        repeated,
+        near: near_pairs(&prompts, super::similar::NEAR),
+        contradictions,
+        empty_prompts: pairs.iter().filter(|p| p.prompt.trim().is_empty()).count(),
+        balance: balance(pairs),
+        surface: (pairs.len() >= 20).then(|| surface(pairs)),
+    }
+}
+
+fn balance(pairs: &[Triple]) -> Vec<Balance> {
+    let of = |what: &str, f: &dyn Fn(&str) -> f64| {
+        let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|p| (f(&p.chosen), f(&p.rejected))).unzip();
+        let n = pairs.len() as f64;
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / n;
+        let d: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let m = mean(&d);
+        let error = (d.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (n - 1.0).max(1.0) / n).sqrt();
+        let z = if m == 0.0 {
+            0.0
+        } else if error > 0.0 {
+            m / error
+        } else {
+            f64::INFINITY.copysign(m)
+        };
+        Balance { what: what.into(), chosen: mean(&a), rejected: mean(&b), z }
+    };
+    let flag = |b: bool| f64::from(u8::from(b));
+    let mut out = vec![
+        of("characters", &|t| t.chars().count() as f64),
+        of("words", &|t| words(t).len() as f64),
+        of("with a negation", &|t| flag(words(t).iter().any(|w| is_negation(w)))),
+    ];
+    // The first words that occur most.
+    let mut firsts: BTreeMap<String, usize> = BTreeMap::new();
+    for t in pairs.iter().flat_map(|p| [&p.chosen, &p.rejected]) {
+        if let Some(w) = words(t).first() {
+            *firsts.entry(w.clone()).or_default() += 1;
+        }
+    }
+    let mut firsts: Vec<(String, usize)> = firsts.into_iter().filter(|f| f.1 >= pairs.len().div_ceil(20)).collect();
+    firsts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    for (first, _) in firsts.into_iter().take(6) {
+        out.push(of(&format!("beginning with {first:?}"), &|t| flag(words(t).first() == Some(&first))));
+    }
+    out
+}
+
+fn features(answer: &str) -> BTreeSet<String> {
+    let words = words(answer);
+    let mut out: BTreeSet<String> = words.iter().cloned().collect();
+    out.insert(format!("<first> {}", words.first().map_or("", String::as_str)));
+    out.insert(format!("<start> {}", words[..words.len().min(2)].join(" ")));
+    out.insert(format!("<last> {}", words.last().map_or("", String::as_str)));
+    out.insert(format!("<length> {}", answer.chars().count() / 12));
+    out.insert(format!("<words> {}", words.len() / 3));
+    out.insert(format!("<negations> {}", words.iter().filter(|w| is_negation(w)).count()));
+    out.insert(format!("<commas> {}", answer.matches(',').count()));
+    out
+}
+
+/// Naive Bayes with add-one smoothing, cross-validated over 10 folds, averaged over five foldings; ties count half. Pairs of one prompt share a fold.
+fn surface(pairs: &[Triple]) -> f64 {
+    const FOLDS: usize = 10;
+    const REPEATS: u64 = 5;
+    let all: Vec<[BTreeSet<String>; 2]> = pairs.iter().map(|p| [features(&p.chosen), features(&p.rejected)]).collect();
+    let mut ids: BTreeMap<&str, usize> = BTreeMap::new();
+    let group: Vec<usize> = pairs
+        .iter()
+        .map(|p| {
+            let next = ids.len();
+            *ids.entry(p.prompt.trim()).or_insert(next)
+        })
+        .collect();
+    let mut right = 0.0;
+    for seed in 0..REPEATS {
+        let order = permutation(ids.len(), seed);
+        let fold = |i: usize| order[group[i]] % FOLDS;
+        for f in 0..FOLDS {
+            let mut counts: HashMap<&str, [f64; 2]> = HashMap::new();
+            for (_, sides) in all.iter().enumerate().filter(|(i, _)| fold(*i) != f) {
+                for (side, set) in sides.iter().enumerate() {
+                    set.iter().for_each(|w| counts.entry(w).or_default()[side] += 1.0);
+                }
+            }
+            let score = |set: &BTreeSet<String>| -> f64 {
+                set.iter().filter_map(|w| counts.get(w.as_str())).map(|[a, b]| ((a + 1.0) / (b + 1.0)).ln()).sum()
+            };
+            for (_, [chosen, rejected]) in all.iter().enumerate().filter(|(i, _)| fold(*i) == f) {
+                let (a, b) = (score(chosen), score(rejected));
+                right += if a > b {
+                    1.0
+                } else if a < b {
+                    0.0
+                } else {
+                    0.5
+                };
+            }
+        }
+    }
+    right / (REPEATS as usize * pairs.len()) as f64
+}
+
+/// The nearest of `theirs` to each of `ours`, where it is at least `least` similar: (ours, theirs, similarity).
+pub fn overlap(ours: &[String], theirs: &[String], least: f64) -> Vec<(usize, usize, f64)> {
+    let sets: Vec<BTreeSet<String>> = theirs.iter().map(|t| content(t)).collect();
+    let mut out = Vec::new();
+    for (i, text) in ours.iter().enumerate() {
+        let own = content(text);
+        let nearest = sets.iter().enumerate().map(|(j, s)| (j, similarity(&own, s))).max_by(|a, b| a.1.total_cmp(&b.1));
+        if let Some((j, s)) = nearest.filter(|n| n.1 >= least) {
+            out.push((i, j, s));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::PreferenceSet;
+
+    fn triple(prompt: &str, chosen: &str, rejected: &str) -> Triple {
+        Triple { place: String::new(), prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() }
+    }
+
+    #[test]
+    fn faults_are_found() {
+        let pairs = [
+            triple("Is glass a liquid?", "It is a solid.", "It is a liquid."),
+            triple("Is glass a liquid?", "It is a solid.", "It is a liquid."),
+            triple("Is glass a liquid?", "It is a liquid.", "It is a solid."),
+            triple("Is it true that glass is a liquid?", "No.", "Yes."),
+            triple(" ", "No.", "Yes."),
+        ];
+        let i = inspect(&pairs);
+        assert_eq!((i.repeated.as_slice(), i.empty_prompts, i.surface), (&[(0, 1)][..], 1, None));
+        assert_eq!(i.contradictions, [(0, 2), (1, 2)]);
+        assert!(i.near.iter().any(|n| (n.0, n.1) == (0, 3)), "{:?}", i.near);
+        let ours = ["Glass: liquid?".to_owned(), "Who am I?".to_owned()];
+        assert_eq!(overlap(&ours, &[pairs[0].prompt.clone()], 0.6).len(), 1);
+    }
+
+    #[test]
+    fn the_built_in_sets_are_what_they_are_meant_to_be() {
+        let look = |name: &str| {
+            let set = PreferenceSet::builtin(name).unwrap();
+            inspect(&set.pairs.iter().map(Triple::from).collect::<Vec<_>>())
+        };
+        let (facts, style) = (look("misconceptions"), look("plain-vs-flowery"));
+        assert_eq!((facts.repeated.len(), facts.contradictions.len(), facts.empty_prompts), (0, 0, 0));
+        let z = |i: &Inspection, what: &str| i.balance.iter().find(|b| b.what == what).unwrap().z;
+        assert!(z(&facts, "characters").abs() < 3.0 && z(&facts, "with a negation").abs() < 3.0);
+        // One cannot be told apart by its surface, the other is meant to be.
+        assert!(facts.surface.unwrap() < 0.65, "{:?}", facts.surface);
+        assert!(style.surface.unwrap() > 0.9, "{:?}", style.surface);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the figures say, in words: first whether there is a difference at all, then whether anything simpler does the same.
+
+use super::compare::difference_unit;
+use super::{Analysis, Comparison};
+use crate::eval::condition::{STEERED, UNSTEERED};
+use crate::eval::measure::{Kind, Measure};
+
+/// A difference with its interval: `+2.0 points [-1.9, +5.8]`.
+pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
+    let unit = difference_unit(measure);
+    if measure.is_share() {
+        let (d, i) = (100.0 * c.difference, c.interval);
+        format!("{d:+.1} {unit} [{:+.1}, {:+.1}]", 100.0 * i.lo, 100.0 * i.hi)
+    } else {
+        format!("{:+.4} {unit} [{:+.4}, {:+.4}]", c.difference, c.interval.lo, c.interval.hi)
+    }
+}
+
+impl Analysis {
+    /// What is counted: `questions`, or `windows of text`.
+    pub fn items_word(&self) -> &'static str {
+        if self.tables[0].measure.kind == Kind::Perplexity { "windows of text" } else { "questions" }
+    }
+
+    /// The summary, a sentence or two each.
+    pub fn words(&self) -> Vec<String> {
+        let table = &self.tables[0];
+        let measure = table.measure;
+        let name = measure.name().replace('_', " ");
+        let (n, items) = (self.manifest.items, self.items_word());
+        let mut out = Vec::new();
+        let Some(steered) = table.row(STEERED) else {
+            if table.rows.iter().any(|r| r.kind == "point") {
+                out.extend(self.points());
+            } else {
+                out.push(format!("{n} {items}, no vector: there is nothing to compare."));
+            }
+            out.extend(self.against_surface());
+            return out;
+        };
+        let Some(c) = &steered.against_unsteered else {
+            out.push("Without the unsteered model these figures show no effect of the vector.".into());
+            return out;
+        };
+        let d = difference(measure, c);
+        let mut after = Vec::new();
+        if let Some(chosen) = self.manifest.condition(STEERED).and_then(|c| c.facts.get("chosen_on")) {
+            let number = |key: &str| chosen.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let layers =
+                self.manifest.condition(STEERED).and_then(|c| c.facts.get("layers")?.as_str().map(str::to_owned));
+            after.push(format!(
+                "The setting (layer {}) was chosen among {} on {} other {items}; on these it was measured once.",
+                layers.unwrap_or_default(),
+                number("settings"),
+                number("items")
+            ));
+        }
+        if !c.is_shown() {
+            let could = if measure.is_share() {
+                format!("{:.1} points", 100.0 * c.detectable)
+            } else {
+                format!("{:.4} {}", c.detectable, difference_unit(measure))
+            };
+            out.push(format!(
+                "No difference that this many {items} could show: {name} {d} with the vector. With {n} {items} a true \
+                 difference of {could} would have been found in four of five runs; a smaller one may be there."
+            ));
+        } else {
+            let verb = if c.difference > 0.0 { "raises" } else { "lowers" };
+            out.push(format!("The vector {verb} {name}: {d} on {n} {items}."));
+            if let Some(p) = c.p_holm.filter(|&p| p > 0.05) {
+                out.push(format!(
+                    "After correction for all the conditions in the table (Holm) that is no longer significant at 5 %: p = {p:.3}."
+                ));
+            }
+        }
+        out.extend(after);
+        if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_shown()) {
+            let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
+            out.push(format!(
+                "With the {} categories as clusters the interval is [{lo:+.1}, {hi:+.1}]: the other way about 0 than with \
+                 {items} as independent draws. Trust the wider one.",
+                k.groups
+            ));
+        }
+        for row in
+            table.rows.iter().filter(|r| r.condition != UNSTEERED && r.condition != STEERED && r.kind != "hidden")
+        {
+            let Some(c) = &row.steered_against else { continue };
+            let d = difference(measure, c);
+            let better = c.difference * measure.direction() > 0.0;
+            out.push(match (c.is_shown(), better) {
+                (false, _) => {
+                    format!("Between the vector and {} no difference was shown ({d}).", named(&row.condition))
+                }
+                (true, true) => format!("The vector does better than {} ({d}).", named(&row.condition)),
+                (true, false) => format!("The vector does WORSE than {} ({d}).", named(&row.condition)),
+            });
+        }
+        out.extend(self.against_surface());
+        out
+    }
+
+    /// What a sweep's points say.
+    fn points(&self) -> Option<String> {
+        let table = &self.tables[0];
+        let points: Vec<_> = table.rows.iter().filter(|r| r.kind == "point").collect();
+        let shown = points.iter().filter(|r| {
+            r.against_unsteered
+                .is_some_and(|c| c.p_holm.is_some_and(|p| p <= 0.05) && c.difference * table.measure.direction() > 0.0)
+        });
+        let n = shown.count();
+        Some(format!(
+            "{} settings of layer and scale were tried on {} {}; {} improve on the unsteered model after correction for their \
+             number (Holm, 5 %).",
+            points.len(),
+            self.manifest.items,
+            self.items_word(),
+            if n == 0 { "none of them".into() } else { format!("{n} of them") }
+        ))
+    }
+
+    /// Rules that need no model, where they do as well as the best of the conditions.
+    fn against_surface(&self) -> Option<String> {
+        let measure = self.tables[0].measure;
+        if !measure.is_share() || measure.kind == Kind::Mc2 || measure.kind == Kind::Mc3 {
+            return None;
+        }
+        let row = self.tables[0].row(STEERED).or(self.tables[0].row(UNSTEERED))?;
+        let best = self.surface.iter().max_by(|a, b| a.value.total_cmp(&b.value))?;
+        (best.value >= row.estimate.interval.lo).then(|| {
+            format!(
+                "Beware: a rule that sees no question, \"{}\", is right on {:.1} % of these items; {} on {:.1} %.",
+                best.name,
+                100.0 * best.value,
+                row.condition,
+                100.0 * row.estimate.value
+            )
+        })
+    }
+}
+
+/// A condition's name in a sentence.
+fn named(condition: &str) -> String {
+    format!("\"{condition}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::analyse;
+    use super::super::tests::{bits, run_of};
+
+    fn words(conditions: &[(&str, &str, &[bool])]) -> String {
+        analyse(&run_of(conditions)).unwrap().words().join("\n")
+    }
+
+    #[test]
+    fn words_follow_the_intervals() {
+        let u = bits(60, |i| i % 2 == 0);
+        let same = words(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        assert!(same.contains("No difference that this many questions could show: mc1 +0.0 points"), "{same}");
+        assert!(same.contains("a true difference of"), "{same}");
+        let up = bits(60, |i| i % 2 == 0 || i < 30);
+        let better =
+            words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up), ("system prompt", "system", &u)]);
+        assert!(better.contains("The vector raises mc1: +25.0 points"), "{better}");
+        assert!(better.contains("The vector does better than \"system prompt\""), "{better}");
+        let worse =
+            words(&[("unsteered", "unsteered", &up), ("steered", "steered", &u), ("random vector", "random", &u)]);
+        assert!(
+            worse.contains("lowers mc1") && worse.contains("Between the vector and \"random vector\" no difference")
+        );
+        // The true answer is always the shorter one in these items.
+        assert!(same.contains("\"always the shortest\", is right on 100.0 %"), "{same}");
+    }
+
+    #[test]
+    fn many_settings_are_corrected_for() {
+        // A difference that is significant by itself (6 gained, p = 0.03) and not among three.
+        let u = bits(60, |i| i % 2 == 0);
+        let up = bits(60, |i| i % 2 == 0 || i < 12);
+        let alone = words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up)]);
+        assert!(!alone.contains("Holm"), "{alone}");
+        let among = words(&[
+            ("unsteered", "unsteered", &u),
+            ("steered", "steered", &up),
+            ("a", "random", &u),
+            ("b", "random", &u),
+        ]);
+        assert!(among.contains("(Holm) that is no longer significant at 5 %"), "{among}");
+        let points = words(&[
+            ("unsteered", "unsteered", &u),
+            ("L1 5%", "point", &up),
+            ("L1 10%", "point", &u),
+            ("L2 5%", "point", &u),
+        ]);
+        assert!(points.contains("3 settings") && points.contains("none of them improve"), "{points}");
+    }
+}

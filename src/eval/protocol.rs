@@ -1,0 +1,99 @@
+//! Protocols: what is asked of the model, and in which order answers are shown.
+
+use super::benchmark::Item;
+use crate::data::permutation;
+use std::fmt;
+use std::str::FromStr;
+
+/// How items are put to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TruthfulQA's MC1, MC2 and MC3 in one pass: every answer scored as a continuation.
+    Mc,
+    /// MC1 alone.
+    Mc1,
+    /// MC2 alone.
+    Mc2,
+    /// MC3 alone.
+    Mc3,
+    /// The best answer against the best incorrect one, as continuations (TruthfulQA.csv of January 2025).
+    Pair,
+    /// The same two answers shown as options A and B, in both orders; the letter's probability decides.
+    Binary,
+    /// All answers of MC1 shown as options in an order drawn by the seed; the letter's probability decides.
+    Letter,
+    /// Answers of any multiple-choice data as continuations.
+    Choice,
+    /// Answers of any multiple-choice data shown as options in the data's order; the letter's probability decides.
+    Options,
+    /// Running text: perplexity, and divergence from the unsteered model.
+    Text,
+}
+
+impl Protocol {
+    const ALL: [Self; 10] = [
+        Self::Mc,
+        Self::Mc1,
+        Self::Mc2,
+        Self::Mc3,
+        Self::Pair,
+        Self::Binary,
+        Self::Letter,
+        Self::Choice,
+        Self::Options,
+        Self::Text,
+    ];
+
+    /// Its name on the command line and in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mc => "mc",
+            Self::Mc1 => "mc1",
+            Self::Mc2 => "mc2",
+            Self::Mc3 => "mc3",
+            Self::Pair => "pair",
+            Self::Binary => "binary",
+            Self::Letter => "letter",
+            Self::Choice => "choice",
+            Self::Options => "options",
+            Self::Text => "text",
+        }
+    }
+
+    /// True where the options stand in the prompt and a letter is the answer.
+    pub fn shows_options(self) -> bool {
+        matches!(self, Self::Binary | Self::Letter | Self::Options)
+    }
+
+    /// The orders in which an item's answers are shown; one `None` where they are not.
+    pub fn orders(self, item: &Item, seed: u64) -> Vec<Option<Vec<usize>>> {
+        let n = item.answers.len();
+        match self {
+            Self::Binary => vec![Some((0..n).collect()), Some((0..n).rev().collect())],
+            // An order of its own for each item, the same for every condition.
+            Self::Letter => {
+                let own = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(item.index as u64);
+                vec![Some(permutation(n, own))]
+            }
+            Self::Options => vec![Some((0..n).collect())],
+            _ => vec![None],
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|p| p.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|p| p.name()).collect();
+            format!("no protocol is called {text:?} (known: {})", names.join(", "))
+        })
+    }
+}

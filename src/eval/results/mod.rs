@@ -1,0 +1,12 @@
+//! Results apart from their analysis: one JSON line for each item and condition, under a first line that says exactly
+//! what was run. Every figure is computed from these lines, and can be computed again.
+
+mod manifest;
+mod merge;
+mod record;
+mod store;
+
+pub use manifest::{ConditionFacts, DataFacts, Manifest, ModelFacts, Shard, differences};
+pub use merge::{Run, merge};
+pub use record::{Answer, Record, TextScore, View};
+pub use store::{ResultsError, Store, read};

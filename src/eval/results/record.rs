@@ -1,0 +1,109 @@
+//! One line of results: what was measured of one item under one condition. No judgement: whether it is right follows from
+//! these numbers and the protocol's definition (`super::super::measure`).
+
+use serde::{Deserialize, Serialize};
+
+/// An answer that was scored.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answer {
+    /// The answer.
+    pub text: String,
+    /// True or false among all answers; absent where the answer belongs to MC1 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<bool>,
+    /// True or false in MC1, whose true answer is the best one; absent where the answer does not take part in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mc1: Option<bool>,
+}
+
+impl Answer {
+    /// An answer with one label and no part in MC1.
+    pub fn new(text: impl Into<String>, label: bool) -> Self {
+        Self { text: text.into(), label: Some(label), mc1: None }
+    }
+}
+
+/// The answers scored once, in one order of presentation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// Where options were shown: the answers (their places in [`Record::answers`]) behind letters A, B, ... Absent where
+    /// each answer was scored as a continuation of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Vec<usize>>,
+    /// For each of [`Record::answers`], the summed natural log-probability of its tokens (of its letter, where options
+    /// were shown), nats.
+    pub logprobs: Vec<f64>,
+    /// For each of them, the number of those tokens.
+    pub n_tokens: Vec<usize>,
+}
+
+/// A stretch of running text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TextScore {
+    /// Tokens that were predicted.
+    pub n_tokens: usize,
+    /// Sum of their negative natural log-probabilities, nats.
+    pub nll: f64,
+    /// Sum over them of KL(unsteered || this condition) of the next-token distributions, nats; 0 for the unsteered model.
+    pub kl: f64,
+    /// Predictions whose most probable token is the unsteered model's.
+    pub same_top: usize,
+}
+
+/// What was measured of one item under one condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Place among the items of the run, from 0.
+    pub item: usize,
+    /// Place in the data file, from 0.
+    pub index: usize,
+    /// The condition's name in the manifest.
+    pub condition: String,
+    /// The question, or the beginning of the text.
+    pub question: String,
+    /// Its category, where the data gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    /// The answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answer>,
+    /// Their scores, once for each order of presentation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<View>,
+    /// The scores of running text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextScore>,
+}
+
+impl Record {
+    /// What is wrong with its shape, in words; `None` for a sound record.
+    pub fn fault(&self) -> Option<String> {
+        for (v, view) in self.views.iter().enumerate() {
+            let n = self.answers.len();
+            if view.logprobs.len() != n || view.n_tokens.len() != n {
+                return Some(format!(
+                    "view {v} has {} scores and {} token counts for {n} answers",
+                    view.logprobs.len(),
+                    view.n_tokens.len()
+                ));
+            }
+            if view.n_tokens.contains(&0) {
+                return Some(format!("view {v} has an answer without tokens"));
+            }
+            if let Some(order) = &view.order {
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                if sorted != (0..n).collect::<Vec<_>>() {
+                    return Some(format!("view {v}: {order:?} is no order of {n} answers"));
+                }
+            }
+        }
+        match (&self.text, self.views.is_empty()) {
+            (Some(t), true) if t.n_tokens == 0 => Some("a text without tokens".into()),
+            (Some(_), true) => None,
+            (None, false) if self.answers.is_empty() => Some("no answers".into()),
+            (None, false) => None,
+            _ => Some("a record holds either views of answers or a text".into()),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Two conditions on the same items, each item right or wrong.
+
+use super::{Interval, z};
+use statrs::function::beta::{beta_reg, ln_beta};
+
+/// Exact McNemar test: the two-sided binomial p of `gained` against `lost` discordant pairs under probability 1/2
+/// (McNemar 1947; the exact conditional test). 1 where there are none.
+pub fn mcnemar_exact(gained: usize, lost: usize) -> f64 {
+    let n = gained + lost;
+    let k = gained.min(lost);
+    if 2 * k == n {
+        return 1.0;
+    }
+    // P(X <= k) for X ~ Binomial(n, 1/2).
+    (2.0 * beta_reg((n - k) as f64, k as f64 + 1.0, 0.5)).min(1.0)
+}
+
+/// Sign test: the two-sided exact binomial p of `wins` against `losses`; ties are left out (Dixon and Mood 1946, JASA
+/// 41:557). The same figure as the exact McNemar test, under the name that goes with values instead of rights.
+pub fn sign_test(wins: usize, losses: usize) -> f64 {
+    mcnemar_exact(wins, losses)
+}
+
+/// Posterior probability that the second condition is the better one: that a discordant item is more often gained than
+/// lost, P(theta > 1/2) for `gained` of `gained + lost` under Jeffreys' prior Beta(1/2, 1/2). 1/2 where nothing is
+/// discordant.
+pub fn posterior_advantage(gained: usize, lost: usize) -> f64 {
+    // 1 - I_{1/2}(a, b) = I_{1/2}(b, a)
+    beta_reg(lost as f64 + 0.5, gained as f64 + 0.5, 0.5)
+}
+
+/// Density at `theta` (0 to 1, both left out) of that posterior, Beta(gained + 1/2, lost + 1/2).
+pub fn posterior_density(gained: usize, lost: usize, theta: f64) -> f64 {
+    let (a, b) = (gained as f64 + 0.5, lost as f64 + 0.5);
+    ((a - 1.0) * theta.ln() + (b - 1.0) * (-theta).ln_1p() - ln_beta(a, b)).exp()
+}
+
+/// Interval of the difference of two paired proportions, (gained - lost) / n: Wald's with one pair added to each discordant
+/// cell (Bonett and Price 2012, J. Educ. Behav. Stat. 37:479; recommended by Fagerland et al. 2014, Stat. Med. 33:2850).
+pub fn paired_difference(gained: usize, lost: usize, n: usize, level: f64) -> Interval {
+    assert!(gained + lost <= n && n > 0, "{gained} gained and {lost} lost of {n}");
+    let m = n as f64 + 2.0;
+    let (p, q) = ((gained as f64 + 1.0) / m, (lost as f64 + 1.0) / m);
+    let d = p - q;
+    let half = z(level) * ((p + q - d * d) / m).sqrt();
+    Interval { lo: (d - half).max(-1.0), hi: (d + half).min(1.0) }
+}
+
+/// Two conditions on the same items, each right or wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairedProportions {
+    /// Items.
+    pub n: usize,
+    /// Right under the second condition only.
+    pub gained: usize,
+    /// Right under the first condition only.
+    pub lost: usize,
+    /// Second minus first, as a fraction.
+    pub difference: f64,
+    /// Its interval ([`paired_difference`]).
+    pub interval: Interval,
+    /// Exact McNemar p ([`mcnemar_exact`]).
+    pub p: f64,
+}
+
+/// Compares two conditions item by item; `None` for no items.
+///
+/// # Panics
+/// If the two lists differ in length.
+pub fn compare_proportions(first: &[bool], second: &[bool], level: f64) -> Option<PairedProportions> {
+    assert_eq!(first.len(), second.len(), "a paired comparison needs the same items");
+    let n = first.len();
+    let gained = first.iter().zip(second).filter(|&(&a, &b)| !a && b).count();
+    let lost = first.iter().zip(second).filter(|&(&a, &b)| a && !b).count();
+    (n > 0).then(|| PairedProportions {
+        n,
+        gained,
+        lost,
+        difference: (gained as f64 - lost as f64) / n as f64,
+        interval: paired_difference(gained, lost, n, level),
+        p: mcnemar_exact(gained, lost),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::close;
+    use super::*;
+
+    /// SciPy 1.17.1: `binomtest(min(b, c), b + c, 0.5).pvalue`.
+    #[test]
+    fn mcnemar_equals_scipy() {
+        for (b, c, p) in [
+            (5, 3, 0.7265625),
+            (0, 0, 1.0),
+            (4, 4, 1.0),
+            (10, 2, 0.03857421875),
+            (0, 7, 0.015625),
+            (61, 40, 0.046044066929342785),
+        ] {
+            close(mcnemar_exact(b, c), p, 1e-10);
+            close(mcnemar_exact(c, b), p, 1e-10);
+        }
+    }
+
+    /// The formula of Bonett and Price evaluated with NumPy and `scipy.stats.norm.ppf(0.975)` (SciPy 1.17.1); the first
+    /// row is the example of Fagerland et al. 2014 (airway hyper-responsiveness, 1 and 7 discordant of 21).
+    #[test]
+    fn paired_difference_values() {
+        for (b, c, n, lo, hi) in [
+            (1, 7, 21, -0.5083593066664394, -0.013379823768343235),
+            (0, 0, 100, -0.027174584791170155, 0.027174584791170155),
+            (12, 5, 150, -0.009674335242677141, 0.10177959840057188),
+        ] {
+            let i = paired_difference(b, c, n, 0.95);
+            close(i.lo, lo, 1e-9);
+            close(i.hi, hi, 1e-9);
+        }
+    }
+
+    /// SciPy 1.17.1: `beta.sf(0.5, g + 0.5, l + 0.5)` and `beta.pdf(t, g + 0.5, l + 0.5)`.
+    #[test]
+    fn posterior_equals_scipy() {
+        for (g, l, p) in [
+            (5, 3, 0.758689939247779),
+            (0, 0, 0.5),
+            (12, 2, 0.9973912849822398),
+            (0, 7, 0.0015017735386984319),
+            (61, 40, 0.9819348508511719),
+        ] {
+            close(posterior_advantage(g, l), p, 1e-10);
+            close(posterior_advantage(l, g), 1.0 - p, 1e-10);
+        }
+        for (g, l, t, d) in
+            [(5, 3, 0.6, 2.354605496785163), (0, 7, 0.01, 14.23480598678847), (61, 40, 0.5, 0.8914925030952174)]
+        {
+            close(posterior_density(g, l, t), d, 1e-10);
+        }
+    }
+
+    #[test]
+    fn comparison_counts() {
+        let first = [true, true, false, false, false];
+        let second = [true, false, true, true, false];
+        let c = compare_proportions(&first, &second, 0.95).unwrap();
+        assert_eq!((c.n, c.gained, c.lost), (5, 2, 1));
+        close(c.difference, 0.2, 1e-12);
+        assert_eq!(c.p, 1.0);
+        assert!(compare_proportions(&[], &[], 0.95).is_none());
+    }
+}

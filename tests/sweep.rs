@@ -1,0 +1,153 @@
+//! `bidpo sweep` on a handful of questions, and its report in a browser.
+
+mod common;
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn bidpo() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
+    command.env("BIDPO_THREADS", "1");
+    command
+}
+
+/// Twelve questions in the form of TruthfulQA's CSV, and a split of them.
+fn data(dir: &Path) -> (PathBuf, PathBuf) {
+    let (data, split) = (dir.join("q.csv"), dir.join("split.json"));
+    let mut out = csv::Writer::from_path(&data).unwrap();
+    out.write_record([
+        "Category",
+        "Question",
+        "Best Answer",
+        "Best Incorrect Answer",
+        "Correct Answers",
+        "Incorrect Answers",
+    ])
+    .unwrap();
+    for i in 0..12 {
+        let q = format!("Does topic{i} <make> thing{i}?");
+        let (yes, no) = (format!("Yes, {i} & more"), format!("No, {i} does not"));
+        out.write_record([&format!("c{}", i % 3), &q, &no, &yes, &no, &yes]).unwrap();
+    }
+    out.flush().unwrap();
+    let mut command = bidpo();
+    command.args(["data", "split", "--train", "4", "--valid", "4"]).arg(&data).arg("-o").arg(&split);
+    command.assert().success();
+    (data, split)
+}
+
+/// The browser, or None with the reason printed; a panic instead if `BIDPO_REQUIRE_MODELS` is set: `make test` installs it.
+fn chromium() -> Option<&'static str> {
+    let found = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| std::process::Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
+    if found.is_none() {
+        assert!(
+            std::env::var_os("BIDPO_REQUIRE_MODELS").is_none(),
+            "BIDPO_REQUIRE_MODELS is set and chromium is missing"
+        );
+        eprintln!("SKIPPED: chromium is missing");
+    }
+    found
+}
+
+/// What the browser makes of a page, `width` points wide.
+fn dom(browser: &str, page: &Path, width: usize) -> String {
+    let profile = tempfile::tempdir().unwrap();
+    let mut command = Command::new(browser);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]);
+    command.arg(format!("--window-size={width},900")).arg(format!("--user-data-dir={}", profile.path().display()));
+    command.arg(format!("file://{}", page.display())).timeout(std::time::Duration::from_secs(60));
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_sweep_and_its_report() {
+    let Some(model) = common::model(common::SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (data, split) = data(dir.path());
+    let vector = dir.path().join("v.gguf");
+    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
+    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&vector).unwrap();
+    let sample = dir.path().join("t.txt");
+    std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(4)).unwrap();
+    let out = dir.path().join("sweep");
+    let command = |scales: &str| {
+        let mut command = bidpo();
+        command
+            .args(["sweep", "-p", "pair", "--prompt", "none", "--layers", "14-15", "--scales", scales, "--shots", "2"]);
+        command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
+        command.arg("--text").arg(&sample).arg("-o").arg(&out).arg("--json");
+        command
+    };
+    let run = |scales: &str| -> Value {
+        serde_json::from_slice(&command(scales).assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let first = run("-20%,20%");
+    let conditions = |v: &Value| v["measures"][0]["conditions"].as_array().unwrap().clone();
+    let names: Vec<String> =
+        conditions(&first["valid"]).iter().map(|c| c["condition"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["unsteered", "layer 14, -20 %", "layer 14, +20 %", "layer 15, -20 %", "layer 15, +20 %"]);
+    // The chosen setting is the best on validation, the smaller layer of equals, and is what the test measures.
+    let best = conditions(&first["valid"])[1..].iter().map(|c| c["value"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+    let chosen = format!("layer {}, {:+} %", first["chosen"]["layer"], first["chosen"]["percent"].as_f64().unwrap());
+    let of = conditions(&first["valid"]).into_iter().find(|c| c["condition"] == chosen.as_str()).unwrap();
+    assert_eq!(of["value"].as_f64(), Some(best));
+    let steered = &first["test"]["manifest"]["conditions"][1];
+    assert_eq!((&steered["name"], &steered["chosen_on"]["settings"]), (&"steered".into(), &4.into()));
+    assert_eq!(first["test"]["manifest"]["selection"]["part"], "test");
+    assert!(conditions(&first["test"]).len() >= 8, "all baselines");
+    // A vector of one layer is moved to another, and the file says so.
+    assert_eq!(first["valid"]["manifest"]["conditions"][1]["moved_from"], 15);
+    // The scale is what it says: 20 % of the residual norm there, over the vector's own length.
+    let norm = first["residual_norm_median"]["15"].as_f64().unwrap();
+    let length = (0..576).map(|i| f64::from(i % 7 - 3).powi(2)).sum::<f64>().sqrt();
+    let factor = first["valid"]["manifest"]["conditions"][4]["factor"].as_f64().unwrap();
+    assert!((factor - 0.2 * norm / length).abs() < 1e-9 * factor, "{factor}");
+
+    // Again, nothing is computed; another scale adds to what is there.
+    let before = std::fs::read(out.join("valid.jsonl")).unwrap();
+    command("-20%,20%").assert().success().stderr(predicate::str::contains("nothing is computed").count(3));
+    assert_eq!(before, std::fs::read(out.join("valid.jsonl")).unwrap());
+    let more = command("-20%,10%,20%").assert().success().get_output().stderr.clone();
+    assert!(
+        String::from_utf8_lossy(&more).contains("Going on after 20 of 28 results"),
+        "{}",
+        String::from_utf8_lossy(&more)
+    );
+
+    // The page of the whole folder.
+    let page = dir.path().join("report.html");
+    let said = bidpo().arg("report").arg(&out).arg("--html").arg(&page).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8_lossy(&said).contains("settings of layer and scale were tried"));
+    let html = std::fs::read_to_string(&page).unwrap();
+    for outside in ["http:", "https:", "<script", "src=", "url("] {
+        assert!(!html.contains(outside), "{outside} in the page: it would not work offline");
+    }
+    let Some(browser) = chromium() else { return };
+    let shown = dom(browser, &page, 1200);
+    for part in ["over the scale", "What truthfulness costs", "Pareto front", "Protocol, exactly"] {
+        assert!(shown.contains(part), "{part:?} is missing in what the browser shows");
+    }
+    assert_eq!(shown.matches("<svg").count(), html.matches("<svg").count());
+    // Nothing stands out of the page on a phone. Only the test's copy holds a script.
+    let probe =
+        "<script>document.title='width '+document.documentElement.scrollWidth+' of '+innerWidth</script></body>";
+    let narrow = dir.path().join("narrow.html");
+    std::fs::write(&narrow, html.replace("</body>", probe)).unwrap();
+    let shown = dom(browser, &narrow, 500);
+    let title = shown.split("<title>width ").nth(1).and_then(|t| t.split('<').next()).unwrap().to_owned();
+    let (page_width, window) = title.split_once(" of ").unwrap();
+    assert!(page_width.parse::<u32>().unwrap() <= window.parse::<u32>().unwrap(), "{title}");
+}
+
+#[test]
+fn settings_that_cannot_be_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = bidpo();
+    command.args(["sweep", "-m", "m.gguf", "-v", "no.gguf", "-d", "no.csv", "-o"]).arg(dir.path().join("o"));
+    command.assert().code(1).stderr(predicate::str::contains("no.csv"));
+    command.args(["--scales", "5"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
+}
