@@ -15,14 +15,20 @@ use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-/// One test at a time. ggml's sockets are inherited by processes that another test starts in the meantime, and a worker
-/// waits for the client that it believes is still there.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Tests that talk to workers from this process run alone: ggml's sockets are inherited by whatever process is started in the
+/// meantime, and a worker waits for the client that it believes is still there.
+static IN_PROCESS: RwLock<()> = RwLock::new(());
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    IN_PROCESS.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// For tests whose clients are processes of their own.
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    IN_PROCESS.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A worker on loopback; it ends with the test.
@@ -150,7 +156,7 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
         let (limit, nats) = if place.exact { (1e-4, 0.02) } else { (3e-2, 4.0) };
         assert!(1.0 - cosine < limit, "{name} on {}: gradient, 1 - cosine {:e}", place.name, 1.0 - cosine);
         assert!(difference < nats, "{name} on {}: {difference} nats", place.name);
-        // gemma's table of logits makes its reference a matter of minutes on one thread: in one place only.
+        // gemma's table of logits makes its reference a matter of half a minute on one thread: in one place only.
         if let Some(gold) =
             gold.as_ref().filter(|_| name != GEMMA || place.name == "CPU and two workers" || !place.exact)
         {
@@ -205,7 +211,7 @@ fn run(args: &[&str], flags: &[String]) -> String {
 
 #[test]
 fn the_same_vector_is_trained() {
-    let _alone = alone();
+    let _guard = beside_others();
     let Some(path) = common::model(SMOL) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (path.to_str().unwrap(), folder.path().join("v.gguf"));
@@ -226,8 +232,8 @@ fn the_same_vector_is_trained() {
     for place in places(&a, &b, 30) {
         let got = train(&place.flags);
         // Adam divides by the size of the gradient: where a number of it is next to 0, rounding decides its sign. With
-        // nothing rounded for speed a CPU and a worker differ by 1e-5; a GPU's products round more.
-        let limit = if place.exact { 1e-3 } else { 5e-2 };
+        // nothing rounded for speed a CPU and a worker differ by 2e-5; a GPU, whose gradient is off by 1e-2, by 5e-2.
+        let limit = if place.exact { 1e-3 } else { 0.15 };
         eprintln!("{}: 1 - cosine {:e}", place.name, 1.0 - cosine(&got, &want));
         assert!(1.0 - cosine(&got, &want) < limit, "{}: 1 - cosine {:e}", place.name, 1.0 - cosine(&got, &want));
     }
@@ -235,7 +241,7 @@ fn the_same_vector_is_trained() {
 
 #[test]
 fn extraction_evaluation_and_answers_are_the_same() {
-    let _alone = alone();
+    let _guard = beside_others();
     let (Some(path), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
         return;
     };
@@ -310,7 +316,10 @@ fn extraction_evaluation_and_answers_are_the_same() {
             got.1
         );
         assert!(distance(&want.0, &got.0) <= limit, "{}: {:e}", place.name, distance(&want.0, &got.0));
-        let mc2 = |v: &Value| v["mc2"].as_f64().unwrap_or_else(|| panic!("{v}"));
+        let mc2 = |v: &Value| {
+            let value = &v["measures"][0]["conditions"][0]["value"];
+            value.as_f64().unwrap_or_else(|| panic!("{v}"))
+        };
         let limit = if place.exact { 1e-3 } else { 0.05 };
         assert!((mc2(&want.1) - mc2(&got.1)).abs() < limit, "{}: {} and {}", place.name, want.1, got.1);
         if place.exact {
@@ -321,7 +330,7 @@ fn extraction_evaluation_and_answers_are_the_same() {
 
 #[test]
 fn a_worker_that_dies_leaves_the_checkpoint() {
-    let _alone = alone();
+    let _guard = beside_others();
     let Some(path) = common::model(SMOL) else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("v.gguf");
@@ -370,7 +379,7 @@ fn a_worker_that_dies_leaves_the_checkpoint() {
 
 #[test]
 fn what_is_not_there_is_said() {
-    let _alone = alone();
+    let _guard = beside_others();
     let Some(path) = common::model(SMOL) else { return };
     let ask = |flags: &[&str]| {
         let mut command = bidpo();
@@ -407,7 +416,7 @@ fn what_is_not_there_is_said() {
 
 #[test]
 fn a_worker_that_others_reach_says_so() {
-    let _alone = alone();
+    let _guard = beside_others();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
         .args(["worker", "--threads", "1", "--listen", &format!("0.0.0.0:{free}")])
@@ -424,7 +433,7 @@ fn a_worker_that_others_reach_says_so() {
 /// Experts, attention sinks, soft caps, latent attention, values that skip layers, fused matrices.
 #[test]
 fn other_architectures_on_a_worker() {
-    let _alone = alone();
+    let _guard = beside_others();
     let worker = Worker::start();
     let folder = tempfile::tempdir().unwrap();
     for family in ["mixtral", "gpt-oss", "gemma2", "gemma4", "deepseek2", "phi3"] {

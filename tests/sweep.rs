@@ -144,6 +144,37 @@ fn a_sweep_and_its_report() {
 }
 
 #[test]
+fn shards_of_a_sweep_are_put_together() {
+    let Some(model) = common::model(common::SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (data, split) = data(dir.path());
+    let vector = dir.path().join("v.gguf");
+    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
+    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&vector).unwrap();
+    let out = dir.path().join("sweep");
+    let command = |more: &[&str]| {
+        let mut command = bidpo();
+        command.args(["sweep", "-p", "pair", "--prompt", "none", "--scales", "-20%,20%", "--shots", "2", "--json"]);
+        command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
+        command.arg("-o").arg(&out).args(more);
+        command
+    };
+    command(&["--shard", "1/2"]).assert().success().stdout(predicate::str::contains("chosen").not());
+    assert!(out.join("valid.shard-1-of-2.jsonl").exists());
+    let alone = command(&[]).assert().code(1).get_output().stderr.clone();
+    assert!(String::from_utf8_lossy(&alone).contains("shard 2/2 is missing"), "{}", String::from_utf8_lossy(&alone));
+    assert!(!out.join("valid.jsonl").exists());
+    command(&["--shard", "2/2"]).assert().success();
+    let whole = command(&[]).assert().success().stderr(predicate::str::contains("put together from 2 shards"));
+    let found: Value = serde_json::from_slice(&whole.get_output().stdout).unwrap();
+    assert_eq!(found["valid"]["measures"][0]["conditions"].as_array().unwrap().len(), 3);
+    assert_eq!(found["valid"]["n"], 4);
+    assert!(found["chosen"]["layer"] == 15, "{found}");
+    assert!(!out.join("valid.shard-1-of-2.jsonl").exists(), "a report would find its items twice");
+    bidpo().arg("report").arg(&out).assert().success();
+}
+
+#[test]
 fn settings_that_cannot_be_tried() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = bidpo();

@@ -16,7 +16,7 @@ use bidpo::eval::condition::Condition;
 use bidpo::eval::prompt::{Change, QUESTION_FORM, Style};
 use bidpo::eval::protocol::Protocol;
 use bidpo::eval::report;
-use bidpo::eval::results::{DataFacts, Manifest, Shard};
+use bidpo::eval::results::{DataFacts, Manifest, Shard, Store, merge};
 use bidpo::eval::run::Measurement;
 use bidpo::eval::sweep::{Percents, best, points};
 use bidpo::eval::text::Windows;
@@ -77,6 +77,10 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     prompt: PromptArgs,
+    /// Only every n-th item of the settings' measurements, from the i-th on: i/n, for n runs side by side with the same
+    /// FOLDER. The same command without --shard then puts them together and goes on.
+    #[arg(long, value_name = "i/n")]
+    shard: Option<Shard>,
     /// Folder of the results. The same command goes on with what is there, another one adds to it.
     #[arg(long, short = 'o', value_name = "FOLDER")]
     out: PathBuf,
@@ -90,10 +94,26 @@ struct Sweep<'a> {
     args: &'a Args,
     model: Arc<Model>,
     base: Manifest,
+    shard: Shard,
+}
+
+/// How the names of a file's shards begin.
+fn shard_prefix(file: &str) -> String {
+    format!("{}.shard-", file.strip_suffix(".jsonl").unwrap_or(file))
+}
+
+/// How the measurement of some items ended.
+enum Part {
+    /// By Ctrl-C.
+    Stopped,
+    /// The items of one shard are there.
+    Shard,
+    /// All are there.
+    Whole(Analysis),
 }
 
 impl Sweep<'_> {
-    /// Measures some items under some conditions into a file of the folder; `None` when Ctrl-C ended it.
+    /// Measures some items under some conditions into a file of the folder.
     #[allow(clippy::too_many_arguments, reason = "each is one independent part of the run")]
     fn choice(
         &self,
@@ -104,7 +124,7 @@ impl Sweep<'_> {
         data: &[(PathBuf, String)],
         selection: Value,
         conditions: &[Condition],
-    ) -> anyhow::Result<Option<Analysis>> {
+    ) -> anyhow::Result<Part> {
         let mut m = self.base.clone();
         m.benchmark = name.into();
         m.protocol = style.protocol.name().into();
@@ -116,7 +136,7 @@ impl Sweep<'_> {
             model: &self.model,
             benchmark,
             style,
-            shard: Shard::WHOLE,
+            shard: self.shard,
             params: ScorerParams { n_threads: self.args.model.threads(), ..ScorerParams::default() },
         };
         self.all(file, m, conditions, |condition, session| {
@@ -131,10 +151,17 @@ impl Sweep<'_> {
         mut manifest: Manifest,
         conditions: &[Condition],
         mut one: impl FnMut(&Condition, &mut Session) -> Result<bool, SessionError>,
-    ) -> anyhow::Result<Option<Analysis>> {
-        let path = self.args.out.join(file);
-        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
+    ) -> anyhow::Result<Part> {
         manifest.conditions = conditions.iter().map(Condition::manifest).collect();
+        manifest.shard = self.shard;
+        let path = self.args.out.join(match self.shard {
+            Shard::WHOLE => file.to_owned(),
+            Shard { number, of } => format!("{}{number}-of-{of}.jsonl", shard_prefix(file)),
+        });
+        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
+        if self.shard == Shard::WHOLE && !path.exists() {
+            self.gather(file, &path, &manifest)?;
+        }
         let mut session = Session::resume(manifest, Some(&path))?;
         for condition in conditions {
             if !one(condition, &mut session).with_context(|| path.display().to_string())? {
@@ -142,13 +169,45 @@ impl Sweep<'_> {
             }
         }
         if !session.close() {
-            return Ok(None);
+            return Ok(Part::Stopped);
         }
-        Ok(Some(analyse(&session.into_run()?)?))
+        if self.shard != Shard::WHOLE {
+            return Ok(Part::Shard);
+        }
+        Ok(Part::Whole(analyse(&session.into_run()?)?))
+    }
+
+    /// Puts the shards of a file that are in the folder, if any, together as the file itself.
+    fn gather(&self, file: &str, path: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+        let prefix = shard_prefix(file);
+        let mut shards: Vec<PathBuf> = std::fs::read_dir(&self.args.out)
+            .with_context(|| self.args.out.display().to_string())?
+            .filter_map(|f| Some(f.ok()?.path()))
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+            .collect();
+        shards.sort();
+        let Some(run) = merge(&shards)?.into_iter().next() else { return Ok(()) };
+        eprintln!("{}: put together from {} shards", path.display(), shards.len());
+        // Under a temporary name: a file that is there counts as what a whole run left.
+        let whole = tempfile::Builder::new().prefix(".gather").tempdir_in(&self.args.out)?;
+        let made = whole.path().join(file);
+        let (mut store, _) = Store::open(&made, &run.manifest)?;
+        for records in &run.records {
+            store.push(records)?;
+        }
+        drop(store);
+        // Refused here if it is another run's.
+        Store::open(&made, manifest)?;
+        std::fs::rename(&made, path).with_context(|| format!("cannot write {}", path.display()))?;
+        // All they hold is in there; a report on the folder would find it twice.
+        for shard in &shards {
+            std::fs::remove_file(shard).with_context(|| format!("cannot remove {}", shard.display()))?;
+        }
+        Ok(())
     }
 
     /// Divergence and perplexity on a text.
-    fn text(&self, path: &Path, conditions: &[Condition]) -> anyhow::Result<Option<Analysis>> {
+    fn text(&self, path: &Path, conditions: &[Condition]) -> anyhow::Result<Part> {
         const WINDOW: usize = 256;
         let (content, data) = text::read(path)?;
         let windows = Windows::new(&self.model, &content, WINDOW, self.args.windows as usize)
@@ -163,7 +222,7 @@ impl Sweep<'_> {
         self.all("text.jsonl", m, conditions, |condition, session| {
             let done = session.done(&condition.name);
             let threads = self.args.model.threads();
-            windows.run(&self.model, condition, threads, Shard::WHOLE, &done, &mut |r| session.push(r))
+            windows.run(&self.model, condition, threads, self.shard, &done, &mut |r| session.push(r))
         })
     }
 }
@@ -215,31 +274,46 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let conditions: Vec<Condition> =
         [Condition::unsteered()].into_iter().chain(points.iter().map(|p| p.condition())).collect();
 
-    let sweep = Sweep { base: manifest(&args.model, &model, args.seed)?, model, args: &args };
+    let shard = args.shard.unwrap_or_default();
+    let sweep = Sweep { base: manifest(&args.model, &model, args.seed)?, model, args: &args, shard };
     let data = [(args.data.clone(), set.sha256.clone())];
     let part = |name: &str| -> anyhow::Result<Value> {
         let sha256 = sha256_of_file(&split_path).with_context(|| split_path.display().to_string())?;
         Ok(json!({ "split": file_name(&split_path), "split_sha256": sha256, "part": name, "limit": args.limit }))
     };
     let stopped = Ok(ExitCode::FAILURE);
-    let Some(on_valid) =
-        sweep.choice("valid.jsonl", "truthfulqa", &style, &items, &data, part("valid")?, &conditions)?
-    else {
-        return stopped;
-    };
+    let on_valid =
+        match sweep.choice("valid.jsonl", "truthfulqa", &style, &items, &data, part("valid")?, &conditions)? {
+            Part::Stopped => return stopped,
+            Part::Shard => None,
+            Part::Whole(analysis) => Some(analysis),
+        };
     let mut others = Vec::new();
     if let Some((benchmark, files)) = &costs {
         let style = Style { protocol: Protocol::Options, ..style_none(&args, &sweep.model)? };
         let selection = json!({ "few_shot": 0, "per_subject": args.per_subject });
-        let Some(a) = sweep.choice("mmlu.jsonl", "mmlu", &style, benchmark, files, selection, &conditions)? else {
-            return stopped;
-        };
-        others.push(a);
+        match sweep.choice("mmlu.jsonl", "mmlu", &style, benchmark, files, selection, &conditions)? {
+            Part::Stopped => return stopped,
+            Part::Shard => {}
+            Part::Whole(a) => others.push(a),
+        }
     }
     if let Some(path) = &args.text {
-        let Some(a) = sweep.text(path, &conditions)? else { return stopped };
-        others.push(a);
+        match sweep.text(path, &conditions)? {
+            Part::Stopped => return stopped,
+            Part::Shard => {}
+            Part::Whole(a) => others.push(a),
+        }
     }
+    let Some(on_valid) = on_valid else {
+        let folder = args.out.display().to_string();
+        if args.json {
+            println!("{}", json!({ "shard": shard, "folder": folder }));
+        } else {
+            println!("Shard {shard} is in {folder}. With all shards there, the same command without --shard goes on.");
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
 
     let chosen = best(&points, &on_valid.tables[0]).context("internal: a sweep without points")?;
     let facts = json!({
@@ -267,7 +341,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     )?;
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
     let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
-    let Some(on_test) = sweep.choice(&file, "truthfulqa", &style, &on_test_items, &data, part("test")?, &conditions)?
+    let Part::Whole(on_test) =
+        sweep.choice(&file, "truthfulqa", &style, &on_test_items, &data, part("test")?, &conditions)?
     else {
         return stopped;
     };
