@@ -197,9 +197,13 @@ fn print_findings(found: &Inspection, pairs: &[Triple]) {
             "\nA classifier that never sees the prompt is right on {:.1} % of held-out pairs (50 % is chance).",
             100.0 * surface
         );
-        if surface > 0.65 {
-            println!("What a vector learns from these pairs may be that surface.");
-        }
+    }
+    let warnings = found.warnings();
+    if !warnings.is_empty() {
+        println!();
+    }
+    for warning in warnings {
+        println!("Beware: {warning}.");
     }
 }
 

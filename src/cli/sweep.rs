@@ -109,7 +109,7 @@ enum Part {
     /// The items of one shard are there.
     Shard,
     /// All are there.
-    Whole(Analysis),
+    Whole(Box<Analysis>),
 }
 
 impl Sweep<'_> {
@@ -174,7 +174,7 @@ impl Sweep<'_> {
         if self.shard != Shard::WHOLE {
             return Ok(Part::Shard);
         }
-        Ok(Part::Whole(analyse(&session.into_run()?)?))
+        Ok(Part::Whole(Box::new(analyse(&session.into_run()?)?)))
     }
 
     /// Puts the shards of a file that are in the folder, if any, together as the file itself.
@@ -286,7 +286,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         match sweep.choice("valid.jsonl", "truthfulqa", &style, &items, &data, part("valid")?, &conditions)? {
             Part::Stopped => return stopped,
             Part::Shard => None,
-            Part::Whole(analysis) => Some(analysis),
+            Part::Whole(analysis) => Some(*analysis),
         };
     let mut others = Vec::new();
     if let Some((benchmark, files)) = &costs {
@@ -295,14 +295,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         match sweep.choice("mmlu.jsonl", "mmlu", &style, benchmark, files, selection, &conditions)? {
             Part::Stopped => return stopped,
             Part::Shard => {}
-            Part::Whole(a) => others.push(a),
+            Part::Whole(a) => others.push(*a),
         }
     }
     if let Some(path) = &args.text {
         match sweep.text(path, &conditions)? {
             Part::Stopped => return stopped,
             Part::Shard => {}
-            Part::Whole(a) => others.push(a),
+            Part::Whole(a) => others.push(*a),
         }
     }
     let Some(on_valid) = on_valid else {

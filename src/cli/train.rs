@@ -4,6 +4,7 @@ mod progress;
 
 use anyhow::{Context as _, bail, ensure};
 use bidpo::check::middle_layer;
+use bidpo::data::inspect::{Triple, inspect};
 use bidpo::data::{
     ChatTemplate, Message, PreferencePair, PreferenceSet, Prompt, Split, TemplateChoice, TokenizedPair, split,
 };
@@ -268,6 +269,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),
         n => eprintln!("note: the prompts of {n} pairs are empty: they train on what follows an empty question"),
     }
+    warn_of_data(&set);
     let baseline_prompt = args.baseline_prompt.clone().or_else(|| builtin_baseline(&set.name).map(str::to_owned));
     let pairs = encode(&set, &model, &template, None)?;
     let prompted = match &baseline_prompt {
@@ -373,6 +375,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     report(&args, &record, &output, &card, &checkpoint)?;
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says what `bidpo data inspect` would find.
+fn warn_of_data(set: &PreferenceSet) {
+    /// Every pair is compared with every other.
+    const MOST: usize = 5000;
+    if set.len() > MOST {
+        eprintln!("note: {} pairs are not looked through here: `bidpo data inspect` does it", set.len());
+        return;
+    }
+    let triples: Vec<Triple> = set.pairs.iter().map(Triple::from).collect();
+    for warning in inspect(&triples).warnings() {
+        eprintln!("note: {warning} (`bidpo data inspect` shows more)");
+    }
 }
 
 fn remove_checkpoint(path: &Path) -> anyhow::Result<()> {

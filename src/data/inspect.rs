@@ -61,6 +61,48 @@ pub struct Inspection {
     pub surface: Option<f64>,
 }
 
+/// Standard errors beyond which a difference of chosen and rejected answers is said.
+const NOT_CHANCE: f64 = 3.0;
+/// Accuracy of [`Inspection::surface`] beyond which it is said.
+const GIVES_AWAY: f64 = 0.65;
+
+impl Inspection {
+    /// What somebody who trains on these pairs should be told.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        match self.contradictions.len() {
+            0 => {}
+            1 => out.push("two pairs contradict each other: one chooses what the other rejects".to_owned()),
+            n => out.push(format!("{n} times one pair chooses what another pair of the same prompt rejects")),
+        }
+        for b in self.balance.iter().filter(|b| b.z.abs() > NOT_CHANCE) {
+            let (more, less) = (b.chosen.max(b.rejected), b.chosen.min(b.rejected));
+            let side = if b.chosen > b.rejected { "chosen" } else { "rejected" };
+            match b.what.as_str() {
+                "characters" => out.push(format!(
+                    "the {side} answers are the longer ones, {more:.0} characters against {less:.0}: the vector may learn length"
+                )),
+                NEGATION => out.push(format!(
+                    "{:.0} % of the {side} answers hold a negation, of the others {:.0} %: the vector may learn to deny",
+                    100.0 * more,
+                    100.0 * less
+                )),
+                _ => {}
+            }
+        }
+        if let Some(surface) = self.surface.filter(|&s| s > GIVES_AWAY) {
+            out.push(format!(
+                "a classifier that never sees the prompt tells the two answers apart in {:.0} % of held-out pairs: what the \
+                 vector learns may be their wording",
+                100.0 * surface
+            ));
+        }
+        out
+    }
+}
+
+const NEGATION: &str = "with a negation";
+
 fn is_negation(word: &str) -> bool {
     const WORDS: [&str; 12] =
         ["no", "not", "never", "none", "nothing", "nobody", "neither", "nor", "nowhere", "cannot", "without", "hardly"];
@@ -123,7 +165,7 @@ fn balance(pairs: &[Triple]) -> Vec<Balance> {
     let mut out = vec![
         of("characters", &|t| t.chars().count() as f64),
         of("words", &|t| words(t).len() as f64),
-        of("with a negation", &|t| flag(words(t).iter().any(|w| is_negation(w)))),
+        of(NEGATION, &|t| flag(words(t).iter().any(|w| is_negation(w)))),
     ];
     // The first words that occur most.
     let mut firsts: BTreeMap<String, usize> = BTreeMap::new();
@@ -230,6 +272,7 @@ mod tests {
         let i = inspect(&pairs);
         assert_eq!((i.repeated.as_slice(), i.empty_prompts, i.surface), (&[(0, 1)][..], 1, None));
         assert_eq!(i.contradictions, [(0, 2), (1, 2)]);
+        assert!(i.warnings()[0].starts_with("2 times one pair chooses"), "{:?}", i.warnings());
         assert!(i.near.iter().any(|n| (n.0, n.1) == (0, 3)), "{:?}", i.near);
         let ours = ["Glass: liquid?".to_owned(), "Who am I?".to_owned()];
         assert_eq!(overlap(&ours, &[pairs[0].prompt.clone()], 0.6).len(), 1);
@@ -248,5 +291,8 @@ mod tests {
         // One cannot be told apart by its surface, the other is meant to be.
         assert!(facts.surface.unwrap() < 0.65, "{:?}", facts.surface);
         assert!(style.surface.unwrap() > 0.9, "{:?}", style.surface);
+        assert_eq!(facts.warnings(), Vec::<String>::new());
+        let said = style.warnings().join("\n");
+        assert!(said.contains("never sees the prompt") && said.contains("may learn length"), "{said}");
     }
 }

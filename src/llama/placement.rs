@@ -236,7 +236,11 @@ impl Placement {
             } else {
                 ""
             };
-            let layers = if k == 0 { "layers " } else { "" };
+            let layers = match k {
+                0 if first == last => "layer ",
+                0 => "layers ",
+                _ => "",
+            };
             text.push(format!("{layers}{what}{and} on {}", self.long(device)));
         }
         if !output.is_empty() {
@@ -268,7 +272,7 @@ mod tests {
         let p = Placement::finish(&[]);
         assert_eq!((p.layers.clone(), p.output.as_str()), (vec!["CPU".into(), "CUDA0".into()], "CUDA0"));
         assert!(p.is_offloaded());
-        assert_eq!(p.words(), "layers 0 on CPU, 1 and the output on CUDA0");
+        assert_eq!(p.words(), "layer 0 on CPU, 1 and the output on CUDA0");
         assert!((p.share_on_cpu() - 1.0 / 3.0).abs() < 1e-12);
     }
 
@@ -282,7 +286,7 @@ mod tests {
         assert_eq!(of(&["CPU"; 3], "CPU").words(), "layers 0-2 and the output on CPU");
         assert!(!of(&["CPU"; 3], "CPU").is_offloaded());
         assert_eq!(of(&["CPU", "CPU", "A"], "CPU").words(), "layers 0-1 on CPU, 2 on A (big), the output on CPU");
-        assert_eq!(of(&["A", "B", "B"], "B").words(), "layers 0 on A (big), 1-2 and the output on B");
+        assert_eq!(of(&["A", "B", "B"], "B").words(), "layer 0 on A (big), 1-2 and the output on B");
     }
 
     #[test]
