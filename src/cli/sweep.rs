@@ -191,7 +191,9 @@ impl Sweep<'_> {
         // Under a temporary name: a file that is there counts as what a whole run left.
         let whole = tempfile::Builder::new().prefix(".gather").tempdir_in(&self.args.out)?;
         let made = whole.path().join(file);
-        let (mut store, _) = Store::open(&made, &run.manifest)?;
+        // Shards may have had other numbers of threads each: the whole is gone on with under that of this run.
+        let merged = Manifest { threads: manifest.threads, ..run.manifest.clone() };
+        let (mut store, _) = Store::open(&made, &merged)?;
         for records in &run.records {
             store.push(records)?;
         }
