@@ -445,6 +445,8 @@ fn other_architectures_on_a_worker() {
             serde_json::from_str(&run(&["check", "-m", path.to_str().unwrap(), "--no-f32", "--json"], &flags)).unwrap();
         assert_eq!(found["logits"]["max_difference"], 0.0, "{}", family.name());
         assert_eq!(found["logits"]["max_difference_steered"], 0.0, "{}", family.name());
+        let cosine = found["gradient_on_devices"]["cosine_to_cpu"].as_f64().unwrap();
+        assert!(1.0 - cosine < 1e-3, "{}: against the CPU 1 - cosine {:e}", family.name(), 1.0 - cosine);
         let rounded = found["rounded_for_speed"]["cosine"].as_f64().unwrap_or(1.0);
         assert!(1.0 - rounded < 1e-3, "{}: 1 - cosine {:e}", family.name(), 1.0 - rounded);
     }

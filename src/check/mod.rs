@@ -6,7 +6,7 @@ mod difference;
 mod gold;
 mod synthetic;
 
-pub use checks::{Checks, EngineChecks, LIMIT, check};
+pub use checks::{Checks, DEVICE_COSINE, EngineChecks, LIMIT, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
 pub use synthetic::{SyntheticError, check_synthetic};

@@ -2,7 +2,8 @@
 
 use anyhow::Context as _;
 use bidpo::check::{
-    Checks, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair, middle_layer,
+    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair,
+    middle_layer,
 };
 use bidpo::layers::Layers;
 use bidpo::train::{DEVICE_LIMIT, Precision, check_model};
@@ -85,6 +86,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
                 "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
                 "limit": LIMIT, "vectors_tried": e.points, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
+            "gradient_on_devices": checks.engine.as_ref().and_then(|e| e.cosine_to_cpu.map(|c| json!({
+                "cosine_to_cpu": c, "limit": DEVICE_COSINE }))),
             "rounded_for_speed": checks.engine.as_ref().and_then(|e| e.rounding.map(|r| json!({
                 "log_probability": r.log_probability, "cosine": r.cosine, "relative_error": r.relative_error }))),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
@@ -162,8 +165,9 @@ fn print_engine(e: &EngineChecks) {
     println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.moves()), a.effect);
     match &e.differences {
         Some(d) => println!(
-            "{} gradient against central differences, f32 weights, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}{}",
+            "{} gradient against central differences, f32 weights{}, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}{}",
             verdict(e.smooth()),
+            if a.on_devices { " on the CPU" } else { "" },
             d.directions,
             d.step_percent,
             d.relative_error,
@@ -179,6 +183,12 @@ fn print_engine(e: &EngineChecks) {
     }
     if let Some(c) = e.cosine_to_f32 {
         println!("       gradient through this file's own kernels against the f32 copy's: cosine {c:.6}");
+    }
+    if let Some(c) = e.cosine_to_cpu {
+        println!(
+            "{} gradient on devices against the CPU's: cosine {c:.6} (at least {DEVICE_COSINE})",
+            verdict(e.devices_agree())
+        );
     }
     match e.rounding {
         Some(r) => println!(

@@ -13,7 +13,8 @@ impl std::str::FromStr for GpuLayers {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        if s == "all" {
+        // An empty environment variable says nothing.
+        if s == "all" || s.is_empty() {
             return Ok(Self::All);
         }
         s.parse().map(Self::Some).map_err(|_| "must be a number of layers, or all".into())

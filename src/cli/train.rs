@@ -10,7 +10,7 @@ use bidpo::data::{
 };
 use bidpo::files::check_writable;
 use bidpo::layers::Layers;
-use bidpo::llama::Model;
+use bidpo::llama::{AbortNote, Model};
 use bidpo::steer::{ModelIdentity, SteeringVector};
 use bidpo::train::{
     Backward, Cache, CacheType, CheckpointPlan, Engine, Forward, HeldOut, Length, NamedPair, Objective, Precision,
@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 /// Options of `bidpo train`.
 #[derive(Debug, clap::Args)]
@@ -316,11 +317,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resume: args.resume,
         context: format!("{} {} {}{rounded}", identity.sha256, template.sha256(), env!("CARGO_PKG_VERSION")),
     };
-    let go_on = format!(
-        "the checkpoint {} is whole: the same command with --resume goes on from it, also with other devices",
-        checkpoint.display()
-    );
-    bidpo::llama::set_abort_note(Some((checkpoint.clone(), go_on)));
+    let how = if args.fresh { "--resume instead of --fresh" } else { "--resume" };
+    bidpo::llama::set_abort_note(Some(AbortNote {
+        file: checkpoint.clone(),
+        // What is there before this run's first checkpoint is another run's.
+        since: if args.resume { SystemTime::UNIX_EPOCH } else { SystemTime::now() },
+        text: format!(
+            "the checkpoint {} is whole: the same command with {how} goes on from it, also with other devices",
+            checkpoint.display()
+        ),
+    }));
     let mut progress = Progress::new();
     let trained =
         train(&mut engine, &pick(&split.train), &pick(&split.valid), &config, Some(&plan), interrupt, &mut |event| {

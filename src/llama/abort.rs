@@ -7,12 +7,23 @@ use super::sys;
 use std::ffi::{CStr, c_char, c_int};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
-static NOTE: Mutex<Option<(PathBuf, String)>> = Mutex::new(None);
+/// What is said about a file, once it is there.
+#[derive(Debug, Clone)]
+pub struct AbortNote {
+    /// The file.
+    pub file: PathBuf,
+    /// It must have been written since then: an older one is another run's.
+    pub since: SystemTime,
+    /// What is safe, and how to go on.
+    pub text: String,
+}
 
-/// What the user is told beside the reason, should ggml end the process from now on while there is a file `of`: what is safe,
-/// and how to go on. None takes it back.
-pub fn set_abort_note(note: Option<(PathBuf, String)>) {
+static NOTE: Mutex<Option<AbortNote>> = Mutex::new(None);
+
+/// What the user is told beside the reason, should ggml end the process from now on. None takes it back.
+pub fn set_abort_note(note: Option<AbortNote>) {
     *NOTE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = note;
 }
 
@@ -45,7 +56,9 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
     };
     // Not waited for: the thread that holds it may be the one that is stuck.
-    let note = NOTE.try_lock().ok().and_then(|n| n.clone()).filter(|(of, _)| of.exists()).map(|(_, note)| note);
+    let note = NOTE.try_lock().ok().and_then(|n| n.clone());
+    let written = |n: &AbortNote| std::fs::metadata(&n.file).and_then(|m| m.modified()).is_ok_and(|at| at >= n.since);
+    let note = note.filter(written).map(|n| n.text);
     // Nor may stderr panic here, as it would with `eprint` where it is closed.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), words(&message, note.as_deref()).as_bytes());
     // SAFETY: ends the process; files are written to a temporary name first, so none is left half written under its own.

@@ -22,7 +22,7 @@ mod sampler;
 mod tap;
 mod transposed;
 
-pub use abort::set_abort_note;
+pub use abort::{AbortNote, set_abort_note};
 pub use batch::Batch;
 pub use chat_template::apply_builtin_chat_format;
 pub use context::{Context, ContextParams, KvType, default_threads};

@@ -40,7 +40,7 @@ pub struct Model {
     /// Plain copies of weights that the CPU cannot read where llama.cpp keeps them, made when first asked for.
     plain: Mutex<HashMap<String, Arc<PlainTensor>>>,
     /// Transposed copies of weights that lie on a device, made when first asked for.
-    transposed: Mutex<HashMap<String, Arc<TransposedTensor>>>,
+    transposed: Mutex<HashMap<(String, DType), Arc<TransposedTensor>>>,
     placement: Placement,
 }
 
@@ -154,18 +154,25 @@ impl Model {
         types: &[DType],
     ) -> Result<Arc<TransposedTensor>, LlamaError> {
         let mut all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(tensor) = all.get(name).filter(|t| types.contains(&t.dtype())) {
+        let kind = TransposedTensor::choose(ne, device, types);
+        if let Some(tensor) = kind.and_then(|kind| all.get(&(name.to_owned(), kind))) {
             return Ok(Arc::clone(tensor));
         }
         let tensor = Arc::new(TransposedTensor::load(self, name, dtype, ne, device, types)?);
-        all.insert(name.to_owned(), Arc::clone(&tensor));
+        all.insert((name.to_owned(), tensor.dtype()), Arc::clone(&tensor));
         Ok(tensor)
     }
 
-    /// True if a transposed copy of the tensor in one of `types` is there.
-    pub(super) fn has_transposed(&self, name: &str, types: &[DType]) -> bool {
+    /// True if a transposed copy of the tensor in this type is there.
+    pub(super) fn has_transposed(&self, name: &str, kind: DType) -> bool {
         let all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        all.get(name).is_some_and(|t| types.contains(&t.dtype()))
+        all.contains_key(&(name.to_owned(), kind))
+    }
+
+    /// Lets go of transposed copies in this type; their memory is free once no example uses them.
+    pub fn forget_transposed(&self, kind: DType) {
+        let mut all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.retain(|(_, dtype), _| *dtype != kind);
     }
 
     /// Transposed copies on devices, so far: how many, their bytes, and the types they are kept in.

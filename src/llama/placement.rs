@@ -60,10 +60,12 @@ impl Offload {
         if self.n_gpu_layers == Some(0) {
             return Ok(Vec::new());
         }
-        if let Some(names) = &self.devices {
-            return names.iter().filter(|n| *n != "none").map(|n| find_device(n)).collect();
+        match &self.devices {
+            Some(names) => {
+                devices = names.iter().filter(|n| *n != "none").map(|n| find_device(n)).collect::<Result<_, _>>()?;
+            }
+            None => devices.extend(local_gpus()),
         }
-        devices.extend(local_gpus());
         // SAFETY: no arguments.
         let most = unsafe { sys::llama_max_devices() };
         if devices.len() > most {

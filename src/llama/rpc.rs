@@ -44,10 +44,10 @@ fn no_backend() -> LlamaError {
     )
 }
 
-/// Splits `host:port` and resolves it.
+/// Splits `host:port` and resolves it. ggml knows IPv4 alone, so that is what is given.
 ///
 /// # Errors
-/// [`LlamaError::Device`] for a text that is no `host:port`, or a name that is not known.
+/// [`LlamaError::Device`] for a text that is no `host:port`, or a name that is not known or has no IPv4 address.
 pub fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, LlamaError> {
     let form = || LlamaError::Device(format!("{endpoint:?} is not of the form HOST:PORT, such as 127.0.0.1:50052"));
     let (host, port) = endpoint.rsplit_once(':').ok_or_else(form)?;
@@ -58,8 +58,12 @@ pub fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, LlamaError> {
     let addresses: Vec<SocketAddr> = (host.trim_matches(['[', ']']), port)
         .to_socket_addrs()
         .map_err(|e| LlamaError::Device(format!("{endpoint}: {e}")))?
+        .filter(SocketAddr::is_ipv4)
         .collect();
-    if addresses.is_empty() { Err(LlamaError::Device(format!("{endpoint}: no address"))) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        return Err(LlamaError::Device(format!("{endpoint} has no IPv4 address, and llama.cpp's RPC knows no other")));
+    }
+    Ok(addresses)
 }
 
 /// Connects to a worker and makes its devices known to llama.cpp. Returns ggml's handles of them; a second call for the same
@@ -70,23 +74,31 @@ pub fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, LlamaError> {
 /// # Errors
 /// [`LlamaError::Device`] that says what the worker did not do.
 pub(super) fn connect(endpoint: &str) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
-    static KNOWN: std::sync::Mutex<Vec<(String, usize)>> = std::sync::Mutex::new(Vec::new());
+    static KNOWN: std::sync::Mutex<Vec<(SocketAddr, usize)>> = std::sync::Mutex::new(Vec::new());
     let add = function(c"ggml_backend_rpc_add_server").ok_or_else(no_backend)?;
     // One at a time: a worker serves one client, and two greetings at once would wait for each other.
     let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let reg = match known.iter().find(|(name, _)| name == endpoint) {
+    let addresses = resolve(endpoint)?;
+    let reg = match known.iter().find(|(known, _)| addresses.contains(known)) {
         Some((_, reg)) => *reg as sys::ggml_backend_reg_t,
         None => {
-            greet(endpoint)?;
-            let name = CString::new(endpoint).map_err(|_| LlamaError::Device("a NUL byte in --rpc".into()))?;
+            // The address and not its name: ggml writes it into the names of tensors, which are short.
+            let address = greet(endpoint, &addresses)?;
+            let name =
+                CString::new(address.to_string()).map_err(|_| LlamaError::Device("a NUL byte in --rpc".into()))?;
             // SAFETY: the address is that of this function (ggml-rpc.h); the registry it returns lives forever.
             let reg = unsafe { std::mem::transmute::<*mut c_void, AddServer>(add)(name.as_ptr()) };
-            if reg.is_null() {
+            // SAFETY: a live registry.
+            if reg.is_null() || unsafe { sys::ggml_backend_reg_dev_count(reg) } == 0 {
                 return Err(LlamaError::Device(format!("the worker at {endpoint} offers no device")));
             }
-            // SAFETY: a live registry, registered once.
-            unsafe { sys::ggml_backend_register(reg) };
-            known.push((endpoint.to_owned(), reg as usize));
+            // SAFETY: a live registry, registered once. The backend is never freed: it keeps the connection, without which
+            // another client could come in between, and this one would wait for it.
+            unsafe {
+                sys::ggml_backend_register(reg);
+                sys::ggml_backend_dev_init(sys::ggml_backend_reg_dev_get(reg, 0), std::ptr::null());
+            }
+            known.push((address, reg as usize));
             reg
         }
     };
@@ -102,21 +114,20 @@ pub fn connect_worker(endpoint: &str) -> Result<(), LlamaError> {
     connect(endpoint).map(|_| ())
 }
 
-/// Says hello to a worker, on a connection of its own.
-fn greet(endpoint: &str) -> Result<(), LlamaError> {
-    let addresses = resolve(endpoint)?;
+/// Says hello to a worker, on a connection of its own. Returns the address at which it answered.
+fn greet(endpoint: &str, addresses: &[SocketAddr]) -> Result<SocketAddr, LlamaError> {
     let mut refused = String::new();
     let mut stream = None;
-    for address in &addresses {
+    for address in addresses {
         match TcpStream::connect_timeout(address, PATIENCE) {
             Ok(s) => {
-                stream = Some(s);
+                stream = Some((s, *address));
                 break;
             }
             Err(e) => refused = e.to_string(),
         }
     }
-    let Some(mut stream) = stream else {
+    let Some((mut stream, address)) = stream else {
         return Err(LlamaError::Device(format!(
             "no worker answers at {endpoint} ({refused}): start one there with `bidpo worker --listen {endpoint}`"
         )));
@@ -146,7 +157,7 @@ fn greet(endpoint: &str) -> Result<(), LlamaError> {
              {PROTOCOL_MAJOR}.{PROTOCOL_MINOR}: run the same bidpo on both sides"
         )));
     }
-    Ok(())
+    Ok(address)
 }
 
 /// Offers devices of this machine (`names`; none: every GPU, else the CPU) to clients of `endpoint`, one client at a time.
@@ -156,7 +167,7 @@ fn greet(endpoint: &str) -> Result<(), LlamaError> {
 /// [`LlamaError::Device`]: no RPC backend in this build, an unknown device, or an address that cannot be listened on.
 pub fn serve(endpoint: &str, names: &[String], n_threads: u32) -> Result<(), LlamaError> {
     let start = function(c"ggml_backend_rpc_start_server").ok_or_else(no_backend)?;
-    resolve(endpoint)?;
+    let address = resolve(endpoint)?[0];
     let mut devices = if names.is_empty() {
         match super::placement::local_gpus() {
             gpus if gpus.is_empty() => vec![super::placement::find_device("CPU")?],
@@ -165,7 +176,7 @@ pub fn serve(endpoint: &str, names: &[String], n_threads: u32) -> Result<(), Lla
     } else {
         names.iter().map(|n| super::placement::find_device(n)).collect::<Result<_, _>>()?
     };
-    let name = CString::new(endpoint).map_err(|_| LlamaError::Device("a NUL byte in --listen".into()))?;
+    let name = CString::new(address.to_string()).map_err(|_| LlamaError::Device("a NUL byte in --listen".into()))?;
     // SAFETY: the address is that of this function (ggml-rpc.h); all arguments outlive the call, which does not return
     // while it serves.
     unsafe {
@@ -189,7 +200,8 @@ mod tests {
     #[test]
     fn endpoints_are_host_and_port() {
         assert!(resolve("127.0.0.1:50052").unwrap()[0].is_ipv4());
-        assert!(resolve("[::1]:50052").unwrap()[0].is_ipv6());
+        assert!(resolve("localhost:50052").unwrap().iter().all(SocketAddr::is_ipv4));
+        assert!(resolve("[::1]:50052").unwrap_err().to_string().contains("IPv4"));
         for bad in ["", "127.0.0.1", ":50052", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"] {
             let error = resolve(bad).unwrap_err().to_string();
             assert!(error.contains("HOST:PORT"), "{bad}: {error}");
@@ -200,6 +212,7 @@ mod tests {
     fn what_is_no_worker_is_said_before_ggml_meets_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
+        let greet = |endpoint: &str| greet(endpoint, &resolve(endpoint).unwrap());
         // Another version; then somebody who hangs up.
         let other = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();

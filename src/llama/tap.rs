@@ -110,9 +110,14 @@ impl Weight {
         self.device().map(super::placement::device_name)
     }
 
-    /// True if a transposed copy in one of `types` is there.
-    pub(crate) fn has_transposed(&self, types: &[DType]) -> bool {
-        self.model.has_transposed(&self.node().name(), types)
+    /// The first of `types` in which the weight's device multiplies by its transpose.
+    pub(crate) fn transposed_type(&self, types: &[DType]) -> Option<DType> {
+        TransposedTensor::choose(self.node().ne(), self.device()?, types)
+    }
+
+    /// True if a transposed copy in this type is there.
+    pub(crate) fn has_transposed(&self, kind: DType) -> bool {
+        self.model.has_transposed(&self.node().name(), kind)
     }
 
     /// The transposed copy of a weight that lies on a device, as a weight; the first of `types` with which the device

@@ -46,7 +46,7 @@ impl TransposedTensor {
         types: &[DType],
     ) -> Result<Self, LlamaError> {
         let turned = [ne[1], ne[0], ne[2], ne[3]];
-        let kind = types.iter().copied().find(|&t| multiplies(device, t, turned)).ok_or_else(|| {
+        let kind = Self::choose(ne, device, types).ok_or_else(|| {
             LlamaError::Device(format!(
                 "{} multiplies none of {} that a transposed copy of {name} could be: keep this model's layers on the CPU \
                  (--gpu-layers 0)",
@@ -86,6 +86,11 @@ impl TransposedTensor {
             offset += data.len();
         })?;
         Ok(tensor)
+    }
+
+    /// The first of `types` in which the device multiplies by the transpose of a weight `[k, n, experts]`.
+    pub(super) fn choose(ne: [usize; 4], device: sys::ggml_backend_dev_t, types: &[DType]) -> Option<DType> {
+        types.iter().copied().find(|&t| multiplies(device, t, [ne[1], ne[0], ne[2], ne[3]]))
     }
 
     fn allocate(device: sys::ggml_backend_dev_t, kind: DType, ne: [usize; 4]) -> Option<Self> {
@@ -216,8 +221,6 @@ fn transpose_columns(from: DType, bytes: &[u8], (k, n): (usize, usize), first: u
 /// F32 values as F32, F16 or BF16, rounded to the nearest.
 fn round_into(to: DType, values: &[f32], out: &mut [u8]) {
     debug_assert_eq!(out.len(), to.row_bytes(values.len()));
-    // SAFETY: out holds as many numbers of the type; both 16-bit types are plain numbers, for which a u8 buffer of Vec,
-    // at even offsets, is aligned well enough (ggml writes them one by one on every target with unaligned stores).
     match to {
         DType::F32 => {
             for (x, o) in values.iter().zip(out.chunks_exact_mut(4)) {
@@ -226,6 +229,7 @@ fn round_into(to: DType, values: &[f32], out: &mut [u8]) {
         }
         DType::F16 => {
             let mut halves = vec![0u16; values.len()];
+            // SAFETY: room for as many halves as there are values.
             unsafe { sys::ggml_fp32_to_fp16_row(values.as_ptr(), halves.as_mut_ptr(), values.len() as i64) };
             for (x, o) in halves.iter().zip(out.chunks_exact_mut(2)) {
                 o.copy_from_slice(&x.to_le_bytes());

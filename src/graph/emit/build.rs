@@ -186,7 +186,11 @@ fn plain(
     if weight.node().is_host() {
         return Ok(tensors[w.0 as usize]);
     }
-    Err(unreadable("is used through a view, and not in host memory: load the model without repacking"))
+    Err(unreadable(if weight.device().is_some() {
+        "is used through a view, and lies on a device: keep this model's layers on the CPU (--gpu-layers 0)"
+    } else {
+        "is used through a view, and not in host memory: load the model without repacking"
+    }))
 }
 
 fn elem_type(elem: Elem) -> sys::ggml_type {

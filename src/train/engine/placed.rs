@@ -74,25 +74,29 @@ impl Engine {
     /// Says how much memory the copies that are not there yet will take on each device, and refuses what has no room.
     fn announce_copies(&mut self, weights: &[Weight], transposed: &[usize]) -> Result<(), EngineError> {
         let types = self.transposed_types();
-        let mut need: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-        for weight in transposed.iter().map(|&i| &weights[i]).filter(|w| !w.has_transposed(&types)) {
-            let Some(name) = weight.device_name() else { continue };
-            let (count, bytes) = need.entry(name).or_default();
+        let mut need: BTreeMap<String, (usize, u64, DType)> = BTreeMap::new();
+        for weight in transposed.iter().map(|&i| &weights[i]) {
+            // What its device multiplies by in none of the types fails where it is copied, with the types named.
+            let (Some(name), Some(kind)) = (weight.device_name(), weight.transposed_type(&types)) else { continue };
+            if weight.has_transposed(kind) {
+                continue;
+            }
+            let (count, bytes, _) = need.entry(name).or_insert((0, 0, kind));
             *count += 1;
-            *bytes += types[0].row_bytes(weight.node().ne().iter().product()) as u64;
+            *bytes += kind.row_bytes(weight.node().ne().iter().product()) as u64;
         }
-        for (device, (count, bytes)) in need {
+        for (device, (count, bytes, kind)) in need {
             let free = device_memory(&device).map(|(free, _)| free);
             if let Some(free) = free.filter(|&free| free < bytes) {
                 return Err(EngineError::Model(format!(
                     "the backward pass needs transposed copies of {count} weights on {device}: {} in {}, and {} are free \
                      there. Offload fewer layers (--gpu-layers), or train at a higher layer",
                     text(bytes),
-                    types[0].name(),
+                    kind.name(),
                     text(free)
                 )));
             }
-            let rounding = match types[0] {
+            let rounding = match kind {
                 DType::F32 => "exact",
                 DType::F16 => "rounded to 11 bits",
                 _ => "rounded to 8 bits: the gradient's direction changes by about 1e-5, see `bidpo check`",
@@ -100,7 +104,7 @@ impl Engine {
             self.notices.push(format!(
                 "the backward pass keeps transposed copies of {count} weights on {device}: {} in {} ({rounding})",
                 text(bytes),
-                types[0].name(),
+                kind.name(),
             ));
         }
         Ok(())

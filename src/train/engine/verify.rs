@@ -61,7 +61,7 @@ impl Agreement {
     /// A vector of zeros changes nothing; on devices, next to nothing of what a vector does (ops that are fused without it
     /// are not with it).
     pub fn zero_is_none(&self) -> bool {
-        self.zero == 0.0 || self.on_devices && self.zero <= self.effect / 20.0
+        self.zero == 0.0 || self.on_devices && self.effect.is_finite() && self.zero <= self.effect / 20.0
     }
 
     /// The lifted graph is what `llama_decode` computes: bit for bit on the CPU, within [`DEVICE_LIMIT`] on devices.
@@ -145,7 +145,11 @@ impl Engine {
                     agreement.effect = distance(theirs, &first_row);
                 }
             }
-            agreement.relative = agreement.relative.max(spread.relative());
+            let relative = spread.relative();
+            // Not `max`: it would forget what is not a number.
+            if agreement.relative.is_finite() && (relative > agreement.relative || relative.is_nan()) {
+                agreement.relative = relative;
+            }
             if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
         }
         self.ctx.clear_control_vector();
@@ -205,7 +209,8 @@ struct Spread {
 
 impl Spread {
     fn add(&mut self, theirs: &[f32], ours: &[f32]) {
-        for (&a, &b) in theirs.iter().zip(ours).filter(|(a, _)| a.is_finite()) {
+        // A logit that is -inf on both sides is masked out of the vocabulary.
+        for (&a, &b) in theirs.iter().zip(ours).filter(|(a, b)| a != b || a.is_finite()) {
             let (a, d) = (f64::from(a), f64::from(a) - f64::from(b));
             self.n += 1.0;
             self.sum += a;
@@ -227,4 +232,47 @@ impl Spread {
 /// Largest absolute difference; infinite if a number is not one.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relative(theirs: &[f32], ours: &[f32]) -> f64 {
+        let mut spread = Spread::default();
+        spread.add(theirs, ours);
+        spread.relative()
+    }
+
+    #[test]
+    fn differences_are_measured_by_the_spread() {
+        let theirs = [1.0, -1.0, 3.0, -3.0];
+        assert_eq!(relative(&theirs, &theirs), 0.0);
+        // Off by 0.5 everywhere, of a standard deviation of sqrt(5).
+        let ours = theirs.map(|x| x + 0.5);
+        assert!((relative(&theirs, &ours) - 0.5 / 5f64.sqrt()).abs() < 1e-12);
+        let masked = [f32::NEG_INFINITY, 1.0, -1.0];
+        assert_eq!(relative(&masked, &masked), 0.0);
+    }
+
+    #[test]
+    fn what_is_no_number_never_agrees() {
+        let agrees = |theirs: &[f32], ours: &[f32]| {
+            let difference = distance(theirs, ours);
+            let a = Agreement {
+                unsteered: difference,
+                relative: relative(theirs, ours),
+                on_devices: true,
+                ..Agreement::default()
+            };
+            a.agrees()
+        };
+        assert!(agrees(&[1.0, -1.0], &[1.0, -1.001]));
+        assert!(!agrees(&[1.0, -1.0], &[1.0, f32::NAN]));
+        assert!(!agrees(&[1.0, f32::NAN], &[1.0, -1.0]));
+        assert!(!agrees(&[f32::NAN; 2], &[f32::NAN; 2]));
+        assert!(!agrees(&[1.0, -1.0], &[1.0, f32::INFINITY]));
+        let lost = Agreement { zero: f32::INFINITY, effect: f32::INFINITY, on_devices: true, ..Agreement::default() };
+        assert!(!lost.zero_is_none());
+    }
 }
