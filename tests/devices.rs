@@ -191,7 +191,7 @@ fn f16_copies_do_not_underflow() {
         let mut engine = Engine::new(&model, &[15], pairs[0].n_tokens(), 1, 1).unwrap();
         engine.set_transposed_type(Some(dtype));
         let example = engine.capture(&[&pairs[0]]).unwrap();
-        assert_eq!(model.transposed_copies().2, [dtype.name()]);
+        assert!(model.transposed_copies().2.contains(&dtype.name()));
         let notices = engine.take_notices();
         assert!(notices.len() == 1 && notices[0].contains(&dtype.name()), "{notices:?}");
         gradients.push(engine.run(&example, &vec![0.25; model.n_embd()], true).unwrap().grads.remove(0));
