@@ -20,11 +20,12 @@ pub enum Protocol {
     Pair,
     /// The same two answers shown as options A and B, in both orders; the letter's probability decides.
     Binary,
-    /// All answers of MC1 shown as options in an order drawn by the seed; the letter's probability decides.
+    /// All answers (MC1's of TruthfulQA) shown as options in an order drawn by the seed; the letter's probability decides.
     Letter,
     /// Answers of any multiple-choice data as continuations.
     Choice,
-    /// Answers of any multiple-choice data shown as options in the data's order; the letter's probability decides.
+    /// Answers shown as options in the data's order, which for MMLU is part of its definition; the letter's probability
+    /// decides.
     Options,
     /// Running text: perplexity, and divergence from the unsteered model.
     Text,

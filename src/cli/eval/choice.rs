@@ -40,7 +40,8 @@ pub struct Args {
     /// The same choices for every question: no,yes
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "choices")]
     fixed: Vec<String>,
-    /// Show the choices as lettered options and read the letter, instead of scoring each as a continuation.
+    /// Show the choices as lettered options, in an order drawn by the seed for each question, and read the letter, instead
+    /// of scoring each as a continuation.
     #[arg(long)]
     show_options: bool,
     /// How a question is put; {question} stands for it, \n for a new line. The answer follows after one space.
@@ -82,7 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     selection["mapping"] = serde_json::json!(format!("{mapping:?}"));
     let case = Case {
         name: "choice",
-        protocol: if args.show_options { Protocol::Options } else { Protocol::Choice },
+        // Not in the data's order: where one column is always right, so would one letter be.
+        protocol: if args.show_options { Protocol::Letter } else { Protocol::Choice },
         benchmark: Benchmark::choice(&items, &selected.items),
         train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
         data: vec![(args.data, sha256)],
