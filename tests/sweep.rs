@@ -154,7 +154,10 @@ fn shards_of_a_sweep_are_put_together() {
     let out = dir.path().join("sweep");
     let command = |more: &[&str]| {
         let mut command = bidpo();
-        command.args(["sweep", "-p", "pair", "--prompt", "none", "--scales", "-20%,20%", "--shots", "2", "--json"]);
+        command.args(["sweep", "-p", "pair", "--prompt", "none", "--shots", "2", "--json"]);
+        if !more.contains(&"--scales") {
+            command.args(["--scales", "-20%,20%"]);
+        }
         command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
         command.arg("-o").arg(&out).args(more);
         command
@@ -172,6 +175,27 @@ fn shards_of_a_sweep_are_put_together() {
     assert!(found["chosen"]["layer"] == 15, "{found}");
     assert!(!out.join("valid.shard-1-of-2.jsonl").exists(), "a report would find its items twice");
     bidpo().arg("report").arg(&out).assert().success();
+
+    // More scales by shards: they are added to the file that is there. What is of another run stays.
+    let rows = |scales: &str| -> usize {
+        let done = command(&["--scales", scales]).assert().success();
+        let found: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        found["valid"]["measures"][0]["conditions"].as_array().unwrap().len()
+    };
+    for shard in ["1/2", "2/2"] {
+        command(&["--scales", "-20%,10%,20%", "--shard", shard]).assert().success();
+    }
+    let stranger = out.join("valid.shard-1-of-3.jsonl");
+    let whole = std::fs::read_to_string(out.join("valid.jsonl")).unwrap();
+    let first = whole.lines().next().unwrap().replace("\"shard\":\"1/1\"", "\"shard\":\"1/3\"");
+    std::fs::write(&stranger, first.replace("\"seed\":0", "\"seed\":7") + "\n").unwrap();
+    let said = command(&["--scales", "-20%,10%,20%"]).assert().success().get_output().stderr.clone();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("valid.jsonl: 4 results added from 2 shards"), "{said}");
+    assert!(said.contains("valid.shard-1-of-3.jsonl is left alone") && said.contains("seed: 7 there, 0 now"), "{said}");
+    assert!(stranger.exists() && !out.join("valid.shard-2-of-2.jsonl").exists());
+    std::fs::remove_file(&stranger).unwrap();
+    assert_eq!(rows("-20%,10%,20%"), 4);
 }
 
 #[test]

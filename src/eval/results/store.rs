@@ -193,6 +193,12 @@ fn lock(path: &Path) -> Result<File, ResultsError> {
     Ok(file)
 }
 
+/// What makes two manifests those of other runs: all that differs but shard and threads, and conditions that only one of
+/// them has. Empty for parts of one run.
+pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
+    join(&there.run(), &now.run()).err().unwrap_or_default()
+}
+
 /// The file's manifest with the conditions that are new; what differs, if anything else does.
 fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     let value = |m: &Manifest, conditions| {
