@@ -118,6 +118,15 @@ fn a_sweep_and_its_report() {
         String::from_utf8_lossy(&more)
     );
 
+    // Settings that an interrupted run left unfinished are no hindrance to a run that does not ask for them.
+    let valid = std::fs::read_to_string(out.join("valid.jsonl")).unwrap();
+    let cut = valid.lines().filter(|l| !(l.contains("\"condition\":\"layer 15, +10 %\"") && l.contains("\"item\":3,")));
+    std::fs::write(out.join("valid.jsonl"), cut.map(|l| format!("{l}\n")).collect::<String>()).unwrap();
+    let narrow = command("-20%,20%").assert().success().get_output().clone();
+    let said = String::from_utf8_lossy(&narrow.stderr).into_owned();
+    assert!(said.contains("did not finish them: \"layer 15, +10 %\""), "{said}");
+    command("-20%,10%,20%").assert().success().stderr(predicate::str::contains("Going on after 27 of 28 results"));
+
     // The page of the whole folder.
     let page = dir.path().join("report.html");
     let said = bidpo().arg("report").arg(&out).arg("--html").arg(&page).assert().success().get_output().stdout.clone();
