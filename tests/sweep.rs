@@ -126,6 +126,17 @@ fn a_sweep_and_its_report() {
     let said = String::from_utf8_lossy(&narrow.stderr).into_owned();
     assert!(said.contains("did not finish them: \"layer 15, +10 %\""), "{said}");
     command("-20%,10%,20%").assert().success().stderr(predicate::str::contains("Going on after 27 of 28 results"));
+    // Whatever is asked for now, the choice is among all that was tried, and says so.
+    let (wide, narrow) = (run("-20%,10%,20%"), run("-20%,20%"));
+    assert_eq!(wide["chosen"], narrow["chosen"]);
+    assert_eq!(narrow["test"]["manifest"]["conditions"][1]["chosen_on"]["settings"], 6);
+    // The same choice among fewer, as a folder before it was swept further has it.
+    let [layer, percent] = [&narrow["chosen"]["layer"], &narrow["chosen"]["percent"]];
+    let file = out.join(format!("test-layer{layer}{:+}pc.jsonl", percent.as_f64().unwrap()));
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, before.replace("\"settings\":6", "\"settings\":4")).unwrap();
+    run("-20%,20%");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 
     // The page of the whole folder.
     let page = dir.path().join("report.html");

@@ -18,7 +18,7 @@ use bidpo::eval::protocol::Protocol;
 use bidpo::eval::report;
 use bidpo::eval::results::{DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read};
 use bidpo::eval::run::Measurement;
-use bidpo::eval::sweep::{Percents, best, points};
+use bidpo::eval::sweep::{Percents, best, measured, points};
 use bidpo::eval::text::Windows;
 use bidpo::extract::residual_norms;
 use bidpo::files::sha256_of_file;
@@ -356,7 +356,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
 
-    let chosen = best(&points, &on_valid.tables[0]).context("internal: a sweep without points")?;
+    // Earlier settings of the folder count among those that were tried, whether or not they are asked for again.
+    let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
+    let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
     let facts = json!({
         "vectors": [{
             "file": file_name(&args.vector),
@@ -365,7 +367,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "percent_of_residual_norm": chosen.percent,
         }],
         "layers": chosen.layer.to_string(),
-        "chosen_on": { "part": "valid", "items": valid.len(), "settings": points.len() },
+        "chosen_on": { "part": "valid", "items": valid.len(), "settings": tried.len() },
     });
     let steered = Steered { control: Some(chosen.control.clone()), facts };
     let on_test_items = benchmark(&set, &test, protocol)?;
