@@ -224,5 +224,22 @@ fn settings_that_cannot_be_tried() {
     let mut command = bidpo();
     command.args(["sweep", "-m", "m.gguf", "-v", "no.gguf", "-d", "no.csv", "-o"]).arg(dir.path().join("o"));
     command.assert().code(1).stderr(predicate::str::contains("no.csv"));
+    let (data, split) = data(dir.path());
+    let vector = dir.path().join("v.gguf");
+    bidpo::steer::SteeringVector::single(1, vec![1.0; 4], "llama").unwrap().save(&vector).unwrap();
+    let of = |split: Option<&Path>| {
+        let mut command = bidpo();
+        command
+            .args(["sweep", "-m", "no.gguf", "-v"])
+            .arg(&vector)
+            .arg("-d")
+            .arg(&data)
+            .arg("-o")
+            .arg(dir.path().join("o"));
+        command.args(split.map(|_| "--split")).args(split);
+        String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap()
+    };
+    assert!(of(None).contains("may have been trained on test items"), "{}", of(None));
+    assert!(!of(Some(&split)).contains("may have been trained on test items"));
     command.args(["--scales", "5"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
 }

@@ -54,7 +54,8 @@ pub struct Args {
     /// Scales to try, in per cent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
     #[arg(long, value_name = "LIST", default_value = "-10%..10%", allow_hyphen_values = true)]
     scales: Percents,
-    /// A split of the data [default: FOLDER/split.json, made there with 256 training and 256 validation items].
+    /// The split of the data that the vector's training pairs came from; without it test items may have been trained on
+    /// [default: FOLDER/split.json, made there with 256 training and 256 validation items].
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
     /// Only the first N validation items, and the first N test items.
@@ -271,6 +272,15 @@ impl Sweep<'_> {
 /// The split that was given, or the folder's own, made where there is none yet.
 fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> {
     let path = args.split.clone().unwrap_or_else(|| args.out.join("split.json"));
+    if args.split.is_none() {
+        eprintln!(
+            "bidpo: WARNING: without --split the parts are drawn anew ({}), and the vector may have been trained on test \
+             items. Then the figures on them show what it was told, not what it does. If its training pairs came from {}, \
+             give --split with the file that they were taken by (`bidpo data pairs --split`).",
+            path.display(),
+            args.data.display()
+        );
+    }
     if args.split.is_none() && !path.exists() {
         let texts: Vec<String> = set.questions.iter().map(|q| q.text.clone()).collect();
         let split = SplitFile::new(&args.data, &set.sha256, &texts, args.seed, 256, 256)

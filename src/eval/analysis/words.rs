@@ -85,6 +85,12 @@ impl Analysis {
             }
         }
         out.extend(after);
+        if self.manifest.selection.get("part").is_some_and(|p| p == "train") {
+            out.push(format!(
+                "These {items} are the training part of the split: the vector may have been trained on them, and then they \
+                 do not show what it does on others."
+            ));
+        }
         if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_shown()) {
             let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
             out.push(format!(
@@ -181,6 +187,12 @@ mod tests {
         }
         let mean = analyse(&run).unwrap().words().join("\n");
         assert!(mean.contains("The vector changed none of the 60 questions"), "{mean}");
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        for (part, said) in [("train", true), ("test", false)] {
+            run.manifest.selection = serde_json::json!({ "part": part });
+            let said_now = analyse(&run).unwrap().words().join("\n").contains("may have been trained on them");
+            assert_eq!(said_now, said, "{part}");
+        }
         let up = bits(60, |i| i % 2 == 0 || i < 30);
         let better =
             words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up), ("system prompt", "system", &u)]);
