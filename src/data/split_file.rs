@@ -97,8 +97,8 @@ impl SplitFile {
     /// be short without it. Where groups cannot make up a number exactly, a part is short by a few items.
     ///
     /// # Errors
-    /// [`SplitFileError::TooFew`]; [`SplitFileError::Groups`] for a part that would be empty or short by more than
-    /// [`SHORT`] items and more than a tenth.
+    /// [`SplitFileError::TooFew`]; [`SplitFileError::Groups`] for a part that would be empty, or short by more
+    /// than four items and more than a tenth.
     pub fn new(
         data: &Path,
         data_sha256: &str,
