@@ -79,16 +79,25 @@ fn any_multiple_choice() {
         return;
     };
     let base = |more: &[&str]| {
-        let mut command =
-            bidpo(&["eval", "choice", "--choices", "answer,false_answer", "--separator", ";", "--limit", "4"]);
+        let mut command = bidpo(&["eval", "choice", "--choices", "answer,false_answer", "--separator", ";"]);
         command.args(["-m", text(&model), "-d", text(&data)]).args(more);
         command
     };
-    let plain = summary(&mut base(&[]));
+    let plain = summary(&mut base(&["--limit", "4"]));
     assert_eq!((&plain["n"], &plain["protocol"]), (&json!(4), &json!("choice")));
     assert_eq!(plain["manifest"]["prompt"]["form"], "Q: {question}\nA:");
-    let shown = summary(&mut base(&["--show-options"]));
-    assert_eq!(shown["protocol"], "options");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("r.jsonl");
+    let shown = summary(&mut base(&["--show-options", "--limit", "12", "-o", text(&out)]));
+    assert_eq!(shown["protocol"], "letter");
+    // The column "answer" is always right; its letter is not always the same.
+    let right_first = |r: &Value| {
+        let order = r["views"][0]["order"].as_array().unwrap().clone();
+        assert_eq!(order.len(), 2);
+        r["answers"][order[0].as_u64().unwrap() as usize]["label"] == true
+    };
+    let a = records(&out).iter().filter(|r| right_first(r)).count();
+    assert!((2..=10).contains(&a), "A is right in {a} of 12 items");
     base(&["--form", "x"]).assert().code(1).stderr(predicate::str::contains("{question}"));
     base(&["--question", "no_such"])
         .assert()

@@ -118,6 +118,26 @@ fn a_sweep_and_its_report() {
         String::from_utf8_lossy(&more)
     );
 
+    // Settings that an interrupted run left unfinished are no hindrance to a run that does not ask for them.
+    let valid = std::fs::read_to_string(out.join("valid.jsonl")).unwrap();
+    let cut = valid.lines().filter(|l| !(l.contains("\"condition\":\"layer 15, +10 %\"") && l.contains("\"item\":3,")));
+    std::fs::write(out.join("valid.jsonl"), cut.map(|l| format!("{l}\n")).collect::<String>()).unwrap();
+    let narrow = command("-20%,20%").assert().success().get_output().clone();
+    let said = String::from_utf8_lossy(&narrow.stderr).into_owned();
+    assert!(said.contains("did not finish them: \"layer 15, +10 %\""), "{said}");
+    command("-20%,10%,20%").assert().success().stderr(predicate::str::contains("Going on after 27 of 28 results"));
+    // Whatever is asked for now, the choice is among all that was tried, and says so.
+    let (wide, narrow) = (run("-20%,10%,20%"), run("-20%,20%"));
+    assert_eq!(wide["chosen"], narrow["chosen"]);
+    assert_eq!(narrow["test"]["manifest"]["conditions"][1]["chosen_on"]["settings"], 6);
+    // The same choice among fewer, as a folder before it was swept further has it.
+    let [layer, percent] = [&narrow["chosen"]["layer"], &narrow["chosen"]["percent"]];
+    let file = out.join(format!("test-layer{layer}{:+}pc.jsonl", percent.as_f64().unwrap()));
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, before.replace("\"settings\":6", "\"settings\":4")).unwrap();
+    run("-20%,20%");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+
     // The page of the whole folder.
     let page = dir.path().join("report.html");
     let said = bidpo().arg("report").arg(&out).arg("--html").arg(&page).assert().success().get_output().stdout.clone();
@@ -154,7 +174,10 @@ fn shards_of_a_sweep_are_put_together() {
     let out = dir.path().join("sweep");
     let command = |more: &[&str]| {
         let mut command = bidpo();
-        command.args(["sweep", "-p", "pair", "--prompt", "none", "--scales", "-20%,20%", "--shots", "2", "--json"]);
+        command.args(["sweep", "-p", "pair", "--prompt", "none", "--shots", "2", "--json"]);
+        if !more.contains(&"--scales") {
+            command.args(["--scales", "-20%,20%"]);
+        }
         command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
         command.arg("-o").arg(&out).args(more);
         command
@@ -172,6 +195,27 @@ fn shards_of_a_sweep_are_put_together() {
     assert!(found["chosen"]["layer"] == 15, "{found}");
     assert!(!out.join("valid.shard-1-of-2.jsonl").exists(), "a report would find its items twice");
     bidpo().arg("report").arg(&out).assert().success();
+
+    // More scales by shards: they are added to the file that is there. What is of another run stays.
+    let rows = |scales: &str| -> usize {
+        let done = command(&["--scales", scales]).assert().success();
+        let found: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        found["valid"]["measures"][0]["conditions"].as_array().unwrap().len()
+    };
+    for shard in ["1/2", "2/2"] {
+        command(&["--scales", "-20%,10%,20%", "--shard", shard]).assert().success();
+    }
+    let stranger = out.join("valid.shard-1-of-3.jsonl");
+    let whole = std::fs::read_to_string(out.join("valid.jsonl")).unwrap();
+    let first = whole.lines().next().unwrap().replace("\"shard\":\"1/1\"", "\"shard\":\"1/3\"");
+    std::fs::write(&stranger, first.replace("\"seed\":0", "\"seed\":7") + "\n").unwrap();
+    let said = command(&["--scales", "-20%,10%,20%"]).assert().success().get_output().stderr.clone();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("valid.jsonl: 4 results added from 2 shards"), "{said}");
+    assert!(said.contains("valid.shard-1-of-3.jsonl is left alone") && said.contains("seed: 7 there, 0 now"), "{said}");
+    assert!(stranger.exists() && !out.join("valid.shard-2-of-2.jsonl").exists());
+    std::fs::remove_file(&stranger).unwrap();
+    assert_eq!(rows("-20%,10%,20%"), 4);
 }
 
 #[test]
@@ -180,5 +224,22 @@ fn settings_that_cannot_be_tried() {
     let mut command = bidpo();
     command.args(["sweep", "-m", "m.gguf", "-v", "no.gguf", "-d", "no.csv", "-o"]).arg(dir.path().join("o"));
     command.assert().code(1).stderr(predicate::str::contains("no.csv"));
+    let (data, split) = data(dir.path());
+    let vector = dir.path().join("v.gguf");
+    bidpo::steer::SteeringVector::single(1, vec![1.0; 4], "llama").unwrap().save(&vector).unwrap();
+    let of = |split: Option<&Path>| {
+        let mut command = bidpo();
+        command
+            .args(["sweep", "-m", "no.gguf", "-v"])
+            .arg(&vector)
+            .arg("-d")
+            .arg(&data)
+            .arg("-o")
+            .arg(dir.path().join("o"));
+        command.args(split.map(|_| "--split")).args(split);
+        String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap()
+    };
+    assert!(of(None).contains("may have been trained on test items"), "{}", of(None));
+    assert!(!of(Some(&split)).contains("may have been trained on test items"));
     command.args(["--scales", "5"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
 }

@@ -16,9 +16,9 @@ use bidpo::eval::condition::Condition;
 use bidpo::eval::prompt::{Change, QUESTION_FORM, Style};
 use bidpo::eval::protocol::Protocol;
 use bidpo::eval::report;
-use bidpo::eval::results::{DataFacts, Manifest, Shard, Store, merge};
+use bidpo::eval::results::{DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read};
 use bidpo::eval::run::Measurement;
-use bidpo::eval::sweep::{Percents, best, points};
+use bidpo::eval::sweep::{Percents, best, measured, points};
 use bidpo::eval::text::Windows;
 use bidpo::extract::residual_norms;
 use bidpo::files::sha256_of_file;
@@ -26,7 +26,7 @@ use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{SteeringVector, warnings};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ pub struct Args {
     /// Scales to try, in per cent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
     #[arg(long, value_name = "LIST", default_value = "-10%..10%", allow_hyphen_values = true)]
     scales: Percents,
-    /// A split of the data [default: FOLDER/split.json, made there with 256 training and 256 validation items].
+    /// The split of the data that the vector's training pairs came from; without it test items may have been trained on
+    /// [default: FOLDER/split.json, made there with 256 training and 256 validation items].
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
     /// Only the first N validation items, and the first N test items.
@@ -100,6 +101,24 @@ struct Sweep<'a> {
 /// How the names of a file's shards begin.
 fn shard_prefix(file: &str) -> String {
     format!("{}.shard-", file.strip_suffix(".jsonl").unwrap_or(file))
+}
+
+/// Adds to a results file, new or not, what it lacks of some runs, and says how much that was.
+fn add(path: &Path, runs: &[Run], manifest: &Manifest) -> anyhow::Result<usize> {
+    let mut added = 0;
+    for run in runs {
+        // Shards may have had other numbers of threads each: the whole is gone on with under that of this run.
+        let merged = Manifest { conditions: run.manifest.conditions.clone(), ..manifest.clone() };
+        let (mut store, there) = Store::open(path, &merged)?;
+        let there: BTreeSet<(&str, usize)> = there.iter().map(|r| (r.condition.as_str(), r.item)).collect();
+        for records in &run.records {
+            let new: Vec<Record> =
+                records.iter().filter(|r| !there.contains(&(r.condition.as_str(), r.item))).cloned().collect();
+            store.push(&new)?;
+            added += new.len();
+        }
+    }
+    Ok(added)
 }
 
 /// How the measurement of some items ended.
@@ -159,7 +178,7 @@ impl Sweep<'_> {
             Shard { number, of } => format!("{}{number}-of-{of}.jsonl", shard_prefix(file)),
         });
         eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
-        if self.shard == Shard::WHOLE && !path.exists() {
+        if self.shard == Shard::WHOLE {
             self.gather(file, &path, &manifest)?;
         }
         let mut session = Session::resume(manifest, Some(&path))?;
@@ -177,32 +196,53 @@ impl Sweep<'_> {
         Ok(Part::Whole(Box::new(analyse(&session.into_run()?)?)))
     }
 
-    /// Puts the shards of a file that are in the folder, if any, together as the file itself.
+    /// Puts the shards of a file that are in the folder, if any, together as the file itself, or adds what it lacks of them.
+    /// Shards of another run stay where they are.
     fn gather(&self, file: &str, path: &Path, manifest: &Manifest) -> anyhow::Result<()> {
         let prefix = shard_prefix(file);
+        let is_shard = |n: &std::ffi::OsStr| {
+            let n = n.to_string_lossy();
+            n.starts_with(&prefix) && n.ends_with(".jsonl")
+        };
         let mut shards: Vec<PathBuf> = std::fs::read_dir(&self.args.out)
             .with_context(|| self.args.out.display().to_string())?
             .filter_map(|f| Some(f.ok()?.path()))
-            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+            .filter(|p| p.file_name().is_some_and(is_shard))
             .collect();
         shards.sort();
-        let Some(run) = merge(&shards)?.into_iter().next() else { return Ok(()) };
-        eprintln!("{}: put together from {} shards", path.display(), shards.len());
-        // Under a temporary name: a file that is there counts as what a whole run left.
-        let whole = tempfile::Builder::new().prefix(".gather").tempdir_in(&self.args.out)?;
-        let made = whole.path().join(file);
-        // Shards may have had other numbers of threads each: the whole is gone on with under that of this run.
-        let merged = Manifest { threads: manifest.threads, ..run.manifest.clone() };
-        let (mut store, _) = Store::open(&made, &merged)?;
-        for records in &run.records {
-            store.push(records)?;
+        let (mut mine, mut others) = (Vec::new(), Vec::new());
+        for shard in shards {
+            let what = other_run(&read(&shard)?.0, manifest);
+            if what.is_empty() { mine.push(shard) } else { others.push((shard, what)) }
         }
-        drop(store);
-        // Refused here if it is another run's.
-        Store::open(&made, manifest)?;
-        std::fs::rename(&made, path).with_context(|| format!("cannot write {}", path.display()))?;
+        if mine.is_empty()
+            && !path.exists()
+            && let Some((path, what)) = others.first().cloned()
+        {
+            // Rather a mistaken setting than all of it again.
+            return Err(ResultsError::OtherRun { path, what }.into());
+        }
+        for (shard, what) in &others {
+            let what = what.join("; ");
+            eprintln!("bidpo: warning: {} is left alone: it is of another run ({what})", shard.display());
+        }
+        let runs = merge(&mine).with_context(|| format!("shards of {} cannot be put together", path.display()))?;
+        if runs.is_empty() {
+            return Ok(());
+        }
+        if path.exists() {
+            let added = add(path, &runs, manifest)?;
+            eprintln!("{}: {added} results added from {} shards", path.display(), mine.len());
+        } else {
+            // Under a temporary name: a file that is there counts as what a whole run left.
+            let whole = tempfile::Builder::new().prefix(".gather").tempdir_in(&self.args.out)?;
+            let made = whole.path().join(file);
+            add(&made, &runs, manifest)?;
+            std::fs::rename(&made, path).with_context(|| format!("cannot write {}", path.display()))?;
+            eprintln!("{}: put together from {} shards", path.display(), mine.len());
+        }
         // All they hold is in there; a report on the folder would find it twice.
-        for shard in &shards {
+        for shard in runs.iter().flat_map(|r| &r.files) {
             std::fs::remove_file(shard).with_context(|| format!("cannot remove {}", shard.display()))?;
         }
         Ok(())
@@ -232,6 +272,15 @@ impl Sweep<'_> {
 /// The split that was given, or the folder's own, made where there is none yet.
 fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> {
     let path = args.split.clone().unwrap_or_else(|| args.out.join("split.json"));
+    if args.split.is_none() {
+        eprintln!(
+            "bidpo: WARNING: without --split the parts are drawn anew ({}), and the vector may have been trained on test \
+             items. Then the figures on them show what it was told, not what it does. If its training pairs came from {}, \
+             give --split with the file that they were taken by (`bidpo data pairs --split`).",
+            path.display(),
+            args.data.display()
+        );
+    }
     if args.split.is_none() && !path.exists() {
         let texts: Vec<String> = set.questions.iter().map(|q| q.text.clone()).collect();
         let split = SplitFile::new(&args.data, &set.sha256, &texts, args.seed, 256, 256)
@@ -317,7 +366,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
 
-    let chosen = best(&points, &on_valid.tables[0]).context("internal: a sweep without points")?;
+    // Earlier settings of the folder count among those that were tried, whether or not they are asked for again.
+    let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
+    let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
     let facts = json!({
         "vectors": [{
             "file": file_name(&args.vector),
@@ -326,7 +377,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "percent_of_residual_norm": chosen.percent,
         }],
         "layers": chosen.layer.to_string(),
-        "chosen_on": { "part": "valid", "items": valid.len(), "settings": points.len() },
+        "chosen_on": { "part": "valid", "items": valid.len(), "settings": tried.len() },
     });
     let steered = Steered { control: Some(chosen.control.clone()), facts };
     let on_test_items = benchmark(&set, &test, protocol)?;

@@ -56,6 +56,15 @@ pub struct ChoiceSet {
     pub contradictions: Vec<usize>,
 }
 
+/// What an answer is where it could be either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerAs {
+    /// The text of the right choice.
+    Text,
+    /// Its index or letter.
+    Place,
+}
+
 /// Which columns (CSV) or keys (JSONL; `a.b` reaches into an object) hold what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
@@ -72,6 +81,9 @@ pub struct Mapping {
     pub first: usize,
     /// Labels of the choices (ARC's `choices.label`).
     pub labels: Option<String>,
+    /// How an answer is read that could be the text of one choice and the index or letter of another one; without it such
+    /// an answer is a fault.
+    pub answer_as: Option<AnswerAs>,
     /// A category.
     pub category: Option<String>,
     /// Where a choice's cell lists several texts, what separates them; the first is taken.
@@ -189,33 +201,45 @@ fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
 fn answer(value: &Value, m: &Mapping, choices: &[String]) -> Result<usize, String> {
     let found = find(value, &m.answer)?;
     let n = choices.len();
-    let no = |what: &str| Err(format!("{:?} is {what}, which names none of the {n} choices", m.answer));
-    let number = |i: u64| match (i as usize).checked_sub(m.first).filter(|&i| i < n) {
-        Some(i) => Ok(i),
-        None => no(&i.to_string()),
+    let no = || Err(format!("{:?} is {found}, which names none of the {n} choices", m.answer));
+    let Some(s) = scalar(found) else { return no() };
+    if let Some(key) = &m.labels {
+        let labels = find(value, key)?.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
+        // Only labels that have a choice.
+        return labels.iter().take(n).position(|l| scalar(l).is_some_and(|l| l == s)).map_or_else(no, Ok);
+    }
+    if let Value::Bool(b) = found {
+        return if n == 2 { Ok(usize::from(*b)) } else { no() };
+    }
+    let text = choices.iter().position(|c| *c == s);
+    let place = match s.as_bytes() {
+        [c @ b'A'..=b'Z'] => Some(usize::from(c - b'A')),
+        _ => s.parse::<usize>().ok().and_then(|i| i.checked_sub(m.first)),
     };
-    match found {
-        Value::Number(i) => i.as_u64().map_or_else(|| no(&i.to_string()), number),
-        Value::Bool(b) if n == 2 => Ok(usize::from(*b)),
-        Value::String(s) => {
-            let s = s.trim();
-            if let Some(key) = &m.labels {
-                return list(value, key)?.iter().position(|l| l == s).map_or_else(|| no(&format!("{s:?}")), Ok);
-            }
-            if let Some(i) = choices.iter().position(|c| c == s) {
-                return Ok(i);
-            }
-            if let Ok(i) = s.parse() {
-                return number(i);
-            }
-            match s.as_bytes() {
-                [c @ b'A'..=b'Z'] if usize::from(c - b'A') < n => Ok(usize::from(c - b'A')),
-                _ if n == 2 && s.eq_ignore_ascii_case("true") => Ok(1),
-                _ if n == 2 && s.eq_ignore_ascii_case("false") => Ok(0),
-                _ => no(&format!("{s:?}")),
-            }
-        }
-        other => no(&other.to_string()),
+    match (text, place.filter(|&i| i < n), m.answer_as) {
+        (Some(text), Some(place), None) if text != place => Err(format!(
+            "{:?} is {found}: that is the text of choice {} and the {} of choice {} ({:?}); say which is meant with --labels \
+             or with --answer-as text or place",
+            m.answer,
+            text + 1,
+            if s.parse::<usize>().is_ok() { "number" } else { "letter" },
+            place + 1,
+            choices[place]
+        )),
+        (Some(i), _, None | Some(AnswerAs::Text)) | (_, Some(i), None | Some(AnswerAs::Place)) => Ok(i),
+        (_, _, Some(AnswerAs::Text)) => no(),
+        _ if n == 2 && s.eq_ignore_ascii_case("true") => Ok(1),
+        _ if n == 2 && s.eq_ignore_ascii_case("false") => Ok(0),
+        _ => no(),
+    }
+}
+
+/// A text, number or truth value as text.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.trim().to_owned()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
     }
 }
 
@@ -230,6 +254,7 @@ mod tests {
             answer: answer.into(),
             first: 0,
             labels: None,
+            answer_as: None,
             category: None,
             separator: None,
             fixed: Vec::new(),
@@ -281,6 +306,41 @@ mod tests {
         let m = mapping("q", &["c"], "a");
         assert_eq!(one("t.jsonl", r#"{"q":"Q","c":["x","y"],"a":"y"}"#, &m).2, [1]);
         assert_eq!(one("t.jsonl", r#"{"q":"Q","c":["x","y"],"a":"B"}"#, &m).2, [1]);
+    }
+
+    #[test]
+    fn an_answer_that_could_be_two_is_refused() {
+        let m = mapping("q", &["c"], "a");
+        let sum = r#"{"q":"1 + 1","c":["1","2","0"],"a":"2"}"#;
+        let error = read("f.jsonl", &format!("{sum}\n"), &m).unwrap_err();
+        assert!(error.starts_with("f.jsonl:1: ") && error.contains("text of choice 2"), "{error}");
+        assert!(error.contains("number of choice 3 (\"0\")") && error.contains("--answer-as"), "{error}");
+        let with = |answer_as| Mapping { answer_as: Some(answer_as), ..m.clone() };
+        assert_eq!(one("f.jsonl", sum, &with(AnswerAs::Text)).2, [1]);
+        assert_eq!(one("f.jsonl", sum, &with(AnswerAs::Place)).2, [2]);
+        let letters = r#"{"q":"Which vitamin?","c":["B","C","A"],"a":"A"}"#;
+        assert!(read("f.jsonl", letters, &m).unwrap_err().contains("letter of choice 1 (\"B\")"));
+        let number = r#"{"q":"1 + 1","c":["1","2","0"],"a":2}"#;
+        assert!(read("f.jsonl", number, &m).unwrap_err().contains("text of choice 2"));
+        // Both readings the same, or one of them out of range.
+        assert_eq!(one("f.jsonl", r#"{"q":"Q","c":["0","1"],"a":"1"}"#, &m).2, [1]);
+        assert_eq!(one("f.jsonl", r#"{"q":"Q","c":["20","10"],"a":"10"}"#, &m).2, [1]);
+        // Only the asked-for reading counts.
+        assert!(read("f.jsonl", r#"{"q":"Q","c":["x","y"],"a":"1"}"#, &with(AnswerAs::Text)).is_err());
+        assert!(read("f.jsonl", r#"{"q":"Q","c":["x","y"],"a":"y"}"#, &with(AnswerAs::Place)).is_err());
+    }
+
+    #[test]
+    fn a_number_is_looked_up_among_the_labels() {
+        let m = Mapping { labels: Some("l".into()), ..mapping("q", &["c"], "a") };
+        for labels in [r#"["1","2"]"#, "[1,2]"] {
+            for answer in ["1", "\"1\""] {
+                let line = format!(r#"{{"q":"Q","c":["x","y"],"l":{labels},"a":{answer}}}"#);
+                assert_eq!(one("f.jsonl", &line, &m).2, [0], "{line}");
+            }
+        }
+        let error = read("f.jsonl", r#"{"q":"Q","c":["x","y"],"l":["1","2"],"a":0}"#, &m).unwrap_err();
+        assert!(error.contains("\"a\" is 0, which names none"), "{error}");
     }
 
     #[test]

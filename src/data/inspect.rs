@@ -237,12 +237,23 @@ fn surface(pairs: &[Triple]) -> f64 {
     right / (REPEATS as usize * pairs.len()) as f64
 }
 
-/// The nearest of `theirs` to each of `ours`, where it is at least `least` similar: (ours, theirs, similarity).
+/// The nearest of `theirs` to each of `ours`, where it is at least `least` similar: (ours, theirs, similarity). Texts
+/// without a content word ("Who are you?") are near those with the same words only.
 pub fn overlap(ours: &[String], theirs: &[String], least: f64) -> Vec<(usize, usize, f64)> {
     let sets: Vec<BTreeSet<String>> = theirs.iter().map(|t| content(t)).collect();
+    let mut bare: HashMap<Vec<String>, usize> = HashMap::new();
+    for (j, text) in theirs.iter().enumerate().filter(|(j, _)| sets[*j].is_empty()) {
+        bare.entry(words(text)).or_insert(j);
+    }
+    // An empty prompt repeats no question.
+    bare.remove::<[String]>(&[]);
     let mut out = Vec::new();
     for (i, text) in ours.iter().enumerate() {
         let own = content(text);
+        if own.is_empty() {
+            out.extend(bare.get(&words(text)).map(|&j| (i, j, 1.0)));
+            continue;
+        }
         let nearest = sets.iter().enumerate().map(|(j, s)| (j, similarity(&own, s))).max_by(|a, b| a.1.total_cmp(&b.1));
         if let Some((j, s)) = nearest.filter(|n| n.1 >= least) {
             out.push((i, j, s));
@@ -274,8 +285,12 @@ mod tests {
         assert_eq!(i.contradictions, [(0, 2), (1, 2)]);
         assert!(i.warnings()[0].starts_with("2 times one pair chooses"), "{:?}", i.warnings());
         assert!(i.near.iter().any(|n| (n.0, n.1) == (0, 3)), "{:?}", i.near);
-        let ours = ["Glass: liquid?".to_owned(), "Who am I?".to_owned()];
+        let ours = ["Glass: liquid?".to_owned(), "Who are you?".to_owned()];
         assert_eq!(overlap(&ours, &[pairs[0].prompt.clone()], 0.6).len(), 1);
+        // No content word in it, and yet the same question.
+        let theirs = ["", "Are you who?", "who are you"].map(str::to_owned);
+        assert_eq!(overlap(&ours, &theirs, 0.6), [(1, 2, 1.0)]);
+        assert!(overlap(&["".to_owned()], &theirs, 0.6).is_empty());
     }
 
     #[test]

@@ -47,6 +47,23 @@ pub enum SplitFileError {
         /// What is wrong.
         reason: String,
     },
+    /// Groups of near-duplicates do not make up a part.
+    #[error(
+        "{asked} items to {part} were asked for, groups of near-duplicates that may not be cut (the largest has {largest} of \
+         the {items} items) give {got}: ask for other numbers with --train and --valid"
+    )]
+    Groups {
+        /// What the part is for.
+        part: &'static str,
+        /// Items asked for.
+        asked: usize,
+        /// Items that could be had.
+        got: usize,
+        /// Items of the largest group.
+        largest: usize,
+        /// All items.
+        items: usize,
+    },
     /// There are not enough items.
     #[error(
         "{items} items, {n} of them for training and validation, leave none to test on: ask for fewer with --train and --valid"
@@ -58,6 +75,9 @@ pub enum SplitFileError {
         n: usize,
     },
 }
+
+/// Items by which a part may be short of what was asked for, where groups cannot make it up: fewer than most groups have.
+const SHORT: usize = 4;
 
 /// A part of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +93,12 @@ pub enum Part {
 impl SplitFile {
     /// Splits the items of a file by their texts: groups of near-duplicates ([`similar::groups`]) in an order drawn by
     /// `seed`; training takes groups from the front until it has `n_train` items, validation the next `n_valid`, the rest
-    /// is for the test. A group that would exceed a part's number goes to the test part.
+    /// is for the test. A group that would exceed a part's number goes to the test part, or to validation where that would
+    /// be short without it. Where groups cannot make up a number exactly, a part is short by a few items.
     ///
     /// # Errors
-    /// [`SplitFileError::TooFew`].
+    /// [`SplitFileError::TooFew`]; [`SplitFileError::Groups`] for a part that would be empty, or short by more
+    /// than four items and more than a tenth.
     pub fn new(
         data: &Path,
         data_sha256: &str,
@@ -92,18 +114,33 @@ impl SplitFile {
         }
         let groups = similar::groups(texts, similar::NEAR);
         let (mut train, mut valid, mut test) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left: Vec<&Vec<usize>> = Vec::new();
         for g in permutation(groups.len(), seed) {
             let group = &groups[g];
-            let part = if train.len() + group.len() <= n_train {
-                &mut train
+            if train.len() + group.len() <= n_train {
+                train.extend(group);
             } else if train.len() == n_train && valid.len() + group.len() <= n_valid {
-                &mut valid
+                valid.extend(group);
             } else {
-                &mut test
-            };
+                left.push(group);
+            }
+        }
+        // Training that never is exactly full leaves nothing for validation above.
+        for group in left {
+            let part = if valid.len() + group.len() <= n_valid { &mut valid } else { &mut test };
             part.extend(group);
         }
         test.sort_unstable();
+        let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+        for (part, asked, got) in [("train on", n_train, train.len()), ("choose by", n_valid, valid.len())] {
+            let short = asked - got;
+            if (got == 0 && asked > 0) || short > SHORT.max(asked / 10) {
+                return Err(SplitFileError::Groups { part, asked, got, largest, items });
+            }
+        }
+        if test.is_empty() {
+            return Err(SplitFileError::TooFew { items, n });
+        }
         Ok(Self {
             bidpo_split: 1,
             data: data.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
@@ -203,6 +240,22 @@ mod tests {
         assert!(
             SplitFile::new(Path::new("x"), "h", &texts(), 0, 150, 50).unwrap_err().to_string().contains("leave none")
         );
+    }
+
+    #[test]
+    fn groups_that_do_not_make_up_a_number() {
+        // Pairs only, and an odd number to train on: never full, and validation gets its items all the same.
+        let pairs: Vec<String> = (0..100).map(|i| format!("topic{0} matter{0}", i / 2)).collect();
+        let of = |texts: &[String], train, valid| SplitFile::new(Path::new("x"), "h", texts, 0, train, valid);
+        let s = of(&pairs, 31, 21).unwrap();
+        assert_eq!((s.train.len(), s.valid.len(), s.test.len()), (30, 20, 50));
+        assert!(of(&pairs, 1, 20).unwrap_err().to_string().contains("1 items to train on were asked for"));
+        // One question in a hundred wordings.
+        let alike: Vec<String> =
+            (0..160).map(|i| if i < 100 { "topic matter".into() } else { format!("topic{i} matter{i}") }).collect();
+        let error = of(&alike, 40, 40).unwrap_err().to_string();
+        assert!(error.contains("the largest has 100 of the 160 items) give 20"), "{error}");
+        assert_eq!(of(&alike, 40, 20).unwrap().test.len(), 100);
     }
 
     #[test]

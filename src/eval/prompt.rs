@@ -103,7 +103,7 @@ impl Style {
     /// What a manifest says about the prompts.
     pub fn facts(&self) -> Value {
         let shown = self.protocol.shows_options();
-        match &self.preset {
+        let mut facts = match &self.preset {
             Preset::Plain { name, preamble } => json!({
                 "preset": name,
                 "preamble": preamble,
@@ -117,7 +117,12 @@ impl Style {
                 "form": if shown { format!("{{question}}\nA. ...\nB. ...\n{OPTIONS_END_CHAT}") } else { "{question}".into() },
                 "answer": if shown { "LETTER" } else { "ANSWER" },
             }),
+        };
+        // Results from when every example had the right answer first are of another prompt.
+        if self.protocol == Protocol::Binary {
+            facts["examples"] = "options in an order drawn by the seed".into();
         }
+        facts
     }
 
     /// The question as it is put, with its options where they are shown.
@@ -140,7 +145,7 @@ impl Style {
 
     /// A solved example: the question as it is put, and its answer.
     fn shot(&self, item: &Item) -> Option<(String, String)> {
-        let order = self.protocol.orders(item, self.seed).swap_remove(0);
+        let order = self.protocol.shot_order(item, self.seed);
         let best = item.best()?;
         let block = self.block(item, order.as_deref(), false);
         let answer = match order {
@@ -297,7 +302,27 @@ mod tests {
         let s = style(Protocol::Binary);
         assert_eq!(s.block(&item("Which?"), Some(&[1, 0]), false), "Which?\nA. Red.\nB. Blue.\nAnswer:");
         assert_eq!(s.block(&item("Which?"), Some(&[0, 1]), true), "A. Blue.\nB. Red.\nAnswer:");
-        assert_eq!(s.shot(&item("W?")).unwrap(), ("W?\nA. Blue.\nB. Red.\nAnswer:".to_owned(), "A".to_owned()));
+    }
+
+    #[test]
+    fn solved_examples_do_not_always_say_a() {
+        let s = style(Protocol::Binary);
+        let (mut a, mut b) = (0, 0);
+        for index in 0..64 {
+            let shot = s.shot(&Item { index, ..item("W?") }).unwrap();
+            if shot.1 == "A" {
+                assert_eq!(shot.0, "W?\nA. Blue.\nB. Red.\nAnswer:");
+                a += 1;
+            } else {
+                assert_eq!(shot, ("W?\nA. Red.\nB. Blue.\nAnswer:".to_owned(), "B".to_owned()));
+                b += 1;
+            }
+            assert_eq!(s.shot(&Item { index, ..item("W?") }).unwrap(), shot);
+        }
+        assert!(a >= 20 && b >= 20, "{a} say A, {b} say B");
+        // MMLU's are in the data's order.
+        let letter = |index| style(Protocol::Options).shot(&Item { index, ..item("W?") }).unwrap().1;
+        assert!((0..64).all(|i| letter(i) == "A"));
     }
 
     #[test]

@@ -20,11 +20,12 @@ pub enum Protocol {
     Pair,
     /// The same two answers shown as options A and B, in both orders; the letter's probability decides.
     Binary,
-    /// All answers of MC1 shown as options in an order drawn by the seed; the letter's probability decides.
+    /// All answers (MC1's of TruthfulQA) shown as options in an order drawn by the seed; the letter's probability decides.
     Letter,
     /// Answers of any multiple-choice data as continuations.
     Choice,
-    /// Answers of any multiple-choice data shown as options in the data's order; the letter's probability decides.
+    /// Answers shown as options in the data's order, which for MMLU is part of its definition; the letter's probability
+    /// decides.
     Options,
     /// Running text: perplexity, and divergence from the unsteered model.
     Text,
@@ -70,15 +71,27 @@ impl Protocol {
         let n = item.answers.len();
         match self {
             Self::Binary => vec![Some((0..n).collect()), Some((0..n).rev().collect())],
-            // An order of its own for each item, the same for every condition.
-            Self::Letter => {
-                let own = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(item.index as u64);
-                vec![Some(permutation(n, own))]
-            }
+            Self::Letter => vec![Some(drawn(item, seed))],
             Self::Options => vec![Some((0..n).collect())],
             _ => vec![None],
         }
     }
+
+    /// The one order in which a solved example's answers are shown, if they are.
+    pub fn shot_order(self, item: &Item, seed: u64) -> Option<Vec<usize>> {
+        match self {
+            // The right answer stands first in the data: in that order every example would say "A".
+            Self::Binary | Self::Letter => Some(drawn(item, seed)),
+            Self::Options => Some((0..item.answers.len()).collect()),
+            _ => None,
+        }
+    }
+}
+
+/// An order of its own for each item, the same for every condition.
+fn drawn(item: &Item, seed: u64) -> Vec<usize> {
+    let own = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(item.index as u64);
+    permutation(item.answers.len(), own)
 }
 
 impl fmt::Display for Protocol {

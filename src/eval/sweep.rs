@@ -3,6 +3,7 @@
 use super::analysis::Table;
 use super::condition::Condition;
 use super::prompt::Change;
+use super::results::{ConditionFacts, Manifest};
 use crate::layers::Layers;
 use crate::llama::Model;
 use crate::steer::{ControlVector, SteerError, SteeringVector};
@@ -104,6 +105,70 @@ fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option
     }
 }
 
+/// The points of a sweep's results, in the manifest's order: those of `known`, and others that an earlier run of the sweep
+/// measured with the same vector.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a point of another vector, and as [`points`].
+pub fn measured(
+    manifest: &Manifest,
+    known: &[SweepPoint],
+    vector: &SteeringVector,
+    model: &Model,
+) -> Result<Vec<SweepPoint>, SteerError> {
+    let is_point = |c: &&ConditionFacts| c.facts.get("kind").is_some_and(|k| k == "point");
+    let mut out = Vec::new();
+    for c in manifest.conditions.iter().filter(is_point) {
+        if let Some(point) = known.iter().find(|p| p.name() == c.name) {
+            out.push(point.clone());
+            continue;
+        }
+        let layer = c.facts.get("layers").and_then(|l| l.as_str()?.parse().ok());
+        let number = |key: &str| c.facts.get(key).and_then(serde_json::Value::as_f64);
+        let (Some(layer), Some(percent), Some(factor)) = (layer, number("percent"), number("factor")) else {
+            return Err(SteerError::Mismatch(format!(
+                "{:?} in the results of the sweep names no layer, percent and factor: give another --out",
+                c.name
+            )));
+        };
+        let point = point(vector, layer, percent, factor, model)?;
+        if point.condition().facts.get("control_sha256") != c.facts.get("control_sha256") {
+            return Err(SteerError::Mismatch(format!(
+                "{:?} in the results of the sweep was measured with another vector: give another --out",
+                c.name
+            )));
+        }
+        out.push(point);
+    }
+    Ok(out)
+}
+
+fn check_layer(layer: usize, model: &Model) -> Result<(), SteerError> {
+    let top = model.n_layer() - 1;
+    if (1..=top).contains(&layer) {
+        return Ok(());
+    }
+    Err(SteerError::Mismatch(format!("layer {layer} cannot be steered: this model takes 1-{top}")))
+}
+
+/// A point with a known factor.
+fn point(
+    vector: &SteeringVector,
+    layer: usize,
+    percent: f64,
+    factor: f64,
+    model: &Model,
+) -> Result<SweepPoint, SteerError> {
+    let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
+    check_layer(layer, model)?;
+    let (d, moved_from) = direction(vector, layer)?;
+    let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
+    let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
+    row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
+    let control = ControlVector { data, first: layer, last: layer };
+    Ok(SweepPoint { layer, percent, factor, control, moved_from })
+}
+
 /// All points of `layers` and `percents`; `norms` is the median residual norm at each layer.
 ///
 /// # Errors
@@ -116,7 +181,7 @@ pub fn points(
     norms: &BTreeMap<usize, f64>,
     model: &Model,
 ) -> Result<Vec<SweepPoint>, SteerError> {
-    let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
+    let n_embd = model.n_embd();
     if vector.n_embd() != n_embd {
         return Err(SteerError::Mismatch(format!(
             "it has {} dimensions, the model's residual stream has {n_embd}: it was made for another model",
@@ -125,11 +190,8 @@ pub fn points(
     }
     let mut out = Vec::new();
     for &layer in layers {
-        if layer < 1 || layer >= n_layer {
-            let top = n_layer - 1;
-            return Err(SteerError::Mismatch(format!("layer {layer} cannot be steered: this model takes 1-{top}")));
-        }
-        let (d, moved_from) = direction(vector, layer)?;
+        check_layer(layer, model)?;
+        let (d, _) = direction(vector, layer)?;
         let length = d.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let norm = norms.get(&layer).copied().unwrap_or(f64::NAN);
         if length == 0.0 || !(norm.is_finite() && norm > 0.0) {
@@ -139,11 +201,7 @@ pub fn points(
         }
         for &percent in &percents.0 {
             let factor = percent / 100.0 * norm / length;
-            let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
-            let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
-            row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
-            let control = ControlVector { data, first: layer, last: layer };
-            out.push(SweepPoint { layer, percent, factor, control, moved_from });
+            out.push(point(vector, layer, percent, factor, model)?);
         }
     }
     Ok(out)

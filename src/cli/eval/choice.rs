@@ -2,7 +2,7 @@
 
 use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
 use anyhow::{Context as _, ensure};
-use bidpo::data::choice::{Mapping, load};
+use bidpo::data::choice::{AnswerAs, Mapping, load};
 use bidpo::eval::benchmark::Benchmark;
 use bidpo::eval::prompt::QUESTION_FORM;
 use bidpo::eval::protocol::Protocol;
@@ -31,6 +31,9 @@ pub struct Args {
     /// Key of the choices' labels, where the answer is one of them.
     #[arg(long, value_name = "KEY")]
     labels: Option<String>,
+    /// What an answer is that could be the text of one choice and the index or letter of another.
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "labels")]
+    answer_as: Option<AnswerAsName>,
     /// Key of a category, by which uncertainty is clustered.
     #[arg(long, value_name = "KEY")]
     category: Option<String>,
@@ -40,7 +43,8 @@ pub struct Args {
     /// The same choices for every question: no,yes
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "choices")]
     fixed: Vec<String>,
-    /// Show the choices as lettered options and read the letter, instead of scoring each as a continuation.
+    /// Show the choices as lettered options, in an order drawn by the seed for each question, and read the letter, instead
+    /// of scoring each as a continuation.
     #[arg(long)]
     show_options: bool,
     /// How a question is put; {question} stands for it, \n for a new line. The answer follows after one space.
@@ -54,6 +58,15 @@ pub struct Args {
     run: RunArgs,
 }
 
+/// How an answer is read that could be two.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AnswerAsName {
+    /// The text of the right choice.
+    Text,
+    /// Its index or letter.
+    Place,
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let form = args.form.replace("\\n", "\n");
     ensure!(form.contains("{question}"), "--form {:?} does not hold {{question}}", args.form);
@@ -63,6 +76,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         answer: args.answer,
         first: args.first,
         labels: args.labels,
+        answer_as: args.answer_as.map(|a| match a {
+            AnswerAsName::Text => AnswerAs::Text,
+            AnswerAsName::Place => AnswerAs::Place,
+        }),
         category: args.category,
         separator: args.separator,
         fixed: args.fixed,
@@ -82,7 +99,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     selection["mapping"] = serde_json::json!(format!("{mapping:?}"));
     let case = Case {
         name: "choice",
-        protocol: if args.show_options { Protocol::Options } else { Protocol::Choice },
+        // Not in the data's order: where one column is always right, so would one letter be.
+        protocol: if args.show_options { Protocol::Letter } else { Protocol::Choice },
         benchmark: Benchmark::choice(&items, &selected.items),
         train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
         data: vec![(args.data, sha256)],

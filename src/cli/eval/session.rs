@@ -109,12 +109,26 @@ impl Session {
         there == self.wanted
     }
 
-    /// The whole run, with the conditions that the file had before.
+    /// The whole run, with the conditions that the file had before, but for those that an earlier run left unfinished and
+    /// nobody asked for now.
     pub fn into_run(self) -> anyhow::Result<Run> {
-        let (manifest, files) = match &self.store {
-            Some(store) => (store.manifest().clone(), vec![store.path().to_owned()]),
-            None => (self.manifest, Vec::new()),
-        };
+        let Some(store) = &self.store else { return Ok(Run::new(&self.manifest, self.records, Vec::new())?) };
+        let mut manifest = store.manifest().clone();
+        let done = |name: &str| self.records.iter().filter(|r| r.condition == name).count();
+        let (kept, unfinished): (Vec<_>, Vec<_>) = std::mem::take(&mut manifest.conditions)
+            .into_iter()
+            .partition(|c| self.manifest.condition(&c.name).is_some() || done(&c.name) == manifest.items);
+        if !unfinished.is_empty() {
+            let names: Vec<String> = unfinished.iter().map(|c| format!("{:?}", c.name)).collect();
+            eprintln!(
+                "bidpo: {}: left out of these figures, for an earlier run did not finish them: {}. The command that began \
+                 them goes on with them.",
+                store.path().display(),
+                names.join(", ")
+            );
+        }
+        manifest.conditions = kept;
+        let files = vec![store.path().to_owned()];
         Ok(Run::new(&manifest, self.records, files)?)
     }
 

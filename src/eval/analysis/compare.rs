@@ -40,7 +40,8 @@ pub struct Comparison {
     pub higher: f64,
     /// The difference with categories as clusters, where the items have at least two.
     pub clustered: Option<Clustered>,
-    /// Smallest true difference that this many items would show in 80 % of all runs, at 5 %.
+    /// Smallest true difference that this many items would show in 80 % of all runs, at 5 %. Infinite for too few items, 0
+    /// for means whose differences are all the same.
     pub detectable: f64,
 }
 

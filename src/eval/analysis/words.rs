@@ -56,15 +56,25 @@ impl Analysis {
             ));
         }
         if !c.is_shown() {
-            let could = if measure.is_share() {
-                format!("{:.1} points", 100.0 * c.detectable)
+            let found = if !c.detectable.is_finite() {
+                format!("{n} {items} are too few to find any difference in four of five runs.")
+            } else if c.detectable == 0.0 {
+                // Means without any spread: nothing to estimate from what a true difference would have looked like.
+                format!(
+                    "The vector changed none of the {n} {items}; what they could have shown cannot be told from that."
+                )
             } else {
-                format!("{:.4} {}", c.detectable, difference_unit(measure))
+                let could = if measure.is_share() {
+                    format!("{:.1} points", 100.0 * c.detectable)
+                } else {
+                    format!("{:.4} {}", c.detectable, difference_unit(measure))
+                };
+                format!(
+                    "With {n} {items} a true difference of {could} would have been found in four of five runs; a smaller one \
+                     may be there."
+                )
             };
-            out.push(format!(
-                "No difference that this many {items} could show: {name} {d} with the vector. With {n} {items} a true \
-                 difference of {could} would have been found in four of five runs; a smaller one may be there."
-            ));
+            out.push(format!("No difference that this many {items} could show: {name} {d} with the vector. {found}"));
         } else {
             let verb = if c.difference > 0.0 { "raises" } else { "lowers" };
             out.push(format!("The vector {verb} {name}: {d} on {n} {items}."));
@@ -75,6 +85,12 @@ impl Analysis {
             }
         }
         out.extend(after);
+        if self.manifest.selection.get("part").is_some_and(|p| p == "train") {
+            out.push(format!(
+                "These {items} are the training part of the split: the vector may have been trained on them, and then they \
+                 do not show what it does on others."
+            ));
+        }
         if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_shown()) {
             let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
             out.push(format!(
@@ -159,7 +175,24 @@ mod tests {
         let u = bits(60, |i| i % 2 == 0);
         let same = words(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
         assert!(same.contains("No difference that this many questions could show: mc1 +0.0 points"), "{same}");
-        assert!(same.contains("a true difference of"), "{same}");
+        // None of 60 changed: as many would have to, in one direction.
+        assert!(same.contains("a true difference of 12.6 points would have been found"), "{same}");
+        let three = bits(3, |i| i == 0);
+        let few = words(&[("unsteered", "unsteered", &three), ("steered", "steered", &three)]);
+        assert!(few.contains("3 questions are too few") && !few.contains("inf"), "{few}");
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        run.manifest.protocol = "mc2".into();
+        for record in run.records.iter_mut().flatten() {
+            record.answers.iter_mut().for_each(|a| a.label = a.mc1.take());
+        }
+        let mean = analyse(&run).unwrap().words().join("\n");
+        assert!(mean.contains("The vector changed none of the 60 questions"), "{mean}");
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        for (part, said) in [("train", true), ("test", false)] {
+            run.manifest.selection = serde_json::json!({ "part": part });
+            let said_now = analyse(&run).unwrap().words().join("\n").contains("may have been trained on them");
+            assert_eq!(said_now, said, "{part}");
+        }
         let up = bits(60, |i| i % 2 == 0 || i < 30);
         let better =
             words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up), ("system prompt", "system", &u)]);

@@ -8,7 +8,7 @@ use crate::eval::condition::{STEERED, UNSTEERED};
 use crate::eval::measure::Measure;
 use crate::eval::stats::posterior_density;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// Changed items that are shown; more make no page that is read.
@@ -191,37 +191,48 @@ fn section(a: &Analysis) -> String {
     s + "</section>\n"
 }
 
-/// Truthfulness against capability, where the same points were measured in both.
+/// Truthfulness against capability, where the same points were measured in both on the same model.
 fn fronts(runs: &[Analysis]) -> String {
     let has_points = |a: &&Analysis| a.tables[0].rows.iter().any(|r| r.kind == "point");
+    let is_truth = |a: &Analysis| a.manifest.benchmark == "truthfulqa";
     let swept: Vec<&Analysis> = runs.iter().filter(has_points).collect();
-    let truthful = swept.iter().position(|a| a.manifest.benchmark == "truthfulqa").unwrap_or(0);
-    let Some(truth) = swept.get(truthful) else { return String::new() };
-    let costs = swept.iter().enumerate().filter(|(i, _)| *i != truthful).map(|(_, a)| a);
+    let models: BTreeSet<&str> = swept.iter().map(|a| a.manifest.model.sha256.as_str()).collect();
     let mut s = String::new();
-    for cost in costs {
-        // KL is the cost itself; of other runs it is the headline measure.
-        let t = cost.tables.iter().find(|t| t.measure.name() == "kl_per_token").unwrap_or(&cost.tables[0]);
-        let y = &truth.tables[0];
-        let points: Vec<(String, f64, f64)> = y
-            .rows
-            .iter()
-            .filter_map(|r| {
-                let other = t.row(&r.condition)?;
-                let merit = |m: Measure, v: f64| m.direction() * shown(m, v);
-                Some((r.condition.clone(), merit(t.measure, other.estimate.value), merit(y.measure, r.estimate.value)))
-            })
-            .collect();
-        let sign = |m: Measure| if m.direction() < 0.0 { format!("minus {}", unit(m)) } else { unit(m) };
-        let x_name = format!("{} {}", cost.manifest.benchmark, sign(t.measure));
-        let y_name = format!("{} {}", truth.manifest.benchmark, sign(y.measure));
-        let picture = svg::pareto(&format!("{y_name} against {x_name}"), &x_name, &y_name, &points);
-        s += &figure(
-            &picture,
-            "To the upper right is better in both. Joined: settings that no other one beats in both (Pareto front).",
-        );
+    for truth in swept.iter().filter(|a| is_truth(a)) {
+        // A second TruthfulQA run is no cost of the first.
+        let same_model = |a: &&&Analysis| a.manifest.model.sha256 == truth.manifest.model.sha256;
+        for cost in swept.iter().filter(|a| !is_truth(a)).filter(same_model) {
+            let picture = front(truth, cost);
+            let of = if models.len() > 1 { format!("{}. ", truth.manifest.model.file) } else { String::new() };
+            s += &figure(
+                &picture,
+                &format!(
+                    "{of}To the upper right is better in both. Joined: settings that no other one beats in both (Pareto front)."
+                ),
+            );
+        }
     }
     if s.is_empty() { s } else { format!("<section>\n<h2>What truthfulness costs</h2>\n{s}</section>\n") }
+}
+
+/// The points of one run against those of another.
+fn front(truth: &Analysis, cost: &Analysis) -> String {
+    // KL is the cost itself; of other runs it is the headline measure.
+    let t = cost.tables.iter().find(|t| t.measure.name() == "kl_per_token").unwrap_or(&cost.tables[0]);
+    let y = &truth.tables[0];
+    let merit = |m: Measure, v: f64| m.direction() * shown(m, v);
+    let points: Vec<(String, f64, f64)> = y
+        .rows
+        .iter()
+        .filter_map(|r| {
+            let other = t.row(&r.condition)?;
+            Some((r.condition.clone(), merit(t.measure, other.estimate.value), merit(y.measure, r.estimate.value)))
+        })
+        .collect();
+    let sign = |m: Measure| if m.direction() < 0.0 { format!("minus {}", unit(m)) } else { unit(m) };
+    let x_name = format!("{} {}", cost.manifest.benchmark, sign(t.measure));
+    let y_name = format!("{} {}", truth.manifest.benchmark, sign(y.measure));
+    svg::pareto(&format!("{y_name} against {x_name}"), &x_name, &y_name, &points)
 }
 
 /// The page of some runs.
@@ -248,6 +259,27 @@ mod tests {
     use super::*;
     use crate::eval::analysis::analyse;
     use crate::eval::analysis::tests::{bits, run_of};
+
+    #[test]
+    fn costs_are_those_of_the_same_model() {
+        let (u, p) = (bits(20, |i| i % 2 == 0), bits(20, |i| i % 3 == 0));
+        let of = |benchmark: &str, model: &str| {
+            let mut run = run_of(&[("unsteered", "unsteered", &u), ("layer 1, +5 %", "point", &p)]);
+            run.manifest.benchmark = benchmark.into();
+            run.manifest.model.sha256 = model.into();
+            run.manifest.model.file = format!("{model}.gguf");
+            analyse(&run).unwrap()
+        };
+        let drawn = |runs: &[Analysis]| fronts(runs).matches("<figure>").count();
+        let (truth, again, mmlu, other) =
+            (of("truthfulqa", "a"), of("truthfulqa", "a"), of("mmlu", "a"), of("mmlu", "b"));
+        assert_eq!(drawn(&[truth.clone(), mmlu.clone()]), 1);
+        assert_eq!(drawn(&[truth.clone(), other.clone()]), 0, "another model's");
+        assert_eq!(drawn(&[truth.clone(), again]), 0, "a second TruthfulQA run is no cost");
+        assert_eq!(drawn(&[mmlu.clone(), other.clone()]), 0);
+        let page = fronts(&[truth, of("truthfulqa", "b"), mmlu, other]);
+        assert_eq!((page.matches("<figure>").count(), page.matches("a.gguf").count()), (2, 1));
+    }
 
     #[test]
     fn the_page_is_whole_and_stands_alone() {

@@ -244,6 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_may_be_chosen_again_among_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        let chosen = |part: &str, settings: usize| {
+            let mut m = manifest("1/1");
+            m.conditions[1].facts.insert("chosen_on".into(), serde_json::json!({ "part": part, "settings": settings }));
+            m
+        };
+        write(&path, &chosen("valid", 4));
+        let (store, done) = Store::open(&path, &chosen("valid", 6)).unwrap();
+        assert_eq!((done.len(), store.manifest()), (10, &chosen("valid", 6)));
+        drop(store);
+        let run = merge(std::slice::from_ref(&path)).unwrap().remove(0);
+        assert_eq!(run.manifest.conditions, chosen("valid", 6).conditions);
+        let error = Store::open(&path, &chosen("test", 6)).unwrap_err().to_string();
+        assert!(error.contains("chosen_on.part"), "{error}");
+    }
+
+    #[test]
     fn damage_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r");

@@ -9,4 +9,4 @@ mod store;
 pub use manifest::{ConditionFacts, DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
 pub use record::{Answer, Record, TextScore, View};
-pub use store::{ResultsError, Store, read};
+pub use store::{ResultsError, Store, other_run, read};

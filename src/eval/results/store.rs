@@ -1,7 +1,7 @@
 //! Results on disk: appended as they are made, so that an interrupted run goes on where it stopped.
 
 use super::manifest::FORM;
-use super::{Manifest, Record, differences};
+use super::{ConditionFacts, Manifest, Record, differences};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -143,7 +143,7 @@ impl Store {
         }
         let (old, records, whole) = parse(path, &bytes)?;
         let union = join(&old, manifest).map_err(|what| ResultsError::OtherRun { path: path.to_owned(), what })?;
-        if union.conditions.len() > old.conditions.len() {
+        if union != old {
             // Another first line: the file is written anew, and the lock goes over to the new one.
             let end = bytes.iter().position(|&b| b == b'\n').map_or(0, |i| i + 1);
             let text = [union.line().as_bytes(), b"\n", &bytes[end..whole as usize]].concat();
@@ -193,9 +193,24 @@ fn lock(path: &Path) -> Result<File, ResultsError> {
     Ok(file)
 }
 
+/// What makes two manifests those of other runs: all that differs but shard and threads, and conditions that only one of
+/// them has. Empty for parts of one run.
+pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
+    join(&there.run(), &now.run()).err().unwrap_or_default()
+}
+
+/// A condition without the number of settings that it was chosen among: the same setting may be chosen again among more.
+fn without_count(mut c: ConditionFacts) -> ConditionFacts {
+    if let Some(serde_json::Value::Object(chosen)) = c.facts.get_mut("chosen_on") {
+        chosen.remove("settings");
+    }
+    c
+}
+
 /// The file's manifest with the conditions that are new; what differs, if anything else does.
 fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
-    let value = |m: &Manifest, conditions| {
+    let value = |m: &Manifest, conditions: Vec<ConditionFacts>| {
+        let conditions = conditions.into_iter().map(without_count).collect();
         serde_json::to_value(Manifest { conditions, ..m.clone() }).unwrap_or(serde_json::Value::Null)
     };
     let common = |m: &Manifest, other: &Manifest| {
@@ -210,6 +225,11 @@ fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
         return Err(what);
     }
     let mut union = old.clone();
+    for c in &mut union.conditions {
+        if let Some(new) = new.condition(&c.name) {
+            c.clone_from(new);
+        }
+    }
     union.conditions.extend(new.conditions.iter().filter(|c| old.condition(&c.name).is_none()).cloned());
     Ok(union)
 }

@@ -12,19 +12,28 @@ fn z_power() -> f64 {
 
 /// Smallest detectable difference of two paired proportions on `n` items of which a share `discordant` changes: solves
 /// `d sqrt(n) = z_{1 - alpha/2} sqrt(psi) + z_{power} sqrt(psi - d^2)` (Connor 1987, Biometrics 43:207, McNemar's test) for
-/// d. At most `discordant`: there is no larger difference among so few changes.
+/// d. Where so few changes cannot make a difference that would be found, even all in one direction, the smallest one needs
+/// more of them: it is that of `psi = d`, as few changes as a difference can have. Infinite for so few items that no
+/// difference would be found.
 pub fn detectable_proportion(n: usize, discordant: f64) -> f64 {
     let psi = discordant.clamp(0.0, 1.0);
     let root_n = (n as f64).sqrt();
     // The right side falls with d, the left side rises.
-    let short = |d: f64| d * root_n < z(1.0 - ALPHA) * psi.sqrt() + z_power() * (psi - d * d).max(0.0).sqrt();
-    if short(psi) {
-        return psi;
+    let short = |d: f64, psi: f64| d * root_n < z(1.0 - ALPHA) * psi.sqrt() + z_power() * (psi - d * d).max(0.0).sqrt();
+    if !short(psi, psi) {
+        return root(0.0, psi, |d| short(d, psi));
     }
-    let (mut lo, mut hi) = (0.0, psi);
+    if short(1.0, 1.0) {
+        return f64::INFINITY;
+    }
+    root(psi, 1.0, |d| short(d, d))
+}
+
+/// Where `below` turns from true to false.
+fn root(mut lo: f64, mut hi: f64, below: impl Fn(f64) -> bool) -> f64 {
     for _ in 0..100 {
         let mid = 0.5 * (lo + hi);
-        if short(mid) { lo = mid } else { hi = mid }
+        if below(mid) { lo = mid } else { hi = mid }
     }
     0.5 * (lo + hi)
 }
@@ -49,7 +58,15 @@ mod tests {
             close(detectable_proportion(n, psi), d, 1e-9);
         }
         close(detectable_mean(278, 0.21), 0.035285862225073766, 1e-9);
-        // Two changed items of a hundred: not even both in one direction would be found.
-        assert_eq!(detectable_proportion(100, 0.02), 0.02);
+        // Changes that would not be found even all in one direction: the root of the same equation with psi = d
+        // (bisection in Python with `statistics.NormalDist().inv_cdf`).
+        for (n, d) in [(40, 0.18493135050770038), (60, 0.1257565734082015), (150, 0.05150870320178656)] {
+            // None changed, one is added on each side.
+            close(detectable_proportion(n, 2.0 / (n + 2) as f64), d, 1e-9);
+        }
+        close(detectable_proportion(100, 0.02), 0.07665613424623571, 1e-9);
+        // Without a jump where the one becomes the other.
+        close(detectable_proportion(100, 0.0766), detectable_proportion(100, 0.0767), 1e-3);
+        assert_eq!(detectable_proportion(3, 0.4), f64::INFINITY);
     }
 }
