@@ -69,7 +69,8 @@ pub struct Weight {
     raw: *mut sys::ggml_tensor,
     model: Arc<Model>,
     plain: Option<Arc<PlainTensor>>,
-    transposed: Option<Arc<TransposedTensor>>,
+    /// Keeps the tensor alive, where it is a transposed copy.
+    _transposed: Option<Arc<TransposedTensor>>,
 }
 
 impl Weight {
@@ -115,7 +116,7 @@ impl Weight {
         TransposedTensor::choose(self.node().ne(), self.device()?, types)
     }
 
-    /// True if a transposed copy in this type is there.
+    /// True if the transposed copy in this type is there.
     pub(crate) fn has_transposed(&self, kind: DType) -> bool {
         self.model.has_transposed(&self.node().name(), kind)
     }
@@ -129,11 +130,6 @@ impl Weight {
         let node = self.node();
         let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, types)?;
         Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, transposed: Some(copy) })
-    }
-
-    /// True for a transposed copy.
-    pub fn is_transposed(&self) -> bool {
-        self.transposed.is_some()
     }
 
     /// The weight's tensor as it lies in the file, None where the CPU cannot read it and [`Weight::make_plain`] was not
@@ -159,7 +155,7 @@ impl<'a> Node<'a> {
             raw: self.raw,
             model: Arc::clone(self.model),
             plain: None,
-            transposed: None,
+            _transposed: None,
         })
     }
 
