@@ -129,7 +129,7 @@ impl Weight {
     pub(crate) fn transposed_on(&self, device: sys::ggml_backend_dev_t, types: &[DType]) -> Result<Self, LlamaError> {
         let node = self.node();
         let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, types)?;
-        Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, transposed: Some(copy) })
+        Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, _transposed: Some(copy) })
     }
 
     /// The weight's tensor as it lies in the file, None where the CPU cannot read it and [`Weight::make_plain`] was not
