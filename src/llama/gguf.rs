@@ -171,6 +171,21 @@ impl GgufFile {
         Ok(parts)
     }
 
+    /// Opens the part of a model that holds a tensor of this name, type and shape.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open_parts`]; [`LlamaError::Gguf`] where no part holds it.
+    pub(super) fn open_with(model: &Path, name: &str, dtype: DType, ne: [usize; 4]) -> Result<Self, LlamaError> {
+        let holds = |f: &Self| f.tensors().any(|(n, d, shape)| n == name && d == dtype && shape == ne);
+        Self::open_parts(model)?.into_iter().find(holds).ok_or_else(|| {
+            LlamaError::Gguf(format!(
+                "{} has no tensor {name} of type {} and shape {ne:?}: was the file replaced since it was loaded?",
+                model.display(),
+                dtype.name()
+            ))
+        })
+    }
+
     /// Bytes of the tensors of a model, over all its parts. Only the headers are read.
     ///
     /// # Errors

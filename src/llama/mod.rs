@@ -10,6 +10,7 @@ mod chat_template;
 mod context;
 mod device;
 mod gguf;
+mod held;
 mod logging;
 mod model;
 pub(crate) mod placement;
@@ -41,7 +42,6 @@ pub use reference::{ReferenceContext, first_token};
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, StandIn, Tap, Weight};
-pub use transposed::TransposedTensor;
 
 pub(crate) use llama_cpp_sys_2 as sys;
 

@@ -1,8 +1,8 @@
 //! A loaded model and its vocabulary.
 
 use super::{
-    DType, LlamaError, Offload, Placement, PlainTensor, SplitMode, Token, TransposedTensor, init,
-    logging::last_log_lines, sys,
+    DType, LlamaError, Offload, Placement, PlainTensor, SplitMode, Token, init, logging::last_log_lines, sys,
+    transposed::TransposedTensor,
 };
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
@@ -141,7 +141,7 @@ impl Model {
         Ok(tensor)
     }
 
-    /// A transposed copy of one of the model's tensors on the device it lies on, made at the first call.
+    /// A transposed copy of one of the model's tensors on the device it lies on, as `kind`, made at the first call.
     ///
     /// # Errors
     /// As [`TransposedTensor::load`].
@@ -151,15 +151,15 @@ impl Model {
         dtype: DType,
         ne: [usize; 4],
         device: sys::ggml_backend_dev_t,
-        types: &[DType],
+        kind: DType,
     ) -> Result<Arc<TransposedTensor>, LlamaError> {
         let mut all = self.transposed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let kind = TransposedTensor::choose(ne, device, types);
-        if let Some(tensor) = kind.and_then(|kind| all.get(&(name.to_owned(), kind))) {
+        let key = (name.to_owned(), kind);
+        if let Some(tensor) = all.get(&key) {
             return Ok(Arc::clone(tensor));
         }
-        let tensor = Arc::new(TransposedTensor::load(self, name, dtype, ne, device, types)?);
-        all.insert((name.to_owned(), tensor.dtype()), Arc::clone(&tensor));
+        let tensor = Arc::new(TransposedTensor::load(self, name, dtype, ne, device, kind)?);
+        all.insert(key, Arc::clone(&tensor));
         Ok(tensor)
     }
 

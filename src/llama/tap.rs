@@ -1,6 +1,7 @@
 //! The tap: every node of the graph that `llama_decode` runs, seen before and after it is computed.
 
-use super::{LlamaError, Model, PlainTensor, Pool, TransposedTensor, sys};
+use super::transposed::TransposedTensor;
+use super::{LlamaError, Model, PlainTensor, Pool, sys};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
@@ -111,9 +112,12 @@ impl Weight {
         self.device().map(super::placement::device_name)
     }
 
-    /// The first of `types` in which the weight's device multiplies by its transpose.
-    pub(crate) fn transposed_type(&self, types: &[DType]) -> Option<DType> {
-        TransposedTensor::choose(self.node().ne(), self.device()?, types)
+    /// The first of `types` in which the weight's device multiplies by its transpose; None for a weight in the CPU's memory.
+    ///
+    /// # Errors
+    /// [`LlamaError::Device`] where it does in none.
+    pub(crate) fn transposed_type(&self, types: &[DType]) -> Result<Option<DType>, LlamaError> {
+        self.device().map(|device| TransposedTensor::choose(self.node().ne(), device, types)).transpose()
     }
 
     /// True if the transposed copy in this type is there.
@@ -121,15 +125,15 @@ impl Weight {
         self.model.has_transposed(&self.node().name(), kind)
     }
 
-    /// The transposed copy of a weight that lies on a device, as a weight; the first of `types` with which the device
-    /// multiplies.
+    /// The transposed copy of the weight on its device, as `kind`, as a weight; None for a weight in the CPU's memory.
     ///
     /// # Errors
-    /// As [`TransposedTensor`]'s making.
-    pub(crate) fn transposed_on(&self, device: sys::ggml_backend_dev_t, types: &[DType]) -> Result<Self, LlamaError> {
+    /// [`LlamaError::Device`] where the device has no room, and what reading the file gives.
+    pub(crate) fn transposed(&self, kind: DType) -> Result<Option<Self>, LlamaError> {
+        let Some(device) = self.device() else { return Ok(None) };
         let node = self.node();
-        let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, types)?;
-        Ok(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, _transposed: Some(copy) })
+        let copy = self.model.transposed(&node.name(), node.dtype(), node.ne(), device, kind)?;
+        Ok(Some(Self { raw: copy.raw(), model: Arc::clone(&self.model), plain: None, _transposed: Some(copy) }))
     }
 
     /// The weight's tensor as it lies in the file, None where the CPU cannot read it and [`Weight::make_plain`] was not

@@ -4,8 +4,8 @@
 //! round: no GPU backend of ggml multiplies by the transpose of a quantized matrix. The copy costs memory (two bytes a
 //! weight in BF16) and rounds the weights to 8 bits of mantissa.
 
+use super::held::Held;
 use super::{DType, GgufFile, LlamaError, Model, dequantize, placement, sys};
-use std::ffi::c_void;
 
 impl DType {
     /// 16-bit float with F32's range.
@@ -14,110 +14,71 @@ impl DType {
 
 /// A matrix of a model, or a stack of them, transposed, on a device.
 #[derive(Debug)]
-pub struct TransposedTensor {
-    ctx: *mut sys::ggml_context,
-    buffer: sys::ggml_backend_buffer_t,
-    raw: *mut sys::ggml_tensor,
+pub(super) struct TransposedTensor {
+    held: Held,
     dtype: DType,
-    ne: [usize; 4],
+    bytes: usize,
 }
-
-// SAFETY: written once, in the constructor; read only afterwards.
-unsafe impl Send for TransposedTensor {}
-// SAFETY: as above.
-unsafe impl Sync for TransposedTensor {}
 
 /// Columns and rows that are turned at a time: whole blocks of every type, and few enough to stay in the cache.
 const TILE: (usize, usize) = (256, 512);
 
 impl TransposedTensor {
-    /// Reads a tensor `[k, n, experts]` from the model's file and puts `[n, k, experts]` on the device, in the first of
-    /// `types` with which the device multiplies.
+    /// The first of `types` in which the device multiplies by the transpose of a weight `[k, n, experts]`.
     ///
     /// # Errors
-    /// [`LlamaError::Gguf`] when the file has no such tensor any more, [`LlamaError::Device`] when the device has no room
-    /// or multiplies none of the types; [`LlamaError::Read`] when the file fails.
-    pub(super) fn load(
+    /// [`LlamaError::Device`] where it does in none.
+    pub fn choose(ne: [usize; 4], device: sys::ggml_backend_dev_t, types: &[DType]) -> Result<DType, LlamaError> {
+        types.iter().copied().find(|&t| multiplies(device, t, [ne[1], ne[0], ne[2], ne[3]])).ok_or_else(|| {
+            LlamaError::Device(format!(
+                "{} multiplies none of {} that a transposed copy of a weight of {ne:?} could be: keep this model's layers on \
+                 the CPU (--gpu-layers 0)",
+                placement::device_name(device),
+                types.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ")
+            ))
+        })
+    }
+
+    /// Reads a tensor `[k, n, experts]` from the model's file and puts `[n, k, experts]` on the device, as `kind`.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] when the file has no such tensor any more, [`LlamaError::Device`] when the device has no room;
+    /// [`LlamaError::Read`] when the file fails.
+    pub fn load(
         model: &Model,
         name: &str,
         dtype: DType,
         ne: [usize; 4],
         device: sys::ggml_backend_dev_t,
-        types: &[DType],
+        kind: DType,
     ) -> Result<Self, LlamaError> {
-        let turned = [ne[1], ne[0], ne[2], ne[3]];
-        let kind = Self::choose(ne, device, types).ok_or_else(|| {
-            LlamaError::Device(format!(
-                "{} multiplies none of {} that a transposed copy of {name} could be: keep this model's layers on the CPU \
-                 (--gpu-layers 0)",
-                placement::device_name(device),
-                types.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ")
-            ))
-        })?;
-        let files = GgufFile::open_parts(model.path())?;
-        let of = |f: &&GgufFile| f.tensors().any(|(n, d, shape)| n == name && d == dtype && shape == ne);
-        let file = files.iter().find(of).ok_or_else(|| {
-            LlamaError::Gguf(format!(
-                "{} has no tensor {name} of type {} and shape {ne:?}: was the file replaced since it was loaded?",
-                model.path().display(),
-                dtype.name()
-            ))
-        })?;
-        let tensor = Self::allocate(device, kind, turned).ok_or_else(|| {
-            let n: usize = turned.iter().product();
+        let file = GgufFile::open_with(model.path(), name, dtype, ne)?;
+        let bytes = kind.row_bytes(ne.iter().product());
+        // SAFETY: the buffer type of a live device.
+        let held = unsafe { Held::new(sys::ggml_backend_dev_buffer_type(device), kind, [ne[1], ne[0], ne[2], ne[3]]) };
+        let mut held = held.ok_or_else(|| {
             LlamaError::Device(format!(
                 "{} has no room for a transposed copy of {name} ({} MiB in {}), which the backward pass needs: offload \
                  fewer layers (--gpu-layers), or train at a higher layer",
                 placement::device_name(device),
-                kind.row_bytes(n) >> 20,
+                bytes >> 20,
                 kind.name()
             ))
         })?;
-        // One matrix of a stack at a time.
+        held.is_weight();
+        // One matrix of a stack at a time: they lie one after the other.
         let [k, n, ..] = ne;
-        let piece = dtype.row_bytes(k) * n;
-        let size = kind.row_bytes(n) * k;
         let mut offset = 0;
-        file.read_pieces(name, piece, &mut |bytes| {
-            let data = transpose(dtype, bytes, k, n, kind);
-            debug_assert_eq!(data.len(), size);
-            // SAFETY: matrices lie one after the other; there are as many in the tensor as in the file.
-            unsafe { sys::ggml_backend_tensor_set(tensor.raw, data.as_ptr().cast::<c_void>(), offset, data.len()) };
-            offset += data.len();
+        file.read_pieces(name, dtype.row_bytes(k) * n, &mut |matrix| {
+            let turned = transpose(dtype, matrix, k, n, kind);
+            held.write(offset, &turned);
+            offset += turned.len();
         })?;
-        Ok(tensor)
+        Ok(Self { held, dtype: kind, bytes })
     }
 
-    /// The first of `types` in which the device multiplies by the transpose of a weight `[k, n, experts]`.
-    pub(super) fn choose(ne: [usize; 4], device: sys::ggml_backend_dev_t, types: &[DType]) -> Option<DType> {
-        types.iter().copied().find(|&t| multiplies(device, t, [ne[1], ne[0], ne[2], ne[3]]))
-    }
-
-    fn allocate(device: sys::ggml_backend_dev_t, kind: DType, ne: [usize; 4]) -> Option<Self> {
-        // SAFETY: the context holds one tensor header; what is made is owned by the result and freed in its drop.
-        let tensor = unsafe {
-            let ctx = sys::ggml_init(sys::ggml_init_params {
-                mem_size: sys::ggml_tensor_overhead() * 2,
-                mem_buffer: std::ptr::null_mut(),
-                no_alloc: true,
-            });
-            if ctx.is_null() {
-                return None;
-            }
-            let raw = sys::ggml_new_tensor(ctx, kind.0, 4, ne.map(|n| n as i64).as_ptr());
-            let buffer = sys::ggml_backend_alloc_ctx_tensors_from_buft(ctx, sys::ggml_backend_dev_buffer_type(device));
-            Self { ctx, buffer, raw, dtype: kind, ne }
-        };
-        if tensor.buffer.is_null() {
-            return None;
-        }
-        // SAFETY: a live buffer. Products run where the buffer of their weight is.
-        unsafe { sys::ggml_backend_buffer_set_usage(tensor.buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS) };
-        Some(tensor)
-    }
-
-    pub(crate) fn raw(&self) -> *mut sys::ggml_tensor {
-        self.raw
+    pub fn raw(&self) -> *mut sys::ggml_tensor {
+        self.held.raw()
     }
 
     /// The type that the copy is kept in.
@@ -125,26 +86,9 @@ impl TransposedTensor {
         self.dtype
     }
 
-    /// `[n, k, experts, 1]`, fastest first, of a weight `[k, n, experts, 1]`.
-    pub fn ne(&self) -> [usize; 4] {
-        self.ne
-    }
-
     /// Bytes in the device's memory.
     pub fn bytes(&self) -> usize {
-        self.dtype.row_bytes(self.ne.iter().product())
-    }
-}
-
-impl Drop for TransposedTensor {
-    fn drop(&mut self) {
-        // SAFETY: each freed once, the buffer before the context whose tensor lies in it.
-        unsafe {
-            if !self.buffer.is_null() {
-                sys::ggml_backend_buffer_free(self.buffer);
-            }
-            sys::ggml_free(self.ctx);
-        }
+        self.bytes
     }
 }
 

@@ -26,7 +26,7 @@ impl Devices {
     /// The scheduler, made ready for a graph, if a weight lies outside of the CPU's memory.
     ///
     /// # Errors
-    /// [`RunError::Memory`] where a device cannot be started.
+    /// [`RunError::Binding`] where a device cannot be started.
     ///
     /// # Safety
     /// `graph` is alive, of tensors that have no memory but for weights and inputs; `cpu` is a CPU backend.
@@ -36,8 +36,12 @@ impl Devices {
         cpu: sys::ggml_backend_t,
         graph: *mut sys::ggml_cgraph,
     ) -> Result<Option<sys::ggml_backend_sched_t>, RunError> {
+        let used: Vec<_> = weights.iter().filter_map(Weight::device).collect();
+        if used.is_empty() {
+            return Ok(None);
+        }
         let mut new = false;
-        for device in weights.iter().filter_map(Weight::device) {
+        for device in used {
             if !self.backends.iter().any(|(d, _)| *d == device) {
                 // SAFETY: a live device.
                 let backend = unsafe { sys::ggml_backend_dev_init(device, std::ptr::null()) };
@@ -47,9 +51,6 @@ impl Devices {
                 self.backends.push((device, backend));
                 new = true;
             }
-        }
-        if weights.iter().all(|w| w.device().is_none()) {
-            return Ok(None);
         }
         // SAFETY: by contract; the backends are alive.
         unsafe {

@@ -7,7 +7,7 @@ use crate::graph::lift::Entry;
 use crate::graph::lower::{LabelScores, Plan, head_weight, lower};
 use crate::llama::{DType, Weight, device_memory};
 use crate::memory::text;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Factor on the gradient where transposed copies are F16, whose smallest numbers are larger than many gradients.
 const F16_GRADIENT_SCALE: f32 = 1024.0;
@@ -35,21 +35,22 @@ impl Engine {
             return Ok((parts, entries, None, 1.0));
         }
         // First the copies: which type they have decides whether small gradients survive.
-        let mut transposed: Vec<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
-        transposed.sort_unstable();
-        transposed.dedup();
-        self.announce_copies(&parts.weights, &transposed)?;
-        let mut copies = BTreeMap::new();
-        let mut gradient_scale = 1.0;
+        let types = self.transposed_types();
+        let transposed: BTreeSet<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
+        let mut kinds = BTreeMap::new();
         for i in transposed {
-            if let Some(device) = devices[i] {
-                let copy = parts.weights[i].transposed_on(device, &self.transposed_types())?;
-                if copy.node().dtype() == DType::F16 {
-                    gradient_scale = F16_GRADIENT_SCALE;
-                }
+            if let Some(kind) = parts.weights[i].transposed_type(&types)? {
+                kinds.insert(i, kind);
+            }
+        }
+        self.announce_copies(&parts.weights, &kinds)?;
+        let mut copies = BTreeMap::new();
+        for (&i, &kind) in &kinds {
+            if let Some(copy) = parts.weights[i].transposed(kind)? {
                 copies.insert(i, copy);
             }
         }
+        let gradient_scale = if kinds.values().any(|&k| k == DType::F16) { F16_GRADIENT_SCALE } else { 1.0 };
         let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
         let head = head_weight(&parts.graph, parts.logits).is_some_and(|w| on_device[w.0 as usize]);
         for label in labels.iter_mut() {
@@ -72,15 +73,12 @@ impl Engine {
     }
 
     /// Says how much memory the copies that are not there yet will take on each device, and refuses what has no room.
-    fn announce_copies(&mut self, weights: &[Weight], transposed: &[usize]) -> Result<(), EngineError> {
-        let types = self.transposed_types();
+    fn announce_copies(&mut self, weights: &[Weight], kinds: &BTreeMap<usize, DType>) -> Result<(), EngineError> {
         let mut need: BTreeMap<String, (usize, u64, DType)> = BTreeMap::new();
-        for weight in transposed.iter().map(|&i| &weights[i]) {
-            // What its device multiplies by in none of the types fails where it is copied, with the types named.
-            let (Some(name), Some(kind)) = (weight.device_name(), weight.transposed_type(&types)) else { continue };
-            if weight.has_transposed(kind) {
-                continue;
-            }
+        for (weight, &kind) in
+            kinds.iter().map(|(&i, kind)| (&weights[i], kind)).filter(|(w, k)| !w.has_transposed(**k))
+        {
+            let Some(name) = weight.device_name() else { continue };
             let (count, bytes, _) = need.entry(name).or_insert((0, 0, kind));
             *count += 1;
             *bytes += kind.row_bytes(weight.node().ne().iter().product()) as u64;
