@@ -3,27 +3,16 @@
 
 mod common;
 
-use bidpo::data::{PreferencePair, PreferenceSet, Prompt, permutation, split};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use bidpo::data::inspect::{Triple, inspect, is_negation};
+use bidpo::data::similar::{content, similarity, words};
+use bidpo::data::{PreferencePair, PreferenceSet, Prompt, split};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn text(pair: &PreferencePair) -> &str {
     match &pair.prompt {
         Prompt::Text(text) => text,
         Prompt::Messages(_) => panic!("{}: the shipped sets hold plain prompts", pair.origin),
     }
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '\'')
-        .filter(|w| !w.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect()
-}
-
-fn is_negation(word: &str) -> bool {
-    const WORDS: [&str; 12] =
-        ["no", "not", "never", "none", "nothing", "nobody", "neither", "nor", "nowhere", "cannot", "without", "hardly"];
-    WORDS.contains(&word) || word.ends_with("n't")
 }
 
 /// Both sides of a set: `(chosen, rejected)` of some count over the pairs.
@@ -113,90 +102,21 @@ fn no_word_gives_an_answer_away() {
     }
 }
 
-/// What a reader who skips the meaning can see of an answer: its words, its pairs of neighbours at the start, its length,
-/// its negations and commas.
-fn features(answer: &str) -> BTreeSet<String> {
-    let words = words(answer);
-    let mut out: BTreeSet<String> = words.iter().cloned().collect();
-    out.insert(format!("<first> {}", words.first().map_or("", String::as_str)));
-    out.insert(format!("<start> {}", words[..words.len().min(2)].join(" ")));
-    out.insert(format!("<end> {}", words.last().map_or("", String::as_str)));
-    out.insert(format!("<length> {}", answer.len() / 12));
-    out.insert(format!("<words> {}", words.len() / 3));
-    out.insert(format!("<negations> {}", words.iter().filter(|w| is_negation(w)).count()));
-    out.insert(format!("<commas> {}", answer.matches(',').count()));
-    out.insert(format!("<digits> {}", answer.bytes().any(|b| b.is_ascii_digit())));
-    out
-}
-
-/// Bernoulli-style naive Bayes on those features, add-one smoothing: log odds that an answer is a chosen one.
-fn train_bayes(pairs: &[&PreferencePair]) -> impl Fn(&str) -> f64 {
-    let mut counts: HashMap<String, (f64, f64)> = HashMap::new();
-    for p in pairs {
-        features(&p.chosen).into_iter().for_each(|f| counts.entry(f).or_default().0 += 1.0);
-        features(&p.rejected).into_iter().for_each(|f| counts.entry(f).or_default().1 += 1.0);
-    }
-    move |answer| features(answer).iter().filter_map(|f| counts.get(f)).map(|(a, b)| ((a + 1.0) / (b + 1.0)).ln()).sum()
-}
-
-/// Share of held-out pairs whose chosen answer gets the higher log odds (ties count half), 10 folds by pair, averaged
-/// over a few foldings.
-fn cross_validated(set: &PreferenceSet) -> f64 {
-    const FOLDS: usize = 10;
-    const REPEATS: u64 = 5;
-    let mut right = 0.0;
-    for seed in 0..REPEATS {
-        let order = permutation(set.len(), seed);
-        for fold in 0..FOLDS {
-            let held_out = |rank: &usize| rank % FOLDS == fold;
-            let train: Vec<_> = (0..set.len()).filter(|r| !held_out(r)).map(|r| &set.pairs[order[r]]).collect();
-            let score = train_bayes(&train);
-            for rank in (0..set.len()).filter(held_out) {
-                let p = &set.pairs[order[rank]];
-                let (a, b) = (score(&p.chosen), score(&p.rejected));
-                right += if a > b {
-                    1.0
-                } else if a < b {
-                    0.0
-                } else {
-                    0.5
-                };
-            }
-        }
-    }
-    right / (REPEATS as usize * set.len()) as f64
+/// Accuracy of a classifier that never sees the prompt.
+fn surface(set: &str) -> f64 {
+    let set = PreferenceSet::builtin(set).unwrap();
+    inspect(&set.pairs.iter().map(Triple::from).collect::<Vec<_>>()).surface.unwrap()
 }
 
 #[test]
 fn the_surface_does_not_tell_true_from_false() {
-    let accuracy = cross_validated(&PreferenceSet::builtin("misconceptions").unwrap());
+    let accuracy = surface("misconceptions");
     println!("surface classifier on misconceptions: {:.1} %", 100.0 * accuracy);
     assert!(accuracy <= 0.62, "a classifier that understands nothing is right in {:.1} %", 100.0 * accuracy);
     // The test can fail: the style set is meant to be told apart by its surface, and is.
-    let style = cross_validated(&PreferenceSet::builtin("plain-vs-flowery").unwrap());
+    let style = surface("plain-vs-flowery");
     println!("surface classifier on plain-vs-flowery: {:.1} %", 100.0 * style);
     assert!(style >= 0.9, "plain and flowery answers are told apart in {:.1} % only", 100.0 * style);
-}
-
-/// Content words, roughly stemmed, so that "Do bats see?" and "Can a bat see?" meet.
-fn content(question: &str) -> BTreeSet<String> {
-    const STOP: &str = " a an and any are as at be been by can could did do does for from had has have how i if in is it its \
-                        me my of on or should that the their them there they this to was we were what when where which \
-                        who why will with would you your happen happens really true people someone most ";
-    words(question)
-        .into_iter()
-        .filter(|w| !STOP.contains(&format!(" {w} ")))
-        .map(|w| {
-            let stem = ["ing", "ed", "es", "s"].iter().find_map(|e| w.strip_suffix(e).filter(|s| s.len() >= 3));
-            stem.map_or_else(|| w.clone(), str::to_owned).trim_end_matches('e').to_owned()
-        })
-        .collect()
-}
-
-/// Jaccard similarity of the content words.
-fn similarity(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
-    let shared = a.intersection(b).count();
-    shared as f64 / (a.len() + b.len() - shared).max(1) as f64
 }
 
 #[test]

@@ -171,29 +171,15 @@ fn perplexity_and_divergence() {
 /// A CSV of `n` questions in the form of TruthfulQA's.
 fn questions(dir: &Path, n: usize) -> PathBuf {
     let path = dir.join("q.csv");
-    let mut out = csv::Writer::from_path(&path).unwrap();
-    out.write_record([
-        "Category",
-        "Question",
-        "Best Answer",
-        "Best Incorrect Answer",
-        "Correct Answers",
-        "Incorrect Answers",
-    ])
-    .unwrap();
-    for i in 0..n {
-        let q = format!("Does topic{i} make thing{i}?");
-        out.write_record([
-            &format!("c{}", i % 3),
-            &q,
-            &format!("No, {i} does not"),
-            &format!("Yes, {i} does"),
-            "No",
-            "Yes",
-        ])
-        .unwrap();
-    }
-    out.flush().unwrap();
+    let row = |i: usize| {
+        [
+            format!("c{}", i % 3),
+            format!("Does topic{i} make thing{i}?"),
+            format!("No, {i} does not"),
+            format!("Yes, {i} does"),
+        ]
+    };
+    common::truthfulqa_csv(&path, (0..n).map(row));
     path
 }
 

@@ -16,22 +16,11 @@ fn bidpo() -> Command {
 /// Twelve questions in the form of TruthfulQA's CSV, and a split of them.
 fn data(dir: &Path) -> (PathBuf, PathBuf) {
     let (data, split) = (dir.join("q.csv"), dir.join("split.json"));
-    let mut out = csv::Writer::from_path(&data).unwrap();
-    out.write_record([
-        "Category",
-        "Question",
-        "Best Answer",
-        "Best Incorrect Answer",
-        "Correct Answers",
-        "Incorrect Answers",
-    ])
-    .unwrap();
-    for i in 0..12 {
+    let row = |i: usize| {
         let q = format!("Does topic{i} <make> thing{i}?");
-        let (yes, no) = (format!("Yes, {i} & more"), format!("No, {i} does not"));
-        out.write_record([&format!("c{}", i % 3), &q, &no, &yes, &no, &yes]).unwrap();
-    }
-    out.flush().unwrap();
+        [format!("c{}", i % 3), q, format!("No, {i} does not"), format!("Yes, {i} & more")]
+    };
+    common::truthfulqa_csv(&data, (0..12).map(row));
     let mut command = bidpo();
     command.args(["data", "split", "--train", "4", "--valid", "4"]).arg(&data).arg("-o").arg(&split);
     command.assert().success();
@@ -63,14 +52,20 @@ fn dom(browser: &str, page: &Path, width: usize) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
+/// A vector for layer 15 that means nothing.
+fn vector(dir: &Path) -> PathBuf {
+    let path = dir.join("v.gguf");
+    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
+    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
+    path
+}
+
 #[test]
 fn a_sweep_and_its_report() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (data, split) = data(dir.path());
-    let vector = dir.path().join("v.gguf");
-    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&vector).unwrap();
+    let vector = vector(dir.path());
     let sample = dir.path().join("t.txt");
     std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(4)).unwrap();
     let out = dir.path().join("sweep");
@@ -168,9 +163,7 @@ fn shards_of_a_sweep_are_put_together() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (data, split) = data(dir.path());
-    let vector = dir.path().join("v.gguf");
-    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&vector).unwrap();
+    let vector = vector(dir.path());
     let out = dir.path().join("sweep");
     let command = |more: &[&str]| {
         let mut command = bidpo();

@@ -103,7 +103,8 @@ impl Inspection {
 
 const NEGATION: &str = "with a negation";
 
-fn is_negation(word: &str) -> bool {
+/// True for a word that denies.
+pub fn is_negation(word: &str) -> bool {
     const WORDS: [&str; 12] =
         ["no", "not", "never", "none", "nothing", "nobody", "neither", "nor", "nowhere", "cannot", "without", "hardly"];
     WORDS.contains(&word) || word.ends_with("n't")

@@ -40,3 +40,15 @@ pub fn shared(rel: &str) -> Option<PathBuf> {
     eprintln!("SKIPPED: {} is missing", path.display());
     None
 }
+
+/// Writes a CSV in the form of TruthfulQA's: of each question its category, itself, the right and the wrong answer.
+pub fn truthfulqa_csv(path: &std::path::Path, questions: impl IntoIterator<Item = [String; 4]>) {
+    let mut out = csv::Writer::from_path(path).unwrap();
+    let header =
+        ["Category", "Question", "Best Answer", "Best Incorrect Answer", "Correct Answers", "Incorrect Answers"];
+    out.write_record(header).unwrap();
+    for [category, question, right, wrong] in questions {
+        out.write_record([&category, &question, &right, &wrong, &right, &wrong]).unwrap();
+    }
+    out.flush().unwrap();
+}
