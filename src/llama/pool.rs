@@ -32,6 +32,12 @@ impl Pool {
         unsafe { sys::ggml_threadpool_pause(self.raw) };
     }
 
+    /// Wakes them before the first graph: what is measured is not their waking.
+    pub(super) fn resume(&self) {
+        // SAFETY: as above.
+        unsafe { sys::ggml_threadpool_resume(self.raw) };
+    }
+
     pub(crate) fn raw(&self) -> *mut sys::ggml_threadpool {
         self.raw
     }

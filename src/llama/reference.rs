@@ -1,6 +1,6 @@
 //! llama.cpp as its own programs call it, to be measured against: no callback, no control vector, its own defaults.
 
-use super::{LlamaError, Model, Sampler, SamplerParams, Token, logging::last_log_lines, sys};
+use super::{LlamaError, Model, Pool, Sampler, SamplerParams, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ const N_UBATCH: usize = 512;
 #[derive(Debug)]
 pub struct ReferenceContext {
     raw: *mut sys::llama_context,
-    pool: *mut sys::ggml_threadpool,
+    /// Its threads wait by spinning: until the first call, and between calls, they sleep.
+    pool: Pool,
     model: Arc<Model>,
     n_ctx: usize,
 }
@@ -27,9 +28,10 @@ impl ReferenceContext {
     /// [`LlamaError::Context`].
     pub fn new(model: &Arc<Model>, n_ctx: usize, n_threads: u32) -> Result<Self, LlamaError> {
         let _ = last_log_lines();
-        // SAFETY: the model is alive and outlives the context through the Arc; the pool is attached before use, and both
-        // are checked here and freed in drop.
-        let (raw, pool) = unsafe {
+        let no_context = |reason| LlamaError::Context { n_ctx: n_ctx as u32, reason };
+        let pool = Pool::new(n_threads).ok_or_else(|| no_context(format!("{n_threads} threads cannot be started")))?;
+        // SAFETY: the model is alive and outlives the context through the Arc; the pool is freed after the context.
+        let raw = unsafe {
             let mut p = sys::llama_context_default_params();
             p.n_ctx = n_ctx as u32;
             p.n_batch = 2048;
@@ -38,20 +40,13 @@ impl ReferenceContext {
             p.n_threads_batch = n_threads as i32;
             p.swa_full = false;
             let raw = sys::llama_init_from_model(model.raw(), p);
-            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
-            let pool = if raw.is_null() { std::ptr::null_mut() } else { sys::ggml_threadpool_new(&raw mut params) };
-            if !pool.is_null() {
-                sys::llama_attach_threadpool(raw, pool, std::ptr::null_mut());
-                // Its threads wait by spinning: until the first call, and between calls, they sleep.
-                sys::ggml_threadpool_pause(pool);
+            if raw.is_null() {
+                return Err(no_context(last_log_lines()));
             }
-            (raw, pool)
+            sys::llama_attach_threadpool(raw, pool.raw(), std::ptr::null_mut());
+            raw
         };
-        let made = Self { raw, pool, model: Arc::clone(model), n_ctx };
-        if raw.is_null() || pool.is_null() {
-            return Err(LlamaError::Context { n_ctx: n_ctx as u32, reason: last_log_lines() });
-        }
-        Ok(made)
+        Ok(Self { raw, pool, model: Arc::clone(model), n_ctx })
     }
 
     /// Time that `llama_decode` takes for each of the sequences alone, one after the other, with the logits of the last
@@ -95,11 +90,9 @@ impl ReferenceContext {
 
     /// Does something with the pool's threads awake.
     fn awake<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, LlamaError>) -> Result<T, LlamaError> {
-        // SAFETY: the pool is alive, and no graph runs now.
-        unsafe { sys::ggml_threadpool_resume(self.pool) };
+        self.pool.resume();
         let result = work(self);
-        // SAFETY: as above.
-        unsafe { sys::ggml_threadpool_pause(self.pool) };
+        self.pool.pause();
         result
     }
 
@@ -141,13 +134,8 @@ fn too_long(n_tokens: usize, n_ctx: usize) -> LlamaError {
 
 impl Drop for ReferenceContext {
     fn drop(&mut self) {
-        // SAFETY: each freed once, the context before the pool that it uses; llama_free takes NULL.
-        unsafe {
-            sys::llama_free(self.raw);
-            if !self.pool.is_null() {
-                sys::ggml_threadpool_free(self.pool);
-            }
-        }
+        // SAFETY: freed once, before the pool that it uses, which is a field.
+        unsafe { sys::llama_free(self.raw) };
     }
 }
 
