@@ -10,4 +10,4 @@ mod vector;
 pub use combine::{ControlVector, Dial, combine, warnings};
 pub use identity::ModelIdentity;
 pub(crate) use vector::mean_fraction;
-pub use vector::{Provenance, SteerError, SteeringVector};
+pub use vector::{Provenance, SteerError, SteeringVector, TRAINING_CURVE};
