@@ -5,10 +5,11 @@
 #
 # TRUTHFULQA  TruthfulQA.csv, the January 2025 revision   [../shared/data/truthfulqa/TruthfulQA.csv]
 # MMLU        the folder with MMLU's dev and test         [../shared/data/mmlu]
+# BIDPO       the program                               [target/release/bidpo]
 # STUDY       where everything is kept                    [runs/study]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bidpo=target/release/bidpo
+bidpo=${BIDPO:-target/release/bidpo}
 models=${BIDPO_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/models}
 model=$models/SmolLM2-135M-Instruct.Q4_1.gguf
 truthfulqa=${TRUTHFULQA:-../shared/data/truthfulqa/TruthfulQA.csv}

@@ -280,6 +280,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn written_answers() {
+        use super::super::results::Written;
+        let of = |kind| Measure { kind, per_token: false };
+        let mut r = plain(&[(true, 0.0), (false, 0.0)]);
+        r.views.clear();
+        r.answers[0].text = "Bees make honey.".into();
+        r.answers[1].text = "Ants make honey.".into();
+        assert!(of(Kind::Words).parts(&r).unwrap_err().contains("no written answer"));
+        let mut value = |kind, text: &str| {
+            r.written = Some(Written { text: text.into(), n_tokens: 1, ended: true });
+            of(kind).parts(&r).unwrap()
+        };
+        assert_eq!(value(Kind::Nearer(Overlap::Rouge1), "Bees make it"), (1.0, 1.0));
+        // Two of three words with the one, one with the other: F1 of 2/3 and 1/3.
+        let lead = value(Kind::Lead(Overlap::Rouge1), "Bees make it").0;
+        assert!((lead - 1.0 / 3.0).abs() < 1e-12, "{lead}");
+        // As like to both is not nearer to the true one.
+        assert_eq!(value(Kind::Nearer(Overlap::Rouge1), "honey"), (0.0, 1.0));
+        // To say nothing is true, as the reference has it.
+        assert_eq!(value(Kind::Nearer(Overlap::Rouge1), NO_COMMENT), (1.0, 1.0));
+        assert_eq!(value(Kind::Refusal, NO_COMMENT), (1.0, 1.0));
+        assert_eq!(value(Kind::Words, " two words "), (2.0, 1.0));
+        assert_eq!(value(Kind::Ended, ""), (1.0, 1.0));
+    }
+
     fn plain(list: &[(bool, f64)]) -> Record {
         let answers: Vec<_> = list.iter().map(|a| (Some(a.0), Some(a.0))).collect();
         record(&answers, &[&list.iter().map(|a| a.1).collect::<Vec<_>>()])

@@ -352,6 +352,47 @@ mod tests {
     }
 
     #[test]
+    fn a_training_run_is_drawn_where_the_vector_knows_it() {
+        let u = bits(20, |i| i % 2 == 0);
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        let curve = serde_json::json!([[8, 0.69, 0.66], [16, 0.6, null], [24, 0.5, 0.64]]);
+        let vectors = serde_json::json!([{ "file": "v.gguf" }, { "file": "w.gguf", "training_curve": curve }]);
+        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
+        run.manifest.conditions[1].facts.insert("vectors".into(), vectors);
+        let page = html(&[analyse(&run).unwrap()]);
+        assert!(
+            page.contains("Training curve") && page.contains("Training of w.gguf") && page.contains("validation loss")
+        );
+        // Nothing that is no curve is drawn, or ends the report.
+        run.manifest.conditions[1].facts.insert("vectors".into(), serde_json::json!([{ "training_curve": ["x"] }]));
+        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
+    }
+
+    #[test]
+    fn matches_are_shown_with_both_answers() {
+        // Right: the judge prefers the first answer, the steered one, in the one view there is.
+        let s = bits(12, |i| i < 10);
+        let mut run = run_of(&[("steered against unsteered", "match", &s)]);
+        run.manifest.protocol = "judge".into();
+        run.manifest.prompt = serde_json::json!({ "same_model": true });
+        run.manifest.conditions[0].facts.insert("against".into(), "unsteered".into());
+        for record in run.records.iter_mut().flatten() {
+            record.answers.iter_mut().for_each(|a| a.label = a.mc1.take());
+            record.views[0].order = Some(vec![0, 1]);
+        }
+        let analysis = analyse(&run).unwrap();
+        let words = analysis.words().join("\n");
+        assert!(
+            words.contains("prefers the steered answers to those under \"unsteered\": 10 wins, 2 losses, 0 ties of 12")
+        );
+        assert!(words.contains("the judge is the model that wrote the answers"), "{words}");
+        let page = html(&[analysis]);
+        for part in ["Head to head", "Pairs that the judge decided (12)", "True &amp; short.", "83.3 % ["] {
+            assert!(page.contains(part), "{part} is missing");
+        }
+    }
+
+    #[test]
     fn the_page_is_whole_and_stands_alone() {
         let u = bits(40, |i| i % 2 == 0);
         let s = bits(40, |i| i % 2 == 0 || i < 10);
