@@ -258,7 +258,7 @@ fn chat_by_pipe() {
     let (out, talk) = run("/scale 2\n/sclae 2\n/scale x y\n/vector no/such.gguf\n/vector\n/help\n/scale\n");
     assert_eq!(out, "");
     for hint in
-        ["no vector is named", "did you mean /scale?", "usage: /scale", "no/such.gguf", "usage: /vector", "/reset"]
+        ["no vector is named", "did you mean /scale?", "usage: /scale", "no/such.gguf", "usage: /load", "/reset"]
     {
         assert!(talk.contains(hint), "{hint}: {talk}");
     }

@@ -11,6 +11,7 @@ use bidpo::steer::{Dial, combine};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Options of `bidpo generate`.
 #[derive(Debug, clap::Args)]
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let enough = (tokens.len() + args.max_tokens as usize).min(Generator::default_context(&model)) as u32;
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(enough), n_threads: args.model.threads() };
     let mut generator = Generator::new(&model, &params)?;
-    let interrupt = Interrupt::install()?;
+    let interrupt = Interrupt::install(Duration::ZERO)?;
     let options = GenerateOptions {
         sampler: args.sampling.params(),
         max_tokens: args.max_tokens as usize,

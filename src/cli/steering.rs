@@ -3,15 +3,15 @@
 use anyhow::{Context as _, bail, ensure};
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
-use bidpo::steer::{ControlVector, Dial, SteeringVector, combine, warnings};
-use std::path::PathBuf;
+use bidpo::steer::{ControlVector, Convention, Dial, SteeringVector, combine, warnings};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SteeringArgs {
-    /// A control vector to add (GGUF). May be given several times: the vectors are summed.
+    /// A control vector to add (GGUF or safetensors). May be given several times: the vectors are summed.
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
     /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
@@ -22,6 +22,10 @@ pub struct SteeringArgs {
     /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
     #[arg(long, value_name = "LIST", requires = "vectors")]
     pub layers: Option<Layers>,
+    /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator). One for all, or one for each --vector in order [default: output].
+    #[arg(long = "convention", value_name = "C", requires = "vectors")]
+    pub conventions: Vec<Convention>,
 }
 
 /// A scale as the user gives it.
@@ -70,15 +74,20 @@ pub struct Steering {
 impl SteeringArgs {
     /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
     pub fn load(&self, model: &Model) -> anyhow::Result<Steering> {
-        let (n_vectors, n_scales) = (self.vectors.len(), self.scales.len());
+        let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
         ensure!(
             n_scales <= 1 || n_scales == n_vectors,
             "{n_scales} scales for {n_vectors} vectors: give one --scale for all or one for each --vector"
         );
+        ensure!(
+            n_conventions <= 1 || n_conventions == n_vectors,
+            "{n_conventions} conventions for {n_vectors} vectors: give one --convention for all or one for each --vector"
+        );
         let mut dials = Vec::new();
         for (i, path) in self.vectors.iter().enumerate() {
             let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
-            let dial = load_dial(path, scale)?;
+            let convention = self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
+            let dial = load_dial(path, scale, convention)?;
             for warning in warnings(&dial.vector, model) {
                 eprintln!("bidpo: warning: {}: {warning}", path.display());
             }
@@ -90,9 +99,26 @@ impl SteeringArgs {
     }
 }
 
+/// Loads a vector in its maker's convention; says on stderr what of it cannot be used.
+pub fn load_vector(path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    placed(SteeringVector::load(path)?, path, convention)
+}
+
+/// The vector that `path` holds, its layers as bidpo counts them.
+pub fn placed(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    let placed = vector.placed(convention).with_context(|| path.display().to_string())?;
+    if placed.lost_block_0 {
+        eprintln!(
+            "bidpo: {}: direction.1 was measured at the output of block 0, where llama.cpp cannot steer: left out",
+            path.display()
+        );
+    }
+    Ok(placed.vector)
+}
+
 /// Loads one vector and names it after its file.
-pub fn load_dial(path: &std::path::Path, scale: Scale) -> anyhow::Result<Dial> {
-    let vector = SteeringVector::load(path)?;
+pub fn load_dial(path: &Path, scale: Scale, convention: Convention) -> anyhow::Result<Dial> {
+    let vector = load_vector(path, convention)?;
     let scale = scale.factor(&vector).with_context(|| path.display().to_string())?;
     let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
     Ok(Dial { name: name.to_string_lossy().into_owned(), vector: Arc::new(vector), scale })
