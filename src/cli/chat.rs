@@ -7,7 +7,7 @@ mod show;
 use super::columns::{LiveColumns, terminal_width};
 use super::interrupt::Interrupt;
 use super::sampling::{PromptArgs, SamplingArgs};
-use super::steering::{Scale, SteeringArgs, load_dial};
+use super::steering::{Scale, SteeringArgs, load_dial, measure_residual_norms};
 use anyhow::{Context as _, anyhow, ensure};
 use bidpo::chat::{
     COMMANDS, ChatError, ChatSession, Command, GenerateOptions, Generation, GeneratorParams, NOTES, Side, StopReason,
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(notice) = template.notice() {
         eprintln!("bidpo: {notice}");
     }
-    let steering = args.steering.load(&model)?;
+    let steering = args.steering.load(&model, args.model.threads())?;
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
     let mut session = ChatSession::new(&model, template, &params)?;
     session.set_system(args.how.system.clone());
@@ -69,7 +69,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_tokens: args.max_tokens as usize,
         interrupt: interrupt.stop.clone(),
     };
-    let mut chat = Chat { session, options, interrupt, styled: takes_styles(), saved: None };
+    let n_threads = args.model.threads();
+    let mut chat = Chat { session, options, interrupt, n_threads, styled: takes_styles(), saved: None };
     match editor {
         Some(editor) => chat.interactive(editor)?,
         None => chat.piped()?,
@@ -87,6 +88,7 @@ struct Chat {
     session: ChatSession,
     options: GenerateOptions,
     interrupt: Interrupt,
+    n_threads: u32,
     styled: bool,
     /// The file that this conversation was written to, which may be written again.
     saved: Option<PathBuf>,
@@ -268,6 +270,9 @@ impl Chat {
         let mut read = Vec::new();
         for (name, value) in scales {
             let scale: Scale = value.parse().map_err(|e: String| anyhow!(e))?;
+            if matches!(scale, Scale::Percent(_)) {
+                self.know_residual_norms(name.as_deref())?;
+            }
             read.push((name.as_deref(), scale));
         }
         let on = self.session.is_on();
@@ -283,6 +288,18 @@ impl Chat {
         Ok(())
     }
 
+    /// Of the vector called `name`, or of all.
+    fn know_residual_norms(&mut self, name: Option<&str>) -> anyhow::Result<()> {
+        let dials: Vec<_> = self.session.dials().iter().filter(|d| name.is_none_or(|n| n == d.name)).cloned().collect();
+        for mut dial in dials.into_iter().filter(|d| d.vector.percent_of_scale(1.0).is_none()) {
+            let on = self.session.is_on();
+            measure_residual_norms(&mut dial, self.session.model(), self.n_threads)?;
+            self.session.add_dial(dial)?;
+            self.session.set_on(on)?;
+        }
+        Ok(())
+    }
+
     fn load(
         &mut self,
         file: &Path,
@@ -291,7 +308,7 @@ impl Chat {
         convention: Convention,
     ) -> anyhow::Result<()> {
         let scale: Scale = scale.unwrap_or("1").parse().map_err(|e: String| anyhow!(e))?;
-        let mut dial = load_dial(file, scale, convention)?;
+        let mut dial = load_dial(file, scale, convention, self.session.model(), self.n_threads)?;
         if let Some(name) = name {
             ensure!(!name.contains('='), "{name:?} cannot be a name: /scale NAME=X could not tell where it ends");
             dial.name = name;

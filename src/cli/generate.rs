@@ -3,7 +3,7 @@
 use super::columns::{side_by_side, terminal_width};
 use super::interrupt::Interrupt;
 use super::sampling::{PromptArgs, SamplingArgs};
-use super::steering::{Scale, SteeringArgs};
+use super::steering::{Scale, SteeringArgs, measure_residual_norms};
 use anyhow::{Context as _, ensure};
 use bidpo::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
 use bidpo::data::{ChatTemplate, Message, Prompt};
@@ -65,7 +65,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(system) => Prompt::Messages(vec![Message::system(system), Message::user(text)]),
     };
     let tokens = template.encode_prompt(&model, &prompt)?;
-    let steering = args.steering.load(&model)?;
+    let mut steering = args.steering.load(&model, args.model.threads())?;
+    if args.sweep.iter().any(|s| matches!(s, Scale::Percent(_))) {
+        for dial in &mut steering.dials {
+            measure_residual_norms(dial, &model, args.model.threads())?;
+        }
+    }
 
     // One run for each scale of --scales; otherwise one, with the scales of --scale.
     let mut runs: Vec<(Option<Scale>, Vec<Dial>)> = vec![(None, steering.dials.clone())];

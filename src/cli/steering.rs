@@ -1,6 +1,8 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
 use anyhow::{Context as _, bail, ensure};
+use bidpo::data::{PreferenceSet, Prompt};
+use bidpo::extract::residual_norms;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
 use bidpo::steer::{ControlVector, Convention, Dial, SteeringVector, combine, warnings};
@@ -15,8 +17,8 @@ pub struct SteeringArgs {
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
     /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
-    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%; for a vector of
-    /// several layers, the mean over them).
+    /// with a per cent sign it is relative to the median residual norm (5%, -5%; for a vector of several layers, the mean
+    /// over them), which is measured where the file does not know it.
     #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
     pub scales: Vec<Scale>,
     /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
@@ -72,8 +74,13 @@ pub struct Steering {
 }
 
 impl SteeringArgs {
+    /// The convention in which `--vector` number `i` is read.
+    pub fn convention(&self, i: usize) -> Convention {
+        self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default()
+    }
+
     /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
-    pub fn load(&self, model: &Model) -> anyhow::Result<Steering> {
+    pub fn load(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Steering> {
         let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
         ensure!(
             n_scales <= 1 || n_scales == n_vectors,
@@ -86,8 +93,7 @@ impl SteeringArgs {
         let mut dials = Vec::new();
         for (i, path) in self.vectors.iter().enumerate() {
             let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
-            let convention = self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
-            let dial = load_dial(path, scale, convention)?;
+            let dial = load_dial(path, scale, self.convention(i), model, n_threads)?;
             for warning in warnings(&dial.vector, model) {
                 eprintln!("bidpo: warning: {}: {warning}", path.display());
             }
@@ -117,11 +123,54 @@ pub fn placed(vector: SteeringVector, path: &Path, convention: Convention) -> an
 }
 
 /// Loads one vector and names it after its file.
-pub fn load_dial(path: &Path, scale: Scale, convention: Convention) -> anyhow::Result<Dial> {
-    let vector = load_vector(path, convention)?;
-    let scale = scale.factor(&vector).with_context(|| path.display().to_string())?;
+pub fn load_dial(
+    path: &Path,
+    scale: Scale,
+    convention: Convention,
+    model: &Arc<Model>,
+    n_threads: u32,
+) -> anyhow::Result<Dial> {
     let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
-    Ok(Dial { name: name.to_string_lossy().into_owned(), vector: Arc::new(vector), scale })
+    let vector = Arc::new(load_vector(path, convention)?);
+    let mut dial = Dial { name: name.to_string_lossy().into_owned(), vector, scale: 0.0 };
+    if matches!(scale, Scale::Percent(_)) {
+        measure_residual_norms(&mut dial, model, n_threads)?;
+    }
+    dial.scale = scale.factor(&dial.vector).with_context(|| path.display().to_string())?;
+    Ok(dial)
+}
+
+/// Pairs of the built-in set that are read for it: some three hundred tokens.
+const MEASURED_PAIRS: usize = 8;
+
+/// Where a vector does not know the residual norm, measures it on this model, at the vector's layers, over questions and
+/// answers that come with the program; says so on stderr.
+pub fn measure_residual_norms(dial: &mut Dial, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<()> {
+    if dial.vector.percent_of_scale(1.0).is_some() {
+        return Ok(());
+    }
+    combine(std::slice::from_ref(dial), None, model)?; // a vector of another model is told so before anything is measured
+    let mut prompts = Vec::new();
+    for pair in PreferenceSet::builtin(PreferenceSet::BUILTIN[0])?.pairs.iter().take(MEASURED_PAIRS) {
+        let question = match &pair.prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Messages(messages) => messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+        };
+        prompts.push(model.tokenize(&format!("{question}\n{}", pair.chosen), true, false)?);
+    }
+    let mut vector = SteeringVector::clone(&dial.vector);
+    let norms = residual_norms(model, &vector.layers(), &prompts, n_threads)?;
+    for (layer, stats) in &norms {
+        vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
+    }
+    eprintln!(
+        "bidpo: {} does not say the residual norm: measured over {} tokens of built-in text, {} per cent of it is scale 1",
+        dial.name,
+        prompts.iter().map(Vec::len).sum::<usize>(),
+        vector.percent_of_scale(1.0).map_or_else(|| "?".to_owned(), |p| format!("{p:.3}")),
+    );
+    dial.vector = Arc::new(vector);
+    Ok(())
 }
 
 impl Steering {

@@ -2,6 +2,7 @@
 //! model.
 
 mod combine;
+mod compare;
 mod convention;
 mod formats;
 mod gguf;
@@ -12,6 +13,7 @@ mod tensors;
 mod vector;
 
 pub use combine::{ControlVector, Dial, combine, warnings};
+pub use compare::{LayerComparison, VectorComparison};
 pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, Placed};
 pub use formats::Format;

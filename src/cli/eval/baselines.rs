@@ -11,7 +11,7 @@ use bidpo::eval::prompt::{Change, Preset, Style};
 use bidpo::files::sha256_of_file;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
-use bidpo::steer::ControlVector;
+use bidpo::steer::{ControlVector, Convention};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -70,19 +70,23 @@ pub struct Steered {
 }
 
 /// Loads the vectors of the command line; `None` where there are none.
-pub fn steered(args: &SteeringArgs, model: &Model) -> anyhow::Result<Option<Steered>> {
-    let steering = args.load(model)?;
+pub fn steered(args: &SteeringArgs, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Option<Steered>> {
+    let steering = args.load(model, n_threads)?;
     if steering.dials.is_empty() {
         return Ok(None);
     }
     let mut vectors = Vec::new();
-    for (path, dial) in args.vectors.iter().zip(&steering.dials) {
-        vectors.push(json!({
+    for (i, (path, dial)) in args.vectors.iter().zip(&steering.dials).enumerate() {
+        let mut facts = json!({
             "file": file_name(path),
             "sha256": sha256_of_file(path).with_context(|| path.display().to_string())?,
             "scale": dial.scale,
             "percent_of_residual_norm": dial.vector.percent_of_scale(dial.scale),
-        }));
+        });
+        if args.convention(i) != Convention::Output {
+            facts["convention"] = json!(args.convention(i).to_string());
+        }
+        vectors.push(facts);
     }
     let control = steering.control_vector(model)?;
     let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());

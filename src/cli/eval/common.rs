@@ -244,7 +244,7 @@ pub fn measure(run: &RunArgs, prompt: &PromptArgs, case: Case) -> anyhow::Result
     let model = run.model.load()?;
     let preset = preset(text, &prompt.template, &model)?;
     let style = Style { preset, form: case.form.clone(), protocol: case.protocol, seed: run.seed };
-    let steered = baselines::steered(&run.steering, &model)?;
+    let steered = baselines::steered(&run.steering, &model, run.model.threads())?;
     let wanted = run.wanted(steered.is_some(), &Baseline::ALL);
     let (conditions, notes) = baselines::conditions(
         steered.as_ref(),
