@@ -505,7 +505,7 @@ fn chat_commands_by_pipe() {
     for said in [
         "style: scale 0.981 (10.0 % of the residual norm)",
         "style at 0.981, layer 15",
-        "15  length 16.98, 10.0 % of the residual norm",
+        "15  length 16.99, 10.0 % of the residual norm",
         "steers layer 15, none of it inside layers 3-5",
         "style: scale -1 ",
         "2 messages: ",
@@ -541,23 +541,20 @@ fn chat_commands_by_pipe() {
 #[test]
 fn control_characters_of_the_model_do_not_come_out() {
     let Some(model) = common::model(SMOL) else { return };
-    let sampling = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "200"];
-    let (mut found, question) = (0, "Name a river.");
-    for seed in ["4"] {
-        let run = |command: &str, more: &[&str], stdin: &str| {
-            let mut run = bidpo();
-            run.arg(command).arg("-m").arg(&model).args(sampling).args(["--seed", seed]).args(more);
-            run.write_stdin(stdin.to_owned()).assert().success().get_output().stdout.clone()
-        };
-        let raw: serde_json::Value = serde_json::from_slice(&run("generate", &["--json", "-p", question], "")).unwrap();
-        let raw = raw["text"].as_str().unwrap();
-        let shown = String::from_utf8(run("chat", &[], question)).unwrap();
-        let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-        found += raw.chars().filter(|c| obeyed(*c)).count();
-        assert!(!shown.contains(obeyed), "{shown:?}");
-        assert_eq!(shown.strip_suffix('\n').unwrap(), printable(raw));
-    }
-    assert!(found > 0, "this seed draws no control character any more: take another");
+    let sampling = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "200", "--seed", "4"];
+    let question = "Name a river.";
+    let run = |command: &str, more: &[&str], stdin: &str| {
+        let mut run = bidpo();
+        run.arg(command).arg("-m").arg(&model).args(sampling).args(more);
+        run.write_stdin(stdin.to_owned()).assert().success().get_output().stdout.clone()
+    };
+    let raw: serde_json::Value = serde_json::from_slice(&run("generate", &["--json", "-p", question], "")).unwrap();
+    let raw = raw["text"].as_str().unwrap();
+    let shown = String::from_utf8(run("chat", &[], question)).unwrap();
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    assert!(raw.contains(obeyed), "this seed draws no control character any more: take another");
+    assert!(!shown.contains(obeyed), "{shown:?}");
+    assert_eq!(shown.strip_suffix('\n').unwrap(), printable(raw));
 }
 
 /// `bidpo chat` in a terminal of its own.
@@ -665,8 +662,8 @@ fn a_terminal_conversation() {
     // The arrow keys know what an earlier program was told.
     let mut terminal = Terminal::chat(&model, &history);
     terminal.wait_for("/help lists the commands");
-    terminal.send("\x1b[A\x1b[A\x1b[A\r");
-    terminal.wait_for("context:");
+    terminal.send("\x1b[A\r");
+    terminal.wait_for("nothing was said yet");
     terminal.send("/quit\r");
     terminal.ends_well();
     assert!(std::fs::read_to_string(&history).unwrap().contains("very long story"));

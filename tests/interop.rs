@@ -90,8 +90,8 @@ impl Drop for Server {
     }
 }
 
-/// A vector steers llama.cpp's own server to the same tokens as bidpo. Weights as they lie in the file on both sides, and
-/// repacked on both sides: the two kinds of kernels round differently, so that the texts of one kind may part from the other's.
+/// A vector steers llama.cpp's own server to the same tokens as bidpo, the weights as they lie in the file on both sides. (The
+/// kernels for repacked weights round differently, by the number of rows computed together too.)
 #[test]
 fn llama_server_writes_the_same_text() {
     let Some(program) = common::program("BIDPO_LLAMA_SERVER") else { return };
@@ -100,11 +100,10 @@ fn llama_server_writes_the_same_text() {
         let Some(path) = common::model(model) else { return };
         let vectors = [shipped("plain-vs-flowery", model), shipped("misconceptions", model)];
         let mut texts = Vec::new();
-        for (scales, repack) in [([1.5, 0.0], false), ([-2.0, 0.0], false), ([0.5, -1.5], false), ([1.5, 0.0], true)] {
+        for scales in [[1.5, 0.0], [-2.0, 0.0], [0.5, -1.5]] {
             let used: Vec<_> = vectors.iter().zip(scales).filter(|(_, s)| *s != 0.0).collect();
             let list: Vec<String> = used.iter().map(|(v, s)| format!("{}:{s}", v.display())).collect();
-            let mut args = vec!["--control-vector-scaled".to_owned(), list.join(",")];
-            args.extend((!repack).then(|| "--no-repack".to_owned()));
+            let args = ["--no-repack", "--control-vector-scaled", &list.join(",")].map(ToOwned::to_owned);
             let server = Server::start(&program, &path, &args);
             let ours = |more: &[&str]| -> Value {
                 let mut command = bidpo();
@@ -112,16 +111,20 @@ fn llama_server_writes_the_same_text() {
                 for (vector, scale) in &used {
                     command.arg("--vector").arg(vector).arg(format!("--scale={scale}"));
                 }
-                command.args(repack.then_some("--repack"));
                 serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap()
             };
-            for prompt in ["The moon is", "How do I make a cup of tea?\n\nAnswer:"] {
+            for prompt in ["The moon is", "My favourite tea is"] {
                 let theirs = server.post(
                     "/completion",
                     &json!({ "prompt": prompt, "n_predict": N, "temperature": 0, "return_tokens": true }),
                 );
                 let ours = ours(&["--template", "none", "-p", prompt]);
-                assert_eq!(ours["tokens"], theirs["tokens"], "{model} {scales:?} repack {repack}: {ours} {theirs}");
+                let mut tokens = theirs["tokens"].as_array().unwrap().clone();
+                if theirs["stop_type"] == "eos" {
+                    tokens.pop(); // the token that ends the text is not counted as text by bidpo
+                }
+                assert_eq!(ours["tokens"], json!(tokens), "{model} {scales:?}: {ours} {theirs}");
+                assert_eq!(ours["stop"] == "end_of_turn", theirs["stop_type"] == "eos");
                 // llama-server's content keeps a leading space, as bidpo's text does.
                 assert_eq!(ours["text"], theirs["content"]);
                 texts.push(ours["text"].clone());
