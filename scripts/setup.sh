@@ -65,6 +65,24 @@ if [ -n "$packages" ]; then
     fi
 fi
 
+# Python packages that tests/interop.rs compares files with: in a folder of their own, away from what is installed. repeng
+# without the gigabytes that it needs for training only.
+python_packages() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/python-packages
+    if [ -f "$folder/complete" ]; then return 0; fi
+    echo "setup: Python packages for the tests, into $folder" >&2
+    rm -rf "$folder"
+    if python3 -m pip install --quiet --disable-pip-version-check --target "$folder" "numpy>=1.24" "safetensors>=0.4" "gguf>=0.10" &&
+        python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "repeng==0.4.0"; then
+        touch "$folder/complete"
+    else
+        echo "setup: the Python packages cannot be installed" >&2
+        exit 1
+    fi
+}
+
+if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then python_packages; fi
+
 if ! have cargo; then
     echo "setup: cargo is missing: install Rust 1.89 or later, see https://www.rust-lang.org/tools/install" >&2
     exit 1

@@ -3,7 +3,7 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::chat::{ChatSession, GenerateOptions, Generator, GeneratorParams, StopReason};
+use bidpo::chat::{ChatError, ChatSession, GenerateOptions, Generator, GeneratorParams, Side, StopReason, printable};
 use bidpo::data::{ChatTemplate, Message, Prompt, TemplateChoice};
 use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Sampler, SamplerParams};
 use bidpo::steer::{Dial, SteeringVector, combine};
@@ -128,6 +128,156 @@ fn no_stale_cache() {
     assert!(talk.history().is_empty());
     assert_eq!(talk.ask("Why?", &options(8), &mut |_| {}).unwrap().tokens[..], fresh(3.0, "Why?", &[])[..8]);
     assert!(talk.set_scale::<bidpo::chat::ChatError>(Some("w"), |_| Ok(1.0)).unwrap_err().to_string().contains("v"));
+}
+
+/// Asking again and taking back: the cache keeps what it has, and the answers are those of a conversation that never went
+/// another way.
+#[test]
+fn retry_and_undo() {
+    let Some(model) = smol() else { return };
+    let v = vector(&model, 12, 3);
+    let mut talk = ChatSession::new(&model, template(&model), &params()).unwrap();
+    assert!(matches!(talk.retry(&options(4), &mut |_| {}), Err(ChatError::NoQuestion)));
+    assert!(matches!(talk.undo(), Err(ChatError::NoQuestion)));
+    talk.set_dials(vec![dial("v", &v, 0.0)], None).unwrap();
+    let first = talk.ask("Tell me about rivers.", &options(10), &mut |_| {}).unwrap();
+    let second = talk.ask("And lakes?", &options(10), &mut |_| {}).unwrap();
+    let again = talk.retry(&options(10), &mut |_| {}).unwrap();
+    assert_eq!(
+        (&again.tokens, again.n_reused),
+        (&second.tokens, second.n_prompt - 1),
+        "all but the last token is kept"
+    );
+    assert_eq!(talk.history().len(), 4);
+
+    // Under another steering: as if the question had been asked under it.
+    talk.set_scale::<ChatError>(None, |_| Ok(3.0)).unwrap();
+    assert_eq!(talk.n_cached(), 0, "what the cache holds is of no use under another steering");
+    let steered = talk.retry(&options(10), &mut |_| {}).unwrap();
+    assert_eq!(steered.n_reused, 0);
+    let mut fresh = ChatSession::new(&model, template(&model), &params()).unwrap();
+    fresh.set_dials(vec![dial("v", &v, 3.0)], None).unwrap();
+    fresh.set_history(talk.history()[..2].to_vec());
+    assert_eq!(steered.tokens, fresh.ask("And lakes?", &options(10), &mut |_| {}).unwrap().tokens);
+    assert_ne!(steered.tokens, second.tokens);
+    let markdown = talk.transcript().markdown();
+    assert!(markdown.contains("## assistant (v 0)") && markdown.contains("## assistant (v 3)"), "{markdown}");
+
+    // A dial that is turned and turned back costs nothing.
+    talk.set_scale::<ChatError>(None, |_| Ok(-1.0)).unwrap();
+    talk.set_on(false).unwrap();
+    talk.set_on(true).unwrap();
+    talk.set_scale::<ChatError>(None, |_| Ok(3.0)).unwrap();
+    assert!(talk.n_cached() > 0);
+    assert_eq!(talk.undo().unwrap(), "And lakes?");
+    assert_eq!(talk.history().len(), 2);
+    let other = talk.ask("And the sea?", &options(10), &mut |_| {}).unwrap();
+    assert!(other.n_reused >= first.n_prompt, "{} of {}", other.n_reused, other.n_prompt);
+    let mut fresh = ChatSession::new(&model, template(&model), &params()).unwrap();
+    fresh.set_dials(vec![dial("v", &v, 3.0)], None).unwrap();
+    fresh.set_history(talk.history()[..2].to_vec());
+    assert_eq!(other.tokens, fresh.ask("And the sea?", &options(10), &mut |_| {}).unwrap().tokens);
+
+    // A question whose answer was stopped before it began can still be asked again.
+    let stopped = options(10);
+    stopped.interrupt.store(true, Ordering::SeqCst);
+    assert_eq!(talk.ask("Why?", &stopped, &mut |_| {}).unwrap().text, "");
+    assert_eq!((talk.history().len(), talk.last_question()), (4, Some("Why?")));
+    assert!(!talk.retry(&options(3), &mut |_| {}).unwrap().text.is_empty());
+    assert_eq!(talk.history().len(), 6);
+    // Where tokens are drawn at random, each try is another one, and the same tries come out the same.
+    let drawn = GenerateOptions {
+        sampler: SamplerParams { temperature: 2.0, min_p: 0.0, ..SamplerParams::default() },
+        ..options(8)
+    };
+    let mut tries = || -> Vec<_> {
+        let first = talk.ask("Name a thing.", &drawn, &mut |_| {}).unwrap().tokens;
+        let more = [(); 2].map(|()| talk.retry(&drawn, &mut |_| {}).unwrap().tokens);
+        talk.undo().unwrap();
+        [&[first][..], &more].concat()
+    };
+    let once = tries();
+    assert!(once[0] != once[1] && once[1] != once[2], "{once:?}");
+    assert_eq!(tries(), once);
+}
+
+/// Steered beside unsteered: each side answers as it would alone, and the conversation goes on as if nobody had looked.
+#[test]
+fn compare_is_two_answers() {
+    let Some(model) = smol() else { return };
+    let v = vector(&model, 12, 3);
+    let session = |scale: f32| {
+        let mut session = ChatSession::new(&model, template(&model), &params()).unwrap();
+        session.set_dials(vec![dial("v", &v, scale)], None).unwrap();
+        session
+    };
+    let nothing =
+        |session: &mut ChatSession| session.compare(Some("x"), &options(4), &mut |_, _| {}).unwrap_err().to_string();
+    assert!(nothing(&mut session(0.0)).contains("scales are 0"));
+    let mut talk = session(3.0);
+    assert!(matches!(talk.compare(None, &options(4), &mut |_, _| {}), Err(ChatError::NoQuestion)));
+    talk.ask("Tell me about rivers.", &options(10), &mut |_| {}).unwrap();
+    let history = talk.history().to_vec();
+
+    let mut texts = [String::new(), String::new()];
+    let mut ended = [false; 2];
+    let both = talk
+        .compare(Some("And lakes?"), &options(10), &mut |side, piece| {
+            let i = usize::from(side == Side::Steered);
+            match piece {
+                Some(piece) => texts[i] += piece,
+                None => ended[i] = true,
+            }
+        })
+        .unwrap();
+    assert_eq!((texts, ended), ([both.unsteered.text.clone(), both.steered.text.clone()], [true; 2]));
+    let alone = |scale: f32, history: &[Message], question: &str| {
+        let mut session = session(scale);
+        session.set_history(history.to_vec());
+        session.ask(question, &options(10), &mut |_| {}).unwrap().tokens
+    };
+    assert_eq!(both.steered.tokens, alone(3.0, &history, "And lakes?"));
+    assert_eq!(both.unsteered.tokens, alone(0.0, &history, "And lakes?"));
+    assert_ne!(both.steered.tokens, both.unsteered.tokens);
+    assert!(both.steered.n_reused > 0 && both.unsteered.n_reused == 0);
+    assert_eq!(talk.history(), history, "neither answer is kept");
+
+    // The last question, without its answer; and the unsteered side keeps its own cache.
+    let both = talk.compare(None, &options(10), &mut |_, _| {}).unwrap();
+    assert_eq!(both.steered.text, history[1].content);
+    assert_eq!(both.unsteered.tokens, alone(0.0, &[], "Tell me about rivers."));
+    assert!(both.unsteered.n_reused > 0);
+    let next = talk.ask("And the sea?", &options(10), &mut |_| {}).unwrap();
+    assert!(next.n_reused > 0);
+    assert_eq!(next.tokens, alone(3.0, &history, "And the sea?"));
+    assert_eq!(talk.stats().total.answers, 6);
+    talk.set_on(false).unwrap();
+    assert!(nothing(&mut talk).contains("/on"));
+    talk.set_dials(Vec::new(), None).unwrap();
+    assert!(nothing(&mut talk).contains("/load"));
+}
+
+/// Ctrl-C does not wait for a long prompt, and what it leaves behind is sound.
+#[test]
+fn a_prompt_can_be_stopped() {
+    let Some(model) = smol() else { return };
+    let prompt = model.tokenize(&"The river runs to the sea. ".repeat(70), true, false).unwrap();
+    assert!(prompt.len() > 480 && prompt.len() < 512, "one batch: {}", prompt.len());
+    let mut generator = Generator::new(&model, &GeneratorParams { n_ctx: 600, n_threads: 1 }).unwrap();
+    let whole = generator.generate(&prompt, &options(4), &mut |_| {}).unwrap();
+    generator.clear();
+    let stopped = options(4);
+    let flag = Arc::clone(&stopped.interrupt);
+    let timer = std::thread::spawn(move || {
+        std::thread::sleep(whole.prompt_time / 8);
+        flag.store(true, Ordering::SeqCst);
+    });
+    let answer = generator.generate(&prompt, &stopped, &mut |_| {}).unwrap();
+    timer.join().unwrap();
+    assert_eq!((answer.stop, answer.tokens.len()), (StopReason::Interrupted, 0));
+    assert_eq!(generator.n_cached(), 0, "the batch that was stopped is not in the cache");
+    let again = generator.generate(&prompt, &options(4), &mut |_| {}).unwrap();
+    assert_eq!((again.tokens, again.n_reused), (whole.tokens, 0));
 }
 
 #[test]
@@ -258,13 +408,14 @@ fn chat_by_pipe() {
     let (out, talk) = run("/scale 2\n/sclae 2\n/scale x y\n/vector no/such.gguf\n/vector\n/help\n/scale\n");
     assert_eq!(out, "");
     for hint in
-        ["no vector is named", "did you mean /scale?", "usage: /scale", "no/such.gguf", "usage: /vector", "/reset"]
+        ["no vector is named", "did you mean /scale?", "usage: /scale", "no/such.gguf", "usage: /load", "/reset"]
     {
         assert!(talk.contains(hint), "{hint}: {talk}");
     }
     let (out, talk) = run(&format!("/vector {file}\n/scale 5%\n/scale nan\n/scale repeng_pca_smollm2=-2\n"));
     assert_eq!(out, "");
-    assert!(talk.contains("residual_norm_median") && talk.contains("is not a scale"), "{talk}");
+    assert!(talk.contains("does not say the residual norm: measured") && talk.contains("(5.0 % of the"), "{talk}");
+    assert!(talk.contains("is not a scale"), "{talk}");
     assert!(talk.contains("repeng_pca_smollm2: scale -2"), "{talk}");
 }
 
@@ -294,8 +445,9 @@ fn bad_input_gets_a_clear_error() {
     let vector: PathBuf = vector;
     let v = vector.to_str().unwrap();
     fails(&model, &["-p", "x", "--vector", v, "--layers", "20-40"], 1, "takes 1-29");
-    fails(&model, &["-p", "x", "--vector", v, "--scale", "5%"], 1, "residual_norm_median");
+    fails(&model, &["-p", "x", "--vector", v, "--convention", "input"], 2, "cvector-generator");
     if let Some(gemma) = common::model(GEMMA) {
+        fails(&gemma, &["-p", "x", "--vector", v, "--scale", "5%"], 1, "576");
         fails(&gemma, &["-p", "x", "--vector", v], 1, "576");
     }
 }
@@ -325,4 +477,194 @@ fn ctrl_c_stops_the_answer() {
     assert!(text.ends_with(b"\n"), "the line is finished");
     let talk = String::from_utf8(out.stderr).unwrap();
     assert!(talk.contains("it was stopped"), "{talk}");
+}
+
+/// A conversation's commands through a pipe: vectors with names, layers, both answers, the transcript.
+#[test]
+fn chat_commands_by_pipe() {
+    let Some(model) = common::model(SMOL) else { return };
+    let flowery = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("vectors/plain-vs-flowery.SmolLM2-135M-Instruct.Q4_1.gguf")
+        .display()
+        .to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let run = |lines: &str| {
+        let mut command = bidpo();
+        command.env("COLUMNS", "80").arg("chat").arg("-m").arg(&model).args(["-n", "24"]).write_stdin(lines.to_owned());
+        let out = command.assert().success().get_output().clone();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(out.stdout), text(out.stderr))
+    };
+    let (json, markdown) = (path("talk.json"), path("talk.md"));
+    let (out, talk) = run(&format!(
+        "/load {flowery} style 10%\n/layers\n/layers 3-5\n\"\"\"\nWhat is\nthe moon?\n\"\"\"\n/scale style=-1\n/retry\n\
+         /compare\n/save {json}\n/save {markdown}\n/save {model}\n/stats\n/undo\n/unload style\n/unload style\n",
+        model = model.display(),
+    ));
+    for said in [
+        "style: scale 0.981 (10.0 % of the residual norm)",
+        "style at 0.981, layer 15",
+        "15  length 16.99, 10.0 % of the residual norm",
+        "steers layer 15, none of it inside layers 3-5",
+        "style: scale -1 ",
+        "2 messages: ",
+        "is there already",
+        "last answer: prompt",
+        "reused",
+        "of 4096 tokens used",
+        "taken back: What is\nthe moon?",
+        "no vector is loaded",
+        "no vector is named style",
+    ] {
+        assert!(talk.contains(said), "{said}: {talk}");
+    }
+    assert!(out.contains("unsteered") && out.contains("  |  style -1"), "{out}");
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(kept["messages"][0], serde_json::json!({ "role": "user", "content": "What is\nthe moon?" }));
+    assert_eq!(
+        (&kept["messages"][1]["role"], &kept["messages"][1]["steering"][0]["scale"]),
+        (&"assistant".into(), &(-1.0).into())
+    );
+    let answer = kept["messages"][1]["content"].as_str().unwrap();
+    assert!(out.contains(answer) && std::fs::read_to_string(&markdown).unwrap().contains(answer), "{answer} {out}");
+    assert_eq!(kept["messages"].as_array().unwrap().len(), 2, "the comparison is not part of it");
+
+    // Several scales at once: all of them or none.
+    let (_, talk) = run(&format!("/load {flowery} a\n/load {flowery} b\n/scale a=2 c=1\n/scale\n/scale a=2 b=-5%\n"));
+    let scales: Vec<&str> = talk.lines().filter(|l| l.starts_with("a: ") || l.starts_with("b: ")).collect();
+    let ends: Vec<&str> = scales.iter().map(|l| l.split(" (").next().unwrap()).collect();
+    assert_eq!(ends[1..], ["a: scale 1", "b: scale 1", "a: scale 1", "b: scale 1", "a: scale 2", "b: scale -0.491"]);
+}
+
+/// What the model writes cannot steer the terminal: drawn from the whole vocabulary, its text holds control characters.
+#[test]
+fn control_characters_of_the_model_do_not_come_out() {
+    let Some(model) = common::model(SMOL) else { return };
+    let sampling = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "200", "--seed", "4"];
+    let question = "Name a river.";
+    let run = |command: &str, more: &[&str], stdin: &str| {
+        let mut run = bidpo();
+        run.arg(command).arg("-m").arg(&model).args(sampling).args(more);
+        run.write_stdin(stdin.to_owned()).assert().success().get_output().stdout.clone()
+    };
+    let raw: serde_json::Value = serde_json::from_slice(&run("generate", &["--json", "-p", question], "")).unwrap();
+    let raw = raw["text"].as_str().unwrap();
+    let shown = String::from_utf8(run("chat", &[], question)).unwrap();
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    assert!(raw.contains(obeyed), "this seed draws no control character any more: take another");
+    assert!(!shown.contains(obeyed), "{shown:?}");
+    assert_eq!(shown.strip_suffix('\n').unwrap(), printable(raw));
+}
+
+/// `bidpo chat` in a terminal of its own.
+#[cfg(unix)]
+struct Terminal {
+    pty: Arc<pty_process::blocking::Pty>,
+    child: std::process::Child,
+    shown: Arc<std::sync::Mutex<String>>,
+    /// Where the next search starts.
+    at: usize,
+}
+
+#[cfg(unix)]
+impl Terminal {
+    fn chat(model: &Path, history: &Path) -> Self {
+        use std::io::Read;
+        let (pty, pts) = pty_process::blocking::open().unwrap();
+        pty.resize(pty_process::Size::new(40, 100)).unwrap();
+        let child = pty_process::blocking::Command::new(assert_cmd::cargo::cargo_bin("bidpo"))
+            .env("BIDPO_THREADS", "1")
+            .env("TERM", "xterm")
+            .args(["chat", "-n", "400", "-m"])
+            .arg(model)
+            .arg("--history")
+            .arg(history)
+            .spawn(pts)
+            .unwrap();
+        let pty = Arc::new(pty);
+        let shown = Arc::new(std::sync::Mutex::new(String::new()));
+        let (reader, text) = (Arc::clone(&pty), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n) = (&*reader).read(&mut bytes) {
+                text.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        Self { pty, child, shown, at: 0 }
+    }
+
+    fn send(&self, keys: &str) {
+        use std::io::Write;
+        (&*self.pty).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until `found` says how far of what was shown since the last wait it has read.
+    fn wait(&mut self, what: &str, found: impl Fn(&str) -> Option<usize>) {
+        let start = std::time::Instant::now();
+        loop {
+            let shown = self.shown.lock().unwrap().clone();
+            if let Some(n) = found(&shown[self.at..]) {
+                self.at += n;
+                return;
+            }
+            assert!(start.elapsed().as_secs() < 60, "no {what} in {:?}", &shown[self.at..]);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        self.wait(text, |shown| shown.find(text).map(|i| i + text.len()));
+    }
+
+    fn ends_well(mut self) {
+        let start = std::time::Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed().as_secs() < 60, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// In a terminal: Ctrl-C stops the answer and not the program, keys edit, complete and bring back, history outlives the
+/// program.
+#[cfg(unix)]
+#[test]
+fn a_terminal_conversation() {
+    let Some(model) = common::model(SMOL) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("state/history");
+    let json = folder.path().join("talk.json");
+    let mut terminal = Terminal::chat(&model, &history);
+    terminal.wait_for("/help lists the commands");
+    terminal.send("Write a very long story about a dragon.\r");
+    terminal.wait_for("dragon.");
+    terminal.wait("answer", |shown| (shown.len() > 80).then_some(80));
+    terminal.send("\x03\x03"); // twice, as an impatient hand does
+    terminal.wait_for("[stopped]");
+    terminal.send("/sta\t\r");
+    terminal.wait_for("last answer:");
+    terminal.wait_for("4096 tokens used");
+    terminal.send("a line that is given up\x03");
+    terminal.wait_for("/quit to leave");
+    // Alt-Enter is a new line of the same input, and a backslash one more.
+    terminal.send("Say\x1b\rhello,\\\rbriefly.\r");
+    terminal.wait_for("briefly.");
+    terminal.send(&format!("/save {}\r", json.display()));
+    terminal.wait_for("4 messages: ");
+    terminal.send("\x04");
+    terminal.ends_well();
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(kept["messages"][2]["content"], "Say\nhello,\nbriefly.");
+    assert_eq!(kept["messages"][1]["stop"], "interrupted");
+
+    // The arrow keys know what an earlier program was told.
+    let mut terminal = Terminal::chat(&model, &history);
+    terminal.wait_for("/help lists the commands");
+    terminal.send("\x1b[A\r");
+    terminal.wait_for("nothing was said yet");
+    terminal.send("/quit\r");
+    terminal.ends_well();
+    assert!(std::fs::read_to_string(&history).unwrap().contains("very long story"));
 }

@@ -29,6 +29,12 @@ pub enum ChatError {
         /// The names there are.
         loaded: String,
     },
+    /// There is nothing to answer again.
+    #[error("no question was asked yet")]
+    NoQuestion,
+    /// A comparison without anything to compare.
+    #[error("nothing steers, so there is nothing to compare: {0}")]
+    NothingSteers(&'static str),
     /// The model is of a kind that cannot chat.
     #[error("{0}")]
     Unsupported(String),
@@ -59,7 +65,7 @@ pub struct GenerateOptions {
     pub sampler: SamplerParams,
     /// The most tokens an answer may have.
     pub max_tokens: usize,
-    /// Stops the answer when it becomes true (Ctrl-C).
+    /// Stops the answer when it becomes true (Ctrl-C), within a prompt that is being computed as well.
     pub interrupt: Arc<AtomicBool>,
 }
 
@@ -125,8 +131,28 @@ impl Generation {
     }
 }
 
-fn rate(n: usize, time: Duration) -> f64 {
+pub(super) fn rate(n: usize, time: Duration) -> f64 {
     if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// An answer that is being written.
+#[derive(Debug)]
+pub(super) struct Answering {
+    /// Row of the last batch with the next token's logits.
+    row: usize,
+    sampler: Sampler,
+    characters: Utf8Pieces,
+    max_tokens: usize,
+    interrupt: Arc<AtomicBool>,
+    /// Nothing more will come.
+    pub(super) done: bool,
+    pub(super) out: Generation,
+}
+
+impl Answering {
+    fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
 }
 
 /// A context that answers prompts under one steering at a time, and remembers what its KV cache holds.
@@ -182,6 +208,16 @@ impl Generator {
         self.n_ctx
     }
 
+    /// What steers the tokens in the KV cache.
+    pub fn steering(&self) -> Option<&ControlVector> {
+        self.steering.as_ref()
+    }
+
+    /// Tokens in the KV cache.
+    pub fn n_cached(&self) -> usize {
+        self.cached.len()
+    }
+
     /// Steers from now on with `vector`. K and V computed under another vector are thrown away: the next prompt is
     /// computed from its first token. The same vector again changes nothing.
     ///
@@ -234,89 +270,121 @@ impl Generator {
         options: &GenerateOptions,
         on_piece: &mut dyn FnMut(&str),
     ) -> Result<Generation, ChatError> {
+        let mut answering = self.begin(prompt, options)?;
+        // One token follows another: threads that sleep in between would have to be woken for each.
+        self.ctx.stay_awake(true);
+        let mut answered = Ok(());
+        while !answering.done {
+            match self.step(&mut answering) {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => on_piece(&piece),
+                Err(error) => {
+                    answered = Err(error);
+                    break;
+                }
+            }
+        }
+        self.ctx.stay_awake(false);
+        answered.map(|()| answering.out)
+    }
+
+    /// Puts `prompt` into the cache. Nothing else may use the generator until the answer is done.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`]; [`Generator::clear`] is left to the caller (also below).
+    pub(super) fn begin(&mut self, prompt: &[Token], options: &GenerateOptions) -> Result<Answering, ChatError> {
         if prompt.is_empty() {
             return Err(TemplateError::EmptyPrompt.into());
         }
         if prompt.len() > self.n_ctx {
             return Err(ChatError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx });
         }
-        let interrupted = || options.interrupt.load(Ordering::Relaxed);
         let n_reused = self.rewind(prompt);
-        let mut out = Generation {
-            text: String::new(),
-            tokens: Vec::new(),
-            stop: StopReason::Interrupted,
-            n_prompt: prompt.len(),
-            n_reused,
-            prompt_time: Duration::ZERO,
-            answer_time: Duration::ZERO,
+        let mut answering = Answering {
+            row: 0,
+            sampler: Sampler::new(self.model().n_vocab(), &options.sampler),
+            characters: Utf8Pieces::default(),
+            max_tokens: options.max_tokens,
+            interrupt: Arc::clone(&options.interrupt),
+            done: false,
+            out: Generation {
+                text: String::new(),
+                tokens: Vec::new(),
+                stop: StopReason::Interrupted,
+                n_prompt: prompt.len(),
+                n_reused,
+                prompt_time: Duration::ZERO,
+                answer_time: Duration::ZERO,
+            },
         };
+        self.ctx.set_interrupt(Some(Arc::clone(&options.interrupt)));
         let start = Instant::now();
-        let mut row = 0;
         for chunk in prompt[n_reused..].chunks(self.ctx.n_batch()) {
-            if interrupted() {
-                return Ok(out);
+            let decoded = if answering.interrupted() {
+                Err(LlamaError::Interrupted)
+            } else {
+                self.ctx.prefill(chunk, self.cached.len())
+            };
+            match decoded {
+                Ok(row) => answering.row = row,
+                Err(LlamaError::Interrupted) => {
+                    answering.done = true; // the chunks before stay in the cache
+                    break;
+                }
+                Err(error) => return Err(error.into()),
             }
-            row = self.ctx.prefill(chunk, self.cached.len())?;
             self.cached.extend(chunk);
         }
-        out.prompt_time = start.elapsed();
-
-        // One token follows another: threads that sleep in between would have to be woken for each.
-        self.ctx.stay_awake(true);
-        let answered = self.continue_from(row, options, on_piece, &mut out);
-        self.ctx.stay_awake(false);
-        answered.map(|()| out)
+        answering.out.prompt_time = start.elapsed();
+        Ok(answering)
     }
 
-    /// The answer to a prompt that is in the cache, its last logits in row `row` of the last batch.
-    fn continue_from(
-        &mut self,
-        mut row: usize,
-        options: &GenerateOptions,
-        on_piece: &mut dyn FnMut(&str),
-        out: &mut Generation,
-    ) -> Result<(), ChatError> {
-        let interrupted = || options.interrupt.load(Ordering::Relaxed);
-        let model = Arc::clone(self.model());
+    /// One more token of the answer; returns the text that became complete with it.
+    ///
+    /// # Errors
+    /// [`ChatError::Llama`].
+    pub(super) fn step(&mut self, a: &mut Answering) -> Result<String, ChatError> {
         let start = Instant::now();
-        let mut sampler = Sampler::new(model.n_vocab(), &options.sampler);
-        let mut characters = Utf8Pieces::default();
-        out.stop = loop {
-            if interrupted() {
-                break StopReason::Interrupted;
-            }
-            if out.tokens.len() >= options.max_tokens {
-                break StopReason::MaxTokens;
-            }
-            let token = sampler.sample(&self.ctx, row)?;
-            if model.is_eog(token) {
-                break StopReason::EndOfTurn;
-            }
-            out.tokens.push(token);
-            let piece = characters.push(&model.token_bytes(token, false));
-            if !piece.is_empty() {
-                out.text.push_str(&piece);
-                on_piece(&piece);
-            }
-            if out.tokens.len() >= options.max_tokens {
-                break StopReason::MaxTokens;
-            }
-            if self.cached.len() >= self.n_ctx {
-                break StopReason::ContextFull;
-            }
-            let mut batch = Batch::new();
-            row = batch.add(token, self.cached.len(), &[0], true);
-            self.ctx.decode(&batch)?;
-            self.cached.push(token);
-        };
-        let rest = characters.finish();
-        if !rest.is_empty() {
-            out.text.push_str(&rest);
-            on_piece(&rest);
+        let (mut piece, stop) = self.next(a)?;
+        if let Some(stop) = stop {
+            piece += &a.characters.finish();
+            a.out.stop = stop;
+            a.done = true;
         }
-        out.answer_time = start.elapsed();
-        Ok(())
+        a.out.text += &piece;
+        a.out.answer_time += start.elapsed();
+        Ok(piece)
+    }
+
+    /// The next token's text, and why it was the last one.
+    fn next(&mut self, a: &mut Answering) -> Result<(String, Option<StopReason>), ChatError> {
+        let nothing = |reason| Ok((String::new(), Some(reason)));
+        if a.interrupted() {
+            return nothing(StopReason::Interrupted);
+        }
+        if a.out.tokens.len() >= a.max_tokens {
+            return nothing(StopReason::MaxTokens);
+        }
+        let token = a.sampler.sample(&self.ctx, a.row)?;
+        if self.model().is_eog(token) {
+            return nothing(StopReason::EndOfTurn);
+        }
+        a.out.tokens.push(token);
+        let piece = a.characters.push(&self.model().token_bytes(token, false));
+        if a.out.tokens.len() >= a.max_tokens {
+            return Ok((piece, Some(StopReason::MaxTokens)));
+        }
+        if self.cached.len() >= self.n_ctx {
+            return Ok((piece, Some(StopReason::ContextFull)));
+        }
+        let mut batch = Batch::new();
+        a.row = batch.add(token, self.cached.len(), &[0], true);
+        match self.ctx.decode(&batch) {
+            Ok(()) => self.cached.push(token),
+            Err(LlamaError::Interrupted) => return Ok((piece, Some(StopReason::Interrupted))),
+            Err(error) => return Err(error.into()),
+        }
+        Ok((piece, None))
     }
 
     /// Cuts the cache back to what it shares with `prompt`, leaving at least the last prompt token to compute (its

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Options of `bidpo extract`.
 #[derive(Debug, clap::Args)]
@@ -117,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let bar = ProgressBar::new(mine.len() as u64); // draws on stderr, and only on a terminal
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
-    let interrupt = Interrupt::install()?;
+    let interrupt = Interrupt::install(Duration::ZERO)?;
     let stats = interrupt.during(|| {
         extract_to_file(
             &model,

@@ -3,7 +3,7 @@
 use super::columns::{side_by_side, terminal_width};
 use super::interrupt::Interrupt;
 use super::sampling::{PromptArgs, SamplingArgs};
-use super::steering::{Scale, SteeringArgs};
+use super::steering::{Scale, SteeringArgs, measure_residual_norms};
 use anyhow::{Context as _, ensure};
 use bidpo::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
 use bidpo::data::{ChatTemplate, Message, Prompt};
@@ -11,6 +11,7 @@ use bidpo::steer::{Dial, combine};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Options of `bidpo generate`.
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(system) => Prompt::Messages(vec![Message::system(system), Message::user(text)]),
     };
     let tokens = template.encode_prompt(&model, &prompt)?;
-    let steering = args.steering.load(&model)?;
+    let mut steering = args.steering.load(&model, args.model.threads())?;
+    if args.sweep.iter().any(|s| matches!(s, Scale::Percent(_))) {
+        for dial in &mut steering.dials {
+            measure_residual_norms(dial, &model, args.model.threads())?;
+        }
+    }
 
     // One run for each scale of --scales; otherwise one, with the scales of --scale.
     let mut runs: Vec<(Option<Scale>, Vec<Dial>)> = vec![(None, steering.dials.clone())];
@@ -80,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let enough = (tokens.len() + args.max_tokens as usize).min(Generator::default_context(&model)) as u32;
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(enough), n_threads: args.model.threads() };
     let mut generator = Generator::new(&model, &params)?;
-    let interrupt = Interrupt::install()?;
+    let interrupt = Interrupt::install(Duration::ZERO)?;
     let options = GenerateOptions {
         sampler: args.sampling.params(),
         max_tokens: args.max_tokens as usize,

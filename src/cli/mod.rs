@@ -63,7 +63,7 @@ enum Command {
     Data(data::Args),
     /// Check that the engine is right for a model: logits, gradient, reference files.
     Check(check::Args),
-    /// Look into control vector files.
+    /// Look into control vector files, convert them, add, scale, average and compare them.
     Vector(vector::Args),
     /// Measure speed and memory against llama.cpp itself.
     Bench(bench::Args),

@@ -1,27 +1,33 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
 use anyhow::{Context as _, bail, ensure};
+use bidpo::data::{PreferenceSet, Prompt};
+use bidpo::extract::residual_norms;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
-use bidpo::steer::{ControlVector, Dial, SteeringVector, combine, warnings};
-use std::path::PathBuf;
+use bidpo::steer::{ControlVector, Convention, Dial, SteeringVector, combine, warnings};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SteeringArgs {
-    /// A control vector to add (GGUF). May be given several times: the vectors are summed.
+    /// A control vector to add (GGUF or safetensors). May be given several times: the vectors are summed.
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
     /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
-    /// with a per cent sign it is relative to the median residual norm that the file knows (5%, -5%; for a vector of
-    /// several layers, the mean over them).
+    /// with a per cent sign it is relative to the median residual norm (5%, -5%; for a vector of several layers, the mean
+    /// over them), which is measured where the file does not know it.
     #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
     pub scales: Vec<Scale>,
     /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
     #[arg(long, value_name = "LIST", requires = "vectors")]
     pub layers: Option<Layers>,
+    /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator). One for all, or one for each --vector in order [default: output].
+    #[arg(long = "convention", value_name = "C", requires = "vectors")]
+    pub conventions: Vec<Convention>,
 }
 
 /// A scale as the user gives it.
@@ -68,17 +74,26 @@ pub struct Steering {
 }
 
 impl SteeringArgs {
+    /// The convention in which `--vector` number `i` is read.
+    pub fn convention(&self, i: usize) -> Convention {
+        self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default()
+    }
+
     /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
-    pub fn load(&self, model: &Model) -> anyhow::Result<Steering> {
-        let (n_vectors, n_scales) = (self.vectors.len(), self.scales.len());
+    pub fn load(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Steering> {
+        let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
         ensure!(
             n_scales <= 1 || n_scales == n_vectors,
             "{n_scales} scales for {n_vectors} vectors: give one --scale for all or one for each --vector"
         );
+        ensure!(
+            n_conventions <= 1 || n_conventions == n_vectors,
+            "{n_conventions} conventions for {n_vectors} vectors: give one --convention for all or one for each --vector"
+        );
         let mut dials = Vec::new();
         for (i, path) in self.vectors.iter().enumerate() {
             let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
-            let dial = load_dial(path, scale)?;
+            let dial = load_dial(path, scale, self.convention(i), model, n_threads)?;
             for warning in warnings(&dial.vector, model) {
                 eprintln!("bidpo: warning: {}: {warning}", path.display());
             }
@@ -90,12 +105,72 @@ impl SteeringArgs {
     }
 }
 
+/// Loads a vector in its maker's convention; says on stderr what of it cannot be used.
+pub fn load_vector(path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    placed(SteeringVector::load(path)?, path, convention)
+}
+
+/// The vector that `path` holds, its layers as bidpo counts them.
+pub fn placed(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    let placed = vector.placed(convention).with_context(|| path.display().to_string())?;
+    if placed.lost_block_0 {
+        eprintln!(
+            "bidpo: {}: direction.1 was measured at the output of block 0, where llama.cpp cannot steer: left out",
+            path.display()
+        );
+    }
+    Ok(placed.vector)
+}
+
 /// Loads one vector and names it after its file.
-pub fn load_dial(path: &std::path::Path, scale: Scale) -> anyhow::Result<Dial> {
-    let vector = SteeringVector::load(path)?;
-    let scale = scale.factor(&vector).with_context(|| path.display().to_string())?;
+pub fn load_dial(
+    path: &Path,
+    scale: Scale,
+    convention: Convention,
+    model: &Arc<Model>,
+    n_threads: u32,
+) -> anyhow::Result<Dial> {
     let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
-    Ok(Dial { name: name.to_string_lossy().into_owned(), vector: Arc::new(vector), scale })
+    let vector = Arc::new(load_vector(path, convention)?);
+    let mut dial = Dial { name: name.to_string_lossy().into_owned(), vector, scale: 0.0 };
+    if matches!(scale, Scale::Percent(_)) {
+        measure_residual_norms(&mut dial, model, n_threads)?;
+    }
+    dial.scale = scale.factor(&dial.vector).with_context(|| path.display().to_string())?;
+    Ok(dial)
+}
+
+/// Pairs of the built-in set that are read for it: some three hundred tokens.
+const MEASURED_PAIRS: usize = 8;
+
+/// Where a vector does not know the residual norm, measures it on this model, at the vector's layers, over questions and
+/// answers that come with the program; says so on stderr.
+pub fn measure_residual_norms(dial: &mut Dial, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<()> {
+    if dial.vector.percent_of_scale(1.0).is_some() {
+        return Ok(());
+    }
+    combine(std::slice::from_ref(dial), None, model)?; // a vector of another model is told so before anything is measured
+    let mut prompts = Vec::new();
+    for pair in PreferenceSet::builtin(PreferenceSet::BUILTIN[0])?.pairs.iter().take(MEASURED_PAIRS) {
+        let question = match &pair.prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Messages(messages) => messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+        };
+        prompts.push(model.tokenize(&format!("{question}\n{}", pair.chosen), true, false)?);
+    }
+    let mut vector = SteeringVector::clone(&dial.vector);
+    let norms = residual_norms(model, &vector.layers(), &prompts, n_threads)?;
+    for (layer, stats) in &norms {
+        vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
+    }
+    eprintln!(
+        "bidpo: {} does not say the residual norm: measured over {} tokens of built-in text, {} per cent of it is scale 1",
+        dial.name,
+        prompts.iter().map(Vec::len).sum::<usize>(),
+        vector.percent_of_scale(1.0).map_or_else(|| "?".to_owned(), |p| format!("{p:.3}")),
+    );
+    dial.vector = Arc::new(vector);
+    Ok(())
 }
 
 impl Steering {

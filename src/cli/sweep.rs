@@ -6,6 +6,7 @@ use super::eval::common::{PromptArgs, file_name, style};
 use super::eval::session::{Session, SessionError, manifest};
 use super::eval::truthfulqa::{ProtocolName, benchmark, warn_of_contradictions};
 use super::eval::{mmlu, text};
+use super::steering::load_vector;
 use anyhow::{Context as _, ensure};
 use bidpo::data::SplitFile;
 use bidpo::data::truthfulqa::TruthfulQa;
@@ -24,7 +25,7 @@ use bidpo::extract::residual_norms;
 use bidpo::files::sha256_of_file;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
-use bidpo::steer::{SteeringVector, warnings};
+use bidpo::steer::{Convention, warnings};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,10 @@ pub struct Args {
     /// The vector. At each layer its own direction is used; that of a vector for a single layer is moved.
     #[arg(long, short = 'v', value_name = "FILE.gguf")]
     vector: PathBuf,
+    /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator).
+    #[arg(long, value_name = "C", default_value_t = Convention::Output)]
+    convention: Convention,
     /// TruthfulQA: mc_task.json or TruthfulQA.csv.
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
@@ -301,7 +306,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
     );
     let set = TruthfulQa::load(&args.data)?;
-    let vector = SteeringVector::load(&args.vector)?;
+    let vector = load_vector(&args.vector, args.convention)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let (split, split_path) = split(&args, &set)?;
     let limit = args.limit.map_or(usize::MAX, |l| l as usize);

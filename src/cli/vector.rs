@@ -1,9 +1,13 @@
-//! `bidpo vector`: what is inside control vector files.
+//! `bidpo vector`: what is inside control vector files; other formats; arithmetic.
 
+mod compare;
+mod make;
+mod show;
+
+use super::steering::{Scale, placed};
+use anyhow::{Context as _, ensure};
 use bidpo::layers::Layers;
-use bidpo::llama::GgufValue;
-use bidpo::steer::SteeringVector;
-use serde_json::{Map, Value, json};
+use bidpo::steer::{Convention, Format, SteeringVector};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,253 +18,171 @@ pub struct Args {
     command: Command,
 }
 
+/// How a command writes its result.
+#[derive(Debug, clap::Args)]
+struct Output {
+    /// The file to write: .gguf (what llama.cpp loads), .safetensors, or .npy (the numbers alone).
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// How the files of a command are read.
+#[derive(Debug, Default, clap::Args)]
+struct Reading {
+    /// What direction.N of the files means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator). One for all, or one for each file in order [default: output].
+    #[arg(long = "convention", value_name = "C")]
+    conventions: Vec<Convention>,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's).
     Show {
         /// The files.
-        #[arg(required = true, value_name = "FILE.gguf")]
+        #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Print JSON on stdout: a list with one object for each file.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Write a vector in another format, which the ending names: .gguf, .safetensors, .npy.
+    Convert {
+        /// The vector.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+        /// Of a .npy file: the layers of its rows, lowest first (15, 10-20). Of another file: keep these layers only.
+        #[arg(long, value_name = "LIST")]
+        layers: Option<Layers>,
+        /// The architecture it was made for (llama, gemma3, ...), where the file does not say.
+        #[arg(long, value_name = "NAME")]
+        architecture: Option<String>,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Sum vectors, each times a weight.
+    #[command(visible_alias = "combine")]
+    Add {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Weights in the order of the files [default: 1 each]: 1,-0.5.
+        #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = weight)]
+        weights: Vec<f32>,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// The mean of vectors, layer by layer.
+    Average {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Multiply a vector, so that its scale 1 is what scale X was.
+    Scale {
+        /// The vector.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// A factor (1.5, -1), or the percentage of the residual norm that it shall have (5%).
+        #[arg(value_name = "X", allow_hyphen_values = true)]
+        scale: Scale,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Compare vectors, each with each: cosine and norms, layer by layer and over all layers.
+    Compare {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reading: Reading,
     },
 }
 
-/// The order in which a reader wants to know; other keys follow by name.
-const ORDER: [&str; 29] = [
-    "method",
-    "objective",
-    "beta",
-    "lr",
-    "schedule",
-    "warmup",
-    "weight_decay",
-    "batch",
-    "steps",
-    "epochs",
-    "layer",
-    "layers",
-    "hook_point",
-    "layer_convention",
-    "norm",
-    "scaled_by",
-    "residual_norm_median",
-    "residual_norm_mean",
-    "model_name",
-    "model_architecture",
-    "model_quantization",
-    "model_sha256",
-    "template_name",
-    "template_sha256",
-    "data_name",
-    "data_sha256",
-    "data_pairs",
-    "seed",
-    "version",
-];
-
-const CONVENTION_UNKNOWN: &str = "not stated; llama.cpp and bidpo add direction.N to the output of block N (blocks counted \
-                                  from 0), as repeng means it; llama.cpp's cvector-generator measures one block earlier";
-
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Show { files, json } => show(&files, json),
-    }
-}
-
-fn show(files: &[PathBuf], as_json: bool) -> anyhow::Result<ExitCode> {
-    let vectors = files.iter().map(|f| SteeringVector::load(f)).collect::<Result<Vec<_>, _>>()?;
-    if as_json {
-        let list: Vec<Value> = files.iter().zip(&vectors).map(|(f, v)| to_json(f, v)).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    for (i, (file, vector)) in files.iter().zip(&vectors).enumerate() {
-        if i > 0 {
-            println!();
+        Command::Show { files, json, reading } => show::show(&files, &reading.load(&files)?, json),
+        Command::Convert { file, output, layers, architecture, reading } => {
+            let mut vector = reading.load_one(&file, layers.as_ref())?;
+            if let Some(name) = architecture {
+                ensure!(
+                    vector.model_hint.is_empty() || vector.model_hint == name,
+                    "{} was made for the {} architecture: --architecture is for files that do not say",
+                    file.display(),
+                    vector.model_hint
+                );
+                vector.model_hint = name;
+            }
+            make::write(&vector, &output.output)
         }
-        print!("{}", to_text(file, vector));
+        Command::Add { files, weights, output, reading } => {
+            ensure!(
+                weights.is_empty() || weights.len() == files.len(),
+                "{} weights for {} vectors: give one for each, in order",
+                weights.len(),
+                files.len()
+            );
+            let weights = if weights.is_empty() { vec![1.0; files.len()] } else { weights };
+            make::write(&make::add(&files, &reading.load(&files)?, &weights)?, &output.output)
+        }
+        Command::Average { files, output, reading } => {
+            make::write(&make::average(&files, &reading.load(&files)?)?, &output.output)
+        }
+        Command::Scale { file, scale, output, reading } => {
+            let vector = reading.load_one(&file, None)?;
+            let factor = scale.factor(&vector).with_context(|| file.display().to_string())?;
+            make::write(&vector.scaled(factor), &output.output)
+        }
+        Command::Compare { files, json, reading } => compare::compare(&files, &reading.load(&files)?, json),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Keys and values in reading order.
-fn ordered(vector: &SteeringVector) -> Vec<(&String, &GgufValue)> {
-    let mut entries: Vec<_> = vector.provenance.entries.iter().collect();
-    // Stable: what is not in the list keeps the order of its names, behind what is.
-    // What is said for each layer (`lr.12`) stands where the key itself would, by layer.
-    entries.sort_by_key(|(key, _)| {
-        let (base, layer) = match key.rsplit_once('.').map(|(base, n)| (base, n.parse::<usize>())) {
-            Some((base, Ok(n))) => (base, n),
-            _ => (key.as_str(), 0),
-        };
-        (ORDER.iter().position(|o| *o == base).unwrap_or(ORDER.len()), layer)
-    });
-    entries
-}
+impl Reading {
+    /// All files, each in its convention.
+    fn load(&self, files: &[PathBuf]) -> anyhow::Result<Vec<SteeringVector>> {
+        let (n_files, n_conventions) = (files.len(), self.conventions.len());
+        ensure!(
+            n_conventions <= 1 || n_conventions == n_files,
+            "{n_conventions} conventions for {n_files} files: give one --convention for all or one for each file"
+        );
+        let convention = |i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
+        files.iter().enumerate().map(|(i, f)| placed(SteeringVector::load(f)?, f, convention(i))).collect()
+    }
 
-fn to_text(file: &Path, vector: &SteeringVector) -> String {
-    let mut out = format!("{}\n", file.display());
-    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<16} {text}\n"));
-    let hint = if vector.model_hint.is_empty() { "not stated".to_owned() } else { clean(&vector.model_hint) };
-    line("architecture", hint);
-    line("dimensions", vector.n_embd().to_string());
-    let layers = vector.layers();
-    if let Some((layer, r)) = only_residual_norm(vector) {
-        line("residual norm", format!("{} (median at layer {layer})", significant(r)));
-    }
-    let percent = |layer: usize| {
-        vector
-            .residual_norm(layer)
-            .map_or_else(String::new, |r| format!(" ({:.2} % of the residual norm)", 100.0 * vector.norm(layer) / r))
-    };
-    line(
-        "layers",
-        match &layers[..] {
-            [one] => one.to_string(),
-            _ => format!(
-                "{} ({} of them)",
-                Layers::new(layers.iter().copied()).map_or_else(|e| e.to_string(), |l| l.to_string()),
-                layers.len()
-            ),
-        },
-    );
-    if let (2.., Some(p)) = (layers.len(), vector.percent_of_scale(1.0)) {
-        line("scale 1", format!("{p:.2} % of the residual norm (mean over the layers)"));
-    }
-    for (first, last, text) in norm_runs(vector, percent) {
-        let at = if first == last { first.to_string() } else { format!("{first}-{last}") };
-        line(&format!("norm at {at}"), text);
-    }
-    line("layer convention", clean(vector.provenance.str("layer_convention").unwrap_or(CONVENTION_UNKNOWN)));
-    let entries = ordered(vector);
-    if entries.is_empty() {
-        line("provenance", "none (a file of another tool)".to_owned());
-    } else {
-        out.push_str("  provenance\n");
-        for (key, value) in entries.iter().filter(|(k, _)| *k != "layer_convention") {
-            out.push_str(&format!("    {:<24} {}\n", clean(key), value_text(value)));
+    /// One file; of a `.npy` file `layers` names the rows, of another one it says which to keep.
+    fn load_one(&self, file: &Path, layers: Option<&Layers>) -> anyhow::Result<SteeringVector> {
+        ensure!(self.conventions.len() <= 1, "{} conventions for one file", self.conventions.len());
+        let convention = self.conventions.first().copied().unwrap_or_default();
+        if let (Format::Npy, Some(layers)) = (Format::of(file), layers) {
+            return placed(SteeringVector::load_npy(file, layers)?, file, convention);
+        }
+        let vector = placed(SteeringVector::load(file)?, file, convention)?;
+        match layers {
+            Some(layers) => vector.only(layers).with_context(|| file.display().to_string()),
+            None => Ok(vector),
         }
     }
-    out
 }
 
-/// The residual norm that the file states once, for one layer, and that layer.
-fn only_residual_norm(vector: &SteeringVector) -> Option<(usize, f64)> {
-    vector.provenance.number("residual_norm_median")?;
-    let layer = vector.main_layer();
-    Some((layer, vector.residual_norm(layer)?))
-}
-
-/// Norms by layer; neighbours with the same text (files of unit vectors) share a line: `(first, last, text)`.
-fn norm_runs(vector: &SteeringVector, percent: impl Fn(usize) -> String) -> Vec<(usize, usize, String)> {
-    let mut runs: Vec<(usize, usize, String)> = Vec::new();
-    for layer in vector.layers() {
-        let text = format!("{}{}", significant(vector.norm(layer)), percent(layer));
-        match runs.last_mut() {
-            Some((_, last, t)) if *last + 1 == layer && *t == text => *last = layer,
-            _ => runs.push((layer, layer, text)),
-        }
-    }
-    runs
-}
-
-fn value_text(value: &GgufValue) -> String {
-    match value {
-        GgufValue::Str(s) => clean(s),
-        GgufValue::Int(n) => n.to_string(),
-        GgufValue::Float(x) => significant(*x),
-        GgufValue::Bool(b) => b.to_string(),
-        GgufValue::Other(kind) => format!("({kind})"),
-    }
-}
-
-/// A file's text without the characters that would steer the terminal.
-fn clean(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
-/// Five significant digits, no trailing zeros; the exact value is in the JSON.
-fn significant(x: f64) -> String {
-    if x == 0.0 || !x.is_finite() {
-        return x.to_string();
-    }
-    if !(1e-4..1e7).contains(&x.abs()) {
-        return format!("{x:.4e}");
-    }
-    let digits = (4 - x.abs().log10().floor() as i32).max(0) as usize;
-    let text = format!("{x:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-fn to_json(file: &Path, vector: &SteeringVector) -> Value {
-    let layers: Vec<Value> = vector
-        .layers()
-        .into_iter()
-        .map(|layer| {
-            let residual = vector.residual_norm(layer);
-            json!({
-                "layer": layer,
-                "norm": vector.norm(layer),
-                "residual_norm_median": residual,
-                "percent_of_residual_norm": residual.map(|r| 100.0 * vector.norm(layer) / r),
-            })
-        })
-        .collect();
-    let provenance: Map<String, Value> = ordered(vector)
-        .into_iter()
-        .map(|(key, value)| {
-            let value = match value {
-                GgufValue::Str(s) => json!(s),
-                GgufValue::Int(n) => json!(n),
-                GgufValue::Float(x) => json!(x),
-                GgufValue::Bool(b) => json!(b),
-                GgufValue::Other(_) => Value::Null,
-            };
-            (key.clone(), value)
-        })
-        .collect();
-    json!({
-        "file": file.display().to_string(),
-        "architecture": if vector.model_hint.is_empty() { None } else { Some(&vector.model_hint) },
-        "n_embd": vector.n_embd(),
-        "layers": layers,
-        "residual_norm_median": only_residual_norm(vector).map(|(_, r)| r),
-        "percent_of_residual_norm": vector.percent_of_scale(1.0),
-        "layer_convention": vector.provenance.str("layer_convention"),
-        "provenance": provenance,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_readable() {
-        let cases =
-            [(174.03219, "174.03"), (0.1, "0.1"), (5.0, "5"), (6560.0, "6560"), (0.0, "0"), (1e-9, "1.0000e-9")];
-        for (x, expected) in cases {
-            assert_eq!(significant(x), expected);
-        }
-    }
-
-    #[test]
-    fn a_file_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
-    }
-
-    #[test]
-    fn provenance_comes_in_reading_order() {
-        let mut v = SteeringVector::single(3, vec![3.0, 4.0], "llama").unwrap();
-        v.provenance.set_float("heldout_accuracy", 0.75);
-        v.provenance.set_str("version", "0.1.0");
-        v.provenance.set_str("method", "bidpo");
-        v.provenance.set_float("residual_norm_median", 100.0);
-        let text = to_text(Path::new("v.gguf"), &v);
-        let at = |s: &str| text.find(s).unwrap_or_else(|| panic!("{s} missing in\n{text}"));
-        assert!(at("method") < at("version") && at("version") < at("heldout_accuracy"));
-        assert!(text.contains("norm at 3        5 (5.00 % of the residual norm)"), "{text}");
-    }
+fn weight(text: &str) -> Result<f32, String> {
+    text.trim()
+        .parse::<f32>()
+        .ok()
+        .filter(|w| w.is_finite())
+        .ok_or_else(|| format!("{text:?} is not a weight: give a number"))
 }

@@ -3,6 +3,7 @@
 use super::tap::{TapSlot, gives_up, trampoline};
 use super::{Batch, LlamaError, Model, Pool, StandIn, Tap, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What `llama_decode` answers where the abort callback stopped it.
 const ABORTED: i32 = 2;
@@ -166,6 +167,12 @@ impl Context {
         std::mem::replace(&mut self.slot.stand_in, stand_in)
     }
 
+    /// Has the flag end a decode in progress with [`LlamaError::Interrupted`] as soon as it is true; None: nothing does.
+    /// Backends that cannot be stopped inside a graph finish the batch first.
+    pub fn set_interrupt(&mut self, flag: Option<Arc<AtomicBool>>) {
+        self.slot.interrupt = flag;
+    }
+
     /// Keeps the threads awake between decodes (they spin), or not: for those that follow each other at once.
     pub fn stay_awake(&mut self, awake: bool) {
         self.awake = awake;
@@ -296,6 +303,12 @@ impl Context {
                 self.kv_remove(seq, first);
             }
             return Ok(());
+        }
+        if code == ABORTED && self.slot.interrupt.is_some() {
+            for (seq, first) in batch.first_positions() {
+                self.kv_remove(seq, first);
+            }
+            return Err(LlamaError::Interrupted);
         }
         if code != 0 {
             let mut reason = last_log_lines();

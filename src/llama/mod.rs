@@ -103,6 +103,9 @@ pub enum LlamaError {
         /// llama.cpp's last words.
         reason: String,
     },
+    /// The flag of [`Context::set_interrupt`] became true. The batch's tokens are not in the cache.
+    #[error("the computation was interrupted")]
+    Interrupted,
     /// A control vector that does not fit the model.
     #[error("{0}")]
     ControlVector(String),

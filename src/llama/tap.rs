@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Identity of a tensor inside one graph. Names repeat in llama.cpp's graphs; addresses do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -359,6 +360,8 @@ pub(super) struct TapSlot {
     stopped: bool,
     /// The node that the tap asked for after that.
     last_wanted: Option<NodeId>,
+    /// Ends the decode in progress when it becomes true.
+    pub(super) interrupt: Option<Arc<AtomicBool>>,
 }
 
 impl std::fmt::Debug for TapSlot {
@@ -383,6 +386,7 @@ impl TapSlot {
             gives_up: false,
             stopped: false,
             last_wanted: None,
+            interrupt: None,
         }
     }
 
@@ -512,5 +516,6 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
 pub(super) unsafe extern "C" fn gives_up(user: *mut c_void) -> bool {
     // SAFETY: user is the boxed slot of the context that is decoding. ggml asks on the thread that decodes, between its
     // calls of the trampoline.
-    unsafe { (*user.cast::<TapSlot>()).stopped }
+    let slot = unsafe { &*user.cast::<TapSlot>() };
+    slot.stopped || slot.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }

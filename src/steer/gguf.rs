@@ -8,15 +8,15 @@ use std::path::Path;
 const ARCHITECTURE: &str = "controlvector";
 const PREFIX: &str = "bidpo.";
 /// Far above any model (the widest have some 20,000); a larger number can only come from a damaged file.
-const MAX_N_EMBD: usize = 1 << 20;
+pub(super) const MAX_N_EMBD: usize = 1 << 20;
 
 impl SteeringVector {
-    /// Reads a control vector file: bidpo's own, llama.cpp's `cvector-generator`'s, repeng's.
+    /// Reads a GGUF control vector: bidpo's own, llama.cpp's `cvector-generator`'s, repeng's.
     ///
     /// # Errors
     /// [`SteerError::Llama`] for a file that cannot be read, is no GGUF, is damaged or cut short;
     /// [`SteerError::NotAVector`] for a GGUF that is no usable control vector.
-    pub fn load(path: &Path) -> Result<Self, SteerError> {
+    pub fn load_gguf(path: &Path) -> Result<Self, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
         let file = GgufFile::open(path)?;
         match file.get("general.architecture") {
@@ -85,7 +85,7 @@ impl SteeringVector {
     /// # Errors
     /// [`SteerError::Invalid`] for values that no reader would take, [`SteerError::Llama`] when the file cannot be
     /// written.
-    pub fn save(&self, path: &Path) -> Result<(), SteerError> {
+    pub fn save_gguf(&self, path: &Path) -> Result<(), SteerError> {
         self.check()?;
         let mut writer = GgufWriter::new();
         writer.set("general.architecture", &GgufValue::Str(ARCHITECTURE.into()));
@@ -103,7 +103,7 @@ impl SteeringVector {
 }
 
 /// N of `direction.N`, plain digits only.
-fn layer_of(name: &str) -> Option<usize> {
+pub(super) fn layer_of(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("direction.")?;
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

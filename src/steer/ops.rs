@@ -1,10 +1,11 @@
 //! Arithmetic: a steering vector is a small value with `+ - * /` and a sign.
 
 use super::{SteerError, SteeringVector};
+use crate::layers::Layers;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// Keys that stop being true once the values change by more than a factor.
-const OF_THIS_VECTOR: [&str; 4] = ["norm", "scaled_by", "layer", "layers"];
+const OF_THIS_VECTOR: [&str; 5] = ["norm", "scaled_by", "layer", "layers", "made_of"];
 
 impl SteeringVector {
     /// The vector times `factor`. Its provenance says so (`scaled_by`, `norm`), and held-out figures, which were
@@ -67,6 +68,58 @@ impl SteeringVector {
                 && !OF_THIS_VECTOR.contains(&k.as_str())
         });
         Ok(Self { directions, model_hint: model_hint.to_owned(), provenance })
+    }
+}
+
+impl SteeringVector {
+    /// The mean, layer by layer, summed in f64; a layer that one of them does not steer counts as zero there. Provenance as
+    /// in [`SteeringVector::linear`].
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] without a vector, and as [`SteeringVector::linear`].
+    pub fn average(vectors: &[Self]) -> Result<Self, SteerError> {
+        let Some((first, rest)) = vectors.split_first() else {
+            return Err(SteerError::Invalid("a mean needs a vector".into()));
+        };
+        // Which vectors go together, and what the mean keeps of their provenance, is what a sum says.
+        let mut mean = first.linear(1.0, first, 0.0)?;
+        for vector in rest {
+            mean = mean.linear(1.0, vector, 1.0)?;
+        }
+        for (layer, direction) in &mut mean.directions {
+            for (i, x) in direction.iter_mut().enumerate() {
+                let at = |v: &Self| v.directions.get(layer).map_or(0.0, |d| f64::from(d[i]));
+                *x = (vectors.iter().map(at).sum::<f64>() / vectors.len() as f64) as f32;
+            }
+        }
+        Ok(mean)
+    }
+
+    /// The vector at these layers only. Provenance stays, without what was measured with the whole vector.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] for a layer that it does not steer.
+    pub fn only(&self, layers: &Layers) -> Result<Self, SteerError> {
+        if let Some(layer) = layers.iter().find(|l| !self.directions.contains_key(l)) {
+            let own = Layers::new(self.layers()).map_or_else(|e| e.to_string(), |l| l.words());
+            return Err(SteerError::Mismatch(format!("it has no direction for layer {layer}, only for {own}")));
+        }
+        let mut out = self.clone();
+        out.directions.retain(|l, _| layers.contains(l));
+        if out.directions.len() < self.directions.len() {
+            let of_another_layer = |key: &str| {
+                let layer = key.rsplit_once('.').and_then(|(_, n)| n.parse::<usize>().ok());
+                layer.is_some_and(|l| !layers.contains(&l))
+            };
+            out.provenance.entries.retain(|k, _| {
+                !k.starts_with("heldout_") && !OF_THIS_VECTOR.contains(&k.as_str()) && !of_another_layer(k)
+            });
+            // The one residual norm that a file states belongs to its main layer.
+            if !layers.contains(&self.main_layer()) {
+                out.provenance.entries.retain(|k, _| k != "residual_norm_median" && k != "residual_norm_mean");
+            }
+        }
+        Ok(out)
     }
 }
 
@@ -145,6 +198,34 @@ mod tests {
         assert!((&a + &other).unwrap_err().to_string().contains("gemma3"));
         other.model_hint.clear();
         assert_eq!((&other + &a).unwrap().model_hint, "llama");
+    }
+
+    #[test]
+    fn a_mean_is_a_mean() {
+        let (a, b) = (vector(2, &[1.0, -2.0]), vector(3, &[0.5, 8.0]));
+        let mean = SteeringVector::average(&[a.clone(), b.clone()]).unwrap();
+        assert_eq!((mean.directions[&2].clone(), mean.directions[&3].clone()), (vec![0.5, -1.0], vec![0.25, 4.0]));
+        let tenth = vector(2, &[0.1, 0.7]);
+        assert_eq!(SteeringVector::average(&vec![tenth.clone(); 3]).unwrap(), tenth, "of equals, the vector itself");
+        assert!(SteeringVector::average(&[a, vector(2, &[1.0])]).is_err());
+        assert!(SteeringVector::average(&[]).is_err());
+    }
+
+    #[test]
+    fn layers_are_picked() {
+        let layers: Layers = "3,5".parse().unwrap();
+        let mut v = SteeringVector::joint(&layers, &[3.0, 4.0, 6.0, 8.0], "llama").unwrap();
+        v.provenance.set_float("residual_norm_median.3", 100.0);
+        v.provenance.set_float("residual_norm_median.5", 200.0);
+        v.provenance.set_float("heldout_accuracy", 0.9);
+        v.provenance.set_str("model_name", "m");
+        assert_eq!(v.only(&layers).unwrap(), v);
+        let five = v.only(&Layers::one(5)).unwrap();
+        assert_eq!((five.layers(), five.percent_of_scale(1.0)), (vec![5], Some(5.0)));
+        let keys: Vec<_> = five.provenance.entries.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["model_name", "residual_norm_median.5"]);
+        let error = v.only(&Layers::one(4)).unwrap_err().to_string();
+        assert!(error.contains("no direction for layer 4, only for layers 3,5"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,23 @@ pub enum SteerError {
     /// The file cannot be read or written.
     #[error(transparent)]
     Llama(#[from] crate::llama::LlamaError),
-    /// The file is a GGUF but not a usable control vector.
+    /// A file of another format than GGUF cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// ... or not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is readable but not a usable control vector.
     #[error("{path}: {reason}")]
     NotAVector {
         /// The file.

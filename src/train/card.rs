@@ -102,7 +102,7 @@ impl Record<'_> {
                 }
             }
         }
-        p.set_str("layer_convention", "direction.N is added to the output of block N, blocks counted from 0");
+        p.set_str("layer_convention", crate::steer::OUTPUT_WORDS);
         p.set_float("norm", self.norm());
         self.model.record(&mut p);
         p.set_str("template_name", self.template.0);

@@ -41,6 +41,35 @@ pub fn shared(rel: &str) -> Option<PathBuf> {
     None
 }
 
+/// A program that an environment variable names, or None with the reason printed.
+pub fn program(variable: &str) -> Option<PathBuf> {
+    let Some(path) = std::env::var_os(variable).map(PathBuf::from) else {
+        eprintln!("SKIPPED: {variable} names no program (scripts/llama_server.sh builds it)");
+        return None;
+    };
+    assert!(path.is_file(), "{variable} names {}, which is no file", path.display());
+    Some(path)
+}
+
+/// Python with the packages of scripts/setup.sh, about to run tests/interop/peers.py; None, with the reason printed, where
+/// they are absent.
+pub fn python_packages() -> Option<std::process::Command> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let folder = cache
+        .or_else(|| std::env::var_os("HOME").map(|d| PathBuf::from(d).join(".cache")))?
+        .join("bidpo/python-packages");
+    if !folder.join("complete").is_file() {
+        let required = std::env::var_os("BIDPO_REQUIRE_MODELS").is_some();
+        assert!(!required, "BIDPO_REQUIRE_MODELS is set and there are no Python packages in {}", folder.display());
+        eprintln!("SKIPPED: no Python packages in {} (BIDPO_SETUP_TESTS=1 scripts/setup.sh)", folder.display());
+        return None;
+    }
+    let mut command = std::process::Command::new("python3");
+    command.env("PYTHONPATH", folder).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop/peers.py"));
+    Some(command)
+}
+
 /// Writes a CSV in the form of TruthfulQA's: of each question its category, itself, the right and the wrong answer.
 pub fn truthfulqa_csv(path: &std::path::Path, questions: impl IntoIterator<Item = [String; 4]>) {
     let mut out = csv::Writer::from_path(path).unwrap();

@@ -12,7 +12,7 @@ use bidpo::eval::sweep::direction;
 use bidpo::files::sha256_of_file;
 use bidpo::layers::Layers;
 use bidpo::llama::Model;
-use bidpo::steer::{ControlVector, Dial, SteeringVector, TRAINING_CURVE, combine, warnings};
+use bidpo::steer::{ControlVector, Convention, Dial, SteeringVector, TRAINING_CURVE, combine, warnings};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -152,16 +152,20 @@ pub fn vector_facts(path: &Path, sha256: &str, scale: f64, percent: Option<f64>,
 }
 
 /// Loads the vectors of the command line; `None` where there are none.
-pub fn steered(args: &SteeringArgs, model: &Model) -> anyhow::Result<Option<Steered>> {
-    let steering = args.load(model)?;
+pub fn steered(args: &SteeringArgs, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Option<Steered>> {
+    let steering = args.load(model, n_threads)?;
     if steering.dials.is_empty() {
         return Ok(None);
     }
     let mut vectors = Vec::new();
-    for (path, dial) in args.vectors.iter().zip(&steering.dials) {
+    for (i, (path, dial)) in args.vectors.iter().zip(&steering.dials).enumerate() {
         let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
         let percent = dial.vector.percent_of_scale(dial.scale);
-        vectors.push(vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector));
+        let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
+        if args.convention(i) != Convention::Output {
+            facts["convention"] = json!(args.convention(i).to_string());
+        }
+        vectors.push(facts);
     }
     let control = steering.control_vector(model)?;
     let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());

@@ -262,7 +262,7 @@ pub fn measure(
     let model = run.model.load()?;
     let preset = preset(text, &prompt.template, &model)?;
     let style = Style { preset, form: case.form.clone(), protocol: case.protocol, seed: run.seed };
-    let steered = baselines::steered(&run.steering, &model)?;
+    let steered = baselines::steered(&run.steering, &model, run.model.threads())?;
     let possible: Vec<Baseline> = Baseline::ALL
         .into_iter()
         // Of an answer that is written nothing is left without its question.

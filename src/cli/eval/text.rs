@@ -44,7 +44,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = run.limit.map_or(usize::MAX, |l| l as usize);
     let windows =
         Windows::new(&model, &text, args.window as usize, limit).with_context(|| args.data.display().to_string())?;
-    let steered = baselines::steered(&run.steering, &model)?;
+    let steered = baselines::steered(&run.steering, &model, run.model.threads())?;
     let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Flipped, Baseline::Random]);
     let conditions = baselines::of_vector(steered.as_ref(), &wanted, &model, run.seed);
     let mut session = Session::open(run, &model, &conditions, |m| {
