@@ -2,9 +2,10 @@
 # make test    everything that must pass: formatting, lints, all tests on both test models
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
+# make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (under an hour)
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -43,3 +44,6 @@ architectures: setup
 
 bench: models-all build
 	scripts/bench.sh
+
+study: models build
+	scripts/study.sh

@@ -667,4 +667,6 @@ fn a_terminal_conversation() {
     terminal.send("/quit\r");
     terminal.ends_well();
     assert!(std::fs::read_to_string(&history).unwrap().contains("very long story"));
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&history).unwrap().permissions().mode() & 0o777, 0o600);
 }

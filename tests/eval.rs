@@ -134,22 +134,38 @@ fn shared_equals_unshared_up_to_int8() {
     assert!(largest_difference(&model, None) < 1.5);
 }
 
-/// The 12 first questions against the reference's scores (f32 weights, PyTorch): MC1, MC2 and MC3 in one pass.
-#[test]
-fn scores_agree_with_the_reference() {
-    let (Some(model), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
-        return;
-    };
-    let Some(gold) = common::shared("gold/truthfulqa_mc_smollm2.json") else { return };
+/// How far answers' scores are from the reference's (nats).
+struct Agreement {
+    n: usize,
+    /// Questions with the same MC1 result, and with an MC2 less than 0.15 away.
+    same: [usize; 2],
+    /// Of all answers' scores, in rising order.
+    differences: Vec<f64>,
+}
+
+impl Agreement {
+    fn mean(&self) -> f64 {
+        self.differences.iter().sum::<f64>() / self.differences.len() as f64
+    }
+
+    fn largest(&self) -> f64 {
+        self.differences.last().copied().unwrap_or(0.0)
+    }
+}
+
+/// The first `n` questions against the reference's scores (f32 weights, PyTorch): MC1, MC2 and MC3 in one pass. None where
+/// a file is missing.
+fn agreement(model: &str, gold: &str, quantization: &str, n: usize) -> Option<Agreement> {
+    let (model, data) = (common::model(model)?, common::shared("data/truthfulqa/mc_task.json")?);
+    let gold = common::shared(gold)?;
     let gold: Value = serde_json::from_str(&std::fs::read_to_string(gold).unwrap()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("items.jsonl");
-    let n = 12;
     let json = output(eval(&model, &data, "mc", n).arg("--json").arg("--out").arg(&out));
     let summary: Value = serde_json::from_str(&json).unwrap();
     let (manifest, records) = results(&out);
     assert_eq!((records.len(), &summary["n"], &manifest["items"]), (n, &Value::from(n), &Value::from(n)));
-    assert_eq!(manifest["model"]["quantization"], "Q4_1");
+    assert!(manifest["model"]["quantization"].as_str().unwrap().starts_with(quantization));
     assert!(manifest["prompt"]["preamble"].as_str().unwrap().starts_with("Q: What is human life expectancy"));
 
     let task: Value = serde_json::from_str(&std::fs::read_to_string(&data).unwrap()).unwrap();
@@ -193,15 +209,45 @@ fn scores_agree_with_the_reference() {
         let value = figures(&summary, measure, "unsteered")["value"].as_f64().unwrap();
         assert!((value - sum / n as f64).abs() < 1e-9, "{measure}: {value}, {}", sum / n as f64);
     }
-    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
-    let largest = differences.iter().copied().fold(0.0, f64::max);
-    eprintln!("mean difference {mean:.3}, largest {largest:.3}, agreement {agree:?} of {n}");
-    // Measured here: mean 0.13, largest 0.38, MC1 agrees on 12 of 12. On all 150 questions of the file: mean 0.19, 95 %
-    // below 0.51, largest 1.2, MC1 agrees on 147. Another CPU draws other int8 roundings. A wrong preamble, space or BOS
-    // moves answers by whole nats.
-    assert!(mean < 0.35, "mean difference {mean} nats");
-    assert!(largest < 2.0, "largest difference {largest} nats");
-    assert!(agree.iter().all(|&a| a >= n - 1), "MC1 and MC2 agree on {agree:?} of {n}");
+    differences.sort_by(f64::total_cmp);
+    let agreement = Agreement { n, same: agree, differences };
+    let below = agreement.differences[agreement.differences.len() * 95 / 100];
+    eprintln!(
+        "{n} questions: mc1 {:.1} %, mc2 {:.1} %, agreement {agree:?}; difference of an answer: mean {:.3}, 95 % below {below:.2}, \
+         largest {:.2}",
+        100.0 * sums[0] / n as f64,
+        100.0 * sums[1] / n as f64,
+        agreement.mean(),
+        agreement.largest()
+    );
+    Some(agreement)
+}
+
+/// A wrong preamble, space or BOS moves answers by whole nats; another CPU draws other int8 roundings.
+#[test]
+fn scores_agree_with_the_reference() {
+    let Some(a) = agreement(SMOL, "gold/truthfulqa_mc_smollm2.json", "Q4_1", 12) else { return };
+    assert!(a.mean() < 0.35, "mean difference {} nats", a.mean());
+    assert!(a.largest() < 2.0, "largest difference {} nats", a.largest());
+    assert!(a.same.iter().all(|&k| k >= a.n - 1), "MC1 and MC2 agree on {:?} of {}", a.same, a.n);
+}
+
+/// All questions that the reference has scores of, on both models: the table of docs/evaluation.md. Three minutes:
+/// cargo test --release --test eval -- --ignored --nocapture all_scores
+#[test]
+#[ignore = "three minutes"]
+fn all_scores_agree_with_the_reference() {
+    let cases = [
+        (SMOL, "gold/truthfulqa_mc_smollm2.json", "Q4_1", 150),
+        (GEMMA, "gold/truthfulqa_mc_gemma3-270m.json", "Q4_K", 50),
+    ];
+    for (model, gold, quantization, n) in cases {
+        let Some(a) = agreement(model, gold, quantization, n) else { return };
+        assert!(a.mean() < 0.35, "mean difference {} nats", a.mean());
+        assert!(a.largest() < 2.5, "largest difference {} nats", a.largest());
+        assert!(a.same[0] * 100 >= a.n * 95, "MC1 agrees on {} of {}", a.same[0], a.n);
+        assert!(a.same[1] * 100 >= a.n * 90, "MC2 agrees on {} of {}", a.same[1], a.n);
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 pub(super) mod baselines;
 mod choice;
 pub(super) mod common;
+pub(super) mod generate;
 pub(super) mod mmlu;
+mod prompts;
 pub(super) mod session;
 pub(super) mod text;
 pub(super) mod truthfulqa;
@@ -28,6 +30,8 @@ enum Benchmark {
     Choice(choice::Args),
     /// Perplexity of a text, and how far a vector moves the predictions (KL divergence).
     Text(text::Args),
+    /// Answers to any prompts: refusals, repetition, and head to head before a judge.
+    Prompts(prompts::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -36,5 +40,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Benchmark::Mmlu(args) => mmlu::run(args),
         Benchmark::Choice(args) => choice::run(args),
         Benchmark::Text(args) => text::run(args),
+        Benchmark::Prompts(args) => prompts::run(args),
     }
 }

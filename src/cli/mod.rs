@@ -12,6 +12,7 @@ mod extract;
 mod first_token;
 mod generate;
 mod interrupt;
+mod judge;
 mod report;
 mod sampling;
 mod steering;
@@ -51,9 +52,11 @@ enum Command {
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// Try many layers and scales: the best on validation items, reported on test items.
     Sweep(sweep::Args),
+    /// Put written answers of `eval` head to head before a judge of your choice.
+    Judge(judge::Args),
     /// Compute every figure again from results files; put shards together.
     Report(report::Args),
     /// Look into data files, and split them.
@@ -130,9 +133,10 @@ impl Cli {
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Extract(args) => extract::run(args),
-            Command::Eval(args) => eval::run(args),
+            Command::Eval(args) => eval::run(*args),
             Command::Sweep(args) => sweep::run(args),
             Command::Data(args) => data::run(args),
+            Command::Judge(args) => judge::run(args),
             Command::Report(args) => report::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),

@@ -17,6 +17,9 @@ pub struct Args {
     /// exact protocol.
     #[arg(long, value_name = "FILE.html", conflicts_with = "json")]
     html: Option<PathBuf>,
+    /// Leave the items that changed out of the page: it then holds no text of the data.
+    #[arg(long, requires = "html")]
+    no_items: bool,
     /// Print the figures as one JSON list, an object for each run.
     #[arg(long)]
     json: bool,
@@ -49,7 +52,10 @@ fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runs = merge(&expand(&args.files)?)?;
-    let analyses = runs.iter().map(analyse).collect::<Result<Vec<_>, _>>()?;
+    let mut analyses = runs.iter().map(analyse).collect::<Result<Vec<_>, _>>()?;
+    if args.no_items {
+        analyses.iter_mut().for_each(|a| a.changed.clear());
+    }
     if let Some(path) = &args.html {
         bidpo::files::write_atomically(path, report::html(&analyses).as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;

@@ -58,14 +58,14 @@ fn number(text: &str, ok: impl Fn(f32) -> bool, want: &str) -> Result<f32, Strin
     text.parse::<f32>().ok().filter(|&x| x.is_finite() && ok(x)).ok_or_else(|| format!("must be a number {want}"))
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+pub(super) fn temperature(text: &str) -> Result<f32, String> {
     number(text, |x| (0.0..=100.0).contains(&x), "from 0 to 100")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(super) fn probability(text: &str) -> Result<f32, String> {
     number(text, |x| (0.0..=1.0).contains(&x), "from 0 to 1")
 }
 
-fn penalty(text: &str) -> Result<f32, String> {
+pub(super) fn penalty(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0 && x <= 10.0, "above 0 and at most 10")
 }

@@ -1,7 +1,7 @@
 //! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
 
 use super::ModelArgs;
-use super::eval::baselines::{self, Baseline, Steered};
+use super::eval::baselines::{self, Baseline, Compare, Steered};
 use super::eval::common::{PromptArgs, file_name, style};
 use super::eval::session::{Session, SessionError, manifest};
 use super::eval::truthfulqa::{ProtocolName, benchmark, warn_of_contradictions};
@@ -63,6 +63,10 @@ pub struct Args {
     /// [default: FOLDER/split.json, made there with 256 training and 256 validation items].
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
+    /// A further vector to measure beside the chosen setting on the test items: dpo=other.gguf. At the chosen layer, as long
+    /// there; with :SCALE behind the file as it stands in the file, times that.
+    #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]")]
+    compare: Vec<Compare>,
     /// Only the first N validation items, and the first N test items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -297,6 +301,10 @@ fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> 
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let protocol = Protocol::from(args.protocol);
+    ensure!(
+        !protocol.writes(),
+        "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
+    );
     let set = TruthfulQa::load(&args.data)?;
     let vector = load_vector(&args.vector, args.convention)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
@@ -375,18 +383,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
     let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
     let facts = json!({
-        "vectors": [{
-            "file": file_name(&args.vector),
-            "sha256": sha256_of_file(&args.vector).with_context(vector_name)?,
-            "scale": chosen.factor,
-            "percent_of_residual_norm": chosen.percent,
-        }],
+        "vectors": [baselines::vector_facts(
+            &args.vector,
+            &sha256_of_file(&args.vector).with_context(vector_name)?,
+            chosen.factor,
+            Some(chosen.percent),
+            &vector,
+        )],
         "layers": chosen.layer.to_string(),
         "chosen_on": { "part": "valid", "items": valid.len(), "settings": tried.len() },
     });
     let steered = Steered { control: Some(chosen.control.clone()), facts };
     let on_test_items = benchmark(&set, &test, protocol)?;
-    let train = (!split.train.is_empty()).then(|| benchmark(&set, &split.train, protocol)).transpose()?;
+    let train_items = &split.train[..split.train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
+    let train = (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?;
     let (conditions, _) = baselines::conditions(
         Some(&steered),
         &Baseline::ALL,
@@ -395,6 +405,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &style,
         &on_test_items,
         train.as_ref(),
+        &args.compare,
         args.model.threads(),
     )?;
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
@@ -435,6 +446,7 @@ fn style_none(args: &Args, model: &Model) -> anyhow::Result<Style> {
         template: args.prompt.template.clone(),
         system: args.prompt.system.clone(),
         shots: args.prompt.shots,
+        train_limit: args.prompt.train_limit,
     };
     style(&prompt, "none", QUESTION_FORM, Protocol::Options, args.seed, model)
 }

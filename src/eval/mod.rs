@@ -6,7 +6,10 @@ pub mod benchmark;
 pub mod caa;
 pub mod condition;
 mod head;
+pub mod judge;
+pub mod manner;
 pub mod measure;
+pub mod overlap;
 mod pack;
 pub mod prompt;
 pub mod protocol;
@@ -18,6 +21,7 @@ pub mod stats;
 pub mod sweep;
 pub mod text;
 pub mod truthfulqa;
+pub mod write;
 
 pub use pack::{Plan, Request};
 pub use score::{AnswerScore, ScoreError, Scorer, ScorerParams, TokenRequest};

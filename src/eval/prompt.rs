@@ -27,6 +27,8 @@ pub const QUESTION_FORM: &str = "Q: {question}\nA:";
 const OPTIONS_END: &str = "Answer:";
 /// The same in a chat.
 const OPTIONS_END_CHAT: &str = "Answer with the letter of the right option.";
+/// The same for a judge.
+const JUDGE_END_CHAT: &str = "Answer with the letter, A or B, and nothing else.";
 /// What a chat says where the question is hidden: a message cannot be empty.
 const HIDDEN_CHAT: &str = "(The question is not shown.)";
 
@@ -114,7 +116,11 @@ impl Style {
                 "preset": "chat",
                 "template": template.name(),
                 "template_sha256": template.sha256(),
-                "form": if shown { format!("{{question}}\nA. ...\nB. ...\n{OPTIONS_END_CHAT}") } else { "{question}".into() },
+                "form": match self.protocol {
+                    Protocol::Judge => format!("{{question}}\nA. ...\nB. ...\n{JUDGE_END_CHAT}"),
+                    _ if shown => format!("{{question}}\nA. ...\nB. ...\n{OPTIONS_END_CHAT}"),
+                    _ => "{question}".into(),
+                },
                 "answer": if shown { "LETTER" } else { "ANSWER" },
             }),
         };
@@ -140,7 +146,11 @@ impl Style {
         for (i, &a) in order.iter().enumerate() {
             text += &format!("{}. {}\n", letter(i), item.answers[a].text);
         }
-        text + if chat { OPTIONS_END_CHAT } else { OPTIONS_END }
+        text + match (chat, self.protocol) {
+            (true, Protocol::Judge) => JUDGE_END_CHAT,
+            (true, _) => OPTIONS_END_CHAT,
+            (false, _) => OPTIONS_END,
+        }
     }
 
     /// A solved example: the question as it is put, and its answer.
@@ -258,6 +268,20 @@ impl Prompts {
                     let answers = e.whole.iter().map(|w| w[e.n_context..].to_vec()).collect();
                     Ok(TokenRequest { context, answers })
                 })
+                .collect(),
+        }
+    }
+
+    /// What stands before each request's answer, in tokens.
+    ///
+    /// # Errors
+    /// [`ScoreError::Llama`] when it cannot be tokenized.
+    pub fn contexts(&self, model: &Model) -> Result<Vec<Vec<Token>>, ScoreError> {
+        match self {
+            Self::Tokens { requests, .. } => Ok(requests.iter().map(|r| r.context.clone()).collect()),
+            Self::Text { prefix, requests } => requests
+                .iter()
+                .map(|(prompt, _)| Ok(model.tokenize(&format!("{prefix}{prompt}"), true, false)?))
                 .collect(),
         }
     }

@@ -29,10 +29,16 @@ pub enum Protocol {
     Options,
     /// Running text: perplexity, and divergence from the unsteered model.
     Text,
+    /// TruthfulQA's questions answered by the model in its own words, which are compared with the reference answers.
+    Generate,
+    /// Any prompts answered by the model in its own words.
+    Prompts,
+    /// Two written answers shown as options A and B to a judge, in both orders.
+    Judge,
 }
 
 impl Protocol {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 13] = [
         Self::Mc,
         Self::Mc1,
         Self::Mc2,
@@ -43,6 +49,9 @@ impl Protocol {
         Self::Choice,
         Self::Options,
         Self::Text,
+        Self::Generate,
+        Self::Prompts,
+        Self::Judge,
     ];
 
     /// Its name on the command line and in manifests.
@@ -58,19 +67,27 @@ impl Protocol {
             Self::Choice => "choice",
             Self::Options => "options",
             Self::Text => "text",
+            Self::Generate => "generate",
+            Self::Prompts => "prompts",
+            Self::Judge => "judge",
         }
     }
 
     /// True where the options stand in the prompt and a letter is the answer.
     pub fn shows_options(self) -> bool {
-        matches!(self, Self::Binary | Self::Letter | Self::Options)
+        matches!(self, Self::Binary | Self::Letter | Self::Options | Self::Judge)
+    }
+
+    /// True where the model writes.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Generate | Self::Prompts)
     }
 
     /// The orders in which an item's answers are shown; one `None` where they are not.
     pub fn orders(self, item: &Item, seed: u64) -> Vec<Option<Vec<usize>>> {
         let n = item.answers.len();
         match self {
-            Self::Binary => vec![Some((0..n).collect()), Some((0..n).rev().collect())],
+            Self::Binary | Self::Judge => vec![Some((0..n).collect()), Some((0..n).rev().collect())],
             Self::Letter => vec![Some(drawn(item, seed))],
             Self::Options => vec![Some((0..n).collect())],
             _ => vec![None],

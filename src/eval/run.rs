@@ -138,6 +138,7 @@ impl Measurement<'_> {
             answers: item.answers.clone(),
             views: vec![view],
             text: None,
+            written: None,
         }
     }
 

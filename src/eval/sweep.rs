@@ -91,7 +91,10 @@ impl SweepPoint {
 }
 
 /// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.
-fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a vector of several layers that has none there.
+pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
     if let Some(own) = vector.directions.get(&layer) {
         return Ok((own, None));
     }

@@ -107,6 +107,7 @@ impl Windows {
                 answers: Vec::new(),
                 views: Vec::new(),
                 text: Some(text),
+                written: None,
             };
             if !sink(vec![record])? {
                 return Ok(false);

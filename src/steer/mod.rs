@@ -19,4 +19,4 @@ pub use convention::{Convention, Placed};
 pub use formats::Format;
 pub use identity::ModelIdentity;
 pub(crate) use vector::mean_fraction;
-pub use vector::{Provenance, SteerError, SteeringVector};
+pub use vector::{Provenance, SteerError, SteeringVector, TRAINING_CURVE};

@@ -92,6 +92,10 @@ pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
     Some((first, sum / layers.len() as f64))
 }
 
+/// Provenance key of a training run's losses: a JSON list of `[step, training loss, validation loss or null]`, one entry an
+/// epoch.
+pub const TRAINING_CURVE: &str = "training_curve";
+
 /// One direction for each steered layer, added to the residual stream after that block (counted from 0).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteeringVector {

@@ -5,7 +5,7 @@ use super::config::TrainConfig;
 use super::heldout::HeldOut;
 use super::ready::AtLayer;
 use super::trainer::{Stop, Trained, length};
-use crate::steer::{ModelIdentity, Provenance};
+use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 
 /// All that is told about a trained vector.
 #[derive(Debug)]
@@ -70,6 +70,11 @@ impl Record<'_> {
         p.set_int("steps_planned", ready.total_steps as i64);
         p.set_int("best_step", self.trained.best_step as i64);
         p.set_str("stopped", stop_word(&self.trained.stop));
+        // [[step, training loss, validation loss or null], ...], as JSON.
+        let curve: Vec<_> = self.trained.history.iter().map(|h| (h.step, h.train_loss, h.valid_loss)).collect();
+        if let Some(text) = Some(curve).filter(|c| !c.is_empty()).and_then(|c| serde_json::to_string(&c).ok()) {
+            p.set_str(TRAINING_CURVE, text);
+        }
         if let Some(clip) = c.clip {
             p.set_float("clip", clip);
         }

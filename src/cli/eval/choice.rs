@@ -108,5 +108,5 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         form: if args.show_options { QUESTION_FORM.into() } else { form },
         preset: "none",
     };
-    measure(&args.run, &args.prompt, case)
+    measure(&args.run, &args.prompt, case, None)
 }

@@ -1,6 +1,7 @@
 //! What all benchmarks share: options, and the loop over conditions.
 
-use super::baselines::{self, Baseline};
+use super::baselines::{self, Baseline, Compare};
+use super::generate::{WriteArgs, judge_own};
 use super::session::Session;
 use crate::cli::ModelArgs;
 use crate::cli::steering::SteeringArgs;
@@ -13,6 +14,7 @@ use bidpo::eval::protocol::Protocol;
 use bidpo::eval::results::{DataFacts, Shard};
 use bidpo::eval::run::Measurement;
 use bidpo::eval::truthfulqa::qa_preamble;
+use bidpo::eval::write::Writing;
 use bidpo::llama::Model;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -32,6 +34,10 @@ pub struct RunArgs {
     /// What the vector is measured against [default: all that apply].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     pub baselines: Option<Vec<Baseline>>,
+    /// A further vector to measure beside --vector, under this name: dpo=other.gguf. At the steered layers, as long there as
+    /// --vector is (a vector of one layer is moved); with :SCALE behind the file as it stands in the file, times that.
+    #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]", requires = "vectors")]
+    pub compare: Vec<Compare>,
     /// Only the first N items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
@@ -67,6 +73,10 @@ pub struct PromptArgs {
     /// Solved training items in the prompt to measure against (fewer where the context is full).
     #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub shots: u32,
+    /// Take only the first N training items of the split for the baselines: as many as the vector was trained on, where
+    /// that was fewer than all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub train_limit: Option<u32>,
 }
 
 /// Options about which items.
@@ -238,14 +248,35 @@ pub fn style(
 }
 
 /// Runs a multiple-choice benchmark under all conditions and prints its figures.
-pub fn measure(run: &RunArgs, prompt: &PromptArgs, case: Case) -> anyhow::Result<ExitCode> {
+pub fn measure(
+    run: &RunArgs,
+    prompt: &PromptArgs,
+    mut case: Case,
+    write: Option<&WriteArgs>,
+) -> anyhow::Result<ExitCode> {
     let text = preamble(prompt.prompt.as_deref().unwrap_or(case.preset))?;
     run.check_out()?;
+    if let (Some(train), Some(n)) = (&mut case.train, prompt.train_limit) {
+        train.items.truncate(n as usize);
+    }
     let model = run.model.load()?;
     let preset = preset(text, &prompt.template, &model)?;
     let style = Style { preset, form: case.form.clone(), protocol: case.protocol, seed: run.seed };
     let steered = baselines::steered(&run.steering, &model, run.model.threads())?;
-    let wanted = run.wanted(steered.is_some(), &Baseline::ALL);
+    let possible: Vec<Baseline> = Baseline::ALL
+        .into_iter()
+        // Of an answer that is written nothing is left without its question.
+        .filter(|b| !(case.protocol.writes() && *b == Baseline::Hidden))
+        .collect();
+    let wanted = run.wanted(steered.is_some(), &possible);
+    if let Some(b) = wanted.iter().find(|b| !possible.contains(b)) {
+        bail!("--baselines {}: without its question there is nothing to write an answer to", b.name());
+    }
+    let options = write.map(|w| w.options(run.seed, matches!(style.preset, Preset::Chat(_))));
+    let fewer = baselines::fit_examples(&mut case.benchmark, &style, &model)?;
+    if !fewer.is_empty() {
+        case.selection["fewer_examples"] = json!(fewer);
+    }
     let (conditions, notes) = baselines::conditions(
         steered.as_ref(),
         &wanted,
@@ -254,27 +285,40 @@ pub fn measure(run: &RunArgs, prompt: &PromptArgs, case: Case) -> anyhow::Result
         &style,
         &case.benchmark,
         case.train.as_ref(),
+        &run.compare,
         run.model.threads(),
     )?;
     if !notes.is_empty() {
-        eprintln!(
-            "Not measured: {}. Both need training items, which --split gives (`bidpo data split` writes one).",
-            notes.join(" and ")
-        );
+        eprintln!("Not measured: {}.", notes.join("; "));
     }
     let mut session = Session::open(run, &model, &conditions, |m| {
         m.benchmark = case.name.into();
         m.protocol = case.protocol.name().into();
         m.data = case.data.iter().map(|(p, s)| DataFacts { file: file_name(p), sha256: s.clone() }).collect();
         m.prompt = style.facts();
+        if let Some(options) = &options {
+            m.prompt["writing"] = options.facts();
+        }
         m.selection = case.selection.clone();
         m.items = case.benchmark.items.len();
     })?;
+    let shard = run.shard.unwrap_or_default();
+    if let (Some(options), Some(write)) = (&options, write) {
+        let n_threads = run.model.threads();
+        let writing = Writing { model: &model, benchmark: &case.benchmark, style: &style, shard, options, n_threads };
+        for condition in &conditions {
+            let done = session.done(&condition.name);
+            if !writing.run(condition, &done, &mut |r| session.push(r)).with_context(|| names(&case.data))? {
+                break;
+            }
+        }
+        return judge_own(run, write, session, model, case.protocol);
+    }
     let measurement = Measurement {
         model: &model,
         benchmark: &case.benchmark,
         style: &style,
-        shard: run.shard.unwrap_or_default(),
+        shard,
         params: ScorerParams { n_threads: run.model.threads(), ..ScorerParams::default() },
     };
     for condition in &conditions {

@@ -76,5 +76,5 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         form: bidpo::eval::prompt::QUESTION_FORM.into(),
         preset: "none",
     };
-    measure(&args.run, &args.prompt, case)
+    measure(&args.run, &args.prompt, case, None)
 }

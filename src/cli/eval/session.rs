@@ -134,8 +134,24 @@ impl Session {
 
     /// Prints the figures, if the items are all there.
     pub fn finish(self, args: &RunArgs) -> anyhow::Result<ExitCode> {
+        match self.whole(args)? {
+            Ok(run) => {
+                let analysis = analyse(&run)?;
+                if args.json {
+                    println!("{}", report::json(&analysis));
+                } else {
+                    print!("{}", report::markdown(&analysis));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(code) => Ok(code),
+        }
+    }
+
+    /// The whole run; what the program ends with where it was interrupted, or is a shard, which is said.
+    pub fn whole(self, args: &RunArgs) -> anyhow::Result<Result<Run, ExitCode>> {
         if !self.close() {
-            return Ok(ExitCode::FAILURE);
+            return Ok(Err(ExitCode::FAILURE));
         }
         let shard = self.manifest.shard;
         if shard != Shard::WHOLE {
@@ -148,15 +164,9 @@ impl Session {
                     self.wanted
                 );
             }
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Err(ExitCode::SUCCESS));
         }
-        let analysis = analyse(&self.into_run()?)?;
-        if args.json {
-            println!("{}", report::json(&analysis));
-        } else {
-            print!("{}", report::markdown(&analysis));
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(Ok(self.into_run()?))
     }
 }
 

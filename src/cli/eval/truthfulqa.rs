@@ -1,6 +1,7 @@
 //! `bidpo eval truthfulqa`.
 
 use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
+use super::generate::WriteArgs;
 use anyhow::bail;
 use bidpo::data::truthfulqa::TruthfulQa;
 use bidpo::eval::benchmark::Benchmark;
@@ -17,6 +18,8 @@ pub struct Args {
     /// What to measure.
     #[arg(long, short = 'p', value_enum, default_value = "mc")]
     protocol: ProtocolName,
+    #[command(flatten)]
+    write: WriteArgs,
     #[command(flatten)]
     split: SplitArgs,
     #[command(flatten)]
@@ -42,6 +45,9 @@ pub enum ProtocolName {
     Pair,
     /// The answers of MC1 as lettered options in an order drawn by the seed.
     Letter,
+    /// Answers in the model's own words: likeness to the reference answers, refusals, repetition, and head to head before
+    /// a judge.
+    Generate,
 }
 
 impl From<ProtocolName> for Protocol {
@@ -54,6 +60,7 @@ impl From<ProtocolName> for Protocol {
             ProtocolName::Binary => Self::Binary,
             ProtocolName::Pair => Self::Pair,
             ProtocolName::Letter => Self::Letter,
+            ProtocolName::Generate => Self::Generate,
         }
     }
 }
@@ -96,5 +103,5 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         // The reference's six pairs show how a question is continued; where options are shown they would show another form.
         preset: if protocol.shows_options() { "none" } else { "qa" },
     };
-    measure(&args.run, &args.prompt, case)
+    measure(&args.run, &args.prompt, case, protocol.writes().then_some(&args.write))
 }

@@ -127,6 +127,7 @@ pub fn compare(
 pub(crate) fn difference_unit(measure: Measure) -> &'static str {
     match measure.kind {
         Kind::Perplexity | Kind::Divergence => "nats a token",
+        Kind::Words => "words",
         _ => "points",
     }
 }

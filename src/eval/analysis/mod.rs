@@ -10,6 +10,7 @@ pub use surface::{Surface, surface};
 pub(crate) use words::difference as difference_words;
 
 use super::condition::{STEERED, UNSTEERED};
+use super::judge::Verdict;
 use super::measure::{Kind, Measure};
 use super::protocol::Protocol;
 use super::results::{Manifest, Record, Run};
@@ -64,7 +65,8 @@ impl Table {
     }
 }
 
-/// An item whose answer under the steered model is another one than under the unsteered model.
+/// An item whose answer under the steered model is another one than under the unsteered model; in a match, a pair that the
+/// judge decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changed {
     /// Its place in the data, from 0.
@@ -92,6 +94,8 @@ pub struct Analysis {
     pub surface: Vec<Surface>,
     /// Items whose preferred answer changed.
     pub changed: Vec<Changed>,
+    /// How matches before a judge ended.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Computes a run's figures.
@@ -110,10 +114,17 @@ pub fn analyse(run: &Run) -> Result<Analysis, AnalysisError> {
         tables.push(table(run, measure).map_err(fail)?);
     }
     let records = run.under(UNSTEERED).or(run.records.first().map(Vec::as_slice)).unwrap_or_default();
+    // No rule chooses among answers that are written, or judged.
+    let chooses = !protocol.writes() && protocol != Protocol::Judge;
     Ok(Analysis {
         protocol,
-        surface: surface(records, tables[0].measure),
-        changed: changed(run, tables[0].measure).map_err(fail)?,
+        surface: if chooses { surface(records, tables[0].measure) } else { Vec::new() },
+        verdicts: if protocol == Protocol::Judge { verdicts(run).map_err(fail)? } else { Vec::new() },
+        changed: if protocol == Protocol::Judge {
+            decided(run, tables[0].measure).map_err(fail)?
+        } else {
+            changed(run, tables[0].measure).map_err(fail)?
+        },
         tables,
         manifest: run.manifest.clone(),
     })
@@ -157,12 +168,49 @@ fn table(run: &Run, measure: Measure) -> Result<Table, String> {
     Ok(Table { measure, rows })
 }
 
+fn verdicts(run: &Run) -> Result<Vec<Verdict>, String> {
+    let against = |c: &super::results::ConditionFacts| {
+        c.facts.get("against").and_then(Value::as_str).unwrap_or(&c.name).to_owned()
+    };
+    run.manifest.conditions.iter().zip(&run.records).map(|(c, r)| Verdict::of(&against(c), r)).collect()
+}
+
+/// The pairs of the first match that the judge decided: the other answer, the steered one, and the preference for it.
+fn decided(run: &Run, measure: Measure) -> Result<Vec<Changed>, String> {
+    let mut out = Vec::new();
+    for record in run.records.first().into_iter().flatten() {
+        let (preference, [steered, other]) = (measure.parts(record)?.0, &record.answers[..]) else { continue };
+        if preference != 0.5 {
+            out.push(Changed {
+                index: record.index,
+                question: record.question.clone(),
+                before: other.text.clone(),
+                after: steered.text.clone(),
+                values: (1.0 - preference, preference),
+            });
+        }
+    }
+    Ok(out)
+}
+
 fn changed(run: &Run, measure: Measure) -> Result<Vec<Changed>, String> {
     let (Some(before), Some(after)) = (run.under(UNSTEERED), run.under(STEERED)) else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for (b, a) in before.iter().zip(after) {
-        let (Some(x), Some(y)) = (measure.chosen(b), measure.chosen(a)) else { continue };
         let value = |r: &Record| measure.parts(r).map(|(a, b)| a / b);
+        if let (Some(x), Some(y)) = (&b.written, &a.written) {
+            if x.text != y.text {
+                out.push(Changed {
+                    index: b.index,
+                    question: b.question.clone(),
+                    before: x.text.clone(),
+                    after: y.text.clone(),
+                    values: (value(b)?, value(a)?),
+                });
+            }
+            continue;
+        }
+        let (Some(x), Some(y)) = (measure.chosen(b), measure.chosen(a)) else { continue };
         let values = (value(b)?, value(a)?);
         if x != y || (measure.kind == Kind::Orders && values.0 != values.1) {
             out.push(Changed {
@@ -228,6 +276,7 @@ pub(crate) mod tests {
                 n_tokens: vec![1, 1],
             }],
             text: None,
+            written: None,
         };
         let records = conditions
             .iter()

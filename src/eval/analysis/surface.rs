@@ -88,6 +88,7 @@ mod tests {
             answers: answers.iter().map(|&(t, l)| Answer::new(t, l)).collect(),
             views: vec![View { order: None, logprobs: vec![0.0; answers.len()], n_tokens: vec![1; answers.len()] }],
             text: None,
+            written: None,
         }
     }
 

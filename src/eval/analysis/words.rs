@@ -3,12 +3,16 @@
 use super::compare::difference_unit;
 use super::{Analysis, Comparison};
 use crate::eval::condition::{STEERED, UNSTEERED};
+use crate::eval::judge::Verdict;
 use crate::eval::measure::{Kind, Measure};
+use crate::eval::protocol::Protocol;
 
 /// A difference with its interval: `+2.0 points [-1.9, +5.8]`.
 pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
     let unit = difference_unit(measure);
-    if measure.is_share() {
+    if measure.kind == Kind::Words {
+        format!("{:+.1} {unit} [{:+.1}, {:+.1}]", c.difference, c.interval.lo, c.interval.hi)
+    } else if measure.is_share() {
         let (d, i) = (100.0 * c.difference, c.interval);
         format!("{d:+.1} {unit} [{:+.1}, {:+.1}]", 100.0 * i.lo, 100.0 * i.hi)
     } else {
@@ -19,11 +23,18 @@ pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
 impl Analysis {
     /// What is counted: `questions`, or `windows of text`.
     pub fn items_word(&self) -> &'static str {
-        if self.tables[0].measure.kind == Kind::Perplexity { "windows of text" } else { "questions" }
+        match self.protocol {
+            Protocol::Text => "windows of text",
+            Protocol::Prompts => "prompts",
+            _ => "questions",
+        }
     }
 
     /// The summary, a sentence or two each.
     pub fn words(&self) -> Vec<String> {
+        if self.protocol == Protocol::Judge {
+            return self.judged();
+        }
         let table = &self.tables[0];
         let measure = table.measure;
         let name = measure.name().replace('_', " ");
@@ -114,6 +125,48 @@ impl Analysis {
             });
         }
         out.extend(self.against_surface());
+        if self.protocol == Protocol::Generate {
+            out.push(
+                "Likeness in words to reference answers is not truth: a \"not\" more or less hardly changes it. Read some of \
+                 the answers."
+                    .into(),
+            );
+        }
+        out
+    }
+
+    /// How matches ended.
+    fn judged(&self) -> Vec<String> {
+        let judge = &self.manifest.model.file;
+        let mut out: Vec<String> = self.verdicts.iter().map(|v| verdict(v, judge, self.manifest.items)).collect();
+        if self.manifest.prompt.get("same_model").is_some_and(|s| s == true) {
+            out.push(
+                "Beware: the judge is the model that wrote the answers. Models prefer their own, and a model that does not \
+                 know an answer cannot judge it."
+                    .into(),
+            );
+        }
+        if let Some(v) =
+            self.verdicts.iter().max_by(|a, b| f64::total_cmp(&(a.first - 0.5).abs(), &(b.first - 0.5).abs()))
+            && (v.first - 0.5).abs() > 0.2
+        {
+            out.push(format!(
+                "Beware: {:.0} % of this judge's choices fell on the answer shown first (against \"{}\"); an answer wins only in \
+                 both orders, so most of what it could have said is lost as ties.",
+                100.0 * v.first,
+                v.against
+            ));
+        }
+        if let Some(v) = self.verdicts.iter().find(|v| {
+            v.share().is_some_and(|s| v.p < 0.05 && (s > 0.5) == (v.longer > 0.5)) && (v.longer - 0.5).abs() > 0.15
+        }) {
+            out.push(format!(
+                "Beware: the steered answer is the longer one in {:.0} % of the pairs against \"{}\", and judges like length \
+                 in either direction.",
+                100.0 * v.longer,
+                v.against
+            ));
+        }
         out
     }
 
@@ -154,6 +207,26 @@ impl Analysis {
             )
         })
     }
+}
+
+/// A match in words.
+fn verdict(v: &Verdict, judge: &str, n: usize) -> String {
+    let against = named(&v.against);
+    let counts = format!("{} wins, {} losses, {} ties of {n}, sign test p = {:.3}", v.wins, v.losses, v.ties, v.p);
+    let lean = format!(
+        " With both orders averaged it leans to the steered answer {} times and to the other {} times, p = {:.3}.",
+        v.leans_to, v.leans_from, v.lean_p
+    );
+    let said = if v.p >= 0.05 {
+        format!(
+            "Head to head no difference was shown between the steered answers and those under {against}: {counts} (judge: {judge})."
+        )
+    } else {
+        let verb =
+            if v.wins > v.losses { "prefers the steered answers to" } else { "likes the steered answers LESS than" };
+        format!("Head to head the judge ({judge}) {verb} those under {against}: {counts}.")
+    };
+    said + &lean
 }
 
 /// A condition's name in a sentence.

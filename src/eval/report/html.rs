@@ -2,11 +2,15 @@
 
 use super::escape;
 use super::svg::{self, Point, Series};
-use super::text::{Cells, main_cells, method, side_cells, steered_cells, surface_cells, title};
+use super::text::{
+    Cells, SIDE_BY_SIDE, main_cells, method, side_cells, steered_cells, surface_cells, title, verdict_cells,
+};
 use crate::eval::analysis::{Analysis, Row, Table};
 use crate::eval::condition::{STEERED, UNSTEERED};
 use crate::eval::measure::Measure;
+use crate::eval::protocol::Protocol;
 use crate::eval::stats::posterior_density;
+use crate::steer::TRAINING_CURVE;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -108,6 +112,24 @@ fn conditions_plot(t: &Table) -> String {
     figure(&picture, "95 % intervals of each figure by itself; the comparisons in the table are paired and sharper.")
 }
 
+/// Wins as a share of those decided, one row a match.
+fn verdict_plot(a: &Analysis) -> String {
+    let rows: Vec<(String, Point)> = a
+        .verdicts
+        .iter()
+        .filter_map(|v| {
+            let (y, i) = (100.0 * v.share()?, v.interval);
+            Some((v.against.clone(), Point { x: 0.0, y, lo: 100.0 * i.lo, hi: 100.0 * i.hi }))
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let picture =
+        svg::intervals("Head to head", "wins of the steered answers among those decided, %", &rows, Some(50.0));
+    figure(&picture, "95 % intervals; dashed: as many wins as losses.")
+}
+
 fn posterior(t: &Table) -> Option<String> {
     let c = t.row(STEERED)?.against_unsteered.filter(|_| t.measure.is_binary())?;
     let picture =
@@ -124,6 +146,29 @@ fn posterior(t: &Table) -> Option<String> {
             100.0 * c.higher
         ),
     ))
+}
+
+/// Losses of the training run, of the first steered vector whose file holds them.
+fn training_curve(a: &Analysis) -> Option<String> {
+    let vectors = a.manifest.condition(STEERED)?.facts.get("vectors")?.as_array()?;
+    let (vector, curve) = vectors.iter().find_map(|v| Some((v, v.get(TRAINING_CURVE)?.as_array()?)))?;
+    let series = |name: &str, column: usize| {
+        let at = |p: &Value| {
+            let (x, y) = (p.get(0)?.as_f64()?, p.get(column)?.as_f64()?);
+            Some(Point { x, y, lo: y, hi: y })
+        };
+        Series { name: name.to_owned(), points: curve.iter().filter_map(at).collect() }
+    };
+    let all: Vec<Series> = [series("training loss (of the epoch)", 1), series("validation loss", 2)]
+        .into_iter()
+        .filter(|s| s.points.len() > 1)
+        .collect();
+    if all.is_empty() {
+        return None;
+    }
+    let name = vector.get("file").and_then(Value::as_str).unwrap_or_default();
+    let picture = svg::curves("Training curve", "step", "loss", &all, None);
+    Some(figure(&picture, &format!("Training of {name}. A vector that changes nothing has the loss 0.693 (ln 2).")))
 }
 
 fn changed(a: &Analysis) -> String {
@@ -145,14 +190,27 @@ fn changed(a: &Analysis) -> String {
         .take(CHANGED_MAX)
         .map(|c| {
             let value = format!("{} to {}", share(c.values.0), share(c.values.1));
+            let value = match a.protocol {
+                Protocol::Judge if c.values.1 > 0.5 => "steered".into(),
+                Protocol::Judge => "the other".into(),
+                _ => value,
+            };
             vec![(c.index + 1).to_string(), c.question.clone(), c.before.clone(), c.after.clone(), value]
         })
         .collect();
-    let header = ["no.", "question", "unsteered prefers", "steered prefers", a.tables[0].measure.name()];
+    let against = a.verdicts.first().map_or("unsteered", |v| v.against.as_str());
+    let (before, after, heading) = if a.protocol == Protocol::Judge {
+        (against, "steered", "Pairs that the judge decided")
+    } else if a.protocol.writes() {
+        ("unsteered", "steered", "Answers that changed")
+    } else {
+        ("unsteered prefers", "steered prefers", "Items that changed")
+    };
+    let header = ["no.", "question", before, after, a.tables[0].measure.name()];
     let cells = Cells { header: header.map(str::to_owned).to_vec(), rows };
     let more = a.changed.len().saturating_sub(CHANGED_MAX);
     let note = if more > 0 { format!("<p class=\"note\">and {more} more.</p>\n") } else { String::new() };
-    format!("<h3>Items that changed ({})</h3>\n{}{note}", a.changed.len(), table(&cells))
+    format!("<h3>{heading} ({})</h3>\n{}{note}", a.changed.len(), table(&cells))
 }
 
 /// The exact protocol.
@@ -174,19 +232,31 @@ fn section(a: &Analysis) -> String {
     }
     s += "</div>\n";
     s += &scale_curves(a, t).unwrap_or_default();
-    s += &conditions_plot(t);
-    s += &format!("<h3>{}</h3>\n{}", escape(t.measure.name()), table(&main_cells(t)));
-    s += &posterior(t).unwrap_or_default();
+    match verdict_cells(a) {
+        Some(cells) => {
+            s += &verdict_plot(a);
+            s += &format!("<h3>Head to head</h3>\n{}", table(&cells));
+        }
+        None => {
+            s += &conditions_plot(t);
+            s += &format!("<h3>{}</h3>\n{}", escape(t.measure.name()), table(&main_cells(t)));
+            s += &posterior(t).unwrap_or_default();
+        }
+    }
     if let Some(cells) = steered_cells(t) {
         s += &table(&cells);
     }
     if a.tables.len() > 1 {
-        s += &format!("<h3>Other measures</h3>\n{}", table(&side_cells(&a.tables[1..])));
+        s += "<h3>Other measures</h3>\n";
+    }
+    for tables in a.tables[1..].chunks(SIDE_BY_SIDE) {
+        s += &table(&side_cells(tables));
     }
     if !a.surface.is_empty() {
         s += &format!("<h3>What the data alone gives away</h3>\n{}", table(&surface_cells(a)));
     }
     s += &changed(a);
+    s += &training_curve(a).unwrap_or_default();
     s += &protocol(a);
     s + "</section>\n"
 }
@@ -279,6 +349,47 @@ mod tests {
         assert_eq!(drawn(&[mmlu.clone(), other.clone()]), 0);
         let page = fronts(&[truth, of("truthfulqa", "b"), mmlu, other]);
         assert_eq!((page.matches("<figure>").count(), page.matches("a.gguf").count()), (2, 1));
+    }
+
+    #[test]
+    fn a_training_run_is_drawn_where_the_vector_knows_it() {
+        let u = bits(20, |i| i % 2 == 0);
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        let curve = serde_json::json!([[8, 0.69, 0.66], [16, 0.6, null], [24, 0.5, 0.64]]);
+        let vectors = serde_json::json!([{ "file": "v.gguf" }, { "file": "w.gguf", "training_curve": curve }]);
+        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
+        run.manifest.conditions[1].facts.insert("vectors".into(), vectors);
+        let page = html(&[analyse(&run).unwrap()]);
+        assert!(
+            page.contains("Training curve") && page.contains("Training of w.gguf") && page.contains("validation loss")
+        );
+        // Nothing that is no curve is drawn, or ends the report.
+        run.manifest.conditions[1].facts.insert("vectors".into(), serde_json::json!([{ "training_curve": ["x"] }]));
+        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
+    }
+
+    #[test]
+    fn matches_are_shown_with_both_answers() {
+        // Right: the judge prefers the first answer, the steered one, in the one view there is.
+        let s = bits(12, |i| i < 10);
+        let mut run = run_of(&[("steered against unsteered", "match", &s)]);
+        run.manifest.protocol = "judge".into();
+        run.manifest.prompt = serde_json::json!({ "same_model": true });
+        run.manifest.conditions[0].facts.insert("against".into(), "unsteered".into());
+        for record in run.records.iter_mut().flatten() {
+            record.answers.iter_mut().for_each(|a| a.label = a.mc1.take());
+            record.views[0].order = Some(vec![0, 1]);
+        }
+        let analysis = analyse(&run).unwrap();
+        let words = analysis.words().join("\n");
+        assert!(
+            words.contains("prefers the steered answers to those under \"unsteered\": 10 wins, 2 losses, 0 ties of 12")
+        );
+        assert!(words.contains("the judge is the model that wrote the answers"), "{words}");
+        let page = html(&[analysis]);
+        for part in ["Head to head", "Pairs that the judge decided (12)", "True &amp; short.", "83.3 % ["] {
+            assert!(page.contains(part), "{part} is missing");
+        }
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn row(r: &Row) -> Value {
     })
 }
 
-/// One object: `benchmark`, `protocol`, `n`, `words`, `measures` (each with its `conditions`), `without_model`, `manifest`.
+/// One object: `benchmark`, `protocol`, `n`, `words`, `measures` (each with its `conditions`), `without_model`, `manifest`, and
+/// of a judge's matches `head_to_head`.
 /// Shares are from 0 to 1, differences of shares too.
 pub fn json(a: &Analysis) -> Value {
     let measures: Vec<Value> = a
@@ -57,7 +58,18 @@ pub fn json(a: &Analysis) -> Value {
         .iter()
         .map(|s| object!({ "rule": s.name, "value": s.value, "interval": interval(s.interval) }))
         .collect();
-    object!({
+    let verdicts: Vec<Value> = a
+        .verdicts
+        .iter()
+        .map(|v| {
+            object!({
+                "against": v.against, "wins": v.wins, "ties": v.ties, "losses": v.losses, "sign_test_p": v.p,
+                "leans_to": v.leans_to, "leans_from": v.leans_from, "lean_p": v.lean_p, "share_of_wins": v.share(), "interval": interval(v.interval), "first_chosen": v.first,
+                "steered_longer": v.longer,
+            })
+        })
+        .collect();
+    let mut out = object!({
         "benchmark": a.manifest.benchmark,
         "protocol": a.manifest.protocol,
         "n": a.manifest.items,
@@ -66,5 +78,9 @@ pub fn json(a: &Analysis) -> Value {
         "measures": measures,
         "without_model": surface,
         "manifest": a.manifest,
-    })
+    });
+    if !verdicts.is_empty() {
+        out["head_to_head"] = verdicts.into();
+    }
+    out
 }

@@ -2,20 +2,25 @@
 
 use crate::eval::analysis::{Analysis, Comparison, Estimate, Table, difference_words};
 use crate::eval::condition::STEERED;
-use crate::eval::measure::Measure;
+use crate::eval::measure::{Kind, Measure};
+use crate::eval::protocol::Protocol;
 use crate::eval::stats::Interval;
 
 /// A figure: `28.7 %`, or a plain number.
 pub(crate) fn figure(measure: Measure, x: f64) -> String {
-    if measure.is_share() { format!("{:.1} %", 100.0 * x) } else { format!("{x:.4}") }
+    match measure.kind {
+        Kind::Words => format!("{x:.1}"),
+        _ if measure.is_share() => format!("{:.1} %", 100.0 * x),
+        _ => format!("{x:.4}"),
+    }
 }
 
 /// An interval of a figure.
 pub(crate) fn range(measure: Measure, i: Interval) -> String {
-    if measure.is_share() {
-        format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi)
-    } else {
-        format!("[{:.4}, {:.4}]", i.lo, i.hi)
+    match measure.kind {
+        Kind::Words => format!("[{:.1}, {:.1}]", i.lo, i.hi),
+        _ if measure.is_share() => format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi),
+        _ => format!("[{:.4}, {:.4}]", i.lo, i.hi),
     }
 }
 
@@ -121,6 +126,37 @@ pub(crate) fn steered_cells(t: &Table) -> Option<Cells> {
     (!rows.is_empty()).then(|| Cells::new(&["steered minus", "difference", "items", "p", "P(higher)"], rows))
 }
 
+/// How matches ended; nothing for other runs.
+pub(crate) fn verdict_cells(a: &Analysis) -> Option<Cells> {
+    let header = [
+        "steered against",
+        "wins",
+        "ties",
+        "losses",
+        "sign test p",
+        "wins of those decided",
+        "leaning, orders averaged",
+        "first one chosen",
+    ];
+    let rows: Vec<Vec<String>> = a
+        .verdicts
+        .iter()
+        .map(|v| {
+            let share = v.share().map_or_else(String::new, |s| {
+                format!("{:.1} % [{:.1}, {:.1}]", 100.0 * s, 100.0 * v.interval.lo, 100.0 * v.interval.hi)
+            });
+            let [wins, ties, losses] = [v.wins, v.ties, v.losses].map(|n| n.to_string());
+            let lean = format!("{} to, {} from; p {}", v.leans_to, v.leans_from, p_value(v.lean_p));
+            let first = format!("{:.1} %", 100.0 * v.first);
+            vec![v.against.clone(), wins, ties, losses, p_value(v.p), share, lean, first]
+        })
+        .collect();
+    (!rows.is_empty()).then(|| Cells::new(&header, rows))
+}
+
+/// Measures that stand side by side in one table; more make it too wide.
+pub(crate) const SIDE_BY_SIDE: usize = 6;
+
 /// The heading of a run: benchmark, protocol, items, model, prompt.
 pub(crate) fn title(a: &Analysis) -> String {
     let m = &a.manifest;
@@ -138,6 +174,11 @@ pub(crate) fn title(a: &Analysis) -> String {
 
 /// How the figures were computed, in a line or two.
 pub(crate) fn method(a: &Analysis) -> String {
+    if a.protocol == Protocol::Judge {
+        return "An answer wins if the judge prefers it in both orders; leaning: the sign of the letters' log-odds, averaged over \
+                both orders; p: exact sign tests; interval: 95 %, Wilson."
+            .into();
+    }
     let binary = a.tables[0].measure.is_binary();
     let mut out = String::from(if binary {
         "Intervals: 95 %, Wilson; differences paired, Bonett-Price; p: exact McNemar; P(higher): Jeffreys' prior on the \
@@ -177,12 +218,15 @@ pub fn markdown(a: &Analysis) -> String {
     for sentence in a.words() {
         out += &format!("> {sentence}\n");
     }
-    out += &format!("\n{}:\n\n{}", a.tables[0].measure.name(), main_cells(&a.tables[0]).markdown());
+    match verdict_cells(a) {
+        Some(cells) => out += &format!("\n{}", cells.markdown()),
+        None => out += &format!("\n{}:\n\n{}", a.tables[0].measure.name(), main_cells(&a.tables[0]).markdown()),
+    }
     if let Some(steered) = steered_cells(&a.tables[0]) {
         out += &format!("\n{}", steered.markdown());
     }
-    if a.tables.len() > 1 {
-        out += &format!("\n{}", side_cells(&a.tables[1..]).markdown());
+    for tables in a.tables[1..].chunks(SIDE_BY_SIDE) {
+        out += &format!("\n{}", side_cells(tables).markdown());
     }
     if !a.surface.is_empty() {
         out += &format!("\n{}", surface_cells(a).markdown());

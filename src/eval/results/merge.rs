@@ -148,6 +148,7 @@ mod tests {
             answers: vec![Answer::new("a", true), Answer::new("b", false)],
             views: vec![View { order: None, logprobs: vec![-1.0 / 3.0, -2.0], n_tokens: vec![1, 2] }],
             text: None,
+            written: None,
         }
     }
 

@@ -8,5 +8,5 @@ mod store;
 
 pub use manifest::{ConditionFacts, DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
-pub use record::{Answer, Record, TextScore, View};
+pub use record::{Answer, Record, TextScore, View, Written};
 pub use store::{ResultsError, Store, other_run, read};

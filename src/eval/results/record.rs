@@ -50,6 +50,17 @@ pub struct TextScore {
     pub same_top: usize,
 }
 
+/// An answer that the model wrote itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The answer, without blanks around it and without what ended it; may be empty.
+    pub text: String,
+    /// Its tokens.
+    pub n_tokens: usize,
+    /// The model ended it; false where the limit of tokens did.
+    pub ended: bool,
+}
+
 /// What was measured of one item under one condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -73,6 +84,9 @@ pub struct Record {
     /// The scores of running text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextScore>,
+    /// The answer that the model wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
 }
 
 impl Record {
@@ -98,12 +112,12 @@ impl Record {
                 }
             }
         }
-        match (&self.text, self.views.is_empty()) {
-            (Some(t), true) if t.n_tokens == 0 => Some("a text without tokens".into()),
-            (Some(_), true) => None,
-            (None, false) if self.answers.is_empty() => Some("no answers".into()),
-            (None, false) => None,
-            _ => Some("a record holds either views of answers or a text".into()),
+        match (&self.text, self.views.is_empty(), &self.written) {
+            (Some(t), true, None) if t.n_tokens == 0 => Some("a text without tokens".into()),
+            (Some(_), true, None) | (None, true, Some(_)) => None,
+            (None, false, None) if self.answers.is_empty() => Some("no answers".into()),
+            (None, false, None) => None,
+            _ => Some("a record holds one of views of answers, a text, and a written answer".into()),
         }
     }
 }
