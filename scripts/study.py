@@ -10,8 +10,21 @@ times = dict(line.split("\t") for line in (folder / "times.tsv").read_text().spl
 total = sum(map(int, times.values()))
 
 
-def text(name):
-    return (folder / f"{name}.txt").read_text().strip()
+def card(name):
+    """What a vector's card says of how it was made, and its losses."""
+    lines = (folder / f"{name}.md").read_text().splitlines()
+    start, end = lines.index("## How it was made") + 1, lines.index("## How to use it")
+    keep = [line for line in lines[start:end] if not line.startswith(("## ", "Nothing was held out"))]
+    return "\n".join(keep).strip()
+
+
+def inspection():
+    """What `data inspect` found out about the pairs, without the samples: they are the data's own text."""
+    lines = (folder / "inspect.txt").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split() == ["chosen", "rejected", "z"])
+    end = next(i for i in range(start, len(lines)) if not lines[i].strip())
+    beware = [line for line in lines if line.startswith(("Beware:", "A classifier"))]
+    return "\n".join("    " + line for line in lines[start:end]) + "\n\n" + "\n".join(f"> {line}" for line in beware)
 
 
 def minutes(seconds):
@@ -35,15 +48,19 @@ run: [study.html](study.html), one page to download and open. `scripts/study.sh`
 | --- | --- |
 {rows}
 
+## The pairs
+
+{inspection()}
+
 ## The vectors
 
 BiDPO:
 
-{text("train-bidpo")}
+{card("bidpo")}
 
-DPO:
+DPO, on the same pairs:
 
-{text("train-dpo")}
+{card("dpo")}
 
 # Results
 
