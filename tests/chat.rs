@@ -491,15 +491,23 @@ fn chat_commands_by_pipe() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let run = |lines: &str| {
         let mut command = bidpo();
-        command.env("COLUMNS", "80").arg("chat").arg("-m").arg(&model).args(["-n", "24"]).write_stdin(lines.to_owned());
+        command
+            .env("COLUMNS", "80")
+            .env("HOME", folder.path())
+            .arg("chat")
+            .arg("-m")
+            .arg(&model)
+            .args(["-n", "24"])
+            .write_stdin(lines.to_owned());
         let out = command.assert().success().get_output().clone();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (text(out.stdout), text(out.stderr))
     };
     let (json, markdown) = (path("talk.json"), path("talk.md"));
+    let at_home = "~/talk.md";
     let (out, talk) = run(&format!(
         "/load {flowery} style 10%\n/layers\n/layers 3-5\n\"\"\"\nWhat is\nthe moon?\n\"\"\"\n/scale style=-1\n/retry\n\
-         /compare\n/save {json}\n/save {markdown}\n/save {model}\n/stats\n/undo\n/unload style\n/unload style\n",
+         /compare\n/save {json}\n/save {at_home}\n/save {model}\n/stats\n/undo\n/unload style\n/unload style\n",
         model = model.display(),
     ));
     for said in [
@@ -667,4 +675,6 @@ fn a_terminal_conversation() {
     terminal.send("/quit\r");
     terminal.ends_well();
     assert!(std::fs::read_to_string(&history).unwrap().contains("very long story"));
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&history).unwrap().permissions().mode() & 0o777, 0o600);
 }

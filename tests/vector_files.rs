@@ -187,6 +187,89 @@ fn show_prints_text_and_json() {
     assert_eq!(json[0]["provenance"]["method"], "bidpo");
 }
 
+/// `bidpo vector` on files: what it writes is what the arithmetic says, with its provenance.
+#[test]
+fn vectors_are_made_of_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let save = |name: &str, layer: usize, values: [f32; 2], seed: i64| {
+        let mut v = SteeringVector::single(layer, values.to_vec(), "llama").unwrap();
+        v.provenance.set_str("model_name", "m");
+        v.provenance.set_int("seed", seed);
+        v.provenance.set_float("residual_norm_median", 100.0);
+        v.provenance.set_float("heldout_accuracy", 0.5);
+        v.save(&path(name)).unwrap();
+    };
+    save("a.gguf", 3, [3.0, 4.0], 1);
+    save("b.gguf", 3, [4.0, -3.0], 2);
+    save("c.gguf", 5, [1.0, 0.0], 3);
+    let run = |args: &[&str]| bidpo().args(["vector"]).args(args).current_dir(folder.path()).assert();
+    let made = |args: &[&str]| {
+        run(&[args, &["-o", "out.gguf"][..]].concat())
+            .success()
+            .stdout("")
+            .stderr(predicate::str::contains("out.gguf: layer"));
+        SteeringVector::load(&path("out.gguf")).unwrap()
+    };
+    let sum = made(&["add", "a.gguf", "b.gguf", "c.gguf", "--weights", "1,-2,0.5"]);
+    assert_eq!((sum.directions[&3].clone(), sum.directions[&5].clone()), (vec![-5.0, 10.0], vec![0.5, 0.0]));
+    let text = |v: &SteeringVector, key: &str| v.provenance.str(key).unwrap().to_owned();
+    assert_eq!(text(&sum, "model_name"), "m");
+    assert!(
+        text(&sum, "made_of").starts_with("1 * a.gguf (SHA-256 ") && text(&sum, "made_of").contains(" + -2 * b.gguf")
+    );
+    assert!(sum.provenance.number("seed").is_none() && sum.provenance.number("heldout_accuracy").is_none());
+    assert!((sum.provenance.number("norm").unwrap() - 125.25f64.sqrt()).abs() < 1e-9);
+    assert_eq!(made(&["combine", "a.gguf", "b.gguf"]).directions[&3], [7.0, 1.0]);
+    assert_eq!(made(&["average", "a.gguf", "b.gguf"]).directions[&3], [3.5, 0.5]);
+    assert_eq!(made(&["scale", "a.gguf", "-2"]).directions[&3], [-6.0, -8.0]);
+    let tenth = made(&["scale", "a.gguf", "10%"]);
+    assert_eq!((tenth.norm(3), tenth.percent_of_scale(1.0)), (10.0, Some(10.0)));
+    assert_eq!(made(&["scale", "out.gguf", "0.5"]).norm(3), 5.0, "a file may be written over itself");
+    assert_eq!(made(&["convert", "c.gguf", "--layers", "5"]), SteeringVector::load(&path("c.gguf")).unwrap());
+
+    let out = run(&["compare", "a.gguf", "b.gguf", "c.gguf", "--json"]).success().get_output().stdout.clone();
+    let pairs: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(pairs.as_array().unwrap().len(), 3);
+    let ab = &pairs[0]["comparison"];
+    assert_eq!((&ab["cosine"], &ab["norm_a"], &ab["layers"][0]["norm_b"]), (&0.0.into(), &5.0.into(), &5.0.into()));
+    assert_eq!(pairs[1]["comparison"]["layers"][0]["norm_b"], serde_json::Value::Null);
+    run(&["compare", "a.gguf", "b.gguf"])
+        .success()
+        .stdout(predicate::str::is_match(r"\n +all +\+0\.0000 +5 +5\n").unwrap());
+
+    // The cvector-generator's convention, one file of two in it.
+    SteeringVector::single(4, vec![3.0, 4.0], "llama").unwrap().save(&path("generated.gguf")).unwrap();
+    let moved = made(&["convert", "generated.gguf", "--convention", "generator"]);
+    assert_eq!(moved.layers(), [3]);
+    run(&["convert", "out.gguf", "--convention", "generator", "-o", "x.gguf"]).code(1);
+    SteeringVector::single(3, vec![3.0, 4.0], "llama").unwrap().save(&path("plain.gguf")).unwrap();
+    let both = ["--convention", "output", "--convention", "generator"];
+    let out = run(&[&["compare", "plain.gguf", "generated.gguf", "--json"][..], &both].concat());
+    let pairs: serde_json::Value = serde_json::from_slice(&out.success().get_output().stdout).unwrap();
+    assert!((pairs[0]["comparison"]["cosine"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+
+    let fails = |args: &[&str], code: i32, message: &str| {
+        run(args).code(code).stdout("").stderr(predicate::str::contains(message));
+    };
+    std::fs::write(path("v.npy"), "no numbers").unwrap();
+    fails(&["convert", "v.npy", "-o", "x.gguf"], 1, "does not say which layer");
+    fails(&["convert", "v.npy", "--layers", "3", "-o", "x.gguf"], 1, "v.npy: not a .npy file");
+    fails(&["convert", "a.gguf", "--layers", "4", "-o", "x.gguf"], 1, "no direction for layer 4, only for layer 3");
+    fails(&["convert", "a.gguf", "--architecture", "gemma3", "-o", "x.gguf"], 1, "made for the llama architecture");
+    fails(&["convert", "a.gguf", "-o", "no/such/folder/x.npy"], 1, "cannot write");
+    fails(&["add", "a.gguf", "b.gguf", "--weights", "1", "-o", "x.gguf"], 1, "1 weights for 2 vectors");
+    fails(&["add", "a.gguf", "-o", "x.gguf"], 2, "2 values required");
+    fails(&["add", "a.gguf", "b.gguf", "--weights", "1,x", "-o", "x.gguf"], 2, "is not a weight");
+    fails(&["scale", "generated.gguf", "5%", "-o", "x.gguf"], 1, "residual_norm_median");
+    fails(
+        &["compare", "a.gguf", "b.gguf", "c.gguf", "--convention", "output", "--convention", "output"],
+        1,
+        "2 conventions",
+    );
+    assert!(!path("x.gguf").exists());
+}
+
 #[test]
 fn doctor_finds_the_cpu() {
     bidpo().arg("doctor").assert().success().stdout(predicate::str::contains("llama-cpp-sys-2"));

@@ -172,7 +172,7 @@ impl Chat {
             Command::Scale(scales) => self.set_scales(&scales)?,
             Command::ShowScales => self.show_scales(),
             Command::Load { file, name, scale, convention } => {
-                self.load(&file, name, scale.as_deref(), convention.unwrap_or_default())?;
+                self.load(&at_home(file), name, scale.as_deref(), convention.unwrap_or_default())?;
             }
             Command::Unload(name) => {
                 self.session.remove_dial(&name)?;
@@ -199,7 +199,7 @@ impl Chat {
                 self.session.reset();
                 eprintln!("the conversation starts anew");
             }
-            Command::Save(file) => self.save(file)?,
+            Command::Save(file) => self.save(at_home(file))?,
             Command::Stats => eprint!("{}", show::stats(&self.session)),
         }
         Ok(())
@@ -355,6 +355,14 @@ impl Chat {
         if !self.session.is_on() {
             eprintln!("steering is off (/on switches it on)");
         }
+    }
+}
+
+/// `~/x` as a shell means it: Tab completes such names too.
+fn at_home(file: PathBuf) -> PathBuf {
+    match (file.strip_prefix("~"), std::env::var_os("HOME").filter(|h| !h.is_empty())) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => file,
     }
 }
 

@@ -5,10 +5,10 @@ use super::interrupt::Interrupt;
 use super::sampling::{PromptArgs, SamplingArgs};
 use super::steering::{Scale, SteeringArgs, measure_residual_norms};
 use anyhow::{Context as _, ensure};
-use bidpo::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
+use bidpo::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason, printable};
 use bidpo::data::{ChatTemplate, Message, Prompt};
 use bidpo::steer::{Dial, combine};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -93,6 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         interrupt: interrupt.stop.clone(),
     };
     let streams = !args.json && !args.columns;
+    let terminal = std::io::stdout().is_terminal();
     let (mut answers, mut headings, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     let mut interrupted = false;
     for (i, (scale, dials)) in runs.iter().enumerate() {
@@ -103,7 +104,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let answer = interrupt.during(|| {
             generator.generate(&tokens, &options, &mut |piece| {
                 if streams {
-                    print!("{piece}");
+                    // A file gets the text as it is; a terminal would obey what is in it.
+                    let text = if terminal { printable(piece) } else { piece.to_owned() };
+                    print!("{text}");
                     let _ = std::io::stdout().flush();
                 }
             })
@@ -114,7 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         // Narrow columns: the unit is said by `--scales` without columns, and in the documentation.
         headings.extend(scale.map(|s| format!("scale {}", label(s, dials).replace(" of the residual norm", ""))));
-        texts.push(answer.text.clone());
+        texts.push(printable(&answer.text));
         answers.push(json(&answer, dials));
         interrupted = answer.stop == StopReason::Interrupted;
         if interrupted {

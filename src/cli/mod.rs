@@ -52,7 +52,7 @@ enum Command {
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// Try many layers and scales: the best on validation items, reported on test items.
     Sweep(sweep::Args),
     /// Put written answers of `eval` head to head before a judge of your choice.
@@ -133,7 +133,7 @@ impl Cli {
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Extract(args) => extract::run(args),
-            Command::Eval(args) => eval::run(args),
+            Command::Eval(args) => eval::run(*args),
             Command::Sweep(args) => sweep::run(args),
             Command::Data(args) => data::run(args),
             Command::Judge(args) => judge::run(args),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The order in which a reader wants to know; other keys follow by name.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 31] = [
     "method",
     "objective",
     "beta",
@@ -25,6 +25,8 @@ const ORDER: [&str; 29] = [
     "layer_convention",
     "norm",
     "scaled_by",
+    "made_of",
+    "moved_from",
     "residual_norm_median",
     "residual_norm_mean",
     "model_name",
