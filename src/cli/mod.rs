@@ -14,6 +14,7 @@ mod generate;
 mod interrupt;
 mod report;
 mod sampling;
+mod serve;
 mod steering;
 mod sweep;
 mod synth;
@@ -48,6 +49,8 @@ enum Command {
     Generate(generate::Args),
     /// Chat in the terminal, with a dial for the vector.
     Chat(chat::Args),
+    /// Serve a steered model over HTTP: OpenAI's API, steering per request, a web page.
+    Serve(serve::Args),
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
@@ -129,6 +132,7 @@ impl Cli {
             Command::Train(args) => train::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
+            Command::Serve(args) => serve::run(args),
             Command::Extract(args) => extract::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Sweep(args) => sweep::run(args),

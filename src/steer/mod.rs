@@ -5,9 +5,11 @@ mod combine;
 mod gguf;
 mod identity;
 mod ops;
+mod rows;
 mod vector;
 
 pub use combine::{ControlVector, Dial, combine, warnings};
 pub use identity::ModelIdentity;
+pub use rows::decode_steered;
 pub(crate) use vector::mean_fraction;
 pub use vector::{Provenance, SteerError, SteeringVector};
