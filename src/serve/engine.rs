@@ -6,7 +6,7 @@
 use super::job::{Client, EngineError, Event, Finish, Job};
 use super::metrics::Metrics;
 use super::queue::FairQueue;
-use super::slot::{Cell, Slot};
+use super::slot::{Cell, PIECE, Slot};
 use super::work::Work;
 use crate::llama::{Batch, Context, LlamaError};
 use crate::steer::{ControlVector, decode_steered};
@@ -14,13 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
-
-/// Tokens of a prompt that are computed at once while others wait for their next token. (How a prompt is cut changes nothing
-/// but the time: see the module's parent.)
-const SHORT_PIECE: usize = 64;
-
-/// Bytes of logits that one batch may ask for: with a vocabulary of 262,144 tokens a row is a megabyte.
-const LOGIT_BYTES: usize = 32 << 20;
 
 /// What the engine's thread is told.
 pub(super) enum Message {
@@ -218,7 +211,7 @@ impl Engine {
             let Some((work, token)) = slot.work.as_ref().and_then(|w| Some((w, w.next?))) else { continue };
             let at = slot.cells.len();
             batch.add(token, at, &[slot.id], true);
-            cells.push(Cell { token, steering: work.job.steering_at(at).cloned() });
+            cells.push(Cell { token, steering: work.job.steering_at(at).cloned(), whole: false });
         }
         let rows: Vec<Option<&ControlVector>> = cells.iter().map(|c| c.steering.as_deref()).collect();
         decode_steered(&mut self.ctx, &batch, &rows)?;
@@ -243,10 +236,6 @@ impl Engine {
     }
 
     fn prefill_slot(&mut self, i: usize) -> Result<(), LlamaError> {
-        let n_vocab = self.ctx.model().n_vocab();
-        let most_logits = (LOGIT_BYTES / (4 * n_vocab)).max(1);
-        let others_answer = self.slots.iter().any(|s| s.work.as_ref().is_some_and(|w| w.next.is_some()));
-        let piece = if others_answer { SHORT_PIECE.min(self.ctx.n_batch()) } else { self.ctx.n_batch() };
         let slot = &mut self.slots[i];
         let Some(work) = &mut slot.work else { return Ok(()) };
         let job = &work.job;
@@ -254,13 +243,12 @@ impl Engine {
         let mut cells = Vec::new();
         let mut scored = Vec::new();
         let end = job.tokens.len();
-        for (at, &token) in job.tokens.iter().enumerate().skip(work.n_done) {
-            let wants = job.wants_logits(at);
-            if batch.len() == piece || (wants && batch.n_outputs() == most_logits) {
-                break;
-            }
+        let piece = work.n_done..(work.n_done + PIECE).min(end);
+        let whole = piece.len() == PIECE;
+        for at in piece {
+            let (token, wants) = (job.tokens[at], job.wants_logits(at));
             let row = batch.add(token, at, &[slot.id], wants);
-            cells.push(Cell { token, steering: job.steering_at(at).cloned() });
+            cells.push(Cell { token, steering: job.steering_at(at).cloned(), whole });
             if wants && at + 1 < end {
                 scored.push((row, at));
             }

@@ -1,4 +1,9 @@
 //! One sequence of the context, and what its cache holds.
+//!
+//! A prompt is computed in pieces of [`PIECE`] tokens that begin at multiples of it, and only whole pieces are used again: a
+//! position's K and V are then the same bits whether they were in the cache or not. (A row on its own, and a row among a few, may
+//! differ from one among many: ggml's kernels sum in another order. So what was computed token by token, an answer, is
+//! computed again when it comes back as part of the next prompt.)
 
 use super::job::Job;
 use super::work::Work;
@@ -6,17 +11,22 @@ use crate::llama::Token;
 use crate::steer::ControlVector;
 use std::sync::Arc;
 
+/// Tokens of a prompt computed at once. Others wait for their next token that long.
+pub(super) const PIECE: usize = 64;
+
 /// A position in the cache: the token, and what was added to its row.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     pub token: Token,
     pub steering: Option<Arc<ControlVector>>,
+    /// Computed as one of a whole piece.
+    pub whole: bool,
 }
 
 impl Cell {
-    /// True if K and V of this cell are those of position `at` of the job, given that all cells before it are.
+    /// True if K and V of this cell are those, to the last bit, of position `at` of the job, given that all cells before it are.
     fn is_of(&self, job: &Job, at: usize) -> bool {
-        self.token == job.tokens[at] && same(self.steering.as_ref(), job.steering_at(at))
+        self.whole && self.token == job.tokens[at] && same(self.steering.as_ref(), job.steering_at(at))
     }
 }
 
@@ -48,6 +58,6 @@ impl Slot {
     /// depend on the tokens and the steering of all positions up to it, and on nothing else.
     pub fn common(&self, job: &Job) -> usize {
         let n = job.reusable().min(self.cells.len());
-        (0..n).take_while(|&at| self.cells[at].is_of(job, at)).count()
+        (0..n).take_while(|&at| self.cells[at].is_of(job, at)).count() / PIECE * PIECE
     }
 }
