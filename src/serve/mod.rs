@@ -25,6 +25,7 @@ mod vectors;
 mod work;
 
 pub use job::Scope;
+pub use startup::check_steering;
 pub use state::Limits;
 pub use vectors::{OfferedVector, VectorStore, VectorsError};
 

@@ -3,12 +3,13 @@
 use crate::llama::{Batch, Context, LlamaError, Token};
 use crate::steer::{ControlVector, decode_steered};
 
-/// Compares the two on a few tokens, at every layer at once. The KV cache is empty afterwards.
+/// Compares steering row by row ([`decode_steered`]) with llama.cpp's own control vector on a few tokens, at every layer at
+/// once. The KV cache is empty afterwards.
 ///
 /// # Errors
 /// [`LlamaError::Unsupported`] where the outputs of the blocks are not found, where llama.cpp ignores control vectors, and
 /// where the logits differ (on a device by more than rounding).
-pub(super) fn check_steering(ctx: &mut Context) -> Result<(), LlamaError> {
+pub fn check_steering(ctx: &mut Context) -> Result<(), LlamaError> {
     let model = std::sync::Arc::clone(ctx.model());
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     let no = |reason: &str| {
@@ -23,6 +24,8 @@ pub(super) fn check_steering(ctx: &mut Context) -> Result<(), LlamaError> {
     }
     let mut tokens: Vec<Token> = model.bos().into_iter().collect();
     tokens.extend(model.tokenize("One two three four five six seven.", false, false)?);
+    // A vocabulary may lack all of these characters; any tokens do.
+    tokens.extend([0, 1]);
     let mut batch = Batch::new();
     for (at, &token) in tokens.iter().enumerate() {
         batch.add(token, at, &[0], at + 2 >= tokens.len());

@@ -28,6 +28,8 @@ pub(super) struct Work {
     /// Bytes of text so far, and of those that went out.
     n_text: usize,
     n_sent: usize,
+    /// A stop sequence was met: nothing more goes out.
+    stopped: bool,
 }
 
 impl Work {
@@ -46,6 +48,7 @@ impl Work {
             pending: VecDeque::new(),
             n_text: 0,
             n_sent: 0,
+            stopped: false,
             job,
         }
     }
@@ -109,6 +112,7 @@ impl Work {
         self.pending.extend(info.map(|info| (info, before, self.n_text)));
         let passed = self.filter.push(&piece);
         self.send(passed.text, passed.stopped);
+        self.stopped = passed.stopped;
         passed.stopped
     }
 
@@ -130,14 +134,15 @@ impl Work {
 
     /// Ends the answer: what was held back goes out, unless a stop sequence was met.
     pub fn finish(mut self, finish: Finish) -> Usage {
-        let rest = self.characters.finish();
-        self.n_text += rest.len();
-        // A stop leaves nothing in the filter.
-        let passed = self.filter.push(&rest);
-        self.send(passed.text, passed.stopped);
-        if !passed.stopped {
-            let held = self.filter.finish();
-            self.send(held, false);
+        if !self.stopped {
+            let rest = self.characters.finish();
+            self.n_text += rest.len();
+            let passed = self.filter.push(&rest);
+            self.send(passed.text, passed.stopped);
+            if !passed.stopped {
+                let held = self.filter.finish();
+                self.send(held, false);
+            }
         }
         let usage = self.usage();
         self.job.send(Event::Done(finish, usage));

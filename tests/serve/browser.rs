@@ -96,7 +96,9 @@ impl Browser {
     /// Waits until an expression is true.
     pub fn wait(&mut self, expression: &str) {
         let start = Instant::now();
-        while self.eval(&format!("(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()")) != true {
+        while self.eval(&format!("(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()"))
+            != true
+        {
             let seen = || format!("{expression} did not become true");
             assert!(start.elapsed() < Duration::from_secs(60), "{}; {:?}", seen(), self.complaints);
             std::thread::sleep(Duration::from_millis(50));

@@ -6,6 +6,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod http;
+mod kinds;
 mod load;
 mod page;
 mod rows;

@@ -125,7 +125,11 @@ function buildDials() {
       state.dials.set(vector.id, scale);
       if (from !== range) range.value = scale;
       if (from !== number) number.value = Number(scale.toFixed(6));
-      percent.textContent = vector.percent_at_scale_1 === null ? "" : `${plus(scale * vector.percent_at_scale_1, 1)} % of the residual stream`;
+      percent.textContent = vector.percent_at_scale_1 === null ? "" : `${plus(scale * vector.percent_at_scale_1, 1)} % of the residual`;
+      // The bar is filled from the middle to the knob.
+      const at = 50 + 50 * Math.max(-1, Math.min(1, scale / end));
+      range.style.setProperty("--low", Math.min(50, at) + "%");
+      range.style.setProperty("--high", Math.max(50, at) + "%");
       range.setAttribute("aria-valuetext", `${plus(scale, digits)}, ${percent.textContent}`);
       beyond.hidden = Math.abs(scale) <= safe * 1.0001;
       box.classList.toggle("on", scale !== 0);
@@ -285,8 +289,8 @@ function answerView(turn, column) {
   const extra = el("div");
   const figures = el("span", { className: "figures" });
   const name = steered ? "steered answer" : "unsteered answer";
-  const copy = el("button", { type: "button", title: `Copy the ${name}` }, "⧉ Copy");
-  const again = el("button", { type: "button", className: "again", title: `Write the ${name} again, with the dials as they stand` }, "↻ Retry");
+  const copy = el("button", { type: "button", title: `Copy the ${name}` }, "Copy");
+  const again = el("button", { type: "button", className: "again", title: `Write the ${name} again, with the dials as they stand` }, "Retry");
   copy.addEventListener("click", () => copyText(turn[column].text));
   again.addEventListener("click", () => retry(turn, [column]));
   const node = el("article", { className: "answer " + column },
@@ -361,8 +365,8 @@ function showTokens(text, extra, a, column) {
       el("span", { className: "piece" }, visible(a.tokens[at].text)),
       ` moved by ${plus(withIt - without, 2)} nats`,
       el("div", { className: "bars" },
-        "unsteered", bar(without, ""), share(without),
-        "steered", bar(withIt, "s"), share(withIt)),
+        el("span", {}, "unsteered"), bar(without, ""), el("span", {}, share(without)),
+        el("span", {}, "steered"), bar(withIt, "s"), el("span", {}, share(withIt))),
       el("div", { className: "alts" }, "most likely here: ", a.tokens[at].top.map(([t, l]) => `${visible(t)} ${share(l)}`).join(", ")));
   };
   text.setAttribute("role", "listbox");
