@@ -4,8 +4,8 @@
 //! Each sequence has a KV cache of its own and every row of a batch its own steering. The same request gives the same bits
 //! alone and in company, with a full cache and an empty one: flash attention is off (with it, the order of a sum depends on
 //! what else is in the batch), prompts are always cut at the same places, and only whole pieces of them are used again. That
-//! is measured for weights in Q4_1, Q5_0, Q8_0 and K-quants on the CPU; with others (F16, BF16, F32, IQ4_NL) ggml sums in another
-//! order where a batch has more than one row.
+//! is tested for weights in Q4_0 to Q8_0 and K-quants on the CPU; with F32, F16 and IQ4_NL ggml sums in another order where a batch
+//! has more than one row.
 
 mod api;
 mod engine;

@@ -38,7 +38,9 @@ pub fn check_steering(ctx: &mut Context) -> Result<(), LlamaError> {
     decode_steered(ctx, &batch, &vec![None; tokens.len()])?;
     let unsteered = last_logits(ctx, &batch)?;
     ctx.clear_kv();
-    decode_steered(ctx, &batch, &vec![Some(&vector); tokens.len()])?;
+    if let Err(error) = decode_steered(ctx, &batch, &vec![Some(&vector); tokens.len()]) {
+        return no(&error.to_string());
+    }
     let by_row = last_logits(ctx, &batch)?;
     vector.apply(ctx)?;
     ctx.decode(&batch)?;

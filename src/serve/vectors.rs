@@ -83,10 +83,13 @@ pub enum VectorsError {
         /// The name.
         name: String,
     },
-    /// The residual stream could not be measured.
+}
+
+/// Why the residual stream could not be measured.
+#[derive(Debug, thiserror::Error)]
+enum MeasureError {
     #[error(transparent)]
     Extract(#[from] ExtractError),
-    /// As above.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
@@ -137,12 +140,15 @@ impl VectorStore {
                 Err(reason) => notices.push(format!("{} is not offered: {reason}", file.display())),
             }
         }
-        store.measure(template, n_threads)?;
+        // Without them there is no scale in per cent, and no more.
+        if let Err(error) = store.measure(template, n_threads) {
+            notices.push(format!("scales in per cent are not available for files without residual norms: {error}"));
+        }
         Ok(store)
     }
 
     /// Measures the residual stream where a file does not tell its length.
-    fn measure(&mut self, template: &ChatTemplate, n_threads: u32) -> Result<(), VectorsError> {
+    fn measure(&mut self, template: &ChatTemplate, n_threads: u32) -> Result<(), MeasureError> {
         let unknown =
             |v: &SteeringVector| v.layers().into_iter().filter(|&l| v.residual_norm(l).is_none()).collect::<Vec<_>>();
         let mut layers: Vec<usize> = self.vectors.iter().flat_map(|v| unknown(&v.vector)).collect();
@@ -163,7 +169,7 @@ impl VectorStore {
             let vector = Arc::make_mut(&mut offered.vector);
             for layer in missing {
                 if let Some(stats) = norms.get(&layer) {
-                    vector.provenance.set_float(&format!("residual_norm_median.{layer}"), f64::from(stats.median));
+                    vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
                     offered.measured = true;
                 }
             }

@@ -131,9 +131,8 @@ fn an_answer_is_stopped_and_a_key_is_asked_for() {
     browser.type_text("secret");
     browser.click("#key-form button", 0.5);
     browser.wait("document.querySelectorAll('.dial').length === 2");
-    browser
-        .eval("document.querySelector('#max').value = 2000; document.querySelector('#system').value = 'Never stop.'");
-    ask(&mut browser, "Count to one thousand, in words.");
+    browser.eval("document.querySelector('#max').value = 3000; document.querySelector('#penalty').value = 1");
+    ask(&mut browser, "Write a very long story about the sea.");
     browser.wait("document.querySelector('.answer.steered .text').textContent.length > 10");
     browser.key("Escape", "Escape", 27, false);
     browser.wait(DONE);

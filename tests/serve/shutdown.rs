@@ -59,7 +59,9 @@ fn a_full_queue_and_clients_that_leave() {
     // One that does not stream, too.
     let mut plain = endless;
     plain["stream"] = json!(false);
-    drop(begin(&server, &with(ask("Tell me a long story.", 4000), plain)));
+    let third = begin(&server, &with(ask("Tell me a long story.", 4000), plain));
+    wait_for("the third is begun", || server.metric("bidpo_jobs_running") == 1.0);
+    drop(third);
     wait_for("it is given up", || server.metric("bidpo_jobs_cancelled_total") == 3.0);
     server.ok("/v1/chat/completions", &ask("x", 1));
 }
