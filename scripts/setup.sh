@@ -30,8 +30,11 @@ missing() {
     have make || echo make
     have python3 || echo python3
     { have python3 && python3 -m pip --version >/dev/null 2>&1; } || echo python3-pip
-    # The tests open a report in it.
-    if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then have_browser || echo "$(browser_package)"; fi
+    # The tests open a report and the server's page in it, and call the server with OpenAI's Python client.
+    if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then
+        have_browser || echo "$(browser_package)"
+        { have python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; } || echo python3-venv
+    fi
 }
 
 # Ubuntu has it under another name than Debian.
@@ -82,6 +85,13 @@ python_packages() {
 }
 
 if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then python_packages; fi
+# OpenAI's Python client, for the tests alone, in a folder that `cargo clean` takes away.
+client=target/openai-client
+if [ -n "${BIDPO_SETUP_TESTS:-}" ] && ! "$client/bin/python" -c 'import openai' >/dev/null 2>&1; then
+    echo "setup: OpenAI's Python client for the tests, into $client" >&2
+    python3 -m venv "$client"
+    "$client/bin/python" -m pip install --quiet --disable-pip-version-check 'openai==3.57.0'
+fi
 
 if ! have cargo; then
     echo "setup: cargo is missing: install Rust 1.89 or later, see https://www.rust-lang.org/tools/install" >&2

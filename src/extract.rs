@@ -162,6 +162,7 @@ impl Extractor {
             n_threads,
             kv: KvType::F32,
             flash_attention: false,
+            shared_cache: true,
             op_offload: true,
         };
         let mut ctx = Context::new(model, &params)?;

@@ -35,6 +35,7 @@
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
+//! - [`serve`]: a server that speaks OpenAI's HTTP API, with steering per request, and its web page.
 //! - [`mod@bench`]: how fast it is, against llama.cpp itself.
 //! - [`memory`]: how much of it there is; [`synth`]: random models of every architecture, for tests and benchmarks.
 
@@ -49,6 +50,7 @@ pub mod graph;
 pub mod layers;
 pub mod llama;
 pub mod memory;
+pub mod serve;
 pub mod steer;
 pub mod synth;
 pub mod train;

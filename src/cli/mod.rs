@@ -15,6 +15,7 @@ mod interrupt;
 mod judge;
 mod report;
 mod sampling;
+mod serve;
 mod steering;
 mod sweep;
 mod synth;
@@ -49,6 +50,8 @@ enum Command {
     Generate(generate::Args),
     /// Chat in the terminal, with a dial for the vector.
     Chat(chat::Args),
+    /// Serve a steered model over HTTP: OpenAI's API, steering per request, a web page.
+    Serve(serve::Args),
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
     /// Measure a model, with or without a vector.
@@ -132,6 +135,7 @@ impl Cli {
             Command::Train(args) => train::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
+            Command::Serve(args) => serve::run(args),
             Command::Extract(args) => extract::run(args),
             Command::Eval(args) => eval::run(*args),
             Command::Sweep(args) => sweep::run(args),

@@ -350,6 +350,7 @@ impl Scorer {
                 n_threads: self.params.n_threads,
                 kv: KvType::F32,
                 flash_attention: false,
+                shared_cache: true,
                 op_offload: true,
             },
         )?;

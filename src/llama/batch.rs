@@ -39,6 +39,11 @@ impl Batch {
         self.tokens.is_empty()
     }
 
+    /// True if the logits of this row were asked for.
+    pub fn wants_logits(&self, row: usize) -> bool {
+        self.logits.get(row).is_some_and(|&l| l != 0)
+    }
+
     /// Number of rows whose logits were asked for.
     pub fn n_outputs(&self) -> usize {
         self.logits.iter().filter(|&&l| l != 0).count()

@@ -23,7 +23,7 @@ const STAND_IN_TOKENS: usize = 8;
 /// How to make a context.
 #[derive(Debug, Clone)]
 pub struct ContextParams {
-    /// Tokens the KV cache holds.
+    /// Tokens the KV cache holds, all sequences together.
     pub n_ctx: u32,
     /// Tokens a single `decode` may hold; also the size of one compute pass (`n_ubatch`).
     pub n_batch: u32,
@@ -35,6 +35,10 @@ pub struct ContextParams {
     pub kv: KvType,
     /// Let llama.cpp use its fused attention kernel where it can.
     pub flash_attention: bool,
+    /// One cache that all sequences share (a token may then belong to several), or one for each sequence, of `n_ctx /
+    /// n_seq_max` tokens. With caches of their own, what a sequence computes does not depend, to the last bit, on what the
+    /// others hold.
+    pub shared_cache: bool,
     /// Let a device compute large batches for layers whose weights lie in the CPU's memory (llama.cpp copies the weights
     /// there, again for each batch).
     pub op_offload: bool,
@@ -49,6 +53,7 @@ impl Default for ContextParams {
             n_threads: 0,
             kv: KvType::F16,
             flash_attention: true,
+            shared_cache: true,
             op_offload: true,
         }
     }
@@ -66,6 +71,7 @@ impl ContextParams {
             n_threads,
             kv: KvType::F32,
             flash_attention: false,
+            shared_cache: true,
             // Every op where its weights are, as in the lifted graph.
             op_offload: false,
         }
@@ -87,6 +93,7 @@ pub struct Context {
     model: Arc<Model>,
     slot: Box<TapSlot>,
     n_ctx: usize,
+    n_ctx_seq: usize,
     n_batch: usize,
     n_seq_max: usize,
     n_threads: u32,
@@ -128,7 +135,7 @@ impl Context {
             };
             p.type_k = kv;
             p.type_v = kv;
-            p.kv_unified = true;
+            p.kv_unified = params.shared_cache;
             p.op_offload = params.op_offload;
             p.no_perf = true;
             // One window size for every layer's cache: with a trimmed sliding-window cache, shared prompts and
@@ -144,15 +151,17 @@ impl Context {
             return Err(no_context(last_log_lines()));
         }
         // SAFETY: raw is a live context; the pool belongs to the slot and is freed after it.
-        let (n_ctx, n_batch) = unsafe {
+        let (n_ctx, n_ctx_seq, n_batch) = unsafe {
             sys::llama_attach_threadpool(raw, slot.pool.raw(), std::ptr::null_mut());
-            (sys::llama_n_ctx(raw) as usize, sys::llama_n_batch(raw) as usize)
+            let sizes = (sys::llama_n_ctx(raw), sys::llama_n_ctx_seq(raw), sys::llama_n_batch(raw));
+            (sizes.0 as usize, sizes.1 as usize, sizes.2 as usize)
         };
         Ok(Self {
             raw,
             model: Arc::clone(model),
             slot,
             n_ctx,
+            n_ctx_seq,
             n_batch,
             n_seq_max: params.n_seq_max as usize,
             n_threads,
@@ -189,6 +198,11 @@ impl Context {
     /// Tokens the KV cache holds.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// Tokens one sequence may hold: all of the cache where it is shared.
+    pub fn n_ctx_seq(&self) -> usize {
+        self.n_ctx_seq
     }
 
     /// Tokens one `decode` may hold.
@@ -348,6 +362,13 @@ impl Context {
     /// Removes positions `from..` of sequence `seq` (all sequences if negative) from the KV cache.
     pub fn kv_remove(&mut self, seq: i32, from: usize) {
         unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw), seq, from as i32, -1) };
+    }
+
+    /// As [`Context::kv_remove`]; false, with nothing removed, where it cannot be done: a recurrent state cannot be taken back
+    /// by a few tokens.
+    #[must_use]
+    pub fn kv_truncate(&mut self, seq: i32, from: usize) -> bool {
+        unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw), seq, from as i32, -1) }
     }
 
     /// Makes sequence `to` share the whole of sequence `from`.

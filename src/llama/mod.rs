@@ -40,7 +40,7 @@ pub use pool::Pool;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
-pub use sampler::{Sampler, SamplerParams};
+pub use sampler::{PenaltyParams, Sampler, SamplerParams};
 pub use tap::{DType, Node, NodeId, StandIn, Tap, Weight};
 
 pub(crate) use llama_cpp_sys_2 as sys;

@@ -25,6 +25,23 @@ impl Default for SamplerParams {
     }
 }
 
+/// Penalties on what the answer already holds, beside [`SamplerParams::repeat_penalty`], as OpenAI's API has them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PenaltyParams {
+    /// Taken from a logit for each time the token was sampled (0: off).
+    pub frequency: f32,
+    /// Taken from a logit once if the token was sampled (0: off).
+    pub presence: f32,
+    /// How many of the last tokens the two look at.
+    pub window: usize,
+}
+
+impl PenaltyParams {
+    fn is_off(&self) -> bool {
+        self.frequency == 0.0 && self.presence == 0.0
+    }
+}
+
 /// A chain of llama.cpp samplers.
 #[derive(Debug)]
 pub struct Sampler {
@@ -39,10 +56,29 @@ unsafe impl Send for Sampler {}
 impl Sampler {
     /// Builds the chain: penalties, then greedy, or top-k, top-p, min-p, temperature and a random choice.
     pub fn new(n_vocab: usize, p: &SamplerParams) -> Self {
+        Self::with_penalties(n_vocab, p, &PenaltyParams::default(), &[])
+    }
+
+    /// As [`Sampler::new`], behind OpenAI's two penalties and numbers that are added to the logits of some tokens.
+    pub fn with_penalties(n_vocab: usize, p: &SamplerParams, penalties: &PenaltyParams, bias: &[(Token, f32)]) -> Self {
         super::init();
-        // SAFETY: the chain takes ownership of each sampler added to it.
+        let raw_bias: Vec<_> = bias.iter().map(|&(token, bias)| sys::llama_logit_bias { token, bias }).collect();
+        // SAFETY: the chain takes ownership of each sampler added to it; the biases are copied.
         let raw = unsafe {
             let chain = sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params());
+            if !raw_bias.is_empty() {
+                let n = raw_bias.len() as i32;
+                sys::llama_sampler_chain_add(
+                    chain,
+                    sys::llama_sampler_init_logit_bias(n_vocab as i32, n, raw_bias.as_ptr()),
+                );
+            }
+            if !penalties.is_off() {
+                let (n, off) = (i32::try_from(penalties.window).unwrap_or(i32::MAX), 1.0);
+                let penalties =
+                    sys::llama_sampler_init_penalties(n_vocab as i32, n, off, penalties.frequency, penalties.presence);
+                sys::llama_sampler_chain_add(chain, penalties);
+            }
             if p.repeat_penalty != 1.0 {
                 sys::llama_sampler_chain_add(
                     chain,
@@ -66,7 +102,8 @@ impl Sampler {
             }
             chain
         };
-        Self { raw, greedy: p.temperature <= 0.0 && p.repeat_penalty == 1.0 }
+        let greedy = p.temperature <= 0.0 && p.repeat_penalty == 1.0 && penalties.is_off() && bias.is_empty();
+        Self { raw, greedy }
     }
 
     /// Chooses a token from the logits of batch row `row` of the last decode, and remembers it for the penalties.

@@ -180,6 +180,19 @@ impl<'a> Node<'a> {
         unsafe { CStr::from_ptr(self.t().name.as_ptr()) }.to_string_lossy().into_owned()
     }
 
+    /// The block whose output this is, by llama.cpp's name for it: `l_out-N`. A name may be of several nodes (views); see
+    /// [`Node::is_computed`].
+    pub fn block_output(&self) -> Option<usize> {
+        let name = &self.t().name;
+        let digits = name.iter().zip(b"l_out-").all(|(&c, &want)| c as u8 == want).then_some(&name[6..])?;
+        let mut n = None;
+        for &c in digits.iter().take_while(|&&c| c != 0) {
+            let digit = (c as u8).is_ascii_digit().then_some(usize::from(c as u8) - usize::from(b'0'))?;
+            n = Some(n.unwrap_or(0) * 10 + digit);
+        }
+        n
+    }
+
     /// ggml's operation number.
     pub fn op(&self) -> u32 {
         self.t().op
@@ -293,6 +306,17 @@ impl<'a> Node<'a> {
         }
         // SAFETY: n_bytes of floats in host memory, which nothing writes while the node is being looked at.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.t().data.cast::<f32>(), self.n_bytes() / 4) })
+    }
+
+    /// Adds F32 values to elements of the tensor, from element `offset` on.
+    pub fn add_f32(&self, offset: usize, values: &[f32]) {
+        assert_eq!(self.dtype(), DType::F32, "tensor {} is not F32", self.name());
+        assert!((offset + values.len()) * 4 <= self.n_bytes(), "write past the end of tensor {}", self.name());
+        let mut sum = vec![0f32; values.len()];
+        // SAFETY: the range was checked; sum holds as many bytes.
+        unsafe { sys::ggml_backend_tensor_get(self.raw, sum.as_mut_ptr().cast::<c_void>(), offset * 4, sum.len() * 4) };
+        sum.iter_mut().zip(values).for_each(|(x, v)| *x += v);
+        self.write_f32(offset, &sum);
     }
 
     /// Writes F32 values over the start of the tensor, at element `offset`.

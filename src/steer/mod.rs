@@ -9,6 +9,7 @@ mod gguf;
 mod identity;
 mod npy;
 mod ops;
+mod rows;
 mod tensors;
 mod vector;
 
@@ -18,5 +19,6 @@ pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, Placed};
 pub use formats::Format;
 pub use identity::ModelIdentity;
+pub use rows::decode_steered;
 pub(crate) use vector::mean_fraction;
 pub use vector::{Provenance, SteerError, SteeringVector, TRAINING_CURVE};

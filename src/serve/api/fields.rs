@@ -1,0 +1,163 @@
+//! The fields of a JSON object, taken out one by one: what is left over in the end was not understood.
+
+use super::error::ApiError;
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+
+/// A JSON object on its way through the checks.
+#[derive(Debug)]
+pub(super) struct Fields {
+    map: Map<String, Value>,
+    /// Where it stands: empty, or `messages[0].`.
+    at: String,
+}
+
+impl Fields {
+    /// # Errors
+    /// For anything but an object.
+    pub fn new(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
+        let at = at.into();
+        match value {
+            Value::Object(map) => Ok(Self { map, at: if at.is_empty() { at } else { at + "." } }),
+            _ if at.is_empty() => Err(ApiError::body("the body must be a JSON object")),
+            other => Err(ApiError::invalid(&at, format!("{at} must be an object, not {}", kind(&other)))),
+        }
+    }
+
+    /// The name of a field, with where it stands.
+    pub fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.at)
+    }
+
+    /// Takes a field; null is as good as none.
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key).filter(|v| !v.is_null())
+    }
+
+    /// An error about one field.
+    pub fn wrong(&self, key: &str, what: &str) -> ApiError {
+        let name = self.name(key);
+        ApiError::invalid(&name, format!("{name} {what}"))
+    }
+
+    /// A number in a range.
+    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let number = value.as_f64().filter(|x| range.contains(x));
+        let (low, high) = range.into_inner();
+        number
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, &format!("must be a number from {low} to {high}, not {}", short(&value))))
+    }
+
+    /// A whole number in a range.
+    pub fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let number = value.as_i64().filter(|x| range.contains(x));
+        let (low, high) = range.into_inner();
+        let what = || format!("must be a whole number from {low} to {high}, not {}", short(&value));
+        number.map(Some).ok_or_else(|| self.wrong(key, &what()))
+    }
+
+    /// True or false.
+    pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let found = value.as_bool();
+        found.map(Some).ok_or_else(|| self.wrong(key, &format!("must be true or false, not {}", short(&value))))
+    }
+
+    /// A text.
+    pub fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, &format!("must be a string, not {}", kind(&other)))),
+        }
+    }
+
+    /// A list.
+    pub fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>, ApiError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) => Ok(Some(list)),
+            Some(other) => Err(self.wrong(key, &format!("must be a list, not {}", kind(&other)))),
+        }
+    }
+
+    /// # Errors
+    /// Where a field is left.
+    pub fn done(self) -> Result<(), ApiError> {
+        match self.map.iter().find(|(_, v)| !v.is_null()) {
+            Some((key, _)) => {
+                let name = self.name(key);
+                Err(ApiError {
+                    code: Some("unknown_parameter"),
+                    ..ApiError::invalid(&name, format!("unknown parameter {name}"))
+                })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a value is, in words.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A value for a message: itself where it is short.
+pub(super) fn short(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).into(),
+        Value::String(text) if text.chars().count() > 40 => {
+            format!("{:?}...", text.chars().take(40).collect::<String>())
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        Fields::new(value, "").unwrap()
+    }
+
+    #[test]
+    fn values_are_checked_and_named() {
+        let mut f = fields(json!({"t": 3.5, "n": 2, "x": null, "b": true, "s": "a"}));
+        assert_eq!(f.number("n", 0.0..=2.0), Ok(Some(2.0)));
+        assert_eq!(f.number("n", 0.0..=2.0), Ok(None));
+        assert_eq!((f.text("s"), f.boolean("b")), (Ok(Some("a".into())), Ok(Some(true))));
+        let error = f.number("t", 0.0..=2.0).unwrap_err();
+        assert_eq!(
+            (error.message.as_str(), error.param.as_deref()),
+            ("t must be a number from 0 to 2, not 3.5", Some("t"))
+        );
+        assert_eq!(f.done(), Ok(()));
+        let error = fields(json!({"n": 1.5})).integer("n", 1..=4).unwrap_err();
+        assert_eq!(error.message, "n must be a whole number from 1 to 4, not 1.5");
+    }
+
+    #[test]
+    fn what_is_left_is_an_error() {
+        let mut f = Fields::new(json!({"role": "user", "colour": 1}), "messages[2]").unwrap();
+        f.take("role");
+        let error = f.done().unwrap_err();
+        assert_eq!(
+            (error.message.as_str(), error.code),
+            ("unknown parameter messages[2].colour", Some("unknown_parameter"))
+        );
+        assert!(Fields::new(json!([]), "").is_err());
+        assert_eq!(Fields::new(json!(1), "a").unwrap_err().message, "a must be an object, not a number");
+    }
+}

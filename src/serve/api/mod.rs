@@ -1,0 +1,18 @@
+//! The HTTP API: requests checked, jobs handed to the engine, answers in OpenAI's shapes.
+
+mod body;
+mod chat;
+mod completions;
+mod error;
+mod fields;
+mod info;
+mod request;
+mod respond;
+mod score;
+mod submit;
+
+pub(super) use chat::chat;
+pub(super) use completions::completions;
+pub(super) use error::ApiError;
+pub(super) use info::{health, metrics, model, models, vectors};
+pub(super) use score::score;

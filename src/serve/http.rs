@@ -1,0 +1,129 @@
+//! Routes, and what stands before all of them: names, keys, headers, counting.
+
+use super::api::{self, ApiError};
+use super::job::Client;
+use super::page;
+use super::state::State;
+use axum::Router;
+use axum::extract::{self, MatchedPath, Request};
+use axum::http::header::{self, HeaderValue};
+use axum::http::{HeaderName, Method};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// The address of the other side, put into each request by the listener.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub IpAddr);
+
+/// All routes. `origins`: sites whose pages may call this server.
+pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
+    let keyed = Router::new()
+        .route("/v1/chat/completions", post(api::chat))
+        .route("/v1/completions", post(api::completions))
+        .route("/v1/score", post(api::score))
+        .route("/v1/models", get(api::models))
+        .route("/v1/models/{id}", get(api::model))
+        .route("/v1/vectors", get(api::vectors))
+        .route("/metrics", get(api::metrics))
+        .route_layer(from_fn_with_state(Arc::clone(state), keyed));
+    let open = Router::new()
+        .route("/health", get(api::health))
+        .route("/", get(page::html))
+        .route("/app.css", get(page::css))
+        .route("/app.js", get(page::js))
+        .route("/icon.svg", get(page::icon));
+    let mut router = keyed
+        .merge(open)
+        .fallback(async |request: Request| ApiError::no_route(request.uri().path()))
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(CatchPanicLayer::custom(|_| {
+            ApiError::internal("an internal error; the request was given up").into_response()
+        }));
+    if !origins.is_empty() {
+        let origins =
+            if origins.iter().any(|o| o == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins.to_vec()) };
+        let cors = CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(AllowHeaders::mirror_request());
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(Arc::clone(state), outermost)).with_state(Arc::clone(state))
+}
+
+/// Asks for a key where there are any, and notes who the client is.
+async fn keyed(extract::State(state): extract::State<Arc<State>>, mut request: Request, next: Next) -> Response {
+    let client = if state.keys.is_empty() {
+        let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
+        Client::Address(peer)
+    } else {
+        let shown = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let shown = shown.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        match shown.and_then(|(_, key)| state.keys.find(key.trim())) {
+            Some(client) => client,
+            None => return ApiError::unauthorized().into_response(),
+        }
+    };
+    request.extensions_mut().insert(client);
+    next.run(request).await
+}
+
+/// Answers to its own names only, counts, and adds headers.
+async fn outermost(extract::State(state): extract::State<Arc<State>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |p| p.as_str().to_owned());
+    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let mut response = match &state.hosts {
+        Some(allowed) if !is_own(&host, allowed) => ApiError::wrong_host(&host).into_response(),
+        _ => next.run(request).await,
+    };
+    state.metrics.answered(route, response.status().as_u16());
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        let own =
+            response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) && name.starts_with("cross-origin");
+        if !own {
+            response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+    }
+    response
+}
+
+/// True for a `Host` that names this machine for itself. (A page of another site can have its own name lead to 127.0.0.1; its
+/// requests then carry that name.)
+fn is_own(host: &str, allowed: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok()
+        || allowed.iter().any(|a| a.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_own;
+
+    #[test]
+    fn own_names() {
+        let allowed = ["steer.lan".to_owned()];
+        for host in
+            ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.0.0.1", "[::1]:8080", "steer.lan:80", "Steer.lan"]
+        {
+            assert!(is_own(host, &allowed), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
+            assert!(!is_own(host, &allowed), "{host}");
+        }
+    }
+}

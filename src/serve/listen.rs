@@ -1,0 +1,93 @@
+//! Connections: taken in, limited, and let go in good order.
+
+use super::http::Peer;
+use super::state::State;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tower::ServiceExt;
+
+/// How long the head of a request may take: a connection that says nothing is closed.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+
+/// Connections beyond this wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long answers that were given up may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Serves until a signal comes; then takes no more connections and no more work, gives what runs `grace` to end (or until
+/// another comes), and gives up the rest.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    state: &Arc<State>,
+    grace: Duration,
+    mut signals: UnboundedReceiver<()>,
+) {
+    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accept = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            accepted = accept => accepted,
+            _ = signals.recv() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Too many open files, most likely: some will be closed.
+                eprintln!("bidpo: cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = graceful.watch(connection(stream, peer, router.clone()));
+        tokio::spawn(async move {
+            // What goes wrong with one connection is the client's concern.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    state.draining.store(true, Ordering::Release);
+    let ended = graceful.shutdown();
+    tokio::pin!(ended);
+    tokio::select! {
+        () = &mut ended => return,
+        () = tokio::time::sleep(grace) => {}
+        _ = signals.recv() => {}
+    }
+    state.engine.stop();
+    let _ = tokio::time::timeout(LAST_WORDS, ended).await;
+}
+
+fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer.ip()));
+        router.clone().oneshot(request)
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+}

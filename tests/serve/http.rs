@@ -1,0 +1,66 @@
+//! Keys, names, other sites' pages.
+
+use crate::server::{Server, agent, ask};
+
+#[test]
+fn keys_and_origins() {
+    let Some(server) =
+        Server::start(&["--api-key", "first", "--api-key", "second key", "--cors-origin", "https://a.example"])
+    else {
+        return;
+    };
+    let models = |key: Option<&str>| {
+        let mut request = agent().get(format!("{}/v1/models", server.url));
+        if let Some(key) = key {
+            request = request.header("authorization", key);
+        }
+        request.call().unwrap().status().as_u16()
+    };
+    assert_eq!(
+        (models(None), models(Some("Bearer wrong")), models(Some("first")), models(Some("Bearer "))),
+        (401, 401, 401, 401)
+    );
+    assert_eq!((models(Some("Bearer first")), models(Some("bearer second key"))), (200, 200));
+    let (status, answer) = server.post("/v1/chat/completions", &ask("x", 1));
+    assert_eq!((status, answer["error"]["code"].as_str()), (401, Some("invalid_api_key")));
+    assert_eq!((server.get("/metrics").0, server.get("/health").0, server.get("/").0), (401, 200, 200));
+
+    let preflight = |origin: &str| {
+        let url = format!("{}/v1/chat/completions", server.url);
+        let request = agent().options(url).header("origin", origin).header("access-control-request-method", "POST");
+        let response = request.header("access-control-request-headers", "authorization,content-type").call().unwrap();
+        response.headers().get("access-control-allow-origin").map(|v| v.to_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        (preflight("https://a.example").as_deref(), preflight("https://b.example")),
+        (Some("https://a.example"), None)
+    );
+}
+
+#[test]
+fn other_names_and_other_sites_are_kept_out() {
+    let Some(server) = Server::start(&["--allow-host", "steer.lan"]) else { return };
+    let named = |host: &str| {
+        agent().get(format!("{}/v1/models", server.url)).header("host", host).call().unwrap().status().as_u16()
+    };
+    assert_eq!(
+        (named("localhost:1"), named("steer.lan"), named("evil.example"), named("127.0.0.1.evil.example")),
+        (200, 200, 403, 403)
+    );
+    let page = agent().get(format!("{}/", server.url)).header("origin", "https://b.example").call().unwrap();
+    assert!(page.headers().get("access-control-allow-origin").is_none());
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+}
+
+#[test]
+fn the_page_loads_nothing_from_elsewhere() {
+    let web = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/web");
+    for file in ["index.html", "app.css", "app.js"] {
+        let text = std::fs::read_to_string(web.join(file)).unwrap();
+        for outside in ["http:", "https:", "//cdn", "url(", "@import", "innerHTML", "eval(", "style=\"", "onclick="] {
+            assert!(!text.contains(outside), "{outside} in {file}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `bidpo serve`: its API, its answers under load, the official client, the page in a browser.
+
+mod api;
+mod browser;
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod http;
+mod kinds;
+mod load;
+mod page;
+mod rows;
+mod server;
+mod shutdown;
