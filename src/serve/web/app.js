@@ -125,7 +125,7 @@ function buildDials() {
       state.dials.set(vector.id, scale);
       if (from !== range) range.value = scale;
       if (from !== number) number.value = Number(scale.toFixed(6));
-      percent.textContent = vector.percent_at_scale_1 === null ? "" : `${plus(scale * vector.percent_at_scale_1, 1)} % of the residual`;
+      percent.textContent = vector.percent_at_scale_1 === null ? "" : `${plus(scale * vector.percent_at_scale_1, 1)} % of residual`;
       // The bar is filled from the middle to the knob.
       const at = 50 + 50 * Math.max(-1, Math.min(1, scale / end));
       range.style.setProperty("--low", Math.min(50, at) + "%");
@@ -413,7 +413,7 @@ function showChat() {
       return button;
     });
     $("log").append(el("div", { className: "welcome" }, el("h2", {}, "One question, two answers"),
-      "The same model, without and with the vectors on the dials. Turn a dial, ask, and compare.", el("div", { className: "tries" }, ...tries)));
+      "The same model without steering, and with the vectors on the dials. Turn a dial, ask, and compare.", el("div", { className: "tries" }, ...tries)));
   }
   state.chat.turns.forEach(showTurn);
   state.turns.forEach((t) => COLUMNS.forEach((c) => t[c].show(true)));
