@@ -15,7 +15,7 @@ def card(name):
     lines = (folder / f"{name}.md").read_text().splitlines()
     start, end = lines.index("## How it was made") + 1, lines.index("## How to use it")
     keep = [line for line in lines[start:end] if not line.startswith(("## ", "Nothing was held out"))]
-    return "\n".join(keep).strip()
+    return "\n".join(keep).strip().replace("\n\n\n", "\n")
 
 
 def inspection():
@@ -24,7 +24,14 @@ def inspection():
     start = next(i for i, line in enumerate(lines) if line.split() == ["chosen", "rejected", "z"])
     end = next(i for i in range(start, len(lines)) if not lines[i].strip())
     beware = [line for line in lines if line.startswith(("Beware:", "A classifier"))]
-    return "\n".join("    " + line for line in lines[start:end]) + "\n\n" + "\n".join(f"> {line}" for line in beware)
+    return "\n".join("    " + line for line in lines[start:end]) + "\n\n" + "\n>\n".join(f"> {line}" for line in beware)
+
+
+def short():
+    """What the figures of the test questions say: the words of the run whose setting was chosen on others."""
+    sections = report.split("\n## ")
+    chosen = next(s for s in sections if "was chosen among" in s)
+    return "\n>\n".join(line for line in chosen.splitlines() if line.startswith("> "))
 
 
 def minutes(seconds):
@@ -34,8 +41,14 @@ def minutes(seconds):
 rows = "\n".join(f"| {name} | {minutes(seconds)} |" for name, seconds in times.items())
 page = f"""# A whole study: BiDPO on TruthfulQA, SmolLM2-135M-Instruct Q4_1
 
-Written by `make study` ({minutes(total)} on {os.cpu_count()} cores), figures as they came out. The plots, and the exact protocol of every
+Written by `make study` ({minutes(total)} of computing on {os.cpu_count()} cores), figures as they came out. The plots, and the exact protocol of every
 run: [study.html](study.html), one page to download and open. `scripts/study.sh` has the commands.
+
+On the test questions:
+
+{short()}
+
+## How
 
 1. TruthfulQA (January 2025) is split: 256 questions to train on, 256 to choose by, the rest to report on; near-duplicates never
    cross. The pairs are each training question's best answer against its best incorrect one.

@@ -69,7 +69,7 @@ read -r scale layer <<< "$chosen"
 step generate "$bidpo" eval truthfulqa --model "$model" --data "$truthfulqa" --split "$split" --protocol generate \
     --vector "$out/bidpo.gguf" --scale="$scale" --layers "$layer" --prompt chat --max-tokens 48 --limit 128 \
     --baselines unsteered,random,system --out "$out/generate"
-results=("$out/sweep" "$out/generate")
+results=("$out"/sweep/{valid,mmlu,text}.jsonl "$out"/sweep/test-*.jsonl "$out/generate")
 "$bidpo" report "${results[@]}" --html "$docs/study.html" --no-items > "$out/words.txt"
 python3 scripts/study.py "$out" "$docs/study.md" <("$bidpo" report "${results[@]}")
 echo "study: $docs/study.md and $docs/study.html are written" >&2

@@ -212,10 +212,13 @@ impl Analysis {
 /// A match in words.
 fn verdict(v: &Verdict, judge: &str, n: usize) -> String {
     let against = named(&v.against);
-    let counts = format!("{} wins, {} losses, {} ties of {n}, sign test p = {:.3}", v.wins, v.losses, v.ties, v.p);
+    let p = |p: f64| if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") };
+    let counts = format!("{} wins, {} losses, {} ties of {n}, sign test {}", v.wins, v.losses, v.ties, p(v.p));
     let lean = format!(
-        " With both orders averaged it leans to the steered answer {} times and to the other {} times, p = {:.3}.",
-        v.leans_to, v.leans_from, v.lean_p
+        " With both orders averaged it leans to the steered answer {} times and to the other {} times, {}.",
+        v.leans_to,
+        v.leans_from,
+        p(v.lean_p)
     );
     let said = if v.p >= 0.05 {
         format!(
