@@ -98,7 +98,7 @@ impl Engine {
             }
             self.forget_abandoned();
             self.admit();
-            self.metrics.load(self.slots.iter().filter(|s| s.work.is_some()).count(), self.queue.len());
+            self.metrics.load(self.busy(), self.queue.len());
             self.answer();
             self.prefill();
         }
@@ -108,6 +108,11 @@ impl Engine {
         for slot in 0..self.slots.len() {
             self.fail(slot, &EngineError::ShuttingDown);
         }
+    }
+
+    /// Slots at work.
+    fn busy(&self) -> usize {
+        self.slots.iter().filter(|s| s.work.is_some()).count()
     }
 
     /// Takes what has come in; sleeps while there is nothing to do. False: the end.
@@ -283,8 +288,10 @@ impl Engine {
 
     fn finish(&mut self, i: usize, finish: Finish) {
         if let Some(work) = self.slots[i].work.take() {
-            let usage = work.finish(finish);
-            self.metrics.finished(&usage);
+            // Counted before the client hears of it, and may ask.
+            self.metrics.finished(&work.usage());
+            self.metrics.load(self.busy(), self.queue.len());
+            work.finish(finish);
         }
     }
 

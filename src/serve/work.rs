@@ -133,7 +133,7 @@ impl Work {
     }
 
     /// Ends the answer: what was held back goes out, unless a stop sequence was met.
-    pub fn finish(mut self, finish: Finish) -> Usage {
+    pub fn finish(mut self, finish: Finish) {
         if !self.stopped {
             let rest = self.characters.finish();
             self.n_text += rest.len();
@@ -146,10 +146,10 @@ impl Work {
         }
         let usage = self.usage();
         self.job.send(Event::Done(finish, usage));
-        usage
     }
 
-    fn usage(&self) -> Usage {
+    /// What it took so far.
+    pub fn usage(&self) -> Usage {
         let answering = self.answering.unwrap_or_else(Instant::now);
         Usage {
             n_prompt: self.job.tokens.len(),
