@@ -31,13 +31,6 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn vector_file(dir: &Path) -> PathBuf {
-    let path = dir.join("v.gguf");
-    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
-    path
-}
-
 fn value(summary: &Value, measure: &str, condition: &str) -> f64 {
     let find = |list: &'_ Value, key: &str, name: &str| -> Value {
         list.as_array().unwrap().iter().find(|v| v[key] == name).unwrap().clone()
@@ -110,7 +103,7 @@ fn any_multiple_choice() {
 fn perplexity_and_divergence() {
     let Some(path) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let vector = vector_file(dir.path());
+    let vector = common::any_vector(dir.path());
     let sample = dir.path().join("t.txt");
     let words = "The cat sat on the mat and looked at the moon. It was a quiet night, and nobody came to the door. ";
     std::fs::write(&sample, words.repeat(3)).unwrap();
@@ -201,7 +194,7 @@ fn a_split_gives_the_baselines_their_training_items() {
     assert_eq!(set.pairs.iter().map(|p| p.id.clone()).collect::<Vec<_>>(), ids);
 
     let out = dir.path().join("r.jsonl");
-    let vector = vector_file(dir.path());
+    let vector = common::any_vector(dir.path());
     let mut command =
         bidpo(&["eval", "truthfulqa", "-p", "pair", "--prompt", "none", "--baselines", "unsteered,caa,shots"]);
     command.args(["--shots", "4", "-m", text(&model), "-d", text(&data), "-v", text(&vector)]);

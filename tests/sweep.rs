@@ -52,20 +52,12 @@ fn dom(browser: &str, page: &Path, width: usize) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
-/// A vector for layer 15 that means nothing.
-fn vector(dir: &Path) -> PathBuf {
-    let path = dir.join("v.gguf");
-    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
-    path
-}
-
 #[test]
 fn a_sweep_and_its_report() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (data, split) = data(dir.path());
-    let vector = vector(dir.path());
+    let vector = common::any_vector(dir.path());
     let sample = dir.path().join("t.txt");
     std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(4)).unwrap();
     let out = dir.path().join("sweep");
@@ -163,7 +155,7 @@ fn shards_of_a_sweep_are_put_together() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (data, split) = data(dir.path());
-    let vector = vector(dir.path());
+    let vector = common::any_vector(dir.path());
     let out = dir.path().join("sweep");
     let command = |more: &[&str]| {
         let mut command = bidpo();

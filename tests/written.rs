@@ -44,14 +44,6 @@ fn questions(dir: &Path) -> PathBuf {
     path
 }
 
-/// A vector that changes some answers.
-fn vector(dir: &Path) -> PathBuf {
-    let path = dir.join("v.gguf");
-    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
-    path
-}
-
 #[test]
 fn answers_are_those_of_a_single_sequence() {
     let Some(model) = common::model(common::SMOL) else { return };
@@ -90,7 +82,7 @@ fn answers_are_those_of_a_single_sequence() {
 fn steered_answers_go_before_a_judge() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let (data, vector) = (questions(dir.path()), vector(dir.path()));
+    let (data, vector) = (questions(dir.path()), common::any_vector(dir.path()));
     let base = |out: &Path, more: &[&str]| {
         let mut command = bidpo(&["eval", "truthfulqa", "--protocol", "generate", "--max-tokens", "12"]);
         command.args(["-m", text(&model), "-d", text(&data), "-v", text(&vector), "--scale", "3", "-o", text(out)]);
@@ -173,7 +165,7 @@ fn any_prompts_and_what_cannot_be() {
 
     let csv = questions(dir.path());
     let mut hidden = bidpo(&["eval", "truthfulqa", "--protocol", "generate", "--baselines", "hidden"]);
-    hidden.args(["-m", text(&model), "-d", text(&csv), "-v", text(&vector(dir.path()))]);
+    hidden.args(["-m", text(&model), "-d", text(&csv), "-v", text(&common::any_vector(dir.path()))]);
     hidden.assert().code(1).stderr(predicate::str::contains("nothing to write an answer to"));
     let mut both = bidpo(&["eval", "prompts", "--no-judge", "--judge", "x.gguf", "-m", "m", "-d", "d"]);
     both.assert().code(2);
@@ -183,7 +175,7 @@ fn any_prompts_and_what_cannot_be() {
 fn a_second_vector_is_measured_beside_the_first() {
     let Some(model) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let (data, first) = (questions(dir.path()), vector(dir.path()));
+    let (data, first) = (questions(dir.path()), common::any_vector(dir.path()));
     // The same direction, as far from the first's length as can be, and at another layer.
     let second = dir.path().join("w.gguf");
     let direction = (0..576).map(|i| 50.0 * ((i % 7) as f32 - 3.0)).collect();

@@ -89,7 +89,6 @@ impl Answer {
         }
         self.n_tokens += 1;
         self.last = token;
-        // What could complete a stop text begins at most its length before the new piece.
         self.text += &self.characters.push(&model.token_bytes(token, false));
         if let Some(at) = options.stops.iter().filter_map(|s| self.text.find(s)).min() {
             self.text.truncate(at);

@@ -81,3 +81,11 @@ pub fn truthfulqa_csv(path: &std::path::Path, questions: impl IntoIterator<Item 
     }
     out.flush().unwrap();
 }
+
+/// A vector for layer 15 of [`SMOL`] that means nothing and changes some answers, `v.gguf` in a folder.
+pub fn any_vector(dir: &std::path::Path) -> PathBuf {
+    let path = dir.join("v.gguf");
+    let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
+    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
+    path
+}

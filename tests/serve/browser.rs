@@ -149,7 +149,7 @@ impl Browser {
         );
     }
 
-    /// A picture of the window, for people to look at: `target/tmp/page/NAME.png`.
+    /// A picture of the window, for people to look at: `page/NAME.png` in cargo's folder for what tests write.
     pub fn picture(&mut self, name: &str) -> PathBuf {
         let data = self.call("Page.captureScreenshot", json!({"format": "png"}))["data"].as_str().unwrap().to_owned();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");

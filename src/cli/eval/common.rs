@@ -312,7 +312,7 @@ pub fn measure(
                 break;
             }
         }
-        return judge_own(run, write, session, model, case.protocol);
+        return judge_own(run, write, session, model);
     }
     let measurement = Measurement {
         model: &model,

@@ -178,14 +178,7 @@ impl Judge<'_> {
 }
 
 /// Ends a run of written answers: puts the steered ones before the judge, and prints both.
-pub fn judge_own(
-    run: &RunArgs,
-    write: &WriteArgs,
-    session: Session,
-    model: Arc<Model>,
-    protocol: Protocol,
-) -> anyhow::Result<ExitCode> {
-    debug_assert!(protocol.writes());
+pub fn judge_own(run: &RunArgs, write: &WriteArgs, session: Session, model: Arc<Model>) -> anyhow::Result<ExitCode> {
     let whole = match session.whole(run)? {
         Ok(whole) => whole,
         Err(code) => return Ok(code),
