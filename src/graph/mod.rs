@@ -6,6 +6,7 @@
 mod attention;
 mod capture;
 pub mod emit;
+pub(crate) mod fuse;
 pub mod grad;
 pub mod ir;
 mod kernels;

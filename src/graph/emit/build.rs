@@ -4,10 +4,10 @@ use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
 use crate::graph::kernels::activations::{self, Layout};
 use crate::graph::kernels::head::HeadTask;
-use crate::graph::kernels::{cpu, gelu, head, int8, loss_head, matmul_t, rows};
+use crate::graph::kernels::{attention, cpu, gelu, head, int8, loss_head, matmul_t, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
-use std::ffi::c_void;
+use std::ffi::{CStr, CString, c_void};
 
 /// ggml's `GGML_N_TASKS_MAX`: as many workers as there are threads.
 const N_TASKS_MAX: i32 = -1;
@@ -73,7 +73,12 @@ impl Built {
                 bind.weights.len()
             )));
         }
-        let needed = needed(graph, wanted);
+        let needed = needed(graph, wanted, setup);
+        if std::env::var_os("DUMP").is_some() {
+            for (i, n) in graph.nodes().iter().enumerate() {
+                eprintln!("{i}{} {:?} src {:?} ne {:?} nb {:?} {:?}", if needed[i] { "" } else { " (unneeded)" }, n.op, n.src.iter().map(|s| s.0).collect::<Vec<_>>(), n.ne, n.nb, n.elem);
+            }
+        }
         let memory = || RunError::Memory { nodes: n, detail: String::new() };
         let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(memory)?;
         // A node may need two tensors.
@@ -82,8 +87,8 @@ impl Built {
         let mut uploads = Vec::new();
         let mut packs = Packs::new();
         let is_head = |v: &Value| matches!(graph.node(*v).op, Op::LossHead | Op::LogProbHead);
-        let used = |(i, node): (usize, &Node)| needed[i] && node.src.iter().any(is_head);
-        let head_is_used = graph.nodes().iter().enumerate().any(used);
+        let uses = |(i, node): (usize, &Node)| needed[i] && node.src.iter().any(is_head);
+        let head_is_used = graph.nodes().iter().enumerate().any(uses);
         // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
         // nodes are in order.
         let ggml_graph = unsafe {
@@ -125,6 +130,9 @@ impl Built {
                         };
                         tensors[w.0 as usize] = forward;
                     }
+                    Op::Attention { .. } if setup.precision.forward == Forward::Exact => {
+                        tensors[i] = tensors[node.src[4].0 as usize];
+                    }
                     Op::MulMat(_) if own_product(graph, node, bind.weights, setup) => {
                         tensors[i] = product(arena.0, node, &tensors, &mut packs);
                     }
@@ -150,15 +158,24 @@ impl Built {
     }
 }
 
+/// The sources of a node that are used: of an attention, those of the kernel or the result of ggml's.
+fn used<'a>(node: &'a Node, setup: Setup) -> &'a [Value] {
+    match (node.op, setup.precision.forward) {
+        (Op::Attention { .. }, Forward::Fast) => &node.src[..4],
+        (Op::Attention { .. }, Forward::Exact) => &node.src[4..],
+        _ => &node.src,
+    }
+}
+
 /// Which nodes the wanted values depend on.
-fn needed(graph: &Graph, wanted: &[Value]) -> Vec<bool> {
+fn needed(graph: &Graph, wanted: &[Value], setup: Setup) -> Vec<bool> {
     let mut needed = vec![false; graph.nodes().len()];
     for v in wanted {
         needed[v.0 as usize] = true;
     }
     for i in (0..needed.len()).rev() {
         if needed[i] {
-            for s in &graph.nodes()[i].src {
+            for s in used(&graph.nodes()[i], setup) {
                 needed[s.0 as usize] = true;
             }
         }
@@ -263,6 +280,9 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
         Op::MulMatT => Some(matmul_t::run),
         Op::MulMatIdT => Some(matmul_t::run_id),
         Op::ScatterRows => Some(rows::scatter),
+        Op::Attention { .. } => Some(attention::forward),
+        Op::AttentionBackQ { .. } => Some(attention::backward_q),
+        Op::AttentionBackKv { .. } => Some(attention::backward_kv),
         Op::LogProbHead => Some(head::run),
         Op::GeluBack => Some(gelu::back),
         Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if smooth => Some(gelu::tanh),
@@ -311,7 +331,7 @@ unsafe fn rounded(
         let bytes = activations::packed_bytes(kind, layout, k, a * b * c).unwrap_or_default();
         *packs.entry((x, kind, layout)).or_insert_with(|| {
             let task = activations::pack_task(kind, layout);
-            custom(ctx, sys::GGML_TYPE_I8, [bytes, 1, 1, 1], &[tensor], Some(activations::pack), task)
+            custom(ctx, sys::GGML_TYPE_I8, [bytes, 1, 1, 1], &[tensor], (c"round activations", Some(activations::pack)), task)
         })
     }
 }
@@ -330,7 +350,7 @@ unsafe fn product(
     unsafe {
         let w = tensors[node.src[0].0 as usize];
         let x = rounded(ctx, node.src[1], w, Layout::Pairs, tensors, packs);
-        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], Some(int8::exact), std::ptr::null_mut())
+        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], (c"integer product", Some(int8::exact)), std::ptr::null_mut())
     }
 }
 
@@ -351,8 +371,8 @@ unsafe fn loss_head(
         let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
         let [k, rows, ..] = node.ne;
         let planes = [k, rows, setup.n_workers, 1];
-        let partial = custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], Some(loss_head::partial), setup.task.cast());
-        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[partial, w], Some(loss_head::finish), setup.task.cast())
+        let partial = custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", Some(loss_head::partial)), setup.task.cast());
+        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[partial, w], (c"loss head, end", Some(loss_head::finish)), setup.task.cast())
     }
 }
 
@@ -365,14 +385,14 @@ unsafe fn custom(
     kind: sys::ggml_type,
     ne: [usize; 4],
     src: &[*mut sys::ggml_tensor],
-    run: sys::ggml_custom_op_t,
+    (name, run): (&CStr, sys::ggml_custom_op_t),
     user: *mut c_void,
 ) -> *mut sys::ggml_tensor {
     let mut args = src.to_vec();
     let ne = ne.map(|n| n as i64);
     // SAFETY: by contract.
     unsafe {
-        sys::ggml_custom_4d(
+        let t = sys::ggml_custom_4d(
             ctx,
             kind,
             ne[0],
@@ -384,7 +404,8 @@ unsafe fn custom(
             run,
             N_TASKS_MAX,
             user,
-        )
+        );
+        sys::ggml_set_name(t, name.as_ptr())
     }
 }
 
@@ -401,7 +422,7 @@ unsafe fn emit(
     tensors: &[*mut sys::ggml_tensor],
     setup: Setup,
 ) -> *mut sys::ggml_tensor {
-    let src: Vec<*mut sys::ggml_tensor> = node.src.iter().map(|s| tensors[s.0 as usize]).collect();
+    let src: Vec<*mut sys::ggml_tensor> = used(node, setup).iter().map(|s| tensors[s.0 as usize]).collect();
     let ne = node.ne.map(|n| n as i64);
     let f = bits;
     let (op, params): (sys::ggml_op, Vec<i32>) = match node.op {
@@ -425,14 +446,23 @@ unsafe fn emit(
             let run = own_kernel(node.op, setup.smooth);
             let user = match node.op {
                 Op::LogProbHead => setup.task.cast(),
+                Op::Attention { scale } | Op::AttentionBackQ { scale } | Op::AttentionBackKv { scale } => {
+                    attention::task(scale)
+                }
                 Op::MulMatT | Op::MulMatIdT => matmul_t::task(setup.precision.backward == Backward::Bf16),
                 _ => std::ptr::null_mut(),
             };
-            return custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, run, user);
+            let name = CString::new(node.op.name()).unwrap_or_default();
+            return custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, (&name, run), user);
         },
-        Op::MulMatT | Op::MulMatIdT | Op::ScatterRows | Op::LogProbHead | Op::GeluBack => {
-            unreachable!("own_kernel has one")
-        }
+        Op::MulMatT
+        | Op::MulMatIdT
+        | Op::ScatterRows
+        | Op::LogProbHead
+        | Op::GeluBack
+        | Op::Attention { .. }
+        | Op::AttentionBackQ { .. }
+        | Op::AttentionBackKv { .. } => unreachable!("own_kernel has one"),
         Op::LossHead => unreachable!("made by the caller"),
         Op::Add => (sys::GGML_OP_ADD, vec![]),
         Op::Sub => (sys::GGML_OP_SUB, vec![]),

@@ -5,16 +5,19 @@
 
 mod build;
 mod devices;
+mod profile;
 
 use super::ir::{Elem, Graph, Value};
 use super::kernels::{head, loss_head};
 use crate::llama::{DType, Weight, sys};
 use build::{Built, Setup};
 use devices::Devices;
+use profile::Watch;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 pub use super::kernels::head::Label;
+pub use profile::Profile;
 pub(super) use build::elem_of;
 
 /// A graph that cannot be run.
@@ -160,6 +163,7 @@ pub struct Executor {
     smooth: bool,
     precision: Precision,
     timings: Timings,
+    profile: Option<Profile>,
     /// Backends of the devices that the graphs run so far had weights on.
     devices: Devices,
 }
@@ -207,6 +211,7 @@ impl Executor {
                 smooth: false,
                 precision: Precision::default(),
                 timings: Timings::default(),
+                profile: None,
                 devices: Devices::default(),
             })
         }
@@ -278,10 +283,17 @@ impl Executor {
                 return Err(built.memory(" (activations)"));
             }
             let uploaded_at = Instant::now();
+            let mut watch = Watch::new();
+            if self.profile.is_some() {
+                Watch::start(&mut watch, self.backend, built.graph);
+            }
             let status = match on_devices {
                 Some(sched) => sys::ggml_backend_sched_graph_compute(sched, built.graph),
                 None => sys::ggml_backend_graph_compute(self.backend, built.graph),
             };
+            if let Some(profile) = &mut self.profile {
+                watch.stop(self.backend, built.graph, profile);
+            }
             let computed_at = Instant::now();
             if status != sys::GGML_STATUS_SUCCESS {
                 return Err(RunError::Compute(status));
@@ -304,6 +316,16 @@ impl Executor {
             self.timings.runs += 1;
             Ok(outcome)
         }
+    }
+
+    /// Notes from now on where the time of runs on the CPU goes, op by op.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(Profile::new());
+    }
+
+    /// What was noted since [`Executor::start_profile`], and no more from now on.
+    pub fn take_profile(&mut self) -> Profile {
+        self.profile.take().unwrap_or_default()
     }
 
     /// Where the time of the runs since the last call went.

@@ -138,6 +138,12 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
             }
             out.push((node.src[0], graph.same(Op::SoftMaxBack { scale }, &[g, v])));
         }
+        Op::Attention { .. } => {
+            let d = graph.attention_back(v, g)?;
+            for i in (0..3).filter(|&i| on(i)) {
+                out.push((node.src[i], d[i]));
+            }
+        }
         Op::Glu(kind) => glu_rule(graph, kind, &node.src, g, (on(0), on(1)), &mut out)?,
         // Constant but for jumps.
         Op::Unary(Unary::Sgn | Unary::Step) => {}
@@ -206,6 +212,8 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         | Op::RmsNormBack { .. }
         | Op::RopeBack(_)
         | Op::SoftMaxBack { .. }
+        | Op::AttentionBackQ { .. }
+        | Op::AttentionBackKv { .. }
         | Op::SiluBack
         | Op::GeluBack
         | Op::GetRowsBack

@@ -1,6 +1,7 @@
 //! The graph, and constructors of its nodes that check what they are given.
 
 use super::{Elem, Glu, InputId, IrError, Node, Op, OpParams, Shape, Value, WeightId, contiguous, dense, n_elements};
+use crate::graph::kernels;
 use std::fmt;
 
 /// A compute graph. Nodes are in order: sources come before their users.
@@ -425,6 +426,58 @@ impl Graph {
         let (w, h) = (self.node(logits).src[0], self.node(logits).src[1]);
         let ne = self.ne(h);
         Some((self.f32(Op::LossHead, &[w, h], ne), h))
+    }
+
+    /// [`Op::Attention`]. `plain`: the same result made of other ops.
+    ///
+    /// # Errors
+    /// [`IrError::Shape`] for sources that do not fit, or that the kernels do not take.
+    pub fn attention(
+        &mut self,
+        [q, k, v, mask]: [Value; 4],
+        scale: f32,
+        plain: Value,
+    ) -> Result<Value, IrError> {
+        let op = Op::Attention { scale };
+        let (nq, nk, nv, nm) = (self.ne(q), self.ne(k), self.ne(v), self.ne(mask));
+        let ne = [nv[0], nq[1], nq[2], 1];
+        let fits = nq[0] == nk[0]
+            && nk[1..] == nv[1..]
+            && nq[1].is_multiple_of(nk[1])
+            && nq[3] * nk[3] == 1
+            && nm[1] >= nq[2]
+            && nm[2] * nm[3] == 1
+            && kernels::attention::takes(nq[0], nv[0], nk[2], nm[0]);
+        let floats = |&v: &Value| self.node(v).elem == Elem::F32 && self.node(v).nb[0] == 4;
+        if !fits || ![q, k, v, mask, plain].iter().all(floats) || self.ne(plain) != ne || !self.is_contiguous(plain) {
+            return Self::err(op, format!("{nq:?}, {nk:?}, {nv:?} and {nm:?} do not fit"));
+        }
+        Ok(self.f32(op, &[q, k, v, mask, plain], ne))
+    }
+
+    /// Gradients of the sources of an [`Op::Attention`] from that of its result: queries, keys, values, as they lie there but
+    /// contiguous.
+    ///
+    /// # Errors
+    /// [`IrError::Shape`].
+    pub fn attention_back(&mut self, attention: Value, g: Value) -> Result<[Value; 3], IrError> {
+        let Op::Attention { scale } = self.node(attention).op else {
+            return Self::err(self.node(attention).op, "not an attention");
+        };
+        let g = self.contiguous(g);
+        let mut src = self.node(attention).src[..4].to_vec();
+        let [nq, nk, nv] = [0, 1, 2].map(|i| self.ne(src[i]));
+        src.push(g);
+        let floats = kernels::attention::backward_q_floats(nq[0], nq[1], nq[2]);
+        let for_q = self.f32(Op::AttentionBackQ { scale }, &src, [floats, 1, 1, 1]);
+        src.push(for_q);
+        let (of_k, of_v) = (n_elements(nk), n_elements(nv));
+        let for_kv = self.f32(Op::AttentionBackKv { scale }, &src, [of_k + of_v, 1, 1, 1]);
+        Ok([
+            self.view(for_q, nq, contiguous(nq), 0)?,
+            self.view(for_kv, nk, contiguous(nk), 0)?,
+            self.view(for_kv, nv, contiguous(nv), 4 * of_k)?,
+        ])
     }
 
     /// [`Op::LogProbHead`].

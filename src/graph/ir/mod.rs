@@ -215,6 +215,25 @@ pub enum Op {
         /// As in the forward op.
         scale: f32,
     },
+    /// Softmax attention in one: queries `[k, n_head, n]`, keys and values `[k, n_head_kv, n_kv]`, a mask, and the same
+    /// result made of the ops it stands for, which is taken instead where ggml's own kernels are asked for. `-> [k_v, n_head,
+    /// n]`, contiguous.
+    Attention {
+        /// Factor on the scores.
+        scale: f32,
+    },
+    /// Gradient of [`Op::Attention`] for the queries: queries, keys, values, mask, gradient of the result. The gradient,
+    /// `[k, n_head, n]`, comes first in the result; what [`Op::AttentionBackKv`] needs follows.
+    AttentionBackQ {
+        /// As in the forward op.
+        scale: f32,
+    },
+    /// The same for keys and values, one after the other in the result; the last source is the result of
+    /// [`Op::AttentionBackQ`].
+    AttentionBackKv {
+        /// As in the forward op.
+        scale: f32,
+    },
     /// A gated activation of two sources, gate first.
     Glu(Glu),
     /// An elementwise function.

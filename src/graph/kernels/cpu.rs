@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 /// Instructions that some of the kernels need.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::graph) struct Cpu {
+    /// Registers of 64 bytes (AVX-512 with its byte, double word and short vector parts, and FMA).
+    pub wide: bool,
     /// Products of bytes summed in fours (AVX512-VNNI), with all that the kernels of [`super::int8`] use beside it.
     pub int8: bool,
     /// Products of BF16 pairs (AVX512-BF16).
@@ -16,11 +18,12 @@ static CPU: LazyLock<Cpu> = LazyLock::new(|| {
     {
         use std::arch::is_x86_feature_detected as has;
         let wide = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq");
-        Cpu { int8: wide && has!("avx512vnni"), bf16: wide && has!("avx512bf16") }
+        let wide = wide && has!("fma");
+        Cpu { wide, int8: wide && has!("avx512vnni"), bf16: wide && has!("avx512bf16") }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        Cpu { int8: false, bf16: false }
+        Cpu { wide: false, int8: false, bf16: false }
     }
 });
 

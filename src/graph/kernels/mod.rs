@@ -1,7 +1,7 @@
 //! The kernels that ggml has no (fast) equivalent of, run by ggml as custom ops on the CPU.
 //!
 //! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
-//! added up where integers say. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
+//! added up where integers say. [`attention`]: without a table of scores. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept. [`loss_head`]: the same with the output matrix, so that
 //! no table of logits is kept either.
 //! [`logprobs`]: log-probabilities from hidden states, for evaluation.
@@ -11,6 +11,7 @@
 //! for; elsewhere ggml's kernels and F32 do the work. [`stand_in`]: the same products in llama.cpp's own graphs.
 
 pub(super) mod activations;
+pub(super) mod attention;
 mod bf16;
 pub(super) mod cpu;
 pub(super) mod gelu;

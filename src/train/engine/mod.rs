@@ -9,7 +9,8 @@ pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
 use crate::data::TokenizedPair;
-use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Outcome, Precision, RunError, Timings};
+use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Outcome, Precision, Profile, RunError, Timings};
+use crate::graph::fuse::fuse;
 use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
@@ -250,6 +251,16 @@ impl Engine {
         self.exec.activation_bytes()
     }
 
+    /// See [`Executor::start_profile`].
+    pub fn start_profile(&mut self) {
+        self.exec.start_profile();
+    }
+
+    /// See [`Executor::take_profile`].
+    pub fn take_profile(&mut self) -> Profile {
+        self.exec.take_profile()
+    }
+
     /// See [`Executor::take_timings`].
     pub fn take_timings(&mut self) -> Timings {
         self.exec.take_timings()
@@ -289,12 +300,19 @@ impl Engine {
     }
 
     /// Puts an example together, all but what a run of it tells.
-    fn example(&mut self, mut layout: Layout, lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
+    fn example(&mut self, mut layout: Layout, mut lifted: Lifted, residual: Vec<f32>) -> Result<Example, EngineError> {
         let row_pair = lifted
             .entries
             .iter()
             .map(|e| layout.row_pair(&lifted.graph, e))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
+        if self.precision().forward == Forward::Fast && lifted.weights.iter().all(|w| w.device().is_none()) {
+            let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+            let (graph, map) = fuse(&lifted.graph, &at)?;
+            lifted.graph = graph;
+            lifted.logits = map[lifted.logits.0 as usize];
+            lifted.entries.iter_mut().for_each(|e| e.at = map[e.at.0 as usize]);
+        }
         let mut graph = lifted.graph;
         let fused =
             graph.output_matrix(lifted.logits).filter(|w| self.exec.can_fuse_head(&lifted.weights[w.0 as usize]));
@@ -396,14 +414,18 @@ impl Engine {
         self.exec.measured_on_devices()
     }
 
-    /// The lifted graph's logits with `vectors` added, `[n_outputs, n_vocab]`.
+    /// The lifted graph's logits with `vectors` added, `[n_outputs, n_vocab]`, by ggml's own kernels whatever the precision:
+    /// they are there to be compared with `llama_decode`.
     ///
     /// # Errors
     /// [`EngineError::Run`].
     pub fn logits(&mut self, example: &Example, vectors: &[f32]) -> Result<Vec<f32>, EngineError> {
         let data = self.split(vectors);
-        let outcome = self.exec.run(&example.graph, &example.bindings(&data), &[], &[example.logits])?;
-        Ok(outcome.values.into_iter().next().unwrap_or_default())
+        let precision = self.precision();
+        self.exec.set_precision(Precision { forward: Forward::Exact, ..precision });
+        let outcome = self.exec.run(&example.graph, &example.bindings(&data), &[], &[example.logits]);
+        self.exec.set_precision(precision);
+        Ok(outcome?.values.into_iter().next().unwrap_or_default())
     }
 
     /// The vectors of the layers, one by one.

@@ -1,0 +1,99 @@
+//! Attention made one op, where our kernels take it.
+//!
+//! The ops that llama.cpp computes it with stay in the graph: they are what runs where ggml's own kernels are asked for.
+
+use super::attention::{self, Attention};
+use super::ir::{Elem, Graph, IrError, Op, Value};
+use std::collections::HashMap;
+
+/// Where an attention's sources come from.
+struct Sources {
+    /// Queries, keys, values as `[k, heads, rows]`, and the mask.
+    src: [Value; 4],
+    scale: f32,
+}
+
+/// The graph with [`Op::Attention`] in place of the attentions that the kernels take, and where each of its values went.
+/// `wanted`: values that gradients are wanted of.
+///
+/// # Errors
+/// None that the graph itself does not have.
+pub(crate) fn fuse(graph: &Graph, wanted: &[Value]) -> Result<(Graph, Vec<Value>), IrError> {
+    let n = graph.nodes().len();
+    let found = attention::find(graph, n, &depends(graph, wanted), wanted);
+    let fused: HashMap<Value, Sources> = found.iter().filter_map(|a| Some((a.out, sources(graph, a)?))).collect();
+    let mut new = Graph::beside(graph);
+    let mut map: Vec<Value> = Vec::with_capacity(n);
+    for (i, node) in graph.nodes().iter().enumerate() {
+        let src: Vec<Value> = node.src.iter().map(|s| map[s.0 as usize]).collect();
+        if node.op == Op::Cont && node.elem == Elem::F32 && new.is_contiguous(src[0]) {
+            // What was transposed there and back.
+            map.push(new.reshape(src[0], node.ne)?);
+            continue;
+        }
+        let copy = new.copy(node, src);
+        let Some(of) = fused.get(&Value(i as u32)) else {
+            map.push(copy);
+            continue;
+        };
+        const BY_HEAD: [usize; 4] = [0, 2, 1, 3];
+        let by_row = new.permute(copy, BY_HEAD)?;
+        let plain = new.cont(by_row, new.ne(by_row))?;
+        let one = new.attention(of.src.map(|s| map[s.0 as usize]), of.scale, plain)?;
+        map.push(new.permute(one, BY_HEAD)?);
+    }
+    Ok((new, map))
+}
+
+/// For each value: whether it depends on one of these.
+fn depends(graph: &Graph, on: &[Value]) -> Vec<bool> {
+    let mut depends: Vec<bool> = (0..graph.nodes().len() as u32).map(|i| on.contains(&Value(i))).collect();
+    for (i, node) in graph.nodes().iter().enumerate() {
+        depends[i] |= node.src.iter().any(|s| depends[s.0 as usize]);
+    }
+    depends
+}
+
+/// None for an attention that the kernels do not take.
+fn sources(graph: &Graph, a: &Attention) -> Option<Sources> {
+    let [_, softmax] = a.chain[..] else { return None };
+    let node = graph.node(softmax);
+    let (Op::SoftMax { scale, max_bias: 0.0 }, [_, mask]) = (node.op, &node.src[..]) else { return None };
+    let q = behind(graph, a.q, [0, 2, 1])?;
+    let k = behind(graph, a.k, [0, 2, 1])?;
+    let v = behind(graph, a.v, [2, 0, 1])?;
+    // The constructor says whether the shapes are right; on a copy, for the graph is not to change.
+    let mut trial = graph.clone();
+    let ne = [graph.ne(v)[0], graph.ne(q)[1], graph.ne(q)[2], 1];
+    let (plain, _) = trial.input(ne, Elem::F32);
+    trial.attention([q, k, v, *mask], scale, plain).ok()?;
+    Some(Sources { src: [q, k, v, *mask], scale })
+}
+
+/// The value `[k, heads, rows]` that `top` is made of by transposing, copying, and padding with rows that no query sees;
+/// `axes[i]`: which of its dimensions is dimension `i` of `top`.
+fn behind(graph: &Graph, top: Value, axes: [usize; 3]) -> Option<Value> {
+    let (mut at, mut map) = (top, [0, 1, 2]);
+    loop {
+        let node = graph.node(at);
+        match node.op {
+            Op::Permute(to) if to[3] == 3 => {
+                for m in &mut map {
+                    *m = to.iter().position(|t| t == m)?;
+                }
+            }
+            Op::Cont if graph.ne(node.src[0]) == node.ne => {}
+            Op::Pad([_, _, _, 0]) => {
+                // Only rows may be more than there are.
+                let row = map[axes.iter().position(|&a| a == 2)?];
+                let (ne, before) = (node.ne, graph.ne(node.src[0]));
+                if (0..3).any(|i| i != row && ne[i] != before[i]) {
+                    return None;
+                }
+            }
+            _ => break,
+        }
+        at = node.src[0];
+    }
+    (map == axes && graph.node(at).elem == Elem::F32).then_some(at)
+}

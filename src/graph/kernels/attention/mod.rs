@@ -1,0 +1,422 @@
+//! Softmax attention and its gradient, without a table of scores.
+//!
+//! Scores of a few queries at a time are made, softened and used while they lie in the first cache; the backward pass makes
+//! them again, as Dao et al. do (FlashAttention, arXiv 2205.14135; the split into a pass over queries and a pass over keys
+//! is FlashAttention-2's, arXiv 2307.08691). Units of sixteen keys that the mask hides from a whole tile of queries cost
+//! nothing: in a preference pair, where the two responses do not see each other, that is more than half of them. All
+//! numbers are F32; sums are in one order whatever the number of threads.
+//!
+//! Shapes: queries `[k, n_head, n]`, keys `[k, n_head_kv, n_kv]`, values `[k_v, n_head_kv, n_kv]`, mask `[>= n_kv, >= n]`,
+//! result `[k_v, n_head, n]`; extents `k` and `k_v` are multiples of 16, rows are contiguous.
+
+mod tile;
+
+use crate::llama::sys;
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use tile::{Kernels, LANES, ROWS, Tile, UNITS, Units, kernels};
+
+/// The user data of the ops: the factor on the scores.
+pub(in crate::graph) fn task(scale: f32) -> *mut c_void {
+    scale.to_bits() as usize as *mut c_void
+}
+
+/// Floats of the result of [`backward_q`]: the gradient of the queries, then for each head and query the logarithm of the
+/// softmax's sum and what its gradient subtracts, each head's rounded up to units.
+pub(in crate::graph) fn backward_q_floats(k: usize, n_head: usize, n: usize) -> usize {
+    k * n_head * n + 2 * n_head * n.next_multiple_of(LANES)
+}
+
+/// Extents that the kernels take: the mask must cover the keys in whole units.
+pub(in crate::graph) fn takes(k: usize, k_v: usize, n_kv: usize, mask: usize) -> bool {
+    k.is_multiple_of(LANES) && k_v.is_multiple_of(LANES) && mask >= n_kv.next_multiple_of(LANES)
+}
+
+/// A source with heads; strides in floats.
+#[derive(Clone, Copy)]
+struct Heads {
+    data: *mut f32,
+    k: usize,
+    heads: usize,
+    rows: usize,
+    head: usize,
+    row: usize,
+}
+
+impl Heads {
+    /// # Safety
+    /// A live tensor of floats.
+    unsafe fn of(t: *const sys::ggml_tensor) -> Self {
+        // SAFETY: by contract.
+        let t = unsafe { &*t };
+        let [k, heads, rows, _] = t.ne.map(|n| n as usize);
+        Self { data: t.data.cast(), k, heads, rows, head: t.nb[1] / 4, row: t.nb[2] / 4 }
+    }
+
+    /// Contiguous, at some memory.
+    fn at_memory(data: *mut f32, k: usize, heads: usize, rows: usize) -> Self {
+        Self { data, k, heads, rows, head: k, row: k * heads }
+    }
+
+    /// # Safety
+    /// The head and the row exist.
+    unsafe fn at(&self, head: usize, row: usize) -> *mut f32 {
+        // SAFETY: by contract.
+        unsafe { self.data.add(head * self.head + row * self.row) }
+    }
+
+    /// Rows from `first` on, for a tile.
+    unsafe fn rows(&self, head: usize, first: usize, count: usize) -> [*const f32; ROWS] {
+        // SAFETY: the rows exist; the last is repeated.
+        std::array::from_fn(|i| unsafe { self.at(head, first + i.min(count - 1)) }.cast_const())
+    }
+
+    unsafe fn rows_mut(&self, head: usize, first: usize, count: usize) -> [*mut f32; ROWS] {
+        // SAFETY: the rows exist; the last is repeated.
+        std::array::from_fn(|i| unsafe { self.at(head, first + i.min(count - 1)) })
+    }
+
+    /// Floats of a head in units of rows.
+    fn unit_floats(&self) -> usize {
+        self.rows.next_multiple_of(LANES) * self.k
+    }
+}
+
+/// Rows of a table of scores that is kept for one tile, and which units its columns stand for.
+#[derive(Default)]
+struct Scores {
+    units: Vec<usize>,
+    table: Vec<f32>, // [ROWS, 16 units]
+    other: Vec<f32>, // the same
+}
+
+impl Scores {
+    fn width(&self) -> usize {
+        self.units.len() * LANES
+    }
+
+    /// Room for the units, and the rows of both tables.
+    fn rows(&mut self) -> ([*mut f32; ROWS], [*mut f32; ROWS]) {
+        let width = self.width();
+        for table in [&mut self.table, &mut self.other] {
+            if table.len() < ROWS * width {
+                table.resize(ROWS * width, 0.0);
+            }
+        }
+        let (table, other) = (self.table.as_mut_ptr(), self.other.as_mut_ptr());
+        // SAFETY: inside the tables.
+        unsafe { (std::array::from_fn(|i| table.add(i * width)), std::array::from_fn(|i| other.add(i * width))) }
+    }
+}
+
+/// `c[i] = rows a . rows of the units`, for the units that count.
+///
+/// # Safety
+/// Rows and units of `k` floats exist; `c` has room for all units.
+unsafe fn multiply(
+    kernels: &Kernels,
+    units: &[usize],
+    (a, rows): ([*const f32; ROWS], usize),
+    (b, k): (*const f32, usize),
+    c: [*mut f32; ROWS],
+) {
+    for (i, four) in units.chunks(UNITS).enumerate() {
+        // SAFETY: by contract.
+        unsafe {
+            let b = std::array::from_fn(|j| b.add(four[j.min(four.len() - 1)] * k * LANES));
+            let c = c.map(|c| c.add(i * UNITS * LANES));
+            (kernels.product)(&Tile { rows, units: four.len(), k, a, b, step: LANES, c, add: false });
+        }
+    }
+}
+
+/// `c[i] (+)= sum over the rows of x in the units of table[i] x[row]`.
+///
+/// # Safety
+/// The head of `x` exists, the table has a column for each row of the units, `c` has rows as long as those of `x`.
+unsafe fn combine(
+    kernels: &Kernels,
+    units: &[usize],
+    (table, rows): ([*mut f32; ROWS], usize),
+    (x, head): (&Heads, usize),
+    c: [*mut f32; ROWS],
+    mut add: bool,
+) {
+    let mut at = 0;
+    while at < units.len() {
+        let run = (at..units.len()).take_while(|&i| units[i] == units[at] + i - at).count();
+        let first = units[at] * LANES;
+        let k = (run * LANES).min(x.rows - first);
+        for column in (0..x.k / LANES).step_by(UNITS) {
+            let n = UNITS.min(x.k / LANES - column);
+            // SAFETY: by contract.
+            unsafe {
+                let a = table.map(|t| t.add(at * LANES).cast_const());
+                let x_row = x.at(head, first).cast_const();
+                let b = std::array::from_fn(|j| x_row.add((column + j.min(n - 1)) * LANES));
+                let c = c.map(|c| c.add(column * LANES));
+                (kernels.product)(&Tile { rows, units: n, k, a, b, step: x.row, c, add });
+            }
+        }
+        add = true;
+        at += run;
+    }
+}
+
+/// The mask of scores, `[n, stride]`.
+#[derive(Clone, Copy)]
+struct Mask {
+    data: *const f32,
+    stride: usize,
+}
+
+/// True if the mask lets anything through in this unit.
+///
+/// # Safety
+/// Sixteen floats.
+#[inline(always)]
+unsafe fn lets_through(mask: *const f32) -> bool {
+    // SAFETY: by contract.
+    let mask = unsafe { &*mask.cast::<[f32; LANES]>() };
+    mask.iter().fold(false, |any, &m| any | (m > f32::NEG_INFINITY))
+}
+
+/// What a worker keeps between calls.
+#[derive(Default)]
+struct Scratch {
+    /// For each tile of rows, or of columns, the units that the mask does not hide.
+    open: Vec<Vec<usize>>,
+    scores: Scores,
+    first: Vec<f32>,  // a head's keys (values, queries, gradients) in units
+    second: Vec<f32>, // the same
+    mask: Vec<f32>,   // the mask with queries in units: [n / 16, n_kv, 16]
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The sources of all three ops.
+struct Sources {
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    mask: Mask,
+    scale: f32,
+    group: usize,
+    kernels: &'static Kernels,
+}
+
+impl Sources {
+    /// # Safety
+    /// `dst` is a node with queries, keys, values and mask as its first sources.
+    unsafe fn of(dst: *const sys::ggml_tensor, user: *mut c_void) -> Self {
+        // SAFETY: by contract.
+        unsafe {
+            let src = &(*dst).src;
+            let (q, k, v) = (Heads::of(src[0]), Heads::of(src[1]), Heads::of(src[2]));
+            let mask = Mask { data: (*src[3]).data.cast(), stride: (*src[3]).nb[1] / 4 };
+            let scale = f32::from_bits(user as usize as u32);
+            Self { group: q.heads / k.heads, q, k, v, mask, scale, kernels: kernels() }
+        }
+    }
+
+    /// Fills in which units of keys each tile of queries sees.
+    unsafe fn seen_by_queries(&self, open: &mut Vec<Vec<usize>>) {
+        let (tiles, units) = (self.q.rows.div_ceil(ROWS), self.k.rows.div_ceil(LANES));
+        open.resize_with(tiles, Vec::new);
+        for (tile, open) in open.iter_mut().enumerate() {
+            open.clear();
+            let rows = tile * ROWS..((tile + 1) * ROWS).min(self.q.rows);
+            // SAFETY: the mask has these rows and whole units.
+            open.extend((0..units).filter(|unit| {
+                rows.clone().any(|r| unsafe { lets_through(self.mask.data.add(r * self.mask.stride + unit * LANES)) })
+            }));
+        }
+    }
+
+    /// A query's units.
+    unsafe fn query<'a>(&self, row: usize, units: &'a [usize]) -> Units<'a> {
+        // SAFETY: the mask has this row.
+        Units { units, mask: unsafe { self.mask.data.add(row * self.mask.stride) }, stride: LANES }
+    }
+}
+
+/// Rows of a tile.
+fn tile_rows(tile: usize, n: usize) -> (usize, usize) {
+    (tile * ROWS, ROWS.min(n - tile * ROWS))
+}
+
+/// The custom op: queries, keys, values, mask to the result.
+pub(in crate::graph) unsafe extern "C" fn forward(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
+    // SAFETY: `emit` builds the node with these shapes, all in host memory; workers write disjoint rows of heads.
+    unsafe {
+        let s = Sources::of(dst, user);
+        let out = Heads::of(dst);
+        let (ith, nth) = (ith as usize, nth as usize);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { open, scores, first, .. } = scratch;
+            s.seen_by_queries(open);
+            first.resize(s.k.unit_floats(), 0.0);
+            let tiles = open.len();
+            for head in 0..s.q.heads {
+                let kv = head / s.group;
+                if head % s.group == 0 {
+                    (s.kernels.lanes)(s.k.at(kv, 0), s.k.row, s.k.rows, s.k.k, first);
+                }
+                for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                    let (row, rows) = tile_rows(tile, s.q.rows);
+                    scores.units.clone_from(&open[tile]);
+                    let (table, _) = scores.rows();
+                    let to = out.rows_mut(head, row, rows);
+                    multiply(s.kernels, &scores.units, (s.q.rows(head, row, rows), rows), (first.as_ptr(), s.k.k), table);
+                    for i in 0..rows {
+                        let table = std::slice::from_raw_parts_mut(table[i], scores.width());
+                        (s.kernels.soften)(table, s.query(row + i, &scores.units), s.scale);
+                    }
+                    if scores.units.is_empty() {
+                        // A query that sees nothing: 0 / 0, as ggml has it.
+                        to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, s.v.k).fill(f32::NAN));
+                    }
+                    combine(s.kernels, &scores.units, (table, rows), (&s.v, kv), to, false);
+                }
+            }
+        });
+    }
+}
+
+/// The custom op: queries, keys, values, mask, gradient of the result `[k_v, n_head, n]` to what [`backward_q_floats`] says.
+pub(in crate::graph) unsafe extern "C" fn backward_q(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
+    // SAFETY: as `forward`.
+    unsafe {
+        let s = Sources::of(dst, user);
+        let g = Heads::of((*dst).src[4]);
+        let d = Heads::at_memory((*dst).data.cast(), s.q.k, s.q.heads, s.q.rows);
+        let padded = s.q.rows.next_multiple_of(LANES);
+        let log = d.data.add(s.q.k * s.q.heads * s.q.rows);
+        let dot = log.add(s.q.heads * padded);
+        let (ith, nth) = (ith as usize, nth as usize);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { open, scores, first, second, .. } = scratch;
+            s.seen_by_queries(open);
+            first.resize(s.k.unit_floats(), 0.0);
+            second.resize(s.v.unit_floats(), 0.0);
+            let tiles = open.len();
+            for head in 0..s.q.heads {
+                let kv = head / s.group;
+                if head % s.group == 0 {
+                    (s.kernels.lanes)(s.k.at(kv, 0), s.k.row, s.k.rows, s.k.k, first);
+                    (s.kernels.lanes)(s.v.at(kv, 0), s.v.row, s.v.rows, s.v.k, second);
+                }
+                if head % nth == ith {
+                    for sums in [log, dot] {
+                        std::slice::from_raw_parts_mut(sums.add(head * padded), padded)[s.q.rows..].fill(0.0);
+                    }
+                }
+                for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                    let (row, rows) = tile_rows(tile, s.q.rows);
+                    scores.units.clone_from(&open[tile]);
+                    let (p, dp) = scores.rows();
+                    let (units, width) = (&scores.units, scores.width());
+                    multiply(s.kernels, units, (s.q.rows(head, row, rows), rows), (first.as_ptr(), s.k.k), p);
+                    multiply(s.kernels, units, (g.rows(head, row, rows), rows), (second.as_ptr(), s.v.k), dp);
+                    for i in 0..rows {
+                        let p = std::slice::from_raw_parts_mut(p[i], width);
+                        let dp = std::slice::from_raw_parts_mut(dp[i], width);
+                        let sum = (s.kernels.soften)(p, s.query(row + i, units), s.scale);
+                        log.add(head * padded + row + i).write(sum);
+                        dot.add(head * padded + row + i).write((s.kernels.slope)(p, dp, s.scale));
+                    }
+                    let to = d.rows_mut(head, row, rows);
+                    if units.is_empty() {
+                        to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, d.k).fill(f32::NAN));
+                    }
+                    combine(s.kernels, units, (dp, rows), (&s.k, kv), to, false);
+                }
+            }
+        });
+    }
+}
+
+/// The custom op: queries, keys, values, mask, gradient of the result, result of [`backward_q`] to the gradients of keys
+/// `[k, n_head_kv, n_kv]` and values `[k_v, n_head_kv, n_kv]`, one after the other.
+pub(in crate::graph) unsafe extern "C" fn backward_kv(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
+    // SAFETY: as `forward`; workers write disjoint rows of heads.
+    unsafe {
+        let s = Sources::of(dst, user);
+        let (g, before) = (Heads::of((*dst).src[4]), (*(*dst).src[5]).data.cast::<f32>());
+        let (n, n_kv) = (s.q.rows, s.k.rows);
+        let padded = n.next_multiple_of(LANES);
+        let log = before.add(s.q.k * s.q.heads * n).cast_const();
+        let dot = log.add(s.q.heads * padded);
+        let dk = Heads::at_memory((*dst).data.cast(), s.k.k, s.k.heads, n_kv);
+        let dv = Heads::at_memory(dk.data.add(s.k.k * s.k.heads * n_kv), s.v.k, s.v.heads, n_kv);
+        let (ith, nth) = (ith as usize, nth as usize);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { open, scores, first, second, mask } = scratch;
+            let columns = n_kv.next_multiple_of(LANES);
+            mask.resize(padded * columns, 0.0);
+            (s.kernels.lanes)(s.mask.data, s.mask.stride, n, columns, mask);
+            for lanes in mask[(padded - LANES) * columns..].as_chunks_mut::<LANES>().0 {
+                lanes[LANES - (padded - n)..].fill(f32::NEG_INFINITY);
+            }
+            let mask = mask.as_ptr();
+            let mask_at = |unit: usize, column: usize| mask.add((unit * columns + column) * LANES);
+            let tiles = n_kv.div_ceil(ROWS);
+            open.resize_with(tiles, Vec::new);
+            for (tile, open) in open.iter_mut().enumerate() {
+                let (column, count) = tile_rows(tile, n_kv);
+                open.clear();
+                open.extend(
+                    (0..padded / LANES)
+                        .filter(|&unit| (column..column + count).any(|column| lets_through(mask_at(unit, column)))),
+                );
+            }
+            first.resize(s.q.unit_floats(), 0.0);
+            second.resize(padded * s.v.k, 0.0);
+            for head in 0..s.q.heads {
+                let kv = head / s.group;
+                (s.kernels.lanes)(s.q.at(head, 0), s.q.row, n, s.q.k, first);
+                (s.kernels.lanes)(g.at(head, 0), g.row, n, s.v.k, second);
+                for tile in (0..tiles).filter(|tile| (kv * tiles + tile) % nth == ith) {
+                    let (column, count) = tile_rows(tile, n_kv);
+                    scores.units.clone_from(&open[tile]);
+                    let (p, dp) = scores.rows();
+                    let (units, width) = (&scores.units, scores.width());
+                    multiply(s.kernels, units, (s.k.rows(kv, column, count), count), (first.as_ptr(), s.q.k), p);
+                    multiply(s.kernels, units, (s.v.rows(kv, column, count), count), (second.as_ptr(), s.v.k), dp);
+                    let sums = [log.add(head * padded), dot.add(head * padded)];
+                    for i in 0..count {
+                        let seen = Units { units, mask: mask_at(0, column + i), stride: columns * LANES };
+                        let p = std::slice::from_raw_parts_mut(p[i], width);
+                        let dp = std::slice::from_raw_parts_mut(dp[i], width);
+                        (s.kernels.again)(p, dp, seen, sums, s.scale);
+                    }
+                    let (to_k, to_v) = (dk.rows_mut(kv, column, count), dv.rows_mut(kv, column, count));
+                    let add = head % s.group != 0;
+                    if units.is_empty() && !add {
+                        to_k[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dk.k).fill(0.0));
+                        to_v[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dv.k).fill(0.0));
+                    }
+                    combine(s.kernels, units, (dp, count), (&s.q, head), to_k, add);
+                    combine(s.kernels, units, (p, count), (&g, head), to_v, add);
+                }
+            }
+        });
+    }
+}
