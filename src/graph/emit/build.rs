@@ -304,7 +304,7 @@ fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> 
     let DType(kind) = weight.dtype();
     setup.precision.forward == Forward::Fast
         && cpu::cpu().int8
-        && int8::has_exact(kind)
+        && int8::has_fast(kind)
         && weight.is_host()
         && w.ne[2] * w.ne[3] == 1
         && x.elem == Elem::F32
@@ -349,8 +349,8 @@ unsafe fn product(
     // SAFETY: by contract.
     unsafe {
         let w = tensors[node.src[0].0 as usize];
-        let x = rounded(ctx, node.src[1], w, Layout::Pairs, tensors, packs);
-        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], (c"integer product", Some(int8::exact)), std::ptr::null_mut())
+        let x = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
+        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], (c"integer product", Some(int8::fast)), std::ptr::null_mut())
     }
 }
 

@@ -19,14 +19,22 @@ fn round(x: f32) -> u32 {
 }
 
 /// Rounds to BF16 as the CPU does it: what is not a number stays so.
-pub(super) fn round_all(x: &[f32], out: &mut [u16]) {
+///
+/// # Safety
+/// On a CPU with [`super::cpu::Cpu::bf16`].
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
+pub(super) unsafe fn round_all(x: &[f32], out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = if x.is_nan() { 0x7fc0 } else { round(x) as u16 };
     }
 }
 
 /// Writes two rows (the second may be missing: zeros) as a row of pairs.
-pub(super) fn pair(even: Row<'_>, odd: Option<Row<'_>>, out: &mut [u32]) {
+///
+/// # Safety
+/// As [`round_all`].
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
+pub(super) unsafe fn pair(even: Row<'_>, odd: Option<Row<'_>>, out: &mut [u32]) {
     let (group, offset) = (even.format.group, even.format.offset);
     for (g, out) in out.chunks_exact_mut(group).enumerate() {
         let at = g * group..(g + 1) * group;

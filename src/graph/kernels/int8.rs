@@ -113,6 +113,53 @@ pub(in crate::graph) unsafe extern "C" fn exact(dst: *mut sys::ggml_tensor, ith:
     }
 }
 
+/// Rows of weights taken apart at once by [`fast`].
+const FAST_ROWS: usize = 32;
+
+/// True for the types that [`fast`] multiplies.
+pub(in crate::graph) fn has_fast(kind: sys::ggml_type) -> bool {
+    Format::of(kind).is_some()
+}
+
+/// The custom op: src0 = W `[k, n]` of a type of [`has_fast`], src1 = activations in [`Layout::Columns`], dst `[n, m]` F32.
+pub(in crate::graph) unsafe extern "C" fn fast(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
+    thread_local! {
+        static PANEL: RefCell<Option<(sys::ggml_type, Columns)>> = const { RefCell::new(None) };
+    }
+    // SAFETY: `emit` builds the node with these shapes, on a CPU that has the instructions; workers write disjoint columns
+    // of the rows of dst.
+    unsafe {
+        let (d, w, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
+        let Some(format) = Format::of(w.type_) else { return };
+        let [k, n] = [w.ne[0] as usize, w.ne[1] as usize];
+        let packed = Packed::new(format, Layout::Columns, k, (d.ne[1] * d.ne[2] * d.ne[3]) as usize);
+        let (t0, t1) = share(n.div_ceil(Columns::LANES), ith as usize, nth as usize);
+        let (r0, r1) = (t0 * Columns::LANES, (t1 * Columns::LANES).min(n));
+        PANEL.with_borrow_mut(|panel| {
+            let panel = match panel {
+                Some((kind, columns)) if *kind == w.type_ && columns.k == k => columns,
+                _ => &mut panel.insert((w.type_, Columns::new(format, k))).1,
+            };
+            for first in (r0..r1).step_by(FAST_ROWS) {
+                let count = FAST_ROWS.min(r1 - first);
+                panel.load(w.data.cast::<u8>().add(first * w.nb[1]), w.nb[1], count);
+                let to = d.data.cast::<f32>().add(first);
+                if count.is_multiple_of(Columns::LANES) {
+                    panel.multiply(&packed, x.data.cast(), (0, packed.m), to, n);
+                    continue;
+                }
+                // The last sixteen are not whole: by way of a buffer.
+                let width = count.next_multiple_of(Columns::LANES);
+                let mut buffer = vec![0.0f32; packed.m * width];
+                panel.multiply(&packed, x.data.cast(), (0, packed.m), buffer.as_mut_ptr(), width);
+                for (c, column) in buffer.chunks_exact(width).enumerate() {
+                    std::ptr::copy_nonoverlapping(column.as_ptr(), to.add(c * n), count);
+                }
+            }
+        });
+    }
+}
+
 /// Four rows, from row `r` of the panel, by the eight columns of a tile: `[column][row]`.
 #[cfg(target_arch = "x86_64")]
 unsafe fn exact_tile(rows: &Rows, r: usize, packed: &Packed, x: *const u8, tile: usize) -> [[f32; 4]; 8] {
@@ -310,28 +357,37 @@ struct Product<'a> {
 impl Product<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn all<const W: usize, const MIN: bool>(&self, c0: usize, c1: usize, out: *mut f32) {
+        let sixteens = self.rows.w.len() * 4 / self.rows.k / Columns::LANES;
         // SAFETY: as `Columns::multiply`.
         unsafe {
-            for c in (c0..c1).step_by(6) {
-                for sixteen in 0..self.rows.w.len() * 4 / self.rows.k / Columns::LANES {
-                    let out = out.add((c - c0) * self.stride + sixteen * Columns::LANES);
-                    match c1 - c {
-                        6.. => self.sixteen::<6, W, MIN>(c, sixteen, out),
-                        5 => self.sixteen::<5, W, MIN>(c, sixteen, out),
-                        4 => self.sixteen::<4, W, MIN>(c, sixteen, out),
-                        3 => self.sixteen::<3, W, MIN>(c, sixteen, out),
-                        2 => self.sixteen::<2, W, MIN>(c, sixteen, out),
-                        _ => self.sixteen::<1, W, MIN>(c, sixteen, out),
+            for c in (c0..c1).step_by(4) {
+                let out = out.add((c - c0) * self.stride);
+                for sixteen in (0..sixteens).step_by(2) {
+                    let out = out.add(sixteen * Columns::LANES);
+                    match (c1 - c, sixteens - sixteen) {
+                        (4.., 2..) => self.tile::<4, 2, W, MIN>(c, sixteen, out),
+                        (3, 2..) => self.tile::<3, 2, W, MIN>(c, sixteen, out),
+                        (2, 2..) => self.tile::<2, 2, W, MIN>(c, sixteen, out),
+                        (_, 2..) => self.tile::<1, 2, W, MIN>(c, sixteen, out),
+                        (4.., _) => self.tile::<4, 1, W, MIN>(c, sixteen, out),
+                        (3, _) => self.tile::<3, 1, W, MIN>(c, sixteen, out),
+                        (2, _) => self.tile::<2, 1, W, MIN>(c, sixteen, out),
+                        _ => self.tile::<1, 1, W, MIN>(c, sixteen, out),
                     }
                 }
             }
         }
     }
 
-    /// Sixteen rows by `C` columns; groups of `4 W` numbers.
+    /// `16 S` rows by `C` columns; groups of `4 W` numbers. Two sixteens share what is loaded of a column.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
-    unsafe fn sixteen<const C: usize, const W: usize, const MIN: bool>(&self, c: usize, sixteen: usize, out: *mut f32) {
+    unsafe fn tile<const C: usize, const S: usize, const W: usize, const MIN: bool>(
+        &self,
+        c: usize,
+        sixteen: usize,
+        out: *mut f32,
+    ) {
         use x86::*;
         const LANES: usize = Columns::LANES;
         let (rows, packed, x) = (self.rows, self.packed, self.x);
@@ -341,29 +397,42 @@ impl Product<'_> {
             let scales = x.add(packed.second()).cast::<f32>();
             let q: [*const i32; C] = std::array::from_fn(|i| x.add((c + i) * k).cast());
             let dx: [*const f32; C] = std::array::from_fn(|i| scales.add((c + i) * groups));
-            let w = rows.w.as_ptr().add(sixteen * k / 4 * LANES);
-            let scale = rows.scale.as_ptr().add(sixteen * groups * LANES);
-            let min = rows.min.as_ptr().add(sixteen * groups * LANES);
-            let mut acc = [_mm512_setzero_ps(); C];
+            let w: [*const u32; S] = std::array::from_fn(|s| rows.w.as_ptr().add((sixteen + s) * k / 4 * LANES));
+            let at = |of: &[f32], s: usize| of.as_ptr().add((sixteen + s) * groups * LANES);
+            let scale: [*const f32; S] = std::array::from_fn(|s| at(&rows.scale, s));
+            let min: [*const f32; S] = std::array::from_fn(|s| at(&rows.min, s));
+            let mut acc = [[_mm512_setzero_ps(); S]; C];
             for g in 0..groups {
-                let words: [__m512i; W] =
-                    std::array::from_fn(|j| _mm512_loadu_si512(w.add((g * W + j) * LANES).cast()));
-                let dw = _mm512_loadu_ps(scale.add(g * LANES));
-                for i in 0..C {
-                    let mut dot = _mm512_set1_epi32(*dx[i].add(part + g).cast::<i32>());
-                    for (j, &w) in words.iter().enumerate() {
-                        dot = _mm512_dpbusd_epi32(dot, w, _mm512_set1_epi32(q[i].add(g * W + j).read_unaligned()));
+                let mut dot: [[__m512i; S]; C] =
+                    std::array::from_fn(|i| [_mm512_set1_epi32(*dx[i].add(part + g).cast::<i32>()); S]);
+                for j in 0..W {
+                    let w: [__m512i; S] =
+                        std::array::from_fn(|s| _mm512_loadu_si512(w[s].add((g * W + j) * LANES).cast()));
+                    for i in 0..C {
+                        let q = _mm512_set1_epi32(q[i].add(g * W + j).read_unaligned());
+                        for s in 0..S {
+                            dot[i][s] = _mm512_dpbusd_epi32(dot[i][s], w[s], q);
+                        }
                     }
-                    let d = _mm512_mul_ps(dw, _mm512_set1_ps(*dx[i].add(g)));
-                    acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, acc[i]);
+                }
+                let dw: [__m512; S] = std::array::from_fn(|s| _mm512_loadu_ps(scale[s].add(g * LANES)));
+                for i in 0..C {
+                    let d = _mm512_set1_ps(*dx[i].add(g));
+                    for s in 0..S {
+                        acc[i][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i][s]), _mm512_mul_ps(dw[s], d), acc[i][s]);
+                    }
                     if MIN {
-                        let m = _mm512_loadu_ps(min.add(g * LANES));
-                        acc[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(*dx[i].add(2 * part + g)), acc[i]);
+                        let sum = _mm512_set1_ps(*dx[i].add(2 * part + g));
+                        for s in 0..S {
+                            acc[i][s] = _mm512_fmadd_ps(_mm512_loadu_ps(min[s].add(g * LANES)), sum, acc[i][s]);
+                        }
                     }
                 }
             }
-            for (i, &acc) in acc.iter().enumerate() {
-                _mm512_storeu_ps(out.add(i * self.stride), acc);
+            for i in 0..C {
+                for s in 0..S {
+                    _mm512_storeu_ps(out.add(i * self.stride + s * LANES), acc[i][s]);
+                }
             }
         }
     }

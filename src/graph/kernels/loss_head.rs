@@ -25,7 +25,7 @@ use std::ffi::{c_int, c_void};
 /// Rows of the output matrix at a time.
 const TILE: usize = 64;
 /// Probability that the tiles left out of a row's gradient hold at most, together.
-pub(in crate::graph) const SKIPPED: f64 = 1.0 / 65536.0;
+pub(in crate::graph) const SKIPPED: f64 = 1.0 / 1024.0;
 /// Probability that the tiles left out of a row's sum hold at most, together.
 const UNSEEN: f64 = 1.0 / 67_108_864.0;
 /// A running maximum is raised when a logit exceeds it by this: exponentials stay far from F32's limit.
@@ -121,8 +121,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
                 }
             }
         }
-        let (t0, t1) = share((w.ne[1] as usize).div_ceil(TILE), ith, nth);
-        head.walk(&mut columns, t0 * TILE..(t1 * TILE).min(w.ne[1] as usize), part);
+        head.walk(&mut columns, w.ne[1] as usize, (ith, nth), part);
     }
 }
 
@@ -153,15 +152,18 @@ impl Walk<'_> {
         z[0]
     }
 
-    unsafe fn walk(&self, columns: &mut Columns, tokens: std::ops::Range<usize>, part: &mut Part) {
+    /// All tiles of the worker. They are dealt in turns, for tokens that are often likely stand at the start of most
+    /// vocabularies: each worker soon has a sum that shows what is next to nothing.
+    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
+    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut Part) {
         let (k, m) = (self.packed.k, self.packed.m);
         let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
         let mut a = vec![0u16; m * TILE]; // [rows, TILE]
         let mut panel = vec![0u32; TILE / 2 * k]; // [TILE / 2, n_embd]
         let mut taken = Vec::with_capacity(m);
         let mut e = [0.0f32; TILE];
-        for first in tokens.clone().step_by(TILE) {
-            let count = TILE.min(tokens.end - first);
+        for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
+            let count = TILE.min(n_vocab - first);
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
             unsafe {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
@@ -200,7 +202,8 @@ impl Walk<'_> {
                     }
                 }
                 if f64::from(rest) >= self.skip * so_far || rest.is_nan() {
-                    bf16::round_all(&e, &mut a[l.row * TILE..(l.row + 1) * TILE]);
+                    // SAFETY: the op is used only where the CPU has BF16.
+                    unsafe { bf16::round_all(&e, &mut a[l.row * TILE..(l.row + 1) * TILE]) };
                     taken.push(l.row as u32);
                 }
             }
@@ -209,7 +212,8 @@ impl Walk<'_> {
             }
             for (p, out) in panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)) {
                 let odd = (2 * p + 1 < count).then(|| columns.row(2 * p + 1));
-                bf16::pair(columns.row(2 * p), odd, out);
+                // SAFETY: as above.
+                unsafe { bf16::pair(columns.row(2 * p), odd, out) };
             }
             let product = Product {
                 panel: &panel,
@@ -257,6 +261,12 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         let (r0, r1) = share(n_rows, ith as usize, nth as usize);
         let log_probs = (*task).log_probs.as_mut_ptr();
         let mut row = Dequantized::new(format, w, k);
+        let mut large = vec![Vec::new(); r1 - r0];
+        for &(row, token, z) in parts.iter().flat_map(|p| &p.large) {
+            if let Some(large) = (row as usize).checked_sub(r0).and_then(|row| large.get_mut(row)) {
+                large.push((token, z));
+            }
+        }
         std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
         for l in labelled(&*task, n_rows).iter().filter(|l| (r0..r1).contains(&l.row)) {
             let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[l.row]));
@@ -276,7 +286,7 @@ pub(in crate::graph) unsafe extern "C" fn finish(
                     let plane = planes.data.cast::<f32>().add((i * n_rows + l.row) * k);
                     add(out, factor, std::slice::from_raw_parts(plane, k));
                 }
-                for &(_, token, z) in parts.iter().flat_map(|p| &p.large).filter(|x| x.0 as usize == l.row) {
+                for &(token, z) in &large[l.row - r0] {
                     let p = (f64::from(z) - log_z).exp();
                     add(out, (-f64::from(l.coef) * p) as f32, row.read(token as usize));
                 }

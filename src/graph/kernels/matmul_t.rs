@@ -219,7 +219,8 @@ impl Panel {
         self.g.fill(0);
         let a_stride = n.next_multiple_of(2);
         for (row, out) in (m0..m1).zip(self.g.chunks_exact_mut(a_stride)) {
-            bf16::round_all(&g[row * n..(row + 1) * n], out);
+            // SAFETY: by contract, the CPU has BF16.
+            unsafe { bf16::round_all(&g[row * n..(row + 1) * n], out) };
         }
         self.order.clear();
         self.order.extend(0..m as u32);
@@ -235,7 +236,8 @@ impl Panel {
             let pairs = count.div_ceil(2);
             for (p, out) in self.half.chunks_exact_mut(width).enumerate().take(pairs) {
                 let odd = (2 * p + 1 < count).then(|| self.rows.row(*format, 2 * p + 1));
-                bf16::pair(self.rows.row(*format, 2 * p), odd, out);
+                // SAFETY: as above.
+                unsafe { bf16::pair(self.rows.row(*format, 2 * p), odd, out) };
             }
             let product = bf16::Product {
                 panel: &self.half,

@@ -26,7 +26,26 @@ pub(super) struct Format {
 }
 
 /// Takes a stored row apart into bytes, scales and mins.
-type Unpack = fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
+type Unpack = unsafe fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
+
+/// The [`Unpack`] of a type: the same code for any CPU and for those with [`super::cpu::Cpu::wide`].
+macro_rules! unpack {
+    ($block:ident, $numbers:literal, $bytes:literal, $groups:literal) => {{
+        unsafe fn plain(r: &[u8], u: &mut [u8], s: &mut [f32], m: &mut [f32]) {
+            blocks::<$numbers, $bytes, $groups>(r, u, s, m, $block);
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+        unsafe fn wide(r: &[u8], u: &mut [u8], s: &mut [f32], m: &mut [f32]) {
+            blocks::<$numbers, $bytes, $groups>(r, u, s, m, $block);
+        }
+        #[cfg(target_arch = "x86_64")]
+        let unpack: Unpack = if super::cpu::cpu().wide { wide } else { plain };
+        #[cfg(not(target_arch = "x86_64"))]
+        let unpack: Unpack = plain;
+        unpack
+    }};
+}
 
 /// Types of rounded activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,36 +92,23 @@ impl Format {
             unpack,
         };
         Some(match kind {
-            sys::GGML_TYPE_Q4_0 => simple(18, 8, |r, u, s, m| {
-                blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, q4_0))
-            }),
-            sys::GGML_TYPE_Q4_1 => with_min(simple(20, 0, |r, u, s, m| blocks::<32, 20, 1>(r, u, s, m, q4_1))),
-            sys::GGML_TYPE_Q5_0 => simple(22, 16, |r, u, s, m| {
-                blocks::<32, 22, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 22, 1>(r, u, s, m, q5_0))
-            }),
-            sys::GGML_TYPE_Q5_1 => with_min(simple(24, 0, |r, u, s, m| blocks::<32, 24, 1>(r, u, s, m, q5_1))),
-            sys::GGML_TYPE_Q8_0 => simple(34, 128, |r, u, s, m| {
-                blocks::<32, 34, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 34, 1>(r, u, s, m, q8_0))
-            }),
-            sys::GGML_TYPE_IQ4_NL => simple(18, 128, |r, u, s, m| {
-                blocks::<32, 18, 1>(r, u, s, m, |r, u, s, m| blocks::<32, 18, 1>(r, u, s, m, iq4_nl))
-            }),
-            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, |r, u, s, m| {
-                blocks::<256, 144, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 144, 8>(r, u, s, m, q4_k))
-            }),
-            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, |r, u, s, m| {
-                blocks::<256, 176, 8>(r, u, s, m, |r, u, s, m| blocks::<256, 176, 8>(r, u, s, m, q5_k))
-            }),
-            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, |r, u, s, m| {
-                blocks::<256, 210, 16>(r, u, s, m, |r, u, s, m| blocks::<256, 210, 16>(r, u, s, m, q6_k))
-            }),
+            sys::GGML_TYPE_Q4_0 => simple(18, 8, unpack!(q4_0, 32, 18, 1)),
+            sys::GGML_TYPE_Q4_1 => with_min(simple(20, 0, unpack!(q4_1, 32, 20, 1))),
+            sys::GGML_TYPE_Q5_0 => simple(22, 16, unpack!(q5_0, 32, 22, 1)),
+            sys::GGML_TYPE_Q5_1 => with_min(simple(24, 0, unpack!(q5_1, 32, 24, 1))),
+            sys::GGML_TYPE_Q8_0 => simple(34, 128, unpack!(q8_0, 32, 34, 1)),
+            sys::GGML_TYPE_IQ4_NL => simple(18, 128, unpack!(iq4_nl, 32, 18, 1)),
+            sys::GGML_TYPE_Q4_K => k(144, 32, 0, true, unpack!(q4_k, 256, 144, 8)),
+            sys::GGML_TYPE_Q5_K => k(176, 32, 0, true, unpack!(q5_k, 256, 176, 8)),
+            sys::GGML_TYPE_Q6_K => k(210, 16, 32, false, unpack!(q6_k, 256, 210, 16)),
             _ => return None,
         })
     }
 
     /// Takes a row apart: `u` gets a byte for each number, `scale` and `min` one number for each group.
     pub fn unpack_row(&self, row: &[u8], u: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
-        (self.unpack)(row, u, scale, min);
+        // SAFETY: chosen for this CPU.
+        unsafe { (self.unpack)(row, u, scale, min) };
     }
 
     /// The numbers themselves, from what [`Format::unpack_row`] gave.

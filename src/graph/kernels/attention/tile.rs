@@ -1,6 +1,6 @@
 //! Products of small tiles in F32, and the softmax of their rows: what attention is made of, for the CPU at hand.
 
-use crate::graph::kernels::head::fast_exp;
+use crate::graph::kernels::head::{fast_exp, max16, sum16};
 use std::sync::LazyLock;
 
 /// Rows of a tile.
@@ -68,7 +68,7 @@ unsafe fn soften(s: &mut [f32], row: Units<'_>, scale: f32) -> f32 {
             top[l] = if s[l] > top[l] { s[l] } else { top[l] };
         }
     }
-    let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let top = max16(&top);
     let mut sums = [0.0f32; LANES];
     for s in s.as_chunks_mut::<LANES>().0 {
         for l in 0..LANES {
@@ -76,7 +76,7 @@ unsafe fn soften(s: &mut [f32], row: Units<'_>, scale: f32) -> f32 {
             sums[l] += s[l];
         }
     }
-    let sum: f32 = sums.iter().sum();
+    let sum = sum16(&sums);
     let factor = 1.0 / sum;
     s.iter_mut().for_each(|s| *s *= factor);
     top + sum.ln()
@@ -92,7 +92,7 @@ unsafe fn slope(p: &[f32], d: &mut [f32], scale: f32) -> f32 {
             sums[l] += p[l] * d[l];
         }
     }
-    let sum: f32 = sums.iter().sum();
+    let sum = sum16(&sums);
     for (p, d) in p.as_chunks::<LANES>().0.iter().zip(d.as_chunks_mut::<LANES>().0) {
         for l in 0..LANES {
             d[l] = scale * p[l] * (d[l] - sum);
