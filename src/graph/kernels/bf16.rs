@@ -88,6 +88,61 @@ impl Product<'_> {
         unreachable!("used only where the CPU has the instructions: {rows:?}");
     }
 
+    /// Adds up one row, of the panel's first 32 pairs only those whose bit is set in `pairs`.
+    ///
+    /// # Safety
+    /// As [`Product::add`].
+    pub unsafe fn add_some(&self, row: u32, pairs: u32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: by contract; columns stay below the width.
+        unsafe {
+            let mut column = 0;
+            while column < self.width {
+                let wide = match (self.width - column) / WIDTH_UNIT {
+                    8.. => 8,
+                    4.. => 4,
+                    2.. => 2,
+                    _ => 1,
+                };
+                match wide {
+                    8 => self.some::<8>(row, pairs, column),
+                    4 => self.some::<4>(row, pairs, column),
+                    2 => self.some::<2>(row, pairs, column),
+                    _ => self.some::<1>(row, pairs, column),
+                }
+                column += wide * WIDTH_UNIT;
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("used only where the CPU has the instructions: {row} {pairs}");
+    }
+
+    /// `16 N` columns of one row.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn some<const N: usize>(&self, row: u32, mut pairs: u32, column: usize) {
+        use std::arch::x86_64::*;
+        // SAFETY: as `add`. The casts change the name of 512 bits.
+        unsafe {
+            let a = self.a.as_ptr().add(row as usize * self.a_stride + self.a_offset).cast::<i32>();
+            let d = self.d.add(row as usize * self.d_stride + column);
+            let mut sum: [__m512; N] = std::array::from_fn(|j| _mm512_loadu_ps(d.add(16 * j)));
+            while pairs != 0 {
+                let p = pairs.trailing_zeros() as usize;
+                pairs &= pairs - 1;
+                let panel = self.panel.as_ptr().add(p * self.width + column);
+                let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(a.add(p).read_unaligned()));
+                for (j, sum) in sum.iter_mut().enumerate() {
+                    let w = _mm512_loadu_si512(panel.add(16 * j).cast());
+                    *sum = _mm512_dpbf16_ps(*sum, a, std::mem::transmute::<__m512i, __m512bh>(w));
+                }
+            }
+            for (j, &sum) in sum.iter().enumerate() {
+                _mm512_storeu_ps(d.add(16 * j), sum);
+            }
+        }
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     unsafe fn all(&self, rows: &[u32]) {

@@ -9,9 +9,10 @@
 //! `d/dh sum_l coef_l log p(token_l) = sum_l coef_l W[token_l] - c sum_v p_v W[v]`.
 //!
 //! The second sum is taken with W and exp(z) in BF16 and F32 accumulation, but for tokens of more than about 1/64 of the
-//! probability: these go with the labels, in F32, because there the two terms nearly cancel. Tiles of 64 tokens that
-//! together hold less than [`SKIPPED`] of a row's probability are left out of that sum. Tiles whose largest logit shows that
-//! they hold less than [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
+//! probability: these go with the labels, in F32, because there the two terms nearly cancel. Tokens of less than
+//! [`SKIPPED`] of a row's probability are left out of that sum (the gradient filter of Wijmans et al. 2024, arXiv 2411.09009,
+//! which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than [`UNSEEN`] of it, all
+//! together, are left out of log p as well: less than F32 can tell from nothing.
 
 use super::activations::{Layout, Packed};
 use super::bf16::{self, Product};
@@ -24,10 +25,14 @@ use std::ffi::{c_int, c_void};
 
 /// Rows of the output matrix at a time.
 const TILE: usize = 64;
-/// Probability that the tiles left out of a row's gradient hold at most, together.
-pub(in crate::graph) const SKIPPED: f64 = 1.0 / 1024.0;
+/// Probability below which a token (and its neighbour, if it is below as well) is left out of a row's gradient.
+pub(in crate::graph) const SKIPPED: f64 = 1.0 / 4_194_304.0;
 /// Probability that the tiles left out of a row's sum hold at most, together.
 const UNSEEN: f64 = 1.0 / 67_108_864.0;
+/// Of the 32 pairs of a tile, with more than so many a row is multiplied with all, together with others.
+const DENSE: u32 = 20;
+/// After so many tiles logarithms of the sums are taken again.
+const LOGS: usize = 32;
 /// A running maximum is raised when a logit exceeds it by this: exponentials stay far from F32's limit.
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
@@ -104,7 +109,6 @@ pub(in crate::graph) unsafe extern "C" fn partial(
             x: x.data.cast(),
             rows: &rows,
             grad,
-            skip: SKIPPED * TILE as f64 / w.ne[1] as f64,
             unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
             plane,
         };
@@ -125,6 +129,16 @@ pub(in crate::graph) unsafe extern "C" fn partial(
     }
 }
 
+/// Which pairs of neighbours have a number of at least `least`: bit by bit.
+#[inline(always)]
+fn pairs_from(e: &[f32; TILE], least: f32) -> u32 {
+    let mut pairs = [0u32; TILE / 2];
+    for (p, two) in e.as_chunks::<2>().0.iter().enumerate() {
+        pairs[p] = u32::from(two[0] >= least || two[1] >= least) << p;
+    }
+    pairs.iter().fold(0, |all, p| all | p)
+}
+
 /// One worker's walk.
 struct Walk<'a> {
     w: *const u8,
@@ -133,8 +147,6 @@ struct Walk<'a> {
     x: *const u8,
     rows: &'a [Labelled],
     grad: bool,
-    /// Share of the sum so far below which a tile is left out.
-    skip: f64,
     /// Logarithm of the share of the sum so far that none of the tokens of an unseen tile reaches.
     unseen: f32,
     plane: *mut f32, // [n_rows, n_embd]
@@ -160,8 +172,10 @@ impl Walk<'_> {
         let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
         let mut a = vec![0u16; m * TILE]; // [rows, TILE]
         let mut panel = vec![0u32; TILE / 2 * k]; // [TILE / 2, n_embd]
-        let mut taken = Vec::with_capacity(m);
+        let (mut dense, mut sparse) = (Vec::with_capacity(m), Vec::with_capacity(m));
         let mut e = [0.0f32; TILE];
+        // Logarithms of the sums, as of some tiles ago: sums only grow.
+        let mut logs = vec![0.0f32; m];
         for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
             let count = TILE.min(n_vocab - first);
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
@@ -169,19 +183,25 @@ impl Walk<'_> {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
                 columns.multiply(&self.packed, self.x, (0, m), z.as_mut_ptr(), TILE);
             }
-            taken.clear();
+            dense.clear();
+            sparse.clear();
+            if (first / TILE / nth).is_multiple_of(LOGS) {
+                logs.iter_mut().zip(&part.sum).for_each(|(log, sum)| *log = sum.max(1.0).ln() as f32);
+            }
+            let mut used = 0u32;
             for l in self.rows {
                 let z = &mut z[l.row * TILE..(l.row + 1) * TILE];
                 z[count..].fill(f32::NEG_INFINITY);
                 let top = largest(z);
                 // The sum so far is at least the label's exp(0), whatever the maximum is relative to. NaN is not below.
-                if top - part.max[l.row] < self.unseen + (part.sum[l.row].max(1.0).ln() as f32) {
+                if top - part.max[l.row] < self.unseen + logs[l.row] {
                     continue;
                 }
                 if top > part.max[l.row] + HEADROOM {
                     self.raise(part, l.row, top);
+                    logs[l.row] = part.sum[l.row].max(1.0).ln() as f32;
                 }
-                // What is not a number comes through to the sum.
+                // What is not a number comes through to the sum, and by that to all of the row.
                 let mass = exponentials(z, part.max[l.row], &mut e[..]);
                 part.sum[l.row] += f64::from(mass);
                 if !self.grad || l.coef == 0.0 {
@@ -189,28 +209,32 @@ impl Walk<'_> {
                 }
                 // At the start a worker knows little of the whole sum, but at least the label's share: exp(0).
                 let so_far = part.sum[l.row].max(1.0);
-                if f64::from(mass) < self.skip * so_far {
-                    continue;
-                }
-                let large = (LARGE * so_far) as f32;
-                let mut rest = mass;
+                let (large, least) = ((LARGE * so_far) as f32, (SKIPPED * so_far) as f32);
                 if mass >= large {
-                    for i in (0..count).filter(|&i| e[i] >= large).collect::<Vec<_>>() {
-                        part.large.push((l.row as u32, (first + i) as u32, z[i]));
-                        rest -= e[i];
-                        e[i] = 0.0;
+                    for i in 0..count {
+                        if e[i] >= large {
+                            part.large.push((l.row as u32, (first + i) as u32, z[i]));
+                            e[i] = 0.0;
+                        }
                     }
                 }
-                if f64::from(rest) >= self.skip * so_far || rest.is_nan() {
-                    // SAFETY: the op is used only where the CPU has BF16.
-                    unsafe { bf16::round_all(&e, &mut a[l.row * TILE..(l.row + 1) * TILE]) };
-                    taken.push(l.row as u32);
+                let pairs = pairs_from(&e, least);
+                if pairs == 0 {
+                    continue;
+                }
+                used |= pairs;
+                // SAFETY: the op is used only where the CPU has BF16.
+                unsafe { bf16::round_all(&e, &mut a[l.row * TILE..(l.row + 1) * TILE]) };
+                if pairs.count_ones() > DENSE {
+                    dense.push(l.row as u32);
+                } else {
+                    sparse.push((l.row as u32, pairs));
                 }
             }
-            if taken.is_empty() {
-                continue;
+            if !dense.is_empty() {
+                used = u32::MAX;
             }
-            for (p, out) in panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)) {
+            for (p, out) in panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)).filter(|p| used >> p.0 & 1 == 1) {
                 let odd = (2 * p + 1 < count).then(|| columns.row(2 * p + 1));
                 // SAFETY: as above.
                 unsafe { bf16::pair(columns.row(2 * p), odd, out) };
@@ -226,7 +250,12 @@ impl Walk<'_> {
                 d_stride: k,
             };
             // SAFETY: as `partial`.
-            unsafe { product.add(&taken) };
+            unsafe {
+                product.add(&dense);
+                for &(row, pairs) in &sparse {
+                    product.add_some(row, pairs);
+                }
+            }
         }
     }
 

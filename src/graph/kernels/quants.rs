@@ -32,12 +32,12 @@ type Unpack = unsafe fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
 macro_rules! unpack {
     ($block:ident, $numbers:literal, $bytes:literal, $groups:literal) => {{
         unsafe fn plain(r: &[u8], u: &mut [u8], s: &mut [f32], m: &mut [f32]) {
-            blocks::<$numbers, $bytes, $groups>(r, u, s, m, $block);
+            blocks::<$numbers, $bytes, $groups>(r, u, s, m, |r, u, s, m| $block(r, u, s, m));
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
         unsafe fn wide(r: &[u8], u: &mut [u8], s: &mut [f32], m: &mut [f32]) {
-            blocks::<$numbers, $bytes, $groups>(r, u, s, m, $block);
+            blocks::<$numbers, $bytes, $groups>(r, u, s, m, |r, u, s, m| $block(r, u, s, m));
         }
         #[cfg(target_arch = "x86_64")]
         let unpack: Unpack = if super::cpu::cpu().wide { wide } else { plain };
@@ -225,6 +225,7 @@ fn iq4_nl(b: &[u8; 18], u: &mut [u8; 32], scale: &mut [f32; 1], min: &mut [f32; 
 }
 
 /// Scales and mins of eight groups, six bits each, in twelve bytes.
+#[inline(always)]
 fn six_bits(b: &[u8], d: f32, d_min: f32, scale: &mut [f32; 8], min: &mut [f32; 8]) {
     for j in 0..8 {
         let (s, m) = if j < 4 {
