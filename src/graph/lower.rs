@@ -115,9 +115,17 @@ impl Lowering<'_> {
                 self.graph.mul_mat_id(copy, src[1], src[2], [0; 16])
             }
             Op::LogProbHead if self.plan.head => self.log_prob_head(src[0]),
-            Op::SiluBack => self.silu_back(src[0], src[1]),
-            Op::GeluBack => self.gelu_back(src[0], src[1]),
-            Op::RmsNormBack { eps } => self.rms_norm_back(src[0], src[1], eps),
+            Op::SiluBack | Op::GeluBack | Op::RmsNormBack { .. } => {
+                let g = match src.get(2) {
+                    Some(&factor) => self.graph.mul(src[0], factor)?,
+                    None => src[0],
+                };
+                match node.op {
+                    Op::SiluBack => self.silu_back(g, src[1]),
+                    Op::RmsNormBack { eps } => self.rms_norm_back(g, src[1], eps),
+                    _ => self.gelu_back(g, src[1]),
+                }
+            }
             Op::SoftMaxBack { scale } => self.soft_max_back(src[0], src[1], scale),
             Op::GetRowsBack if self.distinct(old, node.src[1]) => {
                 let zeros = self.zeros(node.ne)?;

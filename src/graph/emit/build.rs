@@ -4,7 +4,7 @@ use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
 use crate::graph::kernels::activations::{self, Layout};
 use crate::graph::kernels::head::HeadTask;
-use crate::graph::kernels::{attention, cpu, gelu, head, int8, loss_head, matmul_t, rows};
+use crate::graph::kernels::{attention, cpu, gelu, head, int8, loss_head, matmul_t, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -284,7 +284,9 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
         Op::AttentionBackQ { .. } => Some(attention::backward_q),
         Op::AttentionBackKv { .. } => Some(attention::backward_kv),
         Op::LogProbHead => Some(head::run),
-        Op::GeluBack => Some(gelu::back),
+        Op::GeluBack => Some(pointwise::gelu_back),
+        Op::SiluBack => Some(pointwise::silu_back),
+        Op::RmsNormBack { .. } => Some(pointwise::rms_norm_back),
         Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if smooth => Some(gelu::tanh),
         Op::Unary(Unary::GeluQuick) | Op::Glu(Glu::GegluQuick) if smooth => Some(gelu::quick),
         _ => None,
@@ -446,6 +448,7 @@ unsafe fn emit(
             let run = own_kernel(node.op, setup.smooth);
             let user = match node.op {
                 Op::LogProbHead => setup.task.cast(),
+                Op::RmsNormBack { eps } => pointwise::norm_task(eps),
                 Op::Attention { scale } | Op::AttentionBackQ { scale } | Op::AttentionBackKv { scale } => {
                     attention::task(scale)
                 }
@@ -460,6 +463,8 @@ unsafe fn emit(
         | Op::ScatterRows
         | Op::LogProbHead
         | Op::GeluBack
+        | Op::SiluBack
+        | Op::RmsNormBack { .. }
         | Op::Attention { .. }
         | Op::AttentionBackQ { .. }
         | Op::AttentionBackKv { .. } => unreachable!("own_kernel has one"),
@@ -481,7 +486,6 @@ unsafe fn emit(
         Op::Norm { eps } => (sys::GGML_OP_NORM, vec![f(eps)]),
         Op::L2Norm { eps } => (sys::GGML_OP_L2_NORM, vec![f(eps)]),
         Op::RmsNorm { eps } => (sys::GGML_OP_RMS_NORM, vec![f(eps)]),
-        Op::RmsNormBack { eps } => (sys::GGML_OP_RMS_NORM_BACK, vec![f(eps)]),
         Op::Rope(p) => (sys::GGML_OP_ROPE, p.to_vec()),
         Op::RopeBack(p) => (sys::GGML_OP_ROPE_BACK, p.to_vec()),
         Op::SoftMax { scale, max_bias } => (sys::GGML_OP_SOFT_MAX, vec![f(scale), f(max_bias)]),
@@ -489,7 +493,6 @@ unsafe fn emit(
         Op::SoftMaxBack { scale } => (sys::GGML_OP_SOFT_MAX_BACK, vec![f(scale), f(0.0)]),
         Op::Glu(kind) => (sys::GGML_OP_GLU, glu_params(kind)),
         Op::Unary(kind) => (sys::GGML_OP_UNARY, unary_params(kind)),
-        Op::SiluBack => (sys::GGML_OP_SILU_BACK, vec![]),
         Op::Pad(extra) => {
             let e = extra.map(|x| x as i32);
             (sys::GGML_OP_PAD, vec![0, e[0], 0, e[1], 0, e[2], 0, e[3], 0])

@@ -107,7 +107,25 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         }
         Op::RmsNorm { eps } => {
             let x = graph.contiguous(node.src[0]);
-            out.push((node.src[0], graph.same(Op::RmsNormBack { eps }, &[g, x])));
+            // Most norms are followed by a product with a row of weights: in one with it.
+            let by_row = |graph: &Graph| {
+                let [g, w] = graph.node(g).src[..] else { return None };
+                let ne = graph.ne(w);
+                let fits = graph.node(w).elem == Elem::F32 && ne == [node.ne[0], 1, 1, 1] && graph.ne(g) == node.ne;
+                (fits && graph.is_contiguous(g) && graph.is_contiguous(w)).then_some([g, x, w])
+            };
+            let src = match graph.node(g).op {
+                Op::Mul => by_row(graph),
+                _ => None,
+            };
+            let d = match src {
+                Some(src) => graph.same(Op::RmsNormBack { eps }, &src),
+                None => {
+                    let g = graph.contiguous(g);
+                    graph.same(Op::RmsNormBack { eps }, &[g, x])
+                }
+            };
+            out.push((node.src[0], d));
         }
         // The mean of squares of x - mean(x) is the variance of x: this is RmsNorm of c = x - mean(x).
         // dx = dc - mean(dc)
@@ -293,13 +311,21 @@ fn glu_rule(
             return Ok(());
         }
     };
+    let g = graph.contiguous(g);
     if on_a {
-        let gb = graph.mul(g, b)?;
-        out.push((src[0], unary_back(graph, unary, gb, a)?));
+        let d = match unary {
+            Unary::Silu => graph.same(Op::SiluBack, &[g, a, b]),
+            Unary::Gelu => graph.same(Op::GeluBack, &[g, a, b]),
+            _ => {
+                let gb = graph.mul(g, b)?;
+                unary_back(graph, unary, gb, a)?
+            }
+        };
+        out.push((src[0], d));
     }
     if on_b {
-        let act = graph.same(Op::Unary(unary), &[a]);
-        out.push((src[1], graph.mul(g, act)?));
+        // The same with g in the place of b.
+        out.push((src[1], graph.glu(kind, a, g)?));
     }
     Ok(())
 }
@@ -309,7 +335,10 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
     let x = graph.contiguous(x);
     let f = |graph: &mut Graph, kind: Unary, x: Value| graph.same(Op::Unary(kind), &[x]);
     let slope = match kind {
-        Unary::Silu => return Ok(graph.same(Op::SiluBack, &[g, x])),
+        Unary::Silu => {
+            let g = graph.contiguous(g);
+            return Ok(graph.same(Op::SiluBack, &[g, x]));
+        }
         // d tanh(x) = 1 - tanh(x)^2
         Unary::Tanh => {
             let t = f(graph, Unary::Tanh, x);
@@ -317,7 +346,10 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
             graph.scale(tt, -1.0, 1.0)
         }
         // A kernel of its own: about ten passes over the widest activations of the graph otherwise.
-        Unary::Gelu => return Ok(graph.same(Op::GeluBack, &[g, x])),
+        Unary::Gelu => {
+            let g = graph.contiguous(g);
+            return Ok(graph.same(Op::GeluBack, &[g, x]));
+        }
         // gelu(x) = x P(x) with the normal distribution P and its density p:  gelu'(x) = P(x) + x p(x). P is taken from
         // gelu itself, as gelu(z) / z; within 1e-6 of 0 at a z nearby, where P is the same to 1e-6.
         Unary::GeluErf => {

@@ -188,7 +188,8 @@ pub enum Op {
         /// Added to the mean square.
         eps: f32,
     },
-    /// Gradient of [`Op::RmsNorm`]: `x` is the gradient of the result, `y` the normalised value's source.
+    /// Gradient of [`Op::RmsNorm`]: `x` is the gradient of the result, `y` the normalised value's source. A third source,
+    /// `[n]`, is what each row of the gradient is multiplied with first.
     RmsNormBack {
         /// As in the forward op.
         eps: f32,
@@ -238,9 +239,10 @@ pub enum Op {
     Glu(Glu),
     /// An elementwise function.
     Unary(Unary),
-    /// Gradient of SiLU: `x` is the gradient of the result, `y` the argument.
+    /// Gradient of SiLU: `x` is the gradient of the result, `y` the argument. A third source of the same shape is another
+    /// factor.
     SiluBack,
-    /// Gradient of GELU in its tanh form: `x` is the gradient of the result, `y` the argument.
+    /// Gradient of GELU in its tanh form, with the sources of [`Op::SiluBack`].
     GeluBack,
     /// A contiguous copy.
     Cont,

@@ -1,7 +1,5 @@
-//! The gradient of GELU, and GELU without ggml's table of 16-bit floats, for the comparison of gradients with differences:
-//! the table is a staircase.
+//! GELU without ggml's table of 16-bit floats, for the comparison of gradients with differences: the table is a staircase.
 
-use super::head::fast_exp;
 use super::share;
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
@@ -26,29 +24,6 @@ pub(in crate::graph) unsafe extern "C" fn tanh(dst: *mut sys::ggml_tensor, ith: 
 pub(in crate::graph) unsafe extern "C" fn quick(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
     // SAFETY: passed on.
     unsafe { apply(dst, ith as usize, nth as usize, quick_form) }
-}
-
-/// Custom op: src0 = gradient of the result, src1 = x; dst `src0 gelu'(x)`, all contiguous and of one shape.
-///
-/// `gelu(x) = x (1 + tanh u) / 2` with `u = c x (1 + a x^2)`, so with `r = 1 / (1 + exp 2u)`
-/// `gelu'(x) = 1 - r + 2 r (1 - r) x c (1 + 3 a x^2)`.
-pub(in crate::graph) unsafe extern "C" fn back(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, _: *mut c_void) {
-    const C: f32 = 0.797_884_6; // sqrt(2 / pi)
-    const A: f32 = 0.044_715;
-    // SAFETY: `emit` passes contiguous F32 tensors of one shape in host memory; workers take disjoint ranges.
-    unsafe {
-        let (d, g, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
-        let n = d.ne.iter().product::<i64>() as usize;
-        let (from, to) = share(n.div_ceil(64), ith as usize, nth as usize);
-        let (from, len) = (from * 64, (to * 64).min(n) - (from * 64).min(n));
-        let part = |t: &sys::ggml_tensor| std::slice::from_raw_parts(t.data.cast::<f32>().add(from), len);
-        let out = std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(from), len);
-        for ((out, &g), &x) in out.iter_mut().zip(part(g)).zip(part(x)) {
-            let xx = x * x;
-            let r = 1.0 / (1.0 + fast_exp(2.0 * C * x * (1.0 + A * xx)));
-            *out = g * (1.0 - r + 2.0 * r * (1.0 - r) * x * C * (1.0 + 3.0 * A * xx));
-        }
-    }
 }
 
 unsafe fn apply(dst: *mut sys::ggml_tensor, ith: usize, nth: usize, f: impl Fn(f64) -> f64) {

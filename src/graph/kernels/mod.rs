@@ -1,7 +1,8 @@
 //! The kernels that ggml has no (fast) equivalent of, run by ggml as custom ops on the CPU.
 //!
 //! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
-//! added up where integers say. [`attention`]: without a table of scores. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
+//! added up where integers say. [`attention`]: without a table of scores. [`pointwise`]: gradients of activations and
+//! norms. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
 //! of their weighted sum, fused so that no probability table is kept. [`loss_head`]: the same with the output matrix, so that
 //! no table of logits is kept either.
 //! [`logprobs`]: log-probabilities from hidden states, for evaluation.
@@ -20,6 +21,7 @@ pub(super) mod int8;
 pub(super) mod logprobs;
 pub(super) mod loss_head;
 pub(super) mod matmul_t;
+pub(super) mod pointwise;
 mod quants;
 pub(super) mod rows;
 pub(super) mod stand_in;
