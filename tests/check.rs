@@ -53,12 +53,15 @@ fn passes(model: &str, files: &[&str], f32_line: &Line, quantized_line: &Line, d
 
     let results = report["gold"].as_array().unwrap();
     let mut modes = vec![("f32", f32_line), ("quantized", quantized_line)];
-    // Where this CPU has faster kernels that round, without them as well; they change little.
+    // Where this CPU has faster kernels that round, without them as well; they change about as much as llama.cpp's choice of
+    // attention does.
     let rounded = &report["rounded_for_speed"];
     if !rounded.is_null() {
         modes.push(("quantized, nothing rounded for speed", quantized_line));
-        assert!(number(rounded, "log_probability") < 1e-3, "{report:#}");
-        assert!(number(rounded, "relative_error") < 0.02, "{report:#}");
+        assert!(number(rounded, "fused_attention") > 0.0, "{report:#}");
+        assert!(number(rounded, "log_probability") < 5.0 * number(rounded, "fused_attention"), "{report:#}");
+        assert!(number(rounded, "relative_error") < 0.06, "{report:#}");
+        assert!(number(rounded, "cosine") > 0.998, "{report:#}");
     }
     for file in files {
         for &(mode, line) in &modes {

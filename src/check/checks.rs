@@ -65,6 +65,9 @@ pub struct EngineChecks {
 pub struct Rounding {
     /// Largest difference of a response's log-probability, in nats.
     pub log_probability: f64,
+    /// The same between llama.cpp's two kinds of attention: what the order of sums alone can do. None where weights lie on
+    /// devices.
+    pub fused_attention: Option<f64>,
     /// Cosine of the angle between the gradients.
     pub cosine: f64,
     /// Length of the gradients' difference over the gradient's length.
@@ -134,7 +137,9 @@ fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) ->
         return Ok(None);
     }
     let relative_error = length(&difference) / length(&want);
-    Ok(Some(Rounding { log_probability, cosine: cosine(&g, &want), relative_error }))
+    let on_cpu = !engine.is_on_devices();
+    let fused_attention = if on_cpu { Some(engine.fused_attention_difference(pairs, &at)?) } else { None };
+    Ok(Some(Rounding { log_probability, fused_attention, cosine: cosine(&g, &want), relative_error }))
 }
 
 /// See [`EngineChecks::cosine_to_cpu`].

@@ -89,7 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "gradient_on_devices": checks.engine.as_ref().and_then(|e| e.cosine_to_cpu.map(|c| json!({
                 "cosine_to_cpu": c, "limit": DEVICE_COSINE }))),
             "rounded_for_speed": checks.engine.as_ref().and_then(|e| e.rounding.map(|r| json!({
-                "log_probability": r.log_probability, "cosine": r.cosine, "relative_error": r.relative_error }))),
+                "log_probability": r.log_probability, "fused_attention": r.fused_attention, "cosine": r.cosine, "relative_error": r.relative_error }))),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
             "gold": golds_compared,
             "passed": passed,
@@ -192,8 +192,11 @@ fn print_engine(e: &EngineChecks) {
     }
     match e.rounding {
         Some(r) => println!(
-            "       what is rounded for speed (--forward fast, --backward bf16): log-probabilities of whole responses within {:.1e} nats, gradient 1 - cosine {:.1e}, relative error {:.1e}",
+            "       what is rounded for speed (--forward fast, --backward bf16): log-probabilities of whole responses within {:.1e} nats{}, gradient 1 - cosine {:.1e}, relative error {:.1e}",
             r.log_probability,
+            r.fused_attention
+                .map(|d| format!(" (llama.cpp's own fused attention moves them by up to {d:.1e})"))
+                .unwrap_or_default(),
             1.0 - r.cosine,
             r.relative_error
         ),

@@ -111,8 +111,8 @@ pub struct Args {
     /// How the residual streams lie in the cache: f32, or bf16, half as large and rounded.
     #[arg(long, default_value = "f32", value_name = "TYPE", hide_short_help = true)]
     cache_type: CacheType,
-    /// Kernels of the forward pass: `fast` has bidpo's own where they are faster (the same bits in the layers; the sums of
-    /// the output matrix and the loss in another order), `exact` only those that llama_decode uses.
+    /// Kernels of the forward pass: `fast` has bidpo's own where they are faster (the same arithmetic, sums in another order;
+    /// `bidpo check` says what that does), `exact` only those that give llama_decode's bits.
     #[arg(long, value_enum, default_value_t, hide_short_help = true)]
     forward: ForwardArg,
     /// Products of the backward pass with quantized weights: both sides rounded to bf16 where the CPU multiplies it

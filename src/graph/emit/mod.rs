@@ -65,8 +65,8 @@ impl Data {
 pub enum Forward {
     /// By ggml's own kernels, as `llama_decode` does.
     Exact,
-    /// By kernels of ours where they are faster: products in the layers, which give the same bits, and the output matrix
-    /// with the loss, whose sums are rounded at other places.
+    /// By kernels of ours where they are faster: products with quantized weights, attention, and the output matrix with the
+    /// loss. They compute what ggml's do, from activations that are rounded in the same way, but add up in another order.
     #[default]
     Fast,
 }

@@ -1,11 +1,13 @@
 //! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
 
 use super::layout::Layout;
-use super::{Engine, EngineError, Example, mark, markers, median, set_vectors};
+use super::{Engine, EngineError, Example, PairLogp, mark, markers, median, set_vectors};
 use crate::data::TokenizedPair;
 use crate::graph::capture_decode;
 use crate::graph::grad::{Standing, survey};
 use crate::graph::ir::Value;
+use crate::graph::log_sum_exp;
+use crate::llama::{Context, ContextParams};
 use std::collections::BTreeMap;
 
 /// The ops of a lifted graph, by ggml's name.
@@ -161,6 +163,32 @@ impl Engine {
         agreement.zero = distance(&self.all_logits(&layout)?, &bare);
         mark(&mut self.ctx, &self.layers)?;
         Ok(agreement)
+    }
+
+    /// How far llama.cpp's own fused attention moves the log-probability of a response, at most, in nats, with vectors added:
+    /// its sums are in another order than those of its other attention, and where activations are rounded to 8 bits the last
+    /// bit of a sum can decide a step. A measure for what kernels of ours change.
+    ///
+    /// # Errors
+    /// [`EngineError::Llama`].
+    pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let exact = ContextParams::exact(layout.token_pair.len(), 2 * layout.n_pairs, self.ctx.n_threads());
+        let scores = |flash_attention: bool| -> Result<Vec<PairLogp>, EngineError> {
+            let mut ctx = Context::new(&self.model, &ContextParams { flash_attention, ..exact })?;
+            set_vectors(&mut ctx, &self.layers, vectors)?;
+            ctx.decode(&layout.batch)?;
+            let mut logp = vec![PairLogp::default(); layout.n_pairs];
+            for (owner, label) in layout.owners.iter().zip(&layout.labels) {
+                let logits = ctx.logits(layout.output_tokens[label.row as usize])?;
+                let score = f64::from(logits[label.token as usize]) - log_sum_exp(logits);
+                super::add_logp(&mut logp, *owner, score);
+            }
+            Ok(logp)
+        };
+        let (with, without) = (scores(true)?, scores(false)?);
+        let apart = |(a, b): (&PairLogp, &PairLogp)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs());
+        Ok(with.iter().zip(&without).map(apart).fold(0.0, f64::max))
     }
 
     /// Logits of the last decode, `[n_outputs, n_vocab]`.
