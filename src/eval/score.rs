@@ -7,7 +7,7 @@
 
 use super::head::Head;
 use super::pack::{Encoded, Limits, Plan, Request, Tree};
-use crate::llama::{Batch, Context, ContextParams, KvType, LlamaError, Model, Token, default_threads};
+use crate::llama::{Batch, Context, ContextParams, KvType, LlamaError, Model, StandIn, Token, default_threads};
 use crate::steer::ControlVector;
 use std::sync::Arc;
 
@@ -341,6 +341,31 @@ impl Scorer {
         if let Some(ready) = self.ready.take().filter(|r| r.ctx.n_ctx() >= need) {
             return Ok(ready);
         }
+        // Attention by our kernel, where the CPU has it and the model's attention is of that kind; else llama.cpp's other one,
+        // for its fused one rounds more.
+        let ours = match crate::graph::Products::with_attention().filter(|_| !self.model.placement().is_offloaded()) {
+            Some(stand_in) => Some(self.context(need, true, stand_in)?).filter(|(ctx, _)| !ctx.stand_in_refused()),
+            None => None,
+        };
+        let (mut ctx, head) = match ours {
+            Some(ready) => ready,
+            None => self.context(need, false, crate::graph::Products::stand_in())?,
+        };
+        ctx.clear_kv();
+        if !self.prefix_tokens.is_empty() {
+            ctx.prefill(&self.prefix_tokens, 0)?;
+            (ANSWERS..ANSWERS + self.params.max_parallel as i32).for_each(|s| ctx.kv_copy(PREFIX, s));
+        }
+        Ok(Ready { ctx, head })
+    }
+
+    /// A context for so many cells with the steering set, and its output head.
+    fn context(
+        &self,
+        need: usize,
+        flash_attention: bool,
+        stand_in: impl Into<Option<Box<dyn StandIn>>>,
+    ) -> Result<(Context, Head), ScoreError> {
         let mut ctx = Context::new(
             &self.model,
             &ContextParams {
@@ -349,23 +374,18 @@ impl Scorer {
                 n_seq_max: (self.params.max_parallel + ANSWERS as usize) as u32,
                 n_threads: self.params.n_threads,
                 kv: KvType::F32,
-                flash_attention: false,
+                flash_attention,
                 shared_cache: true,
                 op_offload: true,
             },
         )?;
-        ctx.set_stand_in(crate::graph::Products::stand_in());
+        ctx.set_stand_in(stand_in.into());
         // First the vector, then the preamble: K and V depend on it.
         if let Some(steering) = &self.steering {
             steering.apply(&mut ctx)?;
         }
         let head = Head::find(&mut ctx, PREFIX)?;
-        ctx.clear_kv();
-        if !self.prefix_tokens.is_empty() {
-            ctx.prefill(&self.prefix_tokens, 0)?;
-            (ANSWERS..ANSWERS + self.params.max_parallel as i32).for_each(|s| ctx.kv_copy(PREFIX, s));
-        }
-        Ok(Ready { ctx, head })
+        Ok((ctx, head))
     }
 
     /// Why scores are taken from llama.cpp's logits instead of the fused output head, which is faster; None where they are

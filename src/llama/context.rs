@@ -17,9 +17,6 @@ pub enum KvType {
     F32,
 }
 
-/// Tokens of a batch from which on a stand-in is asked.
-const STAND_IN_TOKENS: usize = 8;
-
 /// How to make a context.
 #[derive(Debug, Clone)]
 pub struct ContextParams {
@@ -176,6 +173,11 @@ impl Context {
         std::mem::replace(&mut self.slot.stand_in, stand_in)
     }
 
+    /// True once the stand-in could not take a node that it was made for: see [`StandIn::refused`].
+    pub fn stand_in_refused(&self) -> bool {
+        self.slot.stand_in.as_ref().is_some_and(|s| s.refused())
+    }
+
     /// Has the flag end a decode in progress with [`LlamaError::Interrupted`] as soon as it is true; None: nothing does.
     /// Backends that cannot be stopped inside a graph finish the batch first.
     pub fn set_interrupt(&mut self, flag: Option<Arc<AtomicBool>>) {
@@ -288,8 +290,7 @@ impl Context {
             logits: logits.as_mut_ptr(),
         };
         let _ = last_log_lines();
-        // With fewer tokens nothing is gained.
-        let stands_in = self.slot.stand_in.is_some() && batch.len() >= STAND_IN_TOKENS;
+        let stands_in = self.slot.stand_in.as_ref().is_some_and(|s| batch.len() >= s.least_tokens());
         match &mut tap {
             Some(tap) => self.slot.arm(Some(&mut **tap), gives_up, stands_in),
             None => self.slot.arm(None, false, stands_in),

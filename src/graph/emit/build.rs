@@ -76,7 +76,15 @@ impl Built {
         let needed = needed(graph, wanted, setup);
         if std::env::var_os("DUMP").is_some() {
             for (i, n) in graph.nodes().iter().enumerate() {
-                eprintln!("{i}{} {:?} src {:?} ne {:?} nb {:?} {:?}", if needed[i] { "" } else { " (unneeded)" }, n.op, n.src.iter().map(|s| s.0).collect::<Vec<_>>(), n.ne, n.nb, n.elem);
+                eprintln!(
+                    "{i}{} {:?} src {:?} ne {:?} nb {:?} {:?}",
+                    if needed[i] { "" } else { " (unneeded)" },
+                    n.op,
+                    n.src.iter().map(|s| s.0).collect::<Vec<_>>(),
+                    n.ne,
+                    n.nb,
+                    n.elem
+                );
             }
         }
         let memory = || RunError::Memory { nodes: n, detail: String::new() };
@@ -333,7 +341,14 @@ unsafe fn rounded(
         let bytes = activations::packed_bytes(kind, layout, k, a * b * c).unwrap_or_default();
         *packs.entry((x, kind, layout)).or_insert_with(|| {
             let task = activations::pack_task(kind, layout);
-            custom(ctx, sys::GGML_TYPE_I8, [bytes, 1, 1, 1], &[tensor], (c"round activations", Some(activations::pack)), task)
+            custom(
+                ctx,
+                sys::GGML_TYPE_I8,
+                [bytes, 1, 1, 1],
+                &[tensor],
+                (c"round activations", Some(activations::pack)),
+                task,
+            )
         })
     }
 }
@@ -373,8 +388,22 @@ unsafe fn loss_head(
         let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
         let [k, rows, ..] = node.ne;
         let planes = [k, rows, setup.n_workers, 1];
-        let partial = custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", Some(loss_head::partial)), setup.task.cast());
-        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[partial, w], (c"loss head, end", Some(loss_head::finish)), setup.task.cast())
+        let partial = custom(
+            ctx,
+            sys::GGML_TYPE_F32,
+            planes,
+            &[w, h],
+            (c"loss head", Some(loss_head::partial)),
+            setup.task.cast(),
+        );
+        custom(
+            ctx,
+            sys::GGML_TYPE_F32,
+            node.ne,
+            &[partial, w],
+            (c"loss head, end", Some(loss_head::finish)),
+            setup.task.cast(),
+        )
     }
 }
 

@@ -17,8 +17,8 @@ use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 pub use super::kernels::head::Label;
-pub use profile::Profile;
 pub(super) use build::elem_of;
+pub use profile::Profile;
 
 /// A graph that cannot be run.
 #[derive(Debug, thiserror::Error)]

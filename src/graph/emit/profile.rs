@@ -72,9 +72,8 @@ unsafe fn computed(graph: *mut sys::ggml_cgraph) -> Vec<String> {
     unsafe {
         let n = sys::ggml_graph_n_nodes(graph);
         let node = |i: i32| &*sys::ggml_graph_node(graph, i);
-        let users = |t: *const sys::ggml_tensor| {
-            (0..n).flat_map(|i| node(i).src).filter(|s| std::ptr::eq(*s, t)).count()
-        };
+        let users =
+            |t: *const sys::ggml_tensor| (0..n).flat_map(|i| node(i).src).filter(|s| std::ptr::eq(*s, t)).count();
         let mut i = 0;
         while i < n {
             let t = node(i);
@@ -91,8 +90,18 @@ unsafe fn computed(graph: *mut sys::ggml_cgraph) -> Vec<String> {
                 op => CStr::from_ptr(sys::ggml_op_name(op)).to_string_lossy().into_owned(),
             };
             if std::env::var_os("PROF_SHAPE").is_some() {
-                let ty = |t: *mut sys::ggml_tensor| if t.is_null() { String::new() } else {
-                    format!("{} {:?} {:?}", CStr::from_ptr(sys::ggml_type_name((*t).type_)).to_string_lossy(), [(*t).ne[0],if (*t).ne[1]>16 {-1} else {(*t).ne[1]},(*t).ne[2]], (*t).nb[0]) };
+                let ty = |t: *mut sys::ggml_tensor| {
+                    if t.is_null() {
+                        String::new()
+                    } else {
+                        format!(
+                            "{} {:?} {:?}",
+                            CStr::from_ptr(sys::ggml_type_name((*t).type_)).to_string_lossy(),
+                            [(*t).ne[0], if (*t).ne[1] > 16 { -1 } else { (*t).ne[1] }, (*t).ne[2]],
+                            (*t).nb[0]
+                        )
+                    }
+                };
                 name = format!("{name} {} | {}", ty(t.src[0]), ty(t.src[1]));
             }
             if t.op == sys::GGML_OP_RMS_NORM && i + 1 < n {

@@ -432,12 +432,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`IrError::Shape`] for sources that do not fit, or that the kernels do not take.
-    pub fn attention(
-        &mut self,
-        [q, k, v, mask]: [Value; 4],
-        scale: f32,
-        plain: Value,
-    ) -> Result<Value, IrError> {
+    pub fn attention(&mut self, [q, k, v, mask]: [Value; 4], scale: f32, plain: Value) -> Result<Value, IrError> {
         let op = Op::Attention { scale };
         let (nq, nk, nv, nm) = (self.ne(q), self.ne(k), self.ne(v), self.ne(mask));
         let ne = [nv[0], nq[1], nq[2], 1];

@@ -99,6 +99,7 @@ struct Sums {
 }
 
 impl Sums {
+    #[inline(always)]
     fn add(&mut self, row: usize, z: &[f32]) {
         let top = largest(z);
         if top > self.max[row] {
@@ -134,6 +135,22 @@ impl Matrix {
 
     /// One worker's part of the vocabulary.
     fn sums(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+            unsafe fn wide(matrix: &Matrix, x: &Rounded, tokens: Range<usize>) -> Sums {
+                matrix.sums_here(x, tokens)
+            }
+            if super::cpu::cpu().wide {
+                // SAFETY: the CPU has the instructions.
+                return unsafe { wide(self, x, tokens) };
+            }
+        }
+        self.sums_here(x, tokens)
+    }
+
+    #[inline(always)]
+    fn sums_here(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
         let mut sums = Sums { max: vec![f32::NEG_INFINITY; x.m], sum: vec![0.0; x.m] };
         let mut z = vec![f32::NEG_INFINITY; x.m * TILE]; // [rows, TILE]
         let mut columns = self.format.map(|format| Columns::new(format, self.k));

@@ -234,7 +234,9 @@ impl Walk<'_> {
             if !dense.is_empty() {
                 used = u32::MAX;
             }
-            for (p, out) in panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)).filter(|p| used >> p.0 & 1 == 1) {
+            for (p, out) in
+                panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)).filter(|p| used >> p.0 & 1 == 1)
+            {
                 let odd = (2 * p + 1 < count).then(|| columns.row(2 * p + 1));
                 // SAFETY: as above.
                 unsafe { bf16::pair(columns.row(2 * p), odd, out) };

@@ -1,7 +1,8 @@
-//! The kernels of [`super::int8`] in llama.cpp's own graphs: products that they compute faster than ggml, to the same bits.
+//! Our kernels in llama.cpp's own graphs: the products of [`super::int8`], to ggml's bits, and [`super::attention`] in the place
+//! of llama.cpp's fused attention, in F32 and without the keys that the mask hides: where many questions share a cache, most.
 
 use super::activations::{self, Layout};
-use super::{cpu::cpu, int8};
+use super::{attention, cpu::cpu, int8};
 use crate::llama::{DType, Node, NodeId, Pool, StandIn, sys};
 use std::ffi::c_void;
 
@@ -17,6 +18,9 @@ pub(crate) struct Products {
     /// For the tensors of a graph of two nodes.
     arena: Vec<Line>,
     work: Vec<Line>,
+    /// Whether fused attention is computed as well, and whether there was one that cannot be.
+    attends: bool,
+    refused: bool,
 }
 
 /// A cache line.
@@ -33,12 +37,113 @@ fn bytes(lines: &mut Vec<Line>, n: usize) -> *mut c_void {
 }
 
 impl Products {
-    /// None where this CPU lacks the instructions.
+    /// Products to ggml's bits. None where this CPU lacks the instructions.
     pub fn stand_in() -> Option<Box<dyn StandIn>> {
+        Self::made(false)
+    }
+
+    /// The same with attention, for contexts with llama.cpp's fused attention and a cache in F32. A model with an attention
+    /// of another kind is refused at the first token ([`StandIn::refused`]).
+    pub fn with_attention() -> Option<Box<dyn StandIn>> {
+        Self::made(true)
+    }
+
+    fn made(attends: bool) -> Option<Box<dyn StandIn>> {
         let made = || -> Box<dyn StandIn> {
-            Box::new(Self { packed: Vec::new(), packed_from: None, arena: Vec::new(), work: Vec::new() })
+            let (packed, arena, work) = (Vec::new(), Vec::new(), Vec::new());
+            Box::new(Self { packed, packed_from: None, arena, work, attends, refused: false })
         };
         cpu().int8.then(made)
+    }
+}
+
+/// True for a fused attention that our kernels compute.
+fn is_our_attention(node: &Node<'_>) -> bool {
+    let (Some(q), Some(k), Some(v), Some(mask)) = (node.src(0), node.src(1), node.src(2), node.src(3)) else {
+        return false;
+    };
+    let [_, max_bias, softcap] = attention::fused_params(node.params());
+    let (nq, nk, nv, nm) = (q.ne(), k.ne(), v.ne(), mask.ne());
+    let floats = [&q, &k, &v, node].into_iter().all(|t| t.dtype() == DType::F32 && t.nb()[0] == 4 && t.is_host());
+    floats
+        && node.src(4).is_none()
+        && max_bias == 0.0
+        && softcap == 0.0
+        && nq[3] * nk[3] == 1
+        && nk[1..] == nv[1..]
+        && nq[2].is_multiple_of(nk[2])
+        && mask.dtype() == DType::F16
+        && mask.is_host()
+        && nm[1] >= nq[1]
+        && nm[2] * nm[3] == 1
+        && is_contiguous(node)
+        && attention::takes(nq[0], nv[0], nk[1], nm[0])
+}
+
+/// Graphs of two or three nodes.
+struct Small(*mut sys::ggml_context);
+
+impl Small {
+    /// # Safety
+    /// `arena` outlives the context.
+    unsafe fn new(arena: &mut Vec<Line>) -> Result<Self, String> {
+        // SAFETY: ggml's own functions say how much memory is needed.
+        unsafe {
+            let size = 8 * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead_custom(8, false);
+            let ctx = sys::ggml_init(sys::ggml_init_params {
+                mem_size: size,
+                mem_buffer: bytes(arena, size),
+                no_alloc: true,
+            });
+            if ctx.is_null() { Err("no memory for a few tensors".into()) } else { Ok(Self(ctx)) }
+        }
+    }
+
+    /// A leaf of our own on the memory of a tensor: a graph of theirs would be a graph of all that leads to them.
+    unsafe fn leaf(&self, theirs: *const sys::ggml_tensor) -> *mut sys::ggml_tensor {
+        // SAFETY: the tensor is alive.
+        unsafe {
+            let ours = sys::ggml_new_tensor(self.0, (*theirs).type_, 4, (*theirs).ne.as_ptr());
+            ((*ours).nb, (*ours).data) = ((*theirs).nb, (*theirs).data);
+            ours
+        }
+    }
+
+    /// A node with the shape and the memory of theirs.
+    unsafe fn node(
+        &self,
+        theirs: *const sys::ggml_tensor,
+        src: &mut [*mut sys::ggml_tensor],
+        run: sys::ggml_custom_op_t,
+        task: *mut c_void,
+    ) -> *mut sys::ggml_tensor {
+        // SAFETY: live tensors.
+        unsafe {
+            let ([a, b, c, d], n) = ((*theirs).ne, src.len() as i32);
+            let ours = sys::ggml_custom_4d(self.0, sys::GGML_TYPE_F32, a, b, c, d, src.as_mut_ptr(), n, run, -1, task);
+            (*ours).data = (*theirs).data;
+            ours
+        }
+    }
+
+    /// Computes what leads to a node.
+    unsafe fn run(self, node: *mut sys::ggml_tensor, work: &mut Vec<Line>, pool: &Pool) -> Result<(), String> {
+        // SAFETY: all tensors have memory.
+        unsafe {
+            let graph = sys::ggml_new_graph_custom(self.0, 8, false);
+            sys::ggml_build_forward_expand(graph, node);
+            let mut plan = sys::ggml_graph_plan(graph, pool.n_threads() as i32, pool.raw());
+            plan.work_data = bytes(work, plan.work_size).cast();
+            let status = sys::ggml_graph_compute(graph, &raw mut plan);
+            if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(format!("ggml failed with status {status}")) }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // SAFETY: freed once.
+        unsafe { sys::ggml_free(self.0) };
     }
 }
 
@@ -49,9 +154,23 @@ fn is_contiguous(node: &Node<'_>) -> bool {
 }
 
 impl StandIn for Products {
+    fn least_tokens(&self) -> usize {
+        // ggml's fused attention rounds more than ours does: not now one, now the other.
+        if self.attends { 1 } else { COLUMNS }
+    }
+
+    fn refused(&self) -> bool {
+        self.refused
+    }
+
     fn takes(&mut self, node: &Node<'_>) -> bool {
         // About to be computed (again, where llama.cpp runs a batch in several passes): what was rounded is the old one.
         self.packed_from.take_if(|(from, _)| *from == node.id());
+        if self.attends && node.op() == sys::GGML_OP_FLASH_ATTN_EXT {
+            let ours = is_our_attention(node);
+            self.refused |= !ours;
+            return ours && node.is_computed();
+        }
         if node.op() != sys::GGML_OP_MUL_MAT || !node.is_computed() || node.dtype() != DType::F32 {
             return false;
         }
@@ -68,53 +187,35 @@ impl StandIn for Products {
     }
 
     fn compute(&mut self, node: &Node<'_>, pool: &Pool) -> Result<(), String> {
-        // SAFETY: `takes` saw that the sources are a plain weight of a known type and contiguous floats in host memory, and
-        // llama.cpp that they are ready. Tensors and graph live in `arena` until the context is freed; the buffers are as
-        // large as ggml and `packed_bytes` say.
+        // SAFETY: `takes` saw that the sources are in host memory and of types and shapes that the kernels take, and llama.cpp
+        // that they are ready. Tensors and graph live in `arena` until the context is freed; the buffers are as large as ggml
+        // and `packed_bytes` say.
         unsafe {
             let t = node.id().ptr();
+            let small = Small::new(&mut self.arena)?;
+            if (*t).op == sys::GGML_OP_FLASH_ATTN_EXT {
+                let [scale, ..] = attention::fused_params((*t).op_params);
+                let mut src = [0, 1, 2, 3].map(|i| small.leaf((*t).src[i]));
+                let result = small.node(t, &mut src, Some(attention::fused), attention::task(scale));
+                return small.run(result, &mut self.work, pool);
+            }
             let (theirs_w, theirs_x) = ((*t).src[0], (*t).src[1]);
             let (kind, [k, a, b, c]) = ((*theirs_w).type_, (*theirs_x).ne.map(|n| n as usize));
             let n_bytes = activations::packed_bytes(kind, Layout::Pairs, k, a * b * c).ok_or("no such format")?;
-            let size = 5 * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead_custom(8, false);
-            let ctx = sys::ggml_init(sys::ggml_init_params {
-                mem_size: size,
-                mem_buffer: bytes(&mut self.arena, size),
-                no_alloc: true,
-            });
-            if ctx.is_null() {
-                return Err("no memory for two tensors".into());
-            }
-            // Leaves of our own on the same memory: a graph of theirs would be a graph of all that leads to them.
-            let leaf = |theirs: *mut sys::ggml_tensor| {
-                let ours = sys::ggml_new_tensor(ctx, (*theirs).type_, 4, (*theirs).ne.as_ptr());
-                ((*ours).nb, (*ours).data) = ((*theirs).nb, (*theirs).data);
-                ours
-            };
-            let (w, x) = (leaf(theirs_w), leaf(theirs_x));
+            let (w, x) = (small.leaf(theirs_w), small.leaf(theirs_x));
             let from = Some((NodeId(theirs_x as usize), kind));
             let packed = if self.packed_from == from {
-                sys::ggml_new_tensor_1d(ctx, sys::GGML_TYPE_I8, n_bytes as i64)
+                sys::ggml_new_tensor_1d(small.0, sys::GGML_TYPE_I8, n_bytes as i64)
             } else {
                 let (mut src, task) = (x, activations::pack_task(kind, Layout::Pairs));
                 let run = Some(activations::pack as _);
-                sys::ggml_custom_4d(ctx, sys::GGML_TYPE_I8, n_bytes as i64, 1, 1, 1, &raw mut src, 1, run, -1, task)
+                sys::ggml_custom_4d(small.0, sys::GGML_TYPE_I8, n_bytes as i64, 1, 1, 1, &raw mut src, 1, run, -1, task)
             };
             (*packed).data = bytes(&mut self.packed, n_bytes);
-            let ([n0, n1, n2, n3], run) = ((*t).ne, Some(int8::exact as _));
-            let (mut src, no_task) = ([w, packed], std::ptr::null_mut());
-            let product =
-                sys::ggml_custom_4d(ctx, sys::GGML_TYPE_F32, n0, n1, n2, n3, src.as_mut_ptr(), 2, run, -1, no_task);
-            (*product).data = (*t).data;
-            let graph = sys::ggml_new_graph_custom(ctx, 8, false);
-            sys::ggml_build_forward_expand(graph, product);
-            let mut plan = sys::ggml_graph_plan(graph, pool.n_threads() as i32, pool.raw());
-            plan.work_data = bytes(&mut self.work, plan.work_size).cast();
-            let status = sys::ggml_graph_compute(graph, &raw mut plan);
-            sys::ggml_free(ctx);
+            let product = small.node(t, &mut [w, packed], Some(int8::exact), std::ptr::null_mut());
             // A leaf (the embeddings, say) is not offered before it changes.
             self.packed_from = from.filter(|_| (*theirs_x).op != sys::GGML_OP_NONE);
-            if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(format!("ggml failed with status {status}")) }
+            small.run(product, &mut self.work, pool)
         }
     }
 }

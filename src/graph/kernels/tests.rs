@@ -113,6 +113,36 @@ fn products_are_ggmls_bit_for_bit() {
     }
 }
 
+/// Every type, odd sizes, any number of threads: what f64 makes of ggml's rounded activations, closer than F32 can tell from
+/// what `ggml_mul_mat` makes of them.
+#[test]
+fn fast_products_are_ggmls_but_for_the_order_of_sums() {
+    if !cpu().int8 {
+        return;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(13);
+    for kind in TYPES {
+        for size in [(256, 1, 8), (512, 16, 9), (256, 33, 16), (1536, 50, 13), (768, 95, 31), (2048, 48, 1)] {
+            let bench = Bench::new(kind, size, 3.0, &mut rng);
+            // SAFETY: live tensors of these shapes.
+            let want = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
+            let scale = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let mut first = None;
+            for threads in [1, 2, 3] {
+                let x = bench.packed(Layout::Columns);
+                let ne = [size.1, size.2, 1];
+                let ours = bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::fast), std::ptr::null_mut());
+                let got = bench.compute(ours, threads);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let what = format!("type {kind}, {size:?}, {threads} threads, number {i}");
+                    assert!((got - want).abs() <= 2e-6 * scale * (size.0 as f32).sqrt(), "{what}: {got} for {want}");
+                }
+                assert!(*first.get_or_insert_with(|| bits(&got)) == bits(&got), "{threads} threads give other bits");
+            }
+        }
+    }
+}
+
 /// Log-probabilities and the gradient of the fused head, against f64 from ggml's own logits: with small and large logits,
 /// labels far below the maximum, rows of two labels that cancel, rows without a label, tiles that are not full.
 #[test]

@@ -12,6 +12,7 @@
 mod tile;
 
 use crate::llama::sys;
+use half::slice::HalfFloatSliceExt;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use tile::{Kernels, LANES, ROWS, Tile, UNITS, Units, kernels};
@@ -247,6 +248,192 @@ fn tile_rows(tile: usize, n: usize) -> (usize, usize) {
     (tile * ROWS, ROWS.min(n - tile * ROWS))
 }
 
+impl Sources {
+    /// One worker's part of the result.
+    ///
+    /// # Safety
+    /// The sources are what [`Sources::of`] says, and `out` is `[k_v, n_head, n]`.
+    unsafe fn forward(&self, out: Heads, ith: usize, nth: usize) {
+        // SAFETY: by contract; workers write disjoint rows of heads.
+        unsafe {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let Scratch { open, scores, first, .. } = scratch;
+                self.seen_by_queries(open);
+                first.resize(self.k.unit_floats(), 0.0);
+                let tiles = open.len();
+                for head in 0..self.q.heads {
+                    let kv = head / self.group;
+                    if head % self.group == 0 {
+                        (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
+                    }
+                    for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                        let (row, rows) = tile_rows(tile, self.q.rows);
+                        scores.units.clone_from(&open[tile]);
+                        let (table, _) = scores.rows();
+                        let to = out.rows_mut(head, row, rows);
+                        multiply(
+                            self.kernels,
+                            &scores.units,
+                            (self.q.rows(head, row, rows), rows),
+                            (first.as_ptr(), self.k.k),
+                            table,
+                        );
+                        for i in 0..rows {
+                            let table = std::slice::from_raw_parts_mut(table[i], scores.width());
+                            (self.kernels.soften)(table, self.query(row + i, &scores.units), self.scale);
+                        }
+                        if scores.units.is_empty() {
+                            // A query that sees nothing: 0 / 0, as ggml has it.
+                            to[..rows]
+                                .iter()
+                                .for_each(|&to| std::slice::from_raw_parts_mut(to, self.v.k).fill(f32::NAN));
+                        }
+                        combine(self.kernels, &scores.units, (table, rows), (&self.v, kv), to, false);
+                    }
+                }
+            });
+        }
+    }
+
+    /// One worker's part of what [`backward_q_floats`] says.
+    ///
+    /// # Safety
+    /// As `forward`; `g` is `[k_v, n_head, n]`.
+    unsafe fn backward_q(&self, g: Heads, to: *mut f32, ith: usize, nth: usize) {
+        let d = Heads::at_memory(to, self.q.k, self.q.heads, self.q.rows);
+        let padded = self.q.rows.next_multiple_of(LANES);
+        // SAFETY: by contract; workers write disjoint rows of heads.
+        unsafe {
+            let log = d.data.add(self.q.k * self.q.heads * self.q.rows);
+            let dot = log.add(self.q.heads * padded);
+            SCRATCH.with_borrow_mut(|scratch| {
+                let Scratch { open, scores, first, second, .. } = scratch;
+                self.seen_by_queries(open);
+                first.resize(self.k.unit_floats(), 0.0);
+                second.resize(self.v.unit_floats(), 0.0);
+                let tiles = open.len();
+                for head in 0..self.q.heads {
+                    let kv = head / self.group;
+                    if head % self.group == 0 {
+                        (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
+                        (self.kernels.lanes)(self.v.at(kv, 0), self.v.row, self.v.rows, self.v.k, second);
+                    }
+                    if head % nth == ith {
+                        for sums in [log, dot] {
+                            std::slice::from_raw_parts_mut(sums.add(head * padded), padded)[self.q.rows..].fill(0.0);
+                        }
+                    }
+                    for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                        let (row, rows) = tile_rows(tile, self.q.rows);
+                        scores.units.clone_from(&open[tile]);
+                        let (p, dp) = scores.rows();
+                        let (units, width) = (&scores.units, scores.width());
+                        multiply(
+                            self.kernels,
+                            units,
+                            (self.q.rows(head, row, rows), rows),
+                            (first.as_ptr(), self.k.k),
+                            p,
+                        );
+                        multiply(self.kernels, units, (g.rows(head, row, rows), rows), (second.as_ptr(), self.v.k), dp);
+                        for i in 0..rows {
+                            let p = std::slice::from_raw_parts_mut(p[i], width);
+                            let dp = std::slice::from_raw_parts_mut(dp[i], width);
+                            let sum = (self.kernels.soften)(p, self.query(row + i, units), self.scale);
+                            log.add(head * padded + row + i).write(sum);
+                            dot.add(head * padded + row + i).write((self.kernels.slope)(p, dp, self.scale));
+                        }
+                        let to = d.rows_mut(head, row, rows);
+                        if units.is_empty() {
+                            to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, d.k).fill(f32::NAN));
+                        }
+                        combine(self.kernels, units, (dp, rows), (&self.k, kv), to, false);
+                    }
+                }
+            });
+        }
+    }
+
+    /// One worker's part of the gradients of keys and values.
+    ///
+    /// # Safety
+    /// As `backward_q`, whose result is `before`; `to` has room for both.
+    unsafe fn backward_kv(&self, g: Heads, before: *const f32, to: *mut f32, ith: usize, nth: usize) {
+        let (n, n_kv) = (self.q.rows, self.k.rows);
+        let padded = n.next_multiple_of(LANES);
+        let dk = Heads::at_memory(to, self.k.k, self.k.heads, n_kv);
+        // SAFETY: by contract; workers write disjoint rows of heads.
+        unsafe {
+            let log = before.add(self.q.k * self.q.heads * n);
+            let dot = log.add(self.q.heads * padded);
+            let dv = Heads::at_memory(dk.data.add(self.k.k * self.k.heads * n_kv), self.v.k, self.v.heads, n_kv);
+            SCRATCH.with_borrow_mut(|scratch| {
+                let Scratch { open, scores, first, second, mask } = scratch;
+                let columns = n_kv.next_multiple_of(LANES);
+                mask.resize(padded * columns, 0.0);
+                (self.kernels.lanes)(self.mask.data, self.mask.stride, n, columns, mask);
+                for lanes in mask[(padded - LANES) * columns..].as_chunks_mut::<LANES>().0 {
+                    lanes[LANES - (padded - n)..].fill(f32::NEG_INFINITY);
+                }
+                let mask = mask.as_ptr();
+                let mask_at = |unit: usize, column: usize| mask.add((unit * columns + column) * LANES);
+                let tiles = n_kv.div_ceil(ROWS);
+                open.resize_with(tiles, Vec::new);
+                for (tile, open) in open.iter_mut().enumerate() {
+                    let (column, count) = tile_rows(tile, n_kv);
+                    open.clear();
+                    open.extend(
+                        (0..padded / LANES)
+                            .filter(|&unit| (column..column + count).any(|column| lets_through(mask_at(unit, column)))),
+                    );
+                }
+                first.resize(self.q.unit_floats(), 0.0);
+                second.resize(padded * self.v.k, 0.0);
+                for head in 0..self.q.heads {
+                    let kv = head / self.group;
+                    (self.kernels.lanes)(self.q.at(head, 0), self.q.row, n, self.q.k, first);
+                    (self.kernels.lanes)(g.at(head, 0), g.row, n, self.v.k, second);
+                    for tile in (0..tiles).filter(|tile| (kv * tiles + tile) % nth == ith) {
+                        let (column, count) = tile_rows(tile, n_kv);
+                        scores.units.clone_from(&open[tile]);
+                        let (p, dp) = scores.rows();
+                        let (units, width) = (&scores.units, scores.width());
+                        multiply(
+                            self.kernels,
+                            units,
+                            (self.k.rows(kv, column, count), count),
+                            (first.as_ptr(), self.q.k),
+                            p,
+                        );
+                        multiply(
+                            self.kernels,
+                            units,
+                            (self.v.rows(kv, column, count), count),
+                            (second.as_ptr(), self.v.k),
+                            dp,
+                        );
+                        let sums = [log.add(head * padded), dot.add(head * padded)];
+                        for i in 0..count {
+                            let seen = Units { units, mask: mask_at(0, column + i), stride: columns * LANES };
+                            let p = std::slice::from_raw_parts_mut(p[i], width);
+                            let dp = std::slice::from_raw_parts_mut(dp[i], width);
+                            (self.kernels.again)(p, dp, seen, sums, self.scale);
+                        }
+                        let (to_k, to_v) = (dk.rows_mut(kv, column, count), dv.rows_mut(kv, column, count));
+                        let add = head % self.group != 0;
+                        if units.is_empty() && !add {
+                            to_k[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dk.k).fill(0.0));
+                            to_v[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dv.k).fill(0.0));
+                        }
+                        combine(self.kernels, units, (dp, count), (&self.q, head), to_k, add);
+                        combine(self.kernels, units, (p, count), (&g, head), to_v, add);
+                    }
+                }
+            });
+        }
+    }
+}
+
 /// The custom op: queries, keys, values, mask to the result.
 pub(in crate::graph) unsafe extern "C" fn forward(
     dst: *mut sys::ggml_tensor,
@@ -254,38 +441,41 @@ pub(in crate::graph) unsafe extern "C" fn forward(
     nth: c_int,
     user: *mut c_void,
 ) {
-    // SAFETY: `emit` builds the node with these shapes, all in host memory; workers write disjoint rows of heads.
+    // SAFETY: `emit` builds the node with these shapes, all in host memory.
+    unsafe { Sources::of(dst, user).forward(Heads::of(dst), ith as usize, nth as usize) }
+}
+
+/// Scale, ALiBi bias and soft cap of llama.cpp's fused attention, from its parameters.
+pub(in crate::graph) fn fused_params(params: [i32; 16]) -> [f32; 3] {
+    [0, 1, 2].map(|i| f32::from_bits(params[i] as u32))
+}
+
+/// The custom op with the sources of llama.cpp's fused attention: queries `[k, n, n_head]`, keys `[k, n_kv, n_head_kv]`, values
+/// `[k_v, n_kv, n_head_kv]`, mask in 16-bit floats; the result `[k_v, n_head, n]`.
+pub(in crate::graph) unsafe extern "C" fn fused(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
+    thread_local! {
+        static MASK: RefCell<Vec<f32>> = RefCell::default();
+    }
+    // SAFETY: the stand-in took the node for its shapes and types, all in host memory.
     unsafe {
-        let s = Sources::of(dst, user);
-        let out = Heads::of(dst);
-        let (ith, nth) = (ith as usize, nth as usize);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { open, scores, first, .. } = scratch;
-            s.seen_by_queries(open);
-            first.resize(s.k.unit_floats(), 0.0);
-            let tiles = open.len();
-            for head in 0..s.q.heads {
-                let kv = head / s.group;
-                if head % s.group == 0 {
-                    (s.kernels.lanes)(s.k.at(kv, 0), s.k.row, s.k.rows, s.k.k, first);
-                }
-                for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
-                    let (row, rows) = tile_rows(tile, s.q.rows);
-                    scores.units.clone_from(&open[tile]);
-                    let (table, _) = scores.rows();
-                    let to = out.rows_mut(head, row, rows);
-                    multiply(s.kernels, &scores.units, (s.q.rows(head, row, rows), rows), (first.as_ptr(), s.k.k), table);
-                    for i in 0..rows {
-                        let table = std::slice::from_raw_parts_mut(table[i], scores.width());
-                        (s.kernels.soften)(table, s.query(row + i, &scores.units), s.scale);
-                    }
-                    if scores.units.is_empty() {
-                        // A query that sees nothing: 0 / 0, as ggml has it.
-                        to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, s.v.k).fill(f32::NAN));
-                    }
-                    combine(s.kernels, &scores.units, (table, rows), (&s.v, kv), to, false);
-                }
+        let src = &(*dst).src;
+        let [q, k, v] = [0, 1, 2].map(|i| {
+            let t = &*src[i];
+            let [k, rows, heads, _] = t.ne.map(|n| n as usize);
+            Heads { data: t.data.cast(), k, heads, rows, head: t.nb[2] / 4, row: t.nb[1] / 4 }
+        });
+        let width = (*src[3]).ne[0] as usize;
+        MASK.with_borrow_mut(|mask| {
+            mask.resize(q.rows * width, 0.0);
+            for (row, mask) in mask.chunks_exact_mut(width).enumerate() {
+                let stored = (*src[3]).data.cast::<u8>().add(row * (*src[3]).nb[1]).cast::<half::f16>();
+                std::slice::from_raw_parts(stored, width).convert_to_f32_slice(mask);
             }
+            let mask = Mask { data: mask.as_ptr(), stride: width };
+            let scale = f32::from_bits(user as usize as u32);
+            let group = q.heads / k.heads;
+            let sources = Sources { q, k, v, mask, scale, group, kernels: kernels() };
+            sources.forward(Heads::of(dst), ith as usize, nth as usize);
         });
     }
 }
@@ -299,52 +489,8 @@ pub(in crate::graph) unsafe extern "C" fn backward_q(
 ) {
     // SAFETY: as `forward`.
     unsafe {
-        let s = Sources::of(dst, user);
         let g = Heads::of((*dst).src[4]);
-        let d = Heads::at_memory((*dst).data.cast(), s.q.k, s.q.heads, s.q.rows);
-        let padded = s.q.rows.next_multiple_of(LANES);
-        let log = d.data.add(s.q.k * s.q.heads * s.q.rows);
-        let dot = log.add(s.q.heads * padded);
-        let (ith, nth) = (ith as usize, nth as usize);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { open, scores, first, second, .. } = scratch;
-            s.seen_by_queries(open);
-            first.resize(s.k.unit_floats(), 0.0);
-            second.resize(s.v.unit_floats(), 0.0);
-            let tiles = open.len();
-            for head in 0..s.q.heads {
-                let kv = head / s.group;
-                if head % s.group == 0 {
-                    (s.kernels.lanes)(s.k.at(kv, 0), s.k.row, s.k.rows, s.k.k, first);
-                    (s.kernels.lanes)(s.v.at(kv, 0), s.v.row, s.v.rows, s.v.k, second);
-                }
-                if head % nth == ith {
-                    for sums in [log, dot] {
-                        std::slice::from_raw_parts_mut(sums.add(head * padded), padded)[s.q.rows..].fill(0.0);
-                    }
-                }
-                for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
-                    let (row, rows) = tile_rows(tile, s.q.rows);
-                    scores.units.clone_from(&open[tile]);
-                    let (p, dp) = scores.rows();
-                    let (units, width) = (&scores.units, scores.width());
-                    multiply(s.kernels, units, (s.q.rows(head, row, rows), rows), (first.as_ptr(), s.k.k), p);
-                    multiply(s.kernels, units, (g.rows(head, row, rows), rows), (second.as_ptr(), s.v.k), dp);
-                    for i in 0..rows {
-                        let p = std::slice::from_raw_parts_mut(p[i], width);
-                        let dp = std::slice::from_raw_parts_mut(dp[i], width);
-                        let sum = (s.kernels.soften)(p, s.query(row + i, units), s.scale);
-                        log.add(head * padded + row + i).write(sum);
-                        dot.add(head * padded + row + i).write((s.kernels.slope)(p, dp, s.scale));
-                    }
-                    let to = d.rows_mut(head, row, rows);
-                    if units.is_empty() {
-                        to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, d.k).fill(f32::NAN));
-                    }
-                    combine(s.kernels, units, (dp, rows), (&s.k, kv), to, false);
-                }
-            }
-        });
+        Sources::of(dst, user).backward_q(g, (*dst).data.cast(), ith as usize, nth as usize);
     }
 }
 
@@ -356,67 +502,12 @@ pub(in crate::graph) unsafe extern "C" fn backward_kv(
     nth: c_int,
     user: *mut c_void,
 ) {
-    // SAFETY: as `forward`; workers write disjoint rows of heads.
+    // SAFETY: as `forward`.
     unsafe {
-        let s = Sources::of(dst, user);
-        let (g, before) = (Heads::of((*dst).src[4]), (*(*dst).src[5]).data.cast::<f32>());
-        let (n, n_kv) = (s.q.rows, s.k.rows);
-        let padded = n.next_multiple_of(LANES);
-        let log = before.add(s.q.k * s.q.heads * n).cast_const();
-        let dot = log.add(s.q.heads * padded);
-        let dk = Heads::at_memory((*dst).data.cast(), s.k.k, s.k.heads, n_kv);
-        let dv = Heads::at_memory(dk.data.add(s.k.k * s.k.heads * n_kv), s.v.k, s.v.heads, n_kv);
-        let (ith, nth) = (ith as usize, nth as usize);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { open, scores, first, second, mask } = scratch;
-            let columns = n_kv.next_multiple_of(LANES);
-            mask.resize(padded * columns, 0.0);
-            (s.kernels.lanes)(s.mask.data, s.mask.stride, n, columns, mask);
-            for lanes in mask[(padded - LANES) * columns..].as_chunks_mut::<LANES>().0 {
-                lanes[LANES - (padded - n)..].fill(f32::NEG_INFINITY);
-            }
-            let mask = mask.as_ptr();
-            let mask_at = |unit: usize, column: usize| mask.add((unit * columns + column) * LANES);
-            let tiles = n_kv.div_ceil(ROWS);
-            open.resize_with(tiles, Vec::new);
-            for (tile, open) in open.iter_mut().enumerate() {
-                let (column, count) = tile_rows(tile, n_kv);
-                open.clear();
-                open.extend(
-                    (0..padded / LANES)
-                        .filter(|&unit| (column..column + count).any(|column| lets_through(mask_at(unit, column)))),
-                );
-            }
-            first.resize(s.q.unit_floats(), 0.0);
-            second.resize(padded * s.v.k, 0.0);
-            for head in 0..s.q.heads {
-                let kv = head / s.group;
-                (s.kernels.lanes)(s.q.at(head, 0), s.q.row, n, s.q.k, first);
-                (s.kernels.lanes)(g.at(head, 0), g.row, n, s.v.k, second);
-                for tile in (0..tiles).filter(|tile| (kv * tiles + tile) % nth == ith) {
-                    let (column, count) = tile_rows(tile, n_kv);
-                    scores.units.clone_from(&open[tile]);
-                    let (p, dp) = scores.rows();
-                    let (units, width) = (&scores.units, scores.width());
-                    multiply(s.kernels, units, (s.k.rows(kv, column, count), count), (first.as_ptr(), s.q.k), p);
-                    multiply(s.kernels, units, (s.v.rows(kv, column, count), count), (second.as_ptr(), s.v.k), dp);
-                    let sums = [log.add(head * padded), dot.add(head * padded)];
-                    for i in 0..count {
-                        let seen = Units { units, mask: mask_at(0, column + i), stride: columns * LANES };
-                        let p = std::slice::from_raw_parts_mut(p[i], width);
-                        let dp = std::slice::from_raw_parts_mut(dp[i], width);
-                        (s.kernels.again)(p, dp, seen, sums, s.scale);
-                    }
-                    let (to_k, to_v) = (dk.rows_mut(kv, column, count), dv.rows_mut(kv, column, count));
-                    let add = head % s.group != 0;
-                    if units.is_empty() && !add {
-                        to_k[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dk.k).fill(0.0));
-                        to_v[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dv.k).fill(0.0));
-                    }
-                    combine(s.kernels, units, (dp, count), (&s.q, head), to_k, add);
-                    combine(s.kernels, units, (p, count), (&g, head), to_v, add);
-                }
-            }
-        });
+        let (g, before) = (Heads::of((*dst).src[4]), (*(*dst).src[5]).data.cast());
+        Sources::of(dst, user).backward_kv(g, before, (*dst).data.cast(), ith as usize, nth as usize);
     }
 }
+
+#[cfg(test)]
+mod tests;

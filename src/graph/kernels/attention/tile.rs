@@ -221,13 +221,7 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn again_here(
-                s: &mut [f32],
-                d: &mut [f32],
-                column: Units<'_>,
-                sums: [*const f32; 2],
-                scale: f32,
-            ) {
+            unsafe fn again_here(s: &mut [f32], d: &mut [f32], column: Units<'_>, sums: [*const f32; 2], scale: f32) {
                 // SAFETY: as the function.
                 unsafe { again(s, d, column, sums, scale) }
             }
