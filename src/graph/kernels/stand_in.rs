@@ -57,11 +57,23 @@ impl Products {
     }
 }
 
+/// A tensor, or what it is a copy of in another type: llama.cpp rounds keys and values of a cache in F32 to 16 bits before its
+/// fused attention. What it copied from is the cache itself, still there.
+fn before_rounding<'a>(t: Node<'a>) -> Node<'a> {
+    match t.src(0) {
+        Some(from) if t.op() == sys::GGML_OP_CPY && from.ne() == t.ne() => from,
+        _ => t,
+    }
+}
+
+/// The sources of a fused attention: queries, keys, values, mask.
+fn attention_sources<'a>(node: &Node<'a>) -> Option<[Node<'a>; 4]> {
+    Some([node.src(0)?, before_rounding(node.src(1)?), before_rounding(node.src(2)?), node.src(3)?])
+}
+
 /// True for a fused attention that our kernels compute.
 fn is_our_attention(node: &Node<'_>) -> bool {
-    let (Some(q), Some(k), Some(v), Some(mask)) = (node.src(0), node.src(1), node.src(2), node.src(3)) else {
-        return false;
-    };
+    let Some([q, k, v, mask]) = attention_sources(node) else { return false };
     let [_, max_bias, softcap] = attention::fused_params(node.params());
     let (nq, nk, nv, nm) = (q.ne(), k.ne(), v.ne(), mask.ne());
     let floats = [&q, &k, &v, node].into_iter().all(|t| t.dtype() == DType::F32 && t.nb()[0] == 4 && t.is_host());
@@ -195,7 +207,8 @@ impl StandIn for Products {
             let small = Small::new(&mut self.arena)?;
             if (*t).op == sys::GGML_OP_FLASH_ATTN_EXT {
                 let [scale, ..] = attention::fused_params((*t).op_params);
-                let mut src = [0, 1, 2, 3].map(|i| small.leaf((*t).src[i]));
+                let sources = attention_sources(node).ok_or("an attention without sources")?;
+                let mut src = sources.map(|s| small.leaf(s.id().ptr()));
                 let result = small.node(t, &mut src, Some(attention::fused), attention::task(scale));
                 return small.run(result, &mut self.work, pool);
             }
