@@ -232,10 +232,10 @@ fn scores_agree_with_the_reference() {
     assert!(a.same.iter().all(|&k| k >= a.n - 1), "MC1 and MC2 agree on {:?} of {}", a.same, a.n);
 }
 
-/// All questions that the reference has scores of, on both models: the table of docs/evaluation.md. Three minutes:
+/// All questions that the reference has scores of, on both models: the table of docs/evaluation.md. A minute:
 /// cargo test --release --test eval -- --ignored --nocapture all_scores
 #[test]
-#[ignore = "three minutes"]
+#[ignore = "a minute"]
 fn all_scores_agree_with_the_reference() {
     let cases = [
         (SMOL, "gold/truthfulqa_mc_smollm2.json", "Q4_1", 150),

@@ -162,6 +162,22 @@ fn ratios(bench: &Value) -> String {
                 of("optimizer"),
                 100.0 * number(split, &["serial"])
             );
+            let ops: Vec<String> = split["ops"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|op| {
+                    format!(
+                        "{} {:.0} ({})",
+                        op["op"].as_str().unwrap_or("?"),
+                        number(op, &["millis"]),
+                        number(op, &["nodes"])
+                    )
+                })
+                .collect();
+            if !ops.is_empty() {
+                let _ = writeln!(out, "The longest ops of one step, in ms (and how many nodes): {}.", ops.join(", "));
+            }
         }
     }
     out

@@ -18,7 +18,7 @@ pub use error::BenchError;
 pub use line::{Line, Measured, Name, Outcome, Verdict};
 pub use pairs::{N_PAIRS, PairFile, pairs, write_pairs};
 pub use prefill::Prefill;
-pub use report::{ModelReport, Split, Threads};
+pub use report::{ModelReport, OpTime, Split, Threads};
 
 use crate::check::middle_layer;
 use crate::data::{ChatTemplate, TemplateChoice, TokenizedPair};

@@ -2,11 +2,12 @@
 
 use super::{Line, Spread};
 use crate::data::TokenizedPair;
+use crate::graph::emit::Profile;
 use crate::llama::Model;
 use serde::Serialize;
 
 /// Where a step's time goes, milliseconds, medians over the rounds. All but `compute` is serial.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Split {
     /// The whole step.
     pub wall: f64,
@@ -26,6 +27,38 @@ pub struct Split {
     pub optimizer: f64,
     /// Share of the step outside ggml's computation.
     pub serial: f64,
+    /// The computation of one more step, op by op, the longest first: those of at least a hundredth of it.
+    pub ops: Vec<OpTime>,
+}
+
+/// What the nodes of an op took in a step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OpTime {
+    /// ggml's name of the op, or that of a kernel of ours.
+    pub op: String,
+    /// How many there are.
+    pub nodes: usize,
+    /// Milliseconds of the first thread, with its wait for the others.
+    pub millis: f64,
+}
+
+impl OpTime {
+    /// From a profile.
+    pub(super) fn all(profile: Profile) -> Vec<Self> {
+        let total: f64 = profile.values().map(|(time, _)| time.as_secs_f64()).sum();
+        let mut ops: Vec<Self> = profile
+            .into_iter()
+            .map(|(op, (time, nodes))| Self { op, nodes, millis: 1e3 * time.as_secs_f64() })
+            .filter(|op| op.millis >= 10.0 * total)
+            .collect();
+        ops.sort_by(|a, b| b.millis.total_cmp(&a.millis));
+        ops
+    }
+
+    /// As a list for people.
+    pub fn words(ops: &[Self]) -> String {
+        ops.iter().map(|op| format!("{} {:.0}", op.op, op.millis)).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A step with one thread and with more.

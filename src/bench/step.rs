@@ -1,6 +1,6 @@
 //! The training step: against llama.cpp's prefill, against PyTorch, with more threads.
 
-use super::report::{Split, Threads};
+use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
 use crate::graph::emit::Timings;
 use crate::llama::{Model, Token};
@@ -63,6 +63,13 @@ impl Stepper {
         })
     }
 
+    /// A step, op by op.
+    fn profile(&mut self) -> Result<Vec<OpTime>, BenchError> {
+        self.engine.start_profile();
+        self.step()?;
+        Ok(OpTime::all(self.engine.take_profile()))
+    }
+
     /// The pairs forward only; milliseconds of ggml's computation.
     fn forward(&mut self) -> Result<f64, BenchError> {
         let added: Vec<f32> = self.vector.iter().map(|&x| x as f32).collect();
@@ -114,6 +121,7 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
         read: of(&|t| millis(t.timings.read)),
         optimizer: of(&|t| t.optimizer),
         serial: of(&|t| (t.wall - millis(t.timings.compute)) / t.wall),
+        ops: stepper.profile()?,
     };
     let line = Line {
         name: Name::Step,

@@ -1,7 +1,7 @@
 //! `bidpo bench`: how fast, as ratios to llama.cpp itself.
 
 use anyhow::{Context as _, ensure};
-use bidpo::bench::{Line, ModelReport, Name, Outcome, Settings, Split, Threads, Verdict, bench, write_pairs};
+use bidpo::bench::{Line, ModelReport, Name, OpTime, Outcome, Settings, Split, Threads, Verdict, bench, write_pairs};
 use bidpo::check::middle_layer;
 use bidpo::llama::{Model, ModelParams, cpu_features, default_threads};
 use serde_json::json;
@@ -158,6 +158,9 @@ fn print_split(s: &Split) {
         s.optimizer,
         100.0 * s.serial
     );
+    if !s.ops.is_empty() {
+        println!("the longest ops of a step, ms: {}", OpTime::words(&s.ops));
+    }
 }
 
 fn print_threads(t: &Threads) {

@@ -71,3 +71,24 @@ pub fn computed_again() -> Vec<BTreeSet<usize>> {
     }
     reached
 }
+
+/// The attention that is one op: its gradients with respect to queries, keys and values, windows of the entry. Each token sees
+/// the first two and those of its own kind.
+pub fn in_one() -> Vec<BTreeSet<usize>> {
+    let mut reached = Vec::new();
+    for (n_head, n_kv) in [(2, 2), (3, 1)] {
+        let mut c = Case::new([16, n_head + 2 * n_kv, TOKENS, 1]);
+        let nb = c.graph.node(c.entry).nb;
+        let mut part =
+            |heads: usize, from: usize| c.graph.view(c.entry, [16, heads, TOKENS, 1], nb, from * nb[1]).unwrap();
+        let (q, k, v) = (part(n_head, 0), part(n_kv, n_head), part(n_kv, n_head + n_kv));
+        let sees = |row: usize, column: usize| column <= row && (column < 2 || row % 2 == column % 2);
+        let mask = (0..16 * TOKENS).map(|i| if sees(i / 16, i % 16) { 0.0 } else { f32::NEG_INFINITY }).collect();
+        let mask = c.given([16, TOKENS, 1, 1], mask);
+        // What the op stands for; not used where kernels of ours compute it.
+        let plain = c.fixed([16, n_head, TOKENS, 1]);
+        let out = c.graph.attention([q, k, v, mask], 0.3, plain).unwrap();
+        reached.push(c.check(&format!("attention in one, {n_head} over {n_kv} heads"), out));
+    }
+    reached
+}

@@ -79,6 +79,9 @@ ops! {
     Op::RopeBack(_) => Gradient;
     Op::SoftMax { .. } => Forward;
     Op::SoftMaxBack { .. } => Gradient;
+    Op::Attention { .. } => Forward;
+    Op::AttentionBackQ { .. } => Gradient;
+    Op::AttentionBackKv { .. } => Gradient;
     Op::Glu(Glu::Reglu) => Forward;
     Op::Glu(Glu::Swiglu) => Forward;
     Op::Glu(Glu::Geglu) => Forward;
@@ -599,6 +602,7 @@ fn all() {
         get_rows,
         several_paths,
         attention::computed_again,
+        attention::in_one,
         elementwise::sub,
         elementwise::div,
         elementwise::clamp,

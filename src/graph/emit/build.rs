@@ -74,19 +74,6 @@ impl Built {
             )));
         }
         let needed = needed(graph, wanted, setup);
-        if std::env::var_os("DUMP").is_some() {
-            for (i, n) in graph.nodes().iter().enumerate() {
-                eprintln!(
-                    "{i}{} {:?} src {:?} ne {:?} nb {:?} {:?}",
-                    if needed[i] { "" } else { " (unneeded)" },
-                    n.op,
-                    n.src.iter().map(|s| s.0).collect::<Vec<_>>(),
-                    n.ne,
-                    n.nb,
-                    n.elem
-                );
-            }
-        }
         let memory = || RunError::Memory { nodes: n, detail: String::new() };
         let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(memory)?;
         // A node may need two tensors.
@@ -167,7 +154,7 @@ impl Built {
 }
 
 /// The sources of a node that are used: of an attention, those of the kernel or the result of ggml's.
-fn used<'a>(node: &'a Node, setup: Setup) -> &'a [Value] {
+fn used(node: &Node, setup: Setup) -> &[Value] {
     match (node.op, setup.precision.forward) {
         (Op::Attention { .. }, Forward::Fast) => &node.src[..4],
         (Op::Attention { .. }, Forward::Exact) => &node.src[4..],

@@ -89,21 +89,6 @@ unsafe fn computed(graph: *mut sys::ggml_cgraph) -> Vec<String> {
                 sys::GGML_OP_CUSTOM => CStr::from_ptr(t.name.as_ptr()).to_string_lossy().into_owned(),
                 op => CStr::from_ptr(sys::ggml_op_name(op)).to_string_lossy().into_owned(),
             };
-            if std::env::var_os("PROF_SHAPE").is_some() {
-                let ty = |t: *mut sys::ggml_tensor| {
-                    if t.is_null() {
-                        String::new()
-                    } else {
-                        format!(
-                            "{} {:?} {:?}",
-                            CStr::from_ptr(sys::ggml_type_name((*t).type_)).to_string_lossy(),
-                            [(*t).ne[0], if (*t).ne[1] > 16 { -1 } else { (*t).ne[1] }, (*t).ne[2]],
-                            (*t).nb[0]
-                        )
-                    }
-                };
-                name = format!("{name} {} | {}", ty(t.src[0]), ty(t.src[1]));
-            }
             if t.op == sys::GGML_OP_RMS_NORM && i + 1 < n {
                 let next = node(i + 1);
                 let reads = next.src.iter().any(|s| std::ptr::eq(*s, t));

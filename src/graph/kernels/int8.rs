@@ -429,9 +429,9 @@ impl Product<'_> {
                     }
                 }
             }
-            for i in 0..C {
-                for s in 0..S {
-                    _mm512_storeu_ps(out.add(i * self.stride + s * LANES), acc[i][s]);
+            for (i, acc) in acc.iter().enumerate() {
+                for (s, &acc) in acc.iter().enumerate() {
+                    _mm512_storeu_ps(out.add(i * self.stride + s * LANES), acc);
                 }
             }
         }

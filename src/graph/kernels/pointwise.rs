@@ -113,11 +113,10 @@ unsafe fn part<'a>(t: *const sys::ggml_tensor, from: usize, to: usize) -> &'a [f
     unsafe { std::slice::from_raw_parts((*t).data.cast::<f32>().add(from), to - from) }
 }
 
-unsafe fn activation(
-    dst: *mut sys::ggml_tensor,
-    (ith, nth): (usize, usize),
-    slope: fn(&[f32], &[f32], Option<&[f32]>, &mut [f32]),
-) {
+/// Gradient of the result, argument, perhaps another factor, to the gradient of the argument.
+type Slope = fn(&[f32], &[f32], Option<&[f32]>, &mut [f32]);
+
+unsafe fn activation(dst: *mut sys::ggml_tensor, (ith, nth): (usize, usize), slope: Slope) {
     // SAFETY: `emit` passes contiguous F32 tensors of one shape in host memory; workers take disjoint ranges.
     unsafe {
         let n = (*dst).ne.iter().product::<i64>() as usize;

@@ -300,9 +300,9 @@ mod wide {
             let mut b: [*const f32; N] = std::array::from_fn(|j| t.b[j]);
             let mut sum = [[_mm512_setzero_ps(); N]; M];
             if t.add {
-                for i in 0..M {
-                    for j in 0..N {
-                        sum[i][j] = _mm512_loadu_ps(t.c[i].add(j * LANES));
+                for (sum, c) in sum.iter_mut().zip(t.c) {
+                    for (j, sum) in sum.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(c.add(j * LANES));
                     }
                 }
             }
@@ -318,9 +318,9 @@ mod wide {
                     *b = b.add(t.step);
                 }
             }
-            for i in 0..M {
-                for j in 0..N {
-                    _mm512_storeu_ps(t.c[i].add(j * LANES), sum[i][j]);
+            for (sum, c) in sum.iter().zip(t.c) {
+                for (j, &sum) in sum.iter().enumerate() {
+                    _mm512_storeu_ps(c.add(j * LANES), sum);
                 }
             }
         }
