@@ -108,7 +108,11 @@ impl Lowering<'_> {
         match node.op {
             Op::MulMatT if weight(node.src[0]).is_some() => {
                 let copy = self.copy(old, node.src[0]);
-                self.graph.mul_mat(copy, src[1], 0)
+                let product = self.graph.mul_mat(copy, src[1], 0)?;
+                match src.get(2) {
+                    Some(&sum) => self.graph.add(sum, product),
+                    None => Ok(product),
+                }
             }
             Op::MulMatIdT if weight(node.src[0]).is_some() => {
                 let copy = self.copy(old, node.src[0]);

@@ -585,7 +585,7 @@ fn several_paths() -> Vec<BTreeSet<usize>> {
 
 #[test]
 fn all() {
-    let cases: [fn() -> Vec<BTreeSet<usize>>; 33] = [
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 34] = [
         add,
         mul,
         scale,

@@ -173,7 +173,7 @@ impl Sweep {
         }
         self.grads[slot] = Some(match (self.grads[slot], part) {
             (None, Part::Whole(d)) => d,
-            (Some(sum), Part::Whole(d)) => graph.add(sum, d)?,
+            (Some(sum), Part::Whole(d)) => graph.accumulate(sum, d)?,
             (sum, Part::Window(d, nb, offset)) => {
                 // Into zeros, or into what other windows have brought already.
                 let base = match sum {

@@ -230,6 +230,21 @@ impl Graph {
         Ok(self.f32(Op::MulMatT, &[w, g], [a[0], b[1], b[2], b[3]]))
     }
 
+    /// `sum + d`; where d is an [`Op::MulMatT`], as one.
+    ///
+    /// # Errors
+    /// As [`Graph::add`].
+    pub fn accumulate(&mut self, sum: Value, d: Value) -> Result<Value, IrError> {
+        let node = self.node(d);
+        if let (Op::MulMatT, &[w, g]) = (node.op, &node.src[..])
+            && node.ne == self.ne(sum)
+            && self.is_contiguous(sum)
+        {
+            return Ok(self.f32(Op::MulMatT, &[w, g, sum], self.ne(sum)));
+        }
+        self.add(sum, d)
+    }
+
     /// [`Op::MulMatId`].
     pub fn mul_mat_id(&mut self, w: Value, y: Value, ids: Value, params: OpParams) -> Result<Value, IrError> {
         let (a, b, i) = (self.ne(w), self.ne(y), self.ne(ids));

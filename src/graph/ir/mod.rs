@@ -170,7 +170,7 @@ pub enum Op {
     /// parameters hold ggml's precision flags.
     MulMat(OpParams),
     /// `x^T y` for a weight `x`: `[k, n] , [n, m] -> [k, m]`; `x` repeated over `y`'s two outer dimensions. The product a
-    /// backward pass is made of.
+    /// backward pass is made of. A third source, of the result's shape, is added.
     MulMatT,
     /// As [`Op::MulMat`], with a matrix of its own for each row of `y`: `x [k, n, n_expert]`, `y [k, 1 or slots, tokens]`,
     /// third source the matrices' numbers `[slots, tokens]` `-> [n, slots, tokens]` (mixtures of experts).

@@ -59,6 +59,8 @@ pub(super) unsafe fn pair(even: Row<'_>, odd: Option<Row<'_>>, out: &mut [u32]) 
 
 /// `d[row] += sum over the panel's rows r of a[row][r] panel[r]` for some rows.
 pub(super) struct Product<'a> {
+    /// `d` holds nothing yet: `=` instead of `+=`, in [`Product::add`].
+    pub first: bool,
     /// `[pairs, width]`.
     pub panel: &'a [u32],
     pub width: usize,
@@ -195,8 +197,10 @@ impl Product<'_> {
             let a: [*const i32; M] =
                 std::array::from_fn(|i| self.a.as_ptr().add(rows[i] as usize * self.a_stride + self.a_offset).cast());
             let d: [*mut f32; M] = std::array::from_fn(|i| self.d.add(rows[i] as usize * self.d_stride + column));
-            let mut sum: [[__m512; N]; M] =
-                std::array::from_fn(|i| std::array::from_fn(|j| _mm512_loadu_ps(d[i].add(16 * j))));
+            let mut sum = [[_mm512_setzero_ps(); N]; M];
+            if !self.first {
+                sum = std::array::from_fn(|i| std::array::from_fn(|j| _mm512_loadu_ps(d[i].add(16 * j))));
+            }
             let mut panel = self.panel.as_ptr().add(column);
             for p in 0..self.pairs {
                 let w: [__m512bh; N] = std::array::from_fn(|j| {

@@ -242,6 +242,7 @@ impl Walk<'_> {
                 unsafe { bf16::pair(columns.row(2 * p), odd, out) };
             }
             let product = Product {
+                first: false,
                 panel: &panel,
                 width: k,
                 pairs: count.div_ceil(2),

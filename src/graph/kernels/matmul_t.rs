@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 
 /// Rows of W in a panel.
-const PANEL_ROWS: usize = 64;
+const PANEL_ROWS: usize = 128;
 /// Columns of a register tile.
 const TILE_K: usize = 64;
 /// Rows of g in a register tile.
@@ -54,7 +54,7 @@ fn half_format(w: &sys::ggml_tensor, user: *mut c_void) -> Option<Format> {
 }
 
 /// The custom op: src0 = W `[k, n, a, b]`, src1 = g `[n, m, c, d]`, dst `[k, m, c, d]`; W is repeated over the two outer
-/// dimensions.
+/// dimensions. A third source of the result's shape is added to it.
 pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
     // SAFETY: ggml calls with the tensors that `emit` built: W of any type, g and d contiguous F32, all in host memory.
     // Workers write disjoint parts of d.
@@ -68,12 +68,14 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
         }
         let Some(share) = Share::new(w, m, ith as usize, nth as usize) else { return };
         let (k, half) = (w.ne[0] as usize, half_format(w, user));
+        let addend = (*dst).src[2].as_ref().map(|t| t.data.cast::<f32>().cast_const());
         for plane in 0..c * b {
             let (i2, i3) = (plane % c, plane / c);
             let matrix = w.data.cast::<u8>().add(i2 / (c / wa) * w.nb[2] + i3 / (b / wb) * w.nb[3]);
             let g = std::slice::from_raw_parts(g.data.cast::<f32>().add(plane * m * n), m * n);
             let d = d.data.cast::<f32>().add(plane * m * k + share.k0);
-            share.product(w, half, matrix, g, (share.m0, share.m1), (d, k));
+            let addend = addend.map(|a| a.add(plane * m * k + share.k0));
+            share.product(w, half, matrix, g, (share.m0, share.m1), (d, k, addend));
         }
     }
 }
@@ -112,7 +114,7 @@ pub(in crate::graph) unsafe extern "C" fn run_id(
             }
             sums.resize(rows.len() * width, 0.0);
             let matrix = w.data.cast::<u8>().add(expert * w.nb[2]);
-            share.product(w, half, matrix, &gathered, (0, rows.len()), (sums.as_mut_ptr(), width));
+            share.product(w, half, matrix, &gathered, (0, rows.len()), (sums.as_mut_ptr(), width, None));
             for (row, sum) in rows.iter().zip(sums.chunks_exact(width)) {
                 let to = d.data.cast::<f32>().add(row * k + share.k0);
                 std::ptr::copy_nonoverlapping(sum.as_ptr(), to, width);
@@ -151,7 +153,7 @@ impl Share {
     }
 
     /// Rows `m0..m1` of g `[m, n]` times the matrix's columns of this worker, written to d (offset to the worker's first
-    /// column), whose rows are `stride` numbers apart.
+    /// column), whose rows are `stride` numbers apart; those of the addend lie like them.
     ///
     /// # Safety
     /// `matrix` points to n rows of the type and row stride of `w`; d is valid for these rows and columns.
@@ -162,7 +164,7 @@ impl Share {
         matrix: *const u8,
         g: &[f32],
         (m0, m1): (usize, usize),
-        (d, stride): (*mut f32, usize),
+        (d, stride, addend): (*mut f32, usize, Option<*const f32>),
     ) {
         let n = w.ne[1] as usize;
         let width = self.k1 - self.k0;
@@ -171,13 +173,21 @@ impl Share {
             let traits = &*sys::ggml_get_type_traits(w.type_);
             let stored = sys::ggml_row_size(w.type_, width as i64);
             let first = matrix.add(sys::ggml_row_size(w.type_, self.k0 as i64));
-            for row in m0..m1 {
-                std::slice::from_raw_parts_mut(d.add(row * stride), width).fill(0.0);
+            if let Some(addend) = addend {
+                for row in m0..m1 {
+                    std::ptr::copy_nonoverlapping(addend.add(row * stride), d.add(row * stride), width);
+                }
             }
+            let empty = addend.is_none();
             PANEL.with_borrow_mut(|panel| {
                 if let Some(format) = half {
-                    panel.product(&format, (first, w.nb[1], stored), (n, width), g, (m0, m1), (d, stride));
+                    panel.product(&format, (first, w.nb[1], stored), (n, width), g, (m0, m1), (d, stride, empty));
                     return;
+                }
+                if empty {
+                    for row in m0..m1 {
+                        std::slice::from_raw_parts_mut(d.add(row * stride), width).fill(0.0);
+                    }
                 }
                 let panel = &mut panel.full;
                 panel.resize(PANEL_ROWS * width, 0.0);
@@ -201,7 +211,7 @@ impl Share {
 }
 
 impl Panel {
-    /// The product in BF16, added to d: `n` rows of `width` numbers, stored as `(first, stride, bytes)` says.
+    /// The product in BF16, added to d unless that is empty: `n` rows of `width` numbers, stored as `(first, stride, bytes)` says.
     ///
     /// # Safety
     /// As [`Share::product`]; the CPU multiplies BF16.
@@ -212,13 +222,14 @@ impl Panel {
         (n, width): (usize, usize),
         g: &[f32],
         (m0, m1): (usize, usize),
-        (d, stride): (*mut f32, usize),
+        (d, stride, empty): (*mut f32, usize, bool),
     ) {
         let (m, groups) = (m1 - m0, width / format.group);
-        self.g.resize(m * n.next_multiple_of(2), 0);
-        self.g.fill(0);
         let a_stride = n.next_multiple_of(2);
+        self.g.resize(m * a_stride, 0);
         for (row, out) in (m0..m1).zip(self.g.chunks_exact_mut(a_stride)) {
+            // Where n is odd, the last pair has one number only.
+            out[n..].fill(0);
             // SAFETY: by contract, the CPU has BF16.
             unsafe { bf16::round_all(&g[row * n..(row + 1) * n], out) };
         }
@@ -240,6 +251,7 @@ impl Panel {
                 unsafe { bf16::pair(self.rows.row(*format, 2 * p), odd, out) };
             }
             let product = bf16::Product {
+                first: empty && n0 == 0,
                 panel: &self.half,
                 width,
                 pairs,
@@ -481,7 +493,7 @@ mod tests {
             // SAFETY: tensors without memory of their own, pointed at buffers of their size; freed with the context.
             unsafe {
                 let ctx = sys::ggml_init(sys::ggml_init_params {
-                    mem_size: sys::ggml_tensor_overhead() * 4,
+                    mem_size: sys::ggml_tensor_overhead() * 5,
                     mem_buffer: std::ptr::null_mut(),
                     no_alloc: true,
                 });
@@ -496,7 +508,20 @@ mod tests {
                 for ith in 0..nth {
                     run(dst, ith as c_int, nth as c_int, task(half));
                 }
+                // With something to add, the sum of both, to the rounding of one more addition.
+                let mut more: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 - 8.0).collect();
+                let alone = d.clone();
+                (*dst).src[2] = tensor(sys::GGML_TYPE_F32, k, m, more.as_mut_ptr().cast());
+                for ith in 0..nth {
+                    run(dst, ith as c_int, nth as c_int, task(half));
+                }
+                let size = alone.iter().fold(8.0f32, |max, x| max.max(x.abs()));
+                for ((sum, x), more) in d.iter().zip(&alone).zip(&more) {
+                    let close = (sum - (x + more)).abs() <= 1e-5 * size;
+                    assert!(close || x.is_nan() && sum.is_nan(), "{sum} for {x} + {more}");
+                }
                 sys::ggml_free(ctx);
+                d = alone;
             }
             d
         }
@@ -671,7 +696,9 @@ mod tests {
                         let dst = tensor(sys::GGML_TYPE_F32, [k, m, planes], d.as_mut_ptr().cast());
                         (*dst).src[0] = tensor(kind, [k, n, EXPERTS], bytes.as_mut_ptr().cast());
                         (*dst).src[1] = tensor(sys::GGML_TYPE_F32, [n, m, planes], g.as_mut_ptr().cast());
-                        (*dst).src[2] = tensor(sys::GGML_TYPE_I32, [m, planes, 1], ids.as_mut_ptr().cast());
+                        if by_row {
+                            (*dst).src[2] = tensor(sys::GGML_TYPE_I32, [m, planes, 1], ids.as_mut_ptr().cast());
+                        }
                         for ith in 0..nth {
                             let op = if by_row { run_id } else { run };
                             op(dst, ith, nth, std::ptr::null_mut());

@@ -198,7 +198,7 @@ unsafe fn product<const FMA: bool>(t: &Tile) {
 
 /// All kernels of an instruction set, compiled for it.
 macro_rules! kernels {
-    ($name:ident, $features:literal, $product:path) => {
+    ($name:ident, $features:literal, $product:path, $lanes:path) => {
         mod $name {
             use super::*;
 
@@ -229,7 +229,7 @@ macro_rules! kernels {
             #[target_feature(enable = $features)]
             unsafe fn lanes_here(x: *const f32, stride: usize, rows: usize, k: usize, out: &mut [f32]) {
                 // SAFETY: as the function.
-                unsafe { lanes(x, stride, rows, k, out) }
+                unsafe { $lanes(x, stride, rows, k, out) }
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
@@ -244,11 +244,11 @@ macro_rules! kernels {
 }
 
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", wide::product);
+kernels!(avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", wide::product, wide::lanes);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, "avx2,fma", product::<true>);
+kernels!(avx2, "avx2,fma", product::<true>, lanes);
 #[cfg(target_arch = "aarch64")]
-kernels!(neon, "neon", product::<true>);
+kernels!(neon, "neon", product::<true>, lanes);
 #[cfg(not(target_arch = "aarch64"))]
 mod plain {
     use super::*;
@@ -261,6 +261,61 @@ mod plain {
 mod wide {
     use super::{LANES, ROWS, Tile};
     use std::arch::x86_64::*;
+
+    /// [`super::lanes`] by blocks of sixteen by sixteen.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+    #[inline]
+    pub unsafe fn lanes(x: *const f32, stride: usize, rows: usize, k: usize, out: &mut [f32]) {
+        if !k.is_multiple_of(LANES) {
+            // SAFETY: as there.
+            return unsafe { super::lanes(x, stride, rows, k, out) };
+        }
+        for (unit, out) in out.chunks_exact_mut(k * LANES).enumerate() {
+            let here = rows.saturating_sub(unit * LANES).min(LANES);
+            for at in (0..k).step_by(LANES) {
+                // SAFETY: rows that exist; sixteen by sixteen floats of `out`.
+                unsafe {
+                    let x = x.add(unit * LANES * stride + at);
+                    let r: [__m512; 16] = std::array::from_fn(|i| {
+                        if i < here { _mm512_loadu_ps(x.add(i * stride)) } else { _mm512_setzero_ps() }
+                    });
+                    transpose(r, out.as_mut_ptr().add(at * LANES));
+                }
+            }
+        }
+    }
+
+    /// Sixteen rows of sixteen floats to their columns.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+    #[inline]
+    unsafe fn transpose(r: [__m512; 16], out: *mut f32) {
+        // Two rows side by side, then four, in each quarter of a register.
+        let two: [__m512; 16] = std::array::from_fn(|i| {
+            let (a, b) = (r[i & !1], r[i | 1]);
+            if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+        });
+        // four[4 q + w]: rows 4q..4q+4, columns w, w+4, w+8, w+12.
+        let four: [__m512; 16] = std::array::from_fn(|i| {
+            let (q, w) = (i / 4 * 4, i % 4);
+            let (a, b) = (_mm512_castps_pd(two[q + w / 2]), _mm512_castps_pd(two[q + 2 + w / 2]));
+            let pair = if w % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) };
+            _mm512_castpd_ps(pair)
+        });
+        for w in 0..4 {
+            let (a, b, c, d) = (four[w], four[4 + w], four[8 + w], four[12 + w]);
+            let (ab0, ab1) = (_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+            let (cd0, cd1) = (_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+            for (column, x) in [
+                (w, _mm512_shuffle_f32x4(ab0, cd0, 0x88)),
+                (w + 4, _mm512_shuffle_f32x4(ab1, cd1, 0x88)),
+                (w + 8, _mm512_shuffle_f32x4(ab0, cd0, 0xdd)),
+                (w + 12, _mm512_shuffle_f32x4(ab1, cd1, 0xdd)),
+            ] {
+                // SAFETY: by the caller.
+                unsafe { _mm512_storeu_ps(out.add(column * LANES), x) };
+            }
+        }
+    }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
     #[inline]
