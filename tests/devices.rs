@@ -6,6 +6,7 @@ mod common;
 
 use assert_cmd::Command;
 use bidpo::check::{Gold, builtin_pairs};
+use bidpo::graph::emit::Forward;
 use bidpo::llama::{DType, Model, ModelParams, Offload};
 use bidpo::steer::SteeringVector;
 use bidpo::train::{Engine, Precision};
@@ -132,6 +133,8 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
     let gradient = |model: &Arc<Model>, exact: Option<bool>| {
         let pairs = builtin_pairs(model).unwrap();
         let mut engine = Engine::new(model, &[layer], pairs[0].n_tokens(), 1, 1).unwrap();
+        // ggml's kernels on the CPU, as on the workers.
+        engine.set_precision(Precision { forward: Forward::Exact, ..Precision::default() });
         let example = engine.capture(&[&pairs[0]]).unwrap();
         if let Some(exact) = exact {
             let agreement = engine.verify(&[&pairs[0]], &example).unwrap();
@@ -320,7 +323,8 @@ fn extraction_evaluation_and_answers_are_the_same() {
             let value = &v["measures"][0]["conditions"][0]["value"];
             value.as_f64().unwrap_or_else(|| panic!("{v}"))
         };
-        let limit = if place.exact { 1e-3 } else { 0.05 };
+        // On the CPU attention is a kernel of ours: sums in another order, then int8 rounding.
+        let limit = if place.exact { 0.02 } else { 0.05 };
         assert!((mc2(&want.1) - mc2(&got.1)).abs() < limit, "{}: {} and {}", place.name, want.1, got.1);
         if place.exact {
             assert_eq!(got.2, want.2, "{}", place.name);

@@ -6,7 +6,7 @@ use assert_cmd::Command;
 use bidpo::layers::Layers;
 use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use bidpo::steer::{Dial, SteeringVector, combine};
-use bidpo::train::{Engine, NamedPair, TrainConfig, TrainError, train};
+use bidpo::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, train};
 use common::bench::{Bench, PAIRS, steps, wait};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -172,6 +172,8 @@ fn llama_cpp_applies_what_was_trained() {
     assert_eq!(vector.directions.values().flatten().copied().collect::<Vec<_>>(), trained.vector);
 
     let pair = &pairs[0].tokens;
+    // By the kernels whose bits are llama_decode's.
+    engine.set_precision(Precision::EXACT);
     let example = engine.capture(&[pair]).unwrap();
     let mut ctx = Context::new(&model, &ContextParams::exact(pair.n_tokens(), 2, 1)).unwrap();
     let mut score = |steered: &[Dial], at: Option<&Layers>| {
