@@ -86,7 +86,7 @@ fn attention_memory_does_not_grow_with_the_layers() {
     eprintln!("{TOKENS} tokens: {a} bytes with 6 blocks, {b} with 10; kept, {kept} more");
     assert!(b - a < scores(TOKENS), "{a} {b}");
     // As one op it keeps none, not even those of one layer.
-    let mut one = |model| {
+    let one = |model| {
         let (mut engine, example) = captured_by(Forward::Fast, model, TOKENS, all);
         engine.step_bytes(&example).unwrap()
     };
