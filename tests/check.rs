@@ -53,8 +53,8 @@ fn passes(model: &str, files: &[&str], f32_line: &Line, quantized_line: &Line, d
 
     let results = report["gold"].as_array().unwrap();
     let mut modes = vec![("f32", f32_line), ("quantized", quantized_line)];
-    // Where this CPU has faster kernels that round, without them as well; they change about as much as llama.cpp's choice of
-    // attention does.
+    // Where this CPU has faster kernels that round, without them as well; on these short pairs they change about as much as
+    // llama.cpp's choice of attention does.
     let rounded = &report["rounded_for_speed"];
     if !rounded.is_null() {
         modes.push(("quantized, nothing rounded for speed", quantized_line));

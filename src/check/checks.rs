@@ -65,8 +65,8 @@ pub struct EngineChecks {
 pub struct Rounding {
     /// Largest difference of a response's log-probability, in nats.
     pub log_probability: f64,
-    /// The same between llama.cpp's two kinds of attention: what the order of sums alone can do. None where weights lie on
-    /// devices.
+    /// The same between llama.cpp's two kinds of attention, of which the fused one also rounds keys and values to 16 bits. None
+    /// where weights lie on devices.
     pub fused_attention: Option<f64>,
     /// Cosine of the angle between the gradients.
     pub cosine: f64,

@@ -20,7 +20,7 @@ struct Sources {
 /// None that the graph itself does not have.
 pub(crate) fn fuse(graph: &Graph, wanted: &[Value]) -> Result<(Graph, Vec<Value>), IrError> {
     let n = graph.nodes().len();
-    let found = attention::find(graph, n, &depends(graph, wanted), wanted);
+    let found = attention::find(graph, n, &graph.varying(n, wanted), wanted);
     let fused: HashMap<Value, Sources> = found.iter().filter_map(|a| Some((a.out, sources(graph, a)?))).collect();
     let mut new = Graph::beside(graph);
     let mut map: Vec<Value> = Vec::with_capacity(n);
@@ -45,15 +45,6 @@ pub(crate) fn fuse(graph: &Graph, wanted: &[Value]) -> Result<(Graph, Vec<Value>
     Ok((new, map))
 }
 
-/// For each value: whether it depends on one of these.
-fn depends(graph: &Graph, on: &[Value]) -> Vec<bool> {
-    let mut depends: Vec<bool> = (0..graph.nodes().len() as u32).map(|i| on.contains(&Value(i))).collect();
-    for (i, node) in graph.nodes().iter().enumerate() {
-        depends[i] |= node.src.iter().any(|s| depends[s.0 as usize]);
-    }
-    depends
-}
-
 /// None for an attention that the kernels do not take.
 fn sources(graph: &Graph, a: &Attention) -> Option<Sources> {
     let [_, softmax] = a.chain[..] else { return None };
@@ -62,12 +53,9 @@ fn sources(graph: &Graph, a: &Attention) -> Option<Sources> {
     let q = behind(graph, a.q, [0, 2, 1])?;
     let k = behind(graph, a.k, [0, 2, 1])?;
     let v = behind(graph, a.v, [2, 0, 1])?;
-    // The constructor says whether the shapes are right; on a copy, for the graph is not to change.
-    let mut trial = graph.clone();
-    let ne = [graph.ne(v)[0], graph.ne(q)[1], graph.ne(q)[2], 1];
-    let (plain, _) = trial.input(ne, Elem::F32);
-    trial.attention([q, k, v, *mask], scale, plain).ok()?;
-    Some(Sources { src: [q, k, v, *mask], scale })
+    let src = [q, k, v, *mask];
+    graph.attention_ne(src, scale).ok()?;
+    Some(Sources { src, scale })
 }
 
 /// The value `[k, heads, rows]` that `top` is made of by transposing, copying, and padding with rows that no query sees;

@@ -350,14 +350,10 @@ pub trait Tap {
 /// Computes some nodes of llama.cpp's graph in ggml's place, on the threads of the context.
 pub trait StandIn: Send {
     /// Tokens of a batch from which on it is asked: with fewer nothing is gained.
-    fn least_tokens(&self) -> usize {
-        8
-    }
+    fn least_tokens(&self) -> usize;
 
     /// True once there was a node that it was made for and could not take.
-    fn refused(&self) -> bool {
-        false
-    }
+    fn refused(&self) -> bool;
 
     /// Called for every node before it is computed; true takes it.
     fn takes(&mut self, node: &Node<'_>) -> bool;

@@ -6,7 +6,7 @@
 mod rules;
 
 use super::attention::{self, Attention, AttentionMemory};
-use super::ir::{Elem, Graph, IrError, Value};
+use super::ir::{Graph, IrError, Value};
 use rules::{Part, vjp};
 use std::collections::HashMap;
 
@@ -97,15 +97,10 @@ struct Sweep {
 impl Sweep {
     fn new(graph: &Graph, of: Value, wrt: &[Value]) -> Result<Self, IrError> {
         let n = of.0 as usize + 1;
-        let mut active = vec![false; n];
-        for v in wrt {
-            *active.get_mut(v.0 as usize).ok_or_else(|| nowhere("the result does not depend on the entry"))? = true;
+        if wrt.iter().any(|v| v.0 as usize >= n) {
+            return Err(nowhere("the result does not depend on the entry"));
         }
-        for (i, node) in graph.nodes()[..n].iter().enumerate() {
-            // Integers choose; they do not vary.
-            let varies = matches!(node.elem, Elem::F32 | Elem::F16);
-            active[i] |= varies && node.src.iter().any(|s| active[s.0 as usize]);
-        }
+        let active = graph.varying(n, wrt);
         if wrt.is_empty() || !active[of.0 as usize] {
             return Err(nowhere("the result does not depend on the entry"));
         }

@@ -108,24 +108,17 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         Op::RmsNorm { eps } => {
             let x = graph.contiguous(node.src[0]);
             // Most norms are followed by a product with a row of weights: in one with it.
-            let by_row = |graph: &Graph| {
-                let [g, w] = graph.node(g).src[..] else { return None };
-                let ne = graph.ne(w);
-                let fits = graph.node(w).elem == Elem::F32 && ne == [node.ne[0], 1, 1, 1] && graph.ne(g) == node.ne;
-                (fits && graph.is_contiguous(g) && graph.is_contiguous(w)).then_some([g, x, w])
-            };
-            let src = match graph.node(g).op {
-                Op::Mul => by_row(graph),
-                _ => None,
-            };
-            let d = match src {
-                Some(src) => graph.same(Op::RmsNormBack { eps }, &src),
-                None => {
-                    let g = graph.contiguous(g);
-                    graph.same(Op::RmsNormBack { eps }, &[g, x])
-                }
-            };
-            out.push((node.src[0], d));
+            let behind = graph.node(g);
+            let mut src = vec![g, x];
+            if let (Op::Mul, &[product, w]) = (behind.op, &behind.src[..])
+                && graph.ne(w) == [node.ne[0], 1, 1, 1]
+                && graph.node(w).elem == Elem::F32
+                && [product, w].iter().all(|&v| graph.is_contiguous(v))
+            {
+                src = vec![product, x, w];
+            }
+            src[0] = graph.contiguous(src[0]);
+            out.push((node.src[0], graph.same(Op::RmsNormBack { eps }, &src)));
         }
         // The mean of squares of x - mean(x) is the variance of x: this is RmsNorm of c = x - mean(x).
         // dx = dc - mean(dc)

@@ -54,6 +54,16 @@ impl Graph {
         })
     }
 
+    /// For each of the first `n` values: whether it is one of `roots` or varies with them. Integers choose; they do not vary.
+    pub fn varying(&self, n: usize, roots: &[Value]) -> Vec<bool> {
+        let mut varying = vec![false; n];
+        for (i, node) in self.nodes[..n].iter().enumerate() {
+            let varies = matches!(node.elem, Elem::F32 | Elem::F16);
+            varying[i] = roots.contains(&Value(i as u32)) || varies && node.src.iter().any(|s| varying[s.0 as usize]);
+        }
+        varying
+    }
+
     /// Bytes that the graph itself takes.
     pub fn bytes(&self) -> usize {
         let sources: usize = self.nodes.iter().map(|n| n.src.capacity() * size_of::<Value>()).sum();
@@ -447,10 +457,21 @@ impl Graph {
     ///
     /// # Errors
     /// [`IrError::Shape`] for sources that do not fit, or that the kernels do not take.
-    pub fn attention(&mut self, [q, k, v, mask]: [Value; 4], scale: f32, plain: Value) -> Result<Value, IrError> {
-        let op = Op::Attention { scale };
-        let (nq, nk, nv, nm) = (self.ne(q), self.ne(k), self.ne(v), self.ne(mask));
-        let ne = [nv[0], nq[1], nq[2], 1];
+    pub fn attention(&mut self, src: [Value; 4], scale: f32, plain: Value) -> Result<Value, IrError> {
+        let ne = self.attention_ne(src, scale)?;
+        if self.ne(plain) != ne || !self.is_contiguous(plain) {
+            return Self::err(Op::Attention { scale }, format!("{:?} is not {ne:?}", self.ne(plain)));
+        }
+        let [q, k, v, mask] = src;
+        Ok(self.f32(Op::Attention { scale }, &[q, k, v, mask, plain], ne))
+    }
+
+    /// The shape of the result of [`Op::Attention`] of queries, keys, values and a mask.
+    ///
+    /// # Errors
+    /// As [`Graph::attention`].
+    pub fn attention_ne(&self, src: [Value; 4], scale: f32) -> Result<Shape, IrError> {
+        let [nq, nk, nv, nm] = src.map(|v| self.ne(v));
         let fits = nq[0] == nk[0]
             && nk[1..] == nv[1..]
             && nq[1].is_multiple_of(nk[1])
@@ -459,10 +480,10 @@ impl Graph {
             && nm[2] * nm[3] == 1
             && kernels::attention::takes(nq[0], nv[0], nk[2], nm[0]);
         let floats = |&v: &Value| self.node(v).elem == Elem::F32 && self.node(v).nb[0] == 4;
-        if !fits || ![q, k, v, mask, plain].iter().all(floats) || self.ne(plain) != ne || !self.is_contiguous(plain) {
-            return Self::err(op, format!("{nq:?}, {nk:?}, {nv:?} and {nm:?} do not fit"));
+        if !fits || !src.iter().all(floats) {
+            return Self::err(Op::Attention { scale }, format!("{nq:?}, {nk:?}, {nv:?} and {nm:?} do not fit"));
         }
-        Ok(self.f32(op, &[q, k, v, mask, plain], ne))
+        Ok([nv[0], nq[1], nq[2], 1])
     }
 
     /// Gradients of the sources of an [`Op::Attention`] from that of its result: queries, keys, values, as they lie there but

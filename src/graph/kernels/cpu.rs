@@ -31,3 +31,22 @@ static CPU: LazyLock<Cpu> = LazyLock::new(|| {
 pub(in crate::graph) fn cpu() -> Cpu {
     *CPU
 }
+
+/// Calls a function that is always inlined: as it is, or, on CPUs with [`Cpu::wide`], compiled for those.
+macro_rules! for_this_cpu {
+    ($body:path, ($($arg:ident: $kind:ty),*) -> $result:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+            unsafe fn wide($($arg: $kind),*) -> $result {
+                $body($($arg),*)
+            }
+            if $crate::graph::kernels::cpu::cpu().wide {
+                // SAFETY: the CPU has the instructions.
+                return unsafe { wide($($arg),*) };
+            }
+        }
+        $body($($arg),*)
+    }};
+}
+pub(super) use for_this_cpu;

@@ -5,6 +5,7 @@
 //! Gimelshein 2018, arXiv 1805.02867). Tiles are summed in F32, what comes of them in F64.
 
 use super::activations::{Layout, Packed, pack_columns};
+use super::cpu::for_this_cpu;
 use super::head::{exponentials, largest};
 use super::int8::Columns;
 use super::quants::Format;
@@ -135,18 +136,8 @@ impl Matrix {
 
     /// One worker's part of the vocabulary.
     fn sums(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-            unsafe fn wide(matrix: &Matrix, x: &Rounded, tokens: Range<usize>) -> Sums {
-                matrix.sums_here(x, tokens)
-            }
-            if super::cpu::cpu().wide {
-                // SAFETY: the CPU has the instructions.
-                return unsafe { wide(self, x, tokens) };
-            }
-        }
-        self.sums_here(x, tokens)
+        let matrix = self;
+        for_this_cpu!(Matrix::sums_here, (matrix: &Matrix, x: &Rounded, tokens: Range<usize>) -> Sums)
     }
 
     #[inline(always)]

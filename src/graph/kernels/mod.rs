@@ -25,6 +25,8 @@ pub(super) mod pointwise;
 mod quants;
 pub(super) mod rows;
 pub(super) mod stand_in;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 /// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {

@@ -1,27 +1,10 @@
 //! Gradients number by number and row by row, which ggml computes without vector instructions or in several passes.
 
+use super::cpu::for_this_cpu;
 use super::head::{fast_exp, sum16};
 use super::share;
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
-
-/// The same function for any CPU, and compiled for those with [`super::cpu::Cpu::wide`].
-macro_rules! for_this_cpu {
-    ($body:ident, ($($arg:ident: $kind:ty),*)) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-            unsafe fn wide($($arg: $kind),*) {
-                $body($($arg),*);
-            }
-            if super::cpu::cpu().wide {
-                // SAFETY: the CPU has the instructions.
-                return unsafe { wide($($arg),*) };
-            }
-        }
-        $body($($arg),*);
-    }};
-}
 
 /// `g silu'(x)`, times `up` where there is one: with s = 1 / (1 + exp -x), `silu'(x) = s (1 + x (1 - s))`.
 fn silu_slope(g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
@@ -32,7 +15,7 @@ fn silu_slope(g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
             s * (1.0 + x * (1.0 - s))
         });
     }
-    for_this_cpu!(body, (g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]));
+    for_this_cpu!(body, (g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]) -> ())
 }
 
 /// `g gelu'(x)` of the tanh form (Hendrycks & Gimpel 2016), times `up` where there is one.
@@ -50,7 +33,7 @@ fn gelu_slope(g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
             1.0 - r + 2.0 * r * (1.0 - r) * x * C * (1.0 + 3.0 * A * xx)
         });
     }
-    for_this_cpu!(body, (g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]));
+    for_this_cpu!(body, (g: &[f32], x: &[f32], up: Option<&[f32]>, out: &mut [f32]) -> ())
 }
 
 #[inline(always)]
@@ -101,7 +84,7 @@ fn norm_slope(g: &[f32], x: &[f32], w: Option<&[f32]>, eps: f32, out: &mut [f32]
             *out = (*out - x * along) * factor;
         }
     }
-    for_this_cpu!(body, (g: &[f32], x: &[f32], w: Option<&[f32]>, eps: f32, out: &mut [f32]));
+    for_this_cpu!(body, (g: &[f32], x: &[f32], w: Option<&[f32]>, eps: f32, out: &mut [f32]) -> ())
 }
 
 /// A worker's numbers of a contiguous tensor.

@@ -165,9 +165,9 @@ impl Engine {
         Ok(agreement)
     }
 
-    /// How far llama.cpp's own fused attention moves the log-probability of a response, at most, in nats, with vectors added:
-    /// its sums are in another order than those of its other attention, and where activations are rounded to 8 bits the last
-    /// bit of a sum can decide a step. A measure for what kernels of ours change.
+    /// How far llama.cpp's own fused attention moves the log-probability of a response, at most, in nats, with vectors added.
+    /// It sums in another order than its other attention and rounds keys and values to 16 bits; where activations are rounded
+    /// to 8 bits, either can decide a step. A measure for what kernels of ours change, which only sum in another order.
     ///
     /// # Errors
     /// [`EngineError::Llama`].

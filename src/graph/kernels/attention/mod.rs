@@ -164,6 +164,17 @@ unsafe fn combine(
     }
 }
 
+/// Sets rows of `k` floats.
+///
+/// # Safety
+/// They exist.
+unsafe fn fill(rows: &[*mut f32], k: usize, value: f32) {
+    for &row in rows {
+        // SAFETY: by contract.
+        unsafe { std::slice::from_raw_parts_mut(row, k) }.fill(value);
+    }
+}
+
 /// The mask of scores, `[n, stride]`.
 #[derive(Clone, Copy)]
 struct Mask {
@@ -284,9 +295,7 @@ impl Sources {
                         }
                         if scores.units.is_empty() {
                             // A query that sees nothing: 0 / 0, as ggml has it.
-                            to[..rows]
-                                .iter()
-                                .for_each(|&to| std::slice::from_raw_parts_mut(to, self.v.k).fill(f32::NAN));
+                            fill(&to[..rows], self.v.k, f32::NAN);
                         }
                         combine(self.kernels, &scores.units, (table, rows), (&self.v, kv), to, false);
                     }
@@ -345,7 +354,7 @@ impl Sources {
                         }
                         let to = d.rows_mut(head, row, rows);
                         if units.is_empty() {
-                            to[..rows].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, d.k).fill(f32::NAN));
+                            fill(&to[..rows], d.k, f32::NAN);
                         }
                         combine(self.kernels, units, (dp, rows), (&self.k, kv), to, false);
                     }
@@ -422,8 +431,8 @@ impl Sources {
                         let (to_k, to_v) = (dk.rows_mut(kv, column, count), dv.rows_mut(kv, column, count));
                         let add = head % self.group != 0;
                         if units.is_empty() && !add {
-                            to_k[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dk.k).fill(0.0));
-                            to_v[..count].iter().for_each(|&to| std::slice::from_raw_parts_mut(to, dv.k).fill(0.0));
+                            fill(&to_k[..count], dk.k, 0.0);
+                            fill(&to_v[..count], dv.k, 0.0);
                         }
                         combine(self.kernels, units, (dp, count), (&self.q, head), to_k, add);
                         combine(self.kernels, units, (p, count), (&g, head), to_v, add);

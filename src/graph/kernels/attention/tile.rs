@@ -260,6 +260,7 @@ mod plain {
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use super::{LANES, ROWS, Tile};
+    use crate::graph::kernels::transpose::transpose16;
     use std::arch::x86_64::*;
 
     /// [`super::lanes`] by blocks of sixteen by sixteen.
@@ -276,43 +277,11 @@ mod wide {
                 // SAFETY: rows that exist; sixteen by sixteen floats of `out`.
                 unsafe {
                     let x = x.add(unit * LANES * stride + at);
-                    let r: [__m512; 16] = std::array::from_fn(|i| {
-                        if i < here { _mm512_loadu_ps(x.add(i * stride)) } else { _mm512_setzero_ps() }
+                    let r: [__m512i; LANES] = std::array::from_fn(|i| {
+                        if i < here { _mm512_loadu_si512(x.add(i * stride).cast()) } else { _mm512_setzero_si512() }
                     });
-                    transpose(r, out.as_mut_ptr().add(at * LANES));
+                    transpose16(r, out.as_mut_ptr().add(at * LANES).cast());
                 }
-            }
-        }
-    }
-
-    /// Sixteen rows of sixteen floats to their columns.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-    #[inline]
-    unsafe fn transpose(r: [__m512; 16], out: *mut f32) {
-        // Two rows side by side, then four, in each quarter of a register.
-        let two: [__m512; 16] = std::array::from_fn(|i| {
-            let (a, b) = (r[i & !1], r[i | 1]);
-            if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
-        });
-        // four[4 q + w]: rows 4q..4q+4, columns w, w+4, w+8, w+12.
-        let four: [__m512; 16] = std::array::from_fn(|i| {
-            let (q, w) = (i / 4 * 4, i % 4);
-            let (a, b) = (_mm512_castps_pd(two[q + w / 2]), _mm512_castps_pd(two[q + 2 + w / 2]));
-            let pair = if w % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) };
-            _mm512_castpd_ps(pair)
-        });
-        for w in 0..4 {
-            let (a, b, c, d) = (four[w], four[4 + w], four[8 + w], four[12 + w]);
-            let (ab0, ab1) = (_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-            let (cd0, cd1) = (_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
-            for (column, x) in [
-                (w, _mm512_shuffle_f32x4(ab0, cd0, 0x88)),
-                (w + 4, _mm512_shuffle_f32x4(ab1, cd1, 0x88)),
-                (w + 8, _mm512_shuffle_f32x4(ab0, cd0, 0xdd)),
-                (w + 12, _mm512_shuffle_f32x4(ab1, cd1, 0xdd)),
-            ] {
-                // SAFETY: by the caller.
-                unsafe { _mm512_storeu_ps(out.add(column * LANES), x) };
             }
         }
     }
