@@ -46,7 +46,7 @@ fn run(graph: &Graph, weight: &Weight, data: &[&Data], read: Value, threads: u32
 }
 
 fn run_in(precision: Precision, graph: &Graph, weight: &Weight, data: &[&Data], read: Value, threads: u32) -> Vec<f32> {
-    let bind = Bindings { inputs: data.to_vec(), weights: std::slice::from_ref(weight), labels: &[] };
+    let bind = Bindings { inputs: data.to_vec(), weights: std::slice::from_ref(weight), labels: &[], weigh: None };
     let mut exec = Executor::new(threads).unwrap();
     exec.set_precision(precision);
     exec.run(graph, &bind, &[], &[read]).unwrap().values.remove(0)

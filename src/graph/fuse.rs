@@ -3,7 +3,7 @@
 //! The ops that llama.cpp computes it with stay in the graph: they are what runs where ggml's own kernels are asked for.
 
 use super::attention::{self, Attention};
-use super::ir::{Elem, Graph, IrError, Op, Value};
+use super::ir::{Elem, Graph, IrError, Node, Op, Value};
 use std::collections::HashMap;
 
 /// Where an attention's sources come from.
@@ -31,7 +31,8 @@ pub(crate) fn fuse(graph: &Graph, wanted: &[Value]) -> Result<(Graph, Vec<Value>
             map.push(new.reshape(src[0], node.ne)?);
             continue;
         }
-        let copy = new.copy(node, src);
+        // With strides of their own: what stood on a transposed result may now stand on a plain one.
+        let copy = new.resized(&Node { src, ..node.clone() }, node.ne)?;
         let Some(of) = fused.get(&Value(i as u32)) else {
             map.push(copy);
             continue;

@@ -317,7 +317,7 @@ mod tests {
 
     /// Runs a graph of two inputs and gives its last value.
     fn run(graph: &Graph, inputs: &[Data], labels: &[Label], read: &[Value]) -> (Vec<Vec<f32>>, Vec<f64>) {
-        let bind = Bindings { inputs: inputs.iter().collect(), weights: &[], labels };
+        let bind = Bindings { inputs: inputs.iter().collect(), weights: &[], labels, weigh: None };
         let outcome = Executor::new(1).unwrap().run(graph, &bind, &[], read).unwrap();
         (outcome.values, outcome.log_probs)
     }

@@ -12,6 +12,7 @@ pub mod ir;
 mod kernels;
 pub mod lift;
 pub(crate) mod lower;
+pub(crate) mod pattern;
 
 pub(crate) use kernels::head::log_sum_exp;
 pub(crate) use kernels::logprobs::OutputHead;

@@ -322,19 +322,24 @@ pub fn train(
         let epoch = state.step / per_epoch;
         let members = members(config, state.step, train.len());
         let mut sum = StepSum::new(n_params);
-        for &(i, d) in &members {
+        for (group, d) in batches(engine, &members, |i| train_examples[i].n_tokens) {
             if interrupt.load(Ordering::Relaxed) {
                 stop = Stop::Interrupted;
                 break 'run;
             }
-            let example = &train_examples[i];
+            let joined: Vec<&Example> = group.iter().map(|&i| &train_examples[i]).collect();
             let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
-            let scored = engine.run(example, &added, true)?;
-            if !sum.add(d, config.beta, &example.reference[0], &scored.logp[0], &scored.grads[0]) {
-                stop = Stop::NotFinite { step: state.step + 1, pair: train[i].name.clone() };
-                break 'run;
+            let slope = |margin: f64| loss(d, config.beta, margin).slope;
+            let (policies, grad) = engine.run_together(&joined, &added, Some(&slope))?;
+            let finite = grad.iter().all(|g| g.is_finite());
+            for (at, &i) in group.iter().enumerate() {
+                if !sum.add(d, config.beta, &joined[at].reference[0], &policies[at]) || !finite && at + 1 == group.len() {
+                    stop = Stop::NotFinite { step: state.step + 1, pair: train[i].name.clone() };
+                    break 'run;
+                }
             }
-            tokens += example.n_tokens;
+            sum.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
+            tokens += joined.iter().map(|e| e.n_tokens).sum::<usize>();
         }
         let n = members.len() as f64;
         let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
@@ -489,6 +494,17 @@ fn save(
     Ok(c.save(&p.path)?)
 }
 
+/// A step's pairs, as they are computed together: places of those of one direction.
+fn batches(engine: &Engine, members: &[(usize, f64)], tokens: impl Fn(usize) -> usize) -> Vec<(Vec<usize>, f64)> {
+    let mut all = Vec::new();
+    for d in [1.0, -1.0] {
+        let of: Vec<usize> = members.iter().filter(|m| m.1 == d).map(|m| m.0).collect();
+        let sizes: Vec<usize> = of.iter().map(|&i| tokens(i)).collect();
+        all.extend(engine.groups(&sizes).into_iter().map(|group| (of[group].to_vec(), d)));
+    }
+    all
+}
+
 /// Sums over a step's pairs.
 struct StepSum {
     grad: Vec<f64>,
@@ -502,15 +518,12 @@ impl StepSum {
         Self { grad: vec![0.0; n], loss: 0.0, margin: 0.0, wins: 0.0 }
     }
 
-    /// Adds a pair; false if it is not finite.
-    fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp, grad: &[f64]) -> bool {
+    /// Adds a pair's figures; false if one is not finite.
+    fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp) -> bool {
         let margin = policy.gap() - reference.gap();
         let l = loss(d, beta, margin);
-        if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() || grad.iter().any(|g| !g.is_finite()) {
+        if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() {
             return false;
-        }
-        for (sum, g) in self.grad.iter_mut().zip(grad) {
-            *sum += l.slope * g;
         }
         self.loss += l.value;
         self.margin += d * margin;
@@ -558,9 +571,8 @@ fn validate(
     let (mut value, mut wins, mut n) = (0.0, 0.0, 0.0);
     for &d in directions {
         let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
-        for (i, e) in examples.iter().enumerate() {
-            let scored = engine.run(e, &added, false)?;
-            let margin = scored.logp[0].gap() - e.reference[0].gap();
+        for (i, (policy, e)) in engine.score_all(examples, &added)?.iter().zip(examples).enumerate() {
+            let margin = policy.gap() - e.reference[0].gap();
             if !margin.is_finite() {
                 return Ok(Err(i));
             }
@@ -620,8 +632,8 @@ mod tests {
     fn a_step_notices_what_is_not_finite() {
         let p = |x| PairLogp { chosen: x, rejected: 0.0 };
         let mut s = StepSum::new(1);
-        assert!(s.add(1.0, 0.1, &p(0.0), &p(1.0), &[1.0]));
-        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::NAN), &[1.0]));
-        assert!(!s.add(1.0, 0.1, &p(0.0), &p(1.0), &[f64::INFINITY]));
+        assert!(s.add(1.0, 0.1, &p(0.0), &p(1.0)));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::NAN)));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::INFINITY)));
     }
 }

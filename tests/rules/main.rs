@@ -648,7 +648,7 @@ fn log_prob_head() -> BTreeSet<usize> {
     ];
     let mut exec = Executor::new(1).unwrap();
     let mut run = |data: &Data| {
-        let bind = Bindings { inputs: vec![data], weights: &[], labels: &labels };
+        let bind = Bindings { inputs: vec![data], weights: &[], labels: &labels, weigh: None };
         exec.run(&c.graph, &bind, &[], &[head]).unwrap()
     };
     let outcome = run(&c.data[0]);

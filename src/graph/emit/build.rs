@@ -3,7 +3,6 @@
 use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
 use crate::graph::kernels::activations::{self, Layout};
-use crate::graph::kernels::head::HeadTask;
 use crate::graph::kernels::{attention, cpu, gelu, head, int8, loss_head, matmul_t, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
@@ -40,7 +39,8 @@ impl Drop for Arena {
 /// How ops become tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
-    pub task: *mut HeadTask,
+    /// A [`crate::graph::kernels::head::HeadTask`].
+    pub task: *mut c_void,
     pub smooth: bool,
     pub precision: Precision,
     pub n_workers: usize,
@@ -381,7 +381,7 @@ unsafe fn loss_head(
             planes,
             &[w, h],
             (c"loss head", Some(loss_head::partial)),
-            setup.task.cast(),
+            setup.task,
         );
         custom(
             ctx,
@@ -389,7 +389,7 @@ unsafe fn loss_head(
             node.ne,
             &[partial, w],
             (c"loss head, end", Some(loss_head::finish)),
-            setup.task.cast(),
+            setup.task,
         )
     }
 }
@@ -463,7 +463,7 @@ unsafe fn emit(
         _ if own_kernel(node.op, setup.smooth).is_some() => unsafe {
             let run = own_kernel(node.op, setup.smooth);
             let user = match node.op {
-                Op::LogProbHead => setup.task.cast(),
+                Op::LogProbHead => setup.task,
                 Op::RmsNormBack { eps } => pointwise::norm_task(eps),
                 Op::Attention { scale } | Op::AttentionBackQ { scale } | Op::AttentionBackKv { scale } => {
                     attention::task(scale)

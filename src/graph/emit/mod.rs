@@ -16,7 +16,7 @@ use profile::Watch;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
-pub use super::kernels::head::Label;
+pub use super::kernels::head::{Label, Weigh};
 pub(super) use build::elem_of;
 pub use profile::Profile;
 
@@ -117,7 +117,7 @@ impl Precision {
 }
 
 /// What a run needs beside the graph.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Bindings<'a> {
     /// Data of each input, by [`super::ir::InputId`].
     pub inputs: Vec<&'a Data>,
@@ -125,6 +125,8 @@ pub struct Bindings<'a> {
     pub weights: &'a [Weight],
     /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
     pub labels: &'a [Label],
+    /// What gives the labels other coefficients than their own; only for graphs with an [`super::ir::Op::LossHead`].
+    pub weigh: Option<Weigh<'a>>,
 }
 
 /// What a run gives back.
@@ -239,8 +241,8 @@ impl Executor {
         self.precision == Precision::default() && loss_head::can_fuse(kind) && output.device().is_none()
     }
 
-    fn setup(&self, task: *mut head::HeadTask) -> Setup {
-        Setup { task, smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
+    fn setup(&self, task: *mut head::HeadTask<'_>) -> Setup {
+        Setup { task: task.cast(), smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
@@ -256,7 +258,7 @@ impl Executor {
     ) -> Result<Outcome, RunError> {
         let started = Instant::now();
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
-        let mut task = head::HeadTask::new(bind.labels, self.n_threads as usize);
+        let mut task = head::HeadTask::new(bind.labels, bind.weigh, self.n_threads as usize);
         let built = Built::new(graph, bind, &wanted, self.setup(&raw mut task))?;
         task.grad = built.head_is_used;
         let built_at = Instant::now();
@@ -338,7 +340,7 @@ impl Executor {
     /// # Errors
     /// [`RunError`].
     pub fn measure(&mut self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
-        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut()))?;
+        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut::<head::HeadTask<'_>>()))?;
         // SAFETY: nothing of the graph has memory yet, which is how a scheduler measures.
         if let Some(size) = unsafe { self.devices.measure(bind.weights, self.backend, built.graph)? } {
             return Ok(size);

@@ -29,6 +29,27 @@ impl Graph {
         Value(self.nodes.len() as u32 - 1)
     }
 
+    /// A node of another graph, with sources of this one, in a size that fits them.
+    ///
+    /// # Errors
+    /// [`IrError::Shape`] for a window that leaves its source.
+    pub(in crate::graph) fn resized(&mut self, node: &Node, ne: Shape) -> Result<Value, IrError> {
+        match node.op {
+            Op::Permute(axes) => self.permute(node.src[0], axes),
+            Op::View { offset } => {
+                let mut nb = node.nb;
+                for i in 1..4 {
+                    if ne[i] == 1 {
+                        nb[i] = nb[i - 1] * ne[i - 1];
+                    }
+                }
+                self.view(node.src[0], ne, nb, offset)
+            }
+            Op::Weight(_) => Ok(self.copy(node, Vec::new())),
+            op => Ok(self.push(op, &node.src, ne, dense(ne, node.elem.size().unwrap_or(4)), node.elem)),
+        }
+    }
+
     /// All nodes, sources before users.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

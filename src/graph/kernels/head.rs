@@ -16,10 +16,17 @@ pub struct Label {
     pub coef: f32,
 }
 
+/// From the labels' log-probabilities to their coefficients, for a sum whose weights follow from what is summed: the
+/// gradient of a loss. It may not change which rows have coefficients that cancel.
+pub type Weigh<'a> = &'a (dyn Fn(&[f64]) -> Vec<f32> + Sync);
+
 /// What the custom op reads and writes beside its tensors.
-pub(in crate::graph) struct HeadTask {
+pub(in crate::graph) struct HeadTask<'a> {
     /// Labels sorted by row.
     pub labels: Vec<Label>,
+    /// Where the labels' own coefficients only say which rows have a gradient: what gives the others. Known to
+    /// [`super::loss_head`] alone.
+    pub weigh: Option<Weigh<'a>>,
     /// log p of each label, filled by the run.
     pub log_probs: Vec<f64>,
     /// Whether [`super::loss_head`] has to compute the gradient as well.
@@ -30,11 +37,12 @@ pub(in crate::graph) struct HeadTask {
     pub parts: Vec<super::loss_head::Part>,
 }
 
-impl HeadTask {
+impl<'a> HeadTask<'a> {
     /// A task for `n_workers` workers.
-    pub fn new(labels: &[Label], n_workers: usize) -> Self {
+    pub fn new(labels: &[Label], weigh: Option<Weigh<'a>>, n_workers: usize) -> Self {
         Self {
             labels: labels.to_vec(),
+            weigh,
             log_probs: vec![f64::NAN; labels.len()],
             grad: false,
             logits: vec![f32::NAN; labels.len()],

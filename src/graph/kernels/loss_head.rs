@@ -300,33 +300,68 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             }
         }
         std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
-        for l in labelled(&*task, n_rows).iter().filter(|l| (r0..r1).contains(&l.row)) {
-            let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[l.row]));
-            let relative = |p: &Part| f64::from(p.max[l.row] - max).exp();
-            let sum: f64 = parts.iter().map(|p| p.sum[l.row] * relative(p)).sum();
-            let log_z = f64::from(max) + sum.ln();
+        let rows: Vec<Total> = labelled(&*task, n_rows).into_iter().map(|l| Total::new(l, &parts)).collect();
+        // Coefficients that follow from log-probabilities follow from those of all rows: each worker finds them.
+        let coefs = match (*task).weigh.filter(|_| (*task).grad) {
+            None => (&(*task).labels).iter().map(|l| l.coef).collect(),
+            Some(weigh) => {
+                let mut all = vec![f64::NAN; (&(*task).labels).len()];
+                for t in &rows {
+                    for i in t.of.first..t.of.last {
+                        all[i] = f64::from((&(*task).logits)[i]) - t.log_z;
+                    }
+                }
+                weigh(&all)
+            }
+        };
+        for t in rows.iter().filter(|t| (r0..r1).contains(&t.of.row)) {
+            let l = &t.of;
             for i in l.first..l.last {
-                *log_probs.add(i) = f64::from((&(*task).logits)[i]) - log_z;
+                *log_probs.add(i) = f64::from((&(*task).logits)[i]) - t.log_z;
             }
             if !(*task).grad {
                 continue;
             }
             let out = std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(l.row * k), k);
             if l.coef != 0.0 {
+                let coef = f64::from(coefs[l.first..l.last].iter().sum::<f32>());
                 for (i, p) in parts.iter().enumerate() {
-                    let factor = (-f64::from(l.coef) * relative(p) / sum) as f32;
+                    let factor = (-coef * t.relative(p) / t.sum) as f32;
                     let plane = planes.data.cast::<f32>().add((i * n_rows + l.row) * k);
                     add(out, factor, std::slice::from_raw_parts(plane, k));
                 }
                 for &(token, z) in &large[l.row - r0] {
-                    let p = (f64::from(z) - log_z).exp();
-                    add(out, (-f64::from(l.coef) * p) as f32, row.read(token as usize));
+                    let p = (f64::from(z) - t.log_z).exp();
+                    add(out, (-coef * p) as f32, row.read(token as usize));
                 }
             }
-            for label in &(&(*task).labels)[l.first..l.last] {
-                add(out, label.coef, row.read(label.token as usize));
+            for i in l.first..l.last {
+                add(out, coefs[i], row.read((&(*task).labels)[i].token as usize));
             }
         }
+    }
+}
+
+/// A row's sum over the whole vocabulary.
+struct Total {
+    of: Labelled,
+    /// What `sum` is relative to.
+    max: f32,
+    sum: f64,
+    log_z: f64,
+}
+
+impl Total {
+    fn new(of: Labelled, parts: &[&Part]) -> Self {
+        let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[of.row]));
+        let mut total = Self { of, max, sum: 0.0, log_z: 0.0 };
+        total.sum = parts.iter().map(|p| p.sum[total.of.row] * total.relative(p)).sum();
+        total.log_z = f64::from(max) + total.sum.ln();
+        total
+    }
+
+    fn relative(&self, part: &Part) -> f64 {
+        f64::from(part.max[self.of.row] - self.max).exp()
     }
 }
 

@@ -180,7 +180,7 @@ fn output_matrix_and_loss_in_one() {
                 }
             }
             for threads in [1usize, 2, 3] {
-                let mut task = HeadTask::new(&labels, threads);
+                let mut task = HeadTask::new(&labels, None, threads);
                 task.grad = true;
                 let user = (&raw mut task).cast::<c_void>();
                 let x = bench.packed(Layout::Columns);

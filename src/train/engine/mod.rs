@@ -1,10 +1,12 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
+mod joined;
 mod layout;
 mod placed;
 mod stored;
 mod verify;
 
+pub use joined::Slope;
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::{Cache, CacheType};
@@ -15,6 +17,7 @@ use crate::graph::grad::differentiate_within;
 use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
 use crate::graph::lower::LabelScores;
+use crate::graph::pattern::Pattern;
 use crate::graph::{AttentionMemory, CaptureError, Kept, Products, capture_decode};
 use crate::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
 use layout::Layout;
@@ -102,6 +105,8 @@ pub struct Example {
     pub reference: Vec<PairLogp>,
     /// Tokens in the batch.
     pub n_tokens: usize,
+    /// The pairs' tokens.
+    pairs: Vec<TokenizedPair>,
     /// For each layer: Euclidean norm of the residual stream at each row.
     pub norms: Vec<Vec<f32>>,
     /// Ops of the lifted graph with their counts.
@@ -177,6 +182,10 @@ pub struct Engine {
     keep: BTreeSet<usize>,
     transposed_type: Option<DType>,
     notices: Vec<String>,
+    /// The upper graph for any number of tokens, or why there is none; None while nobody asked.
+    pattern: Option<Result<Pattern, String>>,
+    /// Tokens of pairs that are joined, at most.
+    joined_tokens: usize,
 }
 
 impl Engine {
@@ -206,7 +215,21 @@ impl Engine {
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
         let (cache, keep, transposed_type, notices) = (None, BTreeSet::new(), None, Vec::new());
-        Ok(Self { exec, ctx, model: Arc::clone(model), layers, attention, cache, keep, transposed_type, notices })
+        let (pattern, joined_tokens) = (None, 0);
+        let model = Arc::clone(model);
+        Ok(Self {
+            exec,
+            ctx,
+            model,
+            layers,
+            attention,
+            cache,
+            keep,
+            transposed_type,
+            notices,
+            pattern,
+            joined_tokens,
+        })
     }
 
     /// See [`Executor::set_smooth`].
@@ -348,6 +371,7 @@ impl Engine {
             row_pair,
             reference: vec![PairLogp::default(); layout.n_pairs],
             n_tokens: layout.token_pair.len(),
+            pairs: layout.pairs,
             ops: lifted.ops,
         })
     }
@@ -452,17 +476,8 @@ impl Engine {
         }
         let mut grads = Vec::new();
         if want_grads {
-            // A vector is added to every row, so its gradient is the sum over a pair's rows.
-            let n_embd = self.model.n_embd();
             grads = vec![vec![0.0f64; self.n_params()]; example.n_pairs()];
-            for (layer, (dh, row_pair)) in outcome.values.iter().zip(&example.row_pair).enumerate() {
-                // dh: [n_rows, n_embd]
-                for (row, pair) in dh.chunks_exact(n_embd).zip(row_pair) {
-                    for (sum, x) in grads[*pair][layer * n_embd..].iter_mut().zip(row) {
-                        *sum += f64::from(*x / example.gradient_scale); // a power of two: exact
-                    }
-                }
-            }
+            sum_rows(&outcome.values, example, self.model.n_embd(), &mut grads);
         }
         Ok(Scored { logp, grads })
     }
@@ -475,6 +490,13 @@ impl Example {
             Data::F32(rows) => rows,
             _ => &[],
         }
+    }
+
+    /// For a single pair: rows whose logits are wanted, as llama.cpp is told them.
+    fn output_rows(&self) -> Vec<i32> {
+        let pair = &self.pairs[0];
+        let (p, c, r) = (pair.prompt.len(), pair.chosen.len(), pair.rejected.len());
+        (p - 1..p + c - 1).chain(p + c..p + c + r - 1).map(|row| row as i32).collect()
     }
 
     /// Values that the log-probabilities are made of.
@@ -501,7 +523,7 @@ impl Example {
         for (e, v) in self.entries.iter().zip(vectors) {
             inputs[e.vector.0 as usize] = v;
         }
-        Bindings { inputs, weights: &self.weights, labels: &self.labels }
+        Bindings { inputs, weights: &self.weights, labels: &self.labels, weigh: None }
     }
 }
 
@@ -558,6 +580,18 @@ fn markers(layers: &[usize], n_embd: usize) -> Vec<f32> {
 fn mark(ctx: &mut Context, layers: &[usize]) -> Result<(), LlamaError> {
     let markers = markers(layers, ctx.model().n_embd());
     set_vectors(ctx, layers, &markers)
+}
+
+/// A vector is added to every row, so its gradient is the sum over a pair's rows: of the gradients at each layer,
+/// `[n_rows, n_embd]`, to those of each pair's vectors, `[n_layers, n_embd]`.
+fn sum_rows(layers: &[Vec<f32>], example: &Example, n_embd: usize, grads: &mut [Vec<f64>]) {
+    for (layer, (dh, row_pair)) in layers.iter().zip(&example.row_pair).enumerate() {
+        for (row, pair) in dh.chunks_exact(n_embd).zip(row_pair) {
+            for (sum, x) in grads[*pair][layer * n_embd..].iter_mut().zip(row) {
+                *sum += f64::from(*x / example.gradient_scale); // a power of two: exact
+            }
+        }
+    }
 }
 
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {

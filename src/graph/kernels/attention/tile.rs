@@ -56,7 +56,16 @@ unsafe fn sixteen<'a>(at: *const f32) -> &'a [f32; LANES] {
     unsafe { &*at.cast() }
 }
 
-/// Makes scores into probabilities: `exp(scale s + mask)` over its sum, and the logarithm of that sum.
+/// A number of `[0, 1]` as a multiple of 2^-40: sums of some thousands of these are exact in F64, and with that the same in
+/// any order.
+#[inline(always)]
+fn grain(x: f32) -> f64 {
+    const PLACES: f64 = 6144.0; // 1.5 * 2^12: a sum with this has no place for less than 2^-40
+    (f64::from(x) + PLACES) - PLACES
+}
+
+/// Makes scores into probabilities: `exp(scale s + mask)` over its sum, and the logarithm of that sum. What a query sees
+/// decides the result, to the bit, not where in the units it lies: a pair's numbers are the same in company.
 #[inline(always)]
 unsafe fn soften(s: &mut [f32], row: Units<'_>, scale: f32) -> f32 {
     let mut top = [f32::NEG_INFINITY; LANES];
@@ -69,14 +78,14 @@ unsafe fn soften(s: &mut [f32], row: Units<'_>, scale: f32) -> f32 {
         }
     }
     let top = max16(&top);
-    let mut sums = [0.0f32; LANES];
+    let mut sums = [0.0f64; LANES];
     for s in s.as_chunks_mut::<LANES>().0 {
         for l in 0..LANES {
             s[l] = exp(s[l] - top);
-            sums[l] += s[l];
+            sums[l] += grain(s[l]);
         }
     }
-    let sum = sum16(&sums);
+    let sum = sums.iter().sum::<f64>() as f32;
     let factor = 1.0 / sum;
     s.iter_mut().for_each(|s| *s *= factor);
     top + sum.ln()
