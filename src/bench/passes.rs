@@ -1,6 +1,6 @@
 //! Forward passes that keep something: the first epoch, and extraction.
 
-use super::step::sequences;
+use super::step::{join, sequences};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alternate};
 use crate::data::TokenizedPair;
 use crate::extract::{Positions, extract_to_file};
@@ -14,13 +14,16 @@ pub(super) fn first_epoch(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<
     s.say("first epoch: capturing the pairs");
     let longest = s.pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
     let mut engine = Engine::new(&s.model, &[s.layer], longest, 1, s.settings.threads)?;
+    join(&mut engine, &s.pairs)?;
+    let pairs: Vec<&TokenizedPair> = s.pairs.iter().collect();
+    let sizes: Vec<usize> = pairs.iter().map(|p| p.n_tokens()).collect();
     let way = prefill.fastest(&sequences(&s.pairs), false)?;
     let rounds = alternate(
         s.settings.rounds,
         &mut || {
             let started = Instant::now();
-            for pair in &s.pairs {
-                std::hint::black_box(engine.capture_fresh(&[pair])?);
+            for group in engine.groups(&sizes) {
+                std::hint::black_box(engine.capture_each(&pairs[group], &mut |_| true).map_err(|(_, e)| e)?);
             }
             Ok::<_, BenchError>(1e3 * started.elapsed().as_secs_f64())
         },

@@ -32,24 +32,26 @@ impl Stepper {
     fn new(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Result<Self, BenchError> {
         let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[layer], longest, 1, threads)?;
+        join(&mut engine, pairs)?;
         let examples = pairs.iter().map(|p| engine.capture(&[p])).collect::<Result<Vec<_>, _>>()?;
         let n = engine.n_params();
         engine.take_timings();
         Ok(Self { engine, examples, optimizer: AdamW::new(n, 0.05), vector: vec![0.0; n] })
     }
 
-    /// A step as the trainer takes it: each pair forward and backward, with the vector added or subtracted in turns, then
-    /// AdamW.
+    /// A step as the trainer takes it: forward and backward, with the vector added for one half of the pairs and subtracted
+    /// for the other, then AdamW.
     fn step(&mut self) -> Result<Taken, BenchError> {
         let started = Instant::now();
         let mut gradient = vec![0.0; self.vector.len()];
-        for (i, example) in self.examples.iter().enumerate() {
-            let d = [1.0, -1.0][i % 2];
+        for (first, d) in [(0, 1.0), (1, -1.0)] {
+            let half: Vec<&Example> = self.examples.iter().skip(first).step_by(2).collect();
+            let sizes: Vec<usize> = half.iter().map(|e| e.n_tokens).collect();
             let added: Vec<f32> = self.vector.iter().map(|x| (d * x) as f32).collect();
-            let scored = self.engine.run(example, &added, true)?;
-            for ((policy, reference), g) in scored.logp.iter().zip(&example.reference).zip(&scored.grads) {
-                let slope = loss(d, 0.1, policy.gap() - reference.gap()).slope;
-                gradient.iter_mut().zip(g).for_each(|(sum, x)| *sum += slope * x);
+            let slope = |margin: f64| loss(d, 0.1, margin).slope;
+            for group in self.engine.groups(&sizes) {
+                let (_, g) = self.engine.run_together(&half[group], &added, Some(&slope))?;
+                gradient.iter_mut().zip(&g).for_each(|(sum, x)| *sum += x);
             }
         }
         let before = Instant::now();
@@ -73,11 +75,25 @@ impl Stepper {
     /// The pairs forward only; milliseconds of ggml's computation.
     fn forward(&mut self) -> Result<f64, BenchError> {
         let added: Vec<f32> = self.vector.iter().map(|&x| x as f32).collect();
-        for example in &self.examples {
-            self.engine.run(example, &added, false)?;
+        for first in [0, 1] {
+            let half: Vec<&Example> = self.examples.iter().skip(first).step_by(2).collect();
+            let sizes: Vec<usize> = half.iter().map(|e| e.n_tokens).collect();
+            for group in self.engine.groups(&sizes) {
+                self.engine.run_together(&half[group], &added, None)?;
+            }
         }
         Ok(millis(self.engine.take_timings().compute))
     }
+}
+
+/// Lets pairs be joined as the trainer does.
+pub(super) fn join(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<(), BenchError> {
+    if let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) {
+        let example = engine.capture(&[longest])?;
+        let bytes = engine.step_bytes(&example)?;
+        engine.plan_joining(&example, bytes, pairs.iter().map(TokenizedPair::n_tokens).sum());
+    }
+    Ok(())
 }
 
 /// The unique tokens of each pair.

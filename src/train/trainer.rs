@@ -112,6 +112,10 @@ pub struct MemoryNeed {
     pub longest: usize,
     /// Bytes of inputs and activations for its gradient.
     pub step_bytes: u64,
+    /// Tokens of shorter pairs that are computed together, at most; 0 where none are.
+    pub joined_tokens: usize,
+    /// About what their gradient takes, in bytes.
+    pub joined_bytes: u64,
     /// Bytes of all captured pairs, at most.
     pub captured_bytes: u64,
 }
@@ -235,44 +239,57 @@ pub fn train(
     let mut examples = Vec::with_capacity(count);
     // The longest pair first: what it needs is known before the work begins.
     let mut longest = Some(measure(engine, train, valid, config.allow_swap, observe)?);
-    for (i, pair) in train.iter().chain(valid).enumerate() {
-        let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
-        let example = match longest.take_if(|(at, _)| *at == i) {
-            Some((_, example)) => example,
-            None => engine.capture(&[&pair.tokens]).map_err(named)?,
-        };
-        let example = if i > 0 {
-            example
-        } else if engine.cache().is_none() {
-            agreement = Some(engine.verify(&[&pair.tokens], &example)?);
-            example
-        } else {
-            // What comes from a file is compared with what is computed now, which is compared with llama_decode.
-            let fresh = engine.capture_fresh(&[&pair.tokens]).map_err(named)?;
-            agreement = Some(engine.verify(&[&pair.tokens], &fresh)?);
-            rounding = engine.cache_rounding(&example, &fresh);
-            if rounding.is_some() {
-                example
+    let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
+    let sizes: Vec<usize> = all.iter().map(|p| p.tokens.n_tokens()).collect();
+    // The first by itself, for it is checked; the others in groups.
+    let groups = std::iter::once(0..1).chain(engine.groups(&sizes[1..]).into_iter().map(|g| g.start + 1..g.end + 1));
+    for group in groups {
+        let known = longest.take_if(|(at, _)| group.contains(at));
+        let new: Vec<usize> = group.clone().filter(|i| known.as_ref().is_none_or(|(at, _)| at != i)).collect();
+        let tokens: Vec<&TokenizedPair> = new.iter().map(|&i| &all[i].tokens).collect();
+        let mut done = group.start;
+        let captured = engine
+            .capture_each(&tokens, &mut |example| {
+                done += 1;
+                observe(Event::Captured { done, total: count, tokens: example.n_tokens });
+                !interrupt.load(Ordering::Relaxed)
+            })
+            .map_err(|(i, source)| TrainError::Pair { pair: all[new[i]].name.clone(), source })?;
+        let stopped = captured.is_none() || interrupt.load(Ordering::Relaxed);
+        let mut captured = captured.unwrap_or_default();
+        if let Some((at, example)) = known {
+            observe(Event::Captured { done: group.end, total: count, tokens: example.n_tokens });
+            captured.insert((at - group.start).min(captured.len()), example);
+        }
+        if group.start == 0 && !stopped {
+            let (pair, example) = (all[0], &captured[0]);
+            if engine.cache().is_none() {
+                agreement = Some(engine.verify(&[&pair.tokens], example)?);
             } else {
-                observe(Event::Notice(&format!(
-                    "the cache holds other numbers for pair {} than are computed now: it is not used in this run; \
-                     empty its folder",
-                    pair.name
-                )));
-                engine.set_cache(None);
-                if let Some((at, example)) = &mut longest {
-                    let tokens = &train.iter().chain(valid).nth(*at).expect("one of the pairs").tokens;
-                    *example = engine.capture_fresh(&[tokens])?;
+                // What comes from a file is compared with what is computed now, which is compared with llama_decode.
+                let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
+                let fresh = engine.capture_fresh(&[&pair.tokens]).map_err(named)?;
+                agreement = Some(engine.verify(&[&pair.tokens], &fresh)?);
+                rounding = engine.cache_rounding(example, &fresh);
+                if rounding.is_none() {
+                    observe(Event::Notice(&format!(
+                        "the cache holds other numbers for pair {} than are computed now: it is not used in this run; \
+                         empty its folder",
+                        pair.name
+                    )));
+                    engine.set_cache(None);
+                    if let Some((at, example)) = &mut longest {
+                        *example = engine.capture_fresh(&[&all[*at].tokens])?;
+                    }
+                    captured[0] = fresh;
                 }
-                fresh
             }
-        };
+        }
         for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
             observe(Event::Notice(&notice));
         }
-        observe(Event::Captured { done: i + 1, total: count, tokens: example.n_tokens });
-        examples.push(example);
-        if interrupt.load(Ordering::Relaxed) {
+        examples.extend(captured);
+        if stopped {
             return Err(TrainError::Config(match resumed {
                 None => "interrupted before the first step: there is nothing to save".into(),
                 Some(_) => {
@@ -457,19 +474,34 @@ fn measure(
     let longest = example.n_tokens;
     // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
     let tokens: usize = all().map(|p| p.tokens.n_tokens()).sum();
-    let need = MemoryNeed {
+    let step_bytes = engine.step_bytes(&example).map_err(named)?;
+    let joined_bytes = engine.plan_joining(&example, step_bytes, tokens);
+    let mut need = MemoryNeed {
         longest,
-        step_bytes: engine.step_bytes(&example).map_err(named)? as u64,
+        step_bytes: step_bytes as u64,
+        joined_tokens: engine.joined_tokens(),
+        joined_bytes,
         captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64
             + (example.graph_bytes() * all().count()) as u64,
     };
+    let model_bytes = engine.model().mapped_bytes();
+    let available = crate::memory::available();
+    let with = |bytes: u64| bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
+    let needed = with(need.step_bytes);
+    if need.joined_tokens > 0 && available.is_some_and(|n| with(need.joined_bytes) > n && needed <= n) {
+        observe(Event::Notice(&format!(
+            "{} for pairs computed together are more than is free: each is computed by itself, which takes longer and \
+             changes the last bits of gradients",
+            text(need.joined_bytes)
+        )));
+        engine.forbid_joining();
+        (need.joined_tokens, need.joined_bytes) = (0, 0);
+    }
     observe(Event::Memory(&need));
     for (device, bytes) in engine.step_device_bytes() {
         observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));
     }
-    let model_bytes = engine.model().mapped_bytes();
-    let needed = need.step_bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
-    match crate::memory::available() {
+    match available {
         Some(available) if needed > available && !allow_swap => Err(TrainError::Memory {
             pair: pair.name.clone(),
             tokens: longest,

@@ -41,12 +41,21 @@ impl Progress {
 
     pub fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Memory(need) => eprintln!(
-                "memory beside the model: {} for a gradient over the longest pair ({} tokens), up to {} for the captured pairs",
-                text(need.step_bytes),
-                need.longest,
-                text(need.captured_bytes)
-            ),
+            Event::Memory(need) => {
+                let together = match need.joined_tokens {
+                    tokens if tokens > need.longest => {
+                        format!("{} over pairs together (up to {tokens} tokens), ", text(need.joined_bytes))
+                    }
+                    _ => String::new(),
+                };
+                eprintln!(
+                    "memory beside the model: {} for a gradient over the longest pair ({} tokens), {together}up to {} for \
+                     the captured pairs",
+                    text(need.step_bytes),
+                    need.longest,
+                    text(need.captured_bytes)
+                );
+            }
             Event::Captured { done, total, .. } => {
                 if *done == 1 {
                     self.start(*total, "reading the residual stream [{bar:24}] {pos}/{len} pairs, {eta} left");

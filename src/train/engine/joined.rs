@@ -45,15 +45,16 @@ impl Example {
 }
 
 impl Engine {
-    /// Bytes that joined pairs may take where the gradient of `example` takes `bytes`; sets how many tokens that are.
-    /// Neither depends on how much memory there is, for joining changes the last bits of gradients.
-    pub fn plan_joining(&mut self, example: &Example, bytes: usize) -> u64 {
+    /// Sets how many tokens of pairs may be joined, where the gradient of `example` takes `bytes` and all pairs have `tokens`
+    /// tokens. Returns about how many bytes such a gradient takes. Neither depends on how much memory there is, for joining
+    /// changes the last bits of gradients.
+    pub fn plan_joining(&mut self, example: &Example, bytes: usize, tokens: usize) -> u64 {
         let most = FREE_BYTES.max(self.model.size() / 2);
         let per_token = bytes.div_ceil(example.n_tokens.max(1)).max(1) as u64;
-        self.joined_tokens = ((most / per_token) as usize).min(MOST_TOKENS);
-        if self.pattern().is_err() {
-            self.joined_tokens = 0;
-        }
+        self.joined_tokens = match self.pattern() {
+            Ok(_) => ((most / per_token) as usize).min(MOST_TOKENS).min(tokens),
+            Err(_) => 0,
+        };
         per_token * self.joined_tokens as u64
     }
 

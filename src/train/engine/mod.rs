@@ -9,7 +9,7 @@ mod verify;
 pub use joined::Slope;
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
-use super::cache::{Cache, CacheType};
+use super::cache::Cache;
 use crate::data::TokenizedPair;
 use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Outcome, Precision, Profile, RunError, Timings};
 use crate::graph::fuse::fuse;
@@ -18,7 +18,7 @@ use crate::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
 use crate::graph::lift::{Entry, Lifted};
 use crate::graph::lower::LabelScores;
 use crate::graph::pattern::Pattern;
-use crate::graph::{AttentionMemory, CaptureError, Kept, Products, capture_decode};
+use crate::graph::{AttentionMemory, CaptureError, Products};
 use crate::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
 use layout::Layout;
 use placed::Parts;
@@ -295,14 +295,10 @@ impl Engine {
     /// # Errors
     /// Any of [`EngineError`].
     pub fn capture(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
-        match self.cache.take() {
-            None => self.capture_fresh(pairs),
-            Some(mut cache) => {
-                let example = self.capture_through(&mut cache, pairs);
-                self.cache = Some(cache);
-                example
-            }
-        }
+        let mut cache = self.cache.take();
+        let example = self.capture_through(cache.as_mut(), pairs);
+        self.cache = cache;
+        example
     }
 
     /// As [`Engine::capture`], without a look at the cache.
@@ -310,16 +306,49 @@ impl Engine {
     /// # Errors
     /// Any of [`EngineError`].
     pub fn capture_fresh(&mut self, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
-        Ok(self.compute(Layout::new(pairs)?, CacheType::F32)?.0)
+        self.capture_through(None, pairs)
     }
 
-    /// Computes an example from the residual stream as a cache of that type holds it.
-    fn compute(&mut self, layout: Layout, kind: CacheType) -> Result<(Example, Kept), EngineError> {
-        let mut captured = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?;
-        kind.round(&mut captured.residual);
-        let mut example = self.example(layout, captured.lifted, captured.residual)?;
-        self.refer(&mut example)?;
-        Ok((example, captured.kept))
+    fn capture_through(&mut self, mut cache: Option<&mut Cache>, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
+        let mut begun = self.begin(cache.as_deref_mut(), pairs)?;
+        if begun.kept.is_some() {
+            self.refer(&mut begun.example)?;
+        }
+        Ok(begun.finish(cache))
+    }
+
+    /// Captures each pair by itself, as [`Engine::capture`] does, but the references of all in one graph where they can be
+    /// joined. `seen` is told of each pair and says whether to go on; None where it does not.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`], with the pair's place.
+    pub fn capture_each(
+        &mut self,
+        pairs: &[&TokenizedPair],
+        seen: &mut dyn FnMut(&Example) -> bool,
+    ) -> Result<Option<Vec<Example>>, (usize, EngineError)> {
+        let mut cache = self.cache.take();
+        let examples = self.capture_each_through(cache.as_mut(), pairs, seen);
+        self.cache = cache;
+        examples
+    }
+
+    fn capture_each_through(
+        &mut self,
+        mut cache: Option<&mut Cache>,
+        pairs: &[&TokenizedPair],
+        seen: &mut dyn FnMut(&Example) -> bool,
+    ) -> Result<Option<Vec<Example>>, (usize, EngineError)> {
+        let mut begun = Vec::with_capacity(pairs.len());
+        for (i, pair) in pairs.iter().enumerate() {
+            begun.push(self.begin(cache.as_deref_mut(), &[pair]).map_err(|e| (i, e))?);
+            if !seen(&begun[i].example) {
+                return Ok(None);
+            }
+        }
+        let new: Vec<&mut Example> = begun.iter_mut().filter(|b| b.kept.is_some()).map(|b| &mut b.example).collect();
+        self.refer_together(new).map_err(|e| (0, e))?;
+        Ok(Some(begun.into_iter().map(|b| b.finish(cache.as_deref_mut())).collect()))
     }
 
     /// Puts an example together, all but what a run of it tells.
@@ -392,6 +421,23 @@ impl Engine {
         let norms = std::iter::once(lowest).chain(outcome.values.iter().map(Vec::as_slice));
         example.norms = norms.map(|rows| rows.chunks_exact(n_embd).map(norm).collect()).collect();
         Ok(())
+    }
+
+    /// As [`Engine::refer`], of several examples of a pair each.
+    fn refer_together(&mut self, mut examples: Vec<&mut Example>) -> Result<(), EngineError> {
+        // At further layers the rows of all tokens are wanted, and joined pairs lack some.
+        if self.layers.len() == 1 && examples.len() > 1 && self.joined_tokens > 0 {
+            let members: Vec<&Example> = examples.iter().map(|e| &**e).collect();
+            let zeros = vec![0.0; self.n_params()];
+            let (logp, _) = self.run_together(&members, &zeros, None)?;
+            let n_embd = self.model.n_embd();
+            for (example, logp) in examples.into_iter().zip(logp) {
+                example.norms = vec![example.residual().chunks_exact(n_embd).map(norm).collect()];
+                example.reference = vec![logp];
+            }
+            return Ok(());
+        }
+        examples.iter_mut().try_for_each(|example| self.refer(example))
     }
 
     /// The example with all choices that depend on the vectors (which experts a token goes to) as they are with `vectors`

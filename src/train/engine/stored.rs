@@ -4,9 +4,34 @@ use super::layout::Layout;
 use super::{Engine, EngineError, Example};
 use crate::data::TokenizedPair;
 use crate::graph::lift::LiftError;
-use crate::graph::{CaptureError, capture_structure};
+use crate::graph::{CaptureError, Kept, capture_decode, capture_structure};
 use crate::llama;
-use crate::train::cache::{Cache, Stored};
+use crate::train::cache::{Cache, CacheType, Stored};
+
+/// A capture that may lack its reference.
+pub(super) struct Begun {
+    pub example: Example,
+    /// Values from below the layer, for the cache; None for a capture that came from there, with its reference.
+    pub kept: Option<Kept>,
+    key: Option<String>,
+}
+
+impl Begun {
+    /// The example, stored in a cache that has not got it.
+    pub fn finish(self, cache: Option<&mut Cache>) -> Example {
+        let Self { example, kept, key } = self;
+        if let (Some(cache), Some(key), Some(kept)) = (cache, key, kept) {
+            let stored = Stored {
+                residual: example.residual().to_vec(),
+                norms: example.norms.clone(),
+                kept,
+                reference: example.reference.clone(),
+            };
+            cache.store(&key, &stored);
+        }
+        example
+    }
+}
 
 impl Engine {
     /// Reads captures from a cache from now on, and writes those that it lacks; None: no longer.
@@ -43,27 +68,25 @@ impl Engine {
         )
     }
 
-    pub(super) fn capture_through(
-        &mut self,
-        cache: &mut Cache,
-        pairs: &[&TokenizedPair],
-    ) -> Result<Example, EngineError> {
-        let key = cache.key(&self.traits(), pairs);
-        if let Some(stored) = cache.load(&key) {
-            match self.restore(pairs, stored)? {
-                Ok(example) => return Ok(example),
-                Err(reason) => cache.unused(&key, &reason),
+    /// All of a capture but its reference; with that, if a cache has it.
+    pub(super) fn begin(&mut self, cache: Option<&mut Cache>, pairs: &[&TokenizedPair]) -> Result<Begun, EngineError> {
+        let (mut key, mut kind) = (None, CacheType::F32);
+        if let Some(cache) = cache {
+            let name = cache.key(&self.traits(), pairs);
+            if let Some(stored) = cache.load(&name) {
+                match self.restore(pairs, stored)? {
+                    Ok(example) => return Ok(Begun { example, kept: None, key: None }),
+                    Err(reason) => cache.unused(&name, &reason),
+                }
             }
+            (key, kind) = (Some(name), cache.kind());
         }
-        let (example, kept) = self.compute(Layout::new(pairs)?, cache.kind())?;
-        let stored = Stored {
-            residual: example.residual().to_vec(),
-            norms: example.norms.clone(),
-            kept,
-            reference: example.reference.clone(),
-        };
-        cache.store(&key, &stored);
-        Ok(example)
+        let layout = Layout::new(pairs)?;
+        let mut captured = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?;
+        // What follows is computed from the residual stream as the cache holds it.
+        kind.round(&mut captured.residual);
+        let example = self.example(layout, captured.lifted, captured.residual)?;
+        Ok(Begun { example, kept: Some(captured.kept), key })
     }
 
     /// The example of a stored capture: only its structure and its inputs come from llama.cpp, which computes nothing. The
