@@ -1,7 +1,8 @@
 //! All checks that need no reference from outside, in one go.
 
 use super::difference::{cosine, gradient, random_vector, total};
-use super::{Differences, central_differences};
+use super::together::together;
+use super::{Differences, Together, central_differences};
 use crate::data::TokenizedPair;
 use crate::llama::{DType, Model, ModelParams};
 use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey, length};
@@ -50,6 +51,8 @@ pub struct EngineChecks {
     /// What the default kernels round for speed, against ggml's forward pass and a backward pass in F32; None where they do
     /// the same.
     pub rounding: Option<Rounding>,
+    /// Pairs computed together against each by itself; or why they are not.
+    pub together: Result<Together, String>,
     /// Bytes of inputs and activations that the gradient took.
     pub step_bytes: usize,
     /// Tokens of the pairs.
@@ -101,6 +104,11 @@ impl EngineChecks {
     pub fn smooth(&self) -> bool {
         self.differences.as_ref().is_none_or(|d| d.relative_error <= LIMIT)
     }
+
+    /// Pairs have the same numbers in company.
+    pub fn same_together(&self) -> bool {
+        self.together.as_ref().map_or(true, Together::passed)
+    }
 }
 
 impl Checks {
@@ -108,7 +116,9 @@ impl Checks {
     pub fn passed(&self) -> bool {
         self.engine
             .as_ref()
-            .is_some_and(|e| e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree())
+            .is_some_and(|e| {
+                e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree() && e.same_together()
+            })
     }
 }
 
@@ -189,6 +199,7 @@ pub fn check(
         cosine_to_f32: None,
         cosine_to_cpu: cosine_to_cpu(&mut engine, &refs, &example, n_threads)?,
         rounding: rounding(&mut engine, &refs, &example)?,
+        together: together(&mut engine, &refs)?,
         step_bytes: engine.step_bytes(&example)?,
         n_tokens,
         device_bytes: engine.step_device_bytes(),

@@ -2,7 +2,7 @@
 
 use crate::data::TokenizedPair;
 use crate::llama::{Model, Token};
-use crate::train::{Engine, EngineError, Precision, loss};
+use crate::train::{Engine, EngineError, Example, Precision, loss};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,24 +173,30 @@ impl Gold {
         let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
         let n = pairs.len() as f64;
         let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);
-        for (tokens, want) in pairs.iter().zip(&self.pairs) {
-            let example = engine.capture(&[tokens])?;
-            gelu |= example.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
-            let scored = engine.run(&example, &added, true)?;
-            let (reference, policy) = (example.reference[0], scored.logp[0]);
-            for (a, b) in [
-                (reference.chosen, want.ref_chosen_logp),
-                (reference.rejected, want.ref_rejected_logp),
-                (policy.chosen, want.policy_chosen_logp),
-                (policy.rejected, want.policy_rejected_logp),
-            ] {
-                logp_difference = logp_difference.max((a - b).abs());
-            }
-            let l = loss(self.direction, self.beta, policy.gap() - reference.gap());
-            mean_loss += l.value / n;
-            for (sum, g) in grad.iter_mut().zip(&scored.grads[0]) {
-                // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
-                *sum += l.slope * g / n;
+        let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<Example>, _>>()?;
+        // Together, as in training, where this precision lets pairs be joined.
+        let longest = examples.iter().max_by_key(|e| e.n_tokens).expect("there are pairs");
+        let bytes = engine.step_bytes(longest)?;
+        engine.plan_joining(longest, bytes, examples.iter().map(|e| e.n_tokens).sum());
+        let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
+        for group in engine.groups(&sizes) {
+            let members: Vec<&Example> = examples[group.clone()].iter().collect();
+            // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
+            let slope = |margin: f64| loss(self.direction, self.beta, margin).slope / n;
+            let (policies, sum) = engine.run_together(&members, &added, Some(&slope))?;
+            grad.iter_mut().zip(&sum).for_each(|(grad, g)| *grad += g);
+            for ((example, policy), want) in members.iter().zip(&policies).zip(&self.pairs[group]) {
+                gelu |= example.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
+                let reference = example.reference[0];
+                for (a, b) in [
+                    (reference.chosen, want.ref_chosen_logp),
+                    (reference.rejected, want.ref_rejected_logp),
+                    (policy.chosen, want.policy_chosen_logp),
+                    (policy.rejected, want.policy_rejected_logp),
+                ] {
+                    logp_difference = logp_difference.max((a - b).abs());
+                }
+                mean_loss += loss(self.direction, self.beta, policy.gap() - reference.gap()).value / n;
             }
         }
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();

@@ -5,11 +5,13 @@ mod checks;
 mod difference;
 mod gold;
 mod synthetic;
+mod together;
 
 pub use checks::{Checks, DEVICE_COSINE, EngineChecks, LIMIT, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Lines};
 pub use synthetic::{SyntheticError, check_synthetic};
+pub use together::{TOGETHER_COSINE, Together};
 
 use crate::data::TokenizedPair;
 use crate::llama::{self, LlamaError, Model, ModelParams};

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use bidpo::check::{
-    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs, check, long_pair,
+    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, TOGETHER_COSINE, builtin_pairs, check, long_pair,
     middle_layer,
 };
 use bidpo::layers::Layers;
@@ -90,6 +90,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "cosine_to_cpu": c, "limit": DEVICE_COSINE }))),
             "rounded_for_speed": checks.engine.as_ref().and_then(|e| e.rounding.map(|r| json!({
                 "log_probability": r.log_probability, "fused_attention": r.fused_attention, "cosine": r.cosine, "relative_error": r.relative_error }))),
+            "pairs_together": checks.engine.as_ref().and_then(|e| e.together.as_ref().ok().map(|t| json!({
+                "log_probability": t.log_probability, "cosine": t.cosine, "limit": TOGETHER_COSINE,
+                "rows": t.rows, "joined_rows": t.joined_rows }))),
+            "pairs_not_joined": checks.engine.as_ref().and_then(|e| e.together.as_ref().err()),
             "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
             "gold": golds_compared,
             "passed": passed,
@@ -205,6 +209,17 @@ fn print_engine(e: &EngineChecks) {
         None => {
             println!("       nothing is rounded for speed: this CPU, or this type of weights, has no faster kernels")
         }
+    }
+    match &e.together {
+        Ok(t) => println!(
+            "{} pairs computed together, as in a step of training ({} rows in {}): log-probabilities differ by {:e} from those alone (equality is demanded), gradient 1 - cosine {:.1e}",
+            verdict(t.passed()),
+            t.rows,
+            t.joined_rows,
+            t.log_probability,
+            1.0 - t.cosine
+        ),
+        Err(reason) => println!("       pairs are computed one by one: {reason}"),
     }
     println!("       a gradient over {} tokens takes {:.1} MB beside the model", e.n_tokens, e.step_bytes as f64 / 1e6);
     for (device, bytes) in &e.device_bytes {

@@ -136,11 +136,7 @@ impl HeldOut {
         let random = rotated(vector, engine.model().n_embd(), seed);
         let negative: Vec<f32> = vector.iter().map(|x| -x).collect();
         for (name, v) in [("vector, scale +1", vector), ("vector, scale -1", &negative), ("random vector", &random)] {
-            let mut logp = Vec::with_capacity(examples.len());
-            for e in examples {
-                logp.extend(engine.run(e, v, false)?.logp);
-            }
-            conditions.push(Condition::new(name, &logp));
+            conditions.push(Condition::new(name, &engine.score_all(examples, v)?));
         }
         if let Some(prompted) = prompted {
             conditions.push(Condition::new("system prompt, no vector", &reference(prompted)));

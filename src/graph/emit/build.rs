@@ -291,10 +291,9 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
 /// Rounded activations in the graph, by what they were rounded from, for which type and how they lie.
 type Packs = HashMap<(Value, sys::ggml_type, Layout), *mut sys::ggml_tensor>;
 
-/// True if a kernel of ours computes this product: of a quantized weight, plain in host memory, with enough rows that
-/// taking the weight apart pays.
+/// True if a kernel of ours computes this product: of a quantized weight, plain in host memory. For a few rows ggml's would
+/// be faster; but a row's numbers must not depend on how many others there are.
 fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bool {
-    const ROWS: usize = 8;
     let (w, x) = (graph.node(node.src[0]), graph.node(node.src[1]));
     let Op::Weight(id) = w.op else { return false };
     let weight = weights[id.0 as usize].node();
@@ -306,7 +305,6 @@ fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> 
         && w.ne[2] * w.ne[3] == 1
         && x.elem == Elem::F32
         && graph.is_contiguous(node.src[1])
-        && x.ne[1] * x.ne[2] * x.ne[3] >= ROWS
 }
 
 /// The activations of a product, rounded; made once for all products that use them.
