@@ -11,6 +11,8 @@ out=target/performance
 mkdir -p "$out"
 pytorch=${PYTORCH:-target/peers/pytorch.json}
 if [ ! -f "$pytorch" ]; then pytorch=benches/peers/SmolLM2-135M-Instruct.Q4_1.json; fi
-target/release/bidpo bench --json --pytorch "$pytorch" ${TRUTHFULQA:+--truthfulqa "$TRUTHFULQA"} --rounds "${ROUNDS:-3}" \
+python=target/peers/venv/bin/python
+if [ ! -x "$python" ]; then python=; fi
+target/release/bidpo bench --json --pytorch "$pytorch" ${python:+--pytorch-python "$python"} ${TRUTHFULQA:+--truthfulqa "$TRUTHFULQA"} --rounds "${ROUNDS:-3}" \
     --model "$models/SmolLM2-135M-Instruct.Q4_1.gguf" "$models/gemma-3-270m-q4_k_m.gguf" > "$out/bench.json"
 cargo run --release --quiet --example performance docs/performance.md "$out/bench.json" "$pytorch"

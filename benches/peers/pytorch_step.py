@@ -10,6 +10,7 @@ Prints one JSON object: what was measured, and the milliseconds of each step. No
 """
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -63,7 +64,8 @@ def add_at(model, layer: int, holder: dict) -> None:
     model.model.layers[layer].register_forward_hook(hook)
 
 
-def measure(path: Path, file: dict, dtype: torch.dtype, rounds: int) -> tuple[list[float], dict]:
+def steps(path: Path, file: dict, dtype: torch.dtype):
+    """Takes a step whenever it is asked for one; yields its milliseconds, and what can be compared with bidpo."""
     policy, reference = load(path, dtype), load(path, dtype)
     vector = torch.zeros(policy.config.hidden_size, requires_grad=True)
     optimizer = torch.optim.AdamW([vector], lr=5e-4, weight_decay=0.05)
@@ -71,8 +73,7 @@ def measure(path: Path, file: dict, dtype: torch.dtype, rounds: int) -> tuple[li
     add_at(policy, file["layer"], holder)
     tokens, mask, answer = batch(file["pairs"])
     n = len(file["pairs"])
-    times, loss = [], None
-    for step in range(rounds + 1):  # the first is a rehearsal
+    for step in itertools.count():
         started = time.perf_counter()
         d = 1.0 if step % 2 == 0 else -1.0
         holder["added"] = d * vector
@@ -84,10 +85,17 @@ def measure(path: Path, file: dict, dtype: torch.dtype, rounds: int) -> tuple[li
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        times.append(1e3 * (time.perf_counter() - started))
-        print(f"{dtype}, step {step}: {times[-1]:.0f} ms, loss {loss.item():.4f}", file=sys.stderr)
-    gap = (before[:n] - before[n:]).tolist()
-    return times[1:], {"reference_gaps": gap, "gradient_norm": vector.grad.norm().item()}
+        taken = 1e3 * (time.perf_counter() - started)
+        print(f"{dtype}, step {step}: {taken:.0f} ms, loss {loss.item():.4f}", file=sys.stderr)
+        gap = (before[:n] - before[n:]).tolist()
+        yield taken, {"reference_gaps": gap, "gradient_norm": vector.grad.norm().item()}
+
+
+def serve(each) -> None:
+    """A step for each line read, its milliseconds as a line; the first, a rehearsal, unasked."""
+    print(next(each)[0], flush=True)
+    for _ in sys.stdin:
+        print(next(each)[0], flush=True)
 
 
 def main() -> None:
@@ -97,11 +105,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["f32", "bf16"], help="one type alone, so that its peak memory is its own")
+    parser.add_argument("--serve", action="store_true", help="take a step for each line read; needs --only")
     args = parser.parse_args()
+    if args.serve and not args.only:
+        parser.error("--serve needs --only")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     file = json.loads(args.pairs.read_text())
     pairs = file["pairs"]
+    types = {"f32": torch.float32, "bf16": torch.bfloat16}
+    if args.serve:
+        serve(steps(args.model, file, types[args.only]))
+        return
     result = {
         "model": file["model"],
         "layer": file["layer"],
@@ -112,9 +127,9 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    types = {"f32": torch.float32, "bf16": torch.bfloat16}
     for name in [args.only] if args.only else types:
-        times, check = measure(args.model, file, types[name], args.rounds)
+        taken = list(itertools.islice(steps(args.model, file, types[name]), args.rounds + 1))
+        times, check = [t for t, _ in taken[1:]], taken[-1][1]  # the first is a rehearsal
         result[f"{name}_ms"] = times
         result[f"{name}_median_ms"] = statistics.median(times)
         result[f"{name}_check"] = check

@@ -8,6 +8,7 @@ mod generate;
 mod line;
 mod pairs;
 mod passes;
+mod peer;
 mod prefill;
 mod report;
 mod step;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub questions: usize,
     /// Result of benches/peers.
     pub pytorch: Option<PathBuf>,
+    /// A Python with what benches/peers installs: PyTorch's step is then measured in turns with ours.
+    pub pytorch_python: Option<PathBuf>,
     /// The bidpo program, for what is measured in processes of its own.
     pub program: PathBuf,
 }

@@ -1,5 +1,7 @@
 //! The training step: against llama.cpp's prefill, against PyTorch, with more threads.
 
+use super::pairs::write_pairs;
+use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
 use crate::graph::emit::Timings;
@@ -175,12 +177,13 @@ pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
     Ok(Threads::new(all, m.ours, m.reference, median(serial[1..].iter().copied())))
 }
 
-/// The step against PyTorch's on the same pairs, from the file that benches/peers wrote.
+/// The step against PyTorch's on the same pairs: in turns with it where a Python with PyTorch is known, else with the times
+/// in a file that benches/peers wrote.
 pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     let mut line = Line {
         name: Name::Pytorch,
         what: format!("one training step at layer {}, {} pairs", s.layer, s.pairs.len()),
-        against: "BiPO's step in PyTorch, f32, on the same pairs (measured before, by benches/peers)".into(),
+        against: "BiPO's step in PyTorch, f32, on the same pairs".into(),
         unit: "ms",
         outcome: Outcome::NotMeasured("needs --pytorch FILE, which benches/peers/run.sh writes".into()),
         limit: Name::Pytorch.limit(&s.model, s.layer),
@@ -188,24 +191,37 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     let Some(path) = s.settings.pytorch.clone() else { return Ok(line) };
     let failed = |reason: String| BenchError::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
-    let peer: Peer = serde_json::from_str(&text).map_err(|e| failed(format!("not a result of benches/peers: {e}")))?;
+    let before: Before =
+        serde_json::from_str(&text).map_err(|e| failed(format!("not a result of benches/peers: {e}")))?;
     let mine = (file_name(s.model.path()), s.layer);
-    if (&peer.model, peer.layer) != (&mine.0, mine.1) {
-        let text = format!("{} is of {} at layer {}", file_name(&path), peer.model, peer.layer);
+    if (&before.model, before.layer) != (&mine.0, mine.1) {
+        let text = format!("{} is of {} at layer {}", file_name(&path), before.model, before.layer);
         line.outcome = Outcome::NotMeasured(text);
         return Ok(line);
     }
-    if peer.unique_tokens != s.unique_tokens() {
-        return Err(failed(format!("made from {} unique tokens, not {}", peer.unique_tokens, s.unique_tokens())));
+    if before.unique_tokens != s.unique_tokens() {
+        return Err(failed(format!("made from {} unique tokens, not {}", before.unique_tokens, s.unique_tokens())));
     }
-    let Some(reference) = Spread::of(&peer.f32_ms) else { return Err(failed("no time in f32_ms".into())) };
-    s.say("training step for the comparison with PyTorch");
     let mut stepper = Stepper::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    if let Some(python) = s.settings.pytorch_python.clone() {
+        s.say("training step in turns with PyTorch");
+        let folder = tempfile::tempdir().map_err(|e| failed(e.to_string()))?;
+        let pairs = folder.path().join("pairs.json");
+        write_pairs(&pairs, &s.model, s.layer)?;
+        let mut peer = Peer::start(&python, s.model.path(), &pairs, s.settings.threads)?;
+        let rounds =
+            alternate(s.settings.rounds, &mut || Ok::<_, BenchError>(stepper.step()?.wall), &mut || peer.step())?;
+        line.outcome = Outcome::Measured(Measured::of(&rounds).expect("there are rounds"));
+        return Ok(line);
+    }
+    line.against += " (measured before, by benches/peers)";
+    let Some(reference) = Spread::of(&before.f32_ms) else { return Err(failed("no time in f32_ms".into())) };
+    s.say("training step for the comparison with PyTorch");
     stepper.step()?; // a rehearsal
     let walls = (0..s.settings.rounds).map(|_| Ok(stepper.step()?.wall)).collect::<Result<Vec<_>, BenchError>>()?;
     let ours = Spread::of(&walls).expect("there are rounds");
-    if peer.threads != s.settings.threads {
-        line.against += &format!(", with {} threads", peer.threads);
+    if before.threads != s.settings.threads {
+        line.against += &format!(", with {} threads", before.threads);
     }
     let ratio =
         Spread { median: ours.median / reference.median, min: ours.min / reference.max, max: ours.max / reference.min };
@@ -215,7 +231,7 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
 
 /// What benches/peers writes (and more, which is for readers).
 #[derive(Debug, serde::Deserialize)]
-struct Peer {
+struct Before {
     model: String,
     layer: usize,
     threads: u32,

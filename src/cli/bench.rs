@@ -35,6 +35,10 @@ pub struct Args {
     /// Result of benches/peers/run.sh, for the line `pytorch`.
     #[arg(long, value_name = "FILE.json")]
     pytorch: Option<PathBuf>,
+    /// The Python of benches/peers/run.sh (target/peers/venv/bin/python): with it PyTorch's step is measured again, in turns
+    /// with ours. Run in bidpo's own folder.
+    #[arg(long, value_name = "PROGRAM", requires = "pytorch")]
+    pytorch_python: Option<PathBuf>,
     /// Write the eight pairs of the (one) model as token ids, for benches/peers, and stop.
     #[arg(long, value_name = "FILE.json")]
     write_pairs: Option<PathBuf>,
@@ -63,6 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         truthfulqa: args.truthfulqa.clone(),
         questions: args.questions as usize,
         pytorch: args.pytorch.clone(),
+        pytorch_python: args.pytorch_python.clone(),
         program: std::env::current_exe().context("finding this program's own file")?,
     };
     let features = cpu_features().iter().filter(|f| f.in_ggml).map(|f| f.name).collect::<Vec<_>>().join(" ");
