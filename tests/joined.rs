@@ -128,7 +128,13 @@ fn captured_in_groups_is_captured_alone() {
         for group in engine.groups(&sizes) {
             let tokens: Vec<&TokenizedPair> = pairs[group.clone()].iter().collect();
             let mut seen = 0;
-            let each = engine.capture_each(&tokens, &mut |_| { seen += 1; true }).unwrap().expect("nobody stops it");
+            let each = engine
+                .capture_each(&tokens, &mut |_| {
+                    seen += 1;
+                    true
+                })
+                .unwrap()
+                .expect("nobody stops it");
             assert_eq!(seen, tokens.len());
             for (a, b) in each.iter().zip(&examples[group]) {
                 assert_eq!(a.reference, b.reference);

@@ -53,7 +53,9 @@ impl Peer {
     fn line(&mut self) -> Result<f64, BenchError> {
         let mut line = String::new();
         self.answer.read_line(&mut line).map_err(failed)?;
-        line.trim().parse().map_err(|_| failed(format!("it answered {line:?} instead of a time; run it by hand to see why")))
+        line.trim()
+            .parse()
+            .map_err(|_| failed(format!("it answered {line:?} instead of a time; run it by hand to see why")))
     }
 }
 

@@ -114,11 +114,9 @@ impl EngineChecks {
 impl Checks {
     /// True if all is well.
     pub fn passed(&self) -> bool {
-        self.engine
-            .as_ref()
-            .is_some_and(|e| {
-                e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree() && e.same_together()
-            })
+        self.engine.as_ref().is_some_and(|e| {
+            e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree() && e.same_together()
+        })
     }
 }
 

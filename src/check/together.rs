@@ -29,10 +29,7 @@ impl Together {
 }
 
 /// Compares; the inner error says why pairs are not joined on this model.
-pub(super) fn together(
-    engine: &mut Engine,
-    pairs: &[&TokenizedPair],
-) -> Result<Result<Together, String>, EngineError> {
+pub(super) fn together(engine: &mut Engine, pairs: &[&TokenizedPair]) -> Result<Result<Together, String>, EngineError> {
     if pairs.len() < 2 {
         return Ok(Err("there is one pair only".into()));
     }

@@ -2,8 +2,8 @@
 
 use anyhow::Context as _;
 use bidpo::check::{
-    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, TOGETHER_COSINE, builtin_pairs, check, long_pair,
-    middle_layer,
+    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, TOGETHER_COSINE, builtin_pairs, check,
+    long_pair, middle_layer,
 };
 use bidpo::layers::Layers;
 use bidpo::train::{DEVICE_LIMIT, Precision, check_model};

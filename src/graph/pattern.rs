@@ -169,7 +169,8 @@ impl Pattern {
                 }
             }
             // A mask is read by attention alone.
-            let reads = |(i, s): (usize, &Value)| masks.contains(s) && !(i == 3 && matches!(x.op, Op::Attention { .. }));
+            let reads =
+                |(i, s): (usize, &Value)| masks.contains(s) && !(i == 3 && matches!(x.op, Op::Attention { .. }));
             if x.src.iter().enumerate().any(reads) {
                 return Err(format!("a mask that {} reads", x.op.name()));
             }

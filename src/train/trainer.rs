@@ -350,7 +350,8 @@ pub fn train(
             let (policies, grad) = engine.run_together(&joined, &added, Some(&slope))?;
             let finite = grad.iter().all(|g| g.is_finite());
             for (at, &i) in group.iter().enumerate() {
-                if !sum.add(d, config.beta, &joined[at].reference[0], &policies[at]) || !finite && at + 1 == group.len() {
+                if !sum.add(d, config.beta, &joined[at].reference[0], &policies[at]) || !finite && at + 1 == group.len()
+                {
                     stop = Stop::NotFinite { step: state.step + 1, pair: train[i].name.clone() };
                     break 'run;
                 }

@@ -373,14 +373,8 @@ unsafe fn loss_head(
         let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
         let [k, rows, ..] = node.ne;
         let planes = [k, rows, setup.n_workers, 1];
-        let partial = custom(
-            ctx,
-            sys::GGML_TYPE_F32,
-            planes,
-            &[w, h],
-            (c"loss head", Some(loss_head::partial)),
-            setup.task,
-        );
+        let partial =
+            custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", Some(loss_head::partial)), setup.task);
         custom(
             ctx,
             sys::GGML_TYPE_F32,

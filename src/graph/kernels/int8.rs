@@ -6,9 +6,9 @@
 
 use super::activations::{Layout, Packed, TILE_COLUMNS};
 use super::quants::Format;
-use super::share;
 #[cfg(target_arch = "x86_64")]
 use super::transpose::transpose16;
+use super::{grid, share};
 use crate::llama::sys;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -135,8 +135,21 @@ pub(in crate::graph) unsafe extern "C" fn fast(dst: *mut sys::ggml_tensor, ith: 
         let Some(format) = Format::of(w.type_) else { return };
         let [k, n] = [w.ne[0] as usize, w.ne[1] as usize];
         let packed = Packed::new(format, Layout::Columns, k, (d.ne[1] * d.ne[2] * d.ne[3]) as usize);
-        let (t0, t1) = share(n.div_ceil(Columns::LANES), ith as usize, nth as usize);
+        let m = packed.m;
+        // For each four numbers of a row, in cycles: products, by thirty-two rows and four columns, and rows taken apart.
+        let cost = |sixteens: usize, fours: usize| {
+            let tiles = (sixteens / 2) as f64 + if sixteens.is_multiple_of(2) { 0.0 } else { 0.6 };
+            8.0 * tiles * fours as f64 + 20.0 * sixteens as f64
+        };
+        let (sixteens, fours) = (n.div_ceil(Columns::LANES), m.div_ceil(4));
+        let (ith, (across, down)) = (ith as usize, grid(sixteens, fours, nth as usize, cost));
+        if ith >= across * down {
+            return;
+        }
+        let (t0, t1) = share(sixteens, ith % across, across);
         let (r0, r1) = (t0 * Columns::LANES, (t1 * Columns::LANES).min(n));
+        let (f0, f1) = share(fours, ith / across, down);
+        let (c0, c1) = (4 * f0, (4 * f1).min(m));
         PANEL.with_borrow_mut(|panel| {
             let panel = match panel {
                 Some((kind, columns)) if *kind == w.type_ && columns.k == k => columns,
@@ -145,15 +158,15 @@ pub(in crate::graph) unsafe extern "C" fn fast(dst: *mut sys::ggml_tensor, ith: 
             for first in (r0..r1).step_by(FAST_ROWS) {
                 let count = FAST_ROWS.min(r1 - first);
                 panel.load(w.data.cast::<u8>().add(first * w.nb[1]), w.nb[1], count);
-                let to = d.data.cast::<f32>().add(first);
+                let to = d.data.cast::<f32>().add(first + c0 * n);
                 if count.is_multiple_of(Columns::LANES) {
-                    panel.multiply(&packed, x.data.cast(), (0, packed.m), to, n);
+                    panel.multiply(&packed, x.data.cast(), (c0, c1), to, n);
                     continue;
                 }
                 // The last sixteen are not whole: by way of a buffer.
                 let width = count.next_multiple_of(Columns::LANES);
-                let mut buffer = vec![0.0f32; packed.m * width];
-                panel.multiply(&packed, x.data.cast(), (0, packed.m), buffer.as_mut_ptr(), width);
+                let mut buffer = vec![0.0f32; (c1 - c0) * width];
+                panel.multiply(&packed, x.data.cast(), (c0, c1), buffer.as_mut_ptr(), width);
                 for (c, column) in buffer.chunks_exact(width).enumerate() {
                     std::ptr::copy_nonoverlapping(column.as_ptr(), to.add(c * n), count);
                 }

@@ -37,6 +37,10 @@ const LOGS: usize = 32;
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
 const LARGE: f64 = 1.0 / 64.0;
+/// The same for a worker's first tiles, when the sum so far is next to nothing and one token in 64 is no large one.
+const LARGE_AT_FIRST: f64 = 1.0 / 8.0;
+/// That many tiles.
+const FIRST: usize = 4;
 
 /// What one worker found out.
 #[derive(Debug, Default, Clone)]
@@ -178,6 +182,7 @@ impl Walk<'_> {
         let mut logs = vec![0.0f32; m];
         for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
             let count = TILE.min(n_vocab - first);
+            let share = if first / TILE / nth < FIRST { LARGE_AT_FIRST } else { LARGE };
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
             unsafe {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
@@ -209,7 +214,7 @@ impl Walk<'_> {
                 }
                 // At the start a worker knows little of the whole sum, but at least the label's share: exp(0).
                 let so_far = part.sum[l.row].max(1.0);
-                let (large, least) = ((LARGE * so_far) as f32, (SKIPPED * so_far) as f32);
+                let (large, least) = ((share * so_far) as f32, (SKIPPED * so_far) as f32);
                 if mass >= large {
                     for i in 0..count {
                         if e[i] >= large {

@@ -12,7 +12,7 @@
 use super::bf16;
 use super::int8::Rows;
 use super::quants::Format;
-use super::share;
+use super::{grid, share};
 use crate::llama::sys;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -132,21 +132,29 @@ struct Share {
 }
 
 impl Share {
-    /// Columns first: each worker then de-quantizes only what it multiplies. Rows of g as well only where there are more
-    /// workers than column units. None for a worker without work.
+    /// A worker de-quantizes all rows of its columns, and rounds all of its rows of g: where there are many workers, parts
+    /// that are not as wide and as long as they could be cost less. None for a worker without work.
     fn new(w: &sys::ggml_tensor, m: usize, ith: usize, nth: usize) -> Option<Self> {
         let k = w.ne[0] as usize;
         // SAFETY: arithmetic on the type's traits.
         let block = unsafe { sys::ggml_blck_size(w.type_) as usize };
-        let unit = if k.div_ceil(UNIT).is_multiple_of(nth) || k / UNIT > 8 * nth { UNIT } else { SMALL_UNIT };
-        let unit = block.max(unit);
-        let units = k.div_ceil(unit);
-        let across = units.min(nth);
-        let down = nth / across;
+        // For each row of W, in cycles: products, columns taken apart, rows rounded. Half a tile takes more than half.
+        let cost = |width: usize, rows: usize| {
+            let tiles = (width / TILE_K) as f64 + if width.is_multiple_of(TILE_K) { 0.0 } else { 0.6 };
+            tiles * rows as f64 + 0.5 * width as f64 + 0.15 * rows as f64
+        };
+        let way = |unit: usize| {
+            let unit = block.max(unit);
+            let (across, down) = grid(k.div_ceil(unit), m, nth, |units, rows| cost((units * unit).min(k), rows));
+            let width = (k.div_ceil(unit).div_ceil(across) * unit).min(k);
+            (cost(width, m.div_ceil(down)), unit, across, down)
+        };
+        let (whole, half) = (way(UNIT), way(SMALL_UNIT));
+        let (_, unit, across, down) = if half.0 < whole.0 { half } else { whole };
         if ith >= across * down {
             return None;
         }
-        let (u0, u1) = share(units, ith % across, across);
+        let (u0, u1) = share(k.div_ceil(unit), ith % across, across);
         let (k0, k1) = (u0 * unit, (u1 * unit).min(k));
         let (m0, m1) = share(m, ith / across, down);
         (k0 < k1 && m0 < m1).then_some(Self { k0, k1, m0, m1 })
@@ -586,7 +594,7 @@ mod tests {
                     let one = w.product(&mut g, 1);
                     let what = format!("type {kind}, {n} rows of {k}, {m} rows of g");
                     assert_exact(&one, &w.exact(&g), &what);
-                    for nth in [2, 3, 5] {
+                    for nth in [2, 3, 5, 16] {
                         assert_eq!(bits(&w.product(&mut g, nth)), bits(&one), "{what}: {nth} threads");
                     }
                 }
@@ -625,7 +633,7 @@ mod tests {
                             "{kind}, {n} x {k}: {i}: {got}, {want}"
                         );
                     }
-                    for nth in [2, 3, 5] {
+                    for nth in [2, 3, 5, 16] {
                         assert_eq!(bits(&w.product_in(true, &mut g, nth)), bits(&one), "type {kind}: {nth} threads");
                     }
                     g[0] = f32::NAN;
@@ -679,7 +687,7 @@ mod tests {
                 }
             }
             for (by_row, want) in [false, true].into_iter().zip(&want) {
-                for nth in [1, 2, 5] {
+                for nth in [1, 2, 5, 16] {
                     let mut d = vec![f32::NAN; k * m * planes];
                     // SAFETY: as in `product`.
                     unsafe {

@@ -102,7 +102,7 @@ fn products_are_ggmls_bit_for_bit() {
             let bench = Bench::new(kind, size, 3.0, &mut rng);
             // SAFETY: live tensors of these shapes.
             let want = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
-            for threads in [1, 2, 3] {
+            for threads in [1, 2, 3, 16] {
                 let x = bench.packed(Layout::Pairs);
                 let ne = [size.1, size.2, 1];
                 let ours = bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::exact), std::ptr::null_mut());
@@ -128,7 +128,7 @@ fn fast_products_are_ggmls_but_for_the_order_of_sums() {
             let want = bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, bench.x) }, 1);
             let scale = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
             let mut first = None;
-            for threads in [1, 2, 3] {
+            for threads in [1, 2, 3, 16] {
                 let x = bench.packed(Layout::Columns);
                 let ne = [size.1, size.2, 1];
                 let ours = bench.custom(sys::GGML_TYPE_F32, ne, &[bench.w, x], Some(int8::fast), std::ptr::null_mut());
@@ -179,7 +179,7 @@ fn output_matrix_and_loss_in_one() {
                     }
                 }
             }
-            for threads in [1usize, 2, 3] {
+            for threads in [1usize, 2, 3, 16] {
                 let mut task = HeadTask::new(&labels, None, threads);
                 task.grad = true;
                 let user = (&raw mut task).cast::<c_void>();

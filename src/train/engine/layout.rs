@@ -191,13 +191,17 @@ mod tests {
             chosen: chosen.to_vec(),
             rejected: rejected.to_vec(),
         };
-        let pairs = [pair(&[1, 2, 3, 4], &[5, 6], &[7]), pair(&[1, 2, 9], &[5], &[8, 8, 8]), pair(&[1, 2, 3, 4], &[5], &[7])];
+        let pairs =
+            [pair(&[1, 2, 3, 4], &[5, 6], &[7]), pair(&[1, 2, 9], &[5], &[8, 8, 8]), pair(&[1, 2, 3, 4], &[5], &[7])];
         // The residual stream of the third pair is another one at its second token: only its first is shared.
         let stream = |p: usize, n: usize| (0..n).map(|i| if p == 2 && i == 1 { -1.0 } else { i as f32 }).collect();
         let streams: Vec<Vec<f32>> = pairs.iter().enumerate().map(|(p, x)| stream(p, x.n_tokens())).collect();
         let parts: Vec<(&TokenizedPair, &[f32])> = pairs.iter().zip(&streams).map(|(p, s)| (p, &s[..])).collect();
         let joint = Joint::new(&parts, 1);
-        assert_eq!(joint.rows, [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3)]);
+        assert_eq!(
+            joint.rows,
+            [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3)]
+        );
         assert_eq!(joint.outputs, [3, 4, 5, 6, 7, 10]);
         assert_eq!(joint.columns[1], [Some(0), Some(1), Some(5), None, Some(6), Some(7), None]);
         let labels: Vec<(u32, u32, f32)> = joint.labels.iter().map(|l| (l.row, l.token, l.coef)).collect();

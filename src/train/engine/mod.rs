@@ -217,19 +217,7 @@ impl Engine {
         let (cache, keep, transposed_type, notices) = (None, BTreeSet::new(), None, Vec::new());
         let (pattern, joined_tokens) = (None, 0);
         let model = Arc::clone(model);
-        Ok(Self {
-            exec,
-            ctx,
-            model,
-            layers,
-            attention,
-            cache,
-            keep,
-            transposed_type,
-            notices,
-            pattern,
-            joined_tokens,
-        })
+        Ok(Self { exec, ctx, model, layers, attention, cache, keep, transposed_type, notices, pattern, joined_tokens })
     }
 
     /// See [`Executor::set_smooth`].
@@ -309,7 +297,11 @@ impl Engine {
         self.capture_through(None, pairs)
     }
 
-    fn capture_through(&mut self, mut cache: Option<&mut Cache>, pairs: &[&TokenizedPair]) -> Result<Example, EngineError> {
+    fn capture_through(
+        &mut self,
+        mut cache: Option<&mut Cache>,
+        pairs: &[&TokenizedPair],
+    ) -> Result<Example, EngineError> {
         let mut begun = self.begin(cache.as_deref_mut(), pairs)?;
         if begun.kept.is_some() {
             self.refer(&mut begun.example)?;

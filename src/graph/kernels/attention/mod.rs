@@ -254,6 +254,36 @@ impl Sources {
     }
 }
 
+/// How tiles are dealt to workers: heads one after the other, each worker a stretch that costs as much as any other's. So it
+/// has to do with few heads, whose keys it brings into units for itself.
+struct Deal {
+    /// Cost of a head's tiles before each, and of all.
+    before: Vec<usize>,
+    heads: usize,
+    ith: usize,
+    nth: usize,
+}
+
+impl Deal {
+    fn new(open: &[Vec<usize>], heads: usize, (ith, nth): (usize, usize)) -> Self {
+        let mut before = vec![0];
+        // A tile that sees nothing is work too.
+        before.extend(open.iter().scan(0, |sum, units| {
+            *sum += 2 * (units.len() + 1);
+            Some(*sum)
+        }));
+        Self { before, heads, ith, nth }
+    }
+
+    /// This worker's tiles of a head.
+    fn tiles(&self, head: usize) -> Vec<usize> {
+        let all = self.before[self.before.len() - 1];
+        let worker = |pair: &[usize]| (head * all + (pair[0] + pair[1]) / 2) * self.nth / (self.heads * all);
+        let mine = |(tile, pair)| (worker(pair) == self.ith).then_some(tile);
+        self.before.windows(2).enumerate().filter_map(mine).collect()
+    }
+}
+
 /// Rows of a tile.
 fn tile_rows(tile: usize, n: usize) -> (usize, usize) {
     (tile * ROWS, ROWS.min(n - tile * ROWS))
@@ -271,13 +301,15 @@ impl Sources {
                 let Scratch { open, scores, first, .. } = scratch;
                 self.seen_by_queries(open);
                 first.resize(self.k.unit_floats(), 0.0);
-                let tiles = open.len();
+                let deal = Deal::new(open, self.q.heads, (ith, nth));
+                let mut in_units = None;
                 for head in 0..self.q.heads {
                     let kv = head / self.group;
-                    if head % self.group == 0 {
-                        (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
-                    }
-                    for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                    for tile in deal.tiles(head) {
+                        if in_units != Some(kv) {
+                            (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
+                            in_units = Some(kv);
+                        }
                         let (row, rows) = tile_rows(tile, self.q.rows);
                         scores.units.clone_from(&open[tile]);
                         let (table, _) = scores.rows();
@@ -320,19 +352,21 @@ impl Sources {
                 self.seen_by_queries(open);
                 first.resize(self.k.unit_floats(), 0.0);
                 second.resize(self.v.unit_floats(), 0.0);
-                let tiles = open.len();
+                let deal = Deal::new(open, self.q.heads, (ith, nth));
+                let mut in_units = None;
                 for head in 0..self.q.heads {
                     let kv = head / self.group;
-                    if head % self.group == 0 {
-                        (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
-                        (self.kernels.lanes)(self.v.at(kv, 0), self.v.row, self.v.rows, self.v.k, second);
-                    }
                     if head % nth == ith {
                         for sums in [log, dot] {
                             std::slice::from_raw_parts_mut(sums.add(head * padded), padded)[self.q.rows..].fill(0.0);
                         }
                     }
-                    for tile in (0..tiles).filter(|tile| (head * tiles + tile) % nth == ith) {
+                    for tile in deal.tiles(head) {
+                        if in_units != Some(kv) {
+                            (self.kernels.lanes)(self.k.at(kv, 0), self.k.row, self.k.rows, self.k.k, first);
+                            (self.kernels.lanes)(self.v.at(kv, 0), self.v.row, self.v.rows, self.v.k, second);
+                            in_units = Some(kv);
+                        }
                         let (row, rows) = tile_rows(tile, self.q.rows);
                         scores.units.clone_from(&open[tile]);
                         let (p, dp) = scores.rows();
@@ -398,11 +432,15 @@ impl Sources {
                 }
                 first.resize(self.q.unit_floats(), 0.0);
                 second.resize(padded * self.v.k, 0.0);
+                let deal = Deal::new(open, self.k.heads, (ith, nth));
                 for head in 0..self.q.heads {
                     let kv = head / self.group;
-                    (self.kernels.lanes)(self.q.at(head, 0), self.q.row, n, self.q.k, first);
-                    (self.kernels.lanes)(g.at(head, 0), g.row, n, self.v.k, second);
-                    for tile in (0..tiles).filter(|tile| (kv * tiles + tile) % nth == ith) {
+                    let mine = deal.tiles(kv);
+                    if !mine.is_empty() {
+                        (self.kernels.lanes)(self.q.at(head, 0), self.q.row, n, self.q.k, first);
+                        (self.kernels.lanes)(g.at(head, 0), g.row, n, self.v.k, second);
+                    }
+                    for tile in mine {
                         let (column, count) = tile_rows(tile, n_kv);
                         scores.units.clone_from(&open[tile]);
                         let (p, dp) = scores.rows();
