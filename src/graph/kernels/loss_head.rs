@@ -9,7 +9,7 @@
 //! `d/dh sum_l coef_l log p(token_l) = sum_l coef_l W[token_l] - c sum_v p_v W[v]`.
 //!
 //! The second sum is taken with W and exp(z) in BF16 and F32 accumulation, but for tokens of more than about 1/64 of the
-//! probability: these go with the labels, in F32, because there the two terms nearly cancel. Tokens of less than
+//! probability (1/8 at the start of a walk): these go with the labels, in F32, because there the two terms nearly cancel. Tokens of less than
 //! [`SKIPPED`] of a row's probability are left out of that sum (the gradient filter of Wijmans et al. 2024, arXiv 2411.09009,
 //! which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than [`UNSEEN`] of it, all
 //! together, are left out of log p as well: less than F32 can tell from nothing.
@@ -37,10 +37,14 @@ const LOGS: usize = 32;
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
 const LARGE: f64 = 1.0 / 64.0;
-/// The same for a worker's first tiles, when the sum so far is next to nothing and one token in 64 is no large one.
-const LARGE_AT_FIRST: f64 = 1.0 / 8.0;
-/// That many tiles.
-const FIRST: usize = 4;
+/// Where a worker has seen little, its sum is little, and many a token would seem large: up to so many times that share is
+/// let pass as not.
+const LENIENT: f64 = 8.0;
+
+/// [`LARGE`] for a worker that has seen `tiles` of `n_tiles`.
+fn large_share(tiles: usize, n_tiles: usize) -> f64 {
+    LARGE * (n_tiles as f64 / tiles as f64 / 8.0).clamp(1.0, LENIENT)
+}
 
 /// What one worker found out.
 #[derive(Debug, Default, Clone)]
@@ -182,7 +186,7 @@ impl Walk<'_> {
         let mut logs = vec![0.0f32; m];
         for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
             let count = TILE.min(n_vocab - first);
-            let share = if first / TILE / nth < FIRST { LARGE_AT_FIRST } else { LARGE };
+            let large_share = large_share(first / TILE / nth + 1, n_vocab.div_ceil(TILE));
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
             unsafe {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
@@ -214,7 +218,7 @@ impl Walk<'_> {
                 }
                 // At the start a worker knows little of the whole sum, but at least the label's share: exp(0).
                 let so_far = part.sum[l.row].max(1.0);
-                let (large, least) = ((share * so_far) as f32, (SKIPPED * so_far) as f32);
+                let (large, least) = ((large_share * so_far) as f32, (SKIPPED * so_far) as f32);
                 if mass >= large {
                     for i in 0..count {
                         if e[i] >= large {
