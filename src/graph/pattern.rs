@@ -3,8 +3,8 @@
 //! llama.cpp builds a graph of one form for every batch; only extents differ. Two small batches that differ in the numbers
 //! of their tokens and of their outputs show which: an extent that is the same in both is the model's, one that grows as the
 //! tokens do is a multiple of these, and so with outputs. Anything else (an extent of another kind, an op whose parameters
-//! differ) is refused, and so is an attention that [`super::fuse`] leaves to
-//! ggml, whose sums depend on where in the batch a sequence lies.
+//! differ) is refused, and so is a mask that anything but [`Op::Attention`] reads:
+//! an attention that [`super::fuse`] leaves to ggml, whose sums depend on where in the batch a sequence lies.
 
 use super::emit::Data;
 use super::fuse::fuse;
@@ -116,7 +116,8 @@ impl Pruned {
         let mut new = vec![None; needed.len()];
         let mut masks = BTreeSet::new();
         for (i, node) in fused.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
-            if matches!(node.op, Op::SoftMax { .. }) {
+            // What is lifted is padded for attentions that stay ggml's, and for nothing else.
+            if let Op::Pad(_) = node.op {
                 return Err("an attention that bidpo's kernels do not take".into());
             }
             if let Op::Attention { .. } = node.op {
@@ -215,6 +216,11 @@ impl Pattern {
             InputKind::Rows(extents, _) => Some(extents.map(|e| size.of(e))),
             _ => None,
         }
+    }
+
+    /// The graph for some batch.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// The output matrix, if the logits are nothing but its product.

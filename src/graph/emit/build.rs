@@ -307,6 +307,23 @@ fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> 
         && graph.is_contiguous(node.src[1])
 }
 
+/// The first product of the graph that is left to ggml, in words.
+pub(super) fn foreign_product(graph: &Graph, weights: &[Weight], setup: Setup) -> Option<String> {
+    let node = graph.nodes().iter().find(|node| match node.op {
+        Op::MulMat(_) => !own_product(graph, node, weights, setup),
+        Op::MulMatId(_) => true,
+        _ => false,
+    })?;
+    Some(match (node.op, graph.node(node.src[0]).op) {
+        (Op::MulMatId(_), _) => "the products of a mixture of experts".into(),
+        (_, Op::Weight(id)) => {
+            let weight = weights[id.0 as usize].node();
+            format!("products with weights in {} ({})", weight.dtype().name(), weight.name())
+        }
+        _ => "products of two activations".into(),
+    })
+}
+
 /// The activations of a product, rounded; made once for all products that use them.
 ///
 /// # Safety

@@ -241,6 +241,12 @@ impl Executor {
         self.precision == Precision::default() && loss_head::can_fuse(kind) && output.device().is_none()
     }
 
+    /// A product of the graph that would be left to ggml, in words; None where all are computed by kernels of bidpo's, which
+    /// give each row the same numbers whatever other rows there are.
+    pub fn foreign_product(&self, graph: &Graph, weights: &[Weight]) -> Option<String> {
+        build::foreign_product(graph, weights, self.setup(std::ptr::null_mut::<head::HeadTask<'_>>()))
+    }
+
     fn setup(&self, task: *mut head::HeadTask<'_>) -> Setup {
         Setup { task: task.cast(), smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
     }

@@ -311,13 +311,16 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
         let rows: Vec<Total> = labelled(&*task, n_rows).into_iter().map(|l| Total::new(l, &parts)).collect();
         // Coefficients that follow from log-probabilities follow from those of all rows: each worker finds them.
-        let coefs = match (*task).weigh.filter(|_| (*task).grad) {
-            None => (&(*task).labels).iter().map(|l| l.coef).collect(),
+        let (labels, logits) = (&raw const (*task).labels, &raw const (*task).logits);
+        let (labels, logits) = (&*labels, &*logits);
+        let coefs: Vec<f32> = match (*task).weigh.filter(|_| (*task).grad) {
+            None => labels.iter().map(|l| l.coef).collect(),
             Some(weigh) => {
-                let mut all = vec![f64::NAN; (&(*task).labels).len()];
+                let mut all = vec![f64::NAN; labels.len()];
                 for t in &rows {
-                    for i in t.of.first..t.of.last {
-                        all[i] = f64::from((&(*task).logits)[i]) - t.log_z;
+                    let of = t.of.first..t.of.last;
+                    for (log_prob, &z) in all[of.clone()].iter_mut().zip(&logits[of]) {
+                        *log_prob = f64::from(z) - t.log_z;
                     }
                 }
                 weigh(&all)
@@ -325,8 +328,8 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         };
         for t in rows.iter().filter(|t| (r0..r1).contains(&t.of.row)) {
             let l = &t.of;
-            for i in l.first..l.last {
-                *log_probs.add(i) = f64::from((&(*task).logits)[i]) - t.log_z;
+            for (i, &z) in logits.iter().enumerate().take(l.last).skip(l.first) {
+                *log_probs.add(i) = f64::from(z) - t.log_z;
             }
             if !(*task).grad {
                 continue;
@@ -344,8 +347,8 @@ pub(in crate::graph) unsafe extern "C" fn finish(
                     add(out, (-coef * p) as f32, row.read(token as usize));
                 }
             }
-            for i in l.first..l.last {
-                add(out, coefs[i], row.read((&(*task).labels)[i].token as usize));
+            for (label, &coef) in labels[l.first..l.last].iter().zip(&coefs[l.first..l.last]) {
+                add(out, coef, row.read(label.token as usize));
             }
         }
     }
