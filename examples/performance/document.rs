@@ -23,12 +23,14 @@ The references, so that they can be judged:
   tokens, a thread pool of its own, no callback, logits of the last token only. Weights as they lie in the file and repacked by
   llama.cpp (its default), each sequence by itself and the tokens as one stream in sequences of 512: whatever is fastest here is
   the reference; the column says which it was.
-- **generate**: greedy, the same prompt; llama.cpp unsteered, over plain or repacked weights, the faster.
+- **generate**: greedy, the same prompt; llama.cpp unsteered, over plain or repacked weights, the faster; three times as many turns.
 - **memory** and **start** are measured on processes of their own, the page cache warm. The reference of `start` is a process
   that makes the calls of llama.cpp's `simple` example and nothing else.
 - **truthfulqa**: the reference is the prefill of the unique tokens (preamble once, each question once, each distinct answer once).
 - A step: eight pairs of two misconceptions each, about 100 tokens for each prompt with an answer, the examples captured before;
-  forward, backward, optimizer.
+  the vector added for four of them and subtracted for the others, each four in one graph (rows at which their prompts begin alike
+  are computed once there; the reference counts each pair's), forward, backward, optimizer.
+- **pytorch**: in turns with PyTorch in a process of its own where benches/peers has installed it, else against its last times.
 ";
 
 const GROWTH: &str = "
@@ -188,7 +190,7 @@ fn peer(p: &Value) -> String {
     format!(
         "\n**PyTorch** ({} with transformers {}, {} threads): BiPO's step on the same pairs and layer of {}, the model de-quantized \
          from the same file, policy and reference model, padded batch of {} rows: f32 {} s with a peak of {}, bf16 {} s with {}. \
-         `benches/peers/run.sh` measures it.\n",
+         `benches/peers/run.sh` measures it; these are its times by itself, the line above may be of another run.\n",
         p["torch"].as_str().unwrap_or("?"),
         p["transformers"].as_str().unwrap_or("?"),
         p["threads"],

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Tokens of an answer.
 const N: usize = 64;
+/// Turns for each of the others' rounds: an answer takes half a second, less than the machine's moods last.
+const TURNS: usize = 3;
 /// Asks for a long answer.
 const PROMPT: &str = "Tell me a long story about a lighthouse keeper, in many paragraphs.";
 
@@ -55,7 +57,8 @@ pub(super) fn line(s: &mut Subject<'_>) -> Result<Line, BenchError> {
         }
     }
     let (_, mut reference, words) = best.expect("there are two");
-    let rounds = alternate(s.settings.rounds, &mut ours, &mut || Ok(per_token(reference.generate(&prompt, N)?, N)))?;
+    let turns = TURNS * s.settings.rounds;
+    let rounds = alternate(turns, &mut ours, &mut || Ok(per_token(reference.generate(&prompt, N)?, N)))?;
     Ok(Line {
         name: Name::Generate,
         what: format!("steered generation, greedy, {decoded} tokens"),

@@ -1,6 +1,7 @@
 //! Training: objective, optimizer, trainer, and the engine that scores and differentiates captured pairs.
 
 mod cache;
+mod capturing;
 mod card;
 mod checkpoint;
 mod config;

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use super::cache::{Cache, CacheType, CacheUse};
+use super::capturing::{Captured, capture_all};
 use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
 use super::config::{Length, TrainConfig};
 use super::engine::{Engine, EngineError, Example, PairLogp};
@@ -234,70 +235,15 @@ pub fn train(
     };
 
     engine.set_precision(config.precision);
-    let count = train.len() + valid.len();
-    let (mut agreement, mut rounding) = (None, None);
-    let mut examples = Vec::with_capacity(count);
-    // The longest pair first: what it needs is known before the work begins.
-    let mut longest = Some(measure(engine, train, valid, config.allow_swap, observe)?);
-    let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
-    let sizes: Vec<usize> = all.iter().map(|p| p.tokens.n_tokens()).collect();
-    // The first by itself, for it is checked; the others in groups.
-    let groups = std::iter::once(0..1).chain(engine.groups(&sizes[1..]).into_iter().map(|g| g.start + 1..g.end + 1));
-    for group in groups {
-        let known = longest.take_if(|(at, _)| group.contains(at));
-        let new: Vec<usize> = group.clone().filter(|i| known.as_ref().is_none_or(|(at, _)| at != i)).collect();
-        let tokens: Vec<&TokenizedPair> = new.iter().map(|&i| &all[i].tokens).collect();
-        let mut done = group.start;
-        let captured = engine
-            .capture_each(&tokens, &mut |example| {
-                done += 1;
-                observe(Event::Captured { done, total: count, tokens: example.n_tokens });
-                !interrupt.load(Ordering::Relaxed)
-            })
-            .map_err(|(i, source)| TrainError::Pair { pair: all[new[i]].name.clone(), source })?;
-        let stopped = captured.is_none() || interrupt.load(Ordering::Relaxed);
-        let mut captured = captured.unwrap_or_default();
-        if let Some((at, example)) = known {
-            observe(Event::Captured { done: group.end, total: count, tokens: example.n_tokens });
-            captured.insert((at - group.start).min(captured.len()), example);
-        }
-        if group.start == 0 && !stopped {
-            let (pair, example) = (all[0], &captured[0]);
-            if engine.cache().is_none() {
-                agreement = Some(engine.verify(&[&pair.tokens], example)?);
-            } else {
-                // What comes from a file is compared with what is computed now, which is compared with llama_decode.
-                let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
-                let fresh = engine.capture_fresh(&[&pair.tokens]).map_err(named)?;
-                agreement = Some(engine.verify(&[&pair.tokens], &fresh)?);
-                rounding = engine.cache_rounding(example, &fresh);
-                if rounding.is_none() {
-                    observe(Event::Notice(&format!(
-                        "the cache holds other numbers for pair {} than are computed now: it is not used in this run; \
-                         empty its folder",
-                        pair.name
-                    )));
-                    engine.set_cache(None);
-                    if let Some((at, example)) = &mut longest {
-                        *example = engine.capture_fresh(&[&all[*at].tokens])?;
-                    }
-                    captured[0] = fresh;
-                }
-            }
-        }
-        for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
-            observe(Event::Notice(&notice));
-        }
-        examples.extend(captured);
-        if stopped {
-            return Err(TrainError::Config(match resumed {
+    let Captured { examples, agreement, rounding } =
+        capture_all(engine, (train, valid), config.allow_swap, interrupt, observe)?.ok_or_else(|| {
+            TrainError::Config(match resumed {
                 None => "interrupted before the first step: there is nothing to save".into(),
                 Some(_) => {
                     "interrupted before the first new step: the checkpoint is as it was, --resume goes on".into()
                 }
-            }));
-        }
-    }
+            })
+        })?;
     if let Some((cache, rounding)) = engine.cache().zip(rounding) {
         observe(Event::Cache { folder: cache.folder(), used: cache.used(), rounding });
     }
@@ -310,7 +256,7 @@ pub fn train(
         layers: config.layers.iter().enumerate().map(at_layer).collect(),
         n_embd,
         total_steps: total,
-        agreement: agreement.unwrap_or_default(),
+        agreement,
         cache_bytes: examples.iter().map(Example::bytes).sum(),
         captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
         train_tokens: train_examples.iter().map(|e| e.n_tokens).sum(),
@@ -348,13 +294,15 @@ pub fn train(
             let added: Vec<f32> = v.iter().map(|x| (d * x) as f32).collect();
             let slope = |margin: f64| loss(d, config.beta, margin).slope;
             let (policies, grad) = engine.run_together(&joined, &added, Some(&slope))?;
-            let finite = grad.iter().all(|g| g.is_finite());
-            for (at, &i) in group.iter().enumerate() {
-                if !sum.add(d, config.beta, &joined[at].reference[0], &policies[at]) || !finite && at + 1 == group.len()
-                {
-                    stop = Stop::NotFinite { step: state.step + 1, pair: train[i].name.clone() };
-                    break 'run;
-                }
+            let references = joined.iter().map(|e| &e.reference[0]);
+            let bad = policies.iter().zip(references).position(|(policy, r)| !sum.add(d, config.beta, r, policy));
+            let bad = match bad {
+                None if grad.iter().any(|g| !g.is_finite()) => Some(without_gradient(engine, &joined, &added)?),
+                bad => bad,
+            };
+            if let Some(at) = bad {
+                stop = Stop::NotFinite { step: state.step + 1, pair: train[group[at]].name.clone() };
+                break 'run;
             }
             sum.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
             tokens += joined.iter().map(|e| e.n_tokens).sum::<usize>();
@@ -456,65 +404,6 @@ pub fn train(
     })
 }
 
-/// Captures the longest pair and compares what the run will need with what there is. Returns the pair's place among
-/// training and validation pairs, and its example.
-fn measure(
-    engine: &mut Engine,
-    train: &[NamedPair],
-    valid: &[NamedPair],
-    allow_swap: bool,
-    observe: &mut dyn FnMut(Event<'_>),
-) -> Result<(usize, Example), TrainError> {
-    let all = || train.iter().chain(valid);
-    let (at, pair) = all()
-        .enumerate()
-        .max_by_key(|(i, p)| (p.tokens.n_tokens(), std::cmp::Reverse(*i)))
-        .expect("there is a training pair");
-    let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
-    let example = engine.capture(&[&pair.tokens]).map_err(named)?;
-    let longest = example.n_tokens;
-    // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
-    let tokens: usize = all().map(|p| p.tokens.n_tokens()).sum();
-    let step_bytes = engine.step_bytes(&example).map_err(named)?;
-    let joined_bytes = engine.plan_joining(&example, step_bytes, tokens);
-    let mut need = MemoryNeed {
-        longest,
-        step_bytes: step_bytes as u64,
-        joined_tokens: engine.joined_tokens(),
-        joined_bytes,
-        captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64
-            + (example.graph_bytes() * all().count()) as u64,
-    };
-    let model_bytes = engine.model().mapped_bytes();
-    let available = crate::memory::available();
-    let with = |bytes: u64| bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
-    let needed = with(need.step_bytes);
-    if need.joined_tokens > 0 && available.is_some_and(|n| with(need.joined_bytes) > n && needed <= n) {
-        observe(Event::Notice(&format!(
-            "{} for pairs computed together are more than is free: each is computed by itself, which takes longer and \
-             changes the last bits of gradients",
-            text(need.joined_bytes)
-        )));
-        engine.forbid_joining();
-        (need.joined_tokens, need.joined_bytes) = (0, 0);
-    }
-    observe(Event::Memory(&need));
-    for (device, bytes) in engine.step_device_bytes() {
-        observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));
-    }
-    match available {
-        Some(available) if needed > available && !allow_swap => Err(TrainError::Memory {
-            pair: pair.name.clone(),
-            tokens: longest,
-            step_bytes: need.step_bytes,
-            captured_bytes: need.captured_bytes,
-            model_bytes,
-            available,
-        }),
-        _ => Ok((at, example)),
-    }
-}
-
 fn save(
     p: &CheckpointPlan,
     v: &[f64],
@@ -536,6 +425,16 @@ fn batches(engine: &Engine, members: &[(usize, f64)], tokens: impl Fn(usize) -> 
         all.extend(engine.groups(&sizes).into_iter().map(|group| (of[group].to_vec(), d)));
     }
     all
+}
+
+/// Which of some pairs has a gradient that is not finite; the last where none has one by itself.
+fn without_gradient(engine: &mut Engine, pairs: &[&Example], added: &[f32]) -> Result<usize, EngineError> {
+    for (at, pair) in pairs.iter().enumerate() {
+        if engine.run(pair, added, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
+            return Ok(at);
+        }
+    }
+    Ok(pairs.len() - 1)
 }
 
 /// Sums over a step's pairs.
