@@ -73,7 +73,7 @@ fn log_probabilities_are_those_alone_to_the_bit() {
                         let joined = engine.join(&members).unwrap().expect("these can be joined");
                         let rows: usize = group.iter().map(|e| e.n_tokens).sum();
                         // The last token of each response predicts nothing.
-                        assert!(joined.n_tokens <= rows - 2 * size, "{} rows of {rows}", joined.n_tokens);
+                        assert!(joined.n_tokens() <= rows - 2 * size, "{} rows of {rows}", joined.n_tokens());
                         for slope in [None, Some(&(|m: f64| loss(1.0, 0.1, m).slope) as &(dyn Fn(f64) -> f64 + Sync))] {
                             let (together, _) = engine.run_together(&members, &added, slope).unwrap();
                             assert_eq!(together, alone, "layer {layer}, {size} pairs");

@@ -47,7 +47,7 @@ pub(super) fn together(engine: &mut Engine, pairs: &[&TokenizedPair]) -> Result<
         log_probability: 0.0,
         cosine: 0.0,
         rows: examples.iter().map(|e| e.n_tokens).sum(),
-        joined_rows: joined.n_tokens,
+        joined_rows: joined.n_tokens(),
     };
     let mut sum = vec![0.0; grad.len()];
     for (example, together) in examples.iter().zip(&logp) {

@@ -3,8 +3,8 @@
 //! llama.cpp builds a graph of one form for every batch; only extents differ. Two small batches that differ in the numbers
 //! of their tokens and of their outputs show which: an extent that is the same in both is the model's, one that grows as the
 //! tokens do is a multiple of these, and so with outputs. Anything else (an extent of another kind, an op whose parameters
-//! differ) is refused, and so is a mask that anything but [`Op::Attention`] reads:
-//! an attention that [`super::fuse`] leaves to ggml, whose sums depend on where in the batch a sequence lies.
+//! differ) is refused, and so is an attention that [`super::fuse`] leaves to ggml, whose sums depend on where in the batch a
+//! sequence lies.
 
 use super::emit::Data;
 use super::fuse::fuse;
@@ -245,6 +245,9 @@ pub(crate) fn gather(parts: &[&Data], ne: &[Extent; 4], rows: &[(usize, usize)])
             for &(part, row) in rows {
                 let data = parts.get(part)?;
                 let tokens = data.len() / (inner * outer);
+                if row >= tokens {
+                    return None;
+                }
                 let at = (plane * tokens + row) * inner;
                 out.extend_from_slice(data.get(at..at + inner)?);
             }
@@ -261,5 +264,73 @@ pub(crate) fn gather(parts: &[&Data], ne: &[Extent; 4], rows: &[(usize, usize)])
             pick(&parts.collect::<Option<Vec<_>>>()?, inner, outer, rows).map(Data::I32)
         }
         Data::Bytes(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Residual stream plus vector, some rows of it, and a scale: with `spoil`, of another factor for each batch.
+    fn lifted(size: Extents, width: usize, spoil: bool) -> Lifted {
+        let mut graph = Graph::new();
+        let (h, residual) = graph.input([width, size.tokens, 1, 1], Elem::F32);
+        let (v, vector) = graph.input([width, 1, 1, 1], Elem::F32);
+        let (ids, _) = graph.input([size.outputs, 1, 1, 1], Elem::I32);
+        let at = graph.add(h, v).unwrap();
+        let folded = graph.reshape(at, [2, size.tokens * width / 2, 1, 1]).unwrap();
+        let unfolded = graph.reshape(folded, [width, size.tokens, 1, 1]).unwrap();
+        let turned = graph.transposed(unfolded).unwrap();
+        let back = graph.transposed(turned).unwrap();
+        let rows = graph.get_rows(back, ids).unwrap();
+        let logits = graph.scale(rows, if spoil { size.tokens as f32 } else { 2.0 }, 0.0);
+        Lifted {
+            graph,
+            residual,
+            entries: vec![Entry { layer: 1, vector, at }],
+            logits,
+            inputs: vec![Data::F32(Vec::new()); 3],
+            weights: Vec::new(),
+            ops: BTreeMap::new(),
+            origin: Vec::new(),
+        }
+    }
+
+    const SIZES: [Extents; 2] = [Extents { tokens: 18, outputs: 12 }, Extents { tokens: 23, outputs: 16 }];
+
+    #[test]
+    fn a_graph_of_any_size_is_the_one_that_would_be_lifted() {
+        let pattern = Pattern::learn(&lifted(SIZES[0], 8, false), &lifted(SIZES[1], 8, false), SIZES).unwrap();
+        let size = Extents { tokens: 41, outputs: 7 };
+        let (made, want) = (pattern.at(size).unwrap(), Pruned::new(&lifted(size, 8, false)).unwrap());
+        assert_eq!(made.nodes().len(), want.graph.nodes().len());
+        for (a, b) in made.nodes().iter().zip(want.graph.nodes()) {
+            assert_eq!((a.op, &a.src, a.ne, a.nb, a.elem), (b.op, &b.src, b.ne, b.nb, b.elem));
+        }
+        assert_eq!(pattern.shape(0, size), Some([8, 41, 1, 1]));
+        assert_eq!(pattern.shape(2, size), Some([7, 1, 1, 1]));
+        assert_eq!((pattern.logits, pattern.entries[0].at), (want.logits, want.entries[0].at));
+    }
+
+    #[test]
+    fn what_differs_otherwise_is_refused() {
+        let learn = |a: Lifted, b: Lifted| Pattern::learn(&a, &b, SIZES).map(|_| ());
+        let reason = learn(lifted(SIZES[0], 8, true), lifted(SIZES[1], 8, true)).unwrap_err();
+        assert!(reason.contains("Scale"), "{reason}");
+        // An extent that grows with neither.
+        let reason = learn(lifted(SIZES[0], 8, false), lifted(SIZES[1], 10, false)).unwrap_err();
+        assert!(reason.contains("Input"), "{reason}");
+    }
+
+    #[test]
+    fn rows_are_gathered_along_the_tokens() {
+        use Extent::{Fixed, Tokens};
+        // [2, tokens, 2] of two parts, of two and of three tokens.
+        let (a, b) = (Data::I32((0..8).collect()), Data::I32((100..112).collect()));
+        let got = gather(&[&a, &b], &[Fixed(2), Tokens(1), Fixed(2), Fixed(1)], &[(1, 2), (0, 0)]);
+        assert_eq!(got, Some(Data::I32(vec![104, 105, 0, 1, 110, 111, 4, 5])));
+        assert_eq!(gather(&[&a], &[Fixed(2), Tokens(1), Fixed(2), Fixed(1)], &[(0, 2)]), None);
+        assert_eq!(gather(&[&a], &[Fixed(2), Fixed(4), Fixed(1), Fixed(1)], &[(0, 0)]), None);
     }
 }

@@ -19,8 +19,8 @@ pub use card::Record;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
 pub use config::{AUTO_RATE, Length, Rate, TrainConfig};
 pub use engine::{
-    Agreement, DEVICE_LIMIT, Engine, EngineError, Example, OpCount, PairLogp, Scored, Slope, Survey, check_model,
-    median,
+    Agreement, DEVICE_LIMIT, Engine, EngineError, Example, Joined, OpCount, PairLogp, Scored, Slope, Survey,
+    check_model, median,
 };
 pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
 pub use objective::{Loss, Objective, loss};

@@ -9,10 +9,12 @@
 //! `d/dh sum_l coef_l log p(token_l) = sum_l coef_l W[token_l] - c sum_v p_v W[v]`.
 //!
 //! The second sum is taken with W and exp(z) in BF16 and F32 accumulation, but for tokens of more than about 1/64 of the
-//! probability (1/8 at the start of a walk): these go with the labels, in F32, because there the two terms nearly cancel. Tokens of less than
-//! [`SKIPPED`] of a row's probability are left out of that sum (the gradient filter of Wijmans et al. 2024, arXiv 2411.09009,
-//! which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than [`UNSEEN`] of it, all
-//! together, are left out of log p as well: less than F32 can tell from nothing.
+//! probability (1/8 at the start of a walk): these go with the labels, in F32, because there the two terms nearly cancel.
+//! Tokens of less than [`SKIPPED`] of a row's probability are left out of that sum (the gradient filter of Wijmans et al.
+//! 2024, arXiv 2411.09009, which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than
+//! [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
+//!
+//! Coefficients may follow from the log-probabilities ([`super::head::Weigh`]): the second op knows these before it adds up.
 
 use super::activations::{Layout, Packed};
 use super::bf16::{self, Product};

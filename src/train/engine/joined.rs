@@ -27,6 +27,17 @@ const FREE_BYTES: u64 = 192 << 20;
 /// gap counts with.
 pub type Slope<'a> = &'a (dyn Fn(f64) -> f64 + Sync);
 
+/// Several examples in one graph.
+#[derive(Debug)]
+pub struct Joined(Example);
+
+impl Joined {
+    /// Rows of the graph: what the pairs share is there once.
+    pub fn n_tokens(&self) -> usize {
+        self.0.n_tokens
+    }
+}
+
 impl Example {
     /// Tokens and outputs, of a single pair.
     fn extents(&self) -> Extents {
@@ -127,11 +138,11 @@ impl Engine {
         }
     }
 
-    /// One example of several, each of one pair. None where they cannot be joined.
+    /// Puts several examples, each of one pair, together. None where they cannot be joined.
     ///
     /// # Errors
     /// [`EngineError::Grad`].
-    pub fn join(&mut self, members: &[&Example]) -> Result<Option<Example>, EngineError> {
+    pub fn join(&mut self, members: &[&Example]) -> Result<Option<Joined>, EngineError> {
         let n_embd = self.model.n_embd();
         let Ok(pattern) = self.pattern() else { return Ok(None) };
         let shapes: Vec<BTreeMap<InputId, Shape>> = members.iter().map(|m| m.input_shapes()).collect();
@@ -157,7 +168,7 @@ impl Engine {
         let at: Vec<Value> = entries.iter().map(|e| e.at).collect();
         let grads = differentiate(&mut graph, of, head, &at)?;
         let row_pair = at.iter().map(|&v| vec![0; graph.ne(v)[1..].iter().product()]).collect();
-        Ok(Some(Example {
+        Ok(Some(Joined(Example {
             graph,
             norms: Vec::new(),
             entries,
@@ -176,7 +187,7 @@ impl Engine {
             n_tokens: size.tokens,
             pairs: members.iter().map(|m| m.pairs[0].clone()).collect(),
             ops: BTreeMap::new(),
-        }))
+        })))
     }
 
     /// Scores some pairs with `vectors`, `[n_layers, n_embd]`, added at every position, in one graph where they can be
@@ -226,7 +237,7 @@ impl Engine {
 
     fn run_joined(
         &mut self,
-        joined: &Example,
+        Joined(joined): &Joined,
         vectors: &[f32],
         slope: Option<Slope<'_>>,
     ) -> Result<(Vec<PairLogp>, Vec<f64>), EngineError> {

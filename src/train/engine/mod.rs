@@ -6,7 +6,7 @@ mod placed;
 mod stored;
 mod verify;
 
-pub use joined::Slope;
+pub use joined::{Joined, Slope};
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::Cache;
