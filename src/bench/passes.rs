@@ -16,15 +16,12 @@ pub(super) fn first_epoch(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<
     let mut engine = Engine::new(&s.model, &[s.layer], longest, 1, s.settings.threads)?;
     join(&mut engine, &s.pairs)?;
     let pairs: Vec<&TokenizedPair> = s.pairs.iter().collect();
-    let sizes: Vec<usize> = pairs.iter().map(|p| p.n_tokens()).collect();
     let way = prefill.fastest(&sequences(&s.pairs), false)?;
     let rounds = alternate(
         s.settings.rounds,
         &mut || {
             let started = Instant::now();
-            for group in engine.groups(&sizes) {
-                std::hint::black_box(engine.capture_each(&pairs[group], &mut |_| true).map_err(|(_, e)| e)?);
-            }
+            std::hint::black_box(engine.capture_each(&pairs, &mut |_| true).map_err(|(_, e)| e)?);
             Ok::<_, BenchError>(1e3 * started.elapsed().as_secs_f64())
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),

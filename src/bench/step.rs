@@ -6,7 +6,7 @@ use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
 use crate::graph::emit::Timings;
 use crate::llama::{Model, Token};
-use crate::train::{AdamW, Engine, Example, loss};
+use crate::train::{AdamW, Engine, Example, batches, loss};
 use crate::{check::file_name, data::TokenizedPair};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,20 +41,23 @@ impl Stepper {
         Ok(Self { engine, examples, optimizer: AdamW::new(n, 0.05), vector: vec![0.0; n] })
     }
 
+    /// The pairs as the trainer computes them together, every second one in the other direction.
+    fn batches(&self) -> Vec<(Vec<usize>, f64)> {
+        let members: Vec<(usize, f64)> = (0..self.examples.len()).map(|i| (i, [1.0, -1.0][i % 2])).collect();
+        batches(&self.engine, &members, |i| self.examples[i].n_tokens)
+    }
+
     /// A step as the trainer takes it: forward and backward, with the vector added for one half of the pairs and subtracted
     /// for the other, then AdamW.
     fn step(&mut self) -> Result<Taken, BenchError> {
         let started = Instant::now();
         let mut gradient = vec![0.0; self.vector.len()];
-        for (first, d) in [(0, 1.0), (1, -1.0)] {
-            let half: Vec<&Example> = self.examples.iter().skip(first).step_by(2).collect();
-            let sizes: Vec<usize> = half.iter().map(|e| e.n_tokens).collect();
+        for (group, d) in self.batches() {
+            let members: Vec<&Example> = group.iter().map(|&i| &self.examples[i]).collect();
             let added: Vec<f32> = self.vector.iter().map(|x| (d * x) as f32).collect();
             let slope = |margin: f64| loss(d, 0.1, margin).slope;
-            for group in self.engine.groups(&sizes) {
-                let (_, g) = self.engine.run_together(&half[group], &added, Some(&slope))?;
-                gradient.iter_mut().zip(&g).for_each(|(sum, x)| *sum += x);
-            }
+            let (_, g) = self.engine.run_together(&members, &added, Some(&slope))?;
+            gradient.iter_mut().zip(&g).for_each(|(sum, x)| *sum += x);
         }
         let before = Instant::now();
         let n = self.examples.len() as f64;
@@ -77,12 +80,9 @@ impl Stepper {
     /// The pairs forward only; milliseconds of ggml's computation.
     fn forward(&mut self) -> Result<f64, BenchError> {
         let added: Vec<f32> = self.vector.iter().map(|&x| x as f32).collect();
-        for first in [0, 1] {
-            let half: Vec<&Example> = self.examples.iter().skip(first).step_by(2).collect();
-            let sizes: Vec<usize> = half.iter().map(|e| e.n_tokens).collect();
-            for group in self.engine.groups(&sizes) {
-                self.engine.run_together(&half[group], &added, None)?;
-            }
+        for (group, _) in self.batches() {
+            let members: Vec<&Example> = group.iter().map(|&i| &self.examples[i]).collect();
+            self.engine.run_together(&members, &added, None)?;
         }
         Ok(millis(self.engine.take_timings().compute))
     }
@@ -92,8 +92,7 @@ impl Stepper {
 pub(super) fn join(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<(), BenchError> {
     if let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) {
         let example = engine.capture(&[longest])?;
-        let bytes = engine.step_bytes(&example)?;
-        engine.plan_joining(&example, bytes, pairs.iter().map(TokenizedPair::n_tokens).sum());
+        engine.plan_joining(&example, pairs.iter().map(TokenizedPair::n_tokens).sum())?;
     }
     Ok(())
 }

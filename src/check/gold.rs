@@ -176,8 +176,7 @@ impl Gold {
         let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<Example>, _>>()?;
         // Together, as in training, where this precision lets pairs be joined.
         let longest = examples.iter().max_by_key(|e| e.n_tokens).expect("there are pairs");
-        let bytes = engine.step_bytes(longest)?;
-        engine.plan_joining(longest, bytes, examples.iter().map(|e| e.n_tokens).sum());
+        engine.plan_joining(longest, examples.iter().map(|e| e.n_tokens).sum())?;
         let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
         for group in engine.groups(&sizes) {
             let members: Vec<&Example> = examples[group.clone()].iter().collect();

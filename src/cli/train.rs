@@ -484,16 +484,11 @@ fn measure(
 ) -> anyhow::Result<HeldOut> {
     let bar = progress::spinner("measuring on the held-out pairs");
     let mut capture = |pairs: &[NamedPair]| -> anyhow::Result<Vec<_>> {
-        let sizes: Vec<usize> = pairs.iter().map(|p| p.tokens.n_tokens()).collect();
-        let mut examples = Vec::with_capacity(pairs.len());
-        for group in engine.groups(&sizes) {
-            let tokens: Vec<_> = pairs[group.clone()].iter().map(|p| &p.tokens).collect();
-            let captured = engine
-                .capture_each(&tokens, &mut |_| !interrupt.load(Ordering::Relaxed))
-                .map_err(|(i, e)| anyhow::Error::new(e).context(pairs[group.start + i].name.clone()))?;
-            examples.extend(captured.context("interrupted")?);
-        }
-        Ok(examples)
+        let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
+        engine
+            .capture_each(&tokens, &mut |_| !interrupt.load(Ordering::Relaxed))
+            .map_err(|(i, e)| anyhow::Error::new(e).context(pairs[i].name.clone()))?
+            .context("interrupted")
     };
     let examples = capture(test)?;
     let prompted = match prompted {

@@ -8,7 +8,7 @@
 
 use super::emit::Data;
 use super::fuse::fuse;
-use super::ir::{Elem, Graph, InputId, IrError, Node, Op, Shape, Value, WeightId};
+use super::ir::{Graph, InputId, IrError, Node, Op, Shape, Value};
 use super::lift::{Entry, Lifted};
 use crate::llama::Weight;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ pub(crate) enum InputKind {
     /// The mask of an attention: a row for each token, a column for each token before it and those beside it.
     Mask,
     /// Anything else.
-    Rows([Extent; 4], Elem),
+    Rows([Extent; 4]),
 }
 
 /// A lifted graph whose extents are those of no batch in particular.
@@ -166,7 +166,7 @@ impl Pattern {
                         .ok_or_else(|| format!("{} of {:?} and {:?}", x.op.name(), x.ne, y.ne))?;
                 }
                 if let Op::Input(id) = x.op {
-                    inputs[id.0 as usize] = InputKind::Rows(all, x.elem);
+                    inputs[id.0 as usize] = InputKind::Rows(all);
                 }
             }
             // A mask is read by attention alone.
@@ -213,7 +213,7 @@ impl Pattern {
     /// Shape of an input for a batch of these extents; None for a mask, or one that nothing needs.
     pub fn shape(&self, input: usize, size: Extents) -> Option<Shape> {
         match self.inputs[input] {
-            InputKind::Rows(extents, _) => Some(extents.map(|e| size.of(e))),
+            InputKind::Rows(extents) => Some(extents.map(|e| size.of(e))),
             _ => None,
         }
     }
@@ -221,11 +221,6 @@ impl Pattern {
     /// The graph for some batch.
     pub fn graph(&self) -> &Graph {
         &self.graph
-    }
-
-    /// The output matrix, if the logits are nothing but its product.
-    pub fn output_matrix(&self) -> Option<WeightId> {
-        self.graph.output_matrix(self.logits)
     }
 }
 
@@ -270,6 +265,7 @@ pub(crate) fn gather(parts: &[&Data], ne: &[Extent; 4], rows: &[(usize, usize)])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::ir::Elem;
     use std::collections::BTreeMap;
 
     /// Residual stream plus vector, some rows of it, and a scale: with `spoil`, of another factor for each batch.

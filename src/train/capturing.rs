@@ -27,66 +27,75 @@ pub(super) fn capture_all(
     interrupt: &AtomicBool,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Option<Captured>, TrainError> {
-    let count = train.len() + valid.len();
-    let (mut agreement, mut rounding) = (Agreement::default(), None);
-    let mut examples = Vec::with_capacity(count);
-    // The longest pair first: what it needs is known before the work begins.
-    let mut longest = Some(measure(engine, train, valid, allow_swap, observe)?);
     let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
-    let sizes: Vec<usize> = all.iter().map(|p| p.tokens.n_tokens()).collect();
-    // The first by itself, for it is checked; the others in groups.
-    let groups = std::iter::once(0..1).chain(engine.groups(&sizes[1..]).into_iter().map(|g| g.start + 1..g.end + 1));
-    for group in groups {
-        let known = longest.take_if(|(at, _)| group.contains(at));
-        let new: Vec<usize> = group.clone().filter(|i| known.as_ref().is_none_or(|(at, _)| at != i)).collect();
-        let tokens: Vec<&TokenizedPair> = new.iter().map(|&i| &all[i].tokens).collect();
-        let mut done = group.start;
-        let captured = engine
-            .capture_each(&tokens, &mut |example| {
-                done += 1;
-                observe(Event::Captured { done, total: count, tokens: example.n_tokens });
-                !interrupt.load(Ordering::Relaxed)
-            })
-            .map_err(|(i, source)| TrainError::Pair { pair: all[new[i]].name.clone(), source })?;
-        let stopped = captured.is_none() || interrupt.load(Ordering::Relaxed);
-        let mut captured = captured.unwrap_or_default();
-        if let Some((at, example)) = known {
-            observe(Event::Captured { done: group.end, total: count, tokens: example.n_tokens });
-            captured.insert((at - group.start).min(captured.len()), example);
-        }
-        if group.start == 0 && !stopped {
-            let (pair, example) = (all[0], &captured[0]);
-            if engine.cache().is_none() {
-                agreement = engine.verify(&[&pair.tokens], example)?;
-            } else {
-                // What comes from a file is compared with what is computed now, which is compared with llama_decode.
-                let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
-                let fresh = engine.capture_fresh(&[&pair.tokens]).map_err(named)?;
-                agreement = engine.verify(&[&pair.tokens], &fresh)?;
-                rounding = engine.cache_rounding(example, &fresh);
-                if rounding.is_none() {
-                    observe(Event::Notice(&format!(
-                        "the cache holds other numbers for pair {} than are computed now: it is not used in this run; \
-                         empty its folder",
-                        pair.name
-                    )));
-                    engine.set_cache(None);
-                    if let Some((at, example)) = &mut longest {
-                        *example = engine.capture_fresh(&[&all[*at].tokens])?;
-                    }
-                    captured[0] = fresh;
-                }
-            }
-        }
-        for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
-            observe(Event::Notice(&notice));
-        }
-        examples.extend(captured);
-        if stopped {
-            return Ok(None);
-        }
+    let total = all.len();
+    let named = |i: usize, source| TrainError::Pair { pair: all[i].name.clone(), source };
+    // The longest pair first: what it needs is known before the work begins.
+    let (at, longest) = measure(engine, train, valid, allow_swap, observe)?;
+    let mut longest = Some(longest);
+    // The first by itself, for it is checked.
+    let first = match longest.take_if(|_| at == 0) {
+        Some(example) => example,
+        None => engine.capture(&[&all[0].tokens]).map_err(|e| named(0, e))?,
+    };
+    let had_cache = engine.cache().is_some();
+    let (agreement, rounding, first) = check_first(engine, all[0], first, observe)?;
+    if let Some(example) = longest.as_mut().filter(|_| had_cache && engine.cache().is_none()) {
+        // It came from, or went into, a cache that turned out not to be trusted.
+        *example = engine.capture(&[&all[at].tokens]).map_err(|e| named(at, e))?;
+    }
+    tell_notices(engine, observe);
+    observe(Event::Captured { done: 1, total, tokens: first.n_tokens });
+    let mut done = 1 + usize::from(longest.is_some());
+    let rest: Vec<usize> = (1..total).filter(|&i| longest.is_none() || i != at).collect();
+    let tokens: Vec<&TokenizedPair> = rest.iter().map(|&i| &all[i].tokens).collect();
+    let captured = engine.capture_each(&tokens, &mut |example| {
+        done += 1;
+        observe(Event::Captured { done, total, tokens: example.n_tokens });
+        !interrupt.load(Ordering::Relaxed)
+    });
+    let captured = captured.map_err(|(i, e)| named(rest[i], e))?;
+    tell_notices(engine, observe);
+    let Some(captured) = captured.filter(|_| !interrupt.load(Ordering::Relaxed)) else { return Ok(None) };
+    let mut examples = vec![first];
+    examples.extend(captured);
+    if let Some(example) = longest {
+        examples.insert(at, example);
     }
     Ok(Some(Captured { examples, agreement, rounding }))
+}
+
+fn tell_notices(engine: &mut Engine, observe: &mut dyn FnMut(Event<'_>)) {
+    for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
+        observe(Event::Notice(&notice));
+    }
+}
+
+/// Compares the first pair's graph with `llama_decode`, and what a cache holds of it with what is computed now: a cache of
+/// other numbers is not used any more. Returns the example that counts, and the cache's rounding.
+fn check_first(
+    engine: &mut Engine,
+    pair: &NamedPair,
+    example: Example,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<(Agreement, Option<f64>, Example), TrainError> {
+    let tokens = [&pair.tokens];
+    if engine.cache().is_none() {
+        return Ok((engine.verify(&tokens, &example)?, None, example));
+    }
+    let named = |source| TrainError::Pair { pair: pair.name.clone(), source };
+    let fresh = engine.capture_fresh(&tokens).map_err(named)?;
+    let agreement = engine.verify(&tokens, &fresh)?;
+    let rounding = engine.cache_rounding(&example, &fresh);
+    if rounding.is_some() {
+        return Ok((agreement, rounding, example));
+    }
+    observe(Event::Notice(&format!(
+        "the cache holds other numbers for pair {} than are computed now: it is not used in this run; empty its folder",
+        pair.name
+    )));
+    engine.set_cache(None);
+    Ok((agreement, None, fresh))
 }
 
 /// Captures the longest pair and compares what the run will need with what there is. Returns the pair's place among
@@ -108,11 +117,10 @@ fn measure(
     let longest = example.n_tokens;
     // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
     let tokens: usize = all().map(|p| p.tokens.n_tokens()).sum();
-    let step_bytes = engine.step_bytes(&example).map_err(named)?;
-    let joined_bytes = engine.plan_joining(&example, step_bytes, tokens);
+    let (step_bytes, joined_bytes) = engine.plan_joining(&example, tokens).map_err(named)?;
     let mut need = MemoryNeed {
         longest,
-        step_bytes: step_bytes as u64,
+        step_bytes,
         joined_tokens: engine.joined_tokens(),
         joined_bytes,
         captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64

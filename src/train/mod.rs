@@ -27,4 +27,5 @@ pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub(crate) use random::rotated;
 pub use ready::{AtLayer, Ready};
+pub(crate) use trainer::batches;
 pub use trainer::{CheckpointPlan, Event, MemoryNeed, NamedPair, StepReport, Stop, TrainError, Trained, length, train};

@@ -417,7 +417,11 @@ fn save(
 }
 
 /// A step's pairs, as they are computed together: places of those of one direction.
-fn batches(engine: &Engine, members: &[(usize, f64)], tokens: impl Fn(usize) -> usize) -> Vec<(Vec<usize>, f64)> {
+pub(crate) fn batches(
+    engine: &Engine,
+    members: &[(usize, f64)],
+    tokens: impl Fn(usize) -> usize,
+) -> Vec<(Vec<usize>, f64)> {
     let mut all = Vec::new();
     for d in [1.0, -1.0] {
         let of: Vec<usize> = members.iter().filter(|m| m.1 == d).map(|m| m.0).collect();

@@ -244,11 +244,11 @@ impl Executor {
     /// A product of the graph that would be left to ggml, in words; None where all are computed by kernels of bidpo's, which
     /// give each row the same numbers whatever other rows there are.
     pub fn foreign_product(&self, graph: &Graph, weights: &[Weight]) -> Option<String> {
-        build::foreign_product(graph, weights, self.setup(std::ptr::null_mut::<head::HeadTask<'_>>()))
+        build::foreign_product(graph, weights, self.setup(std::ptr::null_mut()))
     }
 
-    fn setup(&self, task: *mut head::HeadTask<'_>) -> Setup {
-        Setup { task: task.cast(), smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
+    fn setup(&self, task: *mut c_void) -> Setup {
+        Setup { task, smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
@@ -265,7 +265,7 @@ impl Executor {
         let started = Instant::now();
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
         let mut task = head::HeadTask::new(bind.labels, bind.weigh, self.n_threads as usize);
-        let built = Built::new(graph, bind, &wanted, self.setup(&raw mut task))?;
+        let built = Built::new(graph, bind, &wanted, self.setup((&raw mut task).cast()))?;
         task.grad = built.head_is_used;
         let built_at = Instant::now();
         // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
@@ -346,7 +346,7 @@ impl Executor {
     /// # Errors
     /// [`RunError`].
     pub fn measure(&mut self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
-        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut::<head::HeadTask<'_>>()))?;
+        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut()))?;
         // SAFETY: nothing of the graph has memory yet, which is how a scheduler measures.
         if let Some(size) = unsafe { self.devices.measure(bind.weights, self.backend, built.graph)? } {
             return Ok(size);

@@ -142,7 +142,8 @@ pub(in crate::graph) unsafe extern "C" fn fast(dst: *mut sys::ggml_tensor, ith: 
             8.0 * tiles * fours as f64 + 20.0 * sixteens as f64
         };
         let (sixteens, fours) = (n.div_ceil(Columns::LANES), m.div_ceil(4));
-        let (ith, (across, down)) = (ith as usize, grid(sixteens, fours, nth as usize, cost));
+        let (_, across, down) = grid(sixteens, fours, nth as usize, cost);
+        let ith = ith as usize;
         if ith >= across * down {
             return;
         }

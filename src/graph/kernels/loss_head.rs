@@ -311,11 +311,13 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             }
         }
         std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
-        let rows: Vec<Total> = labelled(&*task, n_rows).into_iter().map(|l| Total::new(l, &parts)).collect();
         // Coefficients that follow from log-probabilities follow from those of all rows: each worker finds them.
+        let weigh = (*task).weigh.filter(|_| (*task).grad);
+        let rows = labelled(&*task, n_rows).into_iter().filter(|l| weigh.is_some() || (r0..r1).contains(&l.row));
+        let rows: Vec<Total> = rows.map(|l| Total::new(l, &parts)).collect();
         let (labels, logits) = (&raw const (*task).labels, &raw const (*task).logits);
         let (labels, logits) = (&*labels, &*logits);
-        let coefs: Vec<f32> = match (*task).weigh.filter(|_| (*task).grad) {
+        let coefs: Vec<f32> = match weigh {
             None => labels.iter().map(|l| l.coef).collect(),
             Some(weigh) => {
                 let mut all = vec![f64::NAN; labels.len()];

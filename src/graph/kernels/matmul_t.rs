@@ -145,12 +145,10 @@ impl Share {
         };
         let way = |unit: usize| {
             let unit = block.max(unit);
-            let (across, down) = grid(k.div_ceil(unit), m, nth, |units, rows| cost((units * unit).min(k), rows));
-            let width = (k.div_ceil(unit).div_ceil(across) * unit).min(k);
-            (cost(width, m.div_ceil(down)), unit, across, down)
+            (unit, grid(k.div_ceil(unit), m, nth, |units, rows| cost((units * unit).min(k), rows)))
         };
         let (whole, half) = (way(UNIT), way(SMALL_UNIT));
-        let (_, unit, across, down) = if half.0 < whole.0 { half } else { whole };
+        let (unit, (_, across, down)) = if half.1.0 < whole.1.0 { half } else { whole };
         if ith >= across * down {
             return None;
         }

@@ -34,17 +34,17 @@ fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {
 }
 
 /// How a table of `units` by `rows` is dealt to workers: so many parts across and so many down, at most `nth` in all, that
-/// the largest part costs least. Of equals, the one with more parts across.
-fn grid(units: usize, rows: usize, nth: usize, cost: impl Fn(usize, usize) -> f64) -> (usize, usize) {
-    let mut best = (f64::INFINITY, (1, 1));
+/// the largest part costs least; that cost comes first. Of equals, the one with more parts across.
+fn grid(units: usize, rows: usize, nth: usize, cost: impl Fn(usize, usize) -> f64) -> (f64, usize, usize) {
+    let mut best = (f64::INFINITY, 1, 1);
     for across in (1..=units.min(nth).max(1)).rev() {
         let down = (nth / across).min(rows).max(1);
         let largest = cost(units.div_ceil(across), rows.div_ceil(down));
         if largest < best.0 {
-            best = (largest, (across, down));
+            best = (largest, across, down);
         }
     }
-    best.1
+    best
 }
 
 #[cfg(test)]

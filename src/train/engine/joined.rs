@@ -38,13 +38,12 @@ impl Joined {
     }
 }
 
-impl Example {
-    /// Tokens and outputs, of a single pair.
-    fn extents(&self) -> Extents {
-        let pair = &self.pairs[0];
-        Extents { tokens: pair.n_tokens(), outputs: pair.chosen.len() + pair.rejected.len() - 1 }
-    }
+/// Tokens and outputs of a single pair's graph.
+fn extents(pair: &TokenizedPair) -> Extents {
+    Extents { tokens: pair.n_tokens(), outputs: pair.chosen.len() + pair.rejected.len() - 1 }
+}
 
+impl Example {
     /// Shapes of the inputs that the graph reads.
     fn input_shapes(&self) -> BTreeMap<InputId, Shape> {
         let shape = |n: &crate::graph::ir::Node| match n.op {
@@ -56,17 +55,21 @@ impl Example {
 }
 
 impl Engine {
-    /// Sets how many tokens of pairs may be joined, where the gradient of `example` takes `bytes` and all pairs have `tokens`
-    /// tokens. Returns about how many bytes such a gradient takes. Neither depends on how much memory there is, for joining
-    /// changes the last bits of gradients.
-    pub fn plan_joining(&mut self, example: &Example, bytes: usize, tokens: usize) -> u64 {
+    /// Sets how many tokens of pairs may be joined, where `longest` is the longest pair and all have `tokens` tokens. Returns
+    /// [`Engine::step_bytes`] of the longest, and about what the gradient of joined pairs takes. Nothing of that depends on
+    /// how much memory there is, for joining changes the last bits of gradients.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn plan_joining(&mut self, longest: &Example, tokens: usize) -> Result<(u64, u64), EngineError> {
+        let bytes = self.step_bytes(longest)?;
         let most = FREE_BYTES.max(self.model.size() / 2);
-        let per_token = bytes.div_ceil(example.n_tokens.max(1)).max(1) as u64;
+        let per_token = bytes.div_ceil(longest.n_tokens.max(1)).max(1) as u64;
         self.joined_tokens = match self.pattern() {
             Ok(_) => ((most / per_token) as usize).min(MOST_TOKENS).min(tokens),
             Err(_) => 0,
         };
-        per_token * self.joined_tokens as u64
+        Ok((bytes as u64, per_token * self.joined_tokens as u64))
     }
 
     /// No pairs are joined from now on.
@@ -124,15 +127,11 @@ impl Engine {
         if lifted[0].weights.iter().any(|w| w.device().is_some()) {
             return Err("weights lie on a device".into());
         }
-        let sizes = [0, 1].map(|i| {
-            let pair: &TokenizedPair = &pairs[i];
-            Extents { tokens: pair.n_tokens(), outputs: pair.chosen.len() + pair.rejected.len() - 1 }
-        });
-        let pattern = Pattern::learn(&lifted[0], &lifted[1], sizes)?;
+        let pattern = Pattern::learn(&lifted[0], &lifted[1], [extents(&pairs[0]), extents(&pairs[1])])?;
         if let Some(what) = self.exec.foreign_product(pattern.graph(), &pattern.weights) {
             return Err(format!("{what} are left to ggml, whose sums may depend on what else is in a batch"));
         }
-        match pattern.output_matrix() {
+        match pattern.graph().output_matrix(pattern.logits) {
             Some(w) if self.exec.can_fuse_head(&pattern.weights[w.0 as usize]) => Ok(pattern),
             _ => Err("the output matrix is not one that bidpo's kernels take".into()),
         }
@@ -150,7 +149,9 @@ impl Engine {
             let fits = |(i, kind): (usize, &InputKind)| match kind {
                 InputKind::Unused => true,
                 InputKind::Mask => shapes.contains_key(&InputId(i as u32)),
-                InputKind::Rows(..) => shapes.get(&InputId(i as u32)).copied() == pattern.shape(i, m.extents()),
+                InputKind::Rows(..) => {
+                    shapes.get(&InputId(i as u32)).copied() == pattern.shape(i, extents(&m.pairs[0]))
+                }
             };
             let one = m.pairs.len() == 1 && m.scores.is_none() && m.residual().len() == m.n_tokens * n_embd;
             if !one || !pattern.inputs.iter().enumerate().all(fits) {
@@ -282,7 +283,7 @@ fn inputs(
             InputKind::Unused => Some(Data::F32(Vec::new())),
             _ if vectors.contains(&id) => Some(Data::F32(Vec::new())),
             InputKind::Mask => mask(&parts, shapes.iter().map(|s| s[&id]), joint, size),
-            InputKind::Rows(extents, _) => {
+            InputKind::Rows(extents) => {
                 if extents.contains(&Extent::Tokens(1)) {
                     return gather(&parts, extents, &joint.rows);
                 }

@@ -56,10 +56,7 @@ impl Layout {
                 }
             }
         }
-        let mut order: Vec<usize> = (0..out.labels.len()).collect();
-        order.sort_by_key(|&i| out.labels[i].row); // stable: the head kernel wants labels by row
-        out.labels = order.iter().map(|&i| out.labels[i]).collect();
-        out.owners = order.iter().map(|&i| out.owners[i]).collect();
+        by_row(&mut out.labels, &mut out.owners);
         Ok(out)
     }
 
@@ -89,6 +86,14 @@ impl Layout {
             self.output_tokens.push(i);
         }
     }
+}
+
+/// Sorts labels as the head kernel wants them, and their owners with them.
+fn by_row(labels: &mut Vec<Label>, owners: &mut Vec<(usize, bool)>) {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|&i| labels[i].row); // stable
+    *labels = order.iter().map(|&i| labels[i]).collect();
+    *owners = order.iter().map(|&i| owners[i]).collect();
 }
 
 /// Where the rows of several captured pairs lie in one graph.
@@ -128,8 +133,8 @@ impl Joint {
                 let same = known.get(&(before, token)).copied().filter(|&row| {
                     let (of, at) = out.rows[row];
                     // Equal numbers, not only equal tokens: what is shared must be what each pair was captured with.
-                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-                    bits(&pairs[of].1[at * n_embd..(at + 1) * n_embd]) == bits(stream(i))
+                    let there = &pairs[of].1[at * n_embd..(at + 1) * n_embd];
+                    there.iter().zip(stream(i)).all(|(a, b)| a.to_bits() == b.to_bits())
                 });
                 let row = match same {
                     Some(row) => {
@@ -159,10 +164,7 @@ impl Joint {
                 at += response.len();
             }
         }
-        let mut order: Vec<usize> = (0..out.labels.len()).collect();
-        order.sort_by_key(|&i| out.labels[i].row);
-        out.labels = order.iter().map(|&i| out.labels[i]).collect();
-        out.owners = order.iter().map(|&i| out.owners[i]).collect();
+        by_row(&mut out.labels, &mut out.owners);
         out
     }
 

@@ -309,8 +309,8 @@ impl Engine {
         Ok(begun.finish(cache))
     }
 
-    /// Captures each pair by itself, as [`Engine::capture`] does, but the references of all in one graph where they can be
-    /// joined. `seen` is told of each pair and says whether to go on; None where it does not.
+    /// Captures each pair by itself, as [`Engine::capture`] does, but computes the references of [`Engine::groups`] in one
+    /// graph where they can be joined. `seen` is told of each pair and says whether to go on; None where it does not.
     ///
     /// # Errors
     /// Any of [`EngineError`], with the pair's place.
@@ -331,16 +331,24 @@ impl Engine {
         pairs: &[&TokenizedPair],
         seen: &mut dyn FnMut(&Example) -> bool,
     ) -> Result<Option<Vec<Example>>, (usize, EngineError)> {
-        let mut begun = Vec::with_capacity(pairs.len());
-        for (i, pair) in pairs.iter().enumerate() {
-            begun.push(self.begin(cache.as_deref_mut(), &[pair]).map_err(|e| (i, e))?);
-            if !seen(&begun[i].example) {
-                return Ok(None);
+        let sizes: Vec<usize> = pairs.iter().map(|p| p.n_tokens()).collect();
+        let mut examples = Vec::with_capacity(pairs.len());
+        for group in self.groups(&sizes) {
+            let first = group.start;
+            let mut begun = Vec::with_capacity(group.len());
+            for i in group {
+                let one = self.begin(cache.as_deref_mut(), &pairs[i..=i]).map_err(|e| (i, e))?;
+                let goes_on = seen(&one.example);
+                begun.push(one);
+                if !goes_on {
+                    return Ok(None);
+                }
             }
+            let new = begun.iter_mut().filter(|b| b.kept.is_some()).map(|b| &mut b.example).collect();
+            self.refer_together(new).map_err(|e| (first, e))?;
+            examples.extend(begun.into_iter().map(|b| b.finish(cache.as_deref_mut())));
         }
-        let new: Vec<&mut Example> = begun.iter_mut().filter(|b| b.kept.is_some()).map(|b| &mut b.example).collect();
-        self.refer_together(new).map_err(|e| (0, e))?;
-        Ok(Some(begun.into_iter().map(|b| b.finish(cache.as_deref_mut())).collect()))
+        Ok(Some(examples))
     }
 
     /// Puts an example together, all but what a run of it tells.
