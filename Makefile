@@ -27,12 +27,12 @@ demo: models build
 
 lint: setup
 	cargo fmt --check
-	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --workspace --all-targets -- -D warnings
 
 # One thread a test: ggml's threads wait by spinning, and cargo already runs as many tests at once as there are cores.
 test: export BIDPO_SETUP_TESTS = 1
 test: models-all lint
-	BIDPO_REQUIRE_MODELS=1 BIDPO_THREADS=1 cargo test --release
+	BIDPO_REQUIRE_MODELS=1 BIDPO_THREADS=1 cargo test --release --workspace
 
 vectors: models-all build
 	scripts/vectors.sh

@@ -1,9 +1,9 @@
 //! Writes docs/architectures.md: what `bidpo check` measures on random models of every architecture, in every type of
 //! weight. `make architectures` runs it; it takes some ten minutes on two cores.
 
-use bidpo::check::{LIMIT, SyntheticError, check_synthetic};
-use bidpo::llama::{DType, LLAMA_CPP_SYS_VERSION};
-use bidpo::synth::{Family, families};
+use bidpo_core::check::{LIMIT, SyntheticError, check_synthetic};
+use ggml_grad::llama::{DType, LLAMA_CPP_SYS_VERSION};
+use ggml_grad::synth::{Family, families};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -95,7 +95,7 @@ fn cell(found: &Result<Found, SyntheticError>) -> String {
 }
 
 fn main() -> std::process::ExitCode {
-    bidpo::llama::set_verbose(false);
+    ggml_grad::llama::set_verbose(false);
     let trained: Vec<&Family> = families().iter().filter(|f| !f.is_refused()).collect();
     let refused: Vec<&Family> = families().iter().filter(|f| f.is_refused()).collect();
     let mut cases = Vec::new();

@@ -1,15 +1,17 @@
 //! The `bidpo` command: parse, dispatch, exit codes. 0 done, 1 failed, 2 wrong usage.
 
-mod cli;
+mod args;
+mod commands;
+mod terminal;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::Cli::parse().run() {
+    match commands::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bidpo: {}", cli::message(&error));
+            eprintln!("bidpo: {}", terminal::message(&error));
             ExitCode::FAILURE
         }
     }

@@ -4,10 +4,10 @@
 
 mod common;
 
-use bidpo::check::{Checks, EngineChecks, check_synthetic};
-use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap};
-use bidpo::synth::{self, Family};
-use bidpo::train::EngineError;
+use bidpo_core::check::{Checks, EngineChecks, check_synthetic};
+use bidpo_core::train::EngineError;
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, Model, ModelParams, Node};
+use ggml_grad::synth::{self, Family};
 
 fn trained() -> impl Iterator<Item = &'static Family> {
     synth::families().iter().filter(|f| !f.is_refused())
@@ -84,7 +84,7 @@ fn several_layers() {
 #[derive(Default)]
 struct Repacked(usize);
 
-impl Tap for Repacked {
+impl EvalCallback for Repacked {
     fn wants(&mut self, node: &Node) -> bool {
         let sources = (0..10).filter_map(|i| node.src(i));
         self.0 += sources.filter(|s| s.weight().is_some() && !s.is_host()).count();
@@ -113,7 +113,7 @@ fn repacked_weights() {
         let mut batch = Batch::new();
         batch.add(5, 0, &[0], true);
         let mut tap = Repacked::default();
-        Context::new(&model, &ContextParams::exact(1, 1, 1)).unwrap().decode_tapped(&batch, &mut tap).unwrap();
+        Context::new(&model, &ContextParams::exact(1, 1, 1)).unwrap().decode_with_callback(&batch, &mut tap).unwrap();
         met += tap.0;
     }
     // On x86 with AVX2 and on ARM llama.cpp repacks these types; elsewhere there is nothing to test.
@@ -128,7 +128,7 @@ fn refused_architectures() {
     assert!(refused.len() >= 3);
     for family in refused {
         let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
-        let bidpo::check::SyntheticError::Engine(EngineError::Model(message)) = e else { panic!("{e:?}") };
+        let bidpo_core::check::SyntheticError::Engine(EngineError::Model(message)) = e else { panic!("{e:?}") };
         assert!(message.contains(family.arch()), "{message}");
     }
 }
@@ -142,7 +142,7 @@ fn train_from_pairs_to_a_file() {
         let bench = common::bench::Bench::random(family, dtype);
         let summary = bench.summary("v.gguf", &format!("--layers {layers} --steps 3"));
         let vector = bench.vector("v.gguf");
-        let want: bidpo::layers::Layers = layers.parse().unwrap();
+        let want: bidpo_core::layers::Layers = layers.parse().unwrap();
         assert!(vector.directions.keys().eq(want.iter()), "{family}: {:?}", vector.directions.keys());
         for (layer, direction) in &vector.directions {
             let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();

@@ -96,7 +96,7 @@ fn pairs_go_to_a_file_and_a_result_comes_back() {
         .arg(&file)
         .assert()
         .success();
-    let written: bidpo::bench::PairFile = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let written: bidpo_core::bench::PairFile = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!((written.model.as_str(), written.layer, written.pairs.len()), ("llama.gguf", 1, 8));
     let unique: usize = written.pairs.iter().map(|p| p.prompt.len() + p.chosen.len() + p.rejected.len()).sum();
 

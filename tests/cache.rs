@@ -2,11 +2,11 @@
 
 mod common;
 
-use bidpo::check::builtin_pairs;
-use bidpo::layers::Layers;
-use bidpo::llama::{DType, Model, ModelParams};
-use bidpo::train::{Cache, CacheType, Engine, Event, Length, NamedPair, TrainConfig, train};
+use bidpo_core::check::builtin_pairs;
+use bidpo_core::layers::Layers;
+use bidpo_core::train::{Cache, CacheType, Engine, Event, Length, NamedPair, TrainConfig, train};
 use common::bench::{Bench, PAIRS};
+use ggml_grad::llama::{DType, Model, ModelParams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -129,9 +129,9 @@ fn bf16_halves_it_and_says_what_it_rounds() {
 fn a_cache_that_holds_other_numbers_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let run = |seed: u64, cache: bool| {
-        let family = bidpo::synth::family("llama").unwrap();
+        let family = ggml_grad::synth::family("llama").unwrap();
         let path = dir.path().join(format!("{seed}.gguf"));
-        bidpo::synth::write(&path, family, &family.shape(), DType::from_name("q8_0").unwrap(), seed).unwrap();
+        ggml_grad::synth::write(&path, family, &family.shape(), DType::from_name("q8_0").unwrap(), seed).unwrap();
         let model: Arc<Model> = Model::load(&path, &ModelParams::default()).unwrap();
         let pairs: Vec<NamedPair> = builtin_pairs(&model)
             .unwrap()

@@ -2,10 +2,10 @@
 
 mod common;
 
-use bidpo::check::{builtin_pairs, middle_layer};
-use bidpo::data::{ChatTemplate, PreferenceSet, TemplateChoice, TokenizedPair};
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Node, NodeId, Tap};
-use bidpo::train::{Cache, CacheType, Engine};
+use bidpo_core::check::{builtin_pairs, middle_layer};
+use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateChoice, TokenizedPair};
+use bidpo_core::train::{Cache, CacheType, Engine};
+use ggml_grad::llama::{Batch, Context, ContextParams, EvalCallback, Model, ModelParams, Node, NodeId};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ struct Reader {
     rows: Vec<f32>,
 }
 
-impl Tap for Reader {
+impl EvalCallback for Reader {
     fn wants(&mut self, node: &Node<'_>) -> bool {
         node.name() == self.name
     }
@@ -79,7 +79,7 @@ fn the_residual_stream_is_that_of_a_plain_decode() {
         for layer in [1, middle_layer(&model), model.n_layer() - 1] {
             let mut reader = Reader { name: format!("l_out-{layer}"), rows: Vec::new() };
             ctx.clear_kv();
-            ctx.decode_tapped(&batch(&pair).0, &mut reader).unwrap();
+            ctx.decode_with_callback(&batch(&pair).0, &mut reader).unwrap();
             // The longer context of the second engine reads more empty cells of the cache.
             for max_tokens in [pair.n_tokens(), 400] {
                 let mut engine = Engine::new(&model, &[layer], max_tokens, 1, 1).unwrap();
@@ -116,7 +116,7 @@ struct Skipper {
     all: bool,
 }
 
-impl Tap for Skipper {
+impl EvalCallback for Skipper {
     fn wants(&mut self, _node: &Node<'_>) -> bool {
         false
     }
@@ -155,7 +155,7 @@ fn a_decode_after_a_skipped_one_computes_everything() {
             ctx.clear_kv();
             ctx.decode(&other).unwrap();
             ctx.clear_kv();
-            ctx.decode_tapped(&batch, &mut skipper).unwrap();
+            ctx.decode_with_callback(&batch, &mut skipper).unwrap();
             assert!(skipper.n_skipped > 100, "{} nodes skipped", skipper.n_skipped);
             assert!(logits(&ctx, &rows) != want, "nothing was skipped");
             ctx.clear_kv();

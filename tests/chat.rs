@@ -3,10 +3,12 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::chat::{ChatError, ChatSession, GenerateOptions, Generator, GeneratorParams, Side, StopReason, printable};
-use bidpo::data::{ChatTemplate, Message, Prompt, TemplateChoice};
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Sampler, SamplerParams};
-use bidpo::steer::{Dial, SteeringVector, combine};
+use bidpo_core::chat::{
+    ChatError, ChatSession, GenerateOptions, Generator, GeneratorParams, Side, StopReason, printable,
+};
+use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice};
+use bidpo_core::steer::{ScaledVector, SteeringVector, combine};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Sampler, SamplerParams};
 use predicates::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +39,8 @@ fn vector(model: &Model, layer: usize, seed: usize) -> Arc<SteeringVector> {
     Arc::new(SteeringVector::single(layer, d, "llama").unwrap())
 }
 
-fn dial(name: &str, vector: &Arc<SteeringVector>, scale: f32) -> Dial {
-    Dial { name: name.into(), vector: Arc::clone(vector), scale }
+fn dial(name: &str, vector: &Arc<SteeringVector>, scale: f32) -> ScaledVector {
+    ScaledVector { name: name.into(), vector: Arc::clone(vector), scale }
 }
 
 fn bidpo() -> Command {
@@ -52,7 +54,7 @@ fn steering_is_exact() {
     let Some(model) = smol() else { return };
     let prompt = template(&model).encode_prompt(&model, &Prompt::Text("How are you?".into())).unwrap();
     let mut generator = Generator::new(&model, &params()).unwrap();
-    let mut answer = |dials: &[Dial]| {
+    let mut answer = |dials: &[ScaledVector]| {
         generator.set_steering(combine(dials, None, &model).unwrap()).unwrap();
         let mut streamed = String::new();
         let answer = generator.generate(&prompt, &options(16), &mut |piece| streamed += piece).unwrap();
@@ -106,7 +108,7 @@ fn no_stale_cache() {
         session.set_history(history.to_vec());
         session.ask(question, &options(12), &mut |_| {}).unwrap().tokens
     };
-    talk.set_scale::<bidpo::chat::ChatError>(Some("v"), |_| Ok(3.0)).unwrap();
+    talk.set_scale::<bidpo_core::chat::ChatError>(Some("v"), |_| Ok(3.0)).unwrap();
     let steered = talk.ask("And lakes?", &options(12), &mut |_| {}).unwrap();
     assert_eq!(steered.n_reused, 0, "everything is computed again under the new scale");
     assert_eq!(steered.tokens, fresh(3.0, "And lakes?", &history));
@@ -114,7 +116,7 @@ fn no_stale_cache() {
 
     // Without a change the beginning of the conversation is not computed again.
     let history = talk.history().to_vec();
-    talk.set_scale::<bidpo::chat::ChatError>(None, |_| Ok(3.0)).unwrap();
+    talk.set_scale::<bidpo_core::chat::ChatError>(None, |_| Ok(3.0)).unwrap();
     let next = talk.ask("And the sea?", &options(12), &mut |_| {}).unwrap();
     assert!(next.n_reused > 60 && next.n_reused < next.n_prompt, "{} of {}", next.n_reused, next.n_prompt);
     assert_eq!(next.tokens, fresh(3.0, "And the sea?", &history), "reuse must not change the answer");
@@ -127,7 +129,9 @@ fn no_stale_cache() {
     talk.set_on(true).unwrap();
     assert!(talk.history().is_empty());
     assert_eq!(talk.ask("Why?", &options(8), &mut |_| {}).unwrap().tokens[..], fresh(3.0, "Why?", &[])[..8]);
-    assert!(talk.set_scale::<bidpo::chat::ChatError>(Some("w"), |_| Ok(1.0)).unwrap_err().to_string().contains("v"));
+    assert!(
+        talk.set_scale::<bidpo_core::chat::ChatError>(Some("w"), |_| Ok(1.0)).unwrap_err().to_string().contains("v")
+    );
 }
 
 /// Asking again and taking back: the cache keeps what it has, and the answers are those of a conversation that never went

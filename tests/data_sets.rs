@@ -3,9 +3,9 @@
 
 mod common;
 
-use bidpo::data::inspect::{Triple, inspect, is_negation};
-use bidpo::data::similar::{content, similarity, words};
-use bidpo::data::{PreferencePair, PreferenceSet, Prompt, split};
+use bidpo_core::data::inspect::{Triple, inspect, is_negation};
+use bidpo_core::data::similar::{content, similarity, words};
+use bidpo_core::data::{PreferencePair, PreferenceSet, Prompt, split};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn text(pair: &PreferencePair) -> &str {

@@ -5,12 +5,12 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::check::{Gold, builtin_pairs};
-use bidpo::graph::emit::Forward;
-use bidpo::llama::{DType, Model, ModelParams, Offload};
-use bidpo::steer::SteeringVector;
-use bidpo::train::{Engine, Precision};
+use bidpo_core::check::{Gold, builtin_pairs};
+use bidpo_core::steer::SteeringVector;
+use bidpo_core::train::{Engine, Precision};
 use common::{GEMMA, SMOL};
+use ggml_grad::graph::emit::Forward;
+use ggml_grad::llama::{DType, Model, ModelParams, Offload};
 use predicates::prelude::*;
 use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
@@ -441,9 +441,9 @@ fn other_architectures_on_a_worker() {
     let worker = Worker::start();
     let folder = tempfile::tempdir().unwrap();
     for family in ["mixtral", "gpt-oss", "gemma2", "gemma4", "deepseek2", "phi3"] {
-        let family = bidpo::synth::family(family).unwrap();
+        let family = ggml_grad::synth::family(family).unwrap();
         let path = folder.path().join(format!("{}.gguf", family.name()));
-        bidpo::synth::write(&path, family, &family.shape(), DType::from_name("q8_0").unwrap(), 1).unwrap();
+        ggml_grad::synth::write(&path, family, &family.shape(), DType::from_name("q8_0").unwrap(), 1).unwrap();
         let flags = ["--rpc".to_owned(), worker.endpoint.clone()];
         let found: Value =
             serde_json::from_str(&run(&["check", "-m", path.to_str().unwrap(), "--no-f32", "--json"], &flags)).unwrap();

@@ -2,11 +2,11 @@
 
 mod common;
 
-use bidpo::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
-use bidpo::data::TokenizedPair;
-use bidpo::graph::emit::{Backward, Forward, Precision};
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
-use bidpo::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};
+use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
+use bidpo_core::data::TokenizedPair;
+use bidpo_core::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};
+use ggml_grad::graph::emit::{Backward, Forward, Precision};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::{Arc, LazyLock};
 
 const BETA: f64 = 0.1;

@@ -4,9 +4,9 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::llama::DType;
-use bidpo::steer::SteeringVector;
-use bidpo::synth;
+use bidpo_core::steer::SteeringVector;
+use ggml_grad::llama::DType;
+use ggml_grad::synth;
 use std::path::PathBuf;
 
 const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";

@@ -3,11 +3,11 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::data::truthfulqa::TruthfulQa;
-use bidpo::eval::truthfulqa::{prefix, question_prompt};
-use bidpo::eval::{Scorer, ScorerParams};
-use bidpo::llama::{Context, ContextParams, Model, ModelParams};
-use bidpo::steer::ControlVector;
+use bidpo_core::data::truthfulqa::TruthfulQa;
+use bidpo_core::eval::truthfulqa::{prefix, question_prompt};
+use bidpo_core::eval::{Scorer, ScorerParams};
+use bidpo_core::steer::ControlVector;
+use ggml_grad::llama::{Context, ContextParams, Model, ModelParams};
 use predicates::prelude::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn alone(model: &Arc<Model>, steering: Option<&ControlVector>, text: &str, answe
     if let Some(steering) = steering {
         steering.apply(&mut ctx).unwrap();
     }
-    let mut batch = bidpo::llama::Batch::new();
+    let mut batch = ggml_grad::llama::Batch::new();
     for (p, &t) in whole.iter().enumerate() {
         batch.add(t, p, &[0], p + 1 >= n_context);
     }
@@ -123,7 +123,7 @@ fn shared_equals_unshared_in_f32() {
     let Some(path) = common::model(SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let f32_path = dir.path().join("f32.gguf");
-    bidpo::llama::to_f32(&path, &f32_path).unwrap();
+    ggml_grad::llama::to_f32(&path, &f32_path).unwrap();
     let model = Model::load(&f32_path, &ModelParams::default()).unwrap();
     assert!(largest_difference(&model, Some(&vector(&model))) < 1e-3);
 }
@@ -258,7 +258,7 @@ fn official_files_are_read_whole() {
     assert_eq!((json.questions.len(), csv.questions.len()), (817, 790));
     assert!(csv.questions.iter().all(|q| q.category.is_some() && q.binary.is_some()));
     // The two files were made from the same questions: most MC1 sets are the same answers, in another order.
-    let set = |q: &bidpo::data::truthfulqa::Question| {
+    let set = |q: &bidpo_core::data::truthfulqa::Question| {
         let mut answers: Vec<_> = q.mc2.iter().map(|c| (c.text.clone(), c.is_true)).collect();
         answers.sort();
         answers
@@ -284,7 +284,7 @@ fn small_csv(dir: &Path) -> PathBuf {
 fn vector_file(dir: &Path) -> PathBuf {
     let path = dir.join("v.gguf");
     let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
+    bidpo_core::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
     path
 }
 

@@ -3,9 +3,9 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::data::{ChatTemplate, Prompt, TemplateChoice};
-use bidpo::extract::{ExtractError, Extractor, residual_norms};
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Node, Tap, Token};
+use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice};
+use bidpo_core::extract::{ExtractError, Extractor, residual_norms};
+use ggml_grad::llama::{Batch, Context, ContextParams, EvalCallback, Model, ModelParams, Node, Token};
 use predicates::prelude::*;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -117,7 +117,7 @@ fn layers_are_counted_as_llama_cpp_steers_them() {
         n_rows: usize,
         seen: BTreeMap<String, Vec<f32>>,
     }
-    impl Tap for Spy {
+    impl EvalCallback for Spy {
         fn wants(&mut self, node: &Node) -> bool {
             node.name().starts_with("l_out-") && node.ne()[1] == self.n_rows
         }
@@ -142,7 +142,7 @@ fn layers_are_counted_as_llama_cpp_steers_them() {
             batch.add(t, i, &[0], true);
         }
         let mut spy = Spy { n_rows: prompt.len(), seen: BTreeMap::new() };
-        ctx.decode_tapped(&batch, &mut spy).unwrap();
+        ctx.decode_with_callback(&batch, &mut spy).unwrap();
         assert_eq!(spy.seen[&format!("l_out-{}", layer - 1)], plain[&(layer - 1)], "{name}: below the vector");
         let moved: Vec<f32> = plain[&layer].iter().enumerate().map(|(i, x)| x + direction[i % n_embd]).collect();
         assert_eq!(spy.seen[&format!("l_out-{layer}")], moved, "{name}: at the vector");
@@ -172,7 +172,7 @@ fn stopping_batching_and_neighbours_change_nothing() {
 
     // Two prompts as two sequences of one batch give what each gives alone.
     struct Spy(Vec<f32>);
-    impl Tap for Spy {
+    impl EvalCallback for Spy {
         fn wants(&mut self, node: &Node) -> bool {
             node.name() == "l_out-5"
         }
@@ -189,7 +189,7 @@ fn stopping_batching_and_neighbours_change_nothing() {
     }
     let mut ctx = Context::new(&model, &ContextParams::exact(batch.len(), 2, 1)).unwrap();
     let mut spy = Spy(Vec::new());
-    ctx.decode_tapped(&batch, &mut spy).unwrap();
+    ctx.decode_with_callback(&batch, &mut spy).unwrap();
     let alone = [stopped.clone(), run(&[5], &[&prompts[1]])[0][&5].clone()].concat();
     assert!(distance(&alone, &spy.0) < 1e-3, "{}", distance(&alone, &spy.0));
 }

@@ -4,10 +4,10 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::extract::Extractor;
-use bidpo::layers::Layers;
-use bidpo::llama::{Model, ModelParams, Token};
-use bidpo::steer::{Convention, SteeringVector};
+use bidpo_core::extract::Extractor;
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{Convention, SteeringVector};
+use ggml_grad::llama::{Model, ModelParams, Token};
 use predicates::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -235,7 +235,7 @@ fn numbers(layer: usize) -> Vec<f32> {
 fn vector() -> SteeringVector {
     let layers: Layers = "2-3,10".parse().unwrap();
     let values: Vec<f32> = [2, 3, 10].into_iter().flat_map(numbers).collect();
-    SteeringVector::joint(&layers, &values, "llama").unwrap()
+    SteeringVector::from_layers(&layers, &values, "llama").unwrap()
 }
 
 /// Files of Python's numpy, safetensors and gguf packages, and of repeng's own export, load; all hold the same vector.

@@ -2,9 +2,9 @@
 
 mod common;
 
-use bidpo::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};
-use bidpo::llama::{Model, ModelParams};
-use bidpo::train::{Backward, Engine, Example, Forward, PairLogp, Precision, loss};
+use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};
+use bidpo_core::train::{Backward, Engine, Example, Forward, PairLogp, Precision, loss};
+use ggml_grad::llama::{Model, ModelParams};
 use std::sync::Arc;
 
 /// Of very different lengths; two ask the same, two begin alike.

@@ -3,11 +3,11 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::layers::Layers;
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
-use bidpo::steer::{Dial, SteeringVector, combine};
-use bidpo::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, train};
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{ScaledVector, SteeringVector, combine};
+use bidpo_core::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, train};
 use common::bench::{Bench, PAIRS, steps, wait};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -150,7 +150,7 @@ fn llama_cpp_applies_what_was_trained() {
         .iter()
         .map(|[p, c, r]| {
             let tokens = |text: &str| model.tokenize(text, false, false).unwrap();
-            let tokens = bidpo::data::TokenizedPair { prompt: tokens(p), chosen: tokens(c), rejected: tokens(r) };
+            let tokens = bidpo_core::data::TokenizedPair { prompt: tokens(p), chosen: tokens(c), rejected: tokens(r) };
             NamedPair { name: (*p).to_owned(), tokens }
         })
         .collect();
@@ -158,7 +158,7 @@ fn llama_cpp_applies_what_was_trained() {
     let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap();
     let mut engine = Engine::new(&model, &layers, longest, 1, 1).unwrap();
     let config = TrainConfig {
-        length: bidpo::train::Length::Steps(4),
+        length: bidpo_core::train::Length::Steps(4),
         batch: 3,
         lr: "4%".parse().unwrap(),
         ..TrainConfig::new(layers.clone())
@@ -167,7 +167,7 @@ fn llama_cpp_applies_what_was_trained() {
     let trained = train(&mut engine, &pairs, &[], &config, None, &never, &mut |_| {}).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("v.gguf");
-    SteeringVector::joint(&layers, &trained.vector, "llama").unwrap().save(&file).unwrap();
+    SteeringVector::from_layers(&layers, &trained.vector, "llama").unwrap().save(&file).unwrap();
     let vector = Arc::new(SteeringVector::load(&file).unwrap());
     assert_eq!(vector.directions.values().flatten().copied().collect::<Vec<_>>(), trained.vector);
 
@@ -176,7 +176,7 @@ fn llama_cpp_applies_what_was_trained() {
     engine.set_precision(Precision::EXACT);
     let example = engine.capture(&[pair]).unwrap();
     let mut ctx = Context::new(&model, &ContextParams::exact(pair.n_tokens(), 2, 1)).unwrap();
-    let mut score = |steered: &[Dial], at: Option<&Layers>| {
+    let mut score = |steered: &[ScaledVector], at: Option<&Layers>| {
         match combine(steered, at, &model).unwrap() {
             Some(cv) => cv.apply(&mut ctx).unwrap(),
             None => ctx.clear_control_vector(),
@@ -202,7 +202,7 @@ fn llama_cpp_applies_what_was_trained() {
         }
         sums
     };
-    let dial = |scale| vec![Dial { name: "v".into(), vector: Arc::clone(&vector), scale }];
+    let dial = |scale| vec![ScaledVector { name: "v".into(), vector: Arc::clone(&vector), scale }];
     let mut seen = Vec::new();
     for scale in [0.0f32, 1.0, -1.0, 2.5] {
         let added: Vec<f32> = trained.vector.iter().map(|x| scale * x).collect();

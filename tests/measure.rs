@@ -3,7 +3,7 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::llama::{Context, ContextParams, Model, ModelParams};
+use ggml_grad::llama::{Context, ContextParams, Model, ModelParams};
 use predicates::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -134,7 +134,7 @@ fn perplexity_and_divergence() {
         let mut data = vec![0.0; (model.n_layer() - 1) * 576];
         data[14 * 576..15 * 576].iter_mut().enumerate().for_each(|(i, x)| *x = scale * ((i % 7) as f32 - 3.0));
         ctx.set_control_vector(&data, 15, 15).unwrap();
-        let mut batch = bidpo::llama::Batch::new();
+        let mut batch = ggml_grad::llama::Batch::new();
         window.iter().enumerate().for_each(|(p, &t)| {
             batch.add(t, p, &[0], true);
         });
@@ -189,7 +189,7 @@ fn a_split_gives_the_baselines_their_training_items() {
 
     let pairs = dir.path().join("pairs.jsonl");
     output(bidpo(&["data", "pairs", text(&data), "--limit", "3"]).args(["--split", text(&split), "-o", text(&pairs)]));
-    let set = bidpo::data::PreferenceSet::load(&pairs).unwrap();
+    let set = bidpo_core::data::PreferenceSet::load(&pairs).unwrap();
     let ids: Vec<String> = parts["train"].as_array().unwrap()[..3].iter().map(ToString::to_string).collect();
     assert_eq!(set.pairs.iter().map(|p| p.id.clone()).collect::<Vec<_>>(), ids);
 

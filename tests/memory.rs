@@ -1,12 +1,12 @@
 //! Long sequences: the gradient is right at 2,048 tokens, and its memory does not grow with tokens squared times heads times
 //! layers.
 
-use bidpo::check::{F32Copy, LIMIT, central_differences, gradient, long_pair, random_vector};
-use bidpo::graph::AttentionMemory;
-use bidpo::graph::emit::{Backward, Forward, Precision};
-use bidpo::llama::{DType, Model, ModelParams};
-use bidpo::synth::{self, Shape};
-use bidpo::train::{Engine, Example};
+use bidpo_core::check::{F32Copy, LIMIT, central_differences, gradient, long_pair, random_vector};
+use bidpo_core::train::{Engine, Example};
+use ggml_grad::graph::AttentionMemory;
+use ggml_grad::graph::emit::{Backward, Forward, Precision};
+use ggml_grad::llama::{DType, Model, ModelParams};
+use ggml_grad::synth::{self, Shape};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -77,7 +77,7 @@ fn attention_memory_does_not_grow_with_the_layers() {
     };
     let ((few, _a), (many, _b)) = (tiny(6), tiny(10));
     let all = AttentionMemory { keep: usize::MAX, chunk: 0 };
-    // Kept, each of the four layers more costs at least its scores ...
+    // SavedTensors, each of the four layers more costs at least its scores ...
     let kept = bytes(&many, TOKENS, all) - bytes(&few, TOKENS, all);
     assert!(kept > 4 * scores(TOKENS), "{kept}");
     // ... by default the four together cost less than the scores of one: what else they keep.

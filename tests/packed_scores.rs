@@ -2,10 +2,10 @@
 
 mod common;
 
-use bidpo::data::truthfulqa::TruthfulQa;
-use bidpo::eval::truthfulqa::{prefix, qa_preamble, question_prompt};
-use bidpo::eval::{Request, Scorer, ScorerParams};
-use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams};
+use bidpo_core::data::truthfulqa::TruthfulQa;
+use bidpo_core::eval::truthfulqa::{prefix, qa_preamble, question_prompt};
+use bidpo_core::eval::{Request, Scorer, ScorerParams};
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams};
 use std::sync::Arc;
 
 const QUESTIONS: usize = 4;
@@ -72,7 +72,7 @@ fn packed_questions_in_f32() {
     let Some(path) = common::model(common::SMOL) else { return };
     let dir = tempfile::tempdir().unwrap();
     let f32_path = dir.path().join("f32.gguf");
-    bidpo::llama::to_f32(&path, &f32_path).unwrap();
+    ggml_grad::llama::to_f32(&path, &f32_path).unwrap();
     let model = Model::load(&f32_path, &ModelParams::default()).unwrap();
     let Some((largest, _)) = packed_against_one_by_one(&model) else { return };
     assert!(largest < 1e-3, "{largest}");
@@ -84,8 +84,8 @@ fn packed_questions_in_f32() {
 fn logits_of_llama_cpp_where_the_graph_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let family = bidpo::synth::family("granite").unwrap();
-    bidpo::synth::write(&path, family, &family.shape(), DType::F32, 1).unwrap();
+    let family = ggml_grad::synth::family("granite").unwrap();
+    ggml_grad::synth::write(&path, family, &family.shape(), DType::F32, 1).unwrap();
     let model = Model::load(&path, &ModelParams::default()).unwrap();
     let (preamble, prompt) = ("The river rises in the hills.", " Where does it end?");
     let answers = ["In the sea.", "In a lake."];

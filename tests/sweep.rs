@@ -211,7 +211,7 @@ fn settings_that_cannot_be_tried() {
     command.assert().code(1).stderr(predicate::str::contains("no.csv"));
     let (data, split) = data(dir.path());
     let vector = dir.path().join("v.gguf");
-    bidpo::steer::SteeringVector::single(1, vec![1.0; 4], "llama").unwrap().save(&vector).unwrap();
+    bidpo_core::steer::SteeringVector::single(1, vec![1.0; 4], "llama").unwrap().save(&vector).unwrap();
     let of = |split: Option<&Path>| {
         let mut command = bidpo();
         command

@@ -1,7 +1,7 @@
 //! Random models: llama.cpp loads and runs every family, in every type of weight.
 
-use bidpo::llama::{self, Batch, Context, ContextParams, DType, GgufFile, Model, ModelParams, Token};
-use bidpo::synth::{self, Family, Shape, SynthError};
+use ggml_grad::llama::{self, Batch, Context, ContextParams, DType, GgufFile, Model, ModelParams, Token};
+use ggml_grad::synth::{self, Family, Shape, SynthError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;

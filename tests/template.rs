@@ -2,8 +2,8 @@
 
 mod common;
 
-use bidpo::data::{ChatTemplate, Message, Prompt, TemplateChoice, TemplateError};
-use bidpo::llama::{Model, ModelParams, Token, apply_builtin_chat_format};
+use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice, TemplateError};
+use ggml_grad::llama::{Model, ModelParams, Token, apply_builtin_chat_format};
 use std::sync::Arc;
 
 const SMOL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";

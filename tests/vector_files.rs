@@ -3,8 +3,8 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Node, Tap};
-use bidpo::steer::{Dial, ModelIdentity, SteeringVector, combine, warnings};
+use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine, warnings};
+use ggml_grad::llama::{Batch, Context, ContextParams, EvalCallback, Model, ModelParams, Node};
 use predicates::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -286,7 +286,7 @@ struct AddAt<'a> {
     seen: usize,
 }
 
-impl Tap for AddAt<'_> {
+impl EvalCallback for AddAt<'_> {
     fn wants(&mut self, node: &Node) -> bool {
         node.name() == self.name
     }
@@ -308,7 +308,7 @@ fn dials_steer_as_stated() {
     let model = Model::load(&path, &ModelParams::default()).unwrap();
     let direction: Vec<f32> = (0..model.n_embd()).map(|i| (i as f32 * 0.7).sin()).collect();
     let vector = Arc::new(SteeringVector::single(12, direction.clone(), "llama").unwrap());
-    let dial = |scale| Dial { name: "v".into(), vector: Arc::clone(&vector), scale };
+    let dial = |scale| ScaledVector { name: "v".into(), vector: Arc::clone(&vector), scale };
     let tokens = model.tokenize("The capital of France is", true, false).unwrap();
     let mut ctx = Context::new(&model, &ContextParams::exact(tokens.len(), 1, 1)).unwrap();
     let batch = {
@@ -332,7 +332,7 @@ fn dials_steer_as_stated() {
     ctx.clear_control_vector();
     let sum: Vec<f32> = direction.iter().map(|x| 2.0 * x + -0.5 * x).collect();
     let mut tap = AddAt { name: "l_out-12".into(), direction: &sum, seen: 0 };
-    ctx.decode_tapped(&batch, &mut tap).unwrap();
+    ctx.decode_with_callback(&batch, &mut tap).unwrap();
     assert_eq!(tap.seen, 1);
     assert!(ctx.logits(last).unwrap() == steered.as_slice(), "direction.12 is not the output of block 12");
 
@@ -360,6 +360,7 @@ fn dials_steer_as_stated() {
     known.model_hint = "gemma3".into();
     assert!(warnings(&known, &model)[0].contains("gemma3 architecture, this model is llama"));
     let narrow = Arc::new(SteeringVector::single(12, vec![1.0; 64], "llama").unwrap());
-    let error = combine(&[Dial { name: "narrow".into(), vector: narrow, scale: 1.0 }], None, &model).unwrap_err();
+    let error =
+        combine(&[ScaledVector { name: "narrow".into(), vector: narrow, scale: 1.0 }], None, &model).unwrap_err();
     assert!(error.to_string().contains("narrow has 64 dimensions, the model's residual stream has 576"), "{error}");
 }

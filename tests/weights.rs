@@ -4,10 +4,10 @@
 
 mod common;
 
-use bidpo::graph::emit::{Bindings, Data, Executor, Precision};
-use bidpo::graph::grad::differentiate;
-use bidpo::graph::ir::{Elem, Graph, Value};
-use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Node, Tap, Weight};
+use ggml_grad::graph::emit::{Bindings, Data, Executor, Precision};
+use ggml_grad::graph::grad::differentiate;
+use ggml_grad::graph::ir::{Elem, Graph, Value};
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, Model, ModelParams, Node, Weight};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 struct Weights(BTreeMap<String, Weight>);
 
-impl Tap for Weights {
+impl EvalCallback for Weights {
     fn wants(&mut self, node: &Node) -> bool {
         for source in (0..10).filter_map(|i| node.src(i)) {
             if let Some(weight) = source.weight() {
@@ -36,7 +36,7 @@ fn weights(model: &std::sync::Arc<Model>) -> BTreeMap<String, Weight> {
     let mut batch = Batch::new();
     batch.add(0, 0, &[0], true);
     let mut tap = Weights::default();
-    ctx.decode_tapped(&batch, &mut tap).unwrap();
+    ctx.decode_with_callback(&batch, &mut tap).unwrap();
     tap.0
 }
 

@@ -3,9 +3,9 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo::chat::{GenerateOptions, Generator, GeneratorParams};
-use bidpo::eval::truthfulqa::{prefix, qa_preamble, question_prompt};
-use bidpo::llama::{Model, ModelParams};
+use bidpo_core::chat::{GenerateOptions, Generator, GeneratorParams};
+use bidpo_core::eval::truthfulqa::{prefix, qa_preamble, question_prompt};
+use ggml_grad::llama::{Model, ModelParams};
 use predicates::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn answers_are_those_of_a_single_sequence() {
         let alone = generator.generate(&prompt, &options, &mut |_| {}).unwrap();
         let (alone_text, stopped) = match alone.text.find("\n\n") {
             Some(at) => (alone.text[..at].trim().to_owned(), true),
-            None => (alone.text.trim().to_owned(), alone.stop == bidpo::chat::StopReason::EndOfTurn),
+            None => (alone.text.trim().to_owned(), alone.stop == bidpo_core::chat::StopReason::EndOfTurn),
         };
         let written = &record["written"];
         same += usize::from(written["text"] == alone_text && written["ended"] == stopped);
@@ -179,7 +179,7 @@ fn a_second_vector_is_measured_beside_the_first() {
     // The same direction, as far from the first's length as can be, and at another layer.
     let second = dir.path().join("w.gguf");
     let direction = (0..576).map(|i| 50.0 * ((i % 7) as f32 - 3.0)).collect();
-    bidpo::steer::SteeringVector::single(12, direction, "llama").unwrap().save(&second).unwrap();
+    bidpo_core::steer::SteeringVector::single(12, direction, "llama").unwrap().save(&second).unwrap();
     let out = dir.path().join("r.jsonl");
     let run = |compare: &str| {
         let mut command = bidpo(&["eval", "truthfulqa", "--baselines", "unsteered", "--compare", compare]);

@@ -78,7 +78,7 @@ fn all(out: &Path, bench: &Path, pytorch: Option<&Path>, reuse: bool) -> Result<
 }
 
 fn main() -> ExitCode {
-    bidpo::llama::set_verbose(false);
+    ggml_grad::llama::set_verbose(false);
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {

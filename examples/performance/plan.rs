@@ -1,7 +1,7 @@
 //! The models and the points.
 
-use bidpo::llama::DType;
-use bidpo::synth::{self, Shape};
+use ggml_grad::llama::DType;
+use ggml_grad::synth::{self, Shape};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,7 @@ pub struct Measurement {
 
 /// Threads of all points but one.
 pub fn threads() -> usize {
-    bidpo::llama::default_threads() as usize
+    ggml_grad::llama::default_threads() as usize
 }
 
 pub fn all() -> Vec<Measurement> {

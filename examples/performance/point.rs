@@ -1,8 +1,8 @@
 //! One measurement.
 
-use bidpo::check::long_pair;
-use bidpo::llama::{Model, ModelParams, ReferenceContext};
-use bidpo::train::Engine;
+use bidpo_core::check::long_pair;
+use bidpo_core::train::Engine;
+use ggml_grad::llama::{Model, ModelParams, ReferenceContext};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub fn print(model: &Path, numbers: [&str; 3]) -> Result<(), Box<dyn Error>> {
         }
     }
     let step_bytes = engine.step_bytes(&example)? as u64;
-    let peak = bidpo::memory::peak(None).unwrap_or(0);
+    let peak = ggml_grad::memory::peak(None).unwrap_or(0);
     let mut reference = ReferenceContext::new(&model, tokens, threads)?;
     let sequence = [[&pair.prompt[..], &pair.chosen, &pair.rejected].concat()];
     let mut prefill = f64::INFINITY;

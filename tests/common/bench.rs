@@ -2,7 +2,7 @@
 
 use super::SMOL;
 use assert_cmd::Command;
-use bidpo::steer::SteeringVector;
+use bidpo_core::steer::SteeringVector;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -40,11 +40,11 @@ impl Bench {
 
     /// With a random model of a family.
     pub fn random(family: &str, dtype: &str) -> Self {
-        let family = bidpo::synth::family(family).unwrap();
+        let family = ggml_grad::synth::family(family).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let bench = Self { model: dir.path().join(format!("{}.gguf", family.name())), dir };
-        let dtype = bidpo::llama::DType::from_name(dtype).unwrap();
-        bidpo::synth::write(&bench.model, family, &family.shape(), dtype, 1).unwrap();
+        let dtype = ggml_grad::llama::DType::from_name(dtype).unwrap();
+        ggml_grad::synth::write(&bench.model, family, &family.shape(), dtype, 1).unwrap();
         bench.write("prefs.jsonl", &PAIRS);
         bench
     }

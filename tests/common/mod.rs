@@ -86,6 +86,6 @@ pub fn truthfulqa_csv(path: &std::path::Path, questions: impl IntoIterator<Item 
 pub fn any_vector(dir: &std::path::Path) -> PathBuf {
     let path = dir.join("v.gguf");
     let direction = (0..576).map(|i| (i % 7) as f32 - 3.0).collect();
-    bidpo::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
+    bidpo_core::steer::SteeringVector::single(15, direction, "llama").unwrap().save(&path).unwrap();
     path
 }

@@ -13,10 +13,10 @@ mod elementwise;
 mod experts;
 mod norms;
 
-use bidpo::graph::AttentionMemory;
-use bidpo::graph::emit::{Bindings, Data, Executor, Label};
-use bidpo::graph::grad::{differentiate, differentiate_within};
-use bidpo::graph::ir::{Elem, Glu, Graph, IrError, Op, OpParams, Shape, Unary, Value, n_elements};
+use ggml_grad::graph::AttentionMemory;
+use ggml_grad::graph::emit::{Bindings, Data, Executor, Label};
+use ggml_grad::graph::grad::{differentiate, differentiate_within};
+use ggml_grad::graph::ir::{Elem, Glu, Graph, IrError, Op, OpParams, Shape, Unary, Value, n_elements};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;

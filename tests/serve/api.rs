@@ -2,9 +2,9 @@
 
 use crate::common;
 use crate::server::{DIAL, Server, agent, ask, with};
-use bidpo::data::{ChatTemplate, Message, Prompt, TemplateChoice};
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
-use bidpo::steer::{ControlVector, Dial, SteeringVector, combine, decode_steered};
+use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice};
+use bidpo_core::steer::{ControlVector, ScaledVector, SteeringVector, combine, decode_steered};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn oracle(model: &Arc<Model>, question: &str, scale: f32, scope: &str, n: usize)
     let template = ChatTemplate::new(model, &TemplateChoice::Auto).unwrap();
     let tokens = template.encode_prompt(model, &Prompt::Messages(vec![Message::user(question)])).unwrap();
     let file = crate::server::vectors().join(format!("{DIAL}.{}", common::SMOL));
-    let dial = Dial { name: String::new(), vector: Arc::new(SteeringVector::load(&file).unwrap()), scale };
+    let dial = ScaledVector { name: String::new(), vector: Arc::new(SteeringVector::load(&file).unwrap()), scale };
     let vector: Option<ControlVector> = combine(&[dial], None, model).unwrap();
     let params = ContextParams {
         n_ctx: 512,

@@ -56,7 +56,7 @@ fn other_names_and_other_sites_are_kept_out() {
 
 #[test]
 fn the_page_loads_nothing_from_elsewhere() {
-    let web = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/web");
+    let web = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/bidpo-serve/src/web");
     for file in ["index.html", "app.css", "app.js"] {
         let text = std::fs::read_to_string(web.join(file)).unwrap();
         for outside in ["http:", "https:", "//cdn", "url(", "@import", "innerHTML", "eval(", "style=\"", "onclick="] {

@@ -1,9 +1,9 @@
 //! Every architecture: is it steered row by row as llama.cpp steers it, or refused at start; and does company change an answer.
 
-use bidpo::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Token};
-use bidpo::serve::check_steering;
-use bidpo::steer::{ControlVector, SteeringVector, decode_steered};
-use bidpo::synth;
+use bidpo_core::steer::{ControlVector, SteeringVector, decode_steered};
+use bidpo_serve::check_steering;
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Token};
+use ggml_grad::synth;
 use std::sync::Arc;
 
 fn context(model: &Arc<Model>, n_seq: u32) -> Context {

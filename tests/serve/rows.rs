@@ -2,8 +2,8 @@
 
 use crate::common;
 
-use bidpo::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
-use bidpo::steer::{ControlVector, decode_steered};
+use bidpo_core::steer::{ControlVector, decode_steered};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::Arc;
 
 fn load(name: &str) -> Option<Arc<Model>> {

@@ -1,0 +1,55 @@
+//! What can go wrong.
+
+use crate::chat::ChatError;
+use crate::data::truthfulqa::TruthfulQaError;
+use crate::data::{PrefsError, TemplateError};
+use crate::eval::ScoreError;
+use crate::extract::ExtractError;
+use crate::train::EngineError;
+use ggml_grad::llama::LlamaError;
+use std::path::PathBuf;
+
+/// A measurement that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// llama.cpp.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The chat template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The built-in pairs.
+    #[error(transparent)]
+    Prefs(#[from] PrefsError),
+    /// Extraction.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// Generation.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// Scoring.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    /// The file of questions.
+    #[error(transparent)]
+    TruthfulQa(#[from] TruthfulQaError),
+    /// A file of this benchmark.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A process that was measured failed.
+    #[error("{what} failed: {reason}")]
+    Child {
+        /// What it was.
+        what: &'static str,
+        /// Its last words.
+        reason: String,
+    },
+}

@@ -1,0 +1,230 @@
+//! All checks that need no reference from outside, in one go.
+
+use super::difference::{cosine, gradient, random_vector, total};
+use super::together::together;
+use super::{Differences, Together, central_differences};
+use crate::data::TokenizedPair;
+use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey, length};
+use ggml_grad::llama::{DType, Model, ModelParams};
+use std::sync::Arc;
+
+/// Largest relative error of the gradient against central differences on F32 weights that counts as right. The models
+/// tried reach 1e-5 to 1e-3.
+pub const LIMIT: f64 = 2e-3;
+
+/// Least cosine of the gradient on devices to the CPU's. CUDA's quantized products were measured at 0.987 and 0.998.
+pub const DEVICE_COSINE: f64 = 0.9;
+
+/// Least cosine of the gradient through transposed copies that are rounded to the one through copies in F32. 0.99998 is
+/// usual.
+const DEVICE_ROUNDING_COSINE: f64 = 0.999;
+
+/// Vectors to compare the gradient at, at most.
+const POINTS: u64 = 3;
+
+/// What was found about a model at some layers.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    /// The layers, lowest first.
+    pub layers: Vec<usize>,
+    /// The ops above the lowest layer and their rules.
+    pub survey: Survey,
+    /// Everything else; None where a rule is missing.
+    pub engine: Option<EngineChecks>,
+}
+
+/// What was found where every op has its rule.
+#[derive(Debug, Clone)]
+pub struct EngineChecks {
+    /// Lifted graph and `llama_decode`.
+    pub agreement: Agreement,
+    /// The gradient and central differences on an F32 copy; None without one.
+    pub differences: Option<Differences>,
+    /// Vectors at which the gradient was compared: more than one if the first lay at a kink.
+    pub points: u64,
+    /// Cosine of the angle between the gradient through the model's own kernels and that of the F32 copy, at one vector:
+    /// what the rounding of quantized kernels does to it. None without a copy.
+    pub cosine_to_f32: Option<f64>,
+    /// Cosine of the angle between the gradient on devices and the one that the CPU gives with the same file, at one vector.
+    /// None where no weight lies on a device.
+    pub cosine_to_cpu: Option<f64>,
+    /// What the default kernels round for speed, against ggml's forward pass and a backward pass in F32; None where they do
+    /// the same.
+    pub rounding: Option<Rounding>,
+    /// Pairs computed together against each by itself; or why they are not.
+    pub together: Result<Together, String>,
+    /// Bytes of inputs and activations that the gradient took.
+    pub step_bytes: usize,
+    /// Tokens of the pairs.
+    pub n_tokens: usize,
+    /// Devices in use beside the CPU, with the bytes of activations that the gradient took there.
+    pub device_bytes: Vec<(String, usize)>,
+    /// Transposed copies of weights on devices: how many, their bytes, their types.
+    pub transposed: (usize, u64, Vec<String>),
+}
+
+/// Differences between the default kernels and those that round nothing for speed, at a vector of 5 % of the residual norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounding {
+    /// Largest difference of a response's log-probability, in nats.
+    pub log_probability: f64,
+    /// The same between llama.cpp's two kinds of attention, of which the fused one also rounds keys and values to 16 bits. None
+    /// where weights lie on devices.
+    pub fused_attention: Option<f64>,
+    /// Cosine of the angle between the gradients.
+    pub cosine: f64,
+    /// Length of the gradients' difference over the gradient's length.
+    pub relative_error: f64,
+}
+
+impl EngineChecks {
+    /// Every logit equal, with and without a vector; on devices, as close as rounding makes them.
+    pub fn exact(&self) -> bool {
+        self.agreement.agrees()
+    }
+
+    /// A vector of zeros changes nothing.
+    pub fn zero_is_none(&self) -> bool {
+        self.agreement.zero_is_none()
+    }
+
+    /// A vector changes something.
+    pub fn moves(&self) -> bool {
+        self.agreement.effect > 0.0
+    }
+
+    /// On devices, the gradient is the CPU's but for rounding.
+    pub fn devices_agree(&self) -> bool {
+        let rounding = self.rounding.filter(|_| self.agreement.on_devices);
+        self.cosine_to_cpu.is_none_or(|c| c >= DEVICE_COSINE)
+            && rounding.is_none_or(|r| r.cosine >= DEVICE_ROUNDING_COSINE)
+    }
+
+    /// The gradient is that of the function, as far as it was compared. Written so that NaN fails.
+    pub fn smooth(&self) -> bool {
+        self.differences.as_ref().is_none_or(|d| d.relative_error <= LIMIT)
+    }
+
+    /// Pairs have the same numbers in company.
+    pub fn same_together(&self) -> bool {
+        self.together.as_ref().map_or(true, Together::passed)
+    }
+}
+
+impl Checks {
+    /// True if all is well.
+    pub fn passed(&self) -> bool {
+        self.engine.as_ref().is_some_and(|e| {
+            e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree() && e.same_together()
+        })
+    }
+}
+
+/// What the engine rounds for speed on these pairs. Leaves the engine as it was.
+fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) -> Result<Option<Rounding>, EngineError> {
+    let at = random_vector(engine, example, 1);
+    let fast = engine.run(example, &at, true)?;
+    let precision = engine.precision();
+    engine.set_precision(Precision::EXACT);
+    let exact = engine.capture(pairs).and_then(|example| engine.run(&example, &at, true));
+    engine.set_precision(precision);
+    // Copies that only this comparison needs.
+    if precision != Precision::EXACT {
+        engine.model().forget_transposed(DType::F32);
+    }
+    let exact = exact?;
+    let log_probability = fast
+        .logp
+        .iter()
+        .zip(&exact.logp)
+        .map(|(a, b)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs()))
+        .fold(0.0, f64::max);
+    let (g, want) = (total(&fast), total(&exact));
+    let difference: Vec<f64> = g.iter().zip(&want).map(|(a, b)| a - b).collect();
+    if log_probability == 0.0 && g == want {
+        return Ok(None);
+    }
+    let relative_error = length(&difference) / length(&want);
+    let on_cpu = !engine.is_on_devices();
+    let fused_attention = if on_cpu { Some(engine.fused_attention_difference(pairs, &at)?) } else { None };
+    Ok(Some(Rounding { log_probability, fused_attention, cosine: cosine(&g, &want), relative_error }))
+}
+
+/// See [`EngineChecks::cosine_to_cpu`].
+fn cosine_to_cpu(
+    engine: &mut Engine,
+    pairs: &[&TokenizedPair],
+    example: &Example,
+    n_threads: u32,
+) -> Result<Option<f64>, EngineError> {
+    if !engine.is_on_devices() {
+        return Ok(None);
+    }
+    let at = random_vector(engine, example, 1);
+    let here = gradient(engine, example, &at)?;
+    let model = Model::load(engine.model().path(), &ModelParams::default())?;
+    let n_tokens = pairs.iter().map(|p| p.n_tokens()).sum();
+    let mut cpu = Engine::new(&model, engine.layers(), n_tokens, pairs.len(), n_threads)?;
+    let example = cpu.capture(pairs)?;
+    Ok(Some(cosine(&here, &gradient(&mut cpu, &example, &at)?)))
+}
+
+/// Checks `model` at `layers` on some pairs. `f32`: an F32 copy of it, for the gradient.
+///
+/// # Errors
+/// [`EngineError`]: a model that cannot be steered, an op that cannot be lifted, memory. A check that fails is no error.
+pub fn check(
+    model: &Arc<Model>,
+    f32: Option<&Arc<Model>>,
+    layers: &[usize],
+    pairs: &[TokenizedPair],
+    n_threads: u32,
+) -> Result<Checks, EngineError> {
+    let refs: Vec<&TokenizedPair> = pairs.iter().collect();
+    let n_tokens = pairs.iter().map(TokenizedPair::n_tokens).sum();
+    let mut engine = Engine::new(model, layers, n_tokens, pairs.len(), n_threads)?;
+    let survey = engine.survey(&refs)?;
+    let mut checks = Checks { layers: engine.layers().to_vec(), survey, engine: None };
+    if checks.survey.missing().next().is_some() {
+        return Ok(checks);
+    }
+    let example = engine.capture(&refs)?;
+    let transposed = model.transposed_copies(); // before copies in F32 are made, to compare with
+    let mut found = EngineChecks {
+        agreement: engine.compare(&refs, &example)?,
+        differences: None,
+        points: 1,
+        cosine_to_f32: None,
+        cosine_to_cpu: cosine_to_cpu(&mut engine, &refs, &example, n_threads)?,
+        rounding: rounding(&mut engine, &refs, &example)?,
+        together: together(&mut engine, &refs)?,
+        step_bytes: engine.step_bytes(&example)?,
+        n_tokens,
+        device_bytes: engine.step_device_bytes(),
+        transposed,
+    };
+    if let Some(f32) = f32 {
+        let at = random_vector(&engine, &example, 1);
+        let g = gradient(&mut engine, &example, &at)?;
+        let mut engine = Engine::new(f32, layers, n_tokens, pairs.len(), n_threads)?;
+        let example = engine.capture(&refs)?;
+        found.cosine_to_f32 = Some(cosine(&g, &gradient(&mut engine, &example, &at)?));
+        // Where the vector happens to lie at a kink (ReLU), the two sides have two slopes and the gradient is that of one of
+        // them. Another vector will not; a wrong rule is wrong at each.
+        let mut best = central_differences(&mut engine, &example, &at, 6, 1)?;
+        for seed in 2..=POINTS {
+            if best.relative_error <= LIMIT {
+                break;
+            }
+            let at = random_vector(&engine, &example, seed);
+            let d = central_differences(&mut engine, &example, &at, 6, 1)?;
+            found.points = seed;
+            if d.relative_error < best.relative_error {
+                best = d;
+            }
+        }
+        found.differences = Some(best);
+    }
+    checks.engine = Some(found);
+    Ok(checks)
+}

@@ -1,0 +1,228 @@
+//! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
+
+use crate::data::TokenizedPair;
+use crate::train::{Engine, EngineError, Example, Precision, loss};
+use ggml_grad::llama::{Model, Token};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One reference pair.
+#[derive(Debug, Clone, Deserialize)]
+struct GoldPair {
+    prompt_ids: Vec<Token>,
+    chosen_ids: Vec<Token>,
+    rejected_ids: Vec<Token>,
+    ref_chosen_logp: f64,
+    ref_rejected_logp: f64,
+    policy_chosen_logp: f64,
+    policy_rejected_logp: f64,
+}
+
+/// A reference file: eight or so pairs, a vector, the mean loss and its gradient.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gold {
+    /// File name of the model it was made with.
+    pub model: String,
+    /// Block whose output the vector is added to.
+    pub layer: usize,
+    /// +1 or -1.
+    pub direction: f64,
+    /// Beta of the loss.
+    pub beta: f64,
+    v: Vec<f64>,
+    pairs: Vec<GoldPair>,
+    mean_loss: f64,
+    mean_grad: Vec<f64>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+/// A reference file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldError {
+    /// Reading failed.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not such a file.
+    #[error("{path} is no reference file: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The least agreement that counts as right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Lines {
+    /// Least cosine of the two gradients, given as `1 - cosine` at most.
+    pub one_minus_cosine: f64,
+    /// Largest `|ours - theirs| / |theirs|` of the gradient.
+    pub relative_error: f64,
+    /// Largest deviation of the ratio of the two lengths from 1.
+    pub norm_ratio: f64,
+    /// Largest difference of a log-probability, in nats.
+    pub logp: f64,
+    /// Largest difference of the mean loss.
+    pub loss: f64,
+}
+
+impl Lines {
+    /// The line for a forward pass in full precision or through quantized kernels, on the CPU or on devices. GELU models are
+    /// judged more mildly: ggml evaluates GELU through a table of 16-bit floats. So are quantized products on devices: CUDA's
+    /// keep the scales of activations as 16-bit floats and were measured at 0.0077, 0.12, 0.03, 2.9 and 0.018 on SmolLM2.
+    pub fn of(f32_weights: bool, gelu: bool, on_devices: bool) -> Self {
+        let (one_minus_cosine, relative_error, norm_ratio, logp, loss) = match (f32_weights, gelu, on_devices) {
+            (true, false, _) => (1e-6, 1e-3, 1e-3, 2e-3, 5e-5),
+            (true, true, _) => (1e-5, 5e-3, 3e-3, 6e-2, 5e-3),
+            (false, false, false) => (0.01, 0.15, 0.05, 2.0, 0.15),
+            (false, _, _) => (0.02, 0.25, 0.15, 5.0, 0.4),
+        };
+        Self { one_minus_cosine, relative_error, norm_ratio, logp, loss }
+    }
+}
+
+/// How a model compares with a reference file.
+#[derive(Debug, Clone, Serialize)]
+pub struct GoldResult {
+    /// Name of the reference file.
+    pub file: String,
+    /// `f32` or `quantized`.
+    pub mode: &'static str,
+    /// Cosine of the two gradients.
+    pub cosine: f64,
+    /// `|ours - theirs| / |theirs|`.
+    pub relative_error: f64,
+    /// `|ours| / |theirs|`.
+    pub norm_ratio: f64,
+    /// Largest difference of a log-probability.
+    pub logp_difference: f64,
+    /// Difference of the mean loss.
+    pub loss_difference: f64,
+    /// The line it was judged by.
+    pub lines: Lines,
+    /// True if every figure is on the right side.
+    pub passed: bool,
+}
+
+impl Gold {
+    /// Reads a reference file.
+    ///
+    /// # Errors
+    /// [`GoldError::Read`], [`GoldError::Format`].
+    pub fn load(path: &Path) -> Result<Self, GoldError> {
+        let text = std::fs::read(path).map_err(|source| GoldError::Read { path: path.to_owned(), source })?;
+        let format = |reason: String| GoldError::Format { path: path.to_owned(), reason };
+        let mut gold: Self = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+        if gold.pairs.is_empty() || gold.v.len() != gold.mean_grad.len() || gold.direction.abs() != 1.0 {
+            return Err(format(
+                "it has no pairs, a gradient of another size than v, or a direction other than 1, -1".into(),
+            ));
+        }
+        gold.path = path.to_owned();
+        Ok(gold)
+    }
+
+    /// Runs the pairs on `model` and compares, with what may be rounded.
+    ///
+    /// # Errors
+    /// [`GoldError::Format`] for a model of another width or vocabulary; [`GoldError::Engine`].
+    pub fn compare(
+        &self,
+        model: &Arc<Model>,
+        f32_weights: bool,
+        precision: Precision,
+        n_threads: u32,
+    ) -> Result<GoldResult, GoldError> {
+        let format = |reason: String| GoldError::Format { path: self.path.clone(), reason };
+        if self.v.len() != model.n_embd() {
+            return Err(format(format!(
+                "its vectors have {} numbers, the residual stream of {} has {}",
+                self.v.len(),
+                model.path().display(),
+                model.n_embd()
+            )));
+        }
+        let pairs: Vec<TokenizedPair> = self
+            .pairs
+            .iter()
+            .map(|p| TokenizedPair {
+                prompt: p.prompt_ids.clone(),
+                chosen: p.chosen_ids.clone(),
+                rejected: p.rejected_ids.clone(),
+            })
+            .collect();
+        let n_vocab = model.n_vocab() as i32;
+        let ids = pairs.iter().flat_map(|p| p.prompt.iter().chain(&p.chosen).chain(&p.rejected));
+        if let Some(t) = ids.copied().find(|&t| t < 0 || t >= n_vocab) {
+            return Err(format(format!("vocabulary mismatch: token {t}, the model has {n_vocab} tokens")));
+        }
+        let max = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
+        let mut engine = Engine::new(model, &[self.layer], max, 1, n_threads)?;
+        engine.set_precision(precision);
+        let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
+        let n = pairs.len() as f64;
+        let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);
+        let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<Example>, _>>()?;
+        // Together, as in training, where this precision lets pairs be joined.
+        let longest = examples.iter().max_by_key(|e| e.n_tokens).expect("there are pairs");
+        engine.plan_joining(longest, examples.iter().map(|e| e.n_tokens).sum())?;
+        let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
+        for group in engine.groups(&sizes) {
+            let members: Vec<&Example> = examples[group.clone()].iter().collect();
+            // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
+            let slope = |margin: f64| loss(self.direction, self.beta, margin).slope / n;
+            let (policies, sum) = engine.run_together(&members, &added, Some(&slope))?;
+            grad.iter_mut().zip(&sum).for_each(|(grad, g)| *grad += g);
+            for ((example, policy), want) in members.iter().zip(&policies).zip(&self.pairs[group]) {
+                gelu |= example.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
+                let reference = example.reference[0];
+                for (a, b) in [
+                    (reference.chosen, want.ref_chosen_logp),
+                    (reference.rejected, want.ref_rejected_logp),
+                    (policy.chosen, want.policy_chosen_logp),
+                    (policy.rejected, want.policy_rejected_logp),
+                ] {
+                    logp_difference = logp_difference.max((a - b).abs());
+                }
+                mean_loss += loss(self.direction, self.beta, policy.gap() - reference.gap()).value / n;
+            }
+        }
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let (ours, theirs) = (dot(&grad, &grad).sqrt(), dot(&self.mean_grad, &self.mean_grad).sqrt());
+        let diff: Vec<f64> = grad.iter().zip(&self.mean_grad).map(|(a, b)| a - b).collect();
+        let lines = Lines::of(f32_weights, gelu, model.placement().is_offloaded());
+        let mut r = GoldResult {
+            file: super::file_name(&self.path),
+            mode: match (f32_weights, precision == Precision::EXACT) {
+                (true, _) => "f32",
+                (false, true) => "quantized, nothing rounded for speed",
+                (false, false) => "quantized",
+            },
+            cosine: dot(&grad, &self.mean_grad) / (ours * theirs),
+            relative_error: dot(&diff, &diff).sqrt() / theirs,
+            norm_ratio: ours / theirs,
+            logp_difference,
+            loss_difference: (mean_loss - self.mean_loss).abs(),
+            lines,
+            passed: false,
+        };
+        // Written so that NaN fails.
+        r.passed = r.cosine >= 1.0 - lines.one_minus_cosine
+            && r.relative_error <= lines.relative_error
+            && (r.norm_ratio - 1.0).abs() <= lines.norm_ratio
+            && r.logp_difference <= lines.logp
+            && r.loss_difference <= lines.loss;
+        Ok(r)
+    }
+}

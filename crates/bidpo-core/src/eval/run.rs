@@ -1,0 +1,194 @@
+//! Measuring: items under conditions, into records. Nothing is judged here.
+
+use super::benchmark::Benchmark;
+use super::condition::Condition;
+use super::prompt::{PromptError, Prompts, Style};
+use super::results::{Record, Shard, View};
+use super::score::{AnswerScore, ScoreError, Scorer, ScorerParams};
+use super::{Plan, Request};
+use ggml_grad::llama::Model;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What can go wrong in a measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A prompt cannot be made.
+    #[error("{place}: {source}")]
+    Prompt {
+        /// The condition.
+        place: String,
+        /// Why.
+        source: PromptError,
+    },
+    /// An item cannot be scored.
+    #[error("{place}: {source}")]
+    Score {
+        /// The item.
+        place: String,
+        /// Why.
+        source: ScoreError,
+    },
+    /// The model gives no numbers.
+    #[error(
+        "{place}: the model's log-probabilities are not finite under {condition:?}: is the scale of the vector far too large?"
+    )]
+    NotFinite {
+        /// The item.
+        place: String,
+        /// The condition.
+        condition: String,
+    },
+}
+
+/// A measurement of one condition.
+#[derive(Debug)]
+pub struct Measurement<'a> {
+    /// The model.
+    pub model: &'a Arc<Model>,
+    /// The items.
+    pub benchmark: &'a Benchmark,
+    /// Their prompts.
+    pub style: &'a Style,
+    /// Which of them.
+    pub shard: Shard,
+    /// Sizes to compute with.
+    pub params: ScorerParams,
+}
+
+impl Measurement<'_> {
+    /// Measures the items under a condition, but for those that are `done`. `sink` takes the records of one batch and ends
+    /// the work by answering false. Items share batches, and which ones share one does not depend on what is done: a run
+    /// that goes on after an interruption computes the same sums as one that was not interrupted.
+    ///
+    /// Returns false if the sink ended it.
+    ///
+    /// # Errors
+    /// [`RunError`], or what the sink fails with.
+    pub fn run<E: From<RunError>>(
+        &self,
+        condition: &Condition,
+        done: &BTreeSet<usize>,
+        sink: &mut dyn FnMut(Vec<Record>) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let items = &self.benchmark.items;
+        let mine: Vec<usize> = self.shard.items(items.len()).collect();
+        for group in 0..self.benchmark.groups.len() {
+            let of_group: Vec<usize> = mine.iter().copied().filter(|&i| items[i].group == group).collect();
+            if of_group.iter().all(|i| done.contains(i)) {
+                continue;
+            }
+            let (prompts, views) = self
+                .style
+                .prompts(self.model, self.benchmark, group, &of_group, &condition.change)
+                .map_err(|source| RunError::Prompt { place: format!("condition {:?}", condition.name), source })?;
+            let place = |request: usize| {
+                let item = &items[views[request].0];
+                format!("question {} ({:?})", item.index + 1, item.question)
+            };
+            let failed = |source: ScoreError| match source {
+                ScoreError::Request { request, source } => RunError::Score { place: place(request), source: *source },
+                source => RunError::Score { place: format!("condition {:?}", condition.name), source },
+            };
+            let (mut scorer, plan) = self.prepare(condition, &prompts, views.len()).map_err(failed)?;
+            // Views of an item may lie in two packs: an item is written when all of its views are there.
+            let mut pending: Vec<(usize, View)> = Vec::new();
+            for pack in 0..plan.n_packs() {
+                let requests = plan.requests(pack);
+                let whole = views[requests.clone()].iter().all(|(i, _)| done.contains(i));
+                if whole {
+                    continue;
+                }
+                let scores = scorer.run_pack(&plan, pack).map_err(failed)?;
+                for (request, scores) in requests.clone().zip(scores) {
+                    if scores.iter().any(|s| !s.logprob.is_finite()) {
+                        let condition = condition.name.clone();
+                        return Err(RunError::NotFinite { place: place(request), condition }.into());
+                    }
+                    let (item, order) = &views[request];
+                    pending.push((*item, view(order.as_ref(), &scores)));
+                }
+                let next = views.get(requests.end).map(|v| v.0);
+                let ready = pending.iter().take_while(|(i, _)| Some(*i) != next).count();
+                let mut records: Vec<Record> = Vec::new();
+                for (i, view) in pending.drain(..ready) {
+                    match records.last_mut().filter(|r| r.item == i) {
+                        Some(record) => record.views.push(view),
+                        None => records.push(self.record(i, condition, view)),
+                    }
+                }
+                // An item of which an earlier view was passed over is done.
+                records.retain(|r| !done.contains(&r.item));
+                if !sink(records)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn record(&self, i: usize, condition: &Condition, view: View) -> Record {
+        let item = &self.benchmark.items[i];
+        Record {
+            item: i,
+            index: item.index,
+            condition: condition.name.clone(),
+            question: item.question.clone(),
+            category: item.category.clone(),
+            answers: item.answers.clone(),
+            views: vec![view],
+            text: None,
+            written: None,
+        }
+    }
+
+    fn prepare(&self, condition: &Condition, prompts: &Prompts, n: usize) -> Result<(Scorer, Plan), ScoreError> {
+        let mut params = self.params.clone();
+        // Many solved examples: room for them and a batch beside them.
+        params.max_cells = params.max_cells.max(prompts.n_prefix(self.model)? + 2 * params.n_batch);
+        let mut scorer = Scorer::new(self.model, params, condition.control.clone())?;
+        let plan = match prompts {
+            Prompts::Text { prefix, requests } => {
+                scorer.set_prefix(prefix)?;
+                let answers: Vec<Vec<&str>> =
+                    requests.iter().map(|(_, a)| a.iter().map(String::as_str).collect()).collect();
+                let requests: Vec<Request<'_>> =
+                    requests.iter().zip(&answers).map(|((prompt, _), answers)| Request { prompt, answers }).collect();
+                scorer.plan(&requests)?
+            }
+            Prompts::Tokens { prefix, requests } => {
+                scorer.set_prefix_tokens(prefix.clone());
+                scorer.plan_tokens(requests)?
+            }
+        };
+        debug_assert_eq!(plan.n_requests(), n);
+        Ok((scorer, plan))
+    }
+}
+
+/// Scores by answer: behind the letters, they are turned round to the answers' own order.
+fn view(order: Option<&Vec<usize>>, scores: &[AnswerScore]) -> View {
+    let mut logprobs: Vec<f64> = scores.iter().map(|s| s.logprob).collect();
+    let mut n_tokens: Vec<usize> = scores.iter().map(|s| s.n_tokens).collect();
+    if let Some(order) = order {
+        for (&answer, score) in order.iter().zip(scores) {
+            logprobs[answer] = score.logprob;
+            n_tokens[answer] = score.n_tokens;
+        }
+    }
+    View { order: order.cloned(), logprobs, n_tokens }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_go_back_to_their_answers() {
+        let score = |logprob: f64| AnswerScore { logprob, n_tokens: 1 };
+        // Shown as A = answer 2, B = answer 0, C = answer 1.
+        let v = view(Some(&vec![2, 0, 1]), &[score(-1.0), score(-2.0), score(-3.0)]);
+        assert_eq!(v.logprobs, [-2.0, -3.0, -1.0]);
+        assert_eq!(view(None, &[score(-1.0), score(-2.0)]).logprobs, [-1.0, -2.0]);
+    }
+}

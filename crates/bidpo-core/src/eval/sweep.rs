@@ -1,0 +1,265 @@
+//! Many settings of layer and scale: the points of a sweep, and the choice among them.
+
+use super::analysis::Table;
+use super::condition::Condition;
+use super::prompt::Change;
+use super::results::{ConditionFacts, Manifest};
+use crate::layers::Layers;
+use crate::steer::{ControlVector, SteerError, SteeringVector};
+use ggml_grad::llama::Model;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Scales to try, in per cent of the median residual norm at the steered layer. 0, the unsteered model, is never among them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Percents(pub Vec<f64>);
+
+impl FromStr for Percents {
+    type Err = String;
+
+    /// `-10%..10%` (steps of a quarter of the larger end), `-10%..10%/5%` (steps of 5 %), or a list: `-5%,5%,10%`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "{text:?} is no list of scales: write -10%..10%, -10%..10%/5% (with a step) or -5%,5%,10%, in per cent of the \
+                 median residual norm"
+            )
+        };
+        let percent = |s: &str| -> Result<f64, String> {
+            let number: f64 = s.trim().strip_suffix('%').and_then(|n| n.trim().parse().ok()).ok_or_else(bad)?;
+            if number.is_finite() && number.abs() <= 1000.0 { Ok(number) } else { Err(bad()) }
+        };
+        let mut list = match text.split_once("..") {
+            Some((lo, rest)) => {
+                let (hi, step) = match rest.split_once('/') {
+                    Some((hi, step)) => (percent(hi)?, Some(percent(step)?)),
+                    None => (percent(rest)?, None),
+                };
+                let lo = percent(lo)?;
+                let step = step.unwrap_or(lo.abs().max(hi.abs()) / 4.0);
+                if lo >= hi || step <= 0.0 || (hi - lo) / step > 1000.0 {
+                    return Err(bad());
+                }
+                // Multiples of the step, so that 0 is hit and left out whatever the ends are; and the ends.
+                let first = (lo / step - 1e-9).ceil() as i64;
+                let inside = (first..).map(|i| i as f64 * step).take_while(|x| *x <= hi + 1e-9);
+                let mut list: Vec<f64> = inside.chain([lo, hi]).collect();
+                list.iter_mut().for_each(|x| *x = (*x * 1e6).round() / 1e6);
+                list
+            }
+            None => text.split(',').map(percent).collect::<Result<_, _>>()?,
+        };
+        list.retain(|x| *x != 0.0);
+        list.sort_by(f64::total_cmp);
+        list.dedup();
+        if list.is_empty() { Err(bad()) } else { Ok(Self(list)) }
+    }
+}
+
+/// A setting.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SweepPoint {
+    /// The layer.
+    pub layer: usize,
+    /// Length of what is added, signed, in per cent of the median residual norm there.
+    pub percent: f64,
+    /// The factor on the vector.
+    pub factor: f64,
+    /// What is added.
+    pub control: ControlVector,
+    /// The layer the direction was made for, if it is another one.
+    pub moved_from: Option<usize>,
+}
+
+impl SweepPoint {
+    /// `layer 15, +5 %`.
+    pub fn name(&self) -> String {
+        format!("layer {}, {:+} %", self.layer, self.percent)
+    }
+
+    /// As a condition of a sweep.
+    pub fn condition(&self) -> Condition {
+        let facts = json!({
+            "layers": self.layer.to_string(),
+            "percent": self.percent,
+            "factor": self.factor,
+            "moved_from": self.moved_from,
+        });
+        Condition::new(&self.name(), "point", Some(self.control.clone()), Change::default(), facts)
+    }
+}
+
+/// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a vector of several layers that has none there.
+pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
+    if let Some(own) = vector.directions.get(&layer) {
+        return Ok((own, None));
+    }
+    let mut all = vector.directions.iter();
+    match (all.next(), all.next()) {
+        (Some((&from, one)), None) => Ok((one, Some(from))),
+        _ => Err(SteerError::Mismatch(format!(
+            "it has no direction for layer {layer}, only for layers {}: sweep those",
+            Layers::new(vector.layers()).map_or_else(|_| String::new(), |l| l.to_string())
+        ))),
+    }
+}
+
+/// The points of a sweep's results, in the manifest's order: those of `known`, and others that an earlier run of the sweep
+/// measured with the same vector.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a point of another vector, and as [`points`].
+pub fn measured(
+    manifest: &Manifest,
+    known: &[SweepPoint],
+    vector: &SteeringVector,
+    model: &Model,
+) -> Result<Vec<SweepPoint>, SteerError> {
+    let is_point = |c: &&ConditionFacts| c.facts.get("kind").is_some_and(|k| k == "point");
+    let mut out = Vec::new();
+    for c in manifest.conditions.iter().filter(is_point) {
+        if let Some(point) = known.iter().find(|p| p.name() == c.name) {
+            out.push(point.clone());
+            continue;
+        }
+        let layer = c.facts.get("layers").and_then(|l| l.as_str()?.parse().ok());
+        let number = |key: &str| c.facts.get(key).and_then(serde_json::Value::as_f64);
+        let (Some(layer), Some(percent), Some(factor)) = (layer, number("percent"), number("factor")) else {
+            return Err(SteerError::Mismatch(format!(
+                "{:?} in the results of the sweep names no layer, percent and factor: give another --out",
+                c.name
+            )));
+        };
+        let point = point(vector, layer, percent, factor, model)?;
+        if point.condition().facts.get("control_sha256") != c.facts.get("control_sha256") {
+            return Err(SteerError::Mismatch(format!(
+                "{:?} in the results of the sweep was measured with another vector: give another --out",
+                c.name
+            )));
+        }
+        out.push(point);
+    }
+    Ok(out)
+}
+
+fn check_layer(layer: usize, model: &Model) -> Result<(), SteerError> {
+    let top = model.n_layer() - 1;
+    if (1..=top).contains(&layer) {
+        return Ok(());
+    }
+    Err(SteerError::Mismatch(format!("layer {layer} cannot be steered: this model takes 1-{top}")))
+}
+
+/// A point with a known factor.
+fn point(
+    vector: &SteeringVector,
+    layer: usize,
+    percent: f64,
+    factor: f64,
+    model: &Model,
+) -> Result<SweepPoint, SteerError> {
+    let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
+    check_layer(layer, model)?;
+    let (d, moved_from) = direction(vector, layer)?;
+    let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
+    let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
+    row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
+    let control = ControlVector { data, first: layer, last: layer };
+    Ok(SweepPoint { layer, percent, factor, control, moved_from })
+}
+
+/// All points of `layers` and `percents`; `norms` is the median residual norm at each layer.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a vector of another width, a layer that cannot be steered or that the vector has nothing
+/// for, and a zero direction.
+pub fn points(
+    vector: &SteeringVector,
+    layers: &[usize],
+    percents: &Percents,
+    norms: &BTreeMap<usize, f64>,
+    model: &Model,
+) -> Result<Vec<SweepPoint>, SteerError> {
+    let n_embd = model.n_embd();
+    if vector.n_embd() != n_embd {
+        return Err(SteerError::Mismatch(format!(
+            "it has {} dimensions, the model's residual stream has {n_embd}: it was made for another model",
+            vector.n_embd()
+        )));
+    }
+    let mut out = Vec::new();
+    for &layer in layers {
+        check_layer(layer, model)?;
+        let (d, _) = direction(vector, layer)?;
+        let length = d.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let norm = norms.get(&layer).copied().unwrap_or(f64::NAN);
+        if length == 0.0 || !(norm.is_finite() && norm > 0.0) {
+            return Err(SteerError::Mismatch(format!(
+                "layer {layer}: the vector's or the residual stream's length is 0"
+            )));
+        }
+        for &percent in &percents.0 {
+            let factor = percent / 100.0 * norm / length;
+            out.push(point(vector, layer, percent, factor, model)?);
+        }
+    }
+    Ok(out)
+}
+
+/// The best of some points on a table's measure; of equals the one with the smallest scale, then the lowest layer.
+pub fn best<'a>(points: &'a [SweepPoint], table: &Table) -> Option<&'a SweepPoint> {
+    let sign = table.measure.direction();
+    let value = |p: &SweepPoint| table.row(&p.name()).map(|r| sign * r.estimate.value);
+    points.iter().filter(|p| value(p).is_some()).max_by(|a, b| {
+        let by_value = value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN));
+        by_value.then(b.percent.abs().total_cmp(&a.percent.abs())).then(b.layer.cmp(&a.layer))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::analysis::analyse;
+    use super::super::analysis::tests::{bits, run_of};
+    use super::*;
+
+    #[test]
+    fn scales_are_parsed() {
+        let of = |t: &str| t.parse::<Percents>().unwrap().0;
+        assert_eq!(of("-10%..10%"), [-10.0, -7.5, -5.0, -2.5, 2.5, 5.0, 7.5, 10.0]);
+        assert_eq!(of("-10%..10%/5%"), [-10.0, -5.0, 5.0, 10.0]);
+        assert_eq!(of("0%..6%/2%"), [2.0, 4.0, 6.0]);
+        assert_eq!(of("-1% .. 7% / 3%"), [-1.0, 3.0, 6.0, 7.0]);
+        assert_eq!(of("5%, -5%,5%"), [-5.0, 5.0]);
+        for bad in ["", "5", "-10..10", "10%..-10%", "0%", "1%..2%/0%", "x%", "nan%", "-10%..10%/1e-9%"] {
+            assert!(bad.parse::<Percents>().unwrap_err().contains("is no list of scales"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_best_point_is_the_smallest_of_equals() {
+        let point = |layer, percent| SweepPoint {
+            layer,
+            percent,
+            factor: 1.0,
+            control: ControlVector { data: vec![], first: layer, last: layer },
+            moved_from: None,
+        };
+        let points = [point(3, -5.0), point(3, 5.0), point(3, 10.0), point(4, 5.0)];
+        let (low, high) = (bits(20, |i| i < 5), bits(20, |i| i < 9));
+        let names: Vec<String> = points.iter().map(SweepPoint::name).collect();
+        assert_eq!(names[0], "layer 3, -5 %");
+        let run = run_of(&[
+            ("unsteered", "unsteered", &low),
+            (&names[0], "point", &low),
+            (&names[1], "point", &high),
+            (&names[2], "point", &high),
+            (&names[3], "point", &high),
+        ]);
+        let analysis = analyse(&run).unwrap();
+        assert_eq!(best(&points, &analysis.tables[0]), Some(&points[1]));
+    }
+}

@@ -1,0 +1,49 @@
+//! Train BiDPO steering vectors by gradient on the quantized GGUF model you already run; steer, extract and evaluate with
+//! them, offline.
+//!
+//! ```no_run
+//! use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateChoice};
+//! use bidpo_core::layers::Layers;
+//! use ggml_grad::llama::{Model, ModelParams, default_threads};
+//! use bidpo_core::steer::SteeringVector;
+//! use bidpo_core::train::{Engine, NamedPair, TrainConfig, train};
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load(Path::new("model.gguf"), &ModelParams::default())?;
+//! let template = ChatTemplate::new(&model, &TemplateChoice::Auto)?;
+//! let mut pairs = Vec::new();
+//! for p in PreferenceSet::load(Path::new("prefs.jsonl"))?.pairs {
+//!     let tokens = template.encode_pair(&model, &p.prompt, &p.chosen, &p.rejected)?;
+//!     pairs.push(NamedPair { name: p.origin, tokens });
+//! }
+//! let config = TrainConfig::new(Layers::one(model.n_layer() / 2));
+//! let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap_or(1);
+//! let mut engine = Engine::new(&model, &config.layers, longest, 1, default_threads())?;
+//! let (train_pairs, valid_pairs) = pairs.split_at(pairs.len() * 5 / 6);
+//! let never = AtomicBool::new(false);
+//! let trained = train(&mut engine, train_pairs, valid_pairs, &config, None, &never, &mut |_event| {})?;
+//! SteeringVector::from_layers(&config.layers, &trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
+//! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
+//! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
+//! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
+//! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
+//!
+//! The engine underneath is the crate `ggml_grad`.
+
+pub mod bench;
+pub mod chat;
+pub mod check;
+pub mod data;
+pub mod eval;
+pub mod extract;
+pub mod layers;
+pub mod stats;
+pub mod steer;
+pub mod train;

@@ -1,0 +1,192 @@
+//! From vectors and dials to the one buffer that llama.cpp adds.
+
+use super::{SteerError, SteeringVector, identity};
+use crate::layers::Layers;
+use ggml_grad::llama::{Context, LlamaError, Model};
+use std::sync::Arc;
+
+/// A vector with the scale it is used at.
+#[derive(Debug, Clone)]
+pub struct ScaledVector {
+    /// What the user calls it (the file's name without its ending).
+    pub name: String,
+    /// The vector.
+    pub vector: Arc<SteeringVector>,
+    /// Factor on it; negative turns it round, 0 takes it off.
+    pub scale: f32,
+}
+
+/// What is added to the residual stream of one model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ControlVector {
+    /// `[n_layer - 1, n_embd]`: row i belongs to layer i + 1; zero where nothing is added.
+    pub data: Vec<f32>,
+    /// Lowest layer that gets something.
+    pub first: usize,
+    /// Highest layer that gets something.
+    pub last: usize,
+}
+
+impl ControlVector {
+    /// Puts it on a context and clears its KV cache (K and V were computed under the old vector).
+    ///
+    /// # Errors
+    /// [`LlamaError::ControlVector`] for a context of another model.
+    pub fn apply(&self, ctx: &mut Context) -> Result<(), LlamaError> {
+        ctx.set_control_vector(&self.data, self.first, self.last)
+    }
+}
+
+/// Sums `scale * direction` for each layer, in f32 and in the order given, as llama.cpp's
+/// `common_control_vector_load` does. `layers` restricts it to some layers. `None` when nothing is to be
+/// added: no dials, or all at 0.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for another width, a layer the model does not have (in the vector or in `layers`),
+/// `layers` that leave nothing of a vector, and a scale or a sum that is not finite.
+pub fn combine(
+    dials: &[ScaledVector],
+    layers: Option<&Layers>,
+    model: &Model,
+) -> Result<Option<ControlVector>, SteerError> {
+    sum(dials, layers, model.n_layer(), model.n_embd())
+}
+
+fn sum(
+    dials: &[ScaledVector],
+    layers: Option<&Layers>,
+    n_layer: usize,
+    n_embd: usize,
+) -> Result<Option<ControlVector>, SteerError> {
+    let mismatch = |text: String| Err(SteerError::Mismatch(text));
+    let top = n_layer.saturating_sub(1);
+    if let Some(list) = layers.filter(|list| list.iter().any(|&l| l < 1 || l > top)) {
+        return mismatch(format!("{} cannot be steered: this model takes 1-{top}", list.words()));
+    }
+    let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
+    let mut touched: Option<(usize, usize)> = None;
+    for dial in dials {
+        let ScaledVector { name, vector, scale } = dial;
+        if vector.n_embd() != n_embd {
+            return mismatch(format!(
+                "vector {name} has {} dimensions, the model's residual stream has {n_embd}: it was made for another model",
+                vector.n_embd()
+            ));
+        }
+        if let Some(layer) = vector.directions.keys().find(|&&l| l < 1 || l > top) {
+            return mismatch(format!(
+                "vector {name} has a direction for layer {layer}, this model takes layers 1-{top}: it was made for another \
+                 model"
+            ));
+        }
+        if !scale.is_finite() {
+            return mismatch(format!("the scale of vector {name} is {scale}: it must be a finite number"));
+        }
+        if *scale == 0.0 {
+            continue;
+        }
+        let wanted = |l: &usize| layers.is_none_or(|list| list.contains(l));
+        let inside: Vec<_> = vector.directions.iter().filter(|(l, _)| wanted(l)).collect();
+        let (Some(&(&first, _)), Some(&(&last, _))) = (inside.first(), inside.last()) else {
+            return mismatch(format!(
+                "vector {name} steers {}, none of it inside {}: it would do nothing",
+                Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.words()),
+                layers.map_or_else(|| format!("layers 1-{top}"), Layers::words)
+            ));
+        };
+        for (layer, direction) in inside {
+            let row = &mut data[(layer - 1) * n_embd..layer * n_embd]; // [n_embd]
+            for (x, d) in row.iter_mut().zip(direction) {
+                *x += scale * d;
+            }
+        }
+        touched = Some(touched.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
+    }
+    if let Some(i) = data.iter().position(|x| !x.is_finite()) {
+        return mismatch(format!("the sum at layer {} is not finite: the scales are too large", i / n_embd + 1));
+    }
+    Ok(touched.map(|(first, last)| ControlVector { data, first, last }))
+}
+
+/// Reasons to doubt that `vector` belongs to `model`: made for another architecture, or for another model file. Hashes
+/// the model's file when nothing cheaper decides.
+pub fn warnings(vector: &SteeringVector, model: &Model) -> Vec<String> {
+    let architecture = model.architecture();
+    if !vector.model_hint.is_empty() && vector.model_hint != architecture {
+        return vec![format!(
+            "it was made for the {} architecture, this model is {architecture}: do not expect it to work",
+            vector.model_hint
+        )];
+    }
+    let provenance = &vector.provenance;
+    let (name, quantization) = (identity::name(model), identity::quantization(model));
+    if let Some(made_for) = provenance.str("model_name").filter(|n| *n != name) {
+        return vec![format!("it was trained on {made_for:?}, this model is {name:?}: do not expect the same effect")];
+    }
+    if let Some(made_for) = provenance.str("model_quantization").filter(|q| *q != quantization) {
+        return vec![format!(
+            "it was trained on the {made_for} quantization, this file is {quantization}: the effect may differ a little"
+        )];
+    }
+    let Some(made_for) = provenance.str("model_sha256") else { return Vec::new() };
+    match ggml_grad::files::sha256_of_file(model.path()) {
+        Ok(hash) if hash == made_for => Vec::new(),
+        Ok(hash) => vec![format!(
+            "it was trained on another file of this model (SHA-256 {}..., this one is {}...): the effect may differ",
+            made_for.get(..12).unwrap_or(made_for),
+            &hash[..12]
+        )],
+        Err(error) => vec![format!("cannot tell whether it belongs to {}: {error}", model.path().display())],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dial(layer: usize, d: &[f32], scale: f32) -> ScaledVector {
+        let vector = Arc::new(SteeringVector::single(layer, d.to_vec(), "llama").unwrap());
+        ScaledVector { name: format!("v{layer}"), vector, scale }
+    }
+
+    fn layers(list: &str) -> Layers {
+        list.parse().unwrap()
+    }
+
+    #[test]
+    fn rows_start_at_layer_one_and_scales_add_up() {
+        let dials = [dial(1, &[1.0, 2.0], 0.5), dial(3, &[1.0, 0.0], -2.0), dial(3, &[0.0, 4.0], 1.0)];
+        let cv = sum(&dials, None, 5, 2).unwrap().unwrap();
+        assert_eq!(cv.data, [0.5, 1.0, 0.0, 0.0, -2.0, 4.0, 0.0, 0.0]);
+        assert_eq!((cv.first, cv.last), (1, 3));
+        let cv = sum(&dials[1..], Some(&layers("2-4")), 5, 2).unwrap().unwrap();
+        assert_eq!((cv.first, cv.last), (3, 3));
+        assert_eq!(&cv.data[..4], [0.0; 4]);
+    }
+
+    #[test]
+    fn nothing_to_add_is_none() {
+        assert_eq!(sum(&[], None, 5, 2).unwrap(), None);
+        assert_eq!(sum(&[dial(1, &[1.0, 2.0], 0.0)], None, 5, 2).unwrap(), None);
+        assert_eq!(sum(&[dial(1, &[1.0, 2.0], -0.0)], Some(&layers("3-4")), 5, 2).unwrap(), None);
+    }
+
+    #[test]
+    fn misfits_are_named() {
+        let error = |dials: &[ScaledVector], layers: Option<&Layers>| sum(dials, layers, 5, 2).unwrap_err().to_string();
+        assert!(error(&[dial(1, &[1.0], 1.0)], None).contains("1 dimensions, the model's residual stream has 2"));
+        assert!(error(&[dial(5, &[1.0, 1.0], 1.0)], None).contains("layer 5, this model takes layers 1-4"));
+        assert!(error(&[dial(2, &[1.0, 1.0], f32::NAN)], None).contains("finite"));
+        assert!(error(&[dial(2, &[3e38, 1.0], 3e38)], None).contains("too large"));
+        assert!(
+            error(&[dial(2, &[1.0, 1.0], 1.0)], Some(&layers("3-4")))
+                .contains("v2 steers layer 2, none of it inside layers 3-4")
+        );
+        for list in ["0-2", "1-5", "2,7"] {
+            assert!(
+                error(&[], Some(&layers(list)))
+                    .contains(&format!("layers {list} cannot be steered: this model takes 1-4"))
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Steering that differs from row to row of a batch: added to the residual stream from the eval callback.
+//!
+//! `llama_set_adapter_cvec` adds one vector to every row. Here each row of the batch has a vector of its own, or none: the
+//! callback adds it to that row of `l_out-N`, the output of block N, before the next block reads it. The sum is the one
+//! that ggml makes (`x + v` in f32), so the logits are the same to the last bit.
+
+use super::ControlVector;
+use ggml_grad::llama::{Batch, Context, DType, EvalCallback, LlamaError, Node};
+use std::collections::BTreeMap;
+
+/// Decodes `batch`, adding to each row its own control vector. `rows`: one entry for each token of the batch.
+///
+/// The batch must be one that llama.cpp computes in one pass without reordering: at most `n_batch` tokens; and where each
+/// sequence has a cache of its own, all sequences with the same number of tokens, in order, their ids following one another.
+///
+/// # Errors
+/// [`LlamaError::Batch`] for lengths that do not fit, [`LlamaError::Unsupported`] for a model in whose graph the output of a
+/// steered block is not found once, and as [`Context::decode`]. After an error the batch's part of the cache is undefined.
+pub fn decode_steered(ctx: &mut Context, batch: &Batch, rows: &[Option<&ControlVector>]) -> Result<(), LlamaError> {
+    let (n_layer, n_embd) = (ctx.model().n_layer(), ctx.model().n_embd());
+    if rows.len() != batch.len() {
+        return Err(LlamaError::Batch(format!("{} steered rows for {} tokens", rows.len(), batch.len())));
+    }
+    if let Some(v) = rows.iter().flatten().find(|v| v.data.len() != (n_layer - 1) * n_embd) {
+        let text = format!("a control vector of {} numbers on a model of {n_layer} x {n_embd}", v.data.len());
+        return Err(LlamaError::ControlVector(text));
+    }
+    let mut tap = RowTap::new(rows, batch, n_embd);
+    if tap.layers.is_empty() {
+        return ctx.decode(batch);
+    }
+    ctx.decode_with_callback(batch, &mut tap)?;
+    tap.verdict().map_err(|reason| {
+        let architecture = ctx.model().architecture();
+        LlamaError::Unsupported(format!(
+            "rows cannot be steered one by one in a model of this kind ({architecture}): {reason}"
+        ))
+    })
+}
+
+/// Adds to the rows of block outputs.
+struct RowTap<'a> {
+    /// Layer -> rows of the batch and what is added to each, `[n_embd]`.
+    layers: BTreeMap<usize, Vec<(usize, &'a [f32])>>,
+    /// Row of the batch -> row among those whose logits were asked for.
+    outputs: Vec<Option<usize>>,
+    n_outputs: usize,
+    n_embd: usize,
+    /// Layer -> how often its output came by.
+    seen: BTreeMap<usize, usize>,
+    wrong: Option<String>,
+}
+
+impl<'a> RowTap<'a> {
+    fn new(rows: &[Option<&'a ControlVector>], batch: &Batch, n_embd: usize) -> Self {
+        let mut layers: BTreeMap<usize, Vec<(usize, &'a [f32])>> = BTreeMap::new();
+        for (row, vector) in rows.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
+            for layer in vector.first..=vector.last {
+                let added = &vector.data[(layer - 1) * n_embd..layer * n_embd]; // [n_embd]
+                if added.iter().any(|&x| x != 0.0) {
+                    layers.entry(layer).or_default().push((row, added));
+                }
+            }
+        }
+        let mut n_outputs = 0;
+        let outputs = (0..batch.len())
+            .map(|row| {
+                let asked = batch.wants_logits(row);
+                n_outputs += usize::from(asked);
+                asked.then(|| n_outputs - 1)
+            })
+            .collect();
+        Self { layers, outputs, n_outputs, n_embd, seen: BTreeMap::new(), wrong: None }
+    }
+
+    /// Whether every steered layer was met, once.
+    fn verdict(self) -> Result<(), String> {
+        if let Some(reason) = self.wrong {
+            return Err(reason);
+        }
+        match self.layers.keys().find(|layer| self.seen.get(layer) != Some(&1)) {
+            Some(layer) => Err(format!(
+                "the output of block {layer} (l_out-{layer}) came by {} times in one batch, and should once",
+                self.seen.get(layer).unwrap_or(&0)
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl EvalCallback for RowTap<'_> {
+    fn wants(&mut self, node: &Node<'_>) -> bool {
+        node.block_output().is_some_and(|layer| self.layers.contains_key(&layer)) && node.is_computed()
+    }
+
+    fn computed(&mut self, node: &Node<'_>) -> bool {
+        let Some((layer, rows)) = node.block_output().and_then(|l| Some((l, self.layers.get(&l)?))) else {
+            return true;
+        };
+        *self.seen.entry(layer).or_default() += 1;
+        let [width, n_rows, rest @ ..] = node.ne(); // [n_embd, n_rows]
+        let whole = node.nb()[1] == width * 4 && node.dtype() == DType::F32;
+        // The last block computes only the rows whose logits were asked for.
+        let all = n_rows == self.outputs.len();
+        if width != self.n_embd || rest != [1, 1] || !whole || !(all || n_rows == self.n_outputs) {
+            self.wrong = Some(format!(
+                "the output of block {layer} is {:?} {}, where [{}, {}] or [{}, {}] f32 was expected",
+                node.ne(),
+                node.dtype().name(),
+                self.n_embd,
+                self.outputs.len(),
+                self.n_embd,
+                self.n_outputs
+            ));
+            return false;
+        }
+        for &(row, added) in rows {
+            let at = if all { Some(row) } else { self.outputs[row] };
+            if let Some(at) = at {
+                node.add_f32(at * self.n_embd, added);
+            }
+        }
+        true
+    }
+}

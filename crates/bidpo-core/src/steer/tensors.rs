@@ -1,0 +1,119 @@
+//! The vector as a safetensors file: a tensor `direction.N` for each layer, everything else as JSON in one metadata key.
+
+use super::gguf::{MAX_N_EMBD, layer_of};
+use super::{SteerError, SteeringVector};
+use ggml_grad::llama::GgufValue;
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The metadata key. A single one: the crate writes several in an order that changes from run to run.
+const KEY: &str = "control_vector";
+
+impl SteeringVector {
+    /// Reads a safetensors file: tensors `direction.N` of one dimension, F32, or F64, F16, BF16, which become F32.
+    ///
+    /// # Errors
+    /// [`SteerError::Read`] for a file that cannot be read, [`SteerError::NotAVector`] for one that is no safetensors file
+    /// or no usable control vector.
+    pub fn load_safetensors(path: &Path) -> Result<Self, SteerError> {
+        let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
+        let bytes = super::formats::read(path)?;
+        let damaged = |e: safetensors::SafeTensorError| refuse(format!("not a safetensors file, or damaged: {e}"));
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let mut vector =
+            Self { directions: Default::default(), model_hint: String::new(), provenance: Default::default() };
+        for (name, tensor) in file.tensors() {
+            let layer = layer_of(&name).ok_or_else(|| {
+                refuse(format!("tensor {name:?} is no direction: a control vector holds direction.N, N a layer from 1"))
+            })?;
+            let [n] = tensor.shape() else {
+                return Err(refuse(format!(
+                    "{name} has the shape {:?}, a direction must have one dimension",
+                    tensor.shape()
+                )));
+            };
+            if !(1..=MAX_N_EMBD).contains(n) {
+                return Err(refuse(format!("{name} has {n} values, expected 1 to {MAX_N_EMBD}")));
+            }
+            let direction = floats(&tensor).ok_or_else(|| {
+                refuse(format!("{name} has type {:?}, expected F32, F64, F16 or BF16", tensor.dtype()))
+            })?;
+            if vector.directions.insert(layer, direction).is_some() {
+                return Err(refuse(format!("it holds two directions for layer {layer}")));
+            }
+        }
+        let meta = header.metadata().as_ref().and_then(|m| m.get(KEY));
+        if let Some(text) = meta {
+            let meta: Value =
+                serde_json::from_str(text).map_err(|e| refuse(format!("metadata {KEY} is no JSON: {e}")))?;
+            vector.model_hint = meta["model_hint"].as_str().unwrap_or_default().to_owned();
+            for (key, value) in meta["provenance"].as_object().into_iter().flatten() {
+                let value = match value {
+                    Value::String(s) => GgufValue::Str(s.clone()),
+                    Value::Bool(b) => GgufValue::Bool(*b),
+                    Value::Number(n) => match (n.as_i64(), n.as_f64()) {
+                        (Some(n), _) => GgufValue::Int(n),
+                        (None, Some(x)) => GgufValue::Float(x),
+                        (None, None) => continue,
+                    },
+                    _ => continue,
+                };
+                vector.provenance.entries.insert(key.clone(), value);
+            }
+        }
+        vector.check().map_err(|e| refuse(e.to_string()))?;
+        Ok(vector)
+    }
+
+    /// The bytes of the safetensors file; the same vector gives the same bytes.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] for values that no reader would take.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, SteerError> {
+        self.check()?;
+        let invalid = |e: safetensors::SafeTensorError| SteerError::Invalid(e.to_string());
+        let data: Vec<(String, Vec<u8>)> = self
+            .directions
+            .iter()
+            .map(|(layer, d)| (format!("direction.{layer}"), d.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .collect();
+        let views = data
+            .iter()
+            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![self.n_embd()], bytes)?)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(invalid)?;
+        let provenance: Map<String, Value> = self
+            .provenance
+            .entries
+            .iter()
+            .filter_map(|(key, value)| {
+                let value = match value {
+                    GgufValue::Str(s) => json!(s),
+                    GgufValue::Int(n) => json!(n),
+                    GgufValue::Float(x) if x.is_finite() => json!(x),
+                    GgufValue::Bool(b) => json!(b),
+                    GgufValue::Float(_) | GgufValue::Other(_) => return None,
+                };
+                Some((key.clone(), value))
+            })
+            .collect();
+        let meta = json!({ "model_hint": self.model_hint, "provenance": provenance }).to_string();
+        safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), meta)]))).map_err(invalid)
+    }
+}
+
+/// A tensor's numbers as f32; `None` for other types.
+fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
+    let data = tensor.data();
+    Some(match tensor.dtype() {
+        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        Dtype::F16 => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::BF16 => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        _ => return None,
+    })
+}

@@ -1,0 +1,305 @@
+//! A steering vector and where it came from.
+
+use crate::layers::Layers;
+use ggml_grad::llama::GgufValue;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What can be wrong with a vector file or with its use.
+#[derive(Debug, thiserror::Error)]
+pub enum SteerError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Llama(#[from] ggml_grad::llama::LlamaError),
+    /// A file of another format than GGUF cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// ... or not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is readable but not a usable control vector.
+    #[error("{path}: {reason}")]
+    NotAVector {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// The values in memory are no usable steering vector: nothing was written.
+    #[error("not a usable steering vector: {0}")]
+    Invalid(String),
+    /// The vector does not fit the model, or another vector.
+    #[error("{0}")]
+    Mismatch(String),
+}
+
+/// How a vector was made: the `bidpo.*` keys of its file. All optional: files of other tools have none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Provenance {
+    /// Key (without the `bidpo.` prefix) and value, in key order.
+    pub entries: BTreeMap<String, GgufValue>,
+}
+
+impl Provenance {
+    /// Sets a text.
+    pub fn set_str(&mut self, key: &str, value: impl Into<String>) {
+        self.entries.insert(key.to_owned(), GgufValue::Str(value.into()));
+    }
+
+    /// Sets an integer.
+    pub fn set_int(&mut self, key: &str, value: i64) {
+        self.entries.insert(key.to_owned(), GgufValue::Int(value));
+    }
+
+    /// Sets a number.
+    pub fn set_float(&mut self, key: &str, value: f64) {
+        self.entries.insert(key.to_owned(), GgufValue::Float(value));
+    }
+
+    /// A text entry.
+    pub fn str(&self, key: &str) -> Option<&str> {
+        match self.entries.get(key)? {
+            GgufValue::Str(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// A number, whichever numeric type the file used.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match self.entries.get(key)? {
+            GgufValue::Float(x) => Some(*x),
+            GgufValue::Int(n) => Some(*n as f64),
+            _ => None,
+        }
+    }
+}
+
+/// The mean of fractions length / residual norm, each given as `(residual norm, length)`; as such a pair too, over the
+/// first one's residual norm. A single fraction comes back as it is, to the last bit.
+pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let &(first, _) = layers.first()?;
+    let sum: f64 = layers.iter().map(|(residual, length)| length * (first / residual)).sum();
+    Some((first, sum / layers.len() as f64))
+}
+
+/// Provenance key of a training run's losses: a JSON list of `[step, training loss, validation loss or null]`, one entry an
+/// epoch.
+pub const TRAINING_CURVE: &str = "training_curve";
+
+/// One direction for each steered layer, added to the residual stream after that block (counted from 0).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SteeringVector {
+    /// Layer -> direction, `[n_embd]` each; never empty, never layer 0.
+    pub directions: BTreeMap<usize, Vec<f32>>,
+    /// `controlvector.model_hint`: the architecture it was made for; empty where the file does not say.
+    pub model_hint: String,
+    /// How it was made.
+    pub provenance: Provenance,
+}
+
+impl SteeringVector {
+    /// A vector for one layer, without provenance.
+    ///
+    /// # Errors
+    /// As [`SteeringVector::check`].
+    pub fn single(layer: usize, direction: Vec<f32>, model_hint: impl Into<String>) -> Result<Self, SteerError> {
+        let vector = Self {
+            directions: BTreeMap::from([(layer, direction)]),
+            model_hint: model_hint.into(),
+            provenance: Provenance::default(),
+        };
+        vector.check()?;
+        Ok(vector)
+    }
+
+    /// A vector for several layers whose directions lie one after the other, lowest layer first: `[n_layers, n_embd]`,
+    /// as training gives them. Without provenance.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] for numbers that do not divide among the layers, and as [`SteeringVector::check`].
+    pub fn from_layers(layers: &Layers, directions: &[f32], model_hint: impl Into<String>) -> Result<Self, SteerError> {
+        let n_embd = directions.len() / layers.len();
+        if n_embd * layers.len() != directions.len() {
+            let text = format!("{} numbers do not divide among {} layers", directions.len(), layers.len());
+            return Err(SteerError::Invalid(text));
+        }
+        let rows = directions.chunks_exact(n_embd.max(1)).map(<[f32]>::to_vec);
+        let vector = Self {
+            directions: layers.iter().copied().zip(rows).collect(),
+            model_hint: model_hint.into(),
+            provenance: Provenance::default(),
+        };
+        vector.check()?;
+        Ok(vector)
+    }
+
+    /// Checks what every vector must be: at least one layer, none of them 0, one width, finite values.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] naming the layer and the value.
+    pub fn check(&self) -> Result<(), SteerError> {
+        let invalid = |reason: String| Err(SteerError::Invalid(reason));
+        let n_embd = self.n_embd();
+        if n_embd == 0 {
+            return invalid("it holds no direction".into());
+        }
+        for (&layer, direction) in &self.directions {
+            if layer == 0 {
+                return invalid(
+                    "it has a direction for layer 0, which llama.cpp cannot steer (layers start at 1)".into(),
+                );
+            }
+            if direction.len() != n_embd {
+                return invalid(format!(
+                    "layer {layer} has {} values where the first layer has {n_embd}: all layers need the same width",
+                    direction.len()
+                ));
+            }
+            if let Some(i) = direction.iter().position(|x| !x.is_finite()) {
+                return invalid(format!("layer {layer}, element {i} is {}: every value must be finite", direction[i]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Width of the residual stream it was made for; 0 only for a value that [`SteeringVector::check`] refuses.
+    pub fn n_embd(&self) -> usize {
+        self.directions.values().next().map_or(0, Vec::len)
+    }
+
+    /// The steered layers, lowest first.
+    pub fn layers(&self) -> Vec<usize> {
+        self.directions.keys().copied().collect()
+    }
+
+    /// Euclidean norm of the direction at `layer`, summed in f64; 0 for a layer it does not steer.
+    pub fn norm(&self, layer: usize) -> f64 {
+        self.directions.get(&layer).map_or(0.0, |d| d.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt())
+    }
+
+    /// The layer that a single residual norm speaks of: the one of key `bidpo.layer`, else the one with the largest norm.
+    pub fn main_layer(&self) -> usize {
+        let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.directions.contains_key(l));
+        named.unwrap_or_else(|| {
+            // The first of equals, so that files whose directions all have unit norm give their lowest layer.
+            let mut best = (0, f64::NEG_INFINITY);
+            for &layer in self.directions.keys() {
+                let norm = self.norm(layer);
+                if norm > best.1 {
+                    best = (layer, norm);
+                }
+            }
+            best.0
+        })
+    }
+
+    /// Median norm of the residual stream at `layer`, where the file says it and the value makes sense: key
+    /// `bidpo.residual_norm_median.N` of a vector for several layers, `bidpo.residual_norm_median` of one for a single
+    /// layer.
+    pub fn residual_norm(&self, layer: usize) -> Option<f64> {
+        let sensible = |x: &f64| x.is_finite() && *x > 0.0;
+        let own = self.provenance.number(&format!("residual_norm_median.{layer}"));
+        let only = || self.provenance.number("residual_norm_median").filter(|_| layer == self.main_layer());
+        own.or_else(only).filter(sensible)
+    }
+
+    /// Residual norm and vector norm, as a fraction: what percentages speak of. Layers whose residual norm is not known
+    /// do not count.
+    fn fraction(&self) -> Option<(f64, f64)> {
+        let known = self.directions.keys().filter_map(|&l| Some((self.residual_norm(l)?, self.norm(l))));
+        mean_fraction(&known.collect::<Vec<_>>())
+    }
+
+    /// The scale at which this vector's norm is `percent` per cent of the median residual norm: at its layer, or as the
+    /// mean over its layers. The sign of `percent` is the sign of the scale.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] when the file does not know the residual norm, or the vector is zero.
+    pub fn scale_for_percent(&self, percent: f64) -> Result<f32, SteerError> {
+        let (residual, norm) = self.fraction().ok_or_else(|| {
+            SteerError::Mismatch(
+                "it has no key bidpo.residual_norm_median, so a scale in per cent means nothing for it: give a plain number"
+                    .into(),
+            )
+        })?;
+        if norm == 0.0 {
+            return Err(SteerError::Mismatch("the vector is zero: no scale gives it a norm".into()));
+        }
+        let scale = (percent / 100.0 * residual / norm) as f32;
+        if !scale.is_finite() {
+            return Err(SteerError::Mismatch(format!("{percent}% gives a scale beyond the range of f32")));
+        }
+        Ok(scale)
+    }
+
+    /// What `scale` means in per cent of the median residual norm (the mean over the layers), where that is known.
+    pub fn percent_of_scale(&self, scale: f32) -> Option<f64> {
+        self.fraction().map(|(residual, norm)| 100.0 * f64::from(scale) * norm / residual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_percentages() {
+        let mut v = SteeringVector::single(3, vec![3.0, 4.0, 0.0], "llama").unwrap();
+        assert_eq!(v.norm(3), 5.0);
+        assert_eq!(v.norm(4), 0.0);
+        assert_eq!((v.n_embd(), v.layers(), v.main_layer()), (3, vec![3], 3));
+        assert!(v.scale_for_percent(5.0).unwrap_err().to_string().contains("bidpo.residual_norm_median"));
+        v.provenance.set_float("residual_norm_median", 200.0);
+        // 5 % of 200 is 10, twice the vector's norm of 5.
+        assert_eq!(v.scale_for_percent(5.0).unwrap(), 2.0);
+        assert_eq!(v.scale_for_percent(-5.0).unwrap(), -2.0);
+        assert!((v.percent_of_scale(2.0).unwrap() - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn percentages_of_several_layers_are_their_mean() {
+        let layers: Layers = "3,5-6".parse().unwrap();
+        let mut v = SteeringVector::from_layers(&layers, &[3.0, 4.0, 0.0, 10.0, 6.0, 8.0], "llama").unwrap();
+        assert_eq!((v.layers(), v.norm(3), v.norm(6)), (vec![3, 5, 6], 5.0, 10.0));
+        assert_eq!(v.directions[&5], [0.0, 10.0]);
+        for (layer, norm) in [(3, 100.0), (5, 200.0), (6, 500.0)] {
+            v.provenance.set_float(&format!("residual_norm_median.{layer}"), norm);
+        }
+        // 5, 5 and 2 per cent.
+        assert!((v.percent_of_scale(-1.0).unwrap() + 4.0).abs() < 1e-12);
+        assert!((v.scale_for_percent(8.0).unwrap() - 2.0).abs() < 1e-6);
+        // Where a residual norm is not known, the others speak.
+        v.provenance.entries.remove("residual_norm_median.6");
+        assert!((v.percent_of_scale(1.0).unwrap() - 5.0).abs() < 1e-12);
+        let error = SteeringVector::from_layers(&layers, &[1.0; 4], "llama").unwrap_err().to_string();
+        assert!(error.contains("4 numbers do not divide among 3 layers"), "{error}");
+        assert!(SteeringVector::from_layers(&layers, &[], "llama").is_err());
+    }
+
+    #[test]
+    fn the_norm_does_not_overflow_f32() {
+        let v = SteeringVector::single(1, vec![3e30, 4e30], "").unwrap();
+        assert!((v.norm(1) / 5e30 - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn unusable_vectors_are_refused() {
+        let refused = |layer, d: Vec<f32>| SteeringVector::single(layer, d, "x").unwrap_err().to_string();
+        assert!(refused(0, vec![1.0]).contains("layer 0"));
+        assert!(refused(1, vec![]).contains("no direction"));
+        assert!(refused(2, vec![1.0, f32::NAN]).contains("layer 2, element 1 is NaN"));
+        let mut v = SteeringVector::single(1, vec![1.0, 2.0], "x").unwrap();
+        v.directions.insert(2, vec![1.0]);
+        assert!(v.check().unwrap_err().to_string().contains("layer 2 has 1 values"));
+    }
+}

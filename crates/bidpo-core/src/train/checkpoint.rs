@@ -1,0 +1,181 @@
+//! Checkpoints: everything a run needs to go on as if it had never stopped.
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The state of a run after `step` optimizer steps.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Checkpoint {
+    /// The vector.
+    pub v: Vec<f64>,
+    /// Adam's first moment.
+    pub m: Vec<f64>,
+    /// Adam's second moment.
+    pub s: Vec<f64>,
+    /// The vector with the best validation loss so far.
+    pub best: Vec<f64>,
+    /// The last vector under which every loss of a step was finite.
+    pub good: Vec<f64>,
+    /// The rest.
+    pub state: State,
+}
+
+/// The part of a checkpoint that is no array. Floats that must survive exactly are kept as bits.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Settings, data and model this belongs to.
+    pub fingerprint: String,
+    /// Steps taken.
+    pub step: usize,
+    /// Bits of the best validation loss.
+    pub best_loss: u64,
+    /// Step after which it was seen.
+    pub best_step: usize,
+    /// Step after which `good` was the vector.
+    pub good_step: usize,
+    /// Epochs since `best_step`.
+    pub bad_epochs: usize,
+    /// Bits of the summed training loss of the epoch under way.
+    pub epoch_loss: u64,
+    /// Pairs in that sum.
+    pub epoch_pairs: usize,
+    /// What was measured so far.
+    pub history: Vec<Point>,
+}
+
+/// What was measured after an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Point {
+    /// Steps taken.
+    pub step: usize,
+    /// Mean training loss of the epoch.
+    pub train_loss: f64,
+    /// Mean validation loss over both directions (one for DPO); NaN is written as null.
+    pub valid_loss: Option<f64>,
+    /// Share of validation cases in which the steered direction wins.
+    pub valid_accuracy: Option<f64>,
+    /// Length of the vector; with several layers, of all their directions taken as one.
+    pub norm: f64,
+    /// Length in percent of the median residual norm; with several layers, the mean over them.
+    #[serde(default)] // absent from checkpoints of a time with one layer, whose cards do not show it
+    pub percent: f64,
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Reading or writing failed.
+    #[error("checkpoint {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not a checkpoint.
+    #[error("checkpoint {path} is damaged: {reason}; delete it or start again with --fresh")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A checkpoint of another run.
+    #[error(
+        "checkpoint {path} belongs to another run (other settings, layers, data, template, model or version of bidpo); use the settings it was \
+         made with, or start again with --fresh"
+    )]
+    OtherRun {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint atomically: after a crash at any moment the file is the old one or the new one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+        let bytes: Vec<(&str, Vec<u8>)> =
+            [("v", &self.v), ("m", &self.m), ("s", &self.s), ("best", &self.best), ("good", &self.good)]
+                .into_iter()
+                .map(|(name, x)| (name, x.iter().flat_map(|x| x.to_le_bytes()).collect()))
+                .collect();
+        let fail = |source| CheckpointError::Io { path: path.display().to_string(), source };
+        let views = bytes
+            .iter()
+            .map(|(name, b)| Ok((*name, TensorView::new(Dtype::F64, vec![b.len() / 8], b)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|e| fail(std::io::Error::other(e)))?;
+        let state = serde_json::to_string(&self.state).map_err(|e| fail(e.into()))?;
+        let meta = HashMap::from([("state".to_owned(), state)]);
+        let file = safetensors::serialize(views, Some(meta)).map_err(|e| fail(std::io::Error::other(e)))?;
+        ggml_grad::files::write_atomically(path, &file).map_err(fail)
+    }
+
+    /// Reads a checkpoint and checks that it belongs to the run with this fingerprint and a vector of `n` numbers.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn load(path: &Path, fingerprint: &str, n: usize) -> Result<Self, CheckpointError> {
+        let name = || path.display().to_string();
+        let damaged = |reason: String| CheckpointError::Damaged { path: name(), reason };
+        let file = std::fs::read(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
+        let (_, meta) = SafeTensors::read_metadata(&file).map_err(|e| damaged(e.to_string()))?;
+        let state =
+            meta.metadata().as_ref().and_then(|m| m.get("state")).ok_or_else(|| damaged("no state in it".into()))?;
+        let state: State = serde_json::from_str(state).map_err(|e| damaged(e.to_string()))?;
+        if state.fingerprint != fingerprint {
+            return Err(CheckpointError::OtherRun { path: name() });
+        }
+        let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(e.to_string()))?;
+        let read = |key: &str| -> Result<Vec<f64>, CheckpointError> {
+            let t = tensors.tensor(key).map_err(|e| damaged(e.to_string()))?;
+            if t.dtype() != Dtype::F64 || t.shape() != [n] {
+                return Err(damaged(format!("tensor {key} is {:?} {:?}, expected F64 [{n}]", t.dtype(), t.shape())));
+            }
+            Ok(t.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("chunks of 8"))).collect())
+        };
+        Ok(Self { v: read("v")?, m: read("m")?, s: read("s")?, best: read("best")?, good: read("good")?, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Checkpoint {
+        Checkpoint {
+            v: vec![0.1, -2.0],
+            m: vec![1e-300, f64::MIN_POSITIVE],
+            s: vec![3.0, 4.0],
+            best: vec![0.0, 1.0 / 3.0],
+            good: vec![-0.0, 5.0],
+            state: State { fingerprint: "a".into(), step: 7, best_loss: 0.3f64.to_bits(), ..State::default() },
+        }
+    }
+
+    #[test]
+    fn comes_back_exactly() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        example().save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path, "a", 2).unwrap(), example());
+    }
+
+    #[test]
+    fn another_run_or_a_damaged_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        example().save(&path).unwrap();
+        assert!(matches!(Checkpoint::load(&path, "b", 2), Err(CheckpointError::OtherRun { .. })));
+        assert!(matches!(Checkpoint::load(&path, "a", 3), Err(CheckpointError::Damaged { .. })));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 5);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(Checkpoint::load(&path, "a", 2), Err(CheckpointError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,306 @@
+//! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
+
+use super::layout::Layout;
+use super::{Engine, EngineError, Example, PairLogp, mark, markers, median, set_vectors};
+use crate::data::TokenizedPair;
+use ggml_grad::graph::capture_decode;
+use ggml_grad::graph::grad::{GradStatus, survey};
+use ggml_grad::graph::ir::Value;
+use ggml_grad::graph::log_sum_exp;
+use ggml_grad::llama::{Context, ContextParams};
+use std::collections::BTreeMap;
+
+/// The ops of a lifted graph, by ggml's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// How often each occurs.
+    pub ops: BTreeMap<&'static str, OpCount>,
+}
+
+impl Survey {
+    /// Ops that a gradient reaches and that have no rule.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        self.ops.iter().filter(|(_, n)| n.missing > 0).map(|(name, _)| *name)
+    }
+}
+
+/// How often an op occurs in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct OpCount {
+    /// With a gradient and a rule for it.
+    pub with_rule: usize,
+    /// Without a gradient: it only chooses, or does not depend on the vector.
+    pub not_needed: usize,
+    /// With a gradient and no rule.
+    pub missing: usize,
+}
+
+/// How closely the lifted graph follows `llama_decode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Agreement {
+    /// Largest difference of a logit without a vector.
+    pub unsteered: f32,
+    /// Largest difference of a logit with a vector of 5 % of the median residual norm.
+    pub steered: f32,
+    /// Logits compared in each case.
+    pub n_logits: usize,
+    /// How far that vector moved a logit of the first row, at most: 0 means that it does nothing.
+    pub effect: f32,
+    /// Largest difference of a logit between llama.cpp with a vector of zeros and without any.
+    pub zero: f32,
+    /// Root mean square of the differences, over the standard deviation of llama.cpp's logits; the larger of both cases.
+    pub relative: f64,
+    /// Weights lie on devices, whose kernels need not give the same bits in two graphs: differences count as rounding up to
+    /// [`DEVICE_LIMIT`].
+    pub on_devices: bool,
+}
+
+/// Largest [`Agreement::relative`] that counts as rounding on devices. On a GPU 3e-4 was seen (docs/devices.md): int8
+/// activations make a last bit into a larger step. A graph that computes something else is off by one or more.
+pub const DEVICE_LIMIT: f64 = 0.01;
+
+impl Agreement {
+    /// A vector of zeros changes nothing; on devices, next to nothing of what a vector does (ops that are fused without it
+    /// are not with it).
+    pub fn zero_is_none(&self) -> bool {
+        self.zero == 0.0 || self.on_devices && self.effect.is_finite() && self.zero <= self.effect / 20.0
+    }
+
+    /// The lifted graph is what `llama_decode` computes: bit for bit on the CPU, within [`DEVICE_LIMIT`] on devices.
+    pub fn agrees(&self) -> bool {
+        self.unsteered == 0.0 && self.steered == 0.0 || self.on_devices && self.relative <= DEVICE_LIMIT
+    }
+}
+
+impl Engine {
+    /// Decodes the pairs once and says of every op above the lowest layer whether a gradient passes through it and whether
+    /// it has a rule. [`Engine::capture`] refuses a model with a missing rule; this lists all that are missing.
+    ///
+    /// # Errors
+    /// As [`Engine::capture`], but for missing rules.
+    pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let lifted = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?.lifted;
+        let mut graph = lifted.graph;
+        let head = graph.log_prob_head(lifted.logits)?;
+        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let standing = survey(&graph, lifted.logits, head, &at)?;
+        let mut ops = BTreeMap::new();
+        for (value, name) in lifted.origin {
+            let count: &mut OpCount = ops.entry(name).or_default();
+            match standing[value.0 as usize] {
+                GradStatus::NotNeeded => count.not_needed += 1,
+                GradStatus::Rule => count.with_rule += 1,
+                GradStatus::Missing => count.missing += 1,
+            }
+        }
+        Ok(Survey { ops })
+    }
+
+    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with pseudo-random ones of
+    /// 5 % of the median residual norm of their layer. Returns the largest absolute difference of a logit in each case
+    /// and the number of logits compared.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`]; a disagreement is reported, not raised.
+    pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        // `llama_decode` as it is, with no kernel of ours.
+        let kernel_override = self.ctx.set_kernel_override(None);
+        let agreement = self.compare_with_ggml(pairs, example);
+        self.ctx.set_kernel_override(kernel_override);
+        agreement
+    }
+
+    fn compare_with_ggml(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let n_embd = self.model.n_embd();
+        let random: Vec<f32> = (0..self.n_params())
+            .map(|i| {
+                let norm = 0.05 * median(&example.norms[i / n_embd]) as f32 / (n_embd as f32).sqrt();
+                let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
+                norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
+            })
+            .collect();
+        // llama.cpp adds its vector to the bare residual stream; the captured one, of the lowest layer, holds the marker
+        // already. So what is compared with the captured one plus zero is a decode that carries the markers too.
+        let markers = markers(&self.layers, n_embd);
+        let mut unmarked = markers.clone();
+        unmarked[..n_embd].fill(0.0);
+        let mut agreement = Agreement { on_devices: self.is_on_devices(), ..Agreement::default() };
+        let mut first_row = Vec::new();
+        for (slot, (decoded, added)) in [(&markers, &unmarked), (&random, &random)].into_iter().enumerate() {
+            set_vectors(&mut self.ctx, &self.layers, decoded)?;
+            self.ctx.decode(&layout.batch)?;
+            let lifted = self.logits(example, added)?;
+            let n_vocab = self.model.n_vocab();
+            let mut max = 0.0f32;
+            let mut spread = Spread::default();
+            for (row, &token) in layout.output_tokens.iter().enumerate() {
+                let theirs = self.ctx.logits(token)?;
+                let ours = &lifted[row * n_vocab..(row + 1) * n_vocab];
+                max = max.max(distance(theirs, ours));
+                spread.add(theirs, ours);
+                agreement.n_logits += if slot == 0 { n_vocab } else { 0 };
+                if row == 0 && slot == 0 {
+                    first_row = theirs.to_vec();
+                } else if row == 0 {
+                    agreement.effect = distance(theirs, &first_row);
+                }
+            }
+            let relative = spread.relative();
+            // Not `max`: it would forget what is not a number.
+            if agreement.relative.is_finite() && (relative > agreement.relative || relative.is_nan()) {
+                agreement.relative = relative;
+            }
+            if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
+        }
+        self.ctx.clear_control_vector();
+        self.ctx.decode(&layout.batch)?;
+        let bare = self.all_logits(&layout)?;
+        let zeros = vec![0.0; self.n_params()];
+        set_vectors(&mut self.ctx, &self.layers, &zeros)?;
+        self.ctx.decode(&layout.batch)?;
+        agreement.zero = distance(&self.all_logits(&layout)?, &bare);
+        mark(&mut self.ctx, &self.layers)?;
+        Ok(agreement)
+    }
+
+    /// How far llama.cpp's own fused attention moves the log-probability of a response, at most, in nats, with vectors added.
+    /// It sums in another order than its other attention and rounds keys and values to 16 bits; where activations are rounded
+    /// to 8 bits, either can decide a step. A measure for what kernels of ours change, which only sum in another order.
+    ///
+    /// # Errors
+    /// [`EngineError::Llama`].
+    pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
+        let layout = Layout::new(pairs)?;
+        let exact = ContextParams::exact(layout.token_pair.len(), 2 * layout.n_pairs, self.ctx.n_threads());
+        let scores = |flash_attention: bool| -> Result<Vec<PairLogp>, EngineError> {
+            let mut ctx = Context::new(&self.model, &ContextParams { flash_attention, ..exact })?;
+            set_vectors(&mut ctx, &self.layers, vectors)?;
+            ctx.decode(&layout.batch)?;
+            let mut logp = vec![PairLogp::default(); layout.n_pairs];
+            for (owner, label) in layout.owners.iter().zip(&layout.labels) {
+                let logits = ctx.logits(layout.output_tokens[label.row as usize])?;
+                let score = f64::from(logits[label.token as usize]) - log_sum_exp(logits);
+                super::add_logp(&mut logp, *owner, score);
+            }
+            Ok(logp)
+        };
+        let (with, without) = (scores(true)?, scores(false)?);
+        let apart = |(a, b): (&PairLogp, &PairLogp)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs());
+        Ok(with.iter().zip(&without).map(apart).fold(0.0, f64::max))
+    }
+
+    /// Logits of the last decode, `[n_outputs, n_vocab]`.
+    fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+        let mut all = Vec::with_capacity(layout.output_tokens.len() * self.model.n_vocab());
+        for &token in &layout.output_tokens {
+            all.extend_from_slice(self.ctx.logits(token)?);
+        }
+        Ok(all)
+    }
+
+    /// As [`Engine::compare`], but a disagreement is an error.
+    ///
+    /// # Errors
+    /// [`EngineError::Disagrees`].
+    pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
+        let a = self.compare(pairs, example)?;
+        for (max_diff, what, fine) in [
+            (a.unsteered, "no vector", a.agrees()),
+            (a.steered, "a random vector of 5 % of the residual norm", a.agrees()),
+            (a.zero, "llama_decode itself, a vector of zeros against none", a.zero_is_none()),
+        ] {
+            if !fine && max_diff != 0.0 {
+                return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
+            }
+        }
+        if a.effect == 0.0 {
+            return Err(EngineError::Model(format!(
+                "a control vector at layers {:?} does not move the logits of this architecture ({})",
+                self.layers,
+                self.model.architecture()
+            )));
+        }
+        Ok(a)
+    }
+}
+
+/// Sums for [`Agreement::relative`].
+#[derive(Default)]
+struct Spread {
+    n: f64,
+    sum: f64,
+    squares: f64,
+    differences: f64,
+}
+
+impl Spread {
+    fn add(&mut self, theirs: &[f32], ours: &[f32]) {
+        // A logit that is -inf on both sides is masked out of the vocabulary.
+        for (&a, &b) in theirs.iter().zip(ours).filter(|(a, b)| a != b || a.is_finite()) {
+            let (a, d) = (f64::from(a), f64::from(a) - f64::from(b));
+            self.n += 1.0;
+            self.sum += a;
+            self.squares += a * a;
+            self.differences += d * d;
+        }
+    }
+
+    /// 0 where nothing differs; not a number where a logit of ours is none.
+    fn relative(&self) -> f64 {
+        if self.differences == 0.0 {
+            return 0.0;
+        }
+        let mean = self.sum / self.n;
+        (self.differences / (self.squares - self.n * mean * mean)).sqrt()
+    }
+}
+
+/// Largest absolute difference; infinite if a number is not one.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relative(theirs: &[f32], ours: &[f32]) -> f64 {
+        let mut spread = Spread::default();
+        spread.add(theirs, ours);
+        spread.relative()
+    }
+
+    #[test]
+    fn differences_are_measured_by_the_spread() {
+        let theirs = [1.0, -1.0, 3.0, -3.0];
+        assert_eq!(relative(&theirs, &theirs), 0.0);
+        // Off by 0.5 everywhere, of a standard deviation of sqrt(5).
+        let ours = theirs.map(|x| x + 0.5);
+        assert!((relative(&theirs, &ours) - 0.5 / 5f64.sqrt()).abs() < 1e-12);
+        let masked = [f32::NEG_INFINITY, 1.0, -1.0];
+        assert_eq!(relative(&masked, &masked), 0.0);
+    }
+
+    #[test]
+    fn what_is_no_number_never_agrees() {
+        let agrees = |theirs: &[f32], ours: &[f32]| {
+            let difference = distance(theirs, ours);
+            let a = Agreement {
+                unsteered: difference,
+                relative: relative(theirs, ours),
+                on_devices: true,
+                ..Agreement::default()
+            };
+            a.agrees()
+        };
+        assert!(agrees(&[1.0, -1.0], &[1.0, -1.001]));
+        assert!(!agrees(&[1.0, -1.0], &[1.0, f32::NAN]));
+        assert!(!agrees(&[1.0, f32::NAN], &[1.0, -1.0]));
+        assert!(!agrees(&[f32::NAN; 2], &[f32::NAN; 2]));
+        assert!(!agrees(&[1.0, -1.0], &[1.0, f32::INFINITY]));
+        let lost = Agreement { zero: f32::INFINITY, effect: f32::INFINITY, on_devices: true, ..Agreement::default() };
+        assert!(!lost.zero_is_none());
+    }
+}

@@ -1,0 +1,34 @@
+//! Reading a request's body.
+
+use super::error::ApiError;
+use crate::state::State;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use serde_json::Value;
+use std::time::Duration;
+
+/// How long a body may take to come in.
+const TIME: Duration = Duration::from_secs(30);
+
+/// The JSON in a request's body, within the limits of size and time.
+pub(super) async fn read(state: &State, request: Request) -> Result<Value, ApiError> {
+    let headers = request.headers();
+    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::not_json());
+    }
+    let limit = state.limits.max_body;
+    let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if length.is_some_and(|n| n > limit) {
+        return Err(ApiError::too_large(limit));
+    }
+    let read = tokio::time::timeout(TIME, to_bytes(request.into_body(), limit)).await;
+    let bytes = match read {
+        Err(_) => return Err(ApiError::too_slow()),
+        // Without a length in the header it is the limit, or the client left and reads no answer.
+        Ok(Err(_)) => return Err(ApiError::too_large(limit)),
+        Ok(Ok(bytes)) => bytes,
+    };
+    serde_json::from_slice(&bytes).map_err(|e| ApiError::body(format!("the body is not valid JSON: {e}")))
+}

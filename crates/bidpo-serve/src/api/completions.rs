@@ -1,0 +1,205 @@
+//! `/v1/completions`.
+
+use super::body;
+use super::error::ApiError;
+use super::fields::Fields;
+use super::request::{MAX_TOP_LOGPROBS, common};
+use super::respond::{Choice, Frame, Parts, finite, gather, stream, token_text, usage_json};
+use super::submit::{How, Sequence, room, submit};
+use crate::job::{Client, Event, Finish, TokenInfo};
+use crate::state::State;
+use axum::Json;
+use axum::extract::{self, Extension, Request};
+use axum::response::{IntoResponse, Response};
+use bidpo_core::data::Prompt;
+use ggml_grad::llama::{Model, Token};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// OpenAI's default.
+const DEFAULT_TOKENS: usize = 16;
+
+/// A prompt: its tokens, the text that `echo` repeats, and a BOS token that the server put before it.
+struct Given {
+    tokens: Vec<Token>,
+    text: String,
+    added_bos: bool,
+}
+
+/// Goes on with a text.
+pub(crate) async fn completions(
+    extract::State(state): extract::State<Arc<State>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = Fields::new(body::read(&state, request).await?, "")?;
+    let prompt = fields.take("prompt").ok_or_else(|| fields.wrong("prompt", "is missing"))?;
+    let common = common(&mut fields, &state)?;
+    let max_tokens =
+        fields.integer("max_tokens", 0..=state.limits.max_output as i64)?.map_or(DEFAULT_TOKENS, |n| n as usize);
+    let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|n| n as usize);
+    let echo = fields.boolean("echo")?.unwrap_or(false);
+    if max_tokens == 0 && !echo {
+        return Err(fields.wrong("max_tokens", "is 0, which means nothing without echo: true"));
+    }
+    fields.done()?;
+
+    let shared = Arc::clone(&state);
+    let given = tokio::task::spawn_blocking(move || prompts(&shared, prompt));
+    let given = given.await.map_err(|e| ApiError::internal(e.to_string()))??;
+    let mut sequences = Vec::new();
+    for g in &given {
+        let max_tokens = room(&state, "prompt", g.tokens.len(), Some(max_tokens))?;
+        let score_from = (echo && top.is_some()).then_some(1);
+        sequences.push(Sequence { tokens: g.tokens.clone(), n_prompt: g.tokens.len(), score_from, max_tokens });
+    }
+    let n_prompts = sequences.len();
+    let n = n_prompts * common.n;
+    let events = submit(&state, &client, sequences, common.n, &How::of(&common, top))?;
+    let mut parts = TextParts {
+        model: Arc::clone(&state.model),
+        top,
+        offsets: vec![0; n],
+        echoes: if echo { given } else { Vec::new() },
+        n: common.n,
+    };
+    if common.stream {
+        let frame = Frame::new(&state, "cmpl", "text_completion");
+        return Ok(stream(frame, events, n, common.include_usage, n_prompts, parts));
+    }
+    let (choices, usage) = gather(events, n).await?;
+    let choices = choices.into_iter().enumerate().map(|(i, c)| parts.whole(i, c)).collect();
+    let mut answer = Frame::new(&state, "cmpl", "text_completion").wrap(choices);
+    answer["usage"] = usage_json(&usage, n_prompts);
+    Ok(Json(answer).into_response())
+}
+
+/// Reads `prompt`: a string, a list of strings, a list of tokens, or a list of such lists.
+fn prompts(state: &State, value: Value) -> Result<Vec<Given>, ApiError> {
+    let wrong = || {
+        ApiError::invalid(
+            "prompt",
+            "prompt must be a string, a list of strings, a list of tokens, or a list of lists of tokens",
+        )
+    };
+    match value {
+        Value::String(text) => Ok(vec![text_prompt(state, text)?]),
+        Value::Array(list) if list.is_empty() => Err(ApiError::invalid("prompt", "prompt is empty")),
+        Value::Array(list) if list.iter().all(Value::is_number) => Ok(vec![token_prompt(state, &list)?]),
+        Value::Array(list) => list
+            .into_iter()
+            .map(|one| match one {
+                Value::String(text) => text_prompt(state, text),
+                Value::Array(tokens) => token_prompt(state, &tokens),
+                _ => Err(wrong()),
+            })
+            .collect(),
+        _ => Err(wrong()),
+    }
+}
+
+fn text_prompt(state: &State, text: String) -> Result<Given, ApiError> {
+    let tokens = state.plain.encode_prompt(&state.model, &Prompt::Text(text.clone()));
+    let tokens = tokens.map_err(|e| ApiError::template("prompt", &e))?;
+    let bos = state.model.bos().map(|b| token_text(&state.model, b).0);
+    let added_bos = state.model.bos().is_some_and(|b| tokens.first() == Some(&b))
+        && !bos.is_some_and(|b| !b.is_empty() && text.starts_with(&b));
+    Ok(Given { tokens, text, added_bos })
+}
+
+fn token_prompt(state: &State, list: &[Value]) -> Result<Given, ApiError> {
+    let n_vocab = state.model.n_vocab();
+    let token = |v: &Value| v.as_u64().filter(|&t| (t as usize) < n_vocab).map(|t| t as Token);
+    let tokens: Option<Vec<Token>> = list.iter().map(token).collect();
+    let tokens = tokens.filter(|t| !t.is_empty()).ok_or_else(|| {
+        ApiError::invalid("prompt", format!("prompt holds what is no token of this model (0 to {})", n_vocab - 1))
+    })?;
+    let text = state.model.detokenize(&tokens, true);
+    Ok(Given { tokens, text, added_bos: false })
+}
+
+struct TextParts {
+    model: Arc<Model>,
+    top: Option<usize>,
+    /// Characters of each choice whose tokens were told.
+    offsets: Vec<usize>,
+    /// The prompts, where they are to be repeated.
+    echoes: Vec<Given>,
+    n: usize,
+}
+
+impl TextParts {
+    fn echo(&self, i: usize) -> Option<&Given> {
+        self.echoes.get(i / self.n)
+    }
+
+    /// Tokens of the prompt as they are told: the first one has no score; a BOS that the client did not write is left out.
+    fn scored(&self, i: usize, scored: Vec<TokenInfo>) -> Vec<TokenInfo> {
+        match self.echo(i) {
+            Some(given) if !given.added_bos => {
+                let first = TokenInfo { token: given.tokens[0], logprob: None, top: Vec::new() };
+                std::iter::once(first).chain(scored).collect()
+            }
+            _ => scored,
+        }
+    }
+
+    /// OpenAI's older form of log-probabilities.
+    fn logprobs(&mut self, i: usize, tokens: &[TokenInfo]) -> Value {
+        let Some(top) = self.top else { return Value::Null };
+        let (mut texts, mut logprobs, mut tops, mut offsets, mut ids) = (vec![], vec![], vec![], vec![], vec![]);
+        for info in tokens {
+            let (text, _) = token_text(&self.model, info.token);
+            offsets.push(self.offsets[i]);
+            self.offsets[i] += text.chars().count();
+            texts.push(text);
+            logprobs.push(info.logprob.map(finite));
+            ids.push(info.token);
+            let of: Map<String, Value> =
+                info.top.iter().map(|&(t, l)| (token_text(&self.model, t).0, json!(finite(l)))).collect();
+            tops.push(if info.logprob.is_some() { Value::Object(of) } else { Value::Null });
+        }
+        json!({
+            "tokens": texts,
+            "token_logprobs": logprobs,
+            "top_logprobs": if top > 0 { json!(tops) } else { Value::Null },
+            "text_offset": offsets,
+            "token_ids": ids,
+        })
+    }
+
+    fn whole(&mut self, i: usize, choice: Choice) -> Value {
+        let mut tokens = if self.top.is_some() { self.scored(i, choice.scored) } else { Vec::new() };
+        tokens.extend(choice.tokens);
+        let text = self.echo(i).map_or(String::new(), |g| g.text.clone()) + &choice.text;
+        let logprobs = self.logprobs(i, &tokens);
+        json!({"index": i, "text": text, "logprobs": logprobs, "finish_reason": choice.finish.map(Finish::word)})
+    }
+}
+
+impl Parts for TextParts {
+    fn first(&mut self, i: usize) -> Option<Value> {
+        let text = self.echo(i)?.text.clone();
+        let logprobs = if self.top.is_some() {
+            let first = self.scored(i, Vec::new());
+            self.logprobs(i, &first)
+        } else {
+            Value::Null
+        };
+        Some(json!({"index": i, "text": text, "logprobs": logprobs, "finish_reason": null}))
+    }
+
+    fn more(&mut self, i: usize, event: &Event) -> Option<Value> {
+        let (text, tokens) = match event {
+            Event::Text { text, tokens } => (text.as_str(), tokens),
+            Event::Scored(tokens) => ("", tokens),
+            _ => return None,
+        };
+        let logprobs = self.logprobs(i, tokens);
+        Some(json!({"index": i, "text": text, "logprobs": logprobs, "finish_reason": null}))
+    }
+
+    fn last(&mut self, i: usize, finish: Finish) -> Value {
+        json!({"index": i, "text": "", "logprobs": null, "finish_reason": finish.word()})
+    }
+}

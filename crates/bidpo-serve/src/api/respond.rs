@@ -1,0 +1,211 @@
+//! From the engine's events to answers: all at once, or as they come.
+
+use super::error::ApiError;
+use super::submit::Events;
+use crate::job::{Event, Finish, TokenInfo, Usage};
+use crate::state::State;
+use axum::response::sse;
+use axum::response::{IntoResponse, Response};
+use ggml_grad::llama::{Model, Token};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Events that wait for a client who reads slowly. (What the engine makes meanwhile is bounded by the length of an answer.)
+const BUFFERED: usize = 16;
+
+/// A comment line after so much silence keeps proxies from closing the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What is the same in all parts of an answer.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    pub id: String,
+    pub object: &'static str,
+    pub created: u64,
+    pub model: String,
+}
+
+impl Frame {
+    pub fn new(state: &State, prefix: &str, object: &'static str) -> Self {
+        let id = format!("{prefix}-{:032x}", rand::random::<u128>());
+        Self { id, object, created: now(), model: state.model_id.clone() }
+    }
+
+    /// An answer, or a part of one, with these choices.
+    pub fn wrap(&self, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": concat!("bidpo-", env!("CARGO_PKG_VERSION")),
+            "choices": choices,
+        })
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// A choice, complete.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub text: String,
+    pub tokens: Vec<TokenInfo>,
+    pub scored: Vec<TokenInfo>,
+    pub finish: Option<Finish>,
+}
+
+/// Waits for all choices. Dropping the future gives up the work.
+pub(super) async fn gather(mut events: Events, n: usize) -> Result<(Vec<Choice>, Vec<Usage>), ApiError> {
+    let mut choices: Vec<Choice> = (0..n).map(|_| Choice::default()).collect();
+    let mut usage = vec![Usage::default(); n];
+    let mut open = n;
+    while open > 0 {
+        let (i, event) = events.recv().await.ok_or_else(died)?;
+        let choice = &mut choices[i];
+        match event {
+            Event::Scored(tokens) => choice.scored.extend(tokens),
+            Event::Text { text, tokens } => {
+                choice.text += &text;
+                choice.tokens.extend(tokens);
+            }
+            Event::Done(finish, u) => {
+                choice.finish = Some(finish);
+                usage[i] = u;
+                open -= 1;
+            }
+            Event::Failed(error) => return Err(error.into()),
+        }
+    }
+    Ok((choices, usage))
+}
+
+fn died() -> ApiError {
+    ApiError::internal("the engine ended before the answer did; restart the server")
+}
+
+/// How the parts of a stream look.
+pub(super) trait Parts: Send + 'static {
+    /// Before anything else of choice `i`.
+    fn first(&mut self, i: usize) -> Option<Value>;
+    /// More of choice `i`; None where nothing is to be told.
+    fn more(&mut self, i: usize, event: &Event) -> Option<Value>;
+    /// The end of choice `i`.
+    fn last(&mut self, i: usize, finish: Finish) -> Value;
+}
+
+/// Server-sent events, `[DONE]` at the end. The work is given up when the client leaves.
+pub(super) fn stream(
+    frame: Frame,
+    mut events: Events,
+    n: usize,
+    include_usage: bool,
+    n_prompts: usize,
+    mut parts: impl Parts,
+) -> Response {
+    let (sender, receiver) = mpsc::channel::<Result<sse::Event, Infallible>>(BUFFERED);
+    tokio::spawn(async move {
+        let mut usage = vec![Usage::default(); n];
+        let mut open = n;
+        let wrap = |choice: Value| {
+            let mut part = frame.wrap(vec![choice]);
+            if include_usage {
+                part["usage"] = Value::Null;
+            }
+            part
+        };
+        let mut out = Vec::new();
+        for i in 0..n {
+            out.extend(parts.first(i).map(&wrap));
+        }
+        loop {
+            for value in out.drain(..) {
+                if sender.send(Ok(sse::Event::default().data(value.to_string()))).await.is_err() {
+                    return; // dropping the events tells the engine
+                }
+            }
+            if open == 0 {
+                break;
+            }
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = sender.closed() => return,
+            };
+            match event {
+                Some((i, Event::Done(finish, u))) => {
+                    usage[i] = u;
+                    open -= 1;
+                    out.push(wrap(parts.last(i, finish)));
+                }
+                Some((_, Event::Failed(error))) => {
+                    out.push(ApiError::from(error).json());
+                    open = 0;
+                    events.close();
+                }
+                Some((i, event)) => out.extend(parts.more(i, &event).map(&wrap)),
+                None => {
+                    out.push(died().json());
+                    open = 0;
+                }
+            }
+            if open == 0 && include_usage && out.iter().all(|v| v.get("error").is_none()) {
+                let mut part = frame.wrap(Vec::new());
+                part["usage"] = usage_json(&usage, n_prompts);
+                out.push(part);
+            }
+        }
+        let _ = sender.send(Ok(sse::Event::default().data("[DONE]"))).await;
+    });
+    let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
+    sse::Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response()
+}
+
+/// Counts of all choices together; a prompt that several share counts once.
+pub(super) fn usage_json(usage: &[Usage], n_prompts: usize) -> Value {
+    let per = (usage.len() / n_prompts.max(1)).max(1);
+    let prompt: usize = usage.iter().step_by(per).map(|u| u.n_prompt).sum();
+    let reused: usize = usage.iter().step_by(per).map(|u| u.n_reused).sum();
+    let answer: usize = usage.iter().map(|u| u.n_generated).sum();
+    let most = |of: fn(&Usage) -> Duration| usage.iter().map(of).max().unwrap_or_default().as_secs_f64();
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": reused},
+        "bidpo_seconds": {"queue": most(|u| u.waited), "prompt": most(|u| u.prompt_time), "answer": most(|u| u.answer_time)},
+    })
+}
+
+/// A token's text and bytes; control tokens show their names.
+pub(super) fn token_text(model: &Model, token: Token) -> (String, Vec<u8>) {
+    let bytes = model.token_bytes(token, true);
+    (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+}
+
+/// JSON has no infinity; OpenAI's API uses this number for what is out of sight.
+pub(super) fn finite(logprob: f64) -> f64 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}
+
+/// A token as the chat API shows it, and its number as `id`.
+pub(super) fn token_json(model: &Model, info: &TokenInfo) -> Value {
+    let one = |token: Token, logprob: Option<f64>| {
+        let (text, bytes) = token_text(model, token);
+        json!({"token": text, "logprob": logprob.map(finite), "bytes": bytes, "id": token})
+    };
+    let mut value = one(info.token, info.logprob);
+    value["top_logprobs"] = info.top.iter().map(|&(token, logprob)| one(token, Some(logprob))).collect();
+    value
+}
+
+/// A list of tokens.
+pub(super) fn tokens_json(model: &Arc<Model>, tokens: &[TokenInfo]) -> Value {
+    tokens.iter().map(|t| token_json(model, t)).collect()
+}

@@ -1,0 +1,89 @@
+//! `/v1/score`: how likely a given answer is, token by token, under some steering.
+
+use super::body;
+use super::chat::{encode, messages};
+use super::error::ApiError;
+use super::fields::Fields;
+use super::request::{MAX_TOP_LOGPROBS, model, steering};
+use super::respond::{finite, gather, now, tokens_json, usage_json};
+use super::submit::{How, Sequence, room, submit};
+use crate::job::Client;
+use crate::sampling::Sampling;
+use crate::state::State;
+use axum::Json;
+use axum::extract::{self, Extension, Request};
+use axum::response::{IntoResponse, Response};
+use bidpo_core::data::Prompt;
+use ggml_grad::llama::{PenaltyParams, SamplerParams, Token};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What is scored.
+enum Answer {
+    Text(String),
+    Tokens(Vec<Token>),
+}
+
+/// Scores an answer to `messages`, given as `answer` (text) or `tokens` (the `id`s of log-probabilities).
+pub(crate) async fn score(
+    extract::State(state): extract::State<Arc<State>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = Fields::new(body::read(&state, request).await?, "")?;
+    model(&mut fields, &state)?;
+    let messages = messages(&mut fields)?;
+    let n_vocab = state.model.n_vocab();
+    let answer = match (fields.text("answer")?, fields.list("tokens")?) {
+        (Some(text), None) => Answer::Text(text),
+        (None, Some(list)) if !list.is_empty() => {
+            let token = |v: &Value| v.as_u64().filter(|&t| (t as usize) < n_vocab).map(|t| t as Token);
+            let tokens = list.iter().map(token).collect::<Option<_>>();
+            let what = format!("holds what is no token of this model (0 to {})", n_vocab - 1);
+            Answer::Tokens(tokens.ok_or_else(|| fields.wrong("tokens", &what))?)
+        }
+        _ => return Err(fields.wrong("answer", "or tokens (a list that is not empty) is needed: one of them")),
+    };
+    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?.unwrap_or(0) as usize;
+    let steering = steering(&mut fields, &state)?;
+    fields.done()?;
+
+    let (tokens, n_prompt) = match answer {
+        Answer::Tokens(answer) => {
+            let prompt = encode(&state, messages).await?;
+            let n = prompt.len();
+            ([prompt, answer].concat(), n)
+        }
+        Answer::Text(text) => {
+            let shared = Arc::clone(&state);
+            let encoded = tokio::task::spawn_blocking(move || {
+                shared.template.encode_answers(&shared.model, &Prompt::Messages(messages), &[&text])
+            });
+            let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
+            let (prompt, answers) = encoded.map_err(|e| ApiError::template("answer", &e))?;
+            let n = prompt.len();
+            ([prompt, answers.concat()].concat(), n)
+        }
+    };
+    // The last token is scored, but never computed with.
+    room(&state, "messages", tokens.len(), Some(0))?;
+    let how = How {
+        sampling: Sampling { params: SamplerParams::default(), penalties: PenaltyParams::default(), bias: Vec::new() },
+        stop: Vec::new(),
+        steering,
+        top_logprobs: Some(top),
+    };
+    let sequence = Sequence { tokens, n_prompt, score_from: Some(n_prompt), max_tokens: 0 };
+    let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &how)?, 1).await?;
+    let scored = choices.into_iter().next().map(|c| c.scored).unwrap_or_default();
+    let sum: f64 = scored.iter().filter_map(|t| t.logprob).sum();
+    Ok(Json(json!({
+        "object": "score",
+        "created": now(),
+        "model": state.model_id,
+        "tokens": tokens_json(&state.model, &scored),
+        "logprob": finite(sum),
+        "usage": usage_json(&usage, 1),
+    }))
+    .into_response())
+}

@@ -1,0 +1,307 @@
+//! The thread that owns the llama.cpp context: continuous batching over its sequences.
+//!
+//! Each slot is a sequence with a cache of its own. In turns, one batch holds the next token of every answer (each row with
+//! its own steering), and one a piece of one prompt. A new job takes a free slot at once; nobody waits for others to end.
+
+use super::job::{Client, EngineError, Event, Finish, Job};
+use super::metrics::Metrics;
+use super::queue::FairQueue;
+use super::slot::{Cell, PIECE, Slot};
+use super::work::Work;
+use bidpo_core::steer::{ControlVector, decode_steered};
+use ggml_grad::llama::{Batch, Context, LlamaError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::thread::JoinHandle;
+
+/// What the engine's thread is told.
+pub(super) enum Message {
+    Job(Box<Job>),
+    /// Give up everything and end.
+    Stop,
+}
+
+/// The way to the engine's thread, which ends when the last handle is dropped.
+#[derive(Debug)]
+pub(super) struct Handle {
+    inbox: Sender<Message>,
+    alive: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// Starts the thread.
+    pub fn start(
+        ctx: Context,
+        n_slots: usize,
+        n_ctx: usize,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (inbox, messages) = std::sync::mpsc::channel();
+        let alive = Arc::new(AtomicBool::new(true));
+        let flag = Alive(Arc::clone(&alive));
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+            let _flag = flag;
+            Engine::new(ctx, n_slots, n_ctx, messages, metrics).run();
+        })?;
+        Ok((Self { inbox, alive }, thread))
+    }
+
+    /// Hands a job over; false where the thread has ended.
+    pub fn send(&self, job: Job) -> bool {
+        self.inbox.send(Message::Job(Box::new(job))).is_ok()
+    }
+
+    /// False once the thread has ended.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Gives up what is being computed.
+    pub fn stop(&self) {
+        let _ = self.inbox.send(Message::Stop);
+    }
+}
+
+/// False when it is dropped, a panic included.
+struct Alive(Arc<AtomicBool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+struct Engine {
+    ctx: Context,
+    /// Tokens of a sequence.
+    n_ctx: usize,
+    slots: Vec<Slot>,
+    queue: FairQueue<Client, Job>,
+    messages: Receiver<Message>,
+    metrics: Arc<Metrics>,
+    /// The slot whose prompt was worked on last.
+    prefilled: usize,
+    jobs: u64,
+}
+
+impl Engine {
+    fn new(ctx: Context, n_slots: usize, n_ctx: usize, messages: Receiver<Message>, metrics: Arc<Metrics>) -> Self {
+        let slots = (0..n_slots as i32).map(Slot::new).collect();
+        Self { ctx, n_ctx, slots, queue: FairQueue::new(), messages, metrics, prefilled: 0, jobs: 0 }
+    }
+
+    fn run(mut self) {
+        loop {
+            if !self.listen() {
+                break;
+            }
+            self.forget_abandoned();
+            self.admit();
+            self.metrics.load(self.busy(), self.queue.len());
+            self.answer();
+            self.prefill();
+        }
+        while let Some(job) = self.queue.pop() {
+            job.send(Event::Failed(EngineError::ShuttingDown));
+        }
+        for slot in 0..self.slots.len() {
+            self.fail(slot, &EngineError::ShuttingDown);
+        }
+    }
+
+    /// Slots at work.
+    fn busy(&self) -> usize {
+        self.slots.iter().filter(|s| s.work.is_some()).count()
+    }
+
+    /// Takes what has come in; sleeps while there is nothing to do. False: the end.
+    fn listen(&mut self) -> bool {
+        loop {
+            let idle = self.queue.is_empty() && self.slots.iter().all(|s| s.work.is_none());
+            let message = if idle {
+                self.metrics.load(0, 0);
+                self.ctx.stay_awake(false);
+                match self.messages.recv() {
+                    Ok(message) => message,
+                    Err(_) => return false,
+                }
+            } else {
+                match self.messages.try_recv() {
+                    Ok(message) => message,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            };
+            match message {
+                Message::Job(job) => self.queue.push(job.client.clone(), *job),
+                Message::Stop => return false,
+            }
+        }
+        // One decode follows another: threads that sleep in between would have to be woken for each.
+        self.ctx.stay_awake(true);
+        true
+    }
+
+    /// Drops the jobs whose clients have left.
+    fn forget_abandoned(&mut self) {
+        let mut n = self.queue.len();
+        self.queue.retain(|job| !job.is_abandoned());
+        n -= self.queue.len();
+        for slot in &mut self.slots {
+            if slot.work.as_ref().is_some_and(|w| w.job.is_abandoned()) {
+                n += 1;
+                if let Some(work) = slot.work.take() {
+                    self.metrics.abandoned(work.n_generated());
+                }
+            }
+        }
+        self.metrics.cancelled(n);
+    }
+
+    /// Gives free slots to those who wait: the one whose cache holds most of the prompt, else the one unused for longest.
+    fn admit(&mut self) {
+        while let Some(free) = self.slots.iter().position(|s| s.work.is_none()) {
+            let Some(job) = self.queue.pop() else { return };
+            let candidates = (free..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
+            let best = candidates.max_by_key(|&i| (self.slots[i].common(&job), std::cmp::Reverse(self.slots[i].used)));
+            self.begin(best.unwrap_or(free), job);
+        }
+    }
+
+    fn begin(&mut self, slot: usize, job: Job) {
+        self.jobs += 1;
+        let common = self.slots[slot].common(&job);
+        let kept = self.truncate(slot, common);
+        let n_vocab = self.ctx.model().n_vocab();
+        self.slots[slot].used = self.jobs;
+        self.slots[slot].work = Some(Work::new(job, kept, n_vocab));
+    }
+
+    /// Cuts a slot's cache back to `n` tokens; to none where the model's memory cannot be cut. Returns how many are left.
+    fn truncate(&mut self, slot: usize, n: usize) -> usize {
+        let slot = &mut self.slots[slot];
+        if n == slot.cells.len() {
+            return n;
+        }
+        let n = if n > 0 && self.ctx.kv_truncate(slot.id, n) {
+            n
+        } else {
+            self.ctx.kv_remove(slot.id, 0);
+            0
+        };
+        slot.cells.truncate(n);
+        n
+    }
+
+    /// One more token of every answer.
+    fn answer(&mut self) {
+        let ready: Vec<usize> =
+            (0..self.slots.len()).filter(|&i| self.slots[i].work.as_ref().is_some_and(|w| w.next.is_some())).collect();
+        // llama.cpp takes sequences with caches of their own in one pass where their numbers follow one another.
+        for run in ready.chunk_by(|a, b| a + 1 == *b) {
+            if let Err(error) = self.answer_run(run) {
+                for &slot in run {
+                    self.fail(slot, &EngineError::Llama(error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn answer_run(&mut self, run: &[usize]) -> Result<(), LlamaError> {
+        let mut batch = Batch::new();
+        let mut cells = Vec::with_capacity(run.len());
+        for &i in run {
+            let slot = &self.slots[i];
+            let Some((work, token)) = slot.work.as_ref().and_then(|w| Some((w, w.next?))) else { continue };
+            let at = slot.cells.len();
+            batch.add(token, at, &[slot.id], true);
+            cells.push(Cell { token, steering: work.job.steering_at(at).cloned(), whole: false });
+        }
+        let rows: Vec<Option<&ControlVector>> = cells.iter().map(|c| c.steering.as_deref()).collect();
+        decode_steered(&mut self.ctx, &batch, &rows)?;
+        self.metrics.batch(batch.len());
+        for (row, (&i, cell)) in run.iter().zip(cells).enumerate() {
+            self.slots[i].cells.push(cell);
+            self.sample(i, row)?;
+        }
+        Ok(())
+    }
+
+    /// A piece of one prompt: those that wait for theirs take turns.
+    fn prefill(&mut self) {
+        let n = self.slots.len();
+        let turns = (1..=n).map(|k| (self.prefilled + k) % n);
+        let waiting = |&i: &usize| self.slots[i].work.as_ref().is_some_and(Work::is_prefilling);
+        let Some(slot) = turns.into_iter().find(waiting) else { return };
+        self.prefilled = slot;
+        if let Err(error) = self.prefill_slot(slot) {
+            self.fail(slot, &EngineError::Llama(error.to_string()));
+        }
+    }
+
+    fn prefill_slot(&mut self, i: usize) -> Result<(), LlamaError> {
+        let slot = &mut self.slots[i];
+        let Some(work) = &mut slot.work else { return Ok(()) };
+        let job = &work.job;
+        let mut batch = Batch::new();
+        let mut cells = Vec::new();
+        let mut scored = Vec::new();
+        let end = job.tokens.len();
+        let piece = work.n_done..(work.n_done + PIECE).min(end);
+        let whole = piece.len() == PIECE;
+        for at in piece {
+            let (token, wants) = (job.tokens[at], job.wants_logits(at));
+            let row = batch.add(token, at, &[slot.id], wants);
+            cells.push(Cell { token, steering: job.steering_at(at).cloned(), whole });
+            if wants && at + 1 < end {
+                scored.push((row, at));
+            }
+        }
+        let rows: Vec<Option<&ControlVector>> = cells.iter().map(|c| c.steering.as_deref()).collect();
+        decode_steered(&mut self.ctx, &batch, &rows)?;
+        self.metrics.prompt(batch.len());
+        work.n_done += batch.len();
+        slot.cells.extend(cells);
+        work.score(&self.ctx, &scored)?;
+        if !work.is_prefilling() {
+            work.prompt_is_done();
+            if work.job.max_tokens == 0 {
+                self.finish(i, Finish::Length);
+            } else {
+                self.sample(i, batch.len() - 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the slot's next token from the logits of `row` of the last batch.
+    fn sample(&mut self, i: usize, row: usize) -> Result<(), LlamaError> {
+        let slot = &mut self.slots[i];
+        let full = slot.cells.len() >= self.n_ctx;
+        let Some(work) = &mut slot.work else { return Ok(()) };
+        if let Some(finish) = work.sample(&self.ctx, row, full)? {
+            self.finish(i, finish);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, i: usize, finish: Finish) {
+        if let Some(work) = self.slots[i].work.take() {
+            // Counted before the client hears of it, and may ask.
+            self.metrics.finished(&work.usage());
+            self.metrics.load(self.busy(), self.queue.len());
+            work.finish(finish);
+        }
+    }
+
+    /// Ends a slot's job with an error. What its cache holds is not known any more.
+    fn fail(&mut self, i: usize, error: &EngineError) {
+        if let Some(work) = self.slots[i].work.take() {
+            work.job.send(Event::Failed(error.clone()));
+            self.metrics.failed();
+        }
+        self.slots[i].cells.clear();
+        self.ctx.kv_remove(self.slots[i].id, 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! What the engine is asked for, and what it answers.
+
+use super::sampling::Sampling;
+use bidpo_core::steer::ControlVector;
+use ggml_grad::llama::Token;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Which rows are steered. A row belongs to the answer if an answer token is predicted from it: the last token of the prompt,
+/// and every token of the answer. The others are the prompt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Every row.
+    #[default]
+    All,
+    /// The rows of the prompt, without its last one.
+    Prompt,
+    /// The rows that an answer token is predicted from.
+    Answer,
+}
+
+impl Scope {
+    /// True if the row at position `at` of a sequence whose prompt has `n_prompt` tokens is steered.
+    pub fn covers(self, at: usize, n_prompt: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Prompt => at + 1 < n_prompt,
+            Self::Answer => at + 1 >= n_prompt,
+        }
+    }
+}
+
+/// What is added to the residual stream, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Steering {
+    /// None: nothing.
+    pub vector: Option<Arc<ControlVector>>,
+    /// At which rows.
+    pub scope: Scope,
+}
+
+impl Steering {
+    /// What is added at position `at`.
+    pub fn at(&self, at: usize, n_prompt: usize) -> Option<&Arc<ControlVector>> {
+        self.vector.as_ref().filter(|_| self.scope.covers(at, n_prompt))
+    }
+}
+
+/// Whose turn it is: an API key, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// The number of the key.
+    Key(usize),
+    /// Where no key is asked for.
+    Address(std::net::IpAddr),
+}
+
+/// One sequence to compute.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Who asked.
+    pub client: Client,
+    /// The choice of the request it is.
+    pub index: usize,
+    /// Prompt, and behind it what is scored.
+    pub tokens: Vec<Token>,
+    /// How many of them are prompt.
+    pub n_prompt: usize,
+    pub steering: Steering,
+    /// Tokens from this one on are scored.
+    pub score_from: Option<usize>,
+    /// The most tokens to generate behind them.
+    pub max_tokens: usize,
+    pub sampling: Sampling,
+    pub stop: Vec<String>,
+    /// Log-probabilities are wanted, and of so many of the most likely tokens.
+    pub top_logprobs: Option<usize>,
+    pub events: UnboundedSender<(usize, Event)>,
+    /// Its place in the queue, free again when the job is dropped.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub place: OwnedSemaphorePermit,
+    pub since: Instant,
+}
+
+impl Job {
+    /// True if nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Tells whoever waits; an abandoned job is found by [`Job::is_abandoned`].
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send((self.index, event));
+    }
+
+    /// The steering of position `at`.
+    pub fn steering_at(&self, at: usize) -> Option<&Arc<ControlVector>> {
+        self.steering.at(at, self.n_prompt)
+    }
+
+    /// True if the logits behind position `at` of its tokens are needed.
+    pub fn wants_logits(&self, at: usize) -> bool {
+        let last = at + 1 == self.tokens.len();
+        (last && self.max_tokens > 0) || (!last && self.score_from.is_some_and(|from| at + 1 >= from))
+    }
+
+    /// How many leading tokens may come from the cache: the rest has to be computed for its logits.
+    pub fn reusable(&self) -> usize {
+        (0..self.tokens.len()).find(|&at| self.wants_logits(at)).unwrap_or(self.tokens.len().saturating_sub(1))
+    }
+}
+
+/// A token with its log-probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenInfo {
+    /// The token.
+    pub token: Token,
+    /// Natural logarithm of its probability, before sampling options; None for the first token of a text.
+    pub logprob: Option<f64>,
+    /// The most likely tokens there, as many as were asked for.
+    pub top: Vec<(Token, f64)>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn, or a stop sequence was met.
+    Stop,
+    /// The limit of tokens was reached, or the context is full.
+    Length,
+}
+
+impl Finish {
+    /// OpenAI's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// What a job cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Tokens of the prompt (with what was scored).
+    pub n_prompt: usize,
+    /// How many of those were in the cache.
+    pub n_reused: usize,
+    /// Tokens generated, without the one that ended the turn.
+    pub n_generated: usize,
+    /// Time in the queue.
+    pub waited: Duration,
+    /// Time until the prompt was computed, from when its turn came.
+    pub prompt_time: Duration,
+    /// Time from then on.
+    pub answer_time: Duration,
+}
+
+/// One step of an answer.
+#[derive(Debug)]
+pub enum Event {
+    /// Tokens of the prompt with their scores, in order.
+    Scored(Vec<TokenInfo>),
+    /// Text, and the tokens it is of where log-probabilities are wanted.
+    Text {
+        /// Whole characters.
+        text: String,
+        /// Their tokens.
+        tokens: Vec<TokenInfo>,
+    },
+    /// The end.
+    Done(Finish, Usage),
+    /// The end, for another reason.
+    Failed(EngineError),
+}
+
+/// Why an answer could not be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// llama.cpp's reason.
+    #[error("the model could not be run: {0}")]
+    Llama(String),
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scope;
+
+    #[test]
+    fn every_row_is_prompt_or_answer() {
+        let rows = |scope: Scope| (0..5).map(|at| scope.covers(at, 3)).collect::<Vec<_>>();
+        assert_eq!(rows(Scope::All), [true; 5]);
+        assert_eq!(rows(Scope::Prompt), [true, true, false, false, false]);
+        assert_eq!(rows(Scope::Answer), [false, false, true, true, true]);
+    }
+}

@@ -1,0 +1,198 @@
+//! `bidpo serve`: a steered model behind OpenAI's HTTP API, and a web page.
+//!
+//! One thread owns the llama.cpp context and computes all requests side by side (`engine`); tokio and axum do the talking.
+//! Each sequence has a KV cache of its own and every row of a batch its own steering. The same request gives the same bits
+//! alone and in company, with a full cache and an empty one: flash attention is off (with it, the order of a sum depends on
+//! what else is in the batch), prompts are always cut at the same places, and only whole pieces of them are used again. That
+//! is tested for weights in Q4_0 to Q8_0 and K-quants on the CPU; with F32, F16 and IQ4_NL ggml sums in another order where a batch
+//! has more than one row.
+
+mod api;
+mod engine;
+mod http;
+mod job;
+mod listen;
+mod logprobs;
+mod metrics;
+mod page;
+mod queue;
+mod sampling;
+mod slot;
+mod startup;
+mod state;
+mod stops;
+mod vectors;
+mod work;
+
+pub use job::Scope;
+pub use startup::check_steering;
+pub use state::Limits;
+pub use vectors::{OfferedVector, VectorStore, VectorsError};
+
+use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
+use ggml_grad::llama::{Context, ContextParams, LlamaError, Model};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// Why a server does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// An origin that is no header value.
+    #[error("{0:?} is no origin: give one such as https://example.org, or * for every page")]
+    Origin(String),
+    /// The engine's thread ended by itself.
+    #[error("the engine stopped with an internal error")]
+    Engine,
+    /// A thread or a signal handler cannot be set up.
+    #[error("cannot set up the server: {0}")]
+    System(#[from] std::io::Error),
+    /// The model is of a kind that writes no text.
+    #[error("{0}")]
+    Unsupported(String),
+    /// llama.cpp's reason.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// The template's reason.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Where to listen.
+    pub addr: SocketAddr,
+    /// What clients call the model.
+    pub model_id: String,
+    /// Sequences computed at once.
+    pub n_slots: usize,
+    /// Tokens of each, prompt and answer; llama.cpp rounds up to a multiple of 256.
+    pub n_ctx: usize,
+    /// Threads; 0 asks for the machine's default.
+    pub n_threads: u32,
+    /// What a client may ask for.
+    pub limits: Limits,
+    /// Keys of which a client must show one; empty: none is asked for.
+    pub keys: Vec<String>,
+    /// Sites whose pages may call this server.
+    pub origins: Vec<String>,
+    /// Further names of this server, where it listens for this machine only.
+    pub hosts: Vec<String>,
+    /// How long what runs may go on after a signal to end.
+    pub grace: Duration,
+}
+
+/// A server that is ready to run.
+pub struct Server {
+    listener: std::net::TcpListener,
+    router: axum::Router,
+    state: Arc<state::State>,
+    engine: JoinHandle<()>,
+    grace: Duration,
+}
+
+impl Server {
+    /// Makes the context, checks that rows can be steered (if there are vectors), and listens.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn new(
+        model: &Arc<Model>,
+        template: ChatTemplate,
+        vectors: VectorStore,
+        options: &ServeOptions,
+    ) -> Result<Self, ServeError> {
+        if model.has_encoder() || model.is_not_causal() {
+            return Err(ServeError::Unsupported(format!(
+                "{} does not write text from left to right ({}): it cannot be served",
+                model.path().display(),
+                model.architecture()
+            )));
+        }
+        let origins = options.origins.iter().map(|o| o.parse().map_err(|_| ServeError::Origin(o.clone())));
+        let origins = origins.collect::<Result<Vec<_>, _>>()?;
+        let no_listener = |source| ServeError::Listen { addr: options.addr, source };
+        let listener = std::net::TcpListener::bind(options.addr).map_err(no_listener)?;
+        listener.set_nonblocking(true).map_err(no_listener)?;
+        let mut ctx = Context::new(model, &context_params(options))?;
+        ctx.set_kernel_override(ggml_grad::graph::FastKernels::kernel_override());
+        if !vectors.vectors().is_empty() {
+            startup::check_steering(&mut ctx)?;
+        }
+        let metrics = Arc::new(metrics::Metrics::new(options.n_slots));
+        let n_ctx = ctx.n_ctx_seq().min(options.n_ctx);
+        let (engine, thread) = engine::Handle::start(ctx, options.n_slots, n_ctx, Arc::clone(&metrics))?;
+        let state = Arc::new(state::State {
+            model: Arc::clone(model),
+            model_id: options.model_id.clone(),
+            created: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()),
+            template,
+            plain: ChatTemplate::new(model, &TemplateChoice::None)?,
+            vectors,
+            n_ctx,
+            engine,
+            places: Arc::new(Semaphore::new(options.limits.places)),
+            limits: options.limits.clone(),
+            metrics,
+            keys: state::Keys::new(&options.keys),
+            hosts: options.addr.ip().is_loopback().then(|| options.hosts.clone()),
+            draining: AtomicBool::new(false),
+        });
+        let router = http::router(&state, &origins);
+        Ok(Self { listener, router, state, engine: thread, grace: options.grace })
+    }
+
+    /// Where it listens: with port 0, the one that the system chose.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until a message comes (or all senders are gone), then lets what runs end; a second message ends it at once.
+    ///
+    /// # Errors
+    /// [`ServeError::System`], and [`ServeError::Engine`] if the engine's thread panicked.
+    pub fn run(self, signals: UnboundedReceiver<()>) -> Result<(), ServeError> {
+        let Self { listener, router, state, engine, grace } = self;
+        // The work is the engine's; what talks to clients needs little.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            listen::serve(listener, router, &state, grace, signals).await;
+            Ok::<(), std::io::Error>(())
+        })?;
+        state.engine.stop();
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        drop(state);
+        engine.join().map_err(|_| ServeError::Engine)
+    }
+}
+
+fn context_params(options: &ServeOptions) -> ContextParams {
+    let n_ctx = options.n_ctx.next_multiple_of(256);
+    ContextParams {
+        n_ctx: u32::try_from(n_ctx * options.n_slots).unwrap_or(u32::MAX),
+        n_batch: slot::PIECE.max(options.n_slots) as u32,
+        n_seq_max: options.n_slots as u32,
+        n_threads: options.n_threads,
+        flash_attention: false,
+        shared_cache: false,
+        ..ContextParams::default()
+    }
+}

@@ -1,0 +1,163 @@
+//! A job on its way: what was computed of it, and the text that comes out.
+
+use super::job::{Event, Finish, Job, TokenInfo, Usage};
+use super::logprobs::RowLogprobs;
+use super::stops::StopFilter;
+use bidpo_core::chat::Utf8Pieces;
+use ggml_grad::llama::{Context, LlamaError, Model, Sampler, Token};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A job that has a slot.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub job: Job,
+    /// Tokens of the job that are in the cache.
+    pub n_done: usize,
+    /// The token generated last, in no cache yet.
+    pub next: Option<Token>,
+    n_reused: usize,
+    n_generated: usize,
+    started: Instant,
+    answering: Option<Instant>,
+    sampler: Sampler,
+    characters: Utf8Pieces,
+    filter: StopFilter,
+    /// Tokens whose text is held back, each with the length of the text before it and with it.
+    pending: VecDeque<(TokenInfo, usize, usize)>,
+    /// Bytes of text so far, and of those that went out.
+    n_text: usize,
+    n_sent: usize,
+    /// A stop sequence was met: nothing more goes out.
+    stopped: bool,
+}
+
+impl Work {
+    /// Starts a job of which the cache holds `n_reused` tokens.
+    pub fn new(job: Job, n_reused: usize, n_vocab: usize) -> Self {
+        Self {
+            n_done: n_reused,
+            next: None,
+            n_reused,
+            n_generated: 0,
+            started: Instant::now(),
+            answering: None,
+            sampler: job.sampling.sampler(n_vocab),
+            characters: Utf8Pieces::default(),
+            filter: StopFilter::new(job.stop.clone()),
+            pending: VecDeque::new(),
+            n_text: 0,
+            n_sent: 0,
+            stopped: false,
+            job,
+        }
+    }
+
+    /// True while tokens of the job itself have to be computed.
+    pub fn is_prefilling(&self) -> bool {
+        self.n_done < self.job.tokens.len()
+    }
+
+    pub fn n_generated(&self) -> usize {
+        self.n_generated
+    }
+
+    /// Scores of tokens of the job from one batch: `rows` holds the row of the batch and the position behind which each
+    /// token comes.
+    pub fn score(&self, ctx: &Context, rows: &[(usize, usize)]) -> Result<(), LlamaError> {
+        let mut scored = Vec::with_capacity(rows.len());
+        for &(row, at) in rows {
+            scored.push(self.info(ctx.logits(row)?, self.job.tokens[at + 1]));
+        }
+        if !scored.is_empty() {
+            self.job.send(Event::Scored(scored));
+        }
+        Ok(())
+    }
+
+    fn info(&self, logits: &[f32], token: Token) -> TokenInfo {
+        let row = RowLogprobs::new(logits);
+        TokenInfo { token, logprob: Some(row.of(token)), top: row.top(self.job.top_logprobs.unwrap_or(0)) }
+    }
+
+    /// Notes that the prompt is computed.
+    pub fn prompt_is_done(&mut self) {
+        self.answering = Some(Instant::now());
+    }
+
+    /// Chooses the next token from a row of logits. `full`: no room for another one. Some: the answer ends.
+    pub fn sample(&mut self, ctx: &Context, row: usize, full: bool) -> Result<Option<Finish>, LlamaError> {
+        let model = ctx.model();
+        let token = self.sampler.sample(ctx, row)?;
+        if model.is_eog(token) {
+            return Ok(Some(Finish::Stop));
+        }
+        self.n_generated += 1;
+        self.next = Some(token);
+        let info = match self.job.top_logprobs {
+            Some(_) => Some(self.info(ctx.logits(row)?, token)),
+            None => None,
+        };
+        if self.write(model, token, info) {
+            return Ok(Some(Finish::Stop));
+        }
+        Ok((full || self.n_generated >= self.job.max_tokens).then_some(Finish::Length))
+    }
+
+    /// Adds a token's text; true if a stop sequence was met.
+    fn write(&mut self, model: &Model, token: Token, info: Option<TokenInfo>) -> bool {
+        let piece = self.characters.push(&model.token_bytes(token, false));
+        let before = self.n_text;
+        self.n_text += piece.len();
+        self.pending.extend(info.map(|info| (info, before, self.n_text)));
+        let passed = self.filter.push(&piece);
+        self.send(passed.text, passed.stopped);
+        self.stopped = passed.stopped;
+        passed.stopped
+    }
+
+    /// Sends text, and the tokens whose text is out with it. At a stop, of the token that the text ends in too.
+    fn send(&mut self, text: String, stopped: bool) {
+        self.n_sent += text.len();
+        let mut tokens = Vec::new();
+        while let Some((_, before, after)) = self.pending.front() {
+            if *after <= self.n_sent || (stopped && *before < self.n_sent) {
+                tokens.extend(self.pending.pop_front().map(|(info, ..)| info));
+            } else {
+                break;
+            }
+        }
+        if !text.is_empty() || !tokens.is_empty() {
+            self.job.send(Event::Text { text, tokens });
+        }
+    }
+
+    /// Ends the answer: what was held back goes out, unless a stop sequence was met.
+    pub fn finish(mut self, finish: Finish) {
+        if !self.stopped {
+            let rest = self.characters.finish();
+            self.n_text += rest.len();
+            let passed = self.filter.push(&rest);
+            self.send(passed.text, passed.stopped);
+            if !passed.stopped {
+                let held = self.filter.finish();
+                self.send(held, false);
+            }
+        }
+        let usage = self.usage();
+        self.job.send(Event::Done(finish, usage));
+    }
+
+    /// What it took so far.
+    pub fn usage(&self) -> Usage {
+        let answering = self.answering.unwrap_or_else(Instant::now);
+        Usage {
+            n_prompt: self.job.tokens.len(),
+            n_reused: self.n_reused,
+            n_generated: self.n_generated,
+            waited: self.started.duration_since(self.job.since),
+            prompt_time: answering.duration_since(self.started),
+            answer_time: self.answering.map_or(Duration::ZERO, |t| t.elapsed()),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Watching one `llama_decode`: every node, the inputs' data, and the residual stream at the entry point. What depends on
+//! that is recorded but not computed: the lifted graph computes it.
+
+use crate::llama::{DType, EvalCallback, Node, NodeId, Weight, sys};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// What is remembered of a node: enough to lift it after the graph itself is gone.
+#[derive(Debug, Clone)]
+pub(super) struct RawNode {
+    pub id: NodeId,
+    pub op: u32,
+    pub op_name: &'static str,
+    pub name: String,
+    pub params: [i32; 16],
+    pub dtype: DType,
+    pub ne: [usize; 4],
+    pub nb: [usize; 4],
+    pub src: Vec<Option<NodeId>>,
+    /// The leaf at the root of a chain of views, and the offset into it.
+    pub root: Option<NodeId>,
+    pub view_offset: usize,
+}
+
+/// A leaf of the graph.
+#[derive(Debug, Clone)]
+pub(super) enum RawLeaf {
+    /// A tensor of the model.
+    Weight(Weight),
+    /// Filled for each batch; its data was copied.
+    Input { ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
+    /// Anything else: a cache, a control vector.
+    Other { name: String },
+}
+
+/// The marker that a control vector of a layer carries so that its addition can be told from any other, those of other
+/// layers included: `1e-30 (layer n_embd + i + 1)`, far below the rounding of any residual stream.
+pub fn marker(n_embd: usize, layer: usize) -> Vec<f32> {
+    (0..n_embd).map(|i| 1e-30 * (layer * n_embd + i + 1) as f32).collect()
+}
+
+/// A place where a control vector is added.
+#[derive(Debug, Clone)]
+pub(super) struct RawEntry {
+    /// The layer whose marker was found.
+    pub layer: usize,
+    /// The addition.
+    pub node: NodeId,
+    /// The leaf that holds the vector.
+    pub vector: NodeId,
+}
+
+/// How much of the graph is computed while it is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureMode {
+    /// What does not depend on the entry's result, the entry included.
+    Below,
+    /// Nothing: only the structure and the inputs are wanted.
+    Nothing,
+}
+
+/// The tap: collects the graph and the residual stream at the entry point.
+#[derive(Debug)]
+pub(super) struct Capture {
+    pub nodes: Vec<RawNode>,
+    pub index: HashMap<NodeId, usize>,
+    pub leaves: HashMap<NodeId, RawLeaf>,
+    /// The additions of the control vectors, in the order of the graph.
+    pub entries: Vec<RawEntry>,
+    /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`; empty if it was not
+    /// computed.
+    pub residual: Vec<f32>,
+    /// True if a layer's vector was added twice: llama.cpp ran the batch in several compute passes.
+    pub split: bool,
+    /// Numbers of the nodes, in the order of the decode, whose results are kept.
+    keep: BTreeSet<usize>,
+    /// Those results.
+    pub kept: BTreeMap<usize, Vec<u8>>,
+    /// Layer and bytes of each marker.
+    markers: Vec<(usize, Vec<u8>)>,
+    extent: CaptureMode,
+    /// What depends on the result of the first entry: nodes, and caches that such a node writes to.
+    above: HashSet<NodeId>,
+    /// For each copy that the scheduler made of a node's result for another device: the node.
+    copies: HashMap<NodeId, NodeId>,
+    /// The node that was asked about last is not to be computed.
+    skip: bool,
+}
+
+impl Capture {
+    pub fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, extent: CaptureMode) -> Self {
+        Self {
+            nodes: Vec::new(),
+            index: HashMap::new(),
+            leaves: HashMap::new(),
+            entries: Vec::new(),
+            residual: Vec::new(),
+            split: false,
+            keep,
+            kept: BTreeMap::new(),
+            markers: layers
+                .iter()
+                .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
+                .collect(),
+            extent,
+            above: HashSet::new(),
+            copies: HashMap::new(),
+            skip: false,
+        }
+    }
+
+    /// Notes whether the node depends on the first entry's result: through a source, or by reading memory (a cache, a
+    /// tensor changed in place) that such a node writes to.
+    fn depends(&mut self, node: &Node<'_>) -> bool {
+        let root = node.view_src().map(|base| base.id());
+        let sources = (0..10).filter_map(|i| node.src(i)).map(|s| self.original(s.id()));
+        let found = sources.chain(root).any(|id| self.above.contains(&id));
+        if found {
+            self.above.insert(node.id());
+            // A view of something below has no source above; so this is a write into it.
+            self.above.extend(root);
+        }
+        found
+    }
+
+    /// The node whose result a tensor holds a copy of; the tensor itself where it is no copy.
+    fn original(&self, id: NodeId) -> NodeId {
+        self.copies.get(&id).copied().unwrap_or(id)
+    }
+
+    /// Where a graph runs on several devices, ggml's scheduler puts a copy, `DEVICE#NAME#NUMBER`, in the place of a source
+    /// that lies elsewhere; nothing but the name leads back from it. Names repeat, but a copy is of what was computed last
+    /// under its name, shape and type: the same tensor is not copied twice to one place.
+    fn note_copy(&mut self, leaf: &Node<'_>) {
+        if self.copies.contains_key(&leaf.id()) {
+            return;
+        }
+        let name = leaf.name();
+        let Some(of) = copied_name(&name) else { return };
+        let same = |n: &&RawNode| n.name == of && n.ne == leaf.ne() && n.dtype == leaf.dtype();
+        if let Some(node) = self.nodes.iter().rev().find(same) {
+            self.copies.insert(leaf.id(), node.id);
+        }
+    }
+
+    fn note_leaf(&mut self, leaf: &Node<'_>) {
+        self.note_copy(leaf);
+        if self.leaves.contains_key(&leaf.id()) || self.copies.contains_key(&leaf.id()) {
+            return;
+        }
+        let raw = if let Some(weight) = leaf.weight() {
+            RawLeaf::Weight(weight)
+        } else if leaf.is_input()
+            || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len())
+            || copied_name(&leaf.name()).is_some()
+        {
+            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones. A
+            // copy that is of no node is of an input.
+            // Inputs are set before the graph runs and stay untouched until their last use, which is this node or a
+            // later one.
+            RawLeaf::Input { ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
+        } else {
+            RawLeaf::Other { name: leaf.name() }
+        };
+        self.leaves.insert(leaf.id(), raw);
+    }
+
+    /// The layer whose marker this node adds, and the leaf that holds it.
+    fn entry(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
+        if node.op() != sys::GGML_OP_ADD {
+            return None;
+        }
+        let v = node.src(1)?;
+        let n_bytes = self.markers.first()?.1.len();
+        let own = !v.is_input() || copied_name(&v.name()).is_some();
+        if !v.is_leaf() || !own || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != n_bytes {
+            return None;
+        }
+        let bytes = v.read_bytes();
+        let (layer, _) = self.markers.iter().find(|(_, marker)| *marker == bytes)?;
+        Some((*layer, v.id()))
+    }
+}
+
+/// The name of what a copy of ggml's scheduler is a copy of.
+fn copied_name(name: &str) -> Option<&str> {
+    let (_, rest) = name.split_once('#')?;
+    let (of, number) = rest.rsplit_once('#')?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(of)
+}
+
+impl EvalCallback for Capture {
+    fn wants(&mut self, node: &Node<'_>) -> bool {
+        let mut src = Vec::with_capacity(3);
+        let entry = self.entry(node);
+        for i in 0..10 {
+            let s = node.src(i);
+            if let Some(leaf) = s.filter(Node::is_leaf) {
+                // The copy of large inputs is only needed above the entry, but inputs are small.
+                self.note_leaf(&leaf);
+            }
+            src.push(s.map(|s| self.original(s.id())));
+        }
+        while src.last().is_some_and(Option::is_none) {
+            src.pop();
+        }
+        let (mut root, mut offset) = (None, 0);
+        if let Some(base) = node.view_src() {
+            // ggml flattens chains of views: view_src is the root and view_offset counts from it.
+            root = Some(base.id());
+            offset = node.view_offset();
+        }
+        let number = self.nodes.len();
+        self.index.insert(node.id(), number);
+        self.nodes.push(RawNode {
+            id: node.id(),
+            op: node.op(),
+            op_name: node.op_name(),
+            name: node.name(),
+            params: node.params(),
+            dtype: node.dtype(),
+            ne: node.ne(),
+            nb: node.nb(),
+            src,
+            root,
+            view_offset: offset,
+        });
+        let first = entry.is_some() && self.entries.is_empty();
+        let above = self.depends(node);
+        if first {
+            self.above.insert(node.id());
+            self.above.extend(root);
+        }
+        self.skip = self.extent == CaptureMode::Nothing || above;
+        if let Some((layer, vector)) = entry {
+            self.split |= self.entries.iter().any(|e| e.layer == layer);
+            self.entries.push(RawEntry { layer, node: node.id(), vector });
+        }
+        !self.skip && (first || self.keep.contains(&number))
+    }
+
+    fn skips(&mut self, _node: &Node<'_>) -> bool {
+        self.skip
+    }
+
+    fn computed(&mut self, node: &Node<'_>) -> bool {
+        if let Some(&number) = self.index.get(&node.id()).filter(|number| self.keep.contains(number)) {
+            self.kept.insert(number, node.read_bytes());
+        }
+        if self.entries.first().is_some_and(|e| e.node == node.id()) {
+            self.residual = node.read_f32();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copied_name;
+
+    #[test]
+    fn copies_are_known_by_their_names() {
+        assert_eq!(copied_name("CUDA0#attn_inp_kq_mask#0"), Some("attn_inp_kq_mask"));
+        assert_eq!(copied_name("RPC0[127.0.0.1:50052]#l_out-14#3"), Some("l_out-14"));
+        for name in ["l_out-14", "a#b", "CUDA0#x#", "CUDA0#x#y", "", "##"] {
+            assert_eq!(copied_name(name), None, "{name}");
+        }
+    }
+}

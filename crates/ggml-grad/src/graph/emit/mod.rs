@@ -1,0 +1,391 @@
+//! From the intermediate representation to a ggml graph, and running it.
+//!
+//! Inputs get a buffer of their own (ggml's allocator would recycle them), weights are the model's own tensors, and all
+//! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
+
+#![allow(unsafe_code)] // ggml's C API, and tensors that hold addresses.
+
+mod build;
+mod devices;
+mod profile;
+
+use super::ir::{Elem, Graph, Value};
+use super::kernels::{head, loss_head};
+use crate::llama::{DType, Weight, sys};
+use build::{Built, Setup};
+use devices::Devices;
+use profile::Watch;
+use std::ffi::c_void;
+use std::time::{Duration, Instant};
+
+pub use super::kernels::head::{Label, LabelWeightFn};
+pub(super) use build::elem_of;
+pub use profile::Profile;
+
+/// A graph that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Memory ran out.
+    #[error("no memory for a graph of {nodes} nodes{detail}")]
+    Memory {
+        /// Nodes of the graph.
+        nodes: usize,
+        /// What was asked for, where known.
+        detail: String,
+    },
+    /// ggml failed.
+    #[error("ggml failed to compute the graph (status {0})")]
+    Compute(i32),
+    /// Inputs or weights that do not fit the graph.
+    #[error("{0}")]
+    Binding(String),
+}
+
+/// Data of one input for one run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// Floats.
+    F32(Vec<f32>),
+    /// Integers.
+    I32(Vec<i32>),
+    /// Raw bytes of any type (F16 masks).
+    Bytes(Vec<u8>),
+}
+
+impl Data {
+    fn bytes(&self) -> (*const c_void, usize) {
+        match self {
+            Self::F32(v) => (v.as_ptr().cast(), v.len() * 4),
+            Self::I32(v) => (v.as_ptr().cast(), v.len() * 4),
+            Self::Bytes(v) => (v.as_ptr().cast(), v.len()),
+        }
+    }
+}
+
+/// How the forward pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forward {
+    /// By ggml's own kernels, as `llama_decode` does.
+    Exact,
+    /// By kernels of ours where they are faster: products with quantized weights, attention, and the output matrix with the
+    /// loss. They compute what ggml's do, from activations that are rounded in the same way, but add up in another order.
+    #[default]
+    Fast,
+}
+
+impl Forward {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Fast => "fast",
+        }
+    }
+}
+
+impl Backward {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How products with transposed quantized weights are computed in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backward {
+    /// Weights and gradients in F32.
+    F32,
+    /// Both rounded to BF16, sums in F32, where the CPU multiplies BF16; F32 elsewhere, and for weights that are not
+    /// quantized.
+    #[default]
+    Bf16,
+}
+
+/// What may be rounded for speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Precision {
+    /// The forward pass.
+    pub forward: Forward,
+    /// The backward pass.
+    pub backward: Backward,
+}
+
+impl Precision {
+    /// Nothing: ggml's own kernels forward, F32 backward.
+    pub const EXACT: Self = Self { forward: Forward::Exact, backward: Backward::F32 };
+}
+
+/// What a run needs beside the graph.
+#[derive(Default)]
+pub struct Bindings<'a> {
+    /// Data of each input, by [`super::ir::InputId`].
+    pub inputs: Vec<&'a Data>,
+    /// Tensor of each weight, by [`super::ir::WeightId`].
+    pub weights: &'a [Weight],
+    /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
+    pub labels: &'a [Label],
+    /// What gives the labels other coefficients than their own; only for graphs with an [`super::ir::Op::LossHead`].
+    pub weigh: Option<LabelWeightFn<'a>>,
+}
+
+/// What a run gives back.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The values asked for, contiguous, in the order asked.
+    pub values: Vec<Vec<f32>>,
+    /// Those of them that are integers.
+    pub integers: Vec<Vec<i32>>,
+    /// log p of each label.
+    pub log_probs: Vec<f64>,
+}
+
+/// Where the time of an executor's runs went, summed over them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Making the ggml graph.
+    pub build: Duration,
+    /// Memory for inputs and activations, and copying the inputs there.
+    pub upload: Duration,
+    /// ggml's computation: the only part that uses more than one thread.
+    pub compute: Duration,
+    /// Copying the results out.
+    pub read: Duration,
+    /// Runs that came to their end.
+    pub runs: usize,
+}
+
+/// Runs graphs where their weights are: on the CPU backend of ggml, or across the CPU and the devices that hold weights.
+#[derive(Debug)]
+pub struct Executor {
+    backend: sys::ggml_backend_t,
+    alloc: sys::ggml_gallocr_t,
+    pool: *mut sys::ggml_threadpool,
+    n_threads: u32,
+    smooth: bool,
+    precision: Precision,
+    timings: Timings,
+    profile: Option<Profile>,
+    /// Backends of the devices that the graphs run so far had weights on.
+    devices: Devices,
+}
+
+// SAFETY: ggml's backend, allocator and thread pool may be used from any one thread at a time.
+unsafe impl Send for Executor {}
+
+/// A backend buffer that is freed on every way out.
+struct Buffer(sys::ggml_backend_buffer_t);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: freed once.
+            unsafe { sys::ggml_backend_buffer_free(self.0) };
+        }
+    }
+}
+
+impl Executor {
+    /// An executor with `n_threads` workers.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`] when ggml cannot start.
+    pub fn new(n_threads: u32) -> Result<Self, RunError> {
+        crate::llama::init();
+        // SAFETY: each object is checked, owned by self and freed in drop.
+        unsafe {
+            let backend = sys::ggml_backend_cpu_init();
+            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
+            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
+            // Sleep between graphs instead of spinning: the work between two runs is Rust's.
+            params.poll = 0;
+            let pool = sys::ggml_threadpool_new(&raw mut params);
+            if backend.is_null() || alloc.is_null() || pool.is_null() {
+                return Err(RunError::Memory { nodes: 0, detail: String::new() });
+            }
+            sys::ggml_backend_cpu_set_n_threads(backend, n_threads as i32);
+            sys::ggml_backend_cpu_set_threadpool(backend, pool);
+            Ok(Self {
+                backend,
+                alloc,
+                pool,
+                n_threads,
+                smooth: false,
+                precision: Precision::default(),
+                timings: Timings::default(),
+                profile: None,
+                devices: Devices::default(),
+            })
+        }
+    }
+
+    /// Computes GELU from now on without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
+    /// differences can be compared with a gradient.
+    pub fn set_smooth(&mut self, smooth: bool) {
+        self.smooth = smooth;
+    }
+
+    /// Sets what may be rounded from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// What may be rounded.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// True if [`Graph::loss_head`] can be computed with this output matrix, on this CPU, within the precision set.
+    pub fn can_fuse_head(&self, output: &Weight) -> bool {
+        let DType(kind) = output.node().dtype();
+        self.precision == Precision::default() && loss_head::can_fuse(kind) && output.device().is_none()
+    }
+
+    /// A product of the graph that would be left to ggml, in words; None where all are computed by kernels of bidpo's, which
+    /// give each row the same numbers whatever other rows there are.
+    pub fn foreign_product(&self, graph: &Graph, weights: &[Weight]) -> Option<String> {
+        build::foreign_product(graph, weights, self.setup(std::ptr::null_mut()))
+    }
+
+    fn setup(&self, task: *mut c_void) -> Setup {
+        Setup { task, smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
+    }
+
+    /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run(
+        &mut self,
+        graph: &Graph,
+        bind: &Bindings<'_>,
+        computed: &[Value],
+        read: &[Value],
+    ) -> Result<Outcome, RunError> {
+        let started = Instant::now();
+        let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
+        let mut task = head::HeadTask::new(bind.labels, bind.weigh, self.n_threads as usize);
+        let built = Built::new(graph, bind, &wanted, self.setup((&raw mut task).cast()))?;
+        task.grad = built.head_is_used;
+        let built_at = Instant::now();
+        // SAFETY: the tensors of `built` are alive until its end; weights live as long as the model, which the caller
+        // holds; `task` outlives the run.
+        unsafe {
+            let buffer = Buffer(if built.uploads.is_empty() {
+                std::ptr::null_mut()
+            } else {
+                sys::ggml_backend_alloc_ctx_tensors(built.inputs.0, self.backend)
+            });
+            if buffer.0.is_null() && !built.uploads.is_empty() {
+                return Err(built.memory(" (inputs)"));
+            }
+            for &(t, data, len) in &built.uploads {
+                sys::ggml_backend_tensor_set(t, data, 0, len);
+            }
+            let on_devices = self.devices.prepare(bind.weights, self.backend, built.graph)?;
+            let allocated = match on_devices {
+                Some(sched) => sys::ggml_backend_sched_alloc_graph(sched, built.graph),
+                None => sys::ggml_gallocr_alloc_graph(self.alloc, built.graph),
+            };
+            if !allocated {
+                return Err(built.memory(" (activations)"));
+            }
+            let uploaded_at = Instant::now();
+            let mut watch = Watch::new();
+            if self.profile.is_some() {
+                Watch::start(&mut watch, self.backend, built.graph);
+            }
+            let status = match on_devices {
+                Some(sched) => sys::ggml_backend_sched_graph_compute(sched, built.graph),
+                None => sys::ggml_backend_graph_compute(self.backend, built.graph),
+            };
+            if let Some(profile) = &mut self.profile {
+                watch.stop(self.backend, built.graph, profile);
+            }
+            let computed_at = Instant::now();
+            if status != sys::GGML_STATUS_SUCCESS {
+                return Err(RunError::Compute(status));
+            }
+            let mut outcome = Outcome { log_probs: task.log_probs, ..Outcome::default() };
+            for v in read {
+                let t = built.tensors[v.0 as usize];
+                let mut bytes = vec![0.0f32; sys::ggml_nelements(t) as usize];
+                sys::ggml_backend_tensor_get(t, bytes.as_mut_ptr().cast(), 0, bytes.len() * 4);
+                if graph.node(*v).elem == Elem::I32 {
+                    outcome.integers.push(bytes.iter().map(|x| x.to_bits() as i32).collect());
+                } else {
+                    outcome.values.push(bytes);
+                }
+            }
+            self.timings.build += built_at - started;
+            self.timings.upload += uploaded_at - built_at;
+            self.timings.compute += computed_at - uploaded_at;
+            self.timings.read += computed_at.elapsed();
+            self.timings.runs += 1;
+            Ok(outcome)
+        }
+    }
+
+    /// Notes from now on where the time of runs on the CPU goes, op by op.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(Profile::new());
+    }
+
+    /// What was noted since [`Executor::start_profile`], and no more from now on.
+    pub fn take_profile(&mut self) -> Profile {
+        self.profile.take().unwrap_or_default()
+    }
+
+    /// Where the time of the runs since the last call went.
+    pub fn take_timings(&mut self) -> Timings {
+        std::mem::take(&mut self.timings)
+    }
+
+    /// Bytes of the CPU's memory that a run would need for inputs and activations, without running it.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn measure(&mut self, graph: &Graph, bind: &Bindings<'_>, wanted: &[Value]) -> Result<usize, RunError> {
+        let built = Built::new(graph, bind, wanted, self.setup(std::ptr::null_mut()))?;
+        // SAFETY: nothing of the graph has memory yet, which is how a scheduler measures.
+        if let Some(size) = unsafe { self.devices.measure(bind.weights, self.backend, built.graph)? } {
+            return Ok(size);
+        }
+        // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
+        unsafe {
+            let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
+            if alloc.is_null() {
+                return Err(built.memory(""));
+            }
+            let mut size = 0usize;
+            sys::ggml_gallocr_reserve_n_size(alloc, built.graph, std::ptr::null(), std::ptr::null(), &raw mut size);
+            sys::ggml_gallocr_free(alloc);
+            Ok(size)
+        }
+    }
+
+    /// Devices with the bytes that the graph measured last needs there.
+    pub fn measured_on_devices(&self) -> Vec<(String, usize)> {
+        self.devices.measured()
+    }
+
+    /// Bytes of activations that the largest run so far needed, in the CPU's memory.
+    pub fn activation_bytes(&self) -> usize {
+        // SAFETY: alive; buffer 0 is the only one of a CPU allocator.
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.alloc, 0) }.max(self.devices.host_bytes(self.backend))
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // SAFETY: each freed once, the scheduler before the backends it uses, the backend before its pool.
+        unsafe {
+            self.devices.free();
+            sys::ggml_gallocr_free(self.alloc);
+            sys::ggml_backend_free(self.backend);
+            sys::ggml_threadpool_free(self.pool);
+        }
+    }
+}

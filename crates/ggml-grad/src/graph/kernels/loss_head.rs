@@ -1,0 +1,416 @@
+//! The output matrix and the loss in one: from hidden states to log-probabilities of labels and to the gradient of their
+//! weighted sum with respect to the hidden states, without a table of logits.
+//!
+//! Each worker walks through its part of the vocabulary, 64 rows of the output matrix W at a time: logits z in the integer
+//! arithmetic of [`super::int8::Columns`], their exponentials relative to a running maximum, and the sum of
+//! `exp(z) W` that the gradient needs, as in the online softmax of Milakov & Gimelshein 2018 (arXiv 1805.02867). With c the
+//! sum of a row's coefficients,
+//!
+//! `d/dh sum_l coef_l log p(token_l) = sum_l coef_l W[token_l] - c sum_v p_v W[v]`.
+//!
+//! The second sum is taken with W and exp(z) in BF16 and F32 accumulation, but for tokens of more than about 1/64 of the
+//! probability (1/8 at the start of a walk): these go with the labels, in F32, because there the two terms nearly cancel.
+//! Tokens of less than [`SKIPPED`] of a row's probability are left out of that sum (the gradient filter of Wijmans et al.
+//! 2024, arXiv 2411.09009, which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than
+//! [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
+//!
+//! Coefficients may follow from the log-probabilities ([`super::head::LabelWeightFn`]): the second op knows these before it adds up.
+
+use super::activations::{Layout, Packed};
+use super::bf16::{self, Product};
+use super::head::{HeadTask, exponentials, largest};
+use super::int8::Columns;
+use super::quants::Format;
+use super::share;
+use crate::llama::sys;
+use std::ffi::{c_int, c_void};
+
+/// Rows of the output matrix at a time.
+const TILE: usize = 64;
+/// Probability below which a token (and its neighbour, if it is below as well) is left out of a row's gradient.
+pub(in crate::graph) const SKIPPED: f64 = 1.0 / 4_194_304.0;
+/// Probability that the tiles left out of a row's sum hold at most, together.
+const UNSEEN: f64 = 1.0 / 67_108_864.0;
+/// Of the 32 pairs of a tile, with more than so many a row is multiplied with all, together with others.
+const DENSE: u32 = 20;
+/// After so many tiles logarithms of the sums are taken again.
+const LOGS: usize = 32;
+/// A running maximum is raised when a logit exceeds it by this: exponentials stay far from F32's limit.
+const HEADROOM: f32 = 40.0;
+/// Tokens with more than this share of the sum so far are kept for F32.
+const LARGE: f64 = 1.0 / 64.0;
+/// Where a worker has seen little, its sum is little, and many a token would seem large: up to so many times that share is
+/// let pass as not.
+const LENIENT: f64 = 8.0;
+
+/// [`LARGE`] for a worker that has seen `tiles` of `n_tiles`.
+fn large_share(tiles: usize, n_tiles: usize) -> f64 {
+    LARGE * (n_tiles as f64 / tiles as f64 / 8.0).clamp(1.0, LENIENT)
+}
+
+/// What one worker found out.
+#[derive(Debug, Default, Clone)]
+pub(in crate::graph) struct Part {
+    /// For each row, the maximum that `sum` and the worker's part of the gradient are relative to.
+    max: Vec<f32>,
+    /// For each row, sum of `exp(z - max)`.
+    sum: Vec<f64>,
+    /// Row, token and logit of what is kept for F32.
+    large: Vec<(u32, u32, f32)>,
+}
+
+/// True for output matrices that [`partial`] takes, on this CPU.
+pub(in crate::graph) fn can_fuse(kind: sys::ggml_type) -> bool {
+    let cpu = super::cpu::cpu();
+    cpu.int8 && cpu.bf16 && Format::of(kind).is_some()
+}
+
+/// The rows of the task that have labels.
+struct Labelled {
+    row: usize,
+    first: usize,
+    last: usize,
+    coef: f32,
+}
+
+fn labelled(task: &HeadTask, n_rows: usize) -> Vec<Labelled> {
+    let labels = &task.labels;
+    (0..n_rows)
+        .map(|row| {
+            let first = labels.partition_point(|l| (l.row as usize) < row);
+            let last = labels.partition_point(|l| (l.row as usize) <= row);
+            Labelled { row, first, last, coef: labels[first..last].iter().map(|l| l.coef).sum() }
+        })
+        .filter(|l| l.first < l.last)
+        .collect()
+}
+
+/// The first op: src0 = W `[n_embd, n_vocab]`, src1 = h `[n_embd, n_rows]` in [`Layout::Columns`], dst
+/// `[n_embd, n_rows, n_workers]`: each worker's part of `sum exp(z - max) W`.
+pub(in crate::graph) unsafe extern "C" fn partial(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
+    // SAFETY: `emit` passes a HeadTask that outlives the computation, with a part for each worker, and tensors of these
+    // shapes, on a CPU with the instructions. A worker writes its own part and its own plane of dst; worker 0 writes the
+    // labels' logits.
+    unsafe {
+        let (d, w, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
+        let Some(format) = Format::of(w.type_) else { return };
+        let [k, n_rows, parts] = [d.ne[0] as usize, d.ne[1] as usize, d.ne[2] as usize];
+        let (ith, nth) = (ith as usize, (nth as usize).min(parts));
+        if ith >= nth {
+            return;
+        }
+        let task = user.cast::<HeadTask>();
+        let grad = (*task).grad;
+        let rows = labelled(&*task, n_rows);
+        let part = &mut *(*task).parts.as_mut_ptr().add(ith);
+        let plane = d.data.cast::<f32>().add(ith * n_rows * k);
+        if grad {
+            std::slice::from_raw_parts_mut(plane, n_rows * k).fill(0.0);
+        }
+        let head = Walk {
+            w: w.data.cast(),
+            stride: w.nb[1],
+            packed: Packed::new(format, Layout::Columns, k, n_rows),
+            x: x.data.cast(),
+            rows: &rows,
+            grad,
+            unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
+            plane,
+        };
+        *part = Part { max: vec![f32::NEG_INFINITY; n_rows], sum: vec![0.0; n_rows], large: Vec::new() };
+        let logits = (*task).logits.as_mut_ptr();
+        let mut columns = Columns::new(format, k);
+        for l in &rows {
+            for i in l.first..l.last {
+                let token = (&(*task).labels)[i].token as usize;
+                let z = head.one(&mut columns, token, l.row);
+                part.max[l.row] = part.max[l.row].max(z);
+                if ith == 0 {
+                    *logits.add(i) = z;
+                }
+            }
+        }
+        head.walk(&mut columns, w.ne[1] as usize, (ith, nth), part);
+    }
+}
+
+/// Which pairs of neighbours have a number of at least `least`: bit by bit.
+#[inline(always)]
+fn pairs_from(e: &[f32; TILE], least: f32) -> u32 {
+    let mut pairs = [0u32; TILE / 2];
+    for (p, two) in e.as_chunks::<2>().0.iter().enumerate() {
+        pairs[p] = u32::from(two[0] >= least || two[1] >= least) << p;
+    }
+    pairs.iter().fold(0, |all, p| all | p)
+}
+
+/// One worker's walk.
+struct Walk<'a> {
+    w: *const u8,
+    stride: usize,
+    packed: Packed,
+    x: *const u8,
+    rows: &'a [Labelled],
+    grad: bool,
+    /// Logarithm of the share of the sum so far that none of the tokens of an unseen tile reaches.
+    unseen: f32,
+    plane: *mut f32, // [n_rows, n_embd]
+}
+
+impl Walk<'_> {
+    /// The logit of one token in one row.
+    unsafe fn one(&self, columns: &mut Columns, token: usize, row: usize) -> f32 {
+        let mut z = [0.0f32; Columns::LANES];
+        // SAFETY: as `partial`.
+        unsafe {
+            columns.load(self.w.add(token * self.stride), self.stride, 1);
+            columns.multiply(&self.packed, self.x, (row, row + 1), z.as_mut_ptr(), Columns::LANES);
+        }
+        z[0]
+    }
+
+    /// All tiles of the worker. They are dealt in turns, for tokens that are often likely stand at the start of most
+    /// vocabularies: each worker soon has a sum that shows what is next to nothing.
+    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
+    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut Part) {
+        let (k, m) = (self.packed.k, self.packed.m);
+        let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
+        let mut a = vec![0u16; m * TILE]; // [rows, TILE]
+        let mut panel = vec![0u32; TILE / 2 * k]; // [TILE / 2, n_embd]
+        let (mut dense, mut sparse) = (Vec::with_capacity(m), Vec::with_capacity(m));
+        let mut e = [0.0f32; TILE];
+        // Logarithms of the sums, as of some tiles ago: sums only grow.
+        let mut logs = vec![0.0f32; m];
+        for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
+            let count = TILE.min(n_vocab - first);
+            let large_share = large_share(first / TILE / nth + 1, n_vocab.div_ceil(TILE));
+            // SAFETY: as `partial`; `z` holds TILE numbers for each row.
+            unsafe {
+                columns.load(self.w.add(first * self.stride), self.stride, count);
+                columns.multiply(&self.packed, self.x, (0, m), z.as_mut_ptr(), TILE);
+            }
+            dense.clear();
+            sparse.clear();
+            if (first / TILE / nth).is_multiple_of(LOGS) {
+                logs.iter_mut().zip(&part.sum).for_each(|(log, sum)| *log = sum.max(1.0).ln() as f32);
+            }
+            let mut used = 0u32;
+            for l in self.rows {
+                let z = &mut z[l.row * TILE..(l.row + 1) * TILE];
+                z[count..].fill(f32::NEG_INFINITY);
+                let top = largest(z);
+                // The sum so far is at least the label's exp(0), whatever the maximum is relative to. NaN is not below.
+                if top - part.max[l.row] < self.unseen + logs[l.row] {
+                    continue;
+                }
+                if top > part.max[l.row] + HEADROOM {
+                    self.raise(part, l.row, top);
+                    logs[l.row] = part.sum[l.row].max(1.0).ln() as f32;
+                }
+                // What is not a number comes through to the sum, and by that to all of the row.
+                let mass = exponentials(z, part.max[l.row], &mut e[..]);
+                part.sum[l.row] += f64::from(mass);
+                if !self.grad || l.coef == 0.0 {
+                    continue;
+                }
+                // At the start a worker knows little of the whole sum, but at least the label's share: exp(0).
+                let so_far = part.sum[l.row].max(1.0);
+                let (large, least) = ((large_share * so_far) as f32, (SKIPPED * so_far) as f32);
+                if mass >= large {
+                    for i in 0..count {
+                        if e[i] >= large {
+                            part.large.push((l.row as u32, (first + i) as u32, z[i]));
+                            e[i] = 0.0;
+                        }
+                    }
+                }
+                let pairs = pairs_from(&e, least);
+                if pairs == 0 {
+                    continue;
+                }
+                used |= pairs;
+                // SAFETY: the op is used only where the CPU has BF16.
+                unsafe { bf16::round_all(&e, &mut a[l.row * TILE..(l.row + 1) * TILE]) };
+                if pairs.count_ones() > DENSE {
+                    dense.push(l.row as u32);
+                } else {
+                    sparse.push((l.row as u32, pairs));
+                }
+            }
+            if !dense.is_empty() {
+                used = u32::MAX;
+            }
+            for (p, out) in
+                panel.chunks_exact_mut(k).enumerate().take(count.div_ceil(2)).filter(|p| used >> p.0 & 1 == 1)
+            {
+                let odd = (2 * p + 1 < count).then(|| columns.row(2 * p + 1));
+                // SAFETY: as above.
+                unsafe { bf16::pair(columns.row(2 * p), odd, out) };
+            }
+            let product = Product {
+                first: false,
+                panel: &panel,
+                width: k,
+                pairs: count.div_ceil(2),
+                a: &a,
+                a_stride: TILE,
+                a_offset: 0,
+                d: self.plane,
+                d_stride: k,
+            };
+            // SAFETY: as `partial`.
+            unsafe {
+                product.add(&dense);
+                for &(row, pairs) in &sparse {
+                    product.add_some(row, pairs);
+                }
+            }
+        }
+    }
+
+    /// A new maximum for a row.
+    fn raise(&self, part: &mut Part, row: usize, top: f32) {
+        let factor = (part.max[row] - top).exp();
+        part.max[row] = top;
+        part.sum[row] *= f64::from(factor);
+        if self.grad {
+            let k = self.packed.k;
+            // SAFETY: the worker's own plane has a row of k numbers for each row.
+            let sums = unsafe { std::slice::from_raw_parts_mut(self.plane.add(row * k), k) };
+            sums.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+}
+
+/// The second op: src0 = the first one's result, src1 = W, dst `[n_embd, n_rows]`. Fills in the task's log-probabilities.
+pub(in crate::graph) unsafe extern "C" fn finish(
+    dst: *mut sys::ggml_tensor,
+    ith: c_int,
+    nth: c_int,
+    user: *mut c_void,
+) {
+    // SAFETY: as `partial`; workers take disjoint rows, and with them disjoint labels.
+    unsafe {
+        let (d, planes, w) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
+        let Some(format) = Format::of(w.type_) else { return };
+        let [k, n_rows] = [d.ne[0] as usize, d.ne[1] as usize];
+        let task = user.cast::<HeadTask>();
+        let parts: Vec<&Part> = (*task).parts.iter().filter(|p| !p.max.is_empty()).collect();
+        let (r0, r1) = share(n_rows, ith as usize, nth as usize);
+        let log_probs = (*task).log_probs.as_mut_ptr();
+        let mut row = Dequantized::new(format, w, k);
+        let mut large = vec![Vec::new(); r1 - r0];
+        for &(row, token, z) in parts.iter().flat_map(|p| &p.large) {
+            if let Some(large) = (row as usize).checked_sub(r0).and_then(|row| large.get_mut(row)) {
+                large.push((token, z));
+            }
+        }
+        std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
+        // Coefficients that follow from log-probabilities follow from those of all rows: each worker finds them.
+        let weigh = (*task).weigh.filter(|_| (*task).grad);
+        let rows = labelled(&*task, n_rows).into_iter().filter(|l| weigh.is_some() || (r0..r1).contains(&l.row));
+        let rows: Vec<Total> = rows.map(|l| Total::new(l, &parts)).collect();
+        let (labels, logits) = (&raw const (*task).labels, &raw const (*task).logits);
+        let (labels, logits) = (&*labels, &*logits);
+        let coefs: Vec<f32> = match weigh {
+            None => labels.iter().map(|l| l.coef).collect(),
+            Some(weigh) => {
+                let mut all = vec![f64::NAN; labels.len()];
+                for t in &rows {
+                    let of = t.of.first..t.of.last;
+                    for (log_prob, &z) in all[of.clone()].iter_mut().zip(&logits[of]) {
+                        *log_prob = f64::from(z) - t.log_z;
+                    }
+                }
+                weigh(&all)
+            }
+        };
+        for t in rows.iter().filter(|t| (r0..r1).contains(&t.of.row)) {
+            let l = &t.of;
+            for (i, &z) in logits.iter().enumerate().take(l.last).skip(l.first) {
+                *log_probs.add(i) = f64::from(z) - t.log_z;
+            }
+            if !(*task).grad {
+                continue;
+            }
+            let out = std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(l.row * k), k);
+            if l.coef != 0.0 {
+                let coef = f64::from(coefs[l.first..l.last].iter().sum::<f32>());
+                for (i, p) in parts.iter().enumerate() {
+                    let factor = (-coef * t.relative(p) / t.sum) as f32;
+                    let plane = planes.data.cast::<f32>().add((i * n_rows + l.row) * k);
+                    add(out, factor, std::slice::from_raw_parts(plane, k));
+                }
+                for &(token, z) in &large[l.row - r0] {
+                    let p = (f64::from(z) - t.log_z).exp();
+                    add(out, (-coef * p) as f32, row.read(token as usize));
+                }
+            }
+            for (label, &coef) in labels[l.first..l.last].iter().zip(&coefs[l.first..l.last]) {
+                add(out, coef, row.read(label.token as usize));
+            }
+        }
+    }
+}
+
+/// A row's sum over the whole vocabulary.
+struct Total {
+    of: Labelled,
+    /// What `sum` is relative to.
+    max: f32,
+    sum: f64,
+    log_z: f64,
+}
+
+impl Total {
+    fn new(of: Labelled, parts: &[&Part]) -> Self {
+        let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[of.row]));
+        let mut total = Self { of, max, sum: 0.0, log_z: 0.0 };
+        total.sum = parts.iter().map(|p| p.sum[total.of.row] * total.relative(p)).sum();
+        total.log_z = f64::from(max) + total.sum.ln();
+        total
+    }
+
+    fn relative(&self, part: &Part) -> f64 {
+        f64::from(part.max[self.of.row] - self.max).exp()
+    }
+}
+
+fn add(out: &mut [f32], factor: f32, x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += factor * x;
+    }
+}
+
+/// Rows of W as they are.
+struct Dequantized<'a> {
+    format: Format,
+    w: &'a sys::ggml_tensor,
+    u: Vec<u8>,
+    scale: Vec<f32>,
+    min: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl<'a> Dequantized<'a> {
+    fn new(format: Format, w: &'a sys::ggml_tensor, k: usize) -> Self {
+        let groups = k / format.group;
+        Self { format, w, u: vec![0; k], scale: vec![0.0; groups], min: vec![0.0; groups], out: vec![0.0; k] }
+    }
+
+    /// # Safety
+    /// The tensor has such a row, in host memory.
+    unsafe fn read(&mut self, row: usize) -> &[f32] {
+        let bytes = self.u.len() / self.format.block * self.format.bytes;
+        // SAFETY: by contract.
+        let stored = unsafe { std::slice::from_raw_parts(self.w.data.cast::<u8>().add(row * self.w.nb[1]), bytes) };
+        self.format.unpack_row(stored, &mut self.u, &mut self.scale, &mut self.min);
+        self.format.to_f32(&self.u, &self.scale, &self.min, &mut self.out);
+        &self.out
+    }
+}

@@ -1,0 +1,12 @@
+//! Reverse-mode gradients through any GGUF model that llama.cpp runs.
+//!
+//! - [`llama`]: safe Rust over llama.cpp: models, contexts, the callback on the compute graph.
+//! - [`graph`]: lift llama.cpp's graph, differentiate it, run it with ggml.
+//! - [`synth`]: small random models of every architecture, for tests and benchmarks.
+//! - [`files`], [`memory`]: atomic writes and hashes; how much memory there is.
+
+pub mod files;
+pub mod graph;
+pub mod llama;
+pub mod memory;
+pub mod synth;

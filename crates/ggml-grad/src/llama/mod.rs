@@ -1,0 +1,137 @@
+//! Safe Rust over llama.cpp: model, context, batch, sampling, control vector, tap.
+//!
+//! This is the only place (with `graph::emit` and `graph::kernels`) that touches llama.cpp's C API. Everything that
+//! crosses the boundary is checked here first: sizes, ranges, NUL bytes. ggml answers a broken promise with `abort()`,
+//! so a mistake that reaches it cannot be reported any more.
+
+#![allow(unsafe_code)] // The C API of llama.cpp.
+
+mod abort;
+mod batch;
+mod chat_template;
+mod context;
+mod device;
+mod eval_callback;
+mod file_tensor;
+mod gguf;
+mod logging;
+mod model;
+mod owned_tensor;
+pub mod placement;
+mod pool;
+mod quantize;
+mod reference;
+mod rpc;
+mod sampler;
+mod transposed;
+
+pub use abort::{AbortMessage, set_abort_message};
+pub use batch::Batch;
+pub use chat_template::apply_builtin_chat_format;
+pub use context::{Context, ContextParams, KvType, default_threads};
+pub use device::{
+    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit,
+    ggml_version, system_info,
+};
+pub use eval_callback::{DType, EvalCallback, KernelOverride, Node, NodeId, Weight};
+pub use file_tensor::FileTensor;
+pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
+pub use logging::{last_log_lines, set_verbose};
+pub use model::{Model, ModelParams};
+pub use placement::{Offload, Placement, SplitMode};
+pub use pool::Pool;
+pub use quantize::{dequantize, quantize, to_f32};
+pub use reference::{ReferenceContext, first_token};
+pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
+pub use sampler::{PenaltyParams, Sampler, SamplerParams};
+
+pub(crate) use llama_cpp_sys_2 as sys;
+
+use std::path::PathBuf;
+
+/// A token id of the model's vocabulary.
+pub type Token = i32;
+
+/// What can go wrong between bidpo and llama.cpp.
+#[derive(Debug, thiserror::Error)]
+pub enum LlamaError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file does not start with the GGUF magic.
+    #[error(
+        "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); models and control vectors both are GGUF files"
+    )]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// Its first four bytes.
+        found: String,
+    },
+    /// llama.cpp refused the file.
+    #[error("llama.cpp cannot load {path}: {reason}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// A context could not be made.
+    #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
+    Context {
+        /// Tokens asked for.
+        n_ctx: u32,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// Text that the tokenizer cannot take.
+    #[error("cannot tokenize: {0}")]
+    Tokenize(String),
+    /// A batch that does not fit.
+    #[error("{0}")]
+    Batch(String),
+    /// `llama_decode` failed.
+    #[error("llama_decode failed with code {code} on {n_tokens} tokens: {reason}")]
+    Decode {
+        /// The return code (1: no room in the KV cache).
+        code: i32,
+        /// Tokens in the batch.
+        n_tokens: usize,
+        /// llama.cpp's last words.
+        reason: String,
+    },
+    /// The flag of [`Context::set_interrupt`] became true. The batch's tokens are not in the cache.
+    #[error("the computation was interrupted")]
+    Interrupted,
+    /// A control vector that does not fit the model.
+    #[error("{0}")]
+    ControlVector(String),
+    /// Reading or writing a GGUF file's metadata failed.
+    #[error("{0}")]
+    Gguf(String),
+    /// The model cannot be used with this tool.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A device or a worker that is not there, or not usable.
+    #[error("{0}")]
+    Device(String),
+    /// The tap panicked; the panic was kept on the Rust side of the boundary.
+    #[error("internal error in a graph callback: {0}")]
+    Callback(String),
+}
+
+/// Starts llama.cpp once for the process. Called by every constructor; calling it again costs nothing.
+pub(crate) fn init() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        logging::install();
+        abort::install();
+        // SAFETY: no arguments; called once, before any other llama.cpp call.
+        unsafe { sys::llama_backend_init() };
+    });
+}

@@ -1,0 +1,54 @@
+//! Options of every command that loads a model.
+
+use crate::args::devices::DeviceArgs;
+use clap::Args;
+use ggml_grad::llama::{GgufFile, Model, ModelParams};
+use ggml_grad::memory;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Options of every command that loads a model.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// The model, a GGUF file.
+    #[arg(long, short = 'm', value_name = "FILE.gguf")]
+    pub model: PathBuf,
+    /// Threads to compute with [default: the machine's cores].
+    #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+    /// Let llama.cpp repack the weights for this CPU, as its own programs do. What needs them as they lie in the file
+    /// (training) then keeps a second copy.
+    #[arg(long)]
+    pub repack: bool,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+}
+
+impl ModelArgs {
+    /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
+    pub fn load(&self) -> anyhow::Result<Arc<Model>> {
+        let params =
+            ModelParams { plain_weights: !self.repack, offload: self.devices.offload(), ..ModelParams::default() };
+        let model = Model::load(&self.model, &params)?;
+        if model.placement().is_offloaded() {
+            eprintln!("{}", model.placement().words());
+        }
+        Ok(model)
+    }
+
+    /// Loads the model to train on it, unless its weights are larger than the memory there is.
+    pub fn load_within_memory(&self, allow_swap: bool) -> anyhow::Result<Arc<Model>> {
+        // What is no GGUF file, `load` says better.
+        // Of a model that goes to devices nobody knows yet how much stays here; the devices say themselves what they lack.
+        let here = !allow_swap && !self.devices.offload().offloads()?;
+        if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| here) {
+            memory::fits(&self.model, bytes, memory::available())?;
+        }
+        self.load()
+    }
+
+    /// The number of threads to use.
+    pub fn threads(&self) -> u32 {
+        self.threads.unwrap_or_else(ggml_grad::llama::default_threads)
+    }
+}

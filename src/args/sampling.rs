@@ -1,0 +1,71 @@
+//! Flags of the commands that generate text.
+
+use bidpo_core::data::TemplateChoice;
+use ggml_grad::llama::SamplerParams;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the most likely token.
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    pub temp: f32,
+    /// Choose among the most likely tokens that together reach this probability (1: off).
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    pub top_p: f32,
+    /// Leave out tokens less likely than this share of the most likely one (0: off).
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    pub min_p: f32,
+    /// Choose among this many tokens (0: off).
+    #[arg(long, value_name = "K", default_value_t = 40, value_parser = clap::value_parser!(i32).range(0..))]
+    pub top_k: i32,
+    /// Penalty on the last 64 tokens of the answer (1: off).
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = penalty)]
+    pub repeat_penalty: f32,
+    /// Seed of the random choice; the same seed gives the same answer.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u32,
+}
+
+impl SamplingArgs {
+    pub fn params(&self) -> SamplerParams {
+        SamplerParams {
+            temperature: self.temp,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            top_k: self.top_k,
+            repeat_penalty: self.repeat_penalty,
+            seed: self.seed,
+        }
+    }
+}
+
+/// How text is put to the model.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PromptArgs {
+    /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
+    #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
+    pub template: TemplateChoice,
+    /// A system message before everything else.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Tokens of context [default: what the model was trained for, at most 4096].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub ctx: Option<u32>,
+}
+
+fn number(text: &str, ok: impl Fn(f32) -> bool, want: &str) -> Result<f32, String> {
+    text.parse::<f32>().ok().filter(|&x| x.is_finite() && ok(x)).ok_or_else(|| format!("must be a number {want}"))
+}
+
+pub fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=100.0).contains(&x), "from 0 to 100")
+}
+
+pub fn probability(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "from 0 to 1")
+}
+
+pub fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0 && x <= 10.0, "above 0 and at most 10")
+}

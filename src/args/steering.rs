@@ -1,0 +1,211 @@
+//! The flags that put vectors on a model: shared by every command that steers.
+
+use anyhow::{Context as _, bail, ensure};
+use bidpo_core::data::{PreferenceSet, Prompt};
+use bidpo_core::extract::residual_norms;
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{ControlVector, Convention, ScaledVector, SteeringVector, combine, warnings};
+use ggml_grad::llama::Model;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Options of every command that can steer.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SteeringArgs {
+    /// A control vector to add (GGUF or safetensors). May be given several times: the vectors are summed.
+    #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
+    pub vectors: Vec<PathBuf>,
+    /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
+    /// with a per cent sign it is relative to the median residual norm (5%, -5%; for a vector of several layers, the mean
+    /// over them), which is measured where the file does not know it.
+    #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
+    pub scales: Vec<Scale>,
+    /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
+    #[arg(long, value_name = "LIST", requires = "vectors")]
+    pub layers: Option<Layers>,
+    /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator). One for all, or one for each --vector in order [default: output].
+    #[arg(long = "convention", value_name = "C", requires = "vectors")]
+    pub conventions: Vec<Convention>,
+}
+
+/// A scale as the user gives it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// A factor on the vector.
+    Factor(f32),
+    /// Per cent of the median residual norm at the vector's layer; with several layers, the mean over them.
+    Percent(f64),
+}
+
+impl FromStr for Scale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let bad = || format!("{text:?} is not a scale: give a number (1.5, -2) or a percentage (5%, -5%)");
+        if let Some(number) = text.strip_suffix('%') {
+            let percent: f64 = number.trim().parse().map_err(|_| bad())?;
+            return if percent.is_finite() { Ok(Self::Percent(percent)) } else { Err(bad()) };
+        }
+        let factor: f32 = text.parse().map_err(|_| bad())?;
+        if factor.is_finite() { Ok(Self::Factor(factor)) } else { Err(bad()) }
+    }
+}
+
+impl Scale {
+    /// The factor it stands for on this vector.
+    pub fn factor(self, vector: &SteeringVector) -> anyhow::Result<f32> {
+        Ok(match self {
+            Self::Factor(f) => f,
+            Self::Percent(p) => vector.scale_for_percent(p)?,
+        })
+    }
+}
+
+/// The vectors that were asked for, loaded and checked against the model.
+#[derive(Debug, Clone, Default)]
+pub struct Steering {
+    /// One dial for each `--vector`.
+    pub dials: Vec<ScaledVector>,
+    /// What `--layers` says.
+    pub layers: Option<Layers>,
+}
+
+impl SteeringArgs {
+    /// The convention in which `--vector` number `i` is read.
+    pub fn convention(&self, i: usize) -> Convention {
+        self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default()
+    }
+
+    /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
+    pub fn load(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Steering> {
+        let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
+        ensure!(
+            n_scales <= 1 || n_scales == n_vectors,
+            "{n_scales} scales for {n_vectors} vectors: give one --scale for all or one for each --vector"
+        );
+        ensure!(
+            n_conventions <= 1 || n_conventions == n_vectors,
+            "{n_conventions} conventions for {n_vectors} vectors: give one --convention for all or one for each --vector"
+        );
+        let mut dials = Vec::new();
+        for (i, path) in self.vectors.iter().enumerate() {
+            let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
+            let dial = load_scaled_vector(path, scale, self.convention(i), model, n_threads)?;
+            for warning in warnings(&dial.vector, model) {
+                eprintln!("bidpo: warning: {}: {warning}", path.display());
+            }
+            dials.push(dial);
+        }
+        let steering = Steering { dials, layers: self.layers.clone() };
+        steering.control_vector(model)?;
+        Ok(steering)
+    }
+}
+
+/// Loads a vector in its maker's convention; says on stderr what of it cannot be used.
+pub fn load_vector(path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    placed(SteeringVector::load(path)?, path, convention)
+}
+
+/// The vector that `path` holds, its layers as bidpo counts them.
+pub fn placed(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    let placed = vector.placed(convention).with_context(|| path.display().to_string())?;
+    if placed.lost_block_0 {
+        eprintln!(
+            "bidpo: {}: direction.1 was measured at the output of block 0, where llama.cpp cannot steer: left out",
+            path.display()
+        );
+    }
+    Ok(placed.vector)
+}
+
+/// Loads one vector and names it after its file.
+pub fn load_scaled_vector(
+    path: &Path,
+    scale: Scale,
+    convention: Convention,
+    model: &Arc<Model>,
+    n_threads: u32,
+) -> anyhow::Result<ScaledVector> {
+    let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
+    let vector = Arc::new(load_vector(path, convention)?);
+    let mut dial = ScaledVector { name: name.to_string_lossy().into_owned(), vector, scale: 0.0 };
+    if matches!(scale, Scale::Percent(_)) {
+        measure_residual_norms(&mut dial, model, n_threads)?;
+    }
+    dial.scale = scale.factor(&dial.vector).with_context(|| path.display().to_string())?;
+    Ok(dial)
+}
+
+/// Pairs of the built-in set that are read for it: some three hundred tokens.
+const MEASURED_PAIRS: usize = 8;
+
+/// Where a vector does not know the residual norm, measures it on this model, at the vector's layers, over questions and
+/// answers that come with the program; says so on stderr.
+pub fn measure_residual_norms(dial: &mut ScaledVector, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<()> {
+    if dial.vector.percent_of_scale(1.0).is_some() {
+        return Ok(());
+    }
+    combine(std::slice::from_ref(dial), None, model)?; // a vector of another model is told so before anything is measured
+    let mut prompts = Vec::new();
+    for pair in PreferenceSet::builtin(PreferenceSet::BUILTIN[0])?.pairs.iter().take(MEASURED_PAIRS) {
+        let question = match &pair.prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Messages(messages) => messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+        };
+        prompts.push(model.tokenize(&format!("{question}\n{}", pair.chosen), true, false)?);
+    }
+    let mut vector = SteeringVector::clone(&dial.vector);
+    let norms = residual_norms(model, &vector.layers(), &prompts, n_threads)?;
+    for (layer, stats) in &norms {
+        vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
+    }
+    eprintln!(
+        "bidpo: {} does not say the residual norm: measured over {} tokens of built-in text, {} per cent of it is scale 1",
+        dial.name,
+        prompts.iter().map(Vec::len).sum::<usize>(),
+        vector.percent_of_scale(1.0).map_or_else(|| "?".to_owned(), |p| format!("{p:.3}")),
+    );
+    dial.vector = Arc::new(vector);
+    Ok(())
+}
+
+impl Steering {
+    /// What the dials add up to on `model`; `None` when nothing is added.
+    pub fn control_vector(&self, model: &Model) -> anyhow::Result<Option<ControlVector>> {
+        Ok(combine(&self.dials, self.layers.as_ref(), model)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_parsed() {
+        assert_eq!("-1.5".parse(), Ok(Scale::Factor(-1.5)));
+        assert_eq!("-5%".parse(), Ok(Scale::Percent(-5.0)));
+        assert_eq!(" 2.5 % ".parse(), Ok(Scale::Percent(2.5)));
+        for bad in ["", "%", "x", "nan", "inf%", "1,5", "1e99"] {
+            assert!(bad.parse::<Scale>().unwrap_err().contains("is not a scale"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_take_negative_numbers() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            steering: SteeringArgs,
+        }
+        let parse = |args: &[&str]| <Cli as clap::Parser>::try_parse_from([&["x"], args].concat());
+        let s =
+            parse(&["--vector", "a.gguf", "--vector", "b.gguf", "--scale", "-1.5", "--scale", "-5%"]).unwrap().steering;
+        assert_eq!(s.scales, [Scale::Factor(-1.5), Scale::Percent(-5.0)]);
+        assert_eq!(s.vectors.len(), 2);
+        assert!(parse(&["--scale", "2"]).is_err(), "a scale without a vector means nothing");
+    }
+}

@@ -1,0 +1,174 @@
+//! `bidpo doctor`: what this build and this machine offer, and what to do when that is less than it could be.
+
+use ggml_grad::llama::{self, CpuFeature};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Options of `bidpo doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Workers (`bidpo worker`) whose devices to show as well.
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', env = "BIDPO_RPC")]
+    rpc: Vec<String>,
+    /// Print JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let features = llama::cpu_features();
+    let threads = llama::default_threads();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let setting = std::env::var("BIDPO_THREADS").ok();
+    for worker in args.rpc.iter().filter(|w| !w.is_empty()) {
+        llama::connect_worker(worker)?;
+    }
+    let devices = llama::devices();
+    let warnings: Vec<String> = [
+        slow_build(&features),
+        cfg!(debug_assertions)
+            .then(|| "this is a debug build: training is many times slower; use `cargo build --release`".to_owned()),
+        thread_advice(setting.as_deref(), threads, cores),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if args.json {
+        let report = json!({
+            "bidpo": env!("CARGO_PKG_VERSION"),
+            "llama_cpp_sys_2": llama::LLAMA_CPP_SYS_VERSION,
+            "ggml": llama::ggml_version(),
+            "ggml_commit": llama::ggml_commit(),
+            "target": target(),
+            "cargo_features": cargo_features(),
+            "backends": llama::backends(),
+            "devices": devices.iter().map(|d| json!({
+                "name": d.name, "description": d.description, "kind": d.kind,
+                "memory_free": d.free, "memory_total": d.total,
+            })).collect::<Vec<_>>(),
+            "threads": threads,
+            "cores": cores,
+            "cpu_features": features.iter().map(|f| json!({
+                "name": f.name, "cpu": f.in_cpu, "ggml": f.in_ggml, "bidpo": f.in_bidpo,
+            })).collect::<Vec<_>>(),
+            "system_info": llama::system_info(),
+            "warnings": warnings,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let commit = llama::ggml_commit().map_or_else(String::new, |c| format!(" (commit {c})"));
+    let or_none = |list: Vec<&str>| if list.is_empty() { "none".to_owned() } else { list.join(" ") };
+    println!("bidpo       {}, {}, cargo features: {}", env!("CARGO_PKG_VERSION"), target(), or_none(cargo_features()));
+    println!(
+        "llama.cpp   from llama-cpp-sys-2 {}, ggml {}{commit}",
+        llama::LLAMA_CPP_SYS_VERSION,
+        llama::ggml_version()
+    );
+    println!("backends    {}", llama::backends().join(", "));
+    for d in &devices {
+        println!(
+            "device      {}: {} ({}), {} of {} GiB free",
+            d.name,
+            d.description,
+            d.kind,
+            gib(d.free),
+            gib(d.total)
+        );
+    }
+    let source = if setting.is_some() { "BIDPO_THREADS" } else { "default" };
+    println!("threads     {threads} ({source}; this process may use {cores} cores)");
+    for (label, has) in [
+        ("this CPU", &(|f: &CpuFeature| f.in_cpu) as &dyn Fn(&CpuFeature) -> bool),
+        ("ggml uses", &|f| f.in_ggml),
+        ("bidpo uses", &|f| f.in_bidpo),
+    ] {
+        println!("{label:<11} {}", or_none(features.iter().filter(|&f| has(f)).map(|f| f.name).collect()));
+    }
+    println!();
+    if warnings.is_empty() {
+        println!("No problem found.");
+    }
+    for warning in &warnings {
+        println!("WARNING: {warning}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn target() -> String {
+    format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// The cargo features compiled in.
+fn cargo_features() -> Vec<&'static str> {
+    [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))]
+        .into_iter()
+        .filter_map(|(name, on)| on.then_some(name))
+        .collect()
+}
+
+fn gib(bytes: usize) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
+}
+
+/// The warning for a build that leaves vector extensions of this processor unused.
+fn slow_build(features: &[CpuFeature]) -> Option<String> {
+    let unused = |used: fn(&CpuFeature) -> bool| -> Vec<&str> {
+        features.iter().filter(|f| f.in_cpu && !used(f)).map(|f| f.name).collect()
+    };
+    let ggml = unused(|f| f.in_ggml);
+    if !ggml.is_empty() {
+        return Some(format!(
+            "ggml was compiled without {}, which this CPU has: everything is slower, without AVX2 about five times. \
+             Build inside the repository, where .cargo/config.toml says target-cpu=native; if the environment sets \
+             RUSTFLAGS, that file is ignored: add `-C target-cpu=native` to RUSTFLAGS. Then `cargo clean -p \
+             llama-cpp-sys-2 && cargo build --release`",
+            ggml.join(", ")
+        ));
+    }
+    let bidpo = unused(|f| f.in_bidpo);
+    (!bidpo.is_empty()).then(|| {
+        format!(
+            "bidpo's own code was compiled without {}, which this CPU has: training is slower. Build with \
+             `-C target-cpu=native` (.cargo/config.toml, or RUSTFLAGS where that is set)",
+            bidpo.join(", ")
+        )
+    })
+}
+
+/// What is wrong with the number of threads, if anything.
+fn thread_advice(setting: Option<&str>, threads: u32, cores: usize) -> Option<String> {
+    if let Some(text) = setting.filter(|t| !t.parse::<u32>().is_ok_and(|n| (1..=512).contains(&n))) {
+        return Some(format!("BIDPO_THREADS is {text:?}: it must be a number from 1 to 512"));
+    }
+    (threads as usize > cores).then(|| {
+        format!(
+            "{threads} threads on {cores} cores: ggml's threads wait by spinning, so this is slower than {cores} threads"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_build_is_told_what_to_do() {
+        let feature = |name, in_ggml, in_bidpo| CpuFeature { name, in_cpu: true, in_ggml, in_bidpo };
+        let absent = CpuFeature { name: "AVX512", in_cpu: false, in_ggml: false, in_bidpo: false };
+        assert_eq!(slow_build(&[feature("AVX", true, true), absent]), None);
+        let text = slow_build(&[feature("AVX", false, false), feature("AVX2", false, true), absent]).unwrap();
+        assert!(text.contains("without AVX, AVX2, which this CPU has") && !text.contains("AVX512"), "{text}");
+        assert!(text.contains("RUSTFLAGS") && text.contains("config.toml"), "{text}");
+        let text = slow_build(&[feature("AVX", true, false)]).unwrap();
+        assert!(text.contains("bidpo's own code"), "{text}");
+    }
+
+    #[test]
+    fn threads() {
+        assert_eq!(thread_advice(None, 2, 2), None);
+        assert_eq!(thread_advice(Some("1"), 1, 2), None);
+        assert!(thread_advice(Some("many"), 2, 2).unwrap().contains("\"many\""));
+        assert!(thread_advice(Some("8"), 8, 2).unwrap().contains("8 threads on 2 cores"));
+    }
+}

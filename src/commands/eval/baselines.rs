@@ -1,0 +1,385 @@
+//! The conditions of a run: the vector, and what it has to be measured against.
+
+use super::common::{PromptArgs, file_name};
+use crate::args::steering::SteeringArgs;
+use anyhow::{Context as _, ensure};
+use bidpo_core::data::{Message, Prompt};
+use bidpo_core::eval::benchmark::{Benchmark, Item};
+use bidpo_core::eval::caa::mean_difference;
+use bidpo_core::eval::condition::{Condition, STEERED, UNSTEERED, flipped, layers_of, random, same_length};
+use bidpo_core::eval::prompt::{Change, Preset, Style};
+use bidpo_core::eval::sweep::direction;
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{ControlVector, Convention, ScaledVector, SteeringVector, TRAINING_CURVE, combine, warnings};
+use ggml_grad::files::sha256_of_file;
+use ggml_grad::llama::Model;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What a vector is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Baseline {
+    /// The model without the vector.
+    Unsteered,
+    /// The vector with its sign turned.
+    Flipped,
+    /// A random vector of equal length.
+    Random,
+    /// The mean difference of activations on the training items (CAA), at equal length. Needs --split.
+    Caa,
+    /// A system prompt, no vector.
+    System,
+    /// Solved training items in the prompt, no vector. Needs --split.
+    Shots,
+    /// The answers without their question, no vector.
+    Hidden,
+    /// None of them.
+    None,
+}
+
+impl Baseline {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Unsteered, Self::Flipped, Self::Random, Self::Caa, Self::System, Self::Shots, Self::Hidden];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unsteered => "unsteered",
+            Self::Flipped => "flipped",
+            Self::Random => "random",
+            Self::Caa => "caa",
+            Self::System => "system",
+            Self::Shots => "shots",
+            Self::Hidden => "hidden",
+            Self::None => "none",
+        }
+    }
+
+    /// True for those that are another prompt, not another vector.
+    pub fn changes_the_prompt(self) -> bool {
+        matches!(self, Self::System | Self::Shots | Self::Hidden)
+    }
+}
+
+/// A further vector, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compare {
+    /// What it is called in the tables.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Factor on it; without one it is brought to the steered vector's length.
+    pub scale: Option<f32>,
+}
+
+impl FromStr for Compare {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} names no further vector: write NAME=FILE.gguf or NAME=FILE.gguf:SCALE");
+        let (name, file) = text.split_once('=').ok_or_else(bad)?;
+        let (name, file) = (name.trim(), file.trim());
+        // A colon may stand in a path too: behind the last one only a number is a scale.
+        let (path, scale) = match file.rsplit_once(':') {
+            Some((path, scale)) if scale.parse::<f32>().is_ok_and(f32::is_finite) => (path, scale.parse().ok()),
+            _ => (file, None),
+        };
+        if name.is_empty() || path.is_empty() || [STEERED, UNSTEERED].contains(&name) {
+            return Err(bad());
+        }
+        Ok(Self { name: name.into(), path: path.into(), scale })
+    }
+}
+
+impl Compare {
+    /// Its condition beside a vector that adds `control`.
+    fn condition(&self, control: &ControlVector, model: &Model) -> anyhow::Result<Condition> {
+        let place = || self.path.display().to_string();
+        let vector = SteeringVector::load(&self.path)?;
+        for warning in warnings(&vector, model) {
+            eprintln!("bidpo: warning: {}: {warning}", place());
+        }
+        let n_embd = model.n_embd();
+        let added = match self.scale {
+            Some(scale) => {
+                let dial = ScaledVector { name: self.name.clone(), vector: Arc::new(vector), scale };
+                combine(&[dial], None, model)?
+            }
+            None => {
+                ensure!(
+                    vector.n_embd() == n_embd,
+                    "{}: its directions have {} numbers, this model needs {n_embd}",
+                    place(),
+                    vector.n_embd()
+                );
+                let at = |&l: &usize| direction(&vector, l).map(|(d, _)| (l, d.clone()));
+                let directions =
+                    layers_of(control, n_embd).iter().map(at).collect::<Result<_, _>>().with_context(place)?;
+                Some(same_length(control, n_embd, &directions))
+            }
+        };
+        let facts = json!({
+            "file": file_name(&self.path),
+            "sha256": sha256_of_file(&self.path).with_context(place)?,
+            "scale": self.scale,
+            "length": if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" },
+        });
+        Ok(Condition::new(&self.name, "other vector", added, Change::default(), facts))
+    }
+}
+
+/// The vector that was asked for.
+pub struct Steered {
+    /// `None` at scale 0.
+    pub control: Option<ControlVector>,
+    /// What the manifest says of it.
+    pub facts: Value,
+}
+
+/// What a manifest says of a vector that is used; its training losses too, where the file has them.
+pub fn vector_facts(path: &Path, sha256: &str, scale: f64, percent: Option<f64>, vector: &SteeringVector) -> Value {
+    let mut facts = json!({
+        "file": file_name(path), "sha256": sha256, "scale": scale, "percent_of_residual_norm": percent,
+    });
+    let curve = vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str::<Value>(c).ok());
+    if let Some(curve) = curve {
+        facts[TRAINING_CURVE] = curve;
+    }
+    facts
+}
+
+/// Loads the vectors of the command line; `None` where there are none.
+pub fn steered(args: &SteeringArgs, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Option<Steered>> {
+    let steering = args.load(model, n_threads)?;
+    if steering.dials.is_empty() {
+        return Ok(None);
+    }
+    let mut vectors = Vec::new();
+    for (i, (path, dial)) in args.vectors.iter().zip(&steering.dials).enumerate() {
+        let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
+        let percent = dial.vector.percent_of_scale(dial.scale);
+        let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
+        if args.convention(i) != Convention::Output {
+            facts["convention"] = json!(args.convention(i).to_string());
+        }
+        vectors.push(facts);
+    }
+    let control = steering.control_vector(model)?;
+    let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());
+    Ok(Some(Steered { control, facts: json!({ "vectors": vectors, "layers": layers.map(|l| l.to_string()) }) }))
+}
+
+/// The conditions that need nothing but the vector.
+pub fn of_vector(steered: Option<&Steered>, wanted: &[Baseline], model: &Model, seed: u64) -> Vec<Condition> {
+    let mut out = Vec::new();
+    if wanted.contains(&Baseline::Unsteered) || steered.is_none() {
+        out.push(Condition::unsteered());
+    }
+    let Some(steered) = steered else { return out };
+    let new = |name: &str, kind: &str, control: Option<ControlVector>, facts: Value| {
+        Condition::new(name, kind, control, Change::default(), facts)
+    };
+    out.push(new(STEERED, "steered", steered.control.clone(), steered.facts.clone()));
+    let Some(control) = &steered.control else { return out };
+    if wanted.contains(&Baseline::Flipped) {
+        out.push(new("sign flipped", "flipped", Some(flipped(control)), Value::Null));
+    }
+    if wanted.contains(&Baseline::Random) {
+        out.push(new("random vector", "random", Some(random(control, model.n_embd(), seed)), json!({ "seed": seed })));
+    }
+    out
+}
+
+/// The conditions of a multiple-choice run, and notes on those that had to be left out.
+#[allow(clippy::too_many_arguments, reason = "each is one independent part of the run")]
+pub fn conditions(
+    steered: Option<&Steered>,
+    wanted: &[Baseline],
+    prompt: &PromptArgs,
+    model: &Arc<Model>,
+    style: &Style,
+    benchmark: &Benchmark,
+    train: Option<&Benchmark>,
+    compare: &[Compare],
+    n_threads: u32,
+) -> anyhow::Result<(Vec<Condition>, Vec<String>)> {
+    let mut out = of_vector(steered, wanted, model, style.seed);
+    let mut without_items = Vec::new();
+    let control = steered.and_then(|s| s.control.as_ref());
+    if let Some(control) = control {
+        for other in compare {
+            out.push(other.condition(control, model)?);
+        }
+    }
+    if wanted.contains(&Baseline::Caa)
+        && let Some(control) = control
+    {
+        match train {
+            Some(train) => {
+                let layers = layers_of(control, model.n_embd());
+                eprintln!("Mean difference of activations on {} training items ...", train.items.len());
+                let (direction, n) = mean_difference(model, train, style, &layers, n_threads)?;
+                let control = same_length(control, model.n_embd(), &direction);
+                let facts = json!({ "training_items": n });
+                out.push(Condition::new("mean difference (CAA)", "caa", Some(control), Change::default(), facts));
+            }
+            None => without_items.push("the mean difference (CAA)"),
+        }
+    }
+    let prompted = |name: &str, kind: &str, change: Change| Condition::new(name, kind, None, change, Value::Null);
+    if wanted.contains(&Baseline::System) {
+        let system = prompt.system.trim().to_owned();
+        let refused = match &style.preset {
+            Preset::Chat(template) => {
+                let chat = Prompt::Messages(vec![Message::system(&system), Message::user("x")]);
+                template.encode_prompt(model, &chat).err()
+            }
+            Preset::Plain { .. } => None,
+        };
+        match refused {
+            None => out.push(prompted("system prompt", "system", Change { system: Some(system), ..Change::default() })),
+            Some(error) => eprintln!("bidpo: the system prompt is left out: {error}"),
+        }
+    }
+    if wanted.contains(&Baseline::Shots) {
+        match train {
+            Some(train) => {
+                let shots = fitting_shots(model, style, benchmark, train, prompt.shots as usize)?;
+                if shots.len() < (prompt.shots as usize).min(train.items.len()) {
+                    eprintln!("{} solved examples fit the model's context, not {}.", shots.len(), prompt.shots);
+                }
+                if !shots.is_empty() {
+                    let name = format!("{} solved examples", shots.len());
+                    out.push(prompted(&name, "shots", Change { shots, ..Change::default() }));
+                }
+            }
+            None => without_items.push("solved training items in the prompt"),
+        }
+    }
+    if wanted.contains(&Baseline::Hidden) {
+        out.push(prompted("question hidden", "hidden", Change { hide_question: true, ..Change::default() }));
+    }
+    let mut notes = Vec::new();
+    if !without_items.is_empty() {
+        let names = without_items.join(" and ");
+        notes.push(format!("{names}, for which --split gives training items (`bidpo data split` writes one)"));
+    }
+    if control.is_some() && compare.is_empty() && wanted.len() == Baseline::ALL.len() {
+        notes.push(
+            "a vector trained by DPO on the same pairs (`bidpo train --objective dpo`, then --compare dpo=FILE.gguf)"
+                .into(),
+        );
+    }
+    if let Some(name) =
+        out.iter().enumerate().find_map(|(i, c)| out[..i].iter().any(|o| o.name == c.name).then(|| c.name.clone()))
+    {
+        anyhow::bail!("two conditions are called {name:?}: give --compare another name");
+    }
+    Ok((out, notes))
+}
+
+/// Items that are among the longest, of those at `which` places.
+fn longest(benchmark: &Benchmark, style: &Style, mut which: Vec<usize>) -> Vec<usize> {
+    // The longest by characters are among the longest by tokens.
+    let size = |i: &usize| {
+        let item = &benchmark.items[*i];
+        let answers = item.answers.iter().map(|a| a.text.len());
+        item.question.len() + if style.protocol.shows_options() { answers.sum() } else { answers.max().unwrap_or(0) }
+    };
+    which.sort_by_key(|i| std::cmp::Reverse(size(i)));
+    which.truncate(8);
+    which
+}
+
+/// The most examples, up to `wanted`, with which whole prompts of `tokens(examples)` tokens fit the model's context.
+fn most_examples(
+    model: &Model,
+    wanted: usize,
+    tokens: impl Fn(usize) -> anyhow::Result<usize>,
+) -> anyhow::Result<usize> {
+    // A little room: other items may be a few tokens longer.
+    let limit = model.n_ctx_train().saturating_sub(16);
+    let (mut fits, mut too_many) = (0, wanted + 1);
+    while too_many - fits > 1 {
+        let k = if fits == 0 && too_many == wanted + 1 { wanted } else { (fits + too_many) / 2 };
+        // A context that the tokenizer or the scorer refuses as too long does not fit either.
+        match tokens(k) {
+            Ok(n) if n <= limit => fits = k,
+            Ok(_) => too_many = k,
+            Err(error) if error.to_string().contains("the model was trained for") => too_many = k,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(fits)
+}
+
+/// Tokens of the longest whole prompt.
+fn longest_prompt(
+    style: &Style,
+    model: &Model,
+    benchmark: &Benchmark,
+    group: usize,
+    items: &[usize],
+    change: &Change,
+) -> anyhow::Result<usize> {
+    let (prompts, _) = style.prompts(model, benchmark, group, items, change)?;
+    let requests = prompts.tokens(model)?;
+    let whole = requests.iter().map(|r| r.context.len() + r.answers.iter().map(Vec::len).max().unwrap_or(0));
+    Ok(whole.max().unwrap_or(0))
+}
+
+/// The first training items, as many as are asked for and fit the context before the longest item.
+fn fitting_shots(
+    model: &Arc<Model>,
+    style: &Style,
+    benchmark: &Benchmark,
+    train: &Benchmark,
+    wanted: usize,
+) -> anyhow::Result<Vec<Item>> {
+    let longest = longest(benchmark, style, (0..benchmark.items.len()).collect());
+    let longest: Vec<usize> = longest.into_iter().filter(|&i| benchmark.items[i].group == 0).collect();
+    let fits = most_examples(model, wanted.min(train.items.len()), |k| {
+        let change = Change { shots: train.items[..k].to_vec(), ..Change::default() };
+        longest_prompt(style, model, benchmark, 0, &longest, &change)
+    })?;
+    Ok(train.items[..fits].to_vec())
+}
+
+/// Leaves out solved examples of the benchmark's own that do not fit the model's context, as MMLU's reference does, the
+/// same number for all items of a group, and says where: `subject (examples left)`, which is returned too.
+pub fn fit_examples(benchmark: &mut Benchmark, style: &Style, model: &Arc<Model>) -> anyhow::Result<Vec<String>> {
+    let mut fewer = Vec::new();
+    for group in 0..benchmark.groups.len() {
+        let wanted = benchmark.groups[group].shots.len();
+        let of_group: Vec<usize> = (0..benchmark.items.len()).filter(|&i| benchmark.items[i].group == group).collect();
+        if wanted == 0 || of_group.is_empty() {
+            continue;
+        }
+        let items =
+            longest(benchmark, style, of_group).into_iter().map(|i| Item { group: 0, ..benchmark.items[i].clone() });
+        let items: Vec<Item> = items.collect();
+        let all: Vec<usize> = (0..items.len()).collect();
+        let fits = most_examples(model, wanted, |k| {
+            let mut own = benchmark.groups[group].clone();
+            own.shots.truncate(k);
+            let small = Benchmark { items: items.clone(), groups: vec![own] };
+            longest_prompt(style, model, &small, 0, &all, &Change::default())
+        })?;
+        if fits < wanted {
+            let name = benchmark.items.iter().find(|i| i.group == group).and_then(|i| i.category.clone());
+            fewer.push(format!("{} ({fits})", name.unwrap_or_else(|| group.to_string())));
+            benchmark.groups[group].shots.truncate(fits);
+        }
+    }
+    if !fewer.is_empty() {
+        eprintln!(
+            "The model's context ({} tokens) holds fewer solved examples than asked for in: {}.",
+            model.n_ctx_train(),
+            fewer.join(", ")
+        );
+    }
+    Ok(fewer)
+}

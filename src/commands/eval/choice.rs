@@ -1,0 +1,112 @@
+//! `bidpo eval choice`.
+
+use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
+use anyhow::{Context as _, ensure};
+use bidpo_core::data::choice::{AnswerAs, Mapping, load};
+use bidpo_core::eval::benchmark::Benchmark;
+use bidpo_core::eval::prompt::QUESTION_FORM;
+use bidpo_core::eval::protocol::Protocol;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `bidpo eval choice`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The questions: .csv with a header, or .jsonl.
+    #[arg(long, short = 'd', value_name = "FILE")]
+    data: PathBuf,
+    /// Column or key of the question; several are joined by a space. `a.b` reaches into an object.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', default_value = "question")]
+    question: Vec<String>,
+    /// Key of a list of choices, or several columns with one choice each.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', required_unless_present = "fixed")]
+    choices: Vec<String>,
+    /// Key of the right answer: an index, a letter, a label, true or false, the text itself; or one of the columns of
+    /// --choices, which is then right in every question.
+    #[arg(long, value_name = "KEY", default_value = "answer")]
+    answer: String,
+    /// Number of the first choice where answers are numbers.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first: usize,
+    /// Key of the choices' labels, where the answer is one of them.
+    #[arg(long, value_name = "KEY")]
+    labels: Option<String>,
+    /// What an answer is that could be the text of one choice and the index or letter of another.
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "labels")]
+    answer_as: Option<AnswerAsName>,
+    /// Key of a category, by which uncertainty is clustered.
+    #[arg(long, value_name = "KEY")]
+    category: Option<String>,
+    /// Take the first of several texts in a choice's cell; they are separated by this.
+    #[arg(long, value_name = "TEXT")]
+    separator: Option<String>,
+    /// The same choices for every question: no,yes
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "choices")]
+    fixed: Vec<String>,
+    /// Show the choices as lettered options, in an order drawn by the seed for each question, and read the letter, instead
+    /// of scoring each as a continuation.
+    #[arg(long)]
+    show_options: bool,
+    /// How a question is put; {question} stands for it, \n for a new line. The answer follows after one space.
+    #[arg(long, value_name = "TEXT", default_value = "Q: {question}\\nA:", conflicts_with = "show_options")]
+    form: String,
+    #[command(flatten)]
+    split: SplitArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// How an answer is read that could be two.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AnswerAsName {
+    /// The text of the right choice.
+    Text,
+    /// Its index or letter.
+    Place,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let form = args.form.replace("\\n", "\n");
+    ensure!(form.contains("{question}"), "--form {:?} does not hold {{question}}", args.form);
+    let mapping = Mapping {
+        question: args.question,
+        choices: args.choices,
+        answer: args.answer,
+        first: args.first,
+        labels: args.labels,
+        answer_as: args.answer_as.map(|a| match a {
+            AnswerAsName::Text => AnswerAs::Text,
+            AnswerAsName::Place => AnswerAs::Place,
+        }),
+        category: args.category,
+        separator: args.separator,
+        fixed: args.fixed,
+    };
+    let set = load(&args.data, &mapping)?;
+    if let Some(first) = set.contradictions.first() {
+        eprintln!(
+            "bidpo: warning: {}: {} questions are left out, whose right answer is also a wrong one (the first on line {first})",
+            args.data.display(),
+            set.contradictions.len()
+        );
+    }
+    let items = set.items;
+    let sha256 = ggml_grad::files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
+    let selected = selected(&args.split, args.run.limit, items.len(), &sha256)?;
+    let mut selection = selected.facts;
+    selection["mapping"] = serde_json::json!(format!("{mapping:?}"));
+    let case = Case {
+        name: "choice",
+        // Not in the data's order: where one column is always right, so would one letter be.
+        protocol: if args.show_options { Protocol::Letter } else { Protocol::Choice },
+        benchmark: Benchmark::choice(&items, &selected.items),
+        train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
+        data: vec![(args.data, sha256)],
+        selection,
+        form: if args.show_options { QUESTION_FORM.into() } else { form },
+        preset: "none",
+    };
+    measure(&args.run, &args.prompt, case, None)
+}

@@ -1,0 +1,168 @@
+//! `bidpo extract`: the residual stream of a model, as a safetensors file.
+
+use crate::terminal::interrupt::Interrupt;
+use anyhow::{Context as _, ensure};
+use bidpo_core::data::{ChatTemplate, TemplateChoice};
+use bidpo_core::eval::results::Shard;
+use bidpo_core::extract::{Positions, extract_to_file, read_prompts};
+use bidpo_core::layers::{Layers, LayersError};
+use bidpo_core::steer::ModelIdentity;
+use ggml_grad::files;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Options of `bidpo extract`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: crate::args::ModelArgs,
+    /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
+    #[arg(long, short = 'd', value_name = "FILE")]
+    data: PathBuf,
+    /// Layers to read: all, or for example 15, 10-20 or 5,9,12-14. Layer N is the output of block N, counted from 0.
+    #[arg(long, value_name = "LIST")]
+    layers: WhichLayers,
+    /// Token positions to keep: the last of each prompt, all, or the mean over each prompt.
+    #[arg(long, value_name = "WHICH", default_value = "last")]
+    positions: PositionsArg,
+    /// Chat format: none, auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
+    #[arg(long, value_name = "T", default_value_t = TemplateChoice::None)]
+    template: TemplateChoice,
+    /// Run every n-th prompt only, from the i-th on: the parts of a larger job, each with a file of its own.
+    #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
+    shard: Shard,
+    /// Where to write.
+    #[arg(long, short = 'o', value_name = "FILE.safetensors")]
+    output: PathBuf,
+    /// Print the lengths as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum PositionsArg {
+    Last,
+    All,
+    Mean,
+}
+
+/// `all`, or a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum WhichLayers {
+    All,
+    These(Layers),
+}
+
+impl FromStr for WhichLayers {
+    type Err = LayersError;
+
+    fn from_str(text: &str) -> Result<Self, LayersError> {
+        if text == "all" { Ok(Self::All) } else { Ok(Self::These(text.parse()?)) }
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    files::check_writable(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
+    let all = read_prompts(&args.data)?;
+    let mine: Vec<usize> = args.shard.items(all.len()).collect();
+    ensure!(
+        !mine.is_empty(),
+        "shard {} holds none of the {} prompts of {}",
+        args.shard,
+        all.len(),
+        args.data.display()
+    );
+    let model = args.model.load()?;
+    let template = ChatTemplate::new(&model, &args.template)?;
+    if let Some(notice) = template.notice() {
+        eprintln!("bidpo: {notice}");
+    }
+    let tokens = mine
+        .iter()
+        .map(|&i| {
+            let place = || format!("{}: prompt {}", args.data.display(), i + 1);
+            template.encode_prompt(&model, &all[i]).with_context(place)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let layers = match &args.layers {
+        WhichLayers::All => (0..model.n_layer()).collect(),
+        WhichLayers::These(layers) => layers.to_vec(),
+    };
+    let positions = match args.positions {
+        PositionsArg::Last => Positions::Last,
+        PositionsArg::All => Positions::All,
+        PositionsArg::Mean => Positions::Mean,
+    };
+    let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
+    let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
+    let metadata = BTreeMap::from(
+        [
+            ("tool", concat!("bidpo ", env!("CARGO_PKG_VERSION"))),
+            ("model", &identity.name),
+            ("model_architecture", &identity.architecture),
+            ("model_quantization", &identity.quantization),
+            ("model_sha256", &identity.sha256),
+            ("template", template.name()),
+            ("template_sha256", &template.sha256()),
+            ("data_sha256", &data_sha256),
+            ("data_prompts", &all.len().to_string()),
+            ("shard", &args.shard.to_string()),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
+
+    let bar = ProgressBar::new(mine.len() as u64); // draws on stderr, and only on a terminal
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
+    let interrupt = Interrupt::install(Duration::ZERO)?;
+    let stats = interrupt.during(|| {
+        extract_to_file(
+            &model,
+            &layers,
+            &tokens,
+            positions,
+            args.model.threads(),
+            &metadata,
+            &args.output,
+            &mut |done| {
+                bar.set_position(done as u64);
+                !interrupt.stop.load(Ordering::Relaxed)
+            },
+        )
+    });
+    bar.finish_and_clear();
+    let stats = match args.shard {
+        Shard::WHOLE => stats?,
+        // The library counts the prompts that it was given.
+        shard => stats.with_context(|| format!("shard {shard}, its prompts counted by themselves"))?,
+    };
+
+    if args.json {
+        let layers: Vec<_> = stats
+            .iter()
+            .map(|(layer, s)| serde_json::json!({"layer": layer, "norm_median": s.median, "norm_mean": s.mean}))
+            .collect();
+        let summary = serde_json::json!({
+            "output": args.output.display().to_string(),
+            "positions": positions.name(),
+            "n_prompts": mine.len(),
+            "n_tokens": tokens.iter().map(Vec::len).sum::<usize>(),
+            "layers": layers,
+        });
+        println!("{summary:#}");
+    } else {
+        // Of the last block no more is computed than llama.cpp itself would compute, or little more.
+        let except = if positions == Positions::Last { " (of the last block, over some)" } else { "" };
+        println!("Length of the residual stream after each block, over all token positions{except}:");
+        println!("{:>5}  {:>10}  {:>10}", "layer", "median", "mean");
+        for (layer, s) in &stats {
+            println!("{layer:>5}  {:>10.2}  {:>10.2}", s.median, s.mean);
+        }
+    }
+    eprintln!("bidpo: {} prompts, {} layers: {}", mine.len(), stats.len(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,98 @@
+//! The commands: flags in, a call into the library, results printed. One file a command.
+
+mod bench;
+mod chat;
+mod check;
+mod data;
+mod doctor;
+mod eval;
+mod extract;
+mod first_token;
+mod generate;
+mod judge;
+mod report;
+mod serve;
+mod sweep;
+mod synth;
+mod train;
+mod vector;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
+#[derive(Debug, Parser)]
+#[command(name = "bidpo", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Print llama.cpp's own log on stderr.
+    #[arg(long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a steering vector on preference pairs.
+    Train(train::Args),
+    /// Answer one prompt, with or without steering.
+    Generate(generate::Args),
+    /// Chat in the terminal, with a dial for the vector.
+    Chat(chat::Args),
+    /// Serve a steered model over HTTP: OpenAI's API, steering per request, a web page.
+    Serve(serve::Args),
+    /// Write the residual stream of a model to a safetensors file.
+    Extract(extract::Args),
+    /// Measure a model, with or without a vector.
+    Eval(Box<eval::Args>),
+    /// Try many layers and scales: the best on validation items, reported on test items.
+    Sweep(sweep::Args),
+    /// Put written answers of `eval` head to head before a judge of your choice.
+    Judge(judge::Args),
+    /// Compute every figure again from results files; put shards together.
+    Report(report::Args),
+    /// Look into data files, and split them.
+    Data(data::Args),
+    /// Check that the engine is right for a model: logits, gradient, reference files.
+    Check(check::Args),
+    /// Look into control vector files, convert them, add, scale, average and compare them.
+    Vector(vector::Args),
+    /// Measure speed and memory against llama.cpp itself.
+    Bench(bench::Args),
+    /// llama.cpp alone, for `bench`.
+    #[command(hide = true)]
+    FirstToken(first_token::Args),
+    /// Write a small random model, for tests and benchmarks.
+    Synth(synth::Args),
+    /// Show what this build and this machine offer.
+    Doctor(doctor::Args),
+    /// Let other machines compute on this one's devices (their --rpc).
+    Worker(worker::Args),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        ggml_grad::llama::set_verbose(self.verbose);
+        match self.command {
+            Command::Train(args) => train::run(args),
+            Command::Generate(args) => generate::run(args),
+            Command::Chat(args) => chat::run(args),
+            Command::Serve(args) => serve::run(args),
+            Command::Extract(args) => extract::run(args),
+            Command::Eval(args) => eval::run(*args),
+            Command::Sweep(args) => sweep::run(args),
+            Command::Data(args) => data::run(args),
+            Command::Judge(args) => judge::run(args),
+            Command::Report(args) => report::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Vector(args) => vector::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::FirstToken(args) => first_token::run(args),
+            Command::Synth(args) => synth::run(args),
+            Command::Doctor(args) => doctor::run(args),
+            Command::Worker(args) => worker::run(args),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `bidpo serve`: a server with OpenAI's HTTP API, steering per request, and a web page.
+
+use anyhow::{Context as _, ensure};
+use bidpo_core::chat::Generator;
+use bidpo_core::data::{ChatTemplate, TemplateChoice};
+use bidpo_serve::{Limits, ServeOptions, Server, VectorStore};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Options of `bidpo serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: crate::args::ModelArgs,
+    /// A folder of control vectors (GGUF): requests name them without the ending.
+    #[arg(long, value_name = "DIR")]
+    vectors: Option<PathBuf>,
+    /// The address to listen on; 0.0.0.0 for other machines too.
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// The port; 0 takes a free one.
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    port: u16,
+    /// What clients call the model [default: the file's name without .gguf].
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+    /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
+    #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
+    template: TemplateChoice,
+    /// Sequences computed at once; each has a KV cache of its own.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    slots: u16,
+    /// Tokens of each sequence, prompt and answer [default: what the model was trained for, at most 4096].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    ctx: Option<u32>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+/// What a client may ask for.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Sequences that may wait for a slot; more are answered 429.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    queue: u32,
+    /// Bytes of a request's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
+    max_body: u64,
+    /// Tokens of a prompt [default: --ctx].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_prompt: Option<u32>,
+    /// Tokens of an answer [default: --ctx].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_output: Option<u32>,
+    /// Seconds that running answers may take to end after Ctrl-C or SIGTERM; a second signal ends them at once.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    grace: u64,
+}
+
+/// Who may call.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Access")]
+struct AccessArgs {
+    /// A key that clients must show ("Authorization: Bearer KEY"). May be given several times.
+    #[arg(long = "api-key", value_name = "KEY", env = "BIDPO_API_KEY", hide_env_values = true)]
+    api_keys: Vec<String>,
+    /// A file of such keys, one a line: the command line can be read by others on the machine.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// A site whose pages may call this server, such as https://example.org; * for all. May be given several times.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    origins: Vec<String>,
+    /// A further name to answer to while listening for this machine only (behind a proxy). May be given several times.
+    #[arg(long = "allow-host", value_name = "NAME")]
+    hosts: Vec<String>,
+}
+
+impl AccessArgs {
+    fn keys(&self) -> anyhow::Result<Vec<String>> {
+        let mut keys = self.api_keys.clone();
+        if let Some(file) = &self.api_key_file {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            keys.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
+            ensure!(!keys.is_empty(), "{} holds no key: one a line", file.display());
+        }
+        ensure!(keys.iter().all(|k| !k.trim().is_empty()), "an API key is empty");
+        Ok(keys)
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let keys = args.access.keys()?;
+    let open_to_others = !args.host.is_loopback() && keys.is_empty();
+    let model = args.model.load()?;
+    let template = ChatTemplate::new(&model, &args.template)?;
+    if let Some(notice) = template.notice() {
+        eprintln!("bidpo: {notice}");
+    }
+    let n_threads = args.model.threads();
+    let mut notices = Vec::new();
+    let vectors = match &args.vectors {
+        Some(folder) => VectorStore::load(folder, &model, &template, n_threads, &mut notices)?,
+        None => VectorStore::empty(&model),
+    };
+    for notice in notices {
+        eprintln!("bidpo: warning: {notice}");
+    }
+    let n_slots = usize::from(args.slots);
+    let n_ctx = args.ctx.map_or_else(|| Generator::default_context(&model), |n| n as usize);
+    let stem = args.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let options = ServeOptions {
+        addr: SocketAddr::new(args.host, args.port),
+        model_id: args.alias.or(stem).unwrap_or_else(|| "model".into()),
+        n_slots,
+        n_ctx,
+        n_threads,
+        limits: Limits {
+            max_body: args.limits.max_body as usize,
+            max_prompt: args.limits.max_prompt.map_or(n_ctx, |n| n as usize),
+            max_output: args.limits.max_output.map_or(n_ctx, |n| n as usize),
+            places: n_slots + args.limits.queue as usize,
+        },
+        keys,
+        origins: args.access.origins,
+        hosts: args.access.hosts,
+        grace: Duration::from_secs(args.limits.grace),
+    };
+    let names: Vec<String> = vectors.vectors().iter().map(|v| v.name.clone()).collect();
+    let server = Server::new(&model, template, vectors, &options)?;
+    let addr = server.addr()?;
+    eprintln!(
+        "{}, {n_slots} sequences of {n_ctx} tokens, vectors: {}",
+        model.description(),
+        if names.is_empty() { "none (--vectors DIR)".to_owned() } else { names.join(", ") }
+    );
+    if open_to_others {
+        eprintln!("bidpo: warning: everyone who reaches {} may use this server: --api-key asks for a key", args.host);
+    }
+    // Ctrl-C and SIGTERM.
+    let (signal, signals) = tokio::sync::mpsc::unbounded_channel();
+    ctrlc::set_handler(move || {
+        let _ = signal.send(());
+    })?;
+    println!("listening on http://{addr}");
+    server.run(signals)?;
+    eprintln!("bidpo: stopped");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,195 @@
+//! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
+
+use bidpo_core::train::{AtLayer, CacheUse, Event, StepReport};
+use ggml_grad::memory::text;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+pub struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+    /// More than one layer: there is no one length to tell.
+    several: bool,
+    last: Option<StepReport>,
+}
+
+/// A spinner for a step without a count.
+pub fn spinner(text: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(text.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    if !std::io::stderr().is_terminal() {
+        eprintln!("{text} ...");
+    }
+    bar
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self { bar: ProgressBar::hidden(), terminal: std::io::stderr().is_terminal(), several: false, last: None }
+    }
+
+    fn start(&mut self, total: usize, template: &str) {
+        self.bar.finish_and_clear();
+        // indicatif draws on stderr and hides itself where that is no terminal.
+        self.bar = ProgressBar::new(total as u64);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("=> "));
+        }
+    }
+
+    pub fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Memory(need) => {
+                let together = match need.joined_tokens {
+                    tokens if tokens > need.longest => {
+                        format!("{} over pairs together (up to {tokens} tokens), ", text(need.joined_bytes))
+                    }
+                    _ => String::new(),
+                };
+                eprintln!(
+                    "memory beside the model: {} for a gradient over the longest pair ({} tokens), {together}up to {} for \
+                     the captured pairs",
+                    text(need.step_bytes),
+                    need.longest,
+                    text(need.captured_bytes)
+                );
+            }
+            Event::Captured { done, total, .. } => {
+                if *done == 1 {
+                    self.start(*total, "reading the residual stream [{bar:24}] {pos}/{len} pairs, {eta} left");
+                    if !self.terminal {
+                        eprintln!("reading the residual stream of {total} pairs ...");
+                    }
+                }
+                self.bar.set_position(*done as u64);
+            }
+            Event::Notice(what) => self.bar.suspend(|| eprintln!("note: {what}")),
+            Event::Cache { folder, used, rounding } => {
+                self.bar.finish_and_clear();
+                eprintln!("{}", cache_line(folder, used));
+                if *rounding > 0.0 {
+                    eprintln!(
+                        "bf16 rounding of the cached residual streams moves the first pair's log-probabilities by up to \
+                         {rounding:.2e} nats"
+                    );
+                }
+            }
+            Event::Ready(r) => {
+                self.several = r.layers.len() > 1;
+                self.bar.finish_and_clear();
+                if r.agreement.relative == 0.0 {
+                    eprintln!(
+                        "lifted graph equals llama_decode on {} logits, with and without a vector",
+                        r.agreement.n_logits
+                    );
+                } else {
+                    eprintln!(
+                        "lifted graph agrees with llama_decode on {} logits: they differ by {:.1e} of their standard \
+                         deviation, which is how devices round",
+                        r.agreement.n_logits, r.agreement.relative
+                    );
+                }
+                let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { figure(x, 4) };
+                let spread = |text: &dyn Fn(&AtLayer) -> String| match &r.layers[..] {
+                    [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
+                    layers => layers.first().map_or_else(String::new, text),
+                };
+                eprintln!(
+                    "residual norm at {}: median {}, mean {}; learning rate {}, a step of {} % of that median{}; {} step{}; \
+                     {:.1} MB of captured examples",
+                    if self.several { "the layers, first to last" } else { "the layer" },
+                    spread(&|l| format!("{:.1}", l.median_norm)),
+                    spread(&|l| format!("{:.1}", l.mean_norm)),
+                    spread(&|l| shown(l.lr)),
+                    spread(&|l| figure(l.step_percent(r.n_embd), 2)),
+                    if self.several { " at each" } else { "" },
+                    r.total_steps,
+                    if r.total_steps == 1 { "" } else { "s" },
+                    r.cache_bytes as f64 / 1e6
+                );
+                self.start(r.total_steps, "[{bar:20}] {msg}");
+            }
+            Event::Resumed { step } => {
+                eprintln!("going on after step {step}");
+                self.bar.set_position(*step as u64);
+            }
+            Event::Step(s) => {
+                self.bar.set_message(self.line(s));
+                self.bar.set_position(s.step as u64);
+                self.last = Some(**s);
+            }
+            Event::Epoch(p) => {
+                let text = format!(
+                    "step {}: training loss {:.4}{}, {}",
+                    p.step,
+                    p.train_loss,
+                    match (p.valid_loss, p.valid_accuracy) {
+                        (Some(l), Some(a)) => format!(", validation loss {l:.4}, wins {:.1} %", 100.0 * a),
+                        _ => String::new(),
+                    },
+                    self.length(p.norm, p.percent)
+                );
+                if self.terminal {
+                    self.bar.println(text);
+                } else {
+                    let speed = self.last.map_or(String::new(), |s| {
+                        format!(", {:.0} tokens/s, {} left", s.tokens_per_second, clock(s.left))
+                    });
+                    eprintln!("{text}{speed}");
+                }
+            }
+        }
+    }
+
+    fn line(&self, s: &StepReport) -> String {
+        format!(
+            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % {} {:.0} tokens/s {} left",
+            s.step,
+            s.total,
+            s.loss,
+            s.margin,
+            100.0 * s.accuracy,
+            self.length(s.norm, s.percent),
+            s.tokens_per_second,
+            clock(s.left)
+        )
+    }
+
+    /// `|v| 6.13 (3.57 %)`, or with several layers the mean of their percentages.
+    fn length(&self, norm: f64, percent: f64) -> String {
+        let percent = figure(percent, 2);
+        if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", figure(norm, 2)) }
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// What a cache did for a run.
+pub fn cache_line(folder: &Path, used: &CacheUse) -> String {
+    format!(
+        "cache {}: {} pairs reused ({}), {} written ({})",
+        folder.display(),
+        used.reused,
+        text(used.bytes_read),
+        used.written,
+        text(used.bytes_written)
+    )
+}
+
+/// A figure with that many decimals, or as a power of ten where a run went astray and it has more than six digits.
+pub fn figure(x: f64, decimals: usize) -> String {
+    if x.abs() < 1e6 { format!("{x:.decimals$}") } else { format!("{x:.2e}") }
+}
+
+fn clock(d: Duration) -> String {
+    let s = d.as_secs();
+    if s >= 3600 {
+        format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    } else {
+        format!("{}:{:02}", s / 60, s % 60)
+    }
+}

@@ -1,0 +1,188 @@
+//! `bidpo vector`: what is inside control vector files; other formats; arithmetic.
+
+mod compare;
+mod make;
+mod show;
+
+use crate::args::steering::{Scale, placed};
+use anyhow::{Context as _, ensure};
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{Convention, Format, SteeringVector};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Options of `bidpo vector`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a command writes its result.
+#[derive(Debug, clap::Args)]
+struct Output {
+    /// The file to write: .gguf (what llama.cpp loads), .safetensors, or .npy (the numbers alone).
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// How the files of a command are read.
+#[derive(Debug, Default, clap::Args)]
+struct Reading {
+    /// What direction.N of the files means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
+    /// (llama.cpp's cvector-generator). One for all, or one for each file in order [default: output].
+    #[arg(long = "convention", value_name = "C")]
+    conventions: Vec<Convention>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's).
+    Show {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON on stdout: a list with one object for each file.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Write a vector in another format, which the ending names: .gguf, .safetensors, .npy.
+    Convert {
+        /// The vector.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+        /// Of a .npy file: the layers of its rows, lowest first (15, 10-20). Of another file: keep these layers only.
+        #[arg(long, value_name = "LIST")]
+        layers: Option<Layers>,
+        /// The architecture it was made for (llama, gemma3, ...), where the file does not say.
+        #[arg(long, value_name = "NAME")]
+        architecture: Option<String>,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Sum vectors, each times a weight.
+    #[command(visible_alias = "combine")]
+    Add {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Weights in the order of the files [default: 1 each]: 1,-0.5.
+        #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = weight)]
+        weights: Vec<f32>,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// The mean of vectors, layer by layer.
+    Average {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Multiply a vector, so that its scale 1 is what scale X was.
+    Scale {
+        /// The vector.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// A factor (1.5, -1), or the percentage of the residual norm that it shall have (5%).
+        #[arg(value_name = "X", allow_hyphen_values = true)]
+        scale: Scale,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Compare vectors, each with each: cosine and norms, layer by layer and over all layers.
+    Compare {
+        /// The vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reading: Reading,
+    },
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Show { files, json, reading } => show::show(&files, &reading.load(&files)?, json),
+        Command::Convert { file, output, layers, architecture, reading } => {
+            let mut vector = reading.load_one(&file, layers.as_ref())?;
+            if let Some(name) = architecture {
+                ensure!(
+                    vector.model_hint.is_empty() || vector.model_hint == name,
+                    "{} was made for the {} architecture: --architecture is for files that do not say",
+                    file.display(),
+                    vector.model_hint
+                );
+                vector.model_hint = name;
+            }
+            make::write(&vector, &output.output)
+        }
+        Command::Add { files, weights, output, reading } => {
+            ensure!(
+                weights.is_empty() || weights.len() == files.len(),
+                "{} weights for {} vectors: give one for each, in order",
+                weights.len(),
+                files.len()
+            );
+            let weights = if weights.is_empty() { vec![1.0; files.len()] } else { weights };
+            make::write(&make::add(&files, &reading.load(&files)?, &weights)?, &output.output)
+        }
+        Command::Average { files, output, reading } => {
+            make::write(&make::average(&files, &reading.load(&files)?)?, &output.output)
+        }
+        Command::Scale { file, scale, output, reading } => {
+            let vector = reading.load_one(&file, None)?;
+            let factor = scale.factor(&vector).with_context(|| file.display().to_string())?;
+            make::write(&vector.scaled(factor), &output.output)
+        }
+        Command::Compare { files, json, reading } => compare::compare(&files, &reading.load(&files)?, json),
+    }
+}
+
+impl Reading {
+    /// All files, each in its convention.
+    fn load(&self, files: &[PathBuf]) -> anyhow::Result<Vec<SteeringVector>> {
+        let (n_files, n_conventions) = (files.len(), self.conventions.len());
+        ensure!(
+            n_conventions <= 1 || n_conventions == n_files,
+            "{n_conventions} conventions for {n_files} files: give one --convention for all or one for each file"
+        );
+        let convention = |i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
+        files.iter().enumerate().map(|(i, f)| placed(SteeringVector::load(f)?, f, convention(i))).collect()
+    }
+
+    /// One file; of a `.npy` file `layers` names the rows, of another one it says which to keep.
+    fn load_one(&self, file: &Path, layers: Option<&Layers>) -> anyhow::Result<SteeringVector> {
+        ensure!(self.conventions.len() <= 1, "{} conventions for one file", self.conventions.len());
+        let convention = self.conventions.first().copied().unwrap_or_default();
+        if let (Format::Npy, Some(layers)) = (Format::of(file), layers) {
+            return placed(SteeringVector::load_npy(file, layers)?, file, convention);
+        }
+        let vector = placed(SteeringVector::load(file)?, file, convention)?;
+        match layers {
+            Some(layers) => vector.only(layers).with_context(|| file.display().to_string()),
+            None => Ok(vector),
+        }
+    }
+}
+
+fn weight(text: &str) -> Result<f32, String> {
+    text.trim()
+        .parse::<f32>()
+        .ok()
+        .filter(|w| w.is_finite())
+        .ok_or_else(|| format!("{text:?} is not a weight: give a number"))
+}

@@ -1,0 +1,56 @@
+//! Vectors made of vectors, and where they go.
+
+use anyhow::Context as _;
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::{Format, SteeringVector};
+use ggml_grad::files::sha256_of_file;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Writes the vector, and says what was written, on stderr.
+pub fn write(vector: &SteeringVector, path: &Path) -> anyhow::Result<ExitCode> {
+    vector.save(path)?;
+    let layers = Layers::new(vector.layers())?.words();
+    let norm = super::show::significant(vector.total_norm());
+    eprintln!("bidpo: {}: {layers}, {} dimensions, norm {norm}", path.display(), vector.n_embd());
+    if Format::of(path) == Format::Npy {
+        eprintln!(
+            "bidpo: a .npy file holds the numbers only: the layers, the architecture and the provenance are not in it"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `sum of weight * vector`, in f32 and in the order given, as llama.cpp adds several control vectors.
+pub fn add(files: &[PathBuf], vectors: &[SteeringVector], weights: &[f32]) -> anyhow::Result<SteeringVector> {
+    let ([first, second, rest @ ..], [w1, w2, weights_of_rest @ ..]) = (vectors, weights) else {
+        anyhow::bail!("a sum needs two vectors");
+    };
+    let mut sum = first.linear(*w1, second, *w2)?;
+    for (vector, &weight) in rest.iter().zip(weights_of_rest) {
+        sum = sum.linear(1.0, vector, weight)?;
+    }
+    let terms = files.iter().zip(weights).map(|(f, w)| Ok(format!("{w} * {}", named(f)?)));
+    record(&mut sum, terms.collect::<anyhow::Result<Vec<_>>>()?.join(" + "));
+    Ok(sum)
+}
+
+/// The mean.
+pub fn average(files: &[PathBuf], vectors: &[SteeringVector]) -> anyhow::Result<SteeringVector> {
+    let mut mean = SteeringVector::average(vectors)?;
+    let names = files.iter().map(|f| named(f)).collect::<anyhow::Result<Vec<_>>>()?;
+    record(&mut mean, format!("mean of {}", names.join(", ")));
+    Ok(mean)
+}
+
+/// The file's name and the start of its SHA-256.
+fn named(file: &Path) -> anyhow::Result<String> {
+    let hash = sha256_of_file(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    Ok(format!("{name} (SHA-256 {}...)", &hash[..12]))
+}
+
+fn record(vector: &mut SteeringVector, made_of: String) {
+    vector.provenance.set_str("made_of", made_of);
+    vector.provenance.set_float("norm", vector.total_norm());
+}

@@ -1,0 +1,243 @@
+//! `bidpo vector show`: layers, norms, provenance.
+
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::SteeringVector;
+use ggml_grad::llama::GgufValue;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The order in which a reader wants to know; other keys follow by name.
+const ORDER: [&str; 31] = [
+    "method",
+    "objective",
+    "beta",
+    "lr",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "batch",
+    "steps",
+    "epochs",
+    "layer",
+    "layers",
+    "hook_point",
+    "layer_convention",
+    "norm",
+    "scaled_by",
+    "made_of",
+    "moved_from",
+    "residual_norm_median",
+    "residual_norm_mean",
+    "model_name",
+    "model_architecture",
+    "model_quantization",
+    "model_sha256",
+    "template_name",
+    "template_sha256",
+    "data_name",
+    "data_sha256",
+    "data_pairs",
+    "seed",
+    "version",
+];
+
+const CONVENTION_UNKNOWN: &str = "not stated; llama.cpp and bidpo add direction.N to the output of block N (blocks counted \
+                                  from 0), as repeng means it; llama.cpp's cvector-generator measures one block earlier \
+                                  (--convention generator)";
+
+/// Prints what the files hold.
+pub fn show(files: &[PathBuf], vectors: &[SteeringVector], as_json: bool) -> anyhow::Result<ExitCode> {
+    if as_json {
+        let list: Vec<Value> = files.iter().zip(vectors).map(|(f, v)| to_json(f, v)).collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (i, (file, vector)) in files.iter().zip(vectors).enumerate() {
+        if i > 0 {
+            println!();
+        }
+        print!("{}", to_text(file, vector));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keys and values in reading order.
+fn ordered(vector: &SteeringVector) -> Vec<(&String, &GgufValue)> {
+    let mut entries: Vec<_> = vector.provenance.entries.iter().collect();
+    // Stable: what is not in the list keeps the order of its names, behind what is.
+    // What is said for each layer (`lr.12`) stands where the key itself would, by layer.
+    entries.sort_by_key(|(key, _)| {
+        let (base, layer) = match key.rsplit_once('.').map(|(base, n)| (base, n.parse::<usize>())) {
+            Some((base, Ok(n))) => (base, n),
+            _ => (key.as_str(), 0),
+        };
+        (ORDER.iter().position(|o| *o == base).unwrap_or(ORDER.len()), layer)
+    });
+    entries
+}
+
+fn to_text(file: &Path, vector: &SteeringVector) -> String {
+    let mut out = format!("{}\n", file.display());
+    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<16} {text}\n"));
+    let hint = if vector.model_hint.is_empty() { "not stated".to_owned() } else { clean(&vector.model_hint) };
+    line("architecture", hint);
+    line("dimensions", vector.n_embd().to_string());
+    let layers = vector.layers();
+    if let Some((layer, r)) = only_residual_norm(vector) {
+        line("residual norm", format!("{} (median at layer {layer})", significant(r)));
+    }
+    let percent = |layer: usize| {
+        vector
+            .residual_norm(layer)
+            .map_or_else(String::new, |r| format!(" ({:.2} % of the residual norm)", 100.0 * vector.norm(layer) / r))
+    };
+    line(
+        "layers",
+        match &layers[..] {
+            [one] => one.to_string(),
+            _ => format!(
+                "{} ({} of them)",
+                Layers::new(layers.iter().copied()).map_or_else(|e| e.to_string(), |l| l.to_string()),
+                layers.len()
+            ),
+        },
+    );
+    if let (2.., Some(p)) = (layers.len(), vector.percent_of_scale(1.0)) {
+        line("scale 1", format!("{p:.2} % of the residual norm (mean over the layers)"));
+    }
+    for (first, last, text) in norm_runs(vector, percent) {
+        let at = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        line(&format!("norm at {at}"), text);
+    }
+    line("layer convention", clean(vector.provenance.str("layer_convention").unwrap_or(CONVENTION_UNKNOWN)));
+    let entries = ordered(vector);
+    if entries.is_empty() {
+        line("provenance", "none (a file of another tool)".to_owned());
+    } else {
+        out.push_str("  provenance\n");
+        for (key, value) in entries.iter().filter(|(k, _)| *k != "layer_convention") {
+            out.push_str(&format!("    {:<24} {}\n", clean(key), value_text(value)));
+        }
+    }
+    out
+}
+
+/// The residual norm that the file states once, for one layer, and that layer.
+fn only_residual_norm(vector: &SteeringVector) -> Option<(usize, f64)> {
+    vector.provenance.number("residual_norm_median")?;
+    let layer = vector.main_layer();
+    Some((layer, vector.residual_norm(layer)?))
+}
+
+/// Norms by layer; neighbours with the same text (files of unit vectors) share a line: `(first, last, text)`.
+fn norm_runs(vector: &SteeringVector, percent: impl Fn(usize) -> String) -> Vec<(usize, usize, String)> {
+    let mut runs: Vec<(usize, usize, String)> = Vec::new();
+    for layer in vector.layers() {
+        let text = format!("{}{}", significant(vector.norm(layer)), percent(layer));
+        match runs.last_mut() {
+            Some((_, last, t)) if *last + 1 == layer && *t == text => *last = layer,
+            _ => runs.push((layer, layer, text)),
+        }
+    }
+    runs
+}
+
+fn value_text(value: &GgufValue) -> String {
+    match value {
+        GgufValue::Str(s) => clean(s),
+        GgufValue::Int(n) => n.to_string(),
+        GgufValue::Float(x) => significant(*x),
+        GgufValue::Bool(b) => b.to_string(),
+        GgufValue::Other(kind) => format!("({kind})"),
+    }
+}
+
+/// A file's text without the characters that would steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Five significant digits, no trailing zeros; the exact value is in the JSON.
+pub fn significant(x: f64) -> String {
+    if x == 0.0 || !x.is_finite() {
+        return x.to_string();
+    }
+    if !(1e-4..1e7).contains(&x.abs()) {
+        return format!("{x:.4e}");
+    }
+    let digits = (4 - x.abs().log10().floor() as i32).max(0) as usize;
+    let text = format!("{x:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+fn to_json(file: &Path, vector: &SteeringVector) -> Value {
+    let layers: Vec<Value> = vector
+        .layers()
+        .into_iter()
+        .map(|layer| {
+            let residual = vector.residual_norm(layer);
+            json!({
+                "layer": layer,
+                "norm": vector.norm(layer),
+                "residual_norm_median": residual,
+                "percent_of_residual_norm": residual.map(|r| 100.0 * vector.norm(layer) / r),
+            })
+        })
+        .collect();
+    let provenance: Map<String, Value> = ordered(vector)
+        .into_iter()
+        .map(|(key, value)| {
+            let value = match value {
+                GgufValue::Str(s) => json!(s),
+                GgufValue::Int(n) => json!(n),
+                GgufValue::Float(x) => json!(x),
+                GgufValue::Bool(b) => json!(b),
+                GgufValue::Other(_) => Value::Null,
+            };
+            (key.clone(), value)
+        })
+        .collect();
+    json!({
+        "file": file.display().to_string(),
+        "architecture": if vector.model_hint.is_empty() { None } else { Some(&vector.model_hint) },
+        "n_embd": vector.n_embd(),
+        "layers": layers,
+        "residual_norm_median": only_residual_norm(vector).map(|(_, r)| r),
+        "percent_of_residual_norm": vector.percent_of_scale(1.0),
+        "layer_convention": vector.provenance.str("layer_convention"),
+        "provenance": provenance,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        let cases =
+            [(174.03219, "174.03"), (0.1, "0.1"), (5.0, "5"), (6560.0, "6560"), (0.0, "0"), (1e-9, "1.0000e-9")];
+        for (x, expected) in cases {
+            assert_eq!(significant(x), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+    }
+
+    #[test]
+    fn provenance_comes_in_reading_order() {
+        let mut v = SteeringVector::single(3, vec![3.0, 4.0], "llama").unwrap();
+        v.provenance.set_float("heldout_accuracy", 0.75);
+        v.provenance.set_str("version", "0.1.0");
+        v.provenance.set_str("method", "bidpo");
+        v.provenance.set_float("residual_norm_median", 100.0);
+        let text = to_text(Path::new("v.gguf"), &v);
+        let at = |s: &str| text.find(s).unwrap_or_else(|| panic!("{s} missing in\n{text}"));
+        assert!(at("method") < at("version") && at("version") < at("heldout_accuracy"));
+        assert!(text.contains("norm at 3        5 (5.00 % of the residual norm)"), "{text}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Errors as one line of text.
+
+/// An error and its causes in one line. A cause that the text before it already spells out is not said twice: the
+/// library's messages are whole sentences that name their source.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text += ": ";
+            }
+            text += &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::Error::new(ggml_grad::llama::LlamaError::Read {
+            path: "m.gguf".into(),
+            source: std::io::Error::other("no such thing"),
+        });
+        assert_eq!(message(&error), "cannot read m.gguf: no such thing");
+        assert_eq!(message(&error.context("loading")), "loading: cannot read m.gguf: no such thing");
+    }
+}

@@ -1,0 +1,9 @@
+//! Text on a terminal: columns, line editing, Markdown, errors, Ctrl-C.
+
+pub mod columns;
+pub mod editor;
+pub mod interrupt;
+pub mod markdown;
+mod message;
+
+pub use message::message;
