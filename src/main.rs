@@ -1,5 +1,7 @@
 //! The `bidpo` command: parse, dispatch, exit codes. 0 done, 1 failed, 2 wrong usage.
 
+#![allow(unreachable_pub)] // nothing is reachable from outside a program
+
 mod args;
 mod commands;
 mod terminal;

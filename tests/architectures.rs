@@ -2,6 +2,8 @@
 //! gradients equal to central differences on F32 weights. docs/architectures.md holds the whole table, made by
 //! `make architectures`.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::check::{Checks, EngineChecks, check_synthetic};

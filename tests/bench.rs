@@ -1,5 +1,7 @@
 //! `bidpo bench`: what it prints has its form, and what cannot be measured says why. No test looks at a time.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! Captured pairs on disk: the same bytes with and without, and nothing that belongs to another capture.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::check::builtin_pairs;

@@ -1,5 +1,7 @@
 //! What a capture keeps of a pair is what llama.cpp computes, although most of the graph is skipped; and what it costs.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::check::{builtin_pairs, middle_layer};

@@ -1,5 +1,7 @@
 //! Steered generation and chat on a real model.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! `bidpo check` against values computed elsewhere (PyTorch, f32; `../shared/gold`), and against spoiled ones.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

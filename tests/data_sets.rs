@@ -1,6 +1,8 @@
 //! The shipped preference sets are what data/README.md says: complete, balanced, told apart by meaning only, and free of
 //! TruthfulQA's questions. And the files of the BiPO paper load.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::data::inspect::{Triple, inspect, is_negation};

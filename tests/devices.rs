@@ -2,6 +2,8 @@
 //! their graphs come in splits, and their buffers are no host buffers. With `BIDPO_TEST_GPU=1` this machine's GPU takes their
 //! place.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! The dial that ships: the vector trained on plain against flowery prose changes what the model writes, in both directions.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

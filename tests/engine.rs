@@ -1,5 +1,7 @@
 //! The engine on real models: the lifted graph is llama.cpp's own, and its gradient is the gradient.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};

@@ -1,6 +1,8 @@
 //! Bad input, command by command: what is said names the file, the value and the limit; the exit code is 1 (2 for wrong
 //! usage); nothing is written; nothing panics.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

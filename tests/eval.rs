@@ -1,5 +1,7 @@
 //! `bidpo eval`: scores against the reference, sharing against not sharing, the command's shapes and errors.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

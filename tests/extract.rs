@@ -1,5 +1,7 @@
 //! The residual stream, read from real models.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,6 +1,8 @@
 //! The other programs that write and read control vectors: llama.cpp's server and cvector-generator, repeng, numpy,
 //! safetensors and gguf. docs/vector-file.md says how to have them.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! Pairs computed together, as those of a training step: the numbers of each are what they are alone.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};

@@ -1,5 +1,7 @@
 //! `bidpo train --layers`: several directions trained together, from the flag to llama.cpp's own control vector.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

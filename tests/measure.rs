@@ -1,5 +1,7 @@
 //! Benchmarks beside TruthfulQA: MMLU, any multiple choice, running text; splits and the baselines that need one.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,6 +1,8 @@
 //! Long sequences: the gradient is right at 2,048 tokens, and its memory does not grow with tokens squared times heads times
 //! layers.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 use bidpo_core::check::{F32Copy, LIMIT, central_differences, gradient, long_pair, random_vector};
 use bidpo_core::train::{Engine, Example};
 use ggml_grad::graph::AttentionMemory;

@@ -1,5 +1,7 @@
 //! Scores of questions that share a batch, against each question by itself; and where llama.cpp's own logits are used.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::data::truthfulqa::TruthfulQa;

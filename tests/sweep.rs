@@ -1,5 +1,7 @@
 //! `bidpo sweep` on a handful of questions, and its report in a browser.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! Random models: llama.cpp loads and runs every family, in every type of weight.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 use ggml_grad::llama::{self, Batch, Context, ContextParams, DType, GgufFile, Model, ModelParams, Token};
 use ggml_grad::synth::{self, Family, Shape, SynthError};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Chat templates on the real vocabularies.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice, TemplateError};

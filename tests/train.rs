@@ -1,5 +1,7 @@
 //! `bidpo train`: what it writes, the same bytes again, interruptions, and losses that are not finite.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,5 +1,7 @@
 //! Control vector files: those of other tools, damaged ones, and what `bidpo vector show` says about them.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

@@ -2,6 +2,8 @@
 //!
 //! `z = W y` for a quantized W has the gradient `W^T g`. The oracle is the product in f64 with the de-quantized weight.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use ggml_grad::graph::emit::{Bindings, Data, Executor, Precision};

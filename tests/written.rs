@@ -1,5 +1,7 @@
 //! Answers in the model's own words, and the judge that compares them.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod common;
 
 use assert_cmd::Command;

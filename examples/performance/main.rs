@@ -5,6 +5,8 @@
 //! the last measurements. `performance point ...` is one measurement in a process of its own, so that its peak memory is its
 //! own.
 
+#![allow(unreachable_pub)] // nothing is reachable from outside a program
+
 mod document;
 mod fit;
 mod plan;

@@ -8,6 +8,8 @@
 //! [`OPS`] lists all ops: an op that is added does not compile here until it has a line, and `all` fails until a case
 //! reaches it.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod attention;
 mod elementwise;
 mod experts;

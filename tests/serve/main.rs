@@ -1,5 +1,7 @@
 //! `bidpo serve`: its API, its answers under load, the official client, the page in a browser.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
 mod api;
 mod browser;
 mod client;

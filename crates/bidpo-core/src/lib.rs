@@ -37,6 +37,8 @@
 //!
 //! The engine underneath is the crate `ggml_grad`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod bench;
 pub mod chat;
 pub mod check;

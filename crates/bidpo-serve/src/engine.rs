@@ -31,7 +31,7 @@ pub(super) struct Handle {
 
 impl Handle {
     /// Starts the thread.
-    pub fn start(
+    pub(crate) fn start(
         ctx: Context,
         n_slots: usize,
         n_ctx: usize,
@@ -48,17 +48,17 @@ impl Handle {
     }
 
     /// Hands a job over; false where the thread has ended.
-    pub fn send(&self, job: Job) -> bool {
+    pub(crate) fn send(&self, job: Job) -> bool {
         self.inbox.send(Message::Job(Box::new(job))).is_ok()
     }
 
     /// False once the thread has ended.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
 
     /// Gives up what is being computed.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let _ = self.inbox.send(Message::Stop);
     }
 }

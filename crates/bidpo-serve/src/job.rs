@@ -34,7 +34,7 @@ impl Scope {
 
 /// What is added to the residual stream, and where.
 #[derive(Debug, Clone, Default)]
-pub struct Steering {
+pub(crate) struct Steering {
     /// None: nothing.
     pub vector: Option<Arc<ControlVector>>,
     /// At which rows.
@@ -43,14 +43,14 @@ pub struct Steering {
 
 impl Steering {
     /// What is added at position `at`.
-    pub fn at(&self, at: usize, n_prompt: usize) -> Option<&Arc<ControlVector>> {
+    pub(crate) fn at(&self, at: usize, n_prompt: usize) -> Option<&Arc<ControlVector>> {
         self.vector.as_ref().filter(|_| self.scope.covers(at, n_prompt))
     }
 }
 
 /// Whose turn it is: an API key, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Client {
+pub(crate) enum Client {
     /// The number of the key.
     Key(usize),
     /// Where no key is asked for.
@@ -86,35 +86,35 @@ pub(super) struct Job {
 
 impl Job {
     /// True if nobody waits for the answer any more.
-    pub fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
     }
 
     /// Tells whoever waits; an abandoned job is found by [`Job::is_abandoned`].
-    pub fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         let _ = self.events.send((self.index, event));
     }
 
     /// The steering of position `at`.
-    pub fn steering_at(&self, at: usize) -> Option<&Arc<ControlVector>> {
+    pub(crate) fn steering_at(&self, at: usize) -> Option<&Arc<ControlVector>> {
         self.steering.at(at, self.n_prompt)
     }
 
     /// True if the logits behind position `at` of its tokens are needed.
-    pub fn wants_logits(&self, at: usize) -> bool {
+    pub(crate) fn wants_logits(&self, at: usize) -> bool {
         let last = at + 1 == self.tokens.len();
         (last && self.max_tokens > 0) || (!last && self.score_from.is_some_and(|from| at + 1 >= from))
     }
 
     /// How many leading tokens may come from the cache: the rest has to be computed for its logits.
-    pub fn reusable(&self) -> usize {
+    pub(crate) fn reusable(&self) -> usize {
         (0..self.tokens.len()).find(|&at| self.wants_logits(at)).unwrap_or(self.tokens.len().saturating_sub(1))
     }
 }
 
 /// A token with its log-probability.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenInfo {
+pub(crate) struct TokenInfo {
     /// The token.
     pub token: Token,
     /// Natural logarithm of its probability, before sampling options; None for the first token of a text.
@@ -125,7 +125,7 @@ pub struct TokenInfo {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
+pub(crate) enum Finish {
     /// The model ended its turn, or a stop sequence was met.
     Stop,
     /// The limit of tokens was reached, or the context is full.
@@ -134,7 +134,7 @@ pub enum Finish {
 
 impl Finish {
     /// OpenAI's word for it.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
@@ -144,7 +144,7 @@ impl Finish {
 
 /// What a job cost.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Tokens of the prompt (with what was scored).
     pub n_prompt: usize,
     /// How many of those were in the cache.
@@ -161,7 +161,7 @@ pub struct Usage {
 
 /// One step of an answer.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Tokens of the prompt with their scores, in order.
     Scored(Vec<TokenInfo>),
     /// Text, and the tokens it is of where log-probabilities are wanted.
@@ -179,7 +179,7 @@ pub enum Event {
 
 /// Why an answer could not be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
+pub(crate) enum EngineError {
     /// llama.cpp's reason.
     #[error("the model could not be run: {0}")]
     Llama(String),

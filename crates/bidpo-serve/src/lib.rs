@@ -7,6 +7,8 @@
 //! is tested for weights in Q4_0 to Q8_0 and K-quants on the CPU; with F32, F16 and IQ4_NL ggml sums in another order where a batch
 //! has more than one row.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod api;
 mod engine;
 mod http;

@@ -11,14 +11,14 @@ pub(super) struct RowLogprobs<'a> {
 }
 
 impl<'a> RowLogprobs<'a> {
-    pub fn new(logits: &'a [f32]) -> Self {
+    pub(crate) fn new(logits: &'a [f32]) -> Self {
         let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
         Self { logits, norm: max + sum.ln() }
     }
 
     /// Of one token; minus infinity for one that is not in the vocabulary.
-    pub fn of(&self, token: Token) -> f64 {
+    pub(crate) fn of(&self, token: Token) -> f64 {
         usize::try_from(token)
             .ok()
             .and_then(|t| self.logits.get(t))
@@ -26,7 +26,7 @@ impl<'a> RowLogprobs<'a> {
     }
 
     /// The `n` most likely tokens, most likely first; of equals the lower number first.
-    pub fn top(&self, n: usize) -> Vec<(Token, f64)> {
+    pub(crate) fn top(&self, n: usize) -> Vec<(Token, f64)> {
         if n == 0 {
             return Vec::new();
         }

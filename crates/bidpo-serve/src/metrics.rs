@@ -39,7 +39,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub fn new(n_slots: usize) -> Self {
+    pub(crate) fn new(n_slots: usize) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.005, 2.0, 16));
         let m = Self {
             registry: Registry::with_prefix("bidpo"),
@@ -93,49 +93,49 @@ impl Metrics {
     }
 
     /// The OpenMetrics text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
 
-    pub fn answered(&self, route: String, status: u16) {
+    pub(crate) fn answered(&self, route: String, status: u16) {
         self.requests.get_or_create(&HttpLabels { route, status }).inc();
     }
 
-    pub fn rejected(&self, n: usize) {
+    pub(crate) fn rejected(&self, n: usize) {
         self.rejected.inc_by(n as u64);
     }
 
-    pub fn load(&self, running: usize, waiting: usize) {
+    pub(crate) fn load(&self, running: usize, waiting: usize) {
         self.running.set(running as i64);
         self.waiting.set(waiting as i64);
     }
 
-    pub fn cancelled(&self, n: usize) {
+    pub(crate) fn cancelled(&self, n: usize) {
         self.cancelled.inc_by(n as u64);
     }
 
     /// Tokens of an answer that nobody waited for any more.
-    pub fn abandoned(&self, n_generated: usize) {
+    pub(crate) fn abandoned(&self, n_generated: usize) {
         self.generated_tokens.inc_by(n_generated as u64);
     }
 
-    pub fn failed(&self) {
+    pub(crate) fn failed(&self) {
         self.failed.inc();
     }
 
-    pub fn batch(&self, rows: usize) {
+    pub(crate) fn batch(&self, rows: usize) {
         self.batches.inc();
         self.batch_rows.inc_by(rows as u64);
     }
 
-    pub fn prompt(&self, n_tokens: usize) {
+    pub(crate) fn prompt(&self, n_tokens: usize) {
         self.prompt_tokens.inc_by(n_tokens as u64);
     }
 
-    pub fn finished(&self, usage: &Usage) {
+    pub(crate) fn finished(&self, usage: &Usage) {
         self.finished.inc();
         self.reused_tokens.inc_by(usage.n_reused as u64);
         self.generated_tokens.inc_by(usage.n_generated as u64);

@@ -13,12 +13,12 @@ pub(super) struct FairQueue<C, J> {
 }
 
 impl<C: Clone + Eq + Hash, J> FairQueue<C, J> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { jobs: HashMap::new(), turns: VecDeque::new() }
     }
 
     /// Puts a job behind the client's others; a client that had none gets its turn after those that wait.
-    pub fn push(&mut self, client: C, job: J) {
+    pub(crate) fn push(&mut self, client: C, job: J) {
         let jobs = self.jobs.entry(client.clone()).or_default();
         if jobs.is_empty() {
             self.turns.push_back(client);
@@ -27,7 +27,7 @@ impl<C: Clone + Eq + Hash, J> FairQueue<C, J> {
     }
 
     /// The next client's first job.
-    pub fn pop(&mut self) -> Option<J> {
+    pub(crate) fn pop(&mut self) -> Option<J> {
         let client = self.turns.pop_front()?;
         let jobs = self.jobs.get_mut(&client)?;
         let job = jobs.pop_front();
@@ -40,7 +40,7 @@ impl<C: Clone + Eq + Hash, J> FairQueue<C, J> {
     }
 
     /// Drops the jobs for which `keep` is false.
-    pub fn retain(&mut self, mut keep: impl FnMut(&J) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&J) -> bool) {
         self.jobs.retain(|_, jobs| {
             jobs.retain(&mut keep);
             !jobs.is_empty()
@@ -49,11 +49,11 @@ impl<C: Clone + Eq + Hash, J> FairQueue<C, J> {
     }
 
     /// Jobs that wait.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.jobs.values().map(VecDeque::len).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
-    pub fn sampler(&self, n_vocab: usize) -> Sampler {
+    pub(crate) fn sampler(&self, n_vocab: usize) -> Sampler {
         Sampler::with_penalties(n_vocab, &self.params, &self.penalties, &self.bias)
     }
 }

@@ -50,13 +50,13 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(id: i32) -> Self {
+    pub(crate) fn new(id: i32) -> Self {
         Self { id, cells: Vec::new(), work: None, used: 0 }
     }
 
     /// How many tokens at the start of the job are in the cache, computed under the job's own steering. A position's K and V
     /// depend on the tokens and the steering of all positions up to it, and on nothing else.
-    pub fn common(&self, job: &Job) -> usize {
+    pub(crate) fn common(&self, job: &Job) -> usize {
         let n = job.reusable().min(self.cells.len());
         (0..n).take_while(|&at| self.cells[at].is_of(job, at)).count() / PIECE * PIECE
     }

@@ -53,18 +53,18 @@ pub(super) struct State {
 pub(super) struct Keys(Vec<[u8; 32]>);
 
 impl Keys {
-    pub fn new(keys: &[String]) -> Self {
+    pub(crate) fn new(keys: &[String]) -> Self {
         Self(keys.iter().map(|k| Sha256::digest(k.as_bytes()).into()).collect())
     }
 
     /// True if everyone may come in.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Which key a client showed. Takes as long for a wrong one as for any other: hashes are compared, all of them, in
     /// constant time.
-    pub fn find(&self, shown: &str) -> Option<Client> {
+    pub(crate) fn find(&self, shown: &str) -> Option<Client> {
         let shown: [u8; 32] = Sha256::digest(shown.as_bytes()).into();
         let mut found = None;
         for (i, key) in self.0.iter().enumerate() {

@@ -18,12 +18,12 @@ pub(super) struct Passed {
 
 impl StopFilter {
     /// For these sequences; empty ones are left out.
-    pub fn new(stops: Vec<String>) -> Self {
+    pub(crate) fn new(stops: Vec<String>) -> Self {
         Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new() }
     }
 
     /// Adds text. After a stop nothing more may be added.
-    pub fn push(&mut self, piece: &str) -> Passed {
+    pub(crate) fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
         // The earliest start counts, whichever sequence it is of.
         if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
@@ -36,7 +36,7 @@ impl StopFilter {
     }
 
     /// What was held back and did not become a stop sequence.
-    pub fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 

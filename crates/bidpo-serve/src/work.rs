@@ -34,7 +34,7 @@ pub(super) struct Work {
 
 impl Work {
     /// Starts a job of which the cache holds `n_reused` tokens.
-    pub fn new(job: Job, n_reused: usize, n_vocab: usize) -> Self {
+    pub(crate) fn new(job: Job, n_reused: usize, n_vocab: usize) -> Self {
         Self {
             n_done: n_reused,
             next: None,
@@ -54,17 +54,17 @@ impl Work {
     }
 
     /// True while tokens of the job itself have to be computed.
-    pub fn is_prefilling(&self) -> bool {
+    pub(crate) fn is_prefilling(&self) -> bool {
         self.n_done < self.job.tokens.len()
     }
 
-    pub fn n_generated(&self) -> usize {
+    pub(crate) fn n_generated(&self) -> usize {
         self.n_generated
     }
 
     /// Scores of tokens of the job from one batch: `rows` holds the row of the batch and the position behind which each
     /// token comes.
-    pub fn score(&self, ctx: &Context, rows: &[(usize, usize)]) -> Result<(), LlamaError> {
+    pub(crate) fn score(&self, ctx: &Context, rows: &[(usize, usize)]) -> Result<(), LlamaError> {
         let mut scored = Vec::with_capacity(rows.len());
         for &(row, at) in rows {
             scored.push(self.info(ctx.logits(row)?, self.job.tokens[at + 1]));
@@ -81,12 +81,12 @@ impl Work {
     }
 
     /// Notes that the prompt is computed.
-    pub fn prompt_is_done(&mut self) {
+    pub(crate) fn prompt_is_done(&mut self) {
         self.answering = Some(Instant::now());
     }
 
     /// Chooses the next token from a row of logits. `full`: no room for another one. Some: the answer ends.
-    pub fn sample(&mut self, ctx: &Context, row: usize, full: bool) -> Result<Option<Finish>, LlamaError> {
+    pub(crate) fn sample(&mut self, ctx: &Context, row: usize, full: bool) -> Result<Option<Finish>, LlamaError> {
         let model = ctx.model();
         let token = self.sampler.sample(ctx, row)?;
         if model.is_eog(token) {
@@ -133,7 +133,7 @@ impl Work {
     }
 
     /// Ends the answer: what was held back goes out, unless a stop sequence was met.
-    pub fn finish(mut self, finish: Finish) {
+    pub(crate) fn finish(mut self, finish: Finish) {
         if !self.stopped {
             let rest = self.characters.finish();
             self.n_text += rest.len();
@@ -149,7 +149,7 @@ impl Work {
     }
 
     /// What it took so far.
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let answering = self.answering.unwrap_or_else(Instant::now);
         Usage {
             n_prompt: self.job.tokens.len(),

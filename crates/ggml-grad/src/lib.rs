@@ -5,6 +5,8 @@
 //! - [`synth`]: small random models of every architecture, for tests and benchmarks.
 //! - [`files`], [`memory`]: atomic writes and hashes; how much memory there is.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod files;
 pub mod graph;
 pub mod llama;

@@ -21,7 +21,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Starts it: the Python that has PyTorch, the model, and the file of pairs.
-    pub fn start(python: &Path, model: &Path, pairs: &Path, threads: u32) -> Result<Self, BenchError> {
+    pub(super) fn start(python: &Path, model: &Path, pairs: &Path, threads: u32) -> Result<Self, BenchError> {
         let threads = threads.to_string();
         let mut child = Command::new(python)
             .arg("benches/peers/pytorch_step.py")
@@ -45,7 +45,7 @@ impl Peer {
     }
 
     /// Milliseconds of one step.
-    pub fn step(&mut self) -> Result<f64, BenchError> {
+    pub(super) fn step(&mut self) -> Result<f64, BenchError> {
         writeln!(self.ask, "step").and_then(|()| self.ask.flush()).map_err(failed)?;
         self.line()
     }

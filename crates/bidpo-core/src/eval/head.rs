@@ -32,7 +32,7 @@ impl Head {
     ///
     /// # Errors
     /// As [`Context::decode`].
-    pub fn find(ctx: &mut Context, sequence: i32) -> Result<Self, LlamaError> {
+    pub(super) fn find(ctx: &mut Context, sequence: i32) -> Result<Self, LlamaError> {
         let model = ctx.model().clone();
         let mut batch = Batch::new();
         let row = batch.add(model.bos().unwrap_or(0), 0, &[sequence], true);
@@ -67,7 +67,7 @@ impl Head {
     ///
     /// # Errors
     /// As [`Context::decode`].
-    pub fn decode(
+    pub(super) fn decode(
         &self,
         ctx: &mut Context,
         batch: &Batch,

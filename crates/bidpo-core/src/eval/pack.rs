@@ -43,7 +43,7 @@ pub(super) struct Tree {
 
 impl Tree {
     /// The tree of some answers, after `prefix` tokens in the cache. The last token of an answer is only predicted.
-    pub fn new(request: &Encoded, answers: Range<usize>, prefix: &[Token]) -> Self {
+    pub(super) fn new(request: &Encoded, answers: Range<usize>, prefix: &[Token]) -> Self {
         let paths: Vec<&[Token]> = request.whole[answers.clone()].iter().map(|w| &w[..w.len() - 1]).collect();
         let first = request.n_context - 1;
         // The row before the first predicted token predicts it: it is decoded even where the prefix holds it.

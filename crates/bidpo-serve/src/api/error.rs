@@ -23,34 +23,34 @@ impl ApiError {
     }
 
     /// 400: a parameter has a wrong value, or is not supported.
-    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("invalid_value"), message);
         Self { param: Some(param.into()), ..error }
     }
 
     /// 400: the body as a whole is wrong.
-    pub fn body(message: impl Into<String>) -> Self {
+    pub(crate) fn body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
     }
 
     /// 400: something that would change the answer, and that this server cannot do.
-    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
     /// 400: no room for the prompt.
-    pub fn too_long(param: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn too_long(param: &str, message: impl Into<String>) -> Self {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
     }
 
     /// 401.
-    pub fn unauthorized() -> Self {
+    pub(crate) fn unauthorized() -> Self {
         let message = "this server wants an API key: send the header \"Authorization: Bearer KEY\" with a key it knows";
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", Some("invalid_api_key"), message)
     }
 
     /// 403: a page of another site, through a name that leads here.
-    pub fn wrong_host(host: &str) -> Self {
+    pub(crate) fn wrong_host(host: &str) -> Self {
         let message = format!(
             "this server listens for this machine only and does not answer to the name {host:?}; --allow-host adds a name"
         );
@@ -58,7 +58,7 @@ impl ApiError {
     }
 
     /// 404.
-    pub fn no_route(path: &str) -> Self {
+    pub(crate) fn no_route(path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "invalid_request_error",
@@ -68,54 +68,54 @@ impl ApiError {
     }
 
     /// 404 for a model.
-    pub fn no_model(name: &str, have: &str) -> Self {
+    pub(crate) fn no_model(name: &str, have: &str) -> Self {
         let message = format!("there is no model {name:?}; this server has {have:?}");
         let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
         Self { param: Some("model".into()), ..error }
     }
 
     /// 405.
-    pub fn wrong_method() -> Self {
+    pub(crate) fn wrong_method() -> Self {
         let message = "this address does not take that method";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", None, message)
     }
 
     /// 408.
-    pub fn too_slow() -> Self {
+    pub(crate) fn too_slow() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", None, "the body did not come in time")
     }
 
     /// 413.
-    pub fn too_large(limit: usize) -> Self {
+    pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the body is larger than this server's limit of {limit} bytes (--max-body)");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
     }
 
     /// 415. A page of another site can send other types without asking first, but not this one.
-    pub fn not_json() -> Self {
+    pub(crate) fn not_json() -> Self {
         let message = "send the body as JSON, with the header \"Content-Type: application/json\"";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", None, message)
     }
 
     /// 429.
-    pub fn queue_full(places: usize) -> Self {
+    pub(crate) fn queue_full(places: usize) -> Self {
         let message = format!("the queue is full ({places} sequences at once or waiting): try again in a moment");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), message)
     }
 
     /// 500.
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", None, message)
     }
 
     /// 503.
-    pub fn shutting_down() -> Self {
+    pub(crate) fn shutting_down() -> Self {
         let message = EngineError::ShuttingDown.to_string();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("shutting_down"), message)
     }
 
     /// `{"error": ...}`.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 }
@@ -131,7 +131,7 @@ impl From<EngineError> for ApiError {
 
 impl ApiError {
     /// A template that refuses the messages, or a text that cannot be tokenized.
-    pub fn template(param: &str, error: &TemplateError) -> Self {
+    pub(crate) fn template(param: &str, error: &TemplateError) -> Self {
         Self::invalid(param, error.to_string())
     }
 }

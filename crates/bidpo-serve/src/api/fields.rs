@@ -15,7 +15,7 @@ pub(super) struct Fields {
 impl Fields {
     /// # Errors
     /// For anything but an object.
-    pub fn new(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
+    pub(super) fn new(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
         let at = at.into();
         match value {
             Value::Object(map) => Ok(Self { map, at: if at.is_empty() { at } else { at + "." } }),
@@ -25,23 +25,23 @@ impl Fields {
     }
 
     /// The name of a field, with where it stands.
-    pub fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.at)
     }
 
     /// Takes a field; null is as good as none.
-    pub fn take(&mut self, key: &str) -> Option<Value> {
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|v| !v.is_null())
     }
 
     /// An error about one field.
-    pub fn wrong(&self, key: &str, what: &str) -> ApiError {
+    pub(super) fn wrong(&self, key: &str, what: &str) -> ApiError {
         let name = self.name(key);
         ApiError::invalid(&name, format!("{name} {what}"))
     }
 
     /// A number in a range.
-    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let number = value.as_f64().filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
@@ -51,7 +51,7 @@ impl Fields {
     }
 
     /// A whole number in a range.
-    pub fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let number = value.as_i64().filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
@@ -60,14 +60,14 @@ impl Fields {
     }
 
     /// True or false.
-    pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
+    pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let found = value.as_bool();
         found.map(Some).ok_or_else(|| self.wrong(key, &format!("must be true or false, not {}", short(&value))))
     }
 
     /// A text.
-    pub fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
+    pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -76,7 +76,7 @@ impl Fields {
     }
 
     /// A list.
-    pub fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>, ApiError> {
+    pub(super) fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Array(list)) => Ok(Some(list)),
@@ -86,7 +86,7 @@ impl Fields {
 
     /// # Errors
     /// Where a field is left.
-    pub fn done(self) -> Result<(), ApiError> {
+    pub(super) fn done(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, v)| !v.is_null()) {
             Some((key, _)) => {
                 let name = self.name(key);

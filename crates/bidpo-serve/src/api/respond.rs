@@ -30,13 +30,13 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub fn new(state: &State, prefix: &str, object: &'static str) -> Self {
+    pub(super) fn new(state: &State, prefix: &str, object: &'static str) -> Self {
         let id = format!("{prefix}-{:032x}", rand::random::<u128>());
         Self { id, object, created: now(), model: state.model_id.clone() }
     }
 
     /// An answer, or a part of one, with these choices.
-    pub fn wrap(&self, choices: Vec<Value>) -> Value {
+    pub(super) fn wrap(&self, choices: Vec<Value>) -> Value {
         json!({
             "id": self.id,
             "object": self.object,

@@ -33,7 +33,7 @@ pub(super) struct How {
 }
 
 impl How {
-    pub fn of(common: &Common, top_logprobs: Option<usize>) -> Self {
+    pub(super) fn of(common: &Common, top_logprobs: Option<usize>) -> Self {
         Self {
             sampling: common.sampling.clone(),
             stop: common.stop.clone(),

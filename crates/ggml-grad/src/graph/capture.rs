@@ -51,7 +51,7 @@ pub(super) struct RawEntry {
 
 /// How much of the graph is computed while it is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CaptureMode {
+pub(super) enum CaptureMode {
     /// What does not depend on the entry's result, the entry included.
     Below,
     /// Nothing: only the structure and the inputs are wanted.
@@ -87,7 +87,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, extent: CaptureMode) -> Self {
+    pub(super) fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, extent: CaptureMode) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashMap::new(),

@@ -85,7 +85,7 @@ pub(super) fn find(graph: &Graph, n: usize, active: &[bool], wanted: &[Value]) -
 
 impl Attention {
     /// Bytes of one of the score tensors.
-    pub fn score_bytes(&self, graph: &Graph) -> usize {
+    pub(super) fn score_bytes(&self, graph: &Graph) -> usize {
         4 * n_elements(graph.ne(self.chain[0]))
     }
 
@@ -146,7 +146,7 @@ impl Attention {
 
     /// Gradients of keys, queries and values from `g`, that of the result: `[(value, gradient)]`. `rule` gives the
     /// gradients of a node's sources, added up.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         graph: &mut Graph,
         g: Value,

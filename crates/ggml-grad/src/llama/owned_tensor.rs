@@ -21,7 +21,7 @@ impl OwnedTensor {
     ///
     /// # Safety
     /// `memory` is one of ggml's buffer types, which live forever.
-    pub unsafe fn new(memory: sys::ggml_backend_buffer_type_t, dtype: DType, ne: [usize; 4]) -> Option<Self> {
+    pub(super) unsafe fn new(memory: sys::ggml_backend_buffer_type_t, dtype: DType, ne: [usize; 4]) -> Option<Self> {
         // SAFETY: the context holds one tensor header; what is made is owned by the result and freed in its drop.
         let held = unsafe {
             let ctx = sys::ggml_init(sys::ggml_init_params {
@@ -42,7 +42,7 @@ impl OwnedTensor {
     ///
     /// # Panics
     /// Beyond the end of the tensor: a mistake of the caller.
-    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         // SAFETY: the tensor is alive, and the range was checked.
         unsafe {
             assert!(offset + bytes.len() <= sys::ggml_nbytes(self.raw), "write past the end of a tensor");
@@ -51,12 +51,12 @@ impl OwnedTensor {
     }
 
     /// Has ggml's scheduler run products where this tensor is.
-    pub fn is_weight(&mut self) {
+    pub(super) fn is_weight(&mut self) {
         // SAFETY: a live buffer.
         unsafe { sys::ggml_backend_buffer_set_usage(self.buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS) };
     }
 
-    pub fn raw(&self) -> *mut sys::ggml_tensor {
+    pub(super) fn raw(&self) -> *mut sys::ggml_tensor {
         self.raw
     }
 }

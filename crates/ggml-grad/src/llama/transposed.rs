@@ -28,7 +28,11 @@ impl TransposedTensor {
     ///
     /// # Errors
     /// [`LlamaError::Device`] where it does in none.
-    pub fn choose(ne: [usize; 4], device: sys::ggml_backend_dev_t, types: &[DType]) -> Result<DType, LlamaError> {
+    pub(super) fn choose(
+        ne: [usize; 4],
+        device: sys::ggml_backend_dev_t,
+        types: &[DType],
+    ) -> Result<DType, LlamaError> {
         types.iter().copied().find(|&t| multiplies(device, t, [ne[1], ne[0], ne[2], ne[3]])).ok_or_else(|| {
             LlamaError::Device(format!(
                 "{} multiplies none of {} that a transposed copy of a weight of {ne:?} could be: keep this model's layers on \
@@ -44,7 +48,7 @@ impl TransposedTensor {
     /// # Errors
     /// [`LlamaError::Gguf`] when the file has no such tensor any more, [`LlamaError::Device`] when the device has no room;
     /// [`LlamaError::Read`] when the file fails.
-    pub fn load(
+    pub(super) fn load(
         model: &Model,
         name: &str,
         dtype: DType,
@@ -78,17 +82,17 @@ impl TransposedTensor {
         Ok(Self { held, dtype: kind, bytes })
     }
 
-    pub fn raw(&self) -> *mut sys::ggml_tensor {
+    pub(super) fn raw(&self) -> *mut sys::ggml_tensor {
         self.held.raw()
     }
 
     /// The type that the copy is kept in.
-    pub fn dtype(&self) -> DType {
+    pub(super) fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// Bytes in the device's memory.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 }

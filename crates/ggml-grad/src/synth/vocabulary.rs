@@ -14,10 +14,10 @@ const OTHERS: &str = ".,ETAOINSHRDLCUMWFGYPBVKJXQZ?!'\"-:;()0123456789\n";
 
 /// llama.cpp's numbers of kinds of tokens.
 mod kind {
-    pub const NORMAL: i32 = 1;
-    pub const UNKNOWN: i32 = 2;
-    pub const CONTROL: i32 = 3;
-    pub const BYTE: i32 = 6;
+    pub(super) const NORMAL: i32 = 1;
+    pub(super) const UNKNOWN: i32 = 2;
+    pub(super) const CONTROL: i32 = 3;
+    pub(super) const BYTE: i32 = 6;
 }
 
 /// Adds a tokenizer of `n` tokens (at least [`SMALLEST`]).

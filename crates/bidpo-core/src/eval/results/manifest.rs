@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the file's form.
-pub const FORM: u32 = 1;
+pub(super) const FORM: u32 = 1;
 
 /// A part of the items: every `of`-th, from the `number`-th on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

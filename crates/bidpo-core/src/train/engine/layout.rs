@@ -23,7 +23,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
+    pub(super) fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
         let mut out = Self {
             batch: Batch::new(),
             n_pairs: pairs.len(),
@@ -61,7 +61,7 @@ impl Layout {
     }
 
     /// The pair of each row of the residual stream at an entry.
-    pub fn row_pair(&self, graph: &Graph, entry: &HookPoint) -> Result<Vec<usize>, EngineError> {
+    pub(super) fn row_pair(&self, graph: &Graph, entry: &HookPoint) -> Result<Vec<usize>, EngineError> {
         let n_rows = graph.ne(entry.at)[1..].iter().product::<usize>();
         let n_tokens = self.token_pair.len();
         if n_rows > 0 && n_rows.is_multiple_of(n_tokens) {
@@ -115,7 +115,7 @@ pub(super) struct Joint {
 
 impl Joint {
     /// Of pairs with their residual streams, `[n_tokens, n_embd]`, in the order of [`Layout`].
-    pub fn new(pairs: &[(&TokenizedPair, &[f32])], n_embd: usize) -> Self {
+    pub(super) fn new(pairs: &[(&TokenizedPair, &[f32])], n_embd: usize) -> Self {
         let mut out = Self {
             rows: Vec::new(),
             columns: pairs.iter().map(|(pair, _)| vec![None; pair.n_tokens()]).collect(),

@@ -18,7 +18,7 @@ pub(super) struct Begun {
 
 impl Begun {
     /// The example, stored in a cache that has not got it.
-    pub fn finish(self, cache: Option<&mut Cache>) -> Example {
+    pub(super) fn finish(self, cache: Option<&mut Cache>) -> Example {
         let Self { example, kept, key } = self;
         if let (Some(cache), Some(key), Some(kept)) = (cache, key, kept) {
             let stored = Stored {

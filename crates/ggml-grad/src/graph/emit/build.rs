@@ -62,7 +62,7 @@ pub(super) struct Built {
 }
 
 impl Built {
-    pub fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], setup: Setup) -> Result<Self, RunError> {
+    pub(super) fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], setup: Setup) -> Result<Self, RunError> {
         let n = graph.nodes().len();
         if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
             return Err(RunError::Binding(format!(
@@ -148,7 +148,7 @@ impl Built {
         Ok(Self { inputs, _arena: arena, graph: ggml_graph, tensors, uploads, nodes: n, head_is_used })
     }
 
-    pub fn memory(&self, detail: &str) -> RunError {
+    pub(super) fn memory(&self, detail: &str) -> RunError {
         RunError::Memory { nodes: self.nodes, detail: detail.to_owned() }
     }
 }

@@ -30,7 +30,7 @@ impl Devices {
     ///
     /// # Safety
     /// `graph` is alive, of tensors that have no memory but for weights and inputs; `cpu` is a CPU backend.
-    pub unsafe fn prepare(
+    pub(super) unsafe fn prepare(
         &mut self,
         weights: &[Weight],
         cpu: sys::ggml_backend_t,
@@ -98,7 +98,7 @@ impl Devices {
     ///
     /// # Safety
     /// As [`Devices::prepare`]; the graph is not run afterwards.
-    pub unsafe fn measure(
+    pub(super) unsafe fn measure(
         &mut self,
         weights: &[Weight],
         cpu: sys::ggml_backend_t,
@@ -127,12 +127,12 @@ impl Devices {
     }
 
     /// Devices with the bytes that the graph measured last needs there.
-    pub fn measured(&self) -> Vec<(String, usize)> {
+    pub(super) fn measured(&self) -> Vec<(String, usize)> {
         self.backends.iter().zip(&self.measured).map(|(&(d, _), &n)| (device_name(d), n)).collect()
     }
 
     /// Bytes of activations in the CPU's memory.
-    pub fn host_bytes(&self, cpu: sys::ggml_backend_t) -> usize {
+    pub(super) fn host_bytes(&self, cpu: sys::ggml_backend_t) -> usize {
         if self.sched.is_null() {
             return 0;
         }
@@ -149,7 +149,7 @@ impl Devices {
     }
 
     /// Frees the scheduler and the backends. (The CPU's must still be alive.)
-    pub fn free(&mut self) {
+    pub(super) fn free(&mut self) {
         self.drop_sched();
         for (_, backend) in self.backends.drain(..) {
             // SAFETY: freed once.

@@ -21,7 +21,7 @@ impl Watch {
     ///
     /// # Safety
     /// The watch stays where it is until [`Watch::stop`].
-    pub unsafe fn start(this: &mut Self, backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) {
+    pub(super) unsafe fn start(this: &mut Self, backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) {
         // SAFETY: by contract, the pointer is valid as long as the callback is set.
         unsafe {
             this.times.clear();
@@ -31,7 +31,7 @@ impl Watch {
         }
     }
 
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { times: Vec::new() }
     }
 
@@ -39,7 +39,12 @@ impl Watch {
     ///
     /// # Safety
     /// The graph that ran, still alive.
-    pub unsafe fn stop(&self, backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph, profile: &mut Profile) {
+    pub(super) unsafe fn stop(
+        &self,
+        backend: sys::ggml_backend_t,
+        graph: *mut sys::ggml_cgraph,
+        profile: &mut Profile,
+    ) {
         // SAFETY: by contract.
         unsafe {
             sys::ggml_backend_cpu_set_abort_callback(backend, None, std::ptr::null_mut());

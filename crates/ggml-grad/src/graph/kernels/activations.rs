@@ -32,27 +32,27 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub fn new(format: Format, layout: Layout, k: usize, m: usize) -> Self {
+    pub(super) fn new(format: Format, layout: Layout, k: usize, m: usize) -> Self {
         Self { format, layout, k, m }
     }
 
     /// Groups of a column.
-    pub fn groups(&self) -> usize {
+    pub(super) fn groups(&self) -> usize {
         self.k / self.format.group
     }
 
     /// Columns with the padding.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.m.next_multiple_of(TILE_COLUMNS)
     }
 
     /// Bytes of a record of [`Layout::Pairs`].
-    pub fn record(&self) -> usize {
+    pub(super) fn record(&self) -> usize {
         if self.format.offset == 0 { 128 } else { 192 }
     }
 
     /// Where the second part begins: the sums of [`Layout::Pairs`], the scales of [`Layout::Columns`].
-    pub fn second(&self) -> usize {
+    pub(super) fn second(&self) -> usize {
         match self.layout {
             Layout::Pairs => self.columns() / 2 * self.groups() * self.record(),
             Layout::Columns => self.columns() * self.k,
@@ -60,7 +60,7 @@ impl Packed {
     }
 
     /// Bytes in all.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let per_part = self.columns() * self.groups() * 4;
         self.second() + if self.layout == Layout::Pairs { per_part } else { 3 * per_part }
     }

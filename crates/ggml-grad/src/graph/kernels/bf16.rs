@@ -79,7 +79,7 @@ impl Product<'_> {
     ///
     /// # Safety
     /// On a CPU with AVX512-BF16; `d` is valid for the rows named and `width` columns, a multiple of [`WIDTH_UNIT`].
-    pub unsafe fn add(&self, rows: &[u32]) {
+    pub(super) unsafe fn add(&self, rows: &[u32]) {
         debug_assert!(self.width.is_multiple_of(WIDTH_UNIT) && self.panel.len() >= self.pairs * self.width);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: by contract.
@@ -94,7 +94,7 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`Product::add`].
-    pub unsafe fn add_some(&self, row: u32, pairs: u32) {
+    pub(super) unsafe fn add_some(&self, row: u32, pairs: u32) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: by contract; columns stay below the width.
         unsafe {

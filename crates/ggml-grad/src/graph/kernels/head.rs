@@ -39,7 +39,7 @@ pub(in crate::graph) struct HeadTask<'a> {
 
 impl<'a> HeadTask<'a> {
     /// A task for `n_workers` workers.
-    pub fn new(labels: &[Label], weigh: Option<LabelWeightFn<'a>>, n_workers: usize) -> Self {
+    pub(crate) fn new(labels: &[Label], weigh: Option<LabelWeightFn<'a>>, n_workers: usize) -> Self {
         Self {
             labels: labels.to_vec(),
             weigh,
@@ -155,7 +155,7 @@ pub(super) fn exponentials(z: &[f32], max: f32, e: &mut [f32]) -> f32 {
 /// e^x to about 1e-7 relative for x <= 88, in a form that compilers vectorise: 2^n times a polynomial on
 /// [-ln 2 / 2, ln 2 / 2] (the Taylor series to degree 7, whose remainder there is below 1e-8).
 #[inline(always)]
-pub fn fast_exp(x: f32) -> f32 {
+pub(crate) fn fast_exp(x: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
     // With this added a float has no place for a fraction: its last bits are the nearest integer. Conversions to integers

@@ -33,7 +33,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// Room for `rows` rows of `k` numbers.
-    pub fn resize(&mut self, rows: usize, k: usize, groups: usize) {
+    pub(super) fn resize(&mut self, rows: usize, k: usize, groups: usize) {
         (self.k, self.groups) = (k, groups);
         self.u.resize(rows * k, 0);
         self.scale.resize(rows * groups, 0.0);
@@ -41,13 +41,13 @@ impl Rows {
     }
 
     /// Takes a stored row apart, to be row `at`.
-    pub fn unpack(&mut self, format: &Format, stored: &[u8], at: usize) {
+    pub(super) fn unpack(&mut self, format: &Format, stored: &[u8], at: usize) {
         let (u, groups) = (at * self.k..(at + 1) * self.k, at * self.groups..(at + 1) * self.groups);
         format.unpack_row(stored, &mut self.u[u], &mut self.scale[groups.clone()], &mut self.min[groups]);
     }
 
     /// A row taken apart.
-    pub fn row(&self, format: Format, r: usize) -> Row<'_> {
+    pub(super) fn row(&self, format: Format, r: usize) -> Row<'_> {
         let groups = r * self.groups..(r + 1) * self.groups;
         Row {
             format,
@@ -279,9 +279,9 @@ pub(super) struct Columns {
 
 impl Columns {
     /// Rows that share the lanes of a register.
-    pub const LANES: usize = 16;
+    pub(super) const LANES: usize = 16;
 
-    pub fn new(format: Format, k: usize) -> Self {
+    pub(super) fn new(format: Format, k: usize) -> Self {
         Self {
             format,
             k,
@@ -297,7 +297,7 @@ impl Columns {
     ///
     /// # Safety
     /// `first` points to that many stored rows, `stride` bytes apart.
-    pub unsafe fn load(&mut self, first: *const u8, stride: usize, count: usize) {
+    pub(super) unsafe fn load(&mut self, first: *const u8, stride: usize, count: usize) {
         let (k, groups) = (self.k, self.groups);
         let padded = count.next_multiple_of(Self::LANES);
         self.rows.resize(padded, k, groups);
@@ -327,7 +327,7 @@ impl Columns {
     }
 
     /// A loaded row.
-    pub fn row(&self, r: usize) -> Row<'_> {
+    pub(super) fn row(&self, r: usize) -> Row<'_> {
         self.rows.row(self.format, r)
     }
 
@@ -336,7 +336,7 @@ impl Columns {
     /// # Safety
     /// On a CPU with the instructions of [`super::cpu::Cpu::int8`]; `x` as `packed` says, in [`Layout::Columns`]; `out` has
     /// room.
-    pub unsafe fn multiply(
+    pub(super) unsafe fn multiply(
         &self,
         packed: &Packed,
         x: *const u8,

@@ -60,7 +60,7 @@ pub(super) enum Activations {
 
 impl Activations {
     /// ggml's type.
-    pub fn kind(self) -> sys::ggml_type {
+    pub(super) fn kind(self) -> sys::ggml_type {
         match self {
             Self::Q8_0 => sys::GGML_TYPE_Q8_0,
             Self::Q8_1 => sys::GGML_TYPE_Q8_1,
@@ -71,7 +71,7 @@ impl Activations {
 
 impl Format {
     /// The format of ggml's type; None for those that are not taken apart.
-    pub fn of(kind: sys::ggml_type) -> Option<Self> {
+    pub(super) fn of(kind: sys::ggml_type) -> Option<Self> {
         let simple = |bytes, offset, unpack| Self {
             block: 32,
             bytes,
@@ -106,13 +106,13 @@ impl Format {
     }
 
     /// Takes a row apart: `u` gets a byte for each number, `scale` and `min` one number for each group.
-    pub fn unpack_row(&self, row: &[u8], u: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    pub(super) fn unpack_row(&self, row: &[u8], u: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
         // SAFETY: chosen for this CPU.
         unsafe { (self.unpack)(row, u, scale, min) };
     }
 
     /// The numbers themselves, from what [`Format::unpack_row`] gave.
-    pub fn to_f32(self, u: &[u8], scale: &[f32], min: &[f32], out: &mut [f32]) {
+    pub(super) fn to_f32(self, u: &[u8], scale: &[f32], min: &[f32], out: &mut [f32]) {
         let groups = u.chunks_exact(self.group).zip(out.chunks_exact_mut(self.group));
         for ((u, out), (&scale, &min)) in groups.zip(scale.iter().zip(min)) {
             for (out, &u) in out.iter_mut().zip(u) {

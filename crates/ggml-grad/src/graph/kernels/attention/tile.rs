@@ -275,7 +275,7 @@ mod wide {
     /// [`super::lanes`] by blocks of sixteen by sixteen.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
     #[inline]
-    pub unsafe fn lanes(x: *const f32, stride: usize, rows: usize, k: usize, out: &mut [f32]) {
+    pub(super) unsafe fn lanes(x: *const f32, stride: usize, rows: usize, k: usize, out: &mut [f32]) {
         if !k.is_multiple_of(LANES) {
             // SAFETY: as there.
             return unsafe { super::lanes(x, stride, rows, k, out) };
@@ -297,7 +297,7 @@ mod wide {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
     #[inline]
-    pub unsafe fn product(t: &Tile) {
+    pub(super) unsafe fn product(t: &Tile) {
         // SAFETY: as `Kernels::product`.
         unsafe {
             match t.units {
