@@ -50,7 +50,10 @@ pub(super) async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Too many open files, most likely: some will be closed.
-                eprintln!("bidpo: cannot accept a connection: {error}");
+                #[expect(clippy::print_stderr, reason = "a running server has nobody else to tell")]
+                {
+                    eprintln!("bidpo: cannot accept a connection: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

@@ -29,7 +29,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
-        eprint!("{text}");
+        #[expect(clippy::print_stderr, reason = "the caller asked for llama.cpp's own log (set_verbose)")]
+        {
+            eprint!("{text}");
+        }
     }
     let text = text.trim();
     super::placement::note(text);
