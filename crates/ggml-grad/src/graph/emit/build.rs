@@ -436,6 +436,36 @@ unsafe fn custom(
     }
 }
 
+/// True for ops that only lay out, copy or convert what they read.
+fn is_layout(op: Op) -> bool {
+    matches!(op, Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::SetRows | Op::Cast)
+}
+
+/// The tensor of an op that [`is_layout`], by ggml's own constructors, which know how views share memory.
+///
+/// # Safety
+/// `ctx` is alive and has room; the sources exist and fit the op.
+unsafe fn layout(ctx: *mut sys::ggml_context, node: &Node, src: &[*mut sys::ggml_tensor]) -> *mut sys::ggml_tensor {
+    let ne = node.ne.map(|n| n as i64);
+    // SAFETY: by contract.
+    unsafe {
+        match node.op {
+            Op::Reshape => sys::ggml_reshape_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]),
+            Op::View { offset } => {
+                sys::ggml_view_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3], node.nb[1], node.nb[2], node.nb[3], offset)
+            }
+            Op::Permute(axes) => {
+                let a = axes.map(|a| a as i32);
+                sys::ggml_permute(ctx, src[0], a[0], a[1], a[2], a[3])
+            }
+            // The rows are written into the memory of the first source: nothing else reads it afterwards.
+            Op::SetRows => sys::ggml_set_rows(ctx, src[0], src[1], src[2]),
+            Op::Cast => sys::ggml_cast(ctx, src[0], elem_type(node.elem)),
+            _ => sys::ggml_cont_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]),
+        }
+    }
+}
+
 /// Makes the ggml tensor of one node.
 ///
 /// Views go through ggml's functions, which know how views share memory. All other ops are written as ggml's own
@@ -450,26 +480,14 @@ unsafe fn emit(
     setup: Setup,
 ) -> *mut sys::ggml_tensor {
     let src: Vec<*mut sys::ggml_tensor> = used(node, setup).iter().map(|s| tensors[s.0 as usize]).collect();
-    let ne = node.ne.map(|n| n as i64);
     let f = bits;
     let (op, params): (sys::ggml_op, Vec<i32>) = match node.op {
         Op::Input(_) | Op::Weight(_) => unreachable!("made by the caller"),
-        // SAFETY (the calls below): live tensors of the right shapes, as the IR's constructors checked.
-        Op::Reshape => return unsafe { sys::ggml_reshape_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]) },
-        Op::View { offset } => unsafe {
-            return sys::ggml_view_4d(
-                ctx, src[0], ne[0], ne[1], ne[2], ne[3], node.nb[1], node.nb[2], node.nb[3], offset,
-            );
-        },
-        Op::Permute(axes) => unsafe {
-            let a = axes.map(|a| a as i32);
-            return sys::ggml_permute(ctx, src[0], a[0], a[1], a[2], a[3]);
-        },
-        Op::Cont => return unsafe { sys::ggml_cont_4d(ctx, src[0], ne[0], ne[1], ne[2], ne[3]) },
-        // The rows are written into the memory of the first source: it has no other use above it.
-        Op::SetRows => return unsafe { sys::ggml_set_rows(ctx, src[0], src[1], src[2]) },
-        Op::Cast => return unsafe { sys::ggml_cast(ctx, src[0], elem_type(node.elem)) },
-        _ if own_kernel(node.op, setup.smooth).is_some() => unsafe {
+        _ if is_layout(node.op) => {
+            // SAFETY: live tensors of the right shapes, as the IR's constructors checked.
+            return unsafe { layout(ctx, node, &src) };
+        }
+        _ if own_kernel(node.op, setup.smooth).is_some() => {
             let run = own_kernel(node.op, setup.smooth);
             let user = match node.op {
                 Op::LogProbHead => setup.task,
@@ -481,8 +499,9 @@ unsafe fn emit(
                 _ => std::ptr::null_mut(),
             };
             let name = CString::new(node.op.name()).unwrap_or_default();
-            return custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, (&name, run), user);
-        },
+            // SAFETY: live tensors of the shapes that the kernel expects, as the IR's constructors checked.
+            return unsafe { custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, (&name, run), user) };
+        }
         Op::MulMatT
         | Op::MulMatIdT
         | Op::ScatterRows
@@ -494,6 +513,9 @@ unsafe fn emit(
         | Op::AttentionBackQ { .. }
         | Op::AttentionBackKv { .. } => unreachable!("own_kernel has one"),
         Op::LossHead => unreachable!("made by the caller"),
+        Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::SetRows | Op::Cast => {
+            unreachable!("laid out by ggml's constructors")
+        }
         Op::Add => (sys::GGML_OP_ADD, vec![]),
         Op::Sub => (sys::GGML_OP_SUB, vec![]),
         Op::Mul => (sys::GGML_OP_MUL, vec![]),

@@ -367,11 +367,13 @@ impl Part<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn accumulate_avx2(&self) {
+        // SAFETY: as `accumulate_avx512`.
         unsafe { self.tiles::<4, 16, true>(&|m, k, rows| self.tile_of::<4, 16, true>(m, k, rows)) }
     }
 
     unsafe fn accumulate_plain(&self) {
         const FMA: bool = cfg!(target_arch = "aarch64");
+        // SAFETY: as `accumulate_avx512`.
         unsafe { self.tiles::<4, 16, FMA>(&|m, k, rows| self.tile_of::<4, 16, FMA>(m, k, rows)) }
     }
 
@@ -380,7 +382,6 @@ impl Part<'_> {
     unsafe fn tiles<const M: usize, const K: usize, const FMA: bool>(&self, tile: &impl Fn(usize, usize, usize)) {
         let full_k = self.width - self.width % K;
         // Columns outside: a panel's columns of one tile stay in the first-level cache for all rows of g.
-        // SAFETY: m and k stay inside the worker's part.
         for k in (0..full_k).step_by(K) {
             for m in (self.m0..self.m1).step_by(M) {
                 tile(m, k, M.min(self.m1 - m));
@@ -388,6 +389,7 @@ impl Part<'_> {
         }
         for k in (full_k..self.width).step_by(16) {
             for m in self.m0..self.m1 {
+                // SAFETY: m and k stay inside the worker's part.
                 unsafe { self.rest::<1, FMA>(m, k) };
             }
         }
@@ -743,14 +745,16 @@ mod tests {
                 d
             };
             let want = w.exact(&g);
-            // SAFETY (also below): the part is whole; each version runs only where the CPU has its features.
+            // SAFETY: the part is intact.
             assert_exact(&product(|p| unsafe { p.accumulate_plain() }), &want, "plain");
             #[cfg(target_arch = "x86_64")]
             {
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the part is intact, and the CPU has the features.
                     assert_exact(&product(|p| unsafe { p.accumulate_avx2() }), &want, "avx2");
                 }
                 if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the part is intact, and the CPU has the features.
                     assert_exact(&product(|p| unsafe { p.accumulate_avx512() }), &want, "avx512");
                 }
             }

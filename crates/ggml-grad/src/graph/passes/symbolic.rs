@@ -59,16 +59,22 @@ pub struct SymbolicGraph {
     extents: Vec<[SymDim; 4]>,
     /// For each input.
     pub inputs: Vec<InputKind>,
+    /// Input: the residual stream at the lowest hook point, `[n_embd, n_tokens]`.
     pub residual: InputId,
+    /// The steered layers, lowest first.
     pub entries: Vec<HookPoint>,
+    /// `[n_vocab, n_outputs]`.
     pub logits: Value,
+    /// Tensors of the weights.
     pub weights: Vec<Weight>,
 }
 
-/// SymDims of a batch.
+/// The two extents in which batches differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SymDims {
+    /// Tokens of the batch.
     pub tokens: usize,
+    /// Tokens whose logits are wanted.
     pub outputs: usize,
 }
 

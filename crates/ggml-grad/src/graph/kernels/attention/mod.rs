@@ -240,8 +240,8 @@ impl Sources {
         for (tile, open) in open.iter_mut().enumerate() {
             open.clear();
             let rows = tile * ROWS..((tile + 1) * ROWS).min(self.q.rows);
-            // SAFETY: the mask has these rows and whole units.
             open.extend((0..units).filter(|unit| {
+                // SAFETY: the mask has these rows and whole units.
                 rows.clone().any(|r| unsafe { lets_through(self.mask.data.add(r * self.mask.stride + unit * LANES)) })
             }));
         }
