@@ -17,7 +17,9 @@ use bidpo_core::eval::condition::Condition;
 use bidpo_core::eval::prompt::{Change, QUESTION_FORM, Style};
 use bidpo_core::eval::protocol::Protocol;
 use bidpo_core::eval::report;
-use bidpo_core::eval::results::{DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read};
+use bidpo_core::eval::results::{
+    ChosenOn, ConditionKind, DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read,
+};
 use bidpo_core::eval::run::Measurement;
 use bidpo_core::eval::sweep::{Percents, best, measured, points};
 use bidpo_core::eval::text::Windows;
@@ -382,18 +384,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Earlier settings of the folder count among those that were tried, whether or not they are asked for again.
     let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
     let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
-    let facts = json!({
-        "vectors": [baselines::vector_facts(
+    let kind = ConditionKind::Steered {
+        vectors: vec![baselines::vector_facts(
             &args.vector,
             &sha256_of_file(&args.vector).with_context(vector_name)?,
             chosen.factor,
             Some(chosen.percent),
             &vector,
         )],
-        "layers": chosen.layer.to_string(),
-        "chosen_on": { "part": "valid", "items": valid.len(), "settings": tried.len() },
-    });
-    let steered = Steered { control: Some(chosen.control.clone()), facts };
+        layers: Some(Layers::one(chosen.layer)),
+        chosen_on: Some(ChosenOn {
+            part: "valid".into(),
+            items: valid.len(),
+            settings: tried.len(),
+            other: serde_json::Map::new(),
+        }),
+    };
+    let steered = Steered { control: Some(chosen.control.clone()), kind };
     let on_test_items = benchmark(&set, &test, protocol)?;
     let train_items = &split.train[..split.train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
     let train = (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?;

@@ -1,11 +1,13 @@
 //! Lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
 /// One or more layers, ascending, each once. Which of them a model has is for its user to check.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Layers(Vec<usize>);
 
 /// No model has as many layers; a larger number is a slip of the keyboard, and a range up to it would fill the memory.
@@ -64,6 +66,20 @@ impl Deref for Layers {
 
     fn deref(&self) -> &[usize] {
         &self.0
+    }
+}
+
+impl From<Layers> for String {
+    fn from(layers: Layers) -> Self {
+        layers.to_string()
+    }
+}
+
+impl TryFrom<String> for Layers {
+    type Error = LayersError;
+
+    fn try_from(text: String) -> Result<Self, LayersError> {
+        text.parse()
     }
 }
 

@@ -6,14 +6,14 @@ use anyhow::{Context as _, ensure};
 use bidpo_core::data::{Message, Prompt};
 use bidpo_core::eval::benchmark::{Benchmark, Item};
 use bidpo_core::eval::caa::mean_difference;
-use bidpo_core::eval::condition::{Condition, STEERED, UNSTEERED, flipped, layers_of, random, same_length};
+use bidpo_core::eval::condition::{Condition, STEERED, UNSTEERED, layers_of, same_length};
 use bidpo_core::eval::prompt::{Change, Preset, Style};
+use bidpo_core::eval::results::{ConditionKind, VectorFacts};
 use bidpo_core::eval::sweep::direction;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ControlVector, Convention, ScaledVector, SteeringVector, TRAINING_CURVE, combine, warnings};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
-use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -121,13 +121,14 @@ impl Compare {
                 Some(same_length(control, n_embd, &directions))
             }
         };
-        let facts = json!({
-            "file": file_name(&self.path),
-            "sha256": sha256_of_file(&self.path).with_context(place)?,
-            "scale": self.scale,
-            "length": if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" },
-        });
-        Ok(Condition::new(&self.name, "other vector", added, Change::default(), facts))
+        let kind = ConditionKind::OtherVector {
+            file: file_name(&self.path),
+            sha256: sha256_of_file(&self.path).with_context(place)?,
+            scale: self.scale.map(f64::from),
+            length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
+                .into(),
+        };
+        Ok(Condition::new(&self.name, kind, added))
     }
 }
 
@@ -135,20 +136,27 @@ impl Compare {
 pub struct Steered {
     /// `None` at scale 0.
     pub control: Option<ControlVector>,
-    /// What the manifest says of it.
-    pub facts: Value,
+    /// [`ConditionKind::Steered`]: the files, the layers.
+    pub kind: ConditionKind,
 }
 
 /// What a manifest says of a vector that is used; its training losses too, where the file has them.
-pub fn vector_facts(path: &Path, sha256: &str, scale: f64, percent: Option<f64>, vector: &SteeringVector) -> Value {
-    let mut facts = json!({
-        "file": file_name(path), "sha256": sha256, "scale": scale, "percent_of_residual_norm": percent,
-    });
-    let curve = vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str::<Value>(c).ok());
-    if let Some(curve) = curve {
-        facts[TRAINING_CURVE] = curve;
+pub fn vector_facts(
+    path: &Path,
+    sha256: &str,
+    scale: f64,
+    percent: Option<f64>,
+    vector: &SteeringVector,
+) -> VectorFacts {
+    VectorFacts {
+        file: file_name(path),
+        sha256: sha256.to_owned(),
+        scale,
+        percent_of_residual_norm: percent,
+        training_curve: vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str(c).ok()),
+        convention: None,
+        other: serde_json::Map::new(),
     }
-    facts
 }
 
 /// Loads the vectors of the command line; `None` where there are none.
@@ -163,13 +171,13 @@ pub fn steered(args: &SteeringArgs, model: &Arc<Model>, n_threads: u32) -> anyho
         let percent = dial.vector.percent_of_scale(dial.scale);
         let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
         if args.convention(i) != Convention::Output {
-            facts["convention"] = json!(args.convention(i).to_string());
+            facts.convention = Some(args.convention(i).to_string());
         }
         vectors.push(facts);
     }
     let control = steering.control_vector(model)?;
     let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());
-    Ok(Some(Steered { control, facts: json!({ "vectors": vectors, "layers": layers.map(|l| l.to_string()) }) }))
+    Ok(Some(Steered { control, kind: ConditionKind::Steered { vectors, layers, chosen_on: None } }))
 }
 
 /// The conditions that need nothing but the vector.
@@ -179,16 +187,13 @@ pub fn of_vector(steered: Option<&Steered>, wanted: &[Baseline], model: &Model, 
         out.push(Condition::unsteered());
     }
     let Some(steered) = steered else { return out };
-    let new = |name: &str, kind: &str, control: Option<ControlVector>, facts: Value| {
-        Condition::new(name, kind, control, Change::default(), facts)
-    };
-    out.push(new(STEERED, "steered", steered.control.clone(), steered.facts.clone()));
+    out.push(Condition::new(STEERED, steered.kind.clone(), steered.control.clone()));
     let Some(control) = &steered.control else { return out };
     if wanted.contains(&Baseline::Flipped) {
-        out.push(new("sign flipped", "flipped", Some(flipped(control)), Value::Null));
+        out.push(Condition::negated(control));
     }
     if wanted.contains(&Baseline::Random) {
-        out.push(new("random vector", "random", Some(random(control, model.n_embd(), seed)), json!({ "seed": seed })));
+        out.push(Condition::random(control, model.n_embd(), seed));
     }
     out
 }
@@ -223,13 +228,11 @@ pub fn conditions(
                 eprintln!("Mean difference of activations on {} training items ...", train.items.len());
                 let (direction, n) = mean_difference(model, train, style, &layers, n_threads)?;
                 let control = same_length(control, model.n_embd(), &direction);
-                let facts = json!({ "training_items": n });
-                out.push(Condition::new("mean difference (CAA)", "caa", Some(control), Change::default(), facts));
+                out.push(Condition::mean_difference(control, n));
             }
             None => without_items.push("the mean difference (CAA)"),
         }
     }
-    let prompted = |name: &str, kind: &str, change: Change| Condition::new(name, kind, None, change, Value::Null);
     if wanted.contains(&Baseline::System) {
         let system = prompt.system.trim().to_owned();
         let refused = match &style.preset {
@@ -240,7 +243,7 @@ pub fn conditions(
             Preset::Plain { .. } => None,
         };
         match refused {
-            None => out.push(prompted("system prompt", "system", Change { system: Some(system), ..Change::default() })),
+            None => out.push(Condition::system_prompt(&system)),
             Some(error) => eprintln!("bidpo: the system prompt is left out: {error}"),
         }
     }
@@ -252,15 +255,14 @@ pub fn conditions(
                     eprintln!("{} solved examples fit the model's context, not {}.", shots.len(), prompt.shots);
                 }
                 if !shots.is_empty() {
-                    let name = format!("{} solved examples", shots.len());
-                    out.push(prompted(&name, "shots", Change { shots, ..Change::default() }));
+                    out.push(Condition::few_shot(shots));
                 }
             }
             None => without_items.push("solved training items in the prompt"),
         }
     }
     if wanted.contains(&Baseline::Hidden) {
-        out.push(prompted("question hidden", "hidden", Change { hide_question: true, ..Change::default() }));
+        out.push(Condition::choices_only());
     }
     let mut notes = Vec::new();
     if !without_items.is_empty() {

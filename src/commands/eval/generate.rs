@@ -7,16 +7,16 @@ use anyhow::{Context as _, anyhow};
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
 use bidpo_core::eval::ScorerParams;
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::condition::{Condition, STEERED};
+use bidpo_core::eval::condition::STEERED;
 use bidpo_core::eval::judge::{HELPFUL, Match, TRUTHFUL, matches};
-use bidpo_core::eval::prompt::{Change, Preset, QUESTION_FORM, Style};
+use bidpo_core::eval::prompt::{Preset, QUESTION_FORM, Style};
 use bidpo_core::eval::protocol::Protocol;
 use bidpo_core::eval::report;
-use bidpo_core::eval::results::{ConditionFacts, Run, Shard};
+use bidpo_core::eval::results::{Run, Shard};
 use bidpo_core::eval::run::Measurement;
 use bidpo_core::eval::write::WriteOptions;
 use ggml_grad::llama::{Model, SamplerParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -143,7 +143,7 @@ impl Judge<'_> {
             "steered": run.manifest.condition(STEERED),
         });
         m.items = run.manifest.items;
-        m.conditions = matches.iter().map(|x| ConditionFacts { name: x.name(), facts: x.facts() }).collect();
+        m.conditions = matches.iter().map(|x| x.condition().manifest()).collect();
         if m.prompt["same_model"] == true {
             eprintln!(
                 "bidpo: warning: the judge is the model that wrote the answers; --judge FILE.gguf names a stronger one. Models \
@@ -170,7 +170,7 @@ impl Judge<'_> {
             shard: Shard::WHOLE,
             params: ScorerParams { n_threads: self.args.threads(), ..ScorerParams::default() },
         };
-        let condition = Condition::new(&x.name(), "match", None, Change::default(), Value::Null);
+        let condition = x.condition();
         let done = session.done(&condition.name);
         measurement
             .run(&condition, &done, &mut |records| session.push(records.into_iter().map(|r| x.record(r)).collect()))

@@ -1,11 +1,11 @@
 //! Conditions: a vector and what it has to be measured against.
 
+use super::benchmark::Item;
 use super::prompt::Change;
-use super::results::ConditionFacts;
+use super::results::{ConditionFacts, ConditionKind};
 use crate::steer::ControlVector;
 use crate::steer::rotated;
 use ggml_grad::files::sha256_of_bytes;
-use serde_json::{Map, Value, json};
 
 /// The model without a vector, under the preset's own prompt: what everything is compared with.
 pub const UNSTEERED: &str = "unsteered";
@@ -21,38 +21,60 @@ pub struct Condition {
     pub control: Option<ControlVector>,
     /// What is changed about the prompt.
     pub change: Change,
-    /// What the manifest says of it.
-    pub facts: Map<String, Value>,
+    /// Its kind, as the manifest records it.
+    pub kind: ConditionKind,
 }
 
 impl Condition {
-    /// A condition of a `kind`, with further facts.
-    pub fn new(name: &str, kind: &str, control: Option<ControlVector>, change: Change, facts: Value) -> Self {
-        let mut map = Map::from_iter([("kind".to_owned(), json!(kind))]);
-        if let Some(c) = &control {
-            map.insert("control_sha256".into(), json!(control_sha256(c)));
-        }
-        if let Some(system) = &change.system {
-            map.insert("system".into(), json!(system));
-        }
-        if !change.shots.is_empty() {
-            map.insert("shots".into(), json!(change.shots.len()));
-            map.insert("shot_items".into(), json!(change.shots.iter().map(|s| s.index).collect::<Vec<_>>()));
-        }
-        if let Value::Object(facts) = facts {
-            map.extend(facts);
-        }
-        Self { name: name.into(), control, change, facts: map }
+    /// A condition that adds `control` under the preset's own prompt.
+    pub fn new(name: impl Into<String>, kind: ConditionKind, control: Option<ControlVector>) -> Self {
+        Self { name: name.into(), control, change: Change::default(), kind }
     }
 
     /// The unsteered model.
     pub fn unsteered() -> Self {
-        Self::new(UNSTEERED, "unsteered", None, Change::default(), Value::Null)
+        Self::new(UNSTEERED, ConditionKind::Unsteered, None)
+    }
+
+    /// The steered model's vector times -1.
+    pub fn negated(control: &ControlVector) -> Self {
+        Self::new("sign flipped", ConditionKind::Negated, Some(flipped(control)))
+    }
+
+    /// A random vector with the norms of `control`, drawn by `seed`.
+    pub fn random(control: &ControlVector, n_embd: usize, seed: u64) -> Self {
+        Self::new("random vector", ConditionKind::Random { seed }, Some(random(control, n_embd, seed)))
+    }
+
+    /// The mean difference of activations on `training_items` items, as `control`.
+    pub fn mean_difference(control: ControlVector, training_items: usize) -> Self {
+        Self::new("mean difference (CAA)", ConditionKind::MeanDifference { training_items }, Some(control))
+    }
+
+    /// A system prompt, no vector.
+    pub fn system_prompt(text: &str) -> Self {
+        let kind = ConditionKind::System { system: text.to_owned() };
+        let change = Change { system: Some(text.to_owned()), ..Change::default() };
+        Self { change, ..Self::new("system prompt", kind, None) }
+    }
+
+    /// Solved training items in the prompt, no vector.
+    pub fn few_shot(shots: Vec<Item>) -> Self {
+        let kind = ConditionKind::FewShot { shots: shots.len(), shot_items: shots.iter().map(|s| s.index).collect() };
+        let name = format!("{} solved examples", shots.len());
+        Self { change: Change { shots, ..Change::default() }, ..Self::new(name, kind, None) }
+    }
+
+    /// The options without the question, no vector.
+    pub fn choices_only() -> Self {
+        let change = Change { hide_question: true, ..Change::default() };
+        Self { change, ..Self::new("question hidden", ConditionKind::ChoicesOnly, None) }
     }
 
     /// For the manifest.
     pub fn manifest(&self) -> ConditionFacts {
-        ConditionFacts { name: self.name.clone(), facts: self.facts.clone() }
+        let control_sha256 = self.control.as_ref().map(control_sha256);
+        ConditionFacts { control_sha256, ..ConditionFacts::new(self.name.as_str(), self.kind.clone()) }
     }
 }
 

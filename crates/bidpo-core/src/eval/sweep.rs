@@ -2,12 +2,10 @@
 
 use super::analysis::Table;
 use super::condition::Condition;
-use super::prompt::Change;
-use super::results::{ConditionFacts, Manifest};
+use super::results::{ConditionKind, Manifest};
 use crate::layers::Layers;
 use crate::steer::{ControlVector, SteerError, SteeringVector};
 use ggml_grad::llama::Model;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -80,13 +78,13 @@ impl SweepPoint {
 
     /// As a condition of a sweep.
     pub fn condition(&self) -> Condition {
-        let facts = json!({
-            "layers": self.layer.to_string(),
-            "percent": self.percent,
-            "factor": self.factor,
-            "moved_from": self.moved_from,
-        });
-        Condition::new(&self.name(), "point", Some(self.control.clone()), Change::default(), facts)
+        let kind = ConditionKind::Point {
+            layers: Layers::one(self.layer),
+            percent: self.percent,
+            factor: self.factor,
+            moved_from: self.moved_from,
+        };
+        Condition::new(self.name(), kind, Some(self.control.clone()))
     }
 }
 
@@ -119,23 +117,22 @@ pub fn measured(
     vector: &SteeringVector,
     model: &Model,
 ) -> Result<Vec<SweepPoint>, SteerError> {
-    let is_point = |c: &&ConditionFacts| c.facts.get("kind").is_some_and(|k| k == "point");
     let mut out = Vec::new();
-    for c in manifest.conditions.iter().filter(is_point) {
+    for c in &manifest.conditions {
+        let ConditionKind::Point { layers, percent, factor, .. } = &c.kind else { continue };
         if let Some(point) = known.iter().find(|p| p.name() == c.name) {
             out.push(point.clone());
             continue;
         }
-        let layer = c.facts.get("layers").and_then(|l| l.as_str()?.parse().ok());
-        let number = |key: &str| c.facts.get(key).and_then(serde_json::Value::as_f64);
-        let (Some(layer), Some(percent), Some(factor)) = (layer, number("percent"), number("factor")) else {
+        let [layer] = layers[..] else {
             return Err(SteerError::Mismatch(format!(
-                "{:?} in the results of the sweep names no layer, percent and factor: give another --out",
+                "{:?} in the results of the sweep steers several layers ({layers}), and this sweep one at a time: give \
+                 another --out",
                 c.name
             )));
         };
-        let point = point(vector, layer, percent, factor, model)?;
-        if point.condition().facts.get("control_sha256") != c.facts.get("control_sha256") {
+        let point = point(vector, layer, *percent, *factor, model)?;
+        if point.condition().manifest().control_sha256 != c.control_sha256 {
             return Err(SteerError::Mismatch(format!(
                 "{:?} in the results of the sweep was measured with another vector: give another --out",
                 c.name

@@ -13,9 +13,8 @@ use super::condition::{STEERED, UNSTEERED};
 use super::judge::Verdict;
 use super::measure::{Kind, Measure};
 use super::protocol::Protocol;
-use super::results::{Manifest, Record, Run};
+use super::results::{ConditionFacts, ConditionKind, Manifest, Record, Run};
 use crate::stats;
-use serde_json::Value;
 
 /// Confidence level of every interval.
 pub const LEVEL: f64 = 0.95;
@@ -39,8 +38,8 @@ pub struct AnalysisError {
 pub struct Row {
     /// The condition.
     pub condition: String,
-    /// Its `kind` in the manifest.
-    pub kind: String,
+    /// Its kind in the manifest.
+    pub kind: ConditionKind,
     /// The figure.
     pub estimate: Estimate,
     /// This condition minus the unsteered model.
@@ -148,7 +147,7 @@ fn table(run: &Run, measure: Measure) -> Result<Table, String> {
         .enumerate()
         .map(|(i, c)| Row {
             condition: c.name.clone(),
-            kind: c.facts.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            kind: c.kind.clone(),
             estimate: estimate(measure, &all[i]),
             against_unsteered: unsteered.filter(|&u| u != i).map(|u| compare(measure, &all[u], &all[i], &categories)),
             steered_against: steered
@@ -157,8 +156,9 @@ fn table(run: &Run, measure: Measure) -> Result<Table, String> {
         })
         .collect();
     // Everything that was tried on these items is one family of comparisons. With the question hidden it is another task.
-    let family: Vec<usize> =
-        (0..rows.len()).filter(|&i| rows[i].against_unsteered.is_some() && rows[i].kind != "hidden").collect();
+    let family: Vec<usize> = (0..rows.len())
+        .filter(|&i| rows[i].against_unsteered.is_some() && rows[i].kind != ConditionKind::ChoicesOnly)
+        .collect();
     let p: Vec<f64> = family.iter().filter_map(|&i| rows[i].against_unsteered.map(|c| c.p)).collect();
     for (&i, adjusted) in family.iter().zip(stats::holm(&p)) {
         if let Some(c) = &mut rows[i].against_unsteered {
@@ -169,8 +169,9 @@ fn table(run: &Run, measure: Measure) -> Result<Table, String> {
 }
 
 fn verdicts(run: &Run) -> Result<Vec<Verdict>, String> {
-    let against = |c: &super::results::ConditionFacts| {
-        c.facts.get("against").and_then(Value::as_str).unwrap_or(&c.name).to_owned()
+    let against = |c: &ConditionFacts| match &c.kind {
+        ConditionKind::Match { against, .. } => against.clone(),
+        _ => c.name.clone(),
     };
     run.manifest.conditions.iter().zip(&run.records).map(|(c, r)| Verdict::of(&against(c), r)).collect()
 }
@@ -227,14 +228,13 @@ fn changed(run: &Run, measure: Measure) -> Result<Vec<Changed>, String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::results::{Answer, ConditionFacts, ModelFacts, Shard, View};
+    use super::super::results::{Answer, ConditionFacts, ModelFacts, Shard, View, test_kind};
     use super::*;
-    use serde_json::{Map, json};
+    use serde_json::{Value, json};
 
     /// A run of right and wrong items under some conditions: `(name, kind, right)`.
     pub(crate) fn run_of(conditions: &[(&str, &str, &[bool])]) -> Run {
         let n = conditions[0].2.len();
-        let facts = |kind: &str| Map::from_iter([("kind".to_owned(), json!(kind))]);
         let manifest = Manifest {
             bidpo_results: 1,
             bidpo: "0".into(),
@@ -254,10 +254,7 @@ pub(crate) mod tests {
             items: n,
             seed: 0,
             threads: 0,
-            conditions: conditions
-                .iter()
-                .map(|(name, kind, _)| ConditionFacts { name: (*name).into(), facts: facts(kind) })
-                .collect(),
+            conditions: conditions.iter().map(|(name, kind, _)| ConditionFacts::new(*name, test_kind(kind))).collect(),
             shard: Shard::WHOLE,
         };
         let record = |name: &str, i: usize, right: bool| Record {

@@ -6,6 +6,7 @@ use crate::eval::condition::{STEERED, UNSTEERED};
 use crate::eval::judge::Verdict;
 use crate::eval::measure::{Kind, Measure};
 use crate::eval::protocol::Protocol;
+use crate::eval::results::ConditionKind;
 
 /// A difference with its interval: `+2.0 points [-1.9, +5.8]`.
 pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
@@ -41,7 +42,7 @@ impl Analysis {
         let (n, items) = (self.manifest.items, self.items_word());
         let mut out = Vec::new();
         let Some(steered) = table.row(STEERED) else {
-            if table.rows.iter().any(|r| r.kind == "point") {
+            if table.rows.iter().any(|r| matches!(r.kind, ConditionKind::Point { .. })) {
                 out.extend(self.points());
             } else {
                 out.push(format!("{n} {items}, no vector: there is nothing to compare."));
@@ -55,15 +56,12 @@ impl Analysis {
         };
         let d = difference(measure, c);
         let mut after = Vec::new();
-        if let Some(chosen) = self.manifest.condition(STEERED).and_then(|c| c.facts.get("chosen_on")) {
-            let number = |key: &str| chosen.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
-            let layers =
-                self.manifest.condition(STEERED).and_then(|c| c.facts.get("layers")?.as_str().map(str::to_owned));
+        if let ConditionKind::Steered { chosen_on: Some(chosen), layers, .. } = &steered.kind {
             after.push(format!(
                 "The setting (layer {}) was chosen among {} on {} other {items}; on these it was measured once.",
-                layers.unwrap_or_default(),
-                number("settings"),
-                number("items")
+                layers.as_ref().map_or_else(String::new, ToString::to_string),
+                chosen.settings,
+                chosen.items
             ));
         }
         if !c.is_shown() {
@@ -110,8 +108,10 @@ impl Analysis {
                 k.groups
             ));
         }
-        for row in
-            table.rows.iter().filter(|r| r.condition != UNSTEERED && r.condition != STEERED && r.kind != "hidden")
+        for row in table
+            .rows
+            .iter()
+            .filter(|r| r.condition != UNSTEERED && r.condition != STEERED && r.kind != ConditionKind::ChoicesOnly)
         {
             let Some(c) = &row.steered_against else { continue };
             let d = difference(measure, c);
@@ -173,7 +173,7 @@ impl Analysis {
     /// What a sweep's points say.
     fn points(&self) -> Option<String> {
         let table = &self.tables[0];
-        let points: Vec<_> = table.rows.iter().filter(|r| r.kind == "point").collect();
+        let points: Vec<_> = table.rows.iter().filter(|r| matches!(r.kind, ConditionKind::Point { .. })).collect();
         let shown = points.iter().filter(|r| {
             r.against_unsteered
                 .is_some_and(|c| c.p_holm.is_some_and(|p| p <= 0.05) && c.difference * table.measure.direction() > 0.0)

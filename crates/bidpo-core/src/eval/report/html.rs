@@ -9,8 +9,9 @@ use crate::eval::analysis::{Analysis, Row, Table};
 use crate::eval::condition::{STEERED, UNSTEERED};
 use crate::eval::measure::Measure;
 use crate::eval::protocol::Protocol;
+use crate::eval::results::ConditionKind;
+use crate::layers::Layers;
 use crate::stats::posterior_density;
-use crate::steer::TRAINING_CURVE;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -63,28 +64,20 @@ fn unit(measure: Measure) -> String {
     if measure.is_share() { format!("{name}, %") } else { name }
 }
 
-/// Where a sweep's condition lies: layer as text, scale in per cent of the residual norm.
-fn place(a: &Analysis, condition: &str) -> Option<(String, f64)> {
-    let facts = &a.manifest.condition(condition)?.facts;
-    (facts.get("kind")? == "point").then_some(())?;
-    Some((facts.get("layers")?.as_str()?.to_owned(), facts.get("percent")?.as_f64()?))
-}
-
 /// Curves over the scale, one for each layer.
-fn scale_curves(a: &Analysis, t: &Table) -> Option<String> {
-    let mut layers: BTreeMap<(usize, String), Vec<Point>> = BTreeMap::new();
+fn scale_curves(t: &Table) -> Option<String> {
+    let mut by_layers: BTreeMap<&[usize], (&Layers, Vec<Point>)> = BTreeMap::new();
     for row in &t.rows {
-        if let Some((layer, percent)) = place(a, &row.condition) {
-            // By number, as far as it begins with one.
-            let number = layer.split(['-', ',']).next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            layers.entry((number, layer)).or_default().push(point(t.measure, row, percent));
+        if let ConditionKind::Point { layers, percent, .. } = &row.kind {
+            let (_, points) = by_layers.entry(&layers[..]).or_insert_with(|| (layers, Vec::new()));
+            points.push(point(t.measure, row, *percent));
         }
     }
-    let series: Vec<Series> = layers
-        .into_iter()
-        .map(|((_, layer), mut points)| {
+    let series: Vec<Series> = by_layers
+        .into_values()
+        .map(|(layers, mut points)| {
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            Series { name: format!("layer {layer}"), points }
+            Series { name: format!("layer {layers}"), points }
         })
         .collect();
     if series.is_empty() {
@@ -101,9 +94,13 @@ fn scale_curves(a: &Analysis, t: &Table) -> Option<String> {
     Some(figure(&picture, "95 % intervals; dashed with its interval shaded: the unsteered model."))
 }
 
+fn is_point(row: &Row) -> bool {
+    matches!(row.kind, ConditionKind::Point { .. })
+}
+
 fn conditions_plot(t: &Table) -> String {
     let rows: Vec<(String, Point)> =
-        t.rows.iter().filter(|r| r.kind != "point").map(|r| (r.condition.clone(), point(t.measure, r, 0.0))).collect();
+        t.rows.iter().filter(|r| !is_point(r)).map(|r| (r.condition.clone(), point(t.measure, r, 0.0))).collect();
     if rows.len() < 2 {
         return String::new();
     }
@@ -150,8 +147,8 @@ fn posterior(t: &Table) -> Option<String> {
 
 /// Losses of the training run, of the first steered vector whose file holds them.
 fn training_curve(a: &Analysis) -> Option<String> {
-    let vectors = a.manifest.condition(STEERED)?.facts.get("vectors")?.as_array()?;
-    let (vector, curve) = vectors.iter().find_map(|v| Some((v, v.get(TRAINING_CURVE)?.as_array()?)))?;
+    let ConditionKind::Steered { vectors, .. } = &a.manifest.condition(STEERED)?.kind else { return None };
+    let (vector, curve) = vectors.iter().find_map(|v| Some((v, v.training_curve.as_ref()?.as_array()?)))?;
     let series = |name: &str, column: usize| {
         let at = |p: &Value| {
             let (x, y) = (p.get(0)?.as_f64()?, p.get(column)?.as_f64()?);
@@ -166,9 +163,11 @@ fn training_curve(a: &Analysis) -> Option<String> {
     if all.is_empty() {
         return None;
     }
-    let name = vector.get("file").and_then(Value::as_str).unwrap_or_default();
     let picture = svg::curves("Training curve", "step", "loss", &all, None);
-    Some(figure(&picture, &format!("Training of {name}. A vector that changes nothing has the loss 0.693 (ln 2).")))
+    Some(figure(
+        &picture,
+        &format!("Training of {}. A vector that changes nothing has the loss 0.693 (ln 2).", vector.file),
+    ))
 }
 
 fn changed(a: &Analysis) -> String {
@@ -231,7 +230,7 @@ fn section(a: &Analysis) -> String {
         let _ = writeln!(s, "<p>{}</p>", escape(&sentence));
     }
     s += "</div>\n";
-    s += &scale_curves(a, t).unwrap_or_default();
+    s += &scale_curves(t).unwrap_or_default();
     match verdict_cells(a) {
         Some(cells) => {
             s += &verdict_plot(a);
@@ -263,7 +262,7 @@ fn section(a: &Analysis) -> String {
 
 /// Truthfulness against capability, where the same points were measured in both on the same model.
 fn fronts(runs: &[Analysis]) -> String {
-    let has_points = |a: &&Analysis| a.tables[0].rows.iter().any(|r| r.kind == "point");
+    let has_points = |a: &&Analysis| a.tables[0].rows.iter().any(is_point);
     let is_truth = |a: &Analysis| a.manifest.benchmark == "truthfulqa";
     let swept: Vec<&Analysis> = runs.iter().filter(has_points).collect();
     let models: BTreeSet<&str> = swept.iter().map(|a| a.manifest.model.sha256.as_str()).collect();
@@ -356,16 +355,24 @@ mod tests {
         let u = bits(20, |i| i % 2 == 0);
         let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
         let curve = serde_json::json!([[8, 0.69, 0.66], [16, 0.6, null], [24, 0.5, 0.64]]);
-        let vectors = serde_json::json!([{ "file": "v.gguf" }, { "file": "w.gguf", "training_curve": curve }]);
-        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
-        run.manifest.conditions[1].facts.insert("vectors".into(), vectors);
-        let page = html(&[analyse(&run).unwrap()]);
+        let mut steered = |vectors: &[(&str, Value)]| {
+            let vectors: Vec<Value> = vectors
+                .iter()
+                .map(|(file, curve)| {
+                    serde_json::json!({ "file": file, "sha256": "x", "scale": 1.0, "training_curve": curve })
+                })
+                .collect();
+            let kind = serde_json::json!({ "kind": "steered", "vectors": vectors });
+            run.manifest.conditions[1].kind = serde_json::from_value(kind).unwrap();
+            html(&[analyse(&run).unwrap()])
+        };
+        assert!(!steered(&[]).contains("Training curve"));
+        let page = steered(&[("v.gguf", Value::Null), ("w.gguf", curve)]);
         assert!(
             page.contains("Training curve") && page.contains("Training of w.gguf") && page.contains("validation loss")
         );
         // Nothing that is no curve is drawn, or ends the report.
-        run.manifest.conditions[1].facts.insert("vectors".into(), serde_json::json!([{ "training_curve": ["x"] }]));
-        assert!(!html(&[analyse(&run).unwrap()]).contains("Training curve"));
+        assert!(!steered(&[("v.gguf", serde_json::json!(["x"]))]).contains("Training curve"));
     }
 
     #[test]
@@ -375,7 +382,6 @@ mod tests {
         let mut run = run_of(&[("steered against unsteered", "match", &s)]);
         run.manifest.protocol = "judge".into();
         run.manifest.prompt = serde_json::json!({ "same_model": true });
-        run.manifest.conditions[0].facts.insert("against".into(), "unsteered".into());
         for record in run.records.iter_mut().flatten() {
             record.answers.iter_mut().for_each(|a| a.label = a.mc1.take());
             record.views[0].order = Some(vec![0, 1]);

@@ -29,7 +29,7 @@ fn comparison(c: &Comparison) -> Value {
 fn row(r: &Row) -> Value {
     object!({
         "condition": r.condition,
-        "kind": r.kind,
+        "kind": r.kind.name(),
         "value": r.estimate.value,
         "interval": interval(r.estimate.interval),
         "right": r.estimate.count,

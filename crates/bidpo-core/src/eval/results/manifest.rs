@@ -1,7 +1,8 @@
 //! What was run, exactly: the first line of a results file.
 
+use super::ConditionFacts;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
 
@@ -93,16 +94,6 @@ pub struct DataFacts {
     pub file: String,
     /// SHA-256 of its bytes.
     pub sha256: String,
-}
-
-/// One condition: its name and what makes it up (`kind`, vectors with their hashes, layers, scales, texts).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ConditionFacts {
-    /// Its name: `unsteered`, `steered`, ...
-    pub name: String,
-    /// The rest.
-    #[serde(flatten)]
-    pub facts: Map<String, Value>,
 }
 
 /// What was run.

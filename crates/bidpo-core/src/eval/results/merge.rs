@@ -108,12 +108,12 @@ pub fn merge(files: &[PathBuf]) -> Result<Vec<Run>, ResultsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, ConditionFacts, ModelFacts, Store, View};
+    use super::super::{Answer, ChosenOn, ConditionFacts, ConditionKind, ModelFacts, Store, View, test_kind};
     use super::*;
-    use serde_json::{Map, Value};
+    use serde_json::Value;
 
     fn manifest(shard: &str) -> Manifest {
-        let condition = |name: &str| ConditionFacts { name: name.into(), facts: Map::new() };
+        let condition = |name: &str| ConditionFacts::new(name, test_kind(name));
         Manifest {
             bidpo_results: 1,
             bidpo: "0".into(),
@@ -226,7 +226,7 @@ mod tests {
         let mut m = manifest("1/1");
         write(&path, &m);
         let steered = m.conditions.remove(1);
-        let random = ConditionFacts { name: "random".into(), facts: Map::new() };
+        let random = ConditionFacts::new("random", test_kind("random"));
         m.conditions.push(random.clone());
         let (mut store, done) = Store::open(&path, &m).unwrap();
         assert_eq!(done.len(), 10);
@@ -238,7 +238,7 @@ mod tests {
         drop(store);
         assert_eq!(merge(std::slice::from_ref(&path)).unwrap()[0].records.len(), 3);
         let mut changed = steered;
-        changed.facts.insert("scale".into(), 2.into());
+        changed.other.insert("scale".into(), 2.into());
         m.conditions.push(changed);
         let error = Store::open(&path, &m).unwrap_err().to_string();
         assert!(error.contains("scale: null there, 2 now"), "{error}");
@@ -250,7 +250,8 @@ mod tests {
         let path = dir.path().join("r");
         let chosen = |part: &str, settings: usize| {
             let mut m = manifest("1/1");
-            m.conditions[1].facts.insert("chosen_on".into(), serde_json::json!({ "part": part, "settings": settings }));
+            let chosen_on = Some(ChosenOn { part: part.into(), items: 5, settings, other: serde_json::Map::new() });
+            m.conditions[1].kind = ConditionKind::Steered { vectors: Vec::new(), layers: None, chosen_on };
             m
         };
         write(&path, &chosen("valid", 4));

@@ -1,12 +1,16 @@
 //! Results apart from their analysis: one JSON line for each item and condition, under a first line that says exactly
 //! what was run. Every figure is computed from these lines, and can be computed again.
 
+mod condition;
 mod manifest;
 mod merge;
 mod record;
 mod store;
 
-pub use manifest::{ConditionFacts, DataFacts, Manifest, ModelFacts, Shard, differences};
+#[cfg(test)]
+pub(crate) use condition::tests::kind as test_kind;
+pub use condition::{ChosenOn, ConditionFacts, ConditionKind, VectorFacts};
+pub use manifest::{DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
 pub use record::{Answer, Record, TextScore, View, Written};
 pub use store::{ResultsError, Store, other_run, read};

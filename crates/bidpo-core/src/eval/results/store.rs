@@ -1,7 +1,7 @@
 //! Results on disk: appended as they are made, so that an interrupted run goes on where it stopped.
 
 use super::manifest::FORM;
-use super::{ConditionFacts, Manifest, Record, differences};
+use super::{ConditionFacts, ConditionKind, Manifest, Record, differences};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -201,8 +201,8 @@ pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
 
 /// A condition without the number of settings that it was chosen among: the same setting may be chosen again among more.
 fn without_count(mut c: ConditionFacts) -> ConditionFacts {
-    if let Some(serde_json::Value::Object(chosen)) = c.facts.get_mut("chosen_on") {
-        chosen.remove("settings");
+    if let ConditionKind::Steered { chosen_on: Some(chosen), .. } = &mut c.kind {
+        chosen.settings = 0;
     }
     c
 }
