@@ -33,6 +33,7 @@
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
+//! - [`numbers`]: norms, cosines, medians.
 //! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
 //!
 //! The engine underneath is the crate `ggml_grad`.
@@ -46,6 +47,7 @@ pub mod data;
 pub mod eval;
 pub mod extract;
 pub mod layers;
+pub mod numbers;
 pub mod stats;
 pub mod steer;
 pub mod train;

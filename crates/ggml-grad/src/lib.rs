@@ -4,6 +4,7 @@
 //! - [`graph`]: lift llama.cpp's graph, differentiate it, run it with ggml.
 //! - [`synth`]: small random models of every architecture, for tests and benchmarks.
 //! - [`files`], [`memory`]: atomic writes and hashes; how much memory there is.
+//! - [`numeric`]: numbers from little-endian bytes.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -11,4 +12,5 @@ pub mod files;
 pub mod graph;
 pub mod llama;
 pub mod memory;
+pub mod numeric;
 pub mod synth;

@@ -3,6 +3,7 @@
 use super::gguf::{MAX_N_EMBD, layer_of};
 use super::{SteerError, SteeringVector};
 use ggml_grad::llama::GgufValue;
+use ggml_grad::numeric;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
@@ -110,8 +111,8 @@ impl SteeringVector {
 fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = tensor.data();
     Some(match tensor.dtype() {
-        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        Dtype::F32 => numeric::f32_from_le(data),
+        Dtype::F64 => numeric::f64_from_le(data).into_iter().map(|x| x as f32).collect(),
         Dtype::F16 => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         Dtype::BF16 => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         _ => return None,

@@ -7,6 +7,8 @@
 
 use super::engine::PairLogp;
 use crate::data::TokenizedPair;
+use ggml_grad::numeric::{f32_from_le, f64_from_le};
+use half::bf16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +40,7 @@ impl CacheType {
     /// The residual stream as a file would give it back.
     pub(super) fn round(self, rows: &mut [f32]) {
         if self == Self::Bf16 {
-            rows.iter_mut().for_each(|x| *x = from_bf16(bf16(*x)));
+            rows.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
         }
     }
 }
@@ -200,7 +202,9 @@ fn serialize(stored: &Stored, key: &str, kind: CacheType) -> Result<Vec<u8>, saf
     let width = stored.residual.len().checked_div(rows).unwrap_or(0);
     let (dtype, residual): (Dtype, Vec<u8>) = match kind {
         CacheType::F32 => (Dtype::F32, stored.residual.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        CacheType::Bf16 => (Dtype::BF16, stored.residual.iter().flat_map(|x| bf16(*x).to_le_bytes()).collect()),
+        CacheType::Bf16 => {
+            (Dtype::BF16, stored.residual.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect())
+        }
     };
     let mut tensors = vec![("residual".to_owned(), dtype, vec![rows, width], residual)];
     for (i, norms) in stored.norms.iter().enumerate() {
@@ -255,25 +259,18 @@ fn parse(bytes: &[u8], key: &str, kind: CacheType) -> Result<Stored, String> {
         let t = file.tensor(name).map_err(text)?;
         if t.dtype() == dtype { Ok(t) } else { Err(format!("{name} is {:?}", t.dtype())) }
     };
-    let floats = |data: &[u8]| -> Vec<f32> {
-        data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    };
     let residual = match kind {
-        CacheType::F32 => floats(get("residual", Dtype::F32)?.data()),
+        CacheType::F32 => f32_from_le(get("residual", Dtype::F32)?.data()),
         CacheType::Bf16 => {
             let t = get("residual", Dtype::BF16)?;
-            t.data().chunks_exact(2).map(|b| from_bf16(u16::from_le_bytes([b[0], b[1]]))).collect()
+            t.data().chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
     };
     let mut norms = Vec::new();
     while file.names().iter().any(|n| **n == format!("norms.{}", norms.len())) {
-        norms.push(floats(get(&format!("norms.{}", norms.len()), Dtype::F32)?.data()));
+        norms.push(f32_from_le(get(&format!("norms.{}", norms.len()), Dtype::F32)?.data()));
     }
-    let numbers: Vec<f64> = get("reference", Dtype::F64)?
-        .data()
-        .chunks_exact(8)
-        .map(|b| f64::from_le_bytes(b.try_into().expect("chunks of 8")))
-        .collect();
+    let numbers = f64_from_le(get("reference", Dtype::F64)?.data());
     let reference = numbers.chunks_exact(2).map(|p| PairLogp { chosen: p[0], rejected: p[1] }).collect();
     let mut kept = BTreeMap::new();
     for (name, view) in &tensors {
@@ -282,19 +279,6 @@ fn parse(bytes: &[u8], key: &str, kind: CacheType) -> Result<Stored, String> {
         }
     }
     Ok(Stored { residual, norms, kept, reference })
-}
-
-/// To the nearest 16-bit brain float, ties to even; what is no number stays none.
-fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-}
-
-fn from_bf16(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
 }
 
 #[cfg(test)]
@@ -375,10 +359,13 @@ mod tests {
     #[test]
     fn bf16_rounds_to_nearest_even() {
         for (x, want) in [(1.0, 1.0), (1.003_906_3, 1.0), (1.011_718_8, 1.015_625), (-3.0, -3.0), (0.0, 0.0)] {
-            let got = from_bf16(bf16(x));
-            assert_eq!(got, want, "{x}");
+            let mut got = [x];
+            CacheType::Bf16.round(&mut got);
+            assert_eq!(got, [want], "{x}");
         }
-        assert!(from_bf16(bf16(f32::NAN)).is_nan() && from_bf16(bf16(f32::INFINITY)).is_infinite());
+        let mut special = [f32::NAN, f32::INFINITY];
+        CacheType::Bf16.round(&mut special);
+        assert!(special[0].is_nan() && special[1].is_infinite());
         let mut once = [0.123_456, -789.1];
         CacheType::Bf16.round(&mut once);
         let mut twice = once;

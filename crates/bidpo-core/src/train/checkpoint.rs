@@ -137,7 +137,7 @@ impl Checkpoint {
             if t.dtype() != Dtype::F64 || t.shape() != [n] {
                 return Err(damaged(format!("tensor {key} is {:?} {:?}, expected F64 [{n}]", t.dtype(), t.shape())));
             }
-            Ok(t.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("chunks of 8"))).collect())
+            Ok(ggml_grad::numeric::f64_from_le(t.data()))
         };
         Ok(Self { v: read("v")?, m: read("m")?, s: read("s")?, best: read("best")?, good: read("good")?, state })
     }

@@ -240,7 +240,7 @@ impl GgufFile {
         }
         let mut values = Vec::with_capacity(t.ne.iter().product::<usize>());
         self.read_pieces(name, 1 << 20, &mut |bytes| {
-            values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            values.extend(crate::numeric::f32_from_le(bytes));
         })?;
         Ok(values)
     }

@@ -1,10 +1,11 @@
 //! The KV cache: a write followed by reads becomes plain data flow, trimmed to the cells in use.
 
-use super::{LiftError, Lifter, floats};
+use super::{LiftError, Lifter};
 use crate::graph::capture::{RawLeaf, RawNode};
 use crate::graph::emit::Data;
 use crate::graph::ir::{Elem, Value};
 use crate::llama::{DType, sys};
+use crate::numeric;
 
 impl Lifter<'_> {
     /// The cache write behind a view of a cache.
@@ -34,7 +35,7 @@ impl Lifter<'_> {
         if ne[0] < n_kv {
             return Err(self.pattern(node, format!("a mask of {} columns for {n_kv} cells", ne[0])));
         }
-        let full = floats(bytes);
+        let full = numeric::f32_from_le(bytes);
         let mut data = Vec::with_capacity(full.len() / ne[0] * n_kv);
         for row in full.chunks_exact(ne[0]) {
             if row[n_kv..].iter().any(|&m| m != f32::NEG_INFINITY) {
@@ -54,10 +55,7 @@ impl Lifter<'_> {
         let t = self.n_tokens;
         let written = self.value(write, 0)?;
         let ids = match write.src.get(1).copied().flatten().and_then(|id| self.capture.leaves.get(&id)) {
-            Some(RawLeaf::Input { dtype: DType::I64, bytes, .. }) => bytes
-                .chunks_exact(8)
-                .map(|b| i64::from_le_bytes(b.try_into().expect("chunks of 8")))
-                .collect::<Vec<_>>(),
+            Some(RawLeaf::Input { dtype: DType::I64, bytes, .. }) => numeric::i64_from_le(bytes),
             _ => return Err(self.pattern(write, "row numbers of a cache write that are no 64-bit input")),
         };
         if read.ne[3] != 1 {

@@ -12,6 +12,7 @@ use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
 use super::ir::{Elem, Graph, InputId, IrError, Value};
 use crate::llama::{DType, Model, NodeId, Weight, sys};
+use crate::numeric;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A graph that cannot be lifted.
@@ -302,17 +303,9 @@ impl Lifter<'_> {
 /// The data of an input.
 fn data_of(dtype: DType, bytes: &[u8]) -> Option<Data> {
     match dtype {
-        DType::F32 => Some(Data::F32(floats(bytes))),
-        DType::I32 => Some(Data::I32(integers(bytes))),
+        DType::F32 => Some(Data::F32(numeric::f32_from_le(bytes))),
+        DType::I32 => Some(Data::I32(numeric::i32_from_le(bytes))),
         DType::F16 => Some(Data::Bytes(bytes.to_vec())),
         _ => None,
     }
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-}
-
-fn integers(bytes: &[u8]) -> Vec<i32> {
-    bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
