@@ -6,7 +6,8 @@ mod common;
 
 use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
 use bidpo_core::data::TokenizedPair;
-use bidpo_core::train::{Engine, EngineError, Example, PairLogp, check_model, loss, median};
+use bidpo_core::numbers::median;
+use bidpo_core::train::{Engine, EngineError, Example, PairLogp, check_model, loss};
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::{Arc, LazyLock};
@@ -39,7 +40,7 @@ const GGMLS: Precision = Precision { forward: Forward::Exact, backward: Backward
 fn vector(n_embd: usize, norms: &[f32], percent: f64) -> Vec<f32> {
     let raw: Vec<f64> = (0..n_embd).map(|i| (i as f64 * 1.7).sin() + 0.3 * (i as f64 * 0.31).cos()).collect();
     let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
-    raw.iter().map(|x| (x * percent / 100.0 * median(norms) / length) as f32).collect()
+    raw.iter().map(|x| (x * percent / 100.0 * median(norms).unwrap() / length) as f32).collect()
 }
 
 fn log_p(logits: &[f32], token: Token) -> f64 {

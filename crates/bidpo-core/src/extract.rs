@@ -8,6 +8,7 @@ mod prompts;
 pub use file::{Positions, extract_to_file};
 pub use prompts::{PromptsError, read_prompts};
 
+use crate::numbers::{median, rows_within};
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, KvType, LlamaError, Model, Node, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -152,7 +153,7 @@ impl Extractor {
         }
         let limit = model.n_ctx_train();
         let n_ctx = n_tokens_max.min(limit).max(PACK);
-        let outputs = (LOGITS / (4 * model.n_vocab())).max(32);
+        let outputs = rows_within(LOGITS, model.n_vocab()).max(32);
         let n_batch = n_ctx.min(if highest == last && !last_only { BATCH.min(outputs) } else { BATCH });
         // The cache and attention of the training engine, so that both see the same values.
         let params = ContextParams {
@@ -375,14 +376,8 @@ pub struct NormStats {
 impl NormStats {
     /// Mean and median of some lengths; `None` without any.
     pub fn of(norms: &[f32]) -> Option<Self> {
-        if norms.is_empty() {
-            return None;
-        }
-        let mut sorted = norms.to_vec();
-        sorted.sort_unstable_by(f32::total_cmp);
-        let n = sorted.len();
-        let median = (f64::from(sorted[(n - 1) / 2]) + f64::from(sorted[n / 2])) / 2.0;
-        Some(Self { n, mean: sorted.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64, median })
+        let (n, median) = (norms.len(), median(norms)?);
+        Some(Self { n, mean: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64, median })
     }
 }
 

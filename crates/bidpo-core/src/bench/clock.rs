@@ -1,5 +1,6 @@
 //! Measuring two things in turns.
 
+use crate::numbers::median;
 use serde::Serialize;
 
 /// Median, smallest and largest of some measurements.
@@ -16,11 +17,9 @@ pub struct Spread {
 impl Spread {
     /// Of at least one number; `None` of none.
     pub fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (&min, &max) = (sorted.first()?, sorted.last()?);
-        let n = sorted.len();
-        Some(Self { median: (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0, min, max })
+        let min = values.iter().copied().min_by(f64::total_cmp)?;
+        let max = values.iter().copied().max_by(f64::total_cmp)?;
+        Some(Self { median: median(values)?, min, max })
     }
 
     /// A number that was measured once.

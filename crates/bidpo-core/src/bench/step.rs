@@ -4,6 +4,7 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
+use crate::numbers;
 use crate::train::{AdamW, Engine, Example, batches, loss};
 use crate::{check::file_name, data::TokenizedPair};
 use ggml_grad::graph::emit::Timings;
@@ -103,7 +104,7 @@ pub(super) fn sequences(pairs: &[TokenizedPair]) -> Vec<Vec<Token>> {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    Spread::of(&values.collect::<Vec<_>>()).map_or(f64::NAN, |s| s.median)
+    numbers::median(&values.collect::<Vec<_>>()).unwrap_or(f64::NAN)
 }
 
 /// The step's line, and where its time goes.

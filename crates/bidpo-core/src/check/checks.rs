@@ -1,10 +1,11 @@
 //! All checks that need no reference from outside, in one go.
 
-use super::difference::{cosine, gradient, random_vector, total};
+use super::difference::{gradient, random_vector, total};
 use super::together::together;
 use super::{Differences, Together, central_differences};
 use crate::data::TokenizedPair;
-use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey, length};
+use crate::numbers::{cosine, norm};
+use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey};
 use ggml_grad::llama::{DType, Model, ModelParams};
 use std::sync::Arc;
 
@@ -144,7 +145,7 @@ fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) ->
     if log_probability == 0.0 && g == want {
         return Ok(None);
     }
-    let relative_error = length(&difference) / length(&want);
+    let relative_error = norm(&difference) / norm(&want);
     let on_cpu = !engine.is_on_devices();
     let fused_attention = if on_cpu { Some(engine.fused_attention_difference(pairs, &at)?) } else { None };
     Ok(Some(Rounding { log_probability, fused_attention, cosine: cosine(&g, &want), relative_error }))

@@ -1,7 +1,8 @@
 //! The gradient against central differences of the lifted graph.
 
 use super::LIMIT;
-use crate::train::{Engine, EngineError, Example, Scored, length, median};
+use crate::numbers::{cosine, median, norm};
+use crate::train::{Engine, EngineError, Example, Scored};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -31,7 +32,7 @@ struct Random {
 
 impl Random {
     fn new(example: &Example, n_embd: usize, seed: u64) -> Self {
-        let units = example.norms.iter().map(|norms| median(norms)).collect();
+        let units = example.norms.iter().map(|norms| median(norms).unwrap_or(0.0)).collect();
         Self { rng: ChaCha8Rng::seed_from_u64(seed), units, n_embd }
     }
 
@@ -39,7 +40,7 @@ impl Random {
         let n = self.units.len() * self.n_embd;
         let mut x: Vec<f64> = (0..n).map(|_| self.rng.random::<f64>() - 0.5).collect();
         for (part, unit) in x.chunks_exact_mut(self.n_embd).zip(&self.units) {
-            let norm = length(part);
+            let norm = norm(part);
             part.iter_mut().for_each(|a| *a *= share * unit / norm);
         }
         x
@@ -105,11 +106,11 @@ fn compare(
 ) -> Result<Differences, EngineError> {
     let g = gradient(engine, example, at)?;
     // The gradient's own direction, of the length that the random ones have.
-    let scale = length(units) / length(&g);
+    let scale = norm(units) / norm(&g);
     directions.insert(0, g.iter().map(|x| x * scale).collect());
     let analytic: Vec<f64> = directions.iter().map(|u| u.iter().zip(&g).map(|(a, b)| a * b).sum()).collect();
     // What each direction may be off by if all are together within half the limit.
-    let near = LIMIT / 2.0 * length(&analytic) / (directions.len() as f64).sqrt();
+    let near = LIMIT / 2.0 * norm(&analytic) / (directions.len() as f64).sqrt();
     let mut step_percent = STEPS_PERCENT[0];
     let mut numeric = Vec::with_capacity(directions.len());
     for (u, &expected) in directions.iter().zip(&analytic) {
@@ -130,7 +131,7 @@ fn compare(
     let diff: Vec<f64> = numeric.iter().zip(&analytic).map(|(a, b)| a - b).collect();
     Ok(Differences {
         directions: directions.len(),
-        relative_error: length(&diff) / length(&analytic),
+        relative_error: norm(&diff) / norm(&analytic),
         cosine: cosine(&numeric, &analytic),
         step_percent,
     })
@@ -145,9 +146,4 @@ fn slope(engine: &mut Engine, example: &Example, at: &[f32], u: &[f64], h: f64) 
     let mut difference = |h: f64| -> Result<f64, EngineError> { Ok((gap(h)? - gap(-h)?) / (2.0 * h)) };
     let (wide, narrow) = (difference(h)?, difference(h / 2.0)?);
     Ok((4.0 * narrow - wide) / 3.0)
-}
-
-/// Cosine of the angle between two vectors.
-pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / (length(a) * length(b))
 }

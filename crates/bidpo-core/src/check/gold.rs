@@ -1,6 +1,7 @@
 //! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
 
 use crate::data::TokenizedPair;
+use crate::numbers::{cosine, norm};
 use crate::train::{Engine, EngineError, Example, Precision, loss};
 use ggml_grad::llama::{Model, Token};
 use serde::{Deserialize, Serialize};
@@ -198,8 +199,7 @@ impl Gold {
                 mean_loss += loss(self.direction, self.beta, policy.gap() - reference.gap()).value / n;
             }
         }
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let (ours, theirs) = (dot(&grad, &grad).sqrt(), dot(&self.mean_grad, &self.mean_grad).sqrt());
+        let (ours, theirs) = (norm(&grad), norm(&self.mean_grad));
         let diff: Vec<f64> = grad.iter().zip(&self.mean_grad).map(|(a, b)| a - b).collect();
         let lines = Lines::of(f32_weights, gelu, model.placement().is_offloaded());
         let mut r = GoldResult {
@@ -209,8 +209,8 @@ impl Gold {
                 (false, true) => "quantized, nothing rounded for speed",
                 (false, false) => "quantized",
             },
-            cosine: dot(&grad, &self.mean_grad) / (ours * theirs),
-            relative_error: dot(&diff, &diff).sqrt() / theirs,
+            cosine: cosine(&grad, &self.mean_grad),
+            relative_error: norm(&diff) / theirs,
             norm_ratio: ours / theirs,
             logp_difference,
             loss_difference: (mean_loss - self.mean_loss).abs(),

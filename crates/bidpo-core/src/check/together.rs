@@ -1,7 +1,8 @@
 //! Pairs computed together, as training computes those of a step, against each by itself.
 
-use super::difference::{cosine, random_vector};
+use super::difference::random_vector;
 use crate::data::TokenizedPair;
+use crate::numbers::cosine;
 use crate::train::{Engine, EngineError, Example};
 
 /// Least cosine of the gradient of joined pairs to the sum of their own: the backward pass rounds to 16 bits. 0.99999 is

@@ -3,6 +3,7 @@
 use super::benchmark::Item;
 use super::prompt::Change;
 use super::results::{ConditionFacts, ConditionKind};
+use crate::numbers::norm;
 use crate::steer::ControlVector;
 use crate::steer::rotated;
 use ggml_grad::files::sha256_of_bytes;
@@ -106,11 +107,10 @@ pub fn same_length(
     n_embd: usize,
     direction: &std::collections::BTreeMap<usize, Vec<f32>>,
 ) -> ControlVector {
-    let length = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let mut data = vec![0.0; c.data.len()];
     for (&layer, d) in direction {
         let range = (layer - 1) * n_embd..layer * n_embd;
-        let (want, have) = (length(&c.data[range.clone()]), length(d));
+        let (want, have) = (norm(&c.data[range.clone()]), norm(d));
         if have > 0.0 {
             data[range].iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * want / have) as f32);
         }
@@ -136,9 +136,7 @@ mod tests {
             *x = (i as f32 * 0.7).sin();
         }
         let c = ControlVector { data, first: 2, last: 2 };
-        let norm = |c: &ControlVector, l: usize| {
-            c.data[(l - 1) * n..l * n].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
-        };
+        let norm = |c: &ControlVector, l: usize| norm(&c.data[(l - 1) * n..l * n]);
         let r = random(&c, n, 3);
         assert!((norm(&r, 2) - norm(&c, 2)).abs() < 1e-5 && layers_of(&r, n) == [2]);
         assert_ne!(r, c);

@@ -115,7 +115,7 @@ impl Scorer {
         let mut params = params;
         params.max_parallel = params.max_parallel.clamp(1, MAX_SEQUENCES - ANSWERS as usize);
         // llama.cpp reserves the logits of a full batch: half a gigabyte of them is enough.
-        params.n_batch = params.n_batch.min((512 << 20) / (4 * model.n_vocab())).max(32);
+        params.n_batch = params.n_batch.min(crate::numbers::rows_within(512 << 20, model.n_vocab())).max(32);
         if params.n_threads == 0 {
             params.n_threads = default_threads();
         }

@@ -192,7 +192,7 @@ pub fn points(
     for &layer in layers {
         check_layer(layer, model)?;
         let (d, _) = direction(vector, layer)?;
-        let length = d.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let length = crate::numbers::norm(d);
         let norm = norms.get(&layer).copied().unwrap_or(f64::NAN);
         if length == 0.0 || !(norm.is_finite() && norm > 0.0) {
             return Err(SteerError::Mismatch(format!(

@@ -74,7 +74,7 @@ impl Windows {
         }
         let failed = |source: ScoreError| RunError::Score { place: format!("condition {:?}", condition.name), source };
         let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0) + 1;
-        let n_batch = (LOGITS_BYTES / (4 * model.n_vocab())).clamp(16, 512);
+        let n_batch = crate::numbers::rows_within(LOGITS_BYTES, model.n_vocab()).clamp(16, 512);
         let context = || -> Result<Context, ScoreError> {
             let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, n_threads) };
             Ok(Context::new(model, &params)?)

@@ -183,7 +183,7 @@ impl Writing<'_> {
         let cells = |w: &Range<usize>| cells(&contexts[w.clone()], n_prefix, self.options.max_tokens);
         let need = n_prefix + waves.iter().map(cells).max().unwrap_or(0);
         // llama.cpp reserves the logits of a full batch: half a gigabyte of them is enough.
-        let n_batch = 512.min((512 << 20) / (4 * self.model.n_vocab())).max(PARALLEL);
+        let n_batch = 512.min(crate::numbers::rows_within(512 << 20, self.model.n_vocab())).max(PARALLEL);
         let mut ctx = Context::new(
             self.model,
             &ContextParams {

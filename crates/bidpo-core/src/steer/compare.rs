@@ -1,6 +1,7 @@
 //! Whether two vectors point the same way.
 
 use super::{SteerError, SteeringVector};
+use crate::numbers::dot;
 use std::collections::BTreeSet;
 
 /// Two directions at one layer.
@@ -23,10 +24,6 @@ pub struct VectorComparison {
     pub cosine: Option<f64>,
     /// Norms with all directions taken as one.
     pub norms: (f64, f64),
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
 /// `None` where a norm is 0.

@@ -1,5 +1,6 @@
 //! Random vectors to compare a trained one with.
 
+use crate::numbers::{dot, norm};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -18,15 +19,15 @@ pub fn rotated(vector: &[f32], n_embd: usize, seed: u64) -> Vec<f32> {
     for direction in vector.chunks(n_embd) {
         let mut raw: Vec<f64> = (0..direction.len()).map(|_| normal()).collect();
         remove(&mut raw, &drawn);
-        let norm = length(&raw);
-        drawn.push(raw.iter().map(|x| x / norm).collect());
+        let length = norm(&raw);
+        drawn.push(raw.iter().map(|x| x / length).collect());
 
         // The coordinates of the trained direction among the trained ones, lowest layer first; the rest is its own.
         let mut rest: Vec<f64> = direction.iter().map(|&x| f64::from(x)).collect();
         let mut coordinates = remove(&mut rest, &own);
-        let norm = length(&rest);
-        coordinates.push(norm);
-        own.push(rest.iter().map(|x| if norm > 0.0 { x / norm } else { 0.0 }).collect());
+        let length = norm(&rest);
+        coordinates.push(length);
+        own.push(rest.iter().map(|x| if length > 0.0 { x / length } else { 0.0 }).collect());
 
         let mut turned = vec![0.0; direction.len()];
         for (c, q) in coordinates.iter().zip(&drawn) {
@@ -42,24 +43,16 @@ pub fn rotated(vector: &[f32], n_embd: usize, seed: u64) -> Vec<f32> {
 fn remove(x: &mut [f64], basis: &[Vec<f64>]) -> Vec<f64> {
     let mut along = Vec::with_capacity(basis.len());
     for q in basis {
-        let c: f64 = x.iter().zip(q).map(|(x, q)| x * q).sum();
+        let c = dot(x, q);
         x.iter_mut().zip(q).for_each(|(x, q)| *x -= c * q);
         along.push(c);
     }
     along
 }
 
-fn length(x: &[f64]) -> f64 {
-    x.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dot(a: &[f32], b: &[f32]) -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    }
 
     #[test]
     fn lengths_and_angles_stay_and_directions_do_not() {

@@ -1,6 +1,7 @@
 //! A steering vector and where it came from.
 
 use crate::layers::Layers;
+use crate::numbers::norm;
 use ggml_grad::llama::GgufValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -184,7 +185,7 @@ impl SteeringVector {
 
     /// Euclidean norm of the direction at `layer`, summed in f64; 0 for a layer it does not steer.
     pub fn norm(&self, layer: usize) -> f64 {
-        self.directions.get(&layer).map_or(0.0, |d| d.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt())
+        self.directions.get(&layer).map_or(0.0, |d| norm(d))
     }
 
     /// The layer that a single residual norm speaks of: the one of key `bidpo.layer`, else the one with the largest norm.

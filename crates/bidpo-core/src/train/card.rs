@@ -4,7 +4,8 @@ use super::cache::CacheType;
 use super::config::TrainConfig;
 use super::heldout::HeldOut;
 use super::ready::AtLayer;
-use super::trainer::{Stop, Trained, length};
+use super::trainer::{Stop, Trained};
+use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 
 /// All that is told about a trained vector.
@@ -37,7 +38,7 @@ impl Record<'_> {
 
     /// Length of the vector; with several layers, of all their directions taken as one.
     pub fn norm(&self) -> f64 {
-        length(&self.numbers())
+        norm(&self.numbers())
     }
 
     /// Length in percent of the median residual norm; with several layers, the mean over them.

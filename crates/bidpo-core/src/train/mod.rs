@@ -18,7 +18,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, Point};
 pub use config::{AUTO_RATE, Length, Rate, TrainConfig};
 pub use engine::{
     Agreement, DEVICE_LIMIT, Engine, EngineError, Example, Joined, LossDerivative, OpCount, PairLogp, Scored, Survey,
-    check_model, median,
+    check_model,
 };
 pub use ggml_grad::graph::emit::{Backward, Forward, Precision};
 pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
@@ -26,4 +26,4 @@ pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub use ready::{AtLayer, Ready};
 pub(crate) use trainer::batches;
-pub use trainer::{CheckpointPlan, Event, MemoryNeed, NamedPair, StepReport, Stop, TrainError, Trained, length, train};
+pub use trainer::{CheckpointPlan, Event, MemoryNeed, NamedPair, StepReport, Stop, TrainError, Trained, train};

@@ -1,5 +1,6 @@
 //! AdamW with decoupled weight decay, and learning-rate schedules.
 
+use crate::numbers::norm;
 use std::fmt;
 use std::str::FromStr;
 
@@ -96,7 +97,7 @@ impl Schedule {
 
 /// Scales `g` down to norm `limit` where it is longer. Returns the norm it had.
 pub fn clip(g: &mut [f64], limit: f64) -> f64 {
-    let norm = g.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let norm = norm(g);
     if norm > limit {
         g.iter_mut().for_each(|x| *x *= limit / norm);
     }

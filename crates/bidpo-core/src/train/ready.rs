@@ -2,8 +2,8 @@
 
 use super::cache::CacheType;
 use super::config::Rate;
-use super::engine::{Agreement, median};
-use super::trainer::length;
+use super::engine::Agreement;
+use crate::numbers::{median, norm};
 use crate::steer::mean_fraction;
 
 /// One steered layer.
@@ -22,7 +22,7 @@ pub struct AtLayer {
 impl AtLayer {
     /// From the norms at a layer that is one of `n_layers` trained together.
     pub(super) fn new(layer: usize, norms: &[f32], rate: Rate, n_embd: usize, n_layers: usize) -> Self {
-        let median_norm = median(norms);
+        let median_norm = median(norms).unwrap_or(0.0);
         Self {
             layer,
             median_norm,
@@ -59,7 +59,7 @@ pub struct Ready {
 impl Ready {
     /// Length of the direction at each layer of `v`, `[n_layers, n_embd]`.
     pub fn lengths(&self, v: &[f64]) -> Vec<f64> {
-        v.chunks(self.n_embd.max(1)).map(length).collect()
+        v.chunks(self.n_embd.max(1)).map(norm).collect()
     }
 
     /// Residual norm and length of `v`, as a fraction: the mean of the layers' fractions, over the first one's norm.

@@ -9,6 +9,7 @@ use super::objective::{Objective, loss};
 use super::optimizer::{AdamW, clip};
 use super::ready::{AtLayer, Ready};
 use crate::data::{TokenizedPair, permutation};
+use crate::numbers::norm;
 use ggml_grad::memory::text;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -328,7 +329,7 @@ pub fn train(
             loss: sum.loss / n,
             margin: sum.margin / n,
             accuracy: sum.wins / n,
-            norm: length(&v),
+            norm: norm(&v),
             percent: ready.percent(&v),
             grad_norm,
             tokens_per_second: tokens as f64 / elapsed.as_secs_f64().max(1e-9),
@@ -340,7 +341,7 @@ pub fn train(
             let mut point = Point {
                 step: state.step,
                 train_loss: f64::from_bits(state.epoch_loss) / state.epoch_pairs.max(1) as f64,
-                norm: length(&v),
+                norm: norm(&v),
                 percent: ready.percent(&v),
                 ..Point::default()
             };
@@ -518,11 +519,6 @@ fn validate(
         }
     }
     Ok(Ok((value / n, wins / n)))
-}
-
-/// Euclidean length.
-pub fn length(v: &[f64]) -> f64 {
-    v.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
 fn fingerprint(train: &[NamedPair], valid: &[NamedPair], config: &TrainConfig, context: &str) -> String {

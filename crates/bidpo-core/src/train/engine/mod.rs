@@ -11,6 +11,7 @@ pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use super::cache::Cache;
 use crate::data::TokenizedPair;
+use crate::numbers::norm;
 use ggml_grad::graph::emit::{
     Bindings, Data, Executor, Forward, Label, Outcome, Precision, Profile, RunError, Timings,
 };
@@ -421,7 +422,7 @@ impl Engine {
         }
         let lowest = example.residual();
         let norms = std::iter::once(lowest).chain(outcome.values.iter().map(Vec::as_slice));
-        example.norms = norms.map(|rows| rows.chunks_exact(n_embd).map(norm).collect()).collect();
+        example.norms = norms.map(|rows| rows.chunks_exact(n_embd).map(|row| norm(row) as f32).collect()).collect();
         Ok(())
     }
 
@@ -434,7 +435,7 @@ impl Engine {
             let (logp, _) = self.run_together(&members, &zeros, None)?;
             let n_embd = self.model.n_embd();
             for (example, logp) in examples.into_iter().zip(logp) {
-                example.norms = vec![example.residual().chunks_exact(n_embd).map(norm).collect()];
+                example.norms = vec![example.residual().chunks_exact(n_embd).map(|row| norm(row) as f32).collect()];
                 example.reference = vec![logp];
             }
             return Ok(());
@@ -645,21 +646,4 @@ fn sum_rows(layers: &[Vec<f32>], example: &Example, n_embd: usize, grads: &mut [
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {
     let slot = &mut pairs[pair];
     if chosen { slot.chosen += logp } else { slot.rejected += logp }
-}
-
-/// Euclidean norm of a row.
-fn norm(row: &[f32]) -> f32 {
-    row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
-}
-
-/// Median of a set of norms (0 for an empty one).
-pub fn median(values: &[f32]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    let n = sorted.len();
-    match n {
-        0 => 0.0,
-        _ if n % 2 == 1 => f64::from(sorted[n / 2]),
-        _ => (f64::from(sorted[n / 2 - 1]) + f64::from(sorted[n / 2])) / 2.0,
-    }
 }

@@ -1,8 +1,9 @@
 //! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
 
 use super::layout::Layout;
-use super::{Engine, EngineError, Example, PairLogp, mark, markers, median, set_vectors};
+use super::{Engine, EngineError, Example, PairLogp, mark, markers, set_vectors};
 use crate::data::TokenizedPair;
+use crate::numbers::median;
 use ggml_grad::graph::capture_decode;
 use ggml_grad::graph::grad::{GradStatus, survey};
 use ggml_grad::graph::ir::Value;
@@ -116,7 +117,7 @@ impl Engine {
         let n_embd = self.model.n_embd();
         let random: Vec<f32> = (0..self.n_params())
             .map(|i| {
-                let norm = 0.05 * median(&example.norms[i / n_embd]) as f32 / (n_embd as f32).sqrt();
+                let norm = 0.05 * median(&example.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
                 let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
                 norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
             })
