@@ -2,9 +2,10 @@
 
 use super::cache::CacheType;
 use super::config::TrainConfig;
+use super::events::Stop;
 use super::heldout::HeldOut;
 use super::ready::AtLayer;
-use super::trainer::{Stop, Trained};
+use super::trainer::Trained;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 

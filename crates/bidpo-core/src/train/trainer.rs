@@ -1,171 +1,23 @@
 //! The training loop.
 
-use super::cache::{Cache, CacheType, CacheUse};
+use super::cache::{Cache, CacheType};
 use super::capturing::{Captured, capture_all};
-use super::checkpoint::{Checkpoint, CheckpointError, Point, State};
+use super::checkpoint::{Checkpoint, Point, State};
 use super::config::{Length, TrainConfig};
 use super::engine::{Engine, EngineError, Example, PairLogp};
+use super::error::TrainError;
+use super::events::{Event, NamedPair, StepReport, Stop};
 use super::objective::{Objective, loss};
 use super::optimizer::{AdamW, clip};
 use super::ready::{AtLayer, Ready};
-use crate::data::{TokenizedPair, permutation};
+use crate::data::permutation;
 use crate::numbers::norm;
-use ggml_grad::memory::text;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-/// A run that cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// Model, pairs, graph.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A pair that cannot be used, with its name.
-    #[error("pair {pair}: {source}")]
-    Pair {
-        /// The pair's id and origin.
-        pair: String,
-        /// What is wrong.
-        source: EngineError,
-    },
-    /// The checkpoint.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The longest pair needs more memory than there is.
-    #[error(
-        "{} tokens (pair {pair}) need {} for a gradient, the captured pairs {} and the model's weights {}, but {} are free: \
-         leave out the longest pairs, choose a higher layer, free memory, or add --allow-swap to train very slowly",
-        tokens, text(*step_bytes), text(*captured_bytes), text(*model_bytes), text(*available)
-    )]
-    Memory {
-        /// The longest pair.
-        pair: String,
-        /// Its tokens.
-        tokens: usize,
-        /// Bytes of activations for its gradient.
-        step_bytes: u64,
-        /// Bytes of all captured pairs, at most.
-        captured_bytes: u64,
-        /// Bytes of weights that lie in the mapped file, whose memory the system counts as free.
-        model_bytes: u64,
-        /// Bytes that the system has left.
-        available: u64,
-    },
-    /// Settings that make no sense together.
-    #[error("{0}")]
-    Config(String),
-}
-
-/// A pair with its name, for messages.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedPair {
-    /// Id and origin, for example `m017 (prefs.jsonl:17)`.
-    pub name: String,
-    /// Its tokens.
-    pub tokens: TokenizedPair,
-}
-
-/// What the trainer tells while it works.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Examples captured so far (training and validation pairs), of how many.
-    Captured {
-        /// Done.
-        done: usize,
-        /// In all.
-        total: usize,
-        /// Tokens of this one.
-        tokens: usize,
-    },
-    /// The longest pair was measured: what the run will need beside the model and llama.cpp's own buffers.
-    Memory(&'a MemoryNeed),
-    /// Something about the cache that the user should know.
-    Notice(&'a str),
-    /// All pairs are captured, with the help of a cache.
-    Cache {
-        /// The folder.
-        folder: &'a std::path::Path,
-        /// What it did.
-        used: CacheUse,
-        /// Largest change of a response's log-probability on the first pair that its rounding makes, in nats.
-        rounding: f64,
-    },
-    /// All is ready: what was found out about model and data.
-    Ready(&'a Ready),
-    /// A checkpoint was loaded.
-    Resumed {
-        /// Steps it had taken.
-        step: usize,
-    },
-    /// A step was taken.
-    Step(&'a StepReport),
-    /// An epoch ended and validation was run.
-    Epoch(&'a Point),
-}
-
-/// Memory that a run needs beside the model and llama.cpp's own buffers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Tokens of the longest pair.
-    pub longest: usize,
-    /// Bytes of inputs and activations for its gradient.
-    pub step_bytes: u64,
-    /// Tokens of shorter pairs that are computed together, at most; 0 where none are.
-    pub joined_tokens: usize,
-    /// About what their gradient takes, in bytes.
-    pub joined_bytes: u64,
-    /// Bytes of all captured pairs, at most.
-    pub captured_bytes: u64,
-}
-
-/// The state of the run after a step.
-#[derive(Debug, Clone, Copy)]
-pub struct StepReport {
-    /// Steps taken.
-    pub step: usize,
-    /// Steps planned.
-    pub total: usize,
-    /// Epoch, from 1.
-    pub epoch: usize,
-    /// Mean loss of the step's pairs.
-    pub loss: f64,
-    /// Mean of `d * margin`.
-    pub margin: f64,
-    /// Share of pairs whose preferred answer (for their direction) won: `d * margin > 0`.
-    pub accuracy: f64,
-    /// Length of the vector; with several layers, of all their directions taken as one.
-    pub norm: f64,
-    /// Length in percent of the median residual norm; with several layers, the mean over them.
-    pub percent: f64,
-    /// Length of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Tokens trained on per second, since the first step of this process.
-    pub tokens_per_second: f64,
-    /// Time left at this speed.
-    pub left: Duration,
-}
-
-/// Why a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stop {
-    /// All steps were taken.
-    Finished,
-    /// Validation loss stopped falling.
-    Early,
-    /// The user asked.
-    Interrupted,
-    /// The loss or a gradient was not finite.
-    NotFinite {
-        /// At which step, from 1.
-        step: usize,
-        /// At which pair.
-        pair: String,
-    },
-}
+use std::time::Instant;
 
 /// A finished run.
 #[derive(Debug, Clone)]
