@@ -141,11 +141,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if open_to_others {
         eprintln!("bidpo: warning: everyone who reaches {} may use this server: --api-key asks for a key", args.host);
     }
-    // Ctrl-C and SIGTERM.
-    let (signal, signals) = tokio::sync::mpsc::unbounded_channel();
-    ctrlc::set_handler(move || {
-        let _ = signal.send(());
-    })?;
+    let signals = crate::terminal::interrupt::signals()?;
     println!("listening on http://{addr}");
     server.run(signals)?;
     eprintln!("bidpo: stopped");

@@ -2,6 +2,7 @@
 
 mod progress;
 
+use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{Triple, inspect};
@@ -310,7 +311,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     // Rounded residual streams train another vector.
     let rounded = if cache.is_some() && args.cache_type == CacheType::Bf16 { " cache bf16" } else { "" };
-    let interrupt = on_ctrl_c()?;
+    let interrupt =
+        stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
     let pick = |ids: &[usize]| ids.iter().map(|&i| pairs[i].clone()).collect::<Vec<_>>();
     let plan = CheckpointPlan {
         path: checkpoint.clone(),
@@ -329,7 +331,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }));
     let mut progress = Progress::new();
     let trained =
-        train(&mut engine, &pick(&split.train), &pick(&split.valid), &config, Some(&plan), interrupt, &mut |event| {
+        train(&mut engine, &pick(&split.train), &pick(&split.valid), &config, Some(&plan), &interrupt, &mut |event| {
             progress.show(&event)
         })?;
     progress.finish();
@@ -345,14 +347,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let complete = matches!(trained.stop, Stop::Finished | Stop::Early);
     let heldout = if complete && !split.test.is_empty() {
         Some(
-            measure(&mut engine, &pick(&split.test), prompted.as_deref(), &vector, args.seed, interrupt).with_context(
-                || {
+            measure(&mut engine, &pick(&split.test), prompted.as_deref(), &vector, args.seed, &interrupt)
+                .with_context(|| {
                     format!(
                         "measuring (the trained vector is kept in {}, --resume goes on from there)",
                         checkpoint.display()
                     )
-                },
-            )?,
+                })?,
         )
     } else {
         None
@@ -504,18 +505,6 @@ fn measure(
         eprintln!("{} in all", progress::cache_line(cache.folder(), &cache.used()));
     }
     Ok(heldout)
-}
-
-/// Sets the flag on the first Ctrl-C (or TERM); the second ends the program at once.
-fn on_ctrl_c() -> anyhow::Result<&'static AtomicBool> {
-    static INTERRUPT: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        eprintln!("\nstopping as soon as what there is can be kept; press Ctrl-C again to stop at once");
-    })?;
-    Ok(&INTERRUPT)
 }
 
 fn report(args: &Args, r: &Record<'_>, output: &Path, card: &Path, checkpoint: &Path) -> anyhow::Result<()> {

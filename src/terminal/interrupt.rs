@@ -1,11 +1,51 @@
-//! Ctrl-C as a flag that long work looks at.
+//! Ctrl-C (and SIGTERM) in three modes: a flag that long work looks at ([`stop_flag`]), a flag for one answer at a time
+//! ([`Interrupt`]), and messages to a server that drains its requests first ([`signals`]). A process installs one of them.
 
+use anyhow::Context;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Ctrl-C while an answer is being written stops the answer; at any other time it ends the program, and so does a second
-/// one before the answer has stopped, unless that comes too soon to mean it.
+fn install(handler: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    ctrlc::set_handler(handler).context("cannot install a handler for Ctrl-C")
+}
+
+/// A flag that the first Ctrl-C sets, after printing `notice` on stderr. The second one exits at once with status 1. Later
+/// calls return the same flag.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn stop_flag(notice: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(stop) = STOP.get() {
+        return Ok(Arc::clone(stop));
+    }
+    let stop = STOP.get_or_init(Arc::default);
+    install(move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("\n{notice}");
+    })?;
+    Ok(Arc::clone(stop))
+}
+
+/// One message for each Ctrl-C: the receiver decides what the first and the next one do.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn signals() -> anyhow::Result<UnboundedReceiver<()>> {
+    let (sender, receiver) = unbounded_channel();
+    install(move || {
+        // The receiver is gone once the server has stopped.
+        let _ = sender.send(());
+    })?;
+    Ok(receiver)
+}
+
+/// Ctrl-C during [`Interrupt::during`] stops the answer in progress; at any other time it ends the process. A second one
+/// during the same answer ends the process too, unless it comes within the patience given to [`Interrupt::install`].
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     /// True once the answer should stop.
@@ -15,12 +55,15 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Installs the handler; once for the process. A second Ctrl-C less than `patience` after the first is not a new one:
-    /// a conversation should not be lost to a key pressed twice.
+    /// Installs the handler, once for the process. A second Ctrl-C less than `patience` after the first is ignored: a key
+    /// pressed twice must not lose a conversation.
+    ///
+    /// # Errors
+    /// The system refuses the handler.
     pub fn install(patience: Duration) -> anyhow::Result<Self> {
         let this = Self::default();
         let handler = this.clone();
-        ctrlc::set_handler(move || {
+        install(move || {
             if !handler.busy.load(Ordering::SeqCst) {
                 std::process::exit(1);
             }
@@ -34,7 +77,7 @@ impl Interrupt {
         Ok(this)
     }
 
-    /// Runs `work` with Ctrl-C turned into the flag.
+    /// Runs `work`, during which Ctrl-C sets [`Interrupt::stop`] instead of ending the process.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.stop.store(false, Ordering::SeqCst);
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = None;

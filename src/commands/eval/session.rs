@@ -2,6 +2,7 @@
 
 use super::common::{RunArgs, file_name};
 use crate::args::ModelArgs;
+use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, ensure};
 use bidpo_core::eval::analysis::analyse;
 use bidpo_core::eval::condition::Condition;
@@ -66,7 +67,15 @@ impl Session {
         let bar = ProgressBar::new(wanted as u64).with_position(before as u64);
         bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {per_sec:.1}, {eta} left")?);
         bar.reset_eta();
-        Ok(Self { manifest, store, records, stop: stop_on_ctrl_c()?, bar, wanted, before })
+        Ok(Self {
+            manifest,
+            store,
+            records,
+            stop: stop_flag("Stopping after this batch; Ctrl-C again stops at once.")?,
+            bar,
+            wanted,
+            before,
+        })
     }
 
     /// Items that are done under a condition.
@@ -205,22 +214,4 @@ pub fn manifest(args: &ModelArgs, model: &Model, seed: u64) -> anyhow::Result<Ma
         conditions: Vec::new(),
         shard: Shard::WHOLE,
     })
-}
-
-/// A flag that the first Ctrl-C sets; the second one ends the process. The handler is installed once.
-fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
-    static STOP: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
-    if let Some(stop) = STOP.get() {
-        return Ok(Arc::clone(stop));
-    }
-    let stop = Arc::clone(STOP.get_or_init(Arc::default));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        eprintln!("\nStopping after this batch; Ctrl-C again stops at once.");
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(stop)
 }
