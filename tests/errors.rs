@@ -125,7 +125,7 @@ fn models_that_cannot_be_loaded() {
         on("missing.gguf", &["cannot read", "missing.gguf", "No such file"]);
         on("text.gguf", &["text.gguf is not a GGUF file", "starts with \"hell\""]);
         on("empty.gguf", &["empty.gguf is not a GGUF file"]);
-        on("folder.gguf", &["folder.gguf: it is a folder"]);
+        on("folder.gguf", &["folder.gguf: it is a directory"]);
         on("header.gguf", &["cannot load", "header.gguf", "cut short or damaged"]);
         on("weights.gguf", &["cannot load", "weights.gguf", "cut short or damaged"]);
         on("v.gguf", &["cannot load", "v.gguf", "control vector", "--vector"]);
@@ -227,13 +227,17 @@ fn layers_templates_and_outputs_of_train() {
     bench.fails(1, &format!("{train} --model M -o DIR/out.gguf --template DIR/bad.jinja"), &["bad.jinja"]);
     // Where the result cannot be written is found before anything else is looked at: the model does not exist.
     let early = format!("{train} --model DIR/missing.gguf");
-    bench.fails(1, &format!("{early} -o DIR/no/where/out.gguf"), &["cannot write", "out.gguf", "there is no folder"]);
-    bench.fails(1, &format!("{early} -o DIR/folder.gguf"), &["cannot write", "folder.gguf", "it is a folder"]);
+    bench.fails(
+        1,
+        &format!("{early} -o DIR/no/where/out.gguf"),
+        &["cannot write", "out.gguf", "there is no directory"],
+    );
+    bench.fails(1, &format!("{early} -o DIR/folder.gguf"), &["cannot write", "folder.gguf", "it is a directory"]);
     bench.fails(1, &format!("{early} -o DIR/out.bin"), &["out.bin", "must end in .gguf"]);
     bench.fails(
         1,
         &format!("{early} -o /proc/out.gguf"),
-        &["cannot write /proc/out.gguf", "no file can be made in the folder /proc"],
+        &["cannot write /proc/out.gguf", "no file can be created in the directory /proc"],
     );
     bench.fails(1, &format!("{early} -o DIR/out.gguf --resume"), &["no checkpoint", "out.ckpt"]);
 }
@@ -275,7 +279,7 @@ fn prompts_data_and_references_of_the_other_commands() {
     extract("--data DIR/missing.txt --layers 1 -o DIR/o.safetensors", &["missing.txt", "No such file"]);
     extract("--data DIR/blank.txt --layers 1 -o DIR/o.safetensors", &["blank.txt", "no prompt"]);
     extract("--data DIR/word.txt --layers 30 -o DIR/o.safetensors", &["layer 30", "0 to 29"]);
-    extract("--data DIR/word.txt --layers 1 -o DIR/no/o.safetensors", &["cannot write", "there is no folder"]);
+    extract("--data DIR/word.txt --layers 1 -o DIR/no/o.safetensors", &["cannot write", "there is no directory"]);
     extract("--data DIR/long.txt --layers 1 -o DIR/o.safetensors", &["9001 tokens", "8192"]);
 
     let eval = "eval truthfulqa --model M --protocol mc1";

@@ -262,7 +262,7 @@ fn bad_input_gets_a_clear_error() {
     fails(&good, "30", &out, 1, "layers 0 to 29");
     fails(&good, "ten", &out, 2, "is no list of layers");
     fails(&good, "1", "no/such/folder/o.safetensors", 1, "no/such/folder");
-    fails(&good, "1", folder.path().to_str().unwrap(), 1, "it is a folder");
+    fails(&good, "1", folder.path().to_str().unwrap(), 1, "it is a directory");
     let long = write("long.txt", &"word ".repeat(9000));
     fails(&long, "1", &out, 1, "prompt 1 has");
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "what was there before", "a failed run destroys nothing");

@@ -370,6 +370,7 @@ impl Context {
 
     /// Removes positions `from..` of sequence `seq` (all sequences if negative) from the KV cache.
     pub fn kv_remove(&mut self, seq: i32, from: usize) {
+        // SAFETY: raw is a live context. llama.cpp itself aborts on a sequence beyond its maximum.
         unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw), seq, from as i32, -1) };
     }
 
@@ -377,11 +378,14 @@ impl Context {
     /// by a few tokens.
     #[must_use]
     pub fn kv_truncate(&mut self, seq: i32, from: usize) -> bool {
+        // SAFETY: raw is a live context. llama.cpp itself aborts on a sequence beyond its maximum.
         unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw), seq, from as i32, -1) }
     }
 
     /// Makes sequence `to` share the whole of sequence `from`.
     pub fn kv_copy(&mut self, from: i32, to: i32) {
+        // SAFETY: raw is a live context. -1, -1 is the whole sequence, the only range that may cross caches.
+        // llama.cpp itself aborts on a sequence beyond its maximum.
         unsafe { sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw), from, to, -1, -1) };
     }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct NodeId(pub usize);
 
 impl NodeId {
+    /// The tensor's address; the tensor itself lives as long as the graph that it was offered from.
     pub fn ptr(self) -> *mut sys::ggml_tensor {
         self.0 as *mut sys::ggml_tensor
     }

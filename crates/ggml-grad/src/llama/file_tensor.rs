@@ -28,6 +28,7 @@ impl FileTensor {
         Ok(Self(held))
     }
 
+    /// ggml's tensor, alive as long as the copy.
     pub fn raw(&self) -> *mut sys::ggml_tensor {
         self.0.raw()
     }

@@ -364,27 +364,31 @@ impl GgufWriter {
 
     /// Sets a 32-bit integer, for keys whose readers insist on that type.
     pub fn set_i32(&mut self, key: &str, value: i32) {
-        // SAFETY: as in set(), also below.
+        // SAFETY: raw is alive; ggml copies the key.
         unsafe { sys::gguf_set_val_i32(self.raw, Self::key(key).as_ptr(), value) };
     }
 
     /// Sets an unsigned 32-bit integer: the type of a model's sizes.
     pub fn set_u32(&mut self, key: &str, value: u32) {
+        // SAFETY: raw is alive; ggml copies the key.
         unsafe { sys::gguf_set_val_u32(self.raw, Self::key(key).as_ptr(), value) };
     }
 
     /// Sets a 32-bit float: the type of a model's constants.
     pub fn set_f32(&mut self, key: &str, value: f32) {
+        // SAFETY: raw is alive; ggml copies the key.
         unsafe { sys::gguf_set_val_f32(self.raw, Self::key(key).as_ptr(), value) };
     }
 
     /// Sets a truth value.
     pub fn set_bool(&mut self, key: &str, value: bool) {
+        // SAFETY: raw is alive; ggml copies the key.
         unsafe { sys::gguf_set_val_bool(self.raw, Self::key(key).as_ptr(), value) };
     }
 
     /// Sets a text.
     pub fn set_text(&mut self, key: &str, value: &str) {
+        // SAFETY: raw is alive; ggml copies key and text.
         unsafe { sys::gguf_set_val_str(self.raw, Self::key(key).as_ptr(), Self::text(value).as_ptr()) };
     }
 

@@ -62,7 +62,7 @@ impl Model {
         let mut magic = [0u8; 4];
         let mut file = std::fs::File::open(path).map_err(read_error)?;
         if file.metadata().map_err(read_error)?.is_dir() {
-            return Err(read_error(std::io::Error::other("it is a folder, not a file")));
+            return Err(read_error(std::io::Error::other("it is a directory, not a file")));
         }
         let mut n = 0;
         while n < 4 {
@@ -200,32 +200,37 @@ impl Model {
 
     /// Width of the residual stream.
     pub fn n_embd(&self) -> usize {
-        // SAFETY: raw is a live model (also in the getters below).
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_n_embd(self.raw) as usize }
     }
 
     /// Number of blocks (layers).
     pub fn n_layer(&self) -> usize {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_n_layer(self.raw) as usize }
     }
 
     /// Number of tokens in the vocabulary.
     pub fn n_vocab(&self) -> usize {
+        // SAFETY: vocab belongs to the live model.
         unsafe { sys::llama_vocab_n_tokens(self.vocab) as usize }
     }
 
     /// Context length the model was trained for.
     pub fn n_ctx_train(&self) -> usize {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_n_ctx_train(self.raw) as usize }
     }
 
     /// Total number of parameters.
     pub fn n_params(&self) -> u64 {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_n_params(self.raw) }
     }
 
     /// Total size of the weights in bytes.
     pub fn size(&self) -> u64 {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_size(self.raw) }
     }
 
@@ -237,6 +242,7 @@ impl Model {
 
     /// True for models that carry a recurrent state (mamba, rwkv) instead of, or beside, a KV cache.
     pub fn is_recurrent(&self) -> bool {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_is_recurrent(self.raw) || sys::llama_model_is_hybrid(self.raw) }
     }
 
@@ -244,11 +250,13 @@ impl Model {
     pub fn is_not_causal(&self) -> bool {
         let attention = self.meta(&format!("{}.attention.causal", self.architecture()));
         attention.as_deref() == Some("false")
+            // SAFETY: raw is a live model.
             || unsafe { !sys::llama_model_has_decoder(self.raw) || sys::llama_model_is_diffusion(self.raw) }
     }
 
     /// True for encoder-decoder models.
     pub fn has_encoder(&self) -> bool {
+        // SAFETY: raw is a live model.
         unsafe { sys::llama_model_has_encoder(self.raw) }
     }
 
@@ -300,23 +308,27 @@ impl Model {
 
     /// The beginning-of-sequence token, if the vocabulary has one.
     pub fn bos(&self) -> Option<Token> {
+        // SAFETY: vocab belongs to the live model.
         let t = unsafe { sys::llama_vocab_bos(self.vocab) };
         (t >= 0).then_some(t)
     }
 
     /// The end-of-sequence token, if the vocabulary has one.
     pub fn eos(&self) -> Option<Token> {
+        // SAFETY: vocab belongs to the live model.
         let t = unsafe { sys::llama_vocab_eos(self.vocab) };
         (t >= 0).then_some(t)
     }
 
     /// True if the tokenizer puts a BOS token before plain text.
     pub fn adds_bos(&self) -> bool {
+        // SAFETY: vocab belongs to the live model.
         unsafe { sys::llama_vocab_get_add_bos(self.vocab) }
     }
 
     /// True for tokens that end a generation.
     pub fn is_eog(&self, token: Token) -> bool {
+        // SAFETY: vocab belongs to the live model; llama.cpp checks the token's range.
         unsafe { sys::llama_vocab_is_eog(self.vocab, token) }
     }
 

@@ -38,10 +38,12 @@ impl Pool {
         unsafe { sys::ggml_threadpool_resume(self.raw) };
     }
 
+    /// ggml's handle, alive as long as the pool.
     pub fn raw(&self) -> *mut sys::ggml_threadpool {
         self.raw
     }
 
+    /// Number of threads.
     pub fn n_threads(&self) -> u32 {
         self.n_threads
     }
