@@ -21,10 +21,11 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let error = anyhow::Error::new(ggml_grad::llama::LlamaError::Read {
+        let error = anyhow::Error::new(ggml_grad::llama::LlamaError::File(ggml_grad::files::FileError {
             path: "m.gguf".into(),
+            access: ggml_grad::files::FileAccess::Read,
             source: std::io::Error::other("no such thing"),
-        });
+        }));
         assert_eq!(message(&error), "cannot read m.gguf: no such thing");
         assert_eq!(message(&error.context("loading")), "loading: cannot read m.gguf: no such thing");
     }

@@ -47,18 +47,17 @@ pub struct FileError {
 
 impl FileError {
     /// Turns the error of reading `path` into a [`FileError`].
-    pub fn read(path: &Path) -> impl Fn(std::io::Error) -> Self {
+    pub fn read(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
         Self::of(path, FileAccess::Read)
     }
 
     /// Turns the error of writing `path` into a [`FileError`].
-    pub fn write(path: &Path) -> impl Fn(std::io::Error) -> Self {
+    pub fn write(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
         Self::of(path, FileAccess::Write)
     }
 
-    fn of(path: &Path, access: FileAccess) -> impl Fn(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self { path: path.clone(), access, source }
+    fn of(path: &Path, access: FileAccess) -> impl Fn(std::io::Error) -> Self + Copy {
+        move |source| Self { path: path.to_owned(), access, source }
     }
 }
 

@@ -5,6 +5,7 @@ use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alterna
 use crate::data::TokenizedPair;
 use crate::extract::{Positions, extract_to_file};
 use crate::train::Engine;
+use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Token};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -42,7 +43,7 @@ pub(super) fn extract(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
     let prompts: Vec<Vec<Token>> =
         s.pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|r| [&p.prompt[..], r].concat())).collect();
     let layers: Vec<usize> = (0..s.model.n_layer()).collect();
-    let folder = tempfile::tempdir().map_err(|source| LlamaError::Read { path: std::env::temp_dir(), source })?;
+    let folder = tempfile::tempdir().map_err(FileError::write(&std::env::temp_dir()))?;
     let file = folder.path().join("residual.safetensors");
     let way = prefill.fastest(&prompts, false)?;
     let rounds = alternate(

@@ -14,6 +14,7 @@ pub use synthetic::{SyntheticError, check_synthetic};
 pub use together::{TOGETHER_COSINE, Together};
 
 use crate::data::TokenizedPair;
+use ggml_grad::files::FileError;
 use ggml_grad::llama::{self, LlamaError, Model, ModelParams};
 use std::path::Path;
 use std::sync::Arc;
@@ -73,10 +74,8 @@ impl F32Copy {
     /// # Errors
     /// [`LlamaError`] when the file cannot be written or loaded.
     pub fn new(model: &Model) -> Result<Self, LlamaError> {
-        let folder = tempfile::Builder::new()
-            .prefix("bidpo-f32-")
-            .tempdir()
-            .map_err(|source| LlamaError::Read { path: std::env::temp_dir(), source })?;
+        let folder =
+            tempfile::Builder::new().prefix("bidpo-f32-").tempdir().map_err(FileError::write(&std::env::temp_dir()))?;
         let file = folder.path().join("f32.gguf");
         llama::to_f32(model.path(), &file)?;
         Ok(Self { model: Model::load(&file, &ModelParams::default())?, _folder: folder })

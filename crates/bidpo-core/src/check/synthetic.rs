@@ -2,6 +2,7 @@
 
 use super::{Checks, F32Copy, builtin_pairs, check};
 use crate::train::EngineError;
+use ggml_grad::files::FileError;
 use ggml_grad::llama::{DType, LlamaError, Model, ModelParams};
 use ggml_grad::synth::{self, Family, SynthError};
 
@@ -31,10 +32,8 @@ pub fn check_synthetic(
     repack: bool,
     n_threads: u32,
 ) -> Result<Checks, SyntheticError> {
-    let folder = tempfile::Builder::new()
-        .prefix("bidpo-synth-")
-        .tempdir()
-        .map_err(|source| LlamaError::Read { path: std::env::temp_dir(), source })?;
+    let folder =
+        tempfile::Builder::new().prefix("bidpo-synth-").tempdir().map_err(FileError::write(&std::env::temp_dir()))?;
     let path = folder.path().join(format!("{}.gguf", family.name()));
     synth::write(&path, family, &family.shape(), dtype, 1)?;
     let model = Model::load(&path, &ModelParams { plain_weights: !repack, ..ModelParams::default() })?;

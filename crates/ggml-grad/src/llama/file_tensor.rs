@@ -12,7 +12,7 @@ impl FileTensor {
     ///
     /// # Errors
     /// [`LlamaError::Gguf`] when the file has no such tensor any more or there is no memory for it;
-    /// [`LlamaError::Read`] when the file fails.
+    /// [`LlamaError::File`] when the file fails.
     pub fn load(model: &Model, name: &str, dtype: DType, ne: [usize; 4]) -> Result<Self, LlamaError> {
         let file = GgufFile::open_with(model.path(), name, dtype, ne)?;
         // SAFETY: ggml's own buffer type.

@@ -1,6 +1,7 @@
 //! GGUF files: metadata and tensors, through ggml's own reader and writer.
 
 use super::{DType, LlamaError, init, logging::last_log_lines, sys};
+use crate::files::FileError;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -46,10 +47,10 @@ impl GgufFile {
     /// Reads a file's metadata.
     ///
     /// # Errors
-    /// [`LlamaError::Read`], [`LlamaError::NotGguf`], or [`LlamaError::Gguf`] with ggml's reason for a damaged file.
+    /// [`LlamaError::File`], [`LlamaError::NotGguf`], or [`LlamaError::Gguf`] with ggml's reason for a damaged file.
     pub fn open(path: &Path) -> Result<Self, LlamaError> {
         init();
-        let read_error = |source| LlamaError::Read { path: path.to_owned(), source };
+        let read_error = FileError::read(path);
         let mut file = std::fs::File::open(path).map_err(read_error)?;
         let size = file.metadata().map_err(read_error)?.len();
         let mut magic = Vec::new();
@@ -208,10 +209,10 @@ impl GgufFile {
     /// Reads the bytes of a tensor, at most `piece` at a time.
     ///
     /// # Errors
-    /// [`LlamaError::Gguf`] when there is no such tensor; [`LlamaError::Read`] when the file fails.
+    /// [`LlamaError::Gguf`] when there is no such tensor; [`LlamaError::File`] when the file fails.
     pub fn read_pieces(&self, name: &str, piece: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), LlamaError> {
         let t = self.tensor(name)?;
-        let read_error = |source| LlamaError::Read { path: self.path.clone(), source };
+        let read_error = FileError::read(&self.path);
         let mut left = t.dtype.row_bytes(t.ne[0]) * t.ne[1] * t.ne[2] * t.ne[3];
         let mut bytes = vec![0u8; piece.clamp(1, left.max(1))];
         let mut file = std::fs::File::open(&self.path).map_err(read_error)?;
@@ -228,7 +229,7 @@ impl GgufFile {
     /// Reads an F32 tensor, `ne[0]` fastest.
     ///
     /// # Errors
-    /// [`LlamaError::Gguf`] when there is no such tensor or it is not F32; [`LlamaError::Read`] when the file fails.
+    /// [`LlamaError::Gguf`] when there is no such tensor or it is not F32; [`LlamaError::File`] when the file fails.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, LlamaError> {
         let t = self.tensor(name)?;
         if t.dtype != DType::F32 {

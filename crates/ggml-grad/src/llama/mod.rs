@@ -47,6 +47,7 @@ pub use sampler::{PenaltyParams, Sampler, SamplerParams};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
+use crate::files::FileError;
 use std::path::PathBuf;
 
 /// A token id of the model's vocabulary.
@@ -55,14 +56,9 @@ pub type Token = i32;
 /// What can go wrong between bidpo and llama.cpp.
 #[derive(Debug, thiserror::Error)]
 pub enum LlamaError {
-    /// The file cannot be opened or read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// The file cannot be opened, read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file does not start with the GGUF magic.
     #[error(
         "{path} is not a GGUF file (it starts with {found:?}, a GGUF file starts with \"GGUF\"); models and control vectors both are GGUF files"

@@ -4,6 +4,7 @@ use super::{
     DType, FileTensor, LlamaError, Offload, Placement, SplitMode, Token, init, logging::last_log_lines, sys,
     transposed::TransposedTensor,
 };
+use crate::files::FileError;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::io::Read;
@@ -53,16 +54,16 @@ impl Model {
     /// Loads a model file.
     ///
     /// # Errors
-    /// [`LlamaError::Read`], [`LlamaError::NotGguf`] or [`LlamaError::Load`] with llama.cpp's reason (a truncated file
+    /// [`LlamaError::File`], [`LlamaError::NotGguf`] or [`LlamaError::Load`] with llama.cpp's reason (a truncated file
     /// is found here: llama.cpp checks that every tensor lies inside the file); [`LlamaError::Device`] for a device or a
     /// worker that is not there.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Arc<Self>, LlamaError> {
         init();
-        let read_error = |source| LlamaError::Read { path: path.to_owned(), source };
+        let read_error = FileError::read(path);
         let mut magic = [0u8; 4];
         let mut file = std::fs::File::open(path).map_err(read_error)?;
         if file.metadata().map_err(read_error)?.is_dir() {
-            return Err(read_error(std::io::Error::other("it is a directory, not a file")));
+            return Err(read_error(std::io::Error::other("it is a directory, not a file")).into());
         }
         let mut n = 0;
         while n < 4 {

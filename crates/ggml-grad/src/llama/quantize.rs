@@ -10,7 +10,7 @@ const PIECE: usize = 1 << 20;
 /// over several files, `from` is the first.
 ///
 /// # Errors
-/// [`LlamaError::Gguf`] or [`LlamaError::Read`] naming the file.
+/// [`LlamaError::Gguf`] or [`LlamaError::File`] naming the file.
 pub fn to_f32(from: &Path, to: &Path) -> Result<(), LlamaError> {
     let files = GgufFile::open_parts(from)?;
     let mut writer = GgufWriter::with_meta_of(from)?;

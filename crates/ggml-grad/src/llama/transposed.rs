@@ -48,7 +48,7 @@ impl TransposedTensor {
     ///
     /// # Errors
     /// [`LlamaError::Gguf`] when the file has no such tensor any more, [`LlamaError::Device`] when the device has no room;
-    /// [`LlamaError::Read`] when the file fails.
+    /// [`LlamaError::File`] when the file fails.
     pub(super) fn load(
         model: &Model,
         name: &str,
