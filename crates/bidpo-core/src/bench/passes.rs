@@ -43,7 +43,7 @@ pub(super) fn extract(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
     let prompts: Vec<Vec<Token>> =
         s.pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|r| [&p.prompt[..], r].concat())).collect();
     let layers: Vec<usize> = (0..s.model.n_layer()).collect();
-    let folder = tempfile::tempdir().map_err(FileError::write(&std::env::temp_dir()))?;
+    let folder = tempfile::tempdir().map_err(FileError::write(&std::env::temp_dir())).map_err(LlamaError::from)?;
     let file = folder.path().join("residual.safetensors");
     let way = prefill.fastest(&prompts, false)?;
     let rounds = alternate(

@@ -32,8 +32,11 @@ pub fn check_synthetic(
     repack: bool,
     n_threads: u32,
 ) -> Result<Checks, SyntheticError> {
-    let folder =
-        tempfile::Builder::new().prefix("bidpo-synth-").tempdir().map_err(FileError::write(&std::env::temp_dir()))?;
+    let folder = tempfile::Builder::new()
+        .prefix("bidpo-synth-")
+        .tempdir()
+        .map_err(FileError::write(&std::env::temp_dir()))
+        .map_err(LlamaError::from)?;
     let path = folder.path().join(format!("{}.gguf", family.name()));
     synth::write(&path, family, &family.shape(), dtype, 1)?;
     let model = Model::load(&path, &ModelParams { plain_weights: !repack, ..ModelParams::default() })?;
