@@ -3,6 +3,7 @@
 use crate::Measured;
 use crate::fit::{Costs, Step};
 use crate::plan::{Kind, SEVEN, SEVENTY, Sizes};
+use bidpo_core::text::numbers::significant;
 use ggml_grad::llama::{LLAMA_CPP_SYS_VERSION, cpu_features};
 use ggml_grad::memory::text;
 use serde_json::Value;
@@ -59,20 +60,11 @@ fn number(value: &Value, path: &[&str]) -> f64 {
     path.iter().fold(value, |v, key| &v[*key]).as_f64().unwrap_or(f64::NAN)
 }
 
-/// Three digits or so.
-fn figure(x: f64) -> String {
-    match x.abs() {
-        a if a >= 100.0 => format!("{x:.0}"),
-        a if a >= 10.0 => format!("{x:.1}"),
-        _ => format!("{x:.2}"),
-    }
-}
-
 fn duration(seconds: f64) -> String {
     match seconds {
         s if s >= 5400.0 => format!("{:.1} h", s / 3600.0),
         s if s >= 90.0 => format!("{:.1} min", s / 60.0),
-        s => format!("{} s", figure(s)),
+        s => format!("{} s", significant(s)),
     }
 }
 
@@ -141,8 +133,8 @@ fn ratios(bench: &Value) -> String {
                 ratio("max"),
                 line["limit"].as_f64().map_or_else(|| "-".into(), |l| format!("{l:.2}")),
                 text("verdict").replace('_', " "),
-                figure(number(m, &["ours", "median"])),
-                figure(number(m, &["reference", "median"])),
+                significant(number(m, &["ours", "median"])),
+                significant(number(m, &["reference", "median"])),
                 text("unit"),
                 text("what"),
                 text("against")
@@ -150,7 +142,7 @@ fn ratios(bench: &Value) -> String {
         }
         let split = &model["split"];
         if !split.is_null() {
-            let of = |key: &str| figure(number(split, &[key]));
+            let of = |key: &str| significant(number(split, &[key]));
             let _ = writeln!(
                 out,
                 "\nA step of {} ms: graph build {}, upload {}, forward {}, backward {}, results read {}, loss and optimizer {} ms. Outside \
@@ -196,9 +188,9 @@ fn peer(p: &Value) -> String {
         p["threads"],
         p["model"].as_str().unwrap_or("?"),
         2 * p["n_pairs"].as_u64().unwrap_or(0),
-        figure(number(p, &["f32_median_ms"]) / 1e3),
+        significant(number(p, &["f32_median_ms"]) / 1e3),
         bytes("f32_peak_bytes"),
-        figure(number(p, &["bf16_median_ms"]) / 1e3),
+        significant(number(p, &["bf16_median_ms"]) / 1e3),
         bytes("bf16_peak_bytes")
     )
 }
@@ -218,7 +210,7 @@ fn points(measured: &[Measured]) -> String {
             plan.model.above(plan.layer),
             plan.tokens,
             if plan.kind == Kind::HeldOut { " (held out)" } else { "" },
-            figure(p.step),
+            significant(p.step),
             p.step / p.prefill,
             p.capture / p.prefill,
             text(p.step_bytes),
@@ -281,8 +273,8 @@ fn constants(measured: &[Measured], costs: &Costs) -> String {
             s.model.name,
             s.model.above(s.layer),
             s.tokens,
-            figure(m.point.step),
-            figure(costs.seconds(&s)),
+            significant(m.point.step),
+            significant(costs.seconds(&s)),
             100.0 * time(m),
             text(m.point.step_bytes),
             text(costs.bytes(&s) as u64),
@@ -352,8 +344,8 @@ fn threads(bench: &Value, measured: &[Measured]) -> String {
         let _ = writeln!(
             out,
             "| {name} | {} s | {} s ({n}) | {speedup:.2} | {:.2} % | {karp:.1} % | {:.1} | {:.1} |",
-            figure(one),
-            figure(all),
+            significant(one),
+            significant(all),
             100.0 * serial,
             amdahl(serial),
             amdahl(karp / 100.0)

@@ -5,6 +5,7 @@ use bidpo_core::bench::{
     Line, ModelReport, Name, OpTime, Outcome, Settings, Split, Threads, Verdict, bench, write_pairs,
 };
 use bidpo_core::check::middle_layer;
+use bidpo_core::text::numbers::significant;
 use ggml_grad::llama::{Model, ModelParams, cpu_features, default_threads};
 use serde_json::json;
 use std::path::PathBuf;
@@ -143,8 +144,8 @@ fn print_line(line: &Line) {
             m.ratio.median,
             format!("[{:.3}, {:.3}]", m.ratio.min, m.ratio.max),
             line.limit.map_or_else(|| "-".into(), |l| format!("{l:.2}")),
-            figure(m.ours.median),
-            figure(m.reference.median),
+            significant(m.ours.median),
+            significant(m.reference.median),
             line.unit,
             line.what,
             line.against,
@@ -184,13 +185,4 @@ fn print_threads(t: &Threads) {
         print!(", {:.1} % by the speed-up itself (Karp-Flatt)", 100.0 * e);
     }
     println!("; Amdahl's limit at 16 threads {:.1}", t.at_16);
-}
-
-/// Three digits or so.
-fn figure(x: f64) -> String {
-    match x.abs() {
-        a if a >= 100.0 => format!("{x:.0}"),
-        a if a >= 10.0 => format!("{x:.1}"),
-        _ => format!("{x:.2}"),
-    }
 }

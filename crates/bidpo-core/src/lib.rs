@@ -35,6 +35,7 @@
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 //! - [`numbers`]: norms, cosines, medians.
 //! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
+//! - [`text`]: numbers, tables and templates for people.
 //!
 //! The engine underneath is the crate `ggml_grad`.
 
@@ -50,4 +51,5 @@ pub mod layers;
 pub mod numbers;
 pub mod stats;
 pub mod steer;
+pub mod text;
 pub mod train;

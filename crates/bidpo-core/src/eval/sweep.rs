@@ -1,6 +1,6 @@
 //! Many settings of layer and scale: the points of a sweep, and the choice among them.
 
-use super::analysis::Table;
+use super::analysis::MeasureTable;
 use super::condition::Condition;
 use super::results::{ConditionKind, Manifest};
 use crate::layers::Layers;
@@ -208,7 +208,7 @@ pub fn points(
 }
 
 /// The best of some points on a table's measure; of equals the one with the smallest scale, then the lowest layer.
-pub fn best<'a>(points: &'a [SweepPoint], table: &Table) -> Option<&'a SweepPoint> {
+pub fn best<'a>(points: &'a [SweepPoint], table: &MeasureTable) -> Option<&'a SweepPoint> {
     let sign = table.measure.direction();
     let value = |p: &SweepPoint| table.row(&p.name()).map(|r| sign * r.estimate.value);
     points.iter().filter(|p| value(p).is_some()).max_by(|a, b| {

@@ -50,14 +50,14 @@ pub struct Row {
 
 /// All conditions under one measure.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Table {
+pub struct MeasureTable {
     /// The measure.
     pub measure: Measure,
     /// The conditions, in the manifest's order.
     pub rows: Vec<Row>,
 }
 
-impl Table {
+impl MeasureTable {
     /// A condition's row.
     pub fn row(&self, condition: &str) -> Option<&Row> {
         self.rows.iter().find(|r| r.condition == condition)
@@ -88,7 +88,7 @@ pub struct Analysis {
     /// The protocol.
     pub protocol: Protocol,
     /// The tables; the first is the one that conclusions are drawn from.
-    pub tables: Vec<Table>,
+    pub tables: Vec<MeasureTable>,
     /// What the data alone gives away.
     pub surface: Vec<Surface>,
     /// Items whose preferred answer changed.
@@ -134,7 +134,7 @@ fn parts(measure: Measure, records: &[Record]) -> Result<Vec<(f64, f64)>, String
     records.iter().map(|r| measure.parts(r)).collect()
 }
 
-fn table(run: &Run, measure: Measure) -> Result<Table, String> {
+fn table(run: &Run, measure: Measure) -> Result<MeasureTable, String> {
     let all: Vec<Vec<(f64, f64)>> = run.records.iter().map(|r| parts(measure, r)).collect::<Result<_, _>>()?;
     let place = |name: &str| run.manifest.conditions.iter().position(|c| c.name == name);
     let (unsteered, steered) = (place(UNSTEERED), place(STEERED));
@@ -165,7 +165,7 @@ fn table(run: &Run, measure: Measure) -> Result<Table, String> {
             c.p_holm = Some(adjusted);
         }
     }
-    Ok(Table { measure, rows })
+    Ok(MeasureTable { measure, rows })
 }
 
 fn verdicts(run: &Run) -> Result<Vec<Verdict>, String> {

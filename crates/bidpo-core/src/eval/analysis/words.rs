@@ -7,6 +7,7 @@ use crate::eval::judge::Verdict;
 use crate::eval::measure::{Kind, Measure};
 use crate::eval::protocol::Protocol;
 use crate::eval::results::ConditionKind;
+use crate::text::numbers::p_equals;
 
 /// A difference with its interval: `+2.0 points [-1.9, +5.8]`.
 pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
@@ -212,13 +213,12 @@ impl Analysis {
 /// A match in words.
 fn verdict(v: &Verdict, judge: &str, n: usize) -> String {
     let against = named(&v.against);
-    let p = |p: f64| if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") };
-    let counts = format!("{} wins, {} losses, {} ties of {n}, sign test {}", v.wins, v.losses, v.ties, p(v.p));
+    let counts = format!("{} wins, {} losses, {} ties of {n}, sign test {}", v.wins, v.losses, v.ties, p_equals(v.p));
     let lean = format!(
         " With both orders averaged it leans to the steered answer {} times and to the other {} times, {}.",
         v.leans_to,
         v.leans_from,
-        p(v.lean_p)
+        p_equals(v.lean_p)
     );
     let said = if v.p >= 0.05 {
         format!(

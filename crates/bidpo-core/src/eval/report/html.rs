@@ -1,17 +1,15 @@
 //! One self-contained page: works offline, on a phone, and on paper. Words first, then figures, then what they came from.
 
-use super::escape;
 use super::svg::{self, Point, Series};
-use super::text::{
-    Cells, SIDE_BY_SIDE, main_cells, method, side_cells, steered_cells, surface_cells, title, verdict_cells,
-};
-use crate::eval::analysis::{Analysis, Row, Table};
+use super::text::{SIDE_BY_SIDE, main_cells, method, side_cells, steered_cells, surface_cells, title, verdict_cells};
+use crate::eval::analysis::{Analysis, MeasureTable, Row};
 use crate::eval::condition::{STEERED, UNSTEERED};
 use crate::eval::measure::Measure;
 use crate::eval::protocol::Protocol;
 use crate::eval::results::ConditionKind;
 use crate::layers::Layers;
 use crate::stats::posterior_density;
+use crate::text::{Table, escape};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -36,7 +34,7 @@ td{overflow-wrap:anywhere}
 figure,tr{break-inside:avoid}h2{break-after:avoid}}
 ";
 
-fn table(cells: &Cells) -> String {
+fn table(cells: &Table) -> String {
     let row = |cells: &[String], tag: &str| -> String {
         let inside: String = cells.iter().map(|c| format!("<{tag}>{}</{tag}>", escape(c))).collect();
         format!("<tr>{inside}</tr>\n")
@@ -65,7 +63,7 @@ fn unit(measure: Measure) -> String {
 }
 
 /// Curves over the scale, one for each layer.
-fn scale_curves(t: &Table) -> Option<String> {
+fn scale_curves(t: &MeasureTable) -> Option<String> {
     let mut by_layers: BTreeMap<&[usize], (&Layers, Vec<Point>)> = BTreeMap::new();
     for row in &t.rows {
         if let ConditionKind::Point { layers, percent, .. } = &row.kind {
@@ -98,7 +96,7 @@ fn is_point(row: &Row) -> bool {
     matches!(row.kind, ConditionKind::Point { .. })
 }
 
-fn conditions_plot(t: &Table) -> String {
+fn conditions_plot(t: &MeasureTable) -> String {
     let rows: Vec<(String, Point)> =
         t.rows.iter().filter(|r| !is_point(r)).map(|r| (r.condition.clone(), point(t.measure, r, 0.0))).collect();
     if rows.len() < 2 {
@@ -127,7 +125,7 @@ fn verdict_plot(a: &Analysis) -> String {
     figure(&picture, "95 % intervals; dashed: as many wins as losses.")
 }
 
-fn posterior(t: &Table) -> Option<String> {
+fn posterior(t: &MeasureTable) -> Option<String> {
     let c = t.row(STEERED)?.against_unsteered.filter(|_| t.measure.is_binary())?;
     let picture =
         svg::density("Posterior of the advantage", "share of the changed items that the vector turned right", &|x| {
@@ -196,7 +194,7 @@ fn changed(a: &Analysis) -> String {
             };
             vec![(c.index + 1).to_string(), c.question.clone(), c.before.clone(), c.after.clone(), value]
         })
-        .collect();
+        .collect::<Vec<_>>();
     let against = a.verdicts.first().map_or("unsteered", |v| v.against.as_str());
     let (before, after, heading) = if a.protocol == Protocol::Judge {
         (against, "steered", "Pairs that the judge decided")
@@ -206,7 +204,7 @@ fn changed(a: &Analysis) -> String {
         ("unsteered prefers", "steered prefers", "Items that changed")
     };
     let header = ["no.", "question", before, after, a.tables[0].measure.name()];
-    let cells = Cells { header: header.map(str::to_owned).to_vec(), rows };
+    let cells = Table::new(header).with(rows);
     let more = a.changed.len().saturating_sub(CHANGED_MAX);
     let note = if more > 0 { format!("<p class=\"note\">and {more} more.</p>\n") } else { String::new() };
     format!("<h3>{heading} ({})</h3>\n{}{note}", a.changed.len(), table(&cells))

@@ -1,6 +1,6 @@
 //! Plots as inline SVG: no script, nothing loaded from elsewhere. Widths are in user units and scale with the page.
 
-use super::escape;
+use crate::text::escape;
 use std::fmt::Write;
 
 /// Size of a plot.

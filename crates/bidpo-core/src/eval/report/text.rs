@@ -1,64 +1,33 @@
 //! A run's figures as Markdown, which is also readable in a terminal.
 
-use crate::eval::analysis::{Analysis, Comparison, Estimate, Table, difference_words};
+use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_words};
 use crate::eval::condition::STEERED;
 use crate::eval::measure::{Kind, Measure};
 use crate::eval::protocol::Protocol;
 use crate::stats::Interval;
+use crate::text::Table;
+use crate::text::numbers::{interval, p_value, percent};
 
 /// A figure: `28.7 %`, or a plain number.
 pub(crate) fn figure(measure: Measure, x: f64) -> String {
     match measure.kind {
         Kind::Words => format!("{x:.1}"),
-        _ if measure.is_share() => format!("{:.1} %", 100.0 * x),
+        _ if measure.is_share() => percent(x),
         _ => format!("{x:.4}"),
     }
+}
+
+/// An interval of fractions, in percent.
+fn percent_interval(i: Interval) -> String {
+    interval(100.0 * i.lo, 100.0 * i.hi, 1)
 }
 
 /// An interval of a figure.
 pub(crate) fn range(measure: Measure, i: Interval) -> String {
     match measure.kind {
-        Kind::Words => format!("[{:.1}, {:.1}]", i.lo, i.hi),
-        _ if measure.is_share() => format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi),
-        _ => format!("[{:.4}, {:.4}]", i.lo, i.hi),
-    }
-}
-
-/// A p value: three digits, or `< 0.001`.
-pub(crate) fn p_value(p: f64) -> String {
-    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
-}
-
-/// A table's texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cells {
-    /// Names of the columns.
-    pub header: Vec<String>,
-    /// The rows, a text for each column.
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Cells {
-    fn new(header: &[&str], rows: Vec<Vec<String>>) -> Self {
-        Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows }
-    }
-
-    /// Columns of equal width: a Markdown table.
-    fn markdown(&self) -> String {
-        let plain = |c: &String| c.replace('|', "\\|");
-        let lines: Vec<Vec<String>> =
-            [&self.header].into_iter().chain(&self.rows).map(|r| r.iter().map(plain).collect()).collect();
-        let width = |c: usize| lines.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
-        let line = |cells: &[String]| {
-            let cells: Vec<String> =
-                cells.iter().zip(&widths).map(|(c, w)| format!("{c}{}", " ".repeat(w - c.chars().count()))).collect();
-            format!("| {} |\n", cells.join(" | "))
-        };
-        let mut out = line(&lines[0]);
-        out += &line(&widths.iter().map(|w| "-".repeat(*w)).collect::<Vec<_>>());
-        lines[1..].iter().for_each(|r| out += &line(r));
-        out
+        Kind::Words => interval(i.lo, i.hi, 1),
+        _ if measure.is_share() => percent_interval(i),
+        _ => interval(i.lo, i.hi, 4),
     }
 }
 
@@ -75,12 +44,12 @@ fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 4] {
         difference_words(measure, c),
         format!("+{} -{}", c.gained, c.lost),
         c.p_holm.map_or_else(|| p_value(c.p), |h| format!("{} ({})", p_value(c.p), p_value(h))),
-        format!("{:.1} %", 100.0 * c.higher),
+        percent(c.higher),
     ]
 }
 
 /// The conditions under the headline measure.
-pub(crate) fn main_cells(t: &Table) -> Cells {
+pub(crate) fn main_cells(t: &MeasureTable) -> Table {
     let header = ["condition", "value", "95 % interval", "against unsteered", "items", "p (Holm)", "P(higher)"];
     let rows: Vec<Vec<String>> = t
         .rows
@@ -92,11 +61,11 @@ pub(crate) fn main_cells(t: &Table) -> Cells {
             cells
         })
         .collect();
-    Cells::new(&header, rows)
+    Table::new(header).with(rows)
 }
 
 /// The other measures side by side, a column each.
-pub(crate) fn side_cells(tables: &[Table]) -> Cells {
+pub(crate) fn side_cells(tables: &[MeasureTable]) -> Table {
     let mut header = vec!["condition"];
     header.extend(tables.iter().map(|t| t.measure.name()));
     let rows: Vec<Vec<String>> = (0..tables[0].rows.len())
@@ -109,11 +78,11 @@ pub(crate) fn side_cells(tables: &[Table]) -> Cells {
             cells
         })
         .collect();
-    Cells::new(&header, rows)
+    Table::new(header).with(rows)
 }
 
 /// The steered model against each of the other conditions.
-pub(crate) fn steered_cells(t: &Table) -> Option<Cells> {
+pub(crate) fn steered_cells(t: &MeasureTable) -> Option<Table> {
     let rows: Vec<Vec<String>> = t
         .rows
         .iter()
@@ -123,11 +92,11 @@ pub(crate) fn steered_cells(t: &Table) -> Option<Cells> {
             Some(cells)
         })
         .collect();
-    (!rows.is_empty()).then(|| Cells::new(&["steered minus", "difference", "items", "p", "P(higher)"], rows))
+    (!rows.is_empty()).then(|| Table::new(["steered minus", "difference", "items", "p", "P(higher)"]).with(rows))
 }
 
 /// How matches ended; nothing for other runs.
-pub(crate) fn verdict_cells(a: &Analysis) -> Option<Cells> {
+pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
     let header = [
         "steered against",
         "wins",
@@ -142,16 +111,15 @@ pub(crate) fn verdict_cells(a: &Analysis) -> Option<Cells> {
         .verdicts
         .iter()
         .map(|v| {
-            let share = v.share().map_or_else(String::new, |s| {
-                format!("{:.1} % [{:.1}, {:.1}]", 100.0 * s, 100.0 * v.interval.lo, 100.0 * v.interval.hi)
-            });
+            let share =
+                v.share().map_or_else(String::new, |s| format!("{} {}", percent(s), percent_interval(v.interval)));
             let [wins, ties, losses] = [v.wins, v.ties, v.losses].map(|n| n.to_string());
             let lean = format!("{} to, {} from; p {}", v.leans_to, v.leans_from, p_value(v.lean_p));
-            let first = format!("{:.1} %", 100.0 * v.first);
+            let first = percent(v.first);
             vec![v.against.clone(), wins, ties, losses, p_value(v.p), share, lean, first]
         })
         .collect();
-    (!rows.is_empty()).then(|| Cells::new(&header, rows))
+    (!rows.is_empty()).then(|| Table::new(header).with(rows))
 }
 
 /// Measures that stand side by side in one table; more make it too wide.
@@ -200,16 +168,13 @@ pub(crate) fn method(a: &Analysis) -> String {
 }
 
 /// What rules without a model reach.
-pub(crate) fn surface_cells(a: &Analysis) -> Cells {
+pub(crate) fn surface_cells(a: &Analysis) -> Table {
     let rows = a
         .surface
         .iter()
-        .map(|s| {
-            let (v, i) = (100.0 * s.value, s.interval);
-            vec![s.name.into(), format!("{v:.1} %"), format!("[{:.1}, {:.1}]", 100.0 * i.lo, 100.0 * i.hi)]
-        })
-        .collect();
-    Cells::new(&["without any model", "right", "95 % interval"], rows)
+        .map(|s| vec![s.name.into(), percent(s.value), percent_interval(s.interval)])
+        .collect::<Vec<_>>();
+    Table::new(["without any model", "right", "95 % interval"]).with(rows)
 }
 
 /// The whole of a run's figures.
