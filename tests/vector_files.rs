@@ -366,3 +366,29 @@ fn dials_steer_as_stated() {
         combine(&[ScaledVector { name: "narrow".into(), vector: narrow, scale: 1.0 }], None, &model).unwrap_err();
     assert!(error.to_string().contains("narrow has 64 dimensions, the model's residual stream has 576"), "{error}");
 }
+
+#[test]
+fn a_provenance_key_that_gguf_cannot_hold_is_one_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (directory.path().join("nul.safetensors"), directory.path().join("x.gguf"));
+    // The safetensors layout: length of the JSON header, header, data.
+    let metadata = serde_json::json!({ "provenance": { "a\0b": "x" } }).to_string();
+    let header = serde_json::json!({
+        "__metadata__": { "control_vector": metadata },
+        "direction.1": { "dtype": "F32", "shape": [4], "data_offsets": [0, 16] },
+    })
+    .to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(floats(&[1.0, 2.0, 3.0, 4.0]));
+    std::fs::write(&from, bytes).unwrap();
+    bidpo()
+        .args(["vector", "convert", "-o"])
+        .args([&to, &from])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("x.gguf").and(predicate::str::contains(r#""bidpo.a\0b""#)))
+        .stderr(predicate::str::contains("NUL byte").and(predicate::str::contains("panicked").not()))
+        .stderr(predicate::function(|text: &str| text.trim().lines().count() == 1));
+    assert!(!to.exists(), "nothing is written");
+}

@@ -83,20 +83,21 @@ impl SteeringVector {
     /// Writes the file (all of it or nothing), so that llama.cpp loads it unchanged.
     ///
     /// # Errors
-    /// [`SteerError::Invalid`] for values that no reader would take, [`SteerError::Llama`] when the file cannot be
-    /// written.
+    /// [`SteerError::Invalid`] for values that no reader would take, [`SteerError::Key`] for a provenance key that GGUF
+    /// cannot hold, [`SteerError::Llama`] when the file cannot be written.
     pub fn save_gguf(&self, path: &Path) -> Result<(), SteerError> {
         self.check()?;
         let mut writer = GgufWriter::new();
-        writer.set("general.architecture", &GgufValue::Str(ARCHITECTURE.into()));
-        writer.set("controlvector.model_hint", &GgufValue::Str(self.model_hint.clone()));
+        let refused = |source| SteerError::Key { path: path.to_owned(), source };
+        writer.set("general.architecture", &GgufValue::Str(ARCHITECTURE.into()))?;
+        writer.set("controlvector.model_hint", &GgufValue::Str(self.model_hint.clone()))?;
         // The number of directions, as i32: what llama.cpp's own generator writes.
-        writer.set_i32("controlvector.layer_count", self.directions.len() as i32);
+        writer.set_i32("controlvector.layer_count", self.directions.len() as i32)?;
         for (key, value) in &self.provenance.entries {
-            writer.set(&format!("{PREFIX}{key}"), value);
+            writer.set(&format!("{PREFIX}{key}"), value).map_err(refused)?;
         }
         for (layer, direction) in &self.directions {
-            writer.add_f32(&format!("direction.{layer}"), direction.clone());
+            writer.add_f32(&format!("direction.{layer}"), direction.clone())?;
         }
         Ok(writer.write(path)?)
     }

@@ -28,6 +28,14 @@ pub enum SteerError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A provenance key, read from a file of another format, that GGUF cannot hold: nothing was written.
+    #[error("cannot write {path}: {source}")]
+    Key {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// The key and the reason.
+        source: ggml_grad::llama::LlamaError,
+    },
     /// The file is readable but not a usable control vector.
     #[error("{path}: {reason}")]
     NotAVector {

@@ -334,24 +334,39 @@ impl GgufWriter {
         Ok(writer)
     }
 
-    /// Takes a key out again, if it is there.
+    /// Removes a key; without effect where there is none.
     pub fn remove(&mut self, key: &str) {
-        // SAFETY: raw is alive.
-        unsafe { sys::gguf_remove_key(self.raw, Self::key(key).as_ptr()) };
+        if let Ok(key) = CString::new(key) {
+            // SAFETY: raw is alive; the key is NUL-terminated.
+            unsafe { sys::gguf_remove_key(self.raw, key.as_ptr()) };
+        }
     }
 
-    fn key(key: &str) -> CString {
-        CString::new(key).expect("metadata keys are constants of this program without NUL bytes")
+    /// A key that ggml takes.
+    ///
+    /// # Errors
+    /// [`LlamaError::GgufKey`] for a NUL byte, and for keys on which ggml aborts.
+    fn key(key: &str) -> Result<CString, LlamaError> {
+        let refuse = |reason| LlamaError::GgufKey { key: key.to_owned(), reason };
+        match key {
+            "" => Err(refuse("it is empty")),
+            "general.alignment" => Err(refuse("ggml sets it itself")),
+            _ => CString::new(key).map_err(|_| refuse("it holds a NUL byte")),
+        }
     }
 
     fn text(text: &str) -> CString {
         CString::new(text.replace('\0', " ")).unwrap_or_default()
     }
 
-    /// Sets a metadata value. Integers are written as `i64`, floats as `f64`; [`GgufValue::Other`] is skipped.
-    pub fn set(&mut self, key: &str, value: &GgufValue) {
-        let key = Self::key(key);
-        // SAFETY: raw is alive; ggml copies keys and values.
+    /// Sets a metadata value. Integers are written as `i64`, floats as `f64`; [`GgufValue::Other`] is skipped. A NUL byte
+    /// in a text becomes a space: C readers would end the text there.
+    ///
+    /// # Errors
+    /// [`LlamaError::GgufKey`] for a key that GGUF cannot hold; the same holds for all setters.
+    pub fn set(&mut self, key: &str, value: &GgufValue) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; key and text are NUL-terminated; ggml copies keys and values.
         unsafe {
             match value {
                 GgufValue::Str(s) => sys::gguf_set_val_str(self.raw, key.as_ptr(), Self::text(s).as_ptr()),
@@ -361,78 +376,134 @@ impl GgufWriter {
                 GgufValue::Other(_) => {}
             }
         }
+        Ok(())
     }
 
     /// Sets a 32-bit integer, for keys whose readers insist on that type.
-    pub fn set_i32(&mut self, key: &str, value: i32) {
-        // SAFETY: raw is alive; ggml copies the key.
-        unsafe { sys::gguf_set_val_i32(self.raw, Self::key(key).as_ptr(), value) };
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_i32(&mut self, key: &str, value: i32) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; the key is NUL-terminated; ggml copies key and value.
+        unsafe { sys::gguf_set_val_i32(self.raw, key.as_ptr(), value) };
+        Ok(())
     }
 
     /// Sets an unsigned 32-bit integer: the type of a model's sizes.
-    pub fn set_u32(&mut self, key: &str, value: u32) {
-        // SAFETY: raw is alive; ggml copies the key.
-        unsafe { sys::gguf_set_val_u32(self.raw, Self::key(key).as_ptr(), value) };
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_u32(&mut self, key: &str, value: u32) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; the key is NUL-terminated; ggml copies key and value.
+        unsafe { sys::gguf_set_val_u32(self.raw, key.as_ptr(), value) };
+        Ok(())
     }
 
     /// Sets a 32-bit float: the type of a model's constants.
-    pub fn set_f32(&mut self, key: &str, value: f32) {
-        // SAFETY: raw is alive; ggml copies the key.
-        unsafe { sys::gguf_set_val_f32(self.raw, Self::key(key).as_ptr(), value) };
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_f32(&mut self, key: &str, value: f32) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; the key is NUL-terminated; ggml copies key and value.
+        unsafe { sys::gguf_set_val_f32(self.raw, key.as_ptr(), value) };
+        Ok(())
     }
 
-    /// Sets a truth value.
-    pub fn set_bool(&mut self, key: &str, value: bool) {
-        // SAFETY: raw is alive; ggml copies the key.
-        unsafe { sys::gguf_set_val_bool(self.raw, Self::key(key).as_ptr(), value) };
+    /// Sets a boolean.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_bool(&mut self, key: &str, value: bool) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; the key is NUL-terminated; ggml copies key and value.
+        unsafe { sys::gguf_set_val_bool(self.raw, key.as_ptr(), value) };
+        Ok(())
     }
 
-    /// Sets a text.
-    pub fn set_text(&mut self, key: &str, value: &str) {
-        // SAFETY: raw is alive; ggml copies key and text.
-        unsafe { sys::gguf_set_val_str(self.raw, Self::key(key).as_ptr(), Self::text(value).as_ptr()) };
+    /// Sets a text. A NUL byte becomes a space.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_text(&mut self, key: &str, value: &str) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
+        // SAFETY: raw is alive; the key is NUL-terminated; ggml copies key and value.
+        unsafe { sys::gguf_set_val_str(self.raw, key.as_ptr(), Self::text(value).as_ptr()) };
+        Ok(())
     }
 
-    /// Sets a list of texts.
-    pub fn set_texts<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+    /// Sets a list of texts. A NUL byte becomes a space.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_texts<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
         let texts: Vec<CString> = values.iter().map(|s| Self::text(s.as_ref())).collect();
         let mut pointers: Vec<*const std::ffi::c_char> = texts.iter().map(|s| s.as_ptr()).collect();
         // SAFETY: as in set(); the pointers are valid for the call, which copies the texts.
-        unsafe { sys::gguf_set_arr_str(self.raw, Self::key(key).as_ptr(), pointers.as_mut_ptr(), pointers.len()) };
+        unsafe { sys::gguf_set_arr_str(self.raw, key.as_ptr(), pointers.as_mut_ptr(), pointers.len()) };
+        Ok(())
     }
 
     /// Sets a list of 32-bit floats.
-    pub fn set_f32s(&mut self, key: &str, values: &[f32]) {
-        self.set_list(key, sys::GGUF_TYPE_FLOAT32, values);
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_f32s(&mut self, key: &str, values: &[f32]) -> Result<(), LlamaError> {
+        self.set_list(key, sys::GGUF_TYPE_FLOAT32, values)
     }
 
     /// Sets a list of 32-bit integers.
-    pub fn set_i32s(&mut self, key: &str, values: &[i32]) {
-        self.set_list(key, sys::GGUF_TYPE_INT32, values);
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_i32s(&mut self, key: &str, values: &[i32]) -> Result<(), LlamaError> {
+        self.set_list(key, sys::GGUF_TYPE_INT32, values)
     }
 
-    /// Sets a list of truth values.
-    pub fn set_bools(&mut self, key: &str, values: &[bool]) {
-        self.set_list(key, sys::GGUF_TYPE_BOOL, values);
+    /// Sets a list of booleans.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_bools(&mut self, key: &str, values: &[bool]) -> Result<(), LlamaError> {
+        self.set_list(key, sys::GGUF_TYPE_BOOL, values)
     }
 
-    fn set_list<T>(&mut self, key: &str, kind: sys::gguf_type, values: &[T]) {
+    fn set_list<T>(&mut self, key: &str, kind: sys::gguf_type, values: &[T]) -> Result<(), LlamaError> {
+        let key = Self::key(key)?;
         // SAFETY: T has the size that kind says (f32, i32, and bool, which GGUF keeps as one byte); ggml copies.
-        unsafe {
-            sys::gguf_set_arr_data(self.raw, Self::key(key).as_ptr(), kind, values.as_ptr().cast(), values.len());
-        }
+        unsafe { sys::gguf_set_arr_data(self.raw, key.as_ptr(), kind, values.as_ptr().cast(), values.len()) };
+        Ok(())
+    }
+
+    /// A tensor's name as a C string.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] for a NUL byte. Empty, long and repeated names are found by [`GgufWriter::write_with`].
+    fn name(name: &str) -> Result<CString, LlamaError> {
+        CString::new(name).map_err(|_| LlamaError::Gguf(format!("the tensor name {name:?} holds a NUL byte")))
     }
 
     /// Adds a one-dimensional F32 tensor.
-    pub fn add_f32(&mut self, name: &str, data: Vec<f32>) {
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] for a name that holds a NUL byte.
+    pub fn add_f32(&mut self, name: &str, data: Vec<f32>) -> Result<(), LlamaError> {
         let ne = [data.len(), 1, 1, 1];
-        self.tensors.push(NewTensor { name: Self::key(name), dtype: DType::F32, ne, data: Some(data) });
+        self.tensors.push(NewTensor { name: Self::name(name)?, dtype: DType::F32, ne, data: Some(data) });
+        Ok(())
     }
 
     /// Adds a tensor of `ne[0] x ne[1] x ne[2] x ne[3]` elements (`ne[0]` fastest, unused dimensions 1) whose bytes
     /// [`GgufWriter::write_with`] will ask for.
-    pub fn declare(&mut self, name: &str, dtype: DType, ne: [usize; 4]) {
-        self.tensors.push(NewTensor { name: Self::key(name), dtype, ne, data: None });
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] for a name that holds a NUL byte.
+    pub fn declare(&mut self, name: &str, dtype: DType, ne: [usize; 4]) -> Result<(), LlamaError> {
+        self.tensors.push(NewTensor { name: Self::name(name)?, dtype, ne, data: None });
+        Ok(())
     }
 
     /// Writes the file: to a temporary name beside `path`, then renamed, so that a reader never sees half of it.
@@ -544,5 +615,34 @@ impl Drop for GgufWriter {
     fn drop(&mut self) {
         // SAFETY: freed once.
         unsafe { sys::gguf_free(self.raw) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_ggml_aborts_on_are_errors() {
+        let mut writer = GgufWriter::new();
+        for (bad, reason) in [("a\0b", "NUL"), ("", "empty"), ("general.alignment", "ggml")] {
+            let error = writer.set(bad, &GgufValue::Int(1)).unwrap_err();
+            assert!(matches!(&error, LlamaError::GgufKey { key, .. } if key == bad), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
+            assert!(writer.set_texts(bad, &["x"]).is_err() && writer.set_bools(bad, &[true]).is_err());
+        }
+        writer.remove("a\0b");
+        assert!(writer.add_f32("t\0", vec![1.0]).unwrap_err().to_string().contains("NUL"));
+        assert!(writer.declare("t\0", DType::F32, [1; 4]).is_err());
+    }
+
+    #[test]
+    fn a_nul_byte_in_a_text_becomes_a_space() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.gguf");
+        let mut writer = GgufWriter::new();
+        writer.set("key", &GgufValue::Str("a\0b".into())).unwrap();
+        writer.write(&path).unwrap();
+        assert_eq!(GgufFile::open(&path).unwrap().get("key"), Some(&GgufValue::Str("a b".into())));
     }
 }

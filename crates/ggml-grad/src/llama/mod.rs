@@ -110,6 +110,14 @@ pub enum LlamaError {
     /// Reading or writing a GGUF file's metadata failed.
     #[error("{0}")]
     Gguf(String),
+    /// A metadata key that a GGUF file cannot hold.
+    #[error("the metadata key {key:?} cannot be written to a GGUF file: {reason}")]
+    GgufKey {
+        /// The key.
+        key: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The model cannot be used with this tool.
     #[error("{0}")]
     Unsupported(String),

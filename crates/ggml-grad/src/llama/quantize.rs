@@ -17,11 +17,11 @@ pub fn to_f32(from: &Path, to: &Path) -> Result<(), LlamaError> {
     for key in ["split.no", "split.count", "split.tensors.count"] {
         writer.remove(key);
     }
-    writer.set_u32("general.file_type", 0);
+    writer.set_u32("general.file_type", 0)?;
     let mut sources = Vec::new();
     for file in &files {
         for (name, dtype, ne) in file.tensors() {
-            writer.declare(name, if dtype.is_float() { DType::F32 } else { dtype }, ne);
+            writer.declare(name, if dtype.is_float() { DType::F32 } else { dtype }, ne)?;
             sources.push((file, name, dtype, ne));
         }
     }

@@ -1,8 +1,8 @@
 //! Random models: small GGUF files of every kind of architecture that llama.cpp runs, in any type of weight, for tests and
-//! benchmarks. They write nonsense, but through the same graph as the real ones.
+//! benchmarks. Their text is nonsense; their graph is that of the real models.
 //!
 //! ```no_run
-//! use bidpo::{llama::DType, synth};
+//! use ggml_grad::{llama::DType, synth};
 //! use std::path::Path;
 //!
 //! # fn main() -> Result<(), synth::SynthError> {
@@ -13,7 +13,7 @@
 //! # }
 //! ```
 
-mod draft;
+mod builder;
 mod families;
 mod random;
 mod shape;
@@ -22,7 +22,7 @@ mod vocabulary;
 pub use shape::Shape;
 
 use crate::llama::{DType, LlamaError, quantize};
-use draft::Draft;
+use builder::ModelBuilder;
 use std::path::Path;
 
 /// A kind of model: an architecture of llama.cpp, in one of its forms.
@@ -37,7 +37,7 @@ pub struct Family {
     grouped: bool,
     refused: bool,
     shape: Shape,
-    build: fn(&mut Draft<'_>),
+    build: fn(&mut ModelBuilder<'_>),
 }
 
 impl Family {
@@ -134,15 +134,15 @@ pub fn write(path: &Path, family: &Family, shape: &Shape, dtype: DType, seed: u6
     const PIECE: usize = 1 << 18;
     shape.check(family)?;
     quantize(dtype, &[], dtype.block())?; // only for its opinion of the type
-    let mut draft = Draft::new(family.arch, *shape);
-    (family.build)(&mut draft);
-    let Draft { mut meta, tensors, .. } = draft;
+    let mut builder = ModelBuilder::new(family.arch, *shape);
+    (family.build)(&mut builder);
+    let (mut meta, tensors) = builder.finish()?;
     // The family's name stays out of general.name: llama.cpp expects special tokens of a model whose name holds "phi3".
-    meta.set_text("general.name", "random weights");
-    meta.set_text("general.description", &format!("random weights in the form of {}", family.name));
-    vocabulary::write(&mut meta, shape.n_vocab);
+    meta.set_text("general.name", "random weights")?;
+    meta.set_text("general.description", &format!("random weights in the form of {}", family.name))?;
+    vocabulary::write(&mut meta, shape.n_vocab)?;
     for t in &tensors {
-        meta.declare(&t.name, t.dtype(dtype), t.ne);
+        meta.declare(&t.name, t.dtype(dtype), t.ne)?;
     }
     meta.write_with(path, &mut |i, sink| {
         let t = &tensors[i];

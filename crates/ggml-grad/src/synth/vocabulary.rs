@@ -1,7 +1,7 @@
 //! A vocabulary that tokenizes any text, after the model of SentencePiece: three control tokens, the 256 bytes, then
 //! letters and combinations of letters, the shorter ones first.
 
-use crate::llama::GgufWriter;
+use crate::llama::{GgufWriter, LlamaError};
 
 /// Control tokens and bytes.
 pub(super) const SMALLEST: usize = 259;
@@ -21,7 +21,10 @@ mod kind {
 }
 
 /// Adds a tokenizer of `n` tokens (at least [`SMALLEST`]).
-pub(super) fn write(meta: &mut GgufWriter, n: usize) {
+///
+/// # Errors
+/// Those of [`GgufWriter::set`].
+pub(super) fn write(meta: &mut GgufWriter, n: usize) -> Result<(), LlamaError> {
     let control = [("<unk>", kind::UNKNOWN), ("<s>", kind::CONTROL), ("</s>", kind::CONTROL)];
     let mut texts: Vec<String> = control.iter().map(|(text, _)| (*text).to_owned()).collect();
     let mut kinds: Vec<i32> = control.iter().map(|(_, kind)| *kind).collect();
@@ -31,16 +34,16 @@ pub(super) fn write(meta: &mut GgufWriter, n: usize) {
     kinds.resize(n, kind::NORMAL);
     // The tokenizer joins the pair with the highest score first: the piece that comes first in the list.
     let scores: Vec<f32> = (0..n).map(|i| if i < SMALLEST { 0.0 } else { SMALLEST as f32 - i as f32 }).collect();
-    meta.set_text("tokenizer.ggml.model", "llama");
-    meta.set_text("tokenizer.ggml.pre", "default");
-    meta.set_texts("tokenizer.ggml.tokens", &texts);
-    meta.set_f32s("tokenizer.ggml.scores", &scores);
-    meta.set_i32s("tokenizer.ggml.token_type", &kinds);
-    meta.set_u32("tokenizer.ggml.unknown_token_id", 0);
-    meta.set_u32("tokenizer.ggml.bos_token_id", 1);
-    meta.set_u32("tokenizer.ggml.eos_token_id", 2);
-    meta.set_bool("tokenizer.ggml.add_bos_token", true);
-    meta.set_bool("tokenizer.ggml.add_eos_token", false);
+    meta.set_text("tokenizer.ggml.model", "llama")?;
+    meta.set_text("tokenizer.ggml.pre", "default")?;
+    meta.set_texts("tokenizer.ggml.tokens", &texts)?;
+    meta.set_f32s("tokenizer.ggml.scores", &scores)?;
+    meta.set_i32s("tokenizer.ggml.token_type", &kinds)?;
+    meta.set_u32("tokenizer.ggml.unknown_token_id", 0)?;
+    meta.set_u32("tokenizer.ggml.bos_token_id", 1)?;
+    meta.set_u32("tokenizer.ggml.eos_token_id", 2)?;
+    meta.set_bool("tokenizer.ggml.add_bos_token", true)?;
+    meta.set_bool("tokenizer.ggml.add_eos_token", false)
 }
 
 /// Single characters, then all words of two letters, of three, and so on, each also with a space before it.

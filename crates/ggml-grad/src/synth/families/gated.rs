@@ -1,10 +1,10 @@
 //! Dense models with a gated feed-forward network: the llama kind.
 
 use crate::synth::Shape;
-use crate::synth::draft::{Bias, Draft};
+use crate::synth::builder::{Bias, ModelBuilder};
 
 /// Norm, attention, norm, network: the block of most models.
-fn block(d: &mut Draft<'_>, i: usize, bias: Bias) {
+fn block(d: &mut ModelBuilder<'_>, i: usize, bias: Bias) {
     let n = d.shape.n_embd;
     d.norm(&format!("blk.{i}.attn_norm"), n);
     d.attention(i, bias);
@@ -12,20 +12,20 @@ fn block(d: &mut Draft<'_>, i: usize, bias: Bias) {
     d.gated(i, "", d.shape.n_ff);
 }
 
-fn blocks(d: &mut Draft<'_>, bias: Bias) {
+fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
     d.norm("output_norm", d.shape.n_embd);
     for i in 0..d.shape.n_layer {
         block(d, i, bias);
     }
 }
 
-pub(super) fn llama(d: &mut Draft<'_>) {
+pub(super) fn llama(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.embedding();
     blocks(d, Bias::None);
 }
 
-pub(super) fn llama3_rope(d: &mut Draft<'_>) {
+pub(super) fn llama3_rope(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.constant("rope.freq_base", 500_000.0);
     d.rope_factors("rope_freqs", d.shape.head_dim / 2, 8.0);
@@ -33,14 +33,14 @@ pub(super) fn llama3_rope(d: &mut Draft<'_>) {
     blocks(d, Bias::None);
 }
 
-pub(super) fn qwen2(d: &mut Draft<'_>) {
+pub(super) fn qwen2(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.constant("rope.freq_base", 1e6);
     d.embedding();
     blocks(d, Bias::Qkv);
 }
 
-pub(super) fn qwen3(d: &mut Draft<'_>) {
+pub(super) fn qwen3(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.constant("rope.freq_base", 1e6);
     d.tied_embedding();
@@ -51,7 +51,7 @@ pub(super) fn qwen3(d: &mut Draft<'_>) {
     }
 }
 
-fn granite_scales(d: &mut Draft<'_>) {
+fn granite_scales(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.constant("embedding_scale", 12.0);
     d.constant("residual_scale", 0.22);
@@ -59,13 +59,13 @@ fn granite_scales(d: &mut Draft<'_>) {
     d.constant("logit_scale", 4.0);
 }
 
-pub(super) fn granite(d: &mut Draft<'_>) {
+pub(super) fn granite(d: &mut ModelBuilder<'_>) {
     granite_scales(d);
     d.tied_embedding();
     blocks(d, Bias::None);
 }
 
-pub(super) fn granite_swa(d: &mut Draft<'_>) {
+pub(super) fn granite_swa(d: &mut ModelBuilder<'_>) {
     granite_scales(d);
     d.window();
     // One block sees everything: the one before the last, so that blocks of both kinds lie above layer 1.
@@ -78,7 +78,7 @@ pub(super) fn granite_swa(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn phi3(d: &mut Draft<'_>) {
+pub(super) fn phi3(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.size("rope.scaling.original_context_length", 2048);
     d.constant("rope.scaling.attn_factor", 1.19);
@@ -96,7 +96,7 @@ pub(super) fn phi3(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn olmo2(d: &mut Draft<'_>) {
+pub(super) fn olmo2(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.embedding();
     let n = d.shape.n_embd;
@@ -110,12 +110,12 @@ pub(super) fn olmo2(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn olmo3(d: &mut Draft<'_>) {
+pub(super) fn olmo3(d: &mut ModelBuilder<'_>) {
     d.window();
     olmo2(d);
 }
 
-fn stablelm_blocks(d: &mut Draft<'_>, parallel: bool) {
+fn stablelm_blocks(d: &mut ModelBuilder<'_>, parallel: bool) {
     d.layer_norm();
     d.size("rope.dimension_count", d.shape.head_dim / 4);
     d.switch("use_parallel_residual", parallel);
@@ -136,15 +136,15 @@ fn stablelm_blocks(d: &mut Draft<'_>, parallel: bool) {
     }
 }
 
-pub(super) fn stablelm(d: &mut Draft<'_>) {
+pub(super) fn stablelm(d: &mut ModelBuilder<'_>) {
     stablelm_blocks(d, false);
 }
 
-pub(super) fn stablelm_parallel(d: &mut Draft<'_>) {
+pub(super) fn stablelm_parallel(d: &mut ModelBuilder<'_>) {
     stablelm_blocks(d, true);
 }
 
-pub(super) fn command_r(d: &mut Draft<'_>) {
+pub(super) fn command_r(d: &mut ModelBuilder<'_>) {
     d.layer_norm();
     d.constant("logit_scale", 0.25);
     d.tied_embedding();
@@ -163,12 +163,12 @@ pub(super) fn command_r(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn cohere2(d: &mut Draft<'_>) {
+pub(super) fn cohere2(d: &mut ModelBuilder<'_>) {
     d.window();
     command_r(d);
 }
 
-pub(super) fn orion(d: &mut Draft<'_>) {
+pub(super) fn orion(d: &mut ModelBuilder<'_>) {
     d.layer_norm();
     d.embedding();
     let n = d.shape.n_embd;
@@ -181,21 +181,21 @@ pub(super) fn orion(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn baichuan(d: &mut Draft<'_>) {
+pub(super) fn baichuan(d: &mut ModelBuilder<'_>) {
     llama(d);
 }
 
-pub(super) fn refact(d: &mut Draft<'_>) {
+pub(super) fn refact(d: &mut ModelBuilder<'_>) {
     llama(d);
 }
 
-pub(super) fn smollm3(d: &mut Draft<'_>) {
+pub(super) fn smollm3(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.tied_embedding();
     blocks(d, Bias::None);
 }
 
-pub(super) fn glm4(d: &mut Draft<'_>) {
+pub(super) fn glm4(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.size("rope.dimension_count", d.shape.head_dim / 2);
     d.embedding();
@@ -212,7 +212,7 @@ pub(super) fn glm4(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn olmo(d: &mut Draft<'_>) {
+pub(super) fn olmo(d: &mut ModelBuilder<'_>) {
     d.layer_norm();
     d.constant("attention.clamp_kqv", 6.0);
     d.embedding();
@@ -222,7 +222,7 @@ pub(super) fn olmo(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn openelm(d: &mut Draft<'_>) {
+pub(super) fn openelm(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.tied_embedding();
     let Shape { n_layer, n_embd: n, n_head, n_head_kv, head_dim, n_ff, .. } = d.shape;
@@ -245,7 +245,7 @@ pub(super) fn openelm(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn bitnet(d: &mut Draft<'_>) {
+pub(super) fn bitnet(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.tied_embedding();
     blocks(d, Bias::None);

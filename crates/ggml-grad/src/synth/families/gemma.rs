@@ -1,8 +1,8 @@
 //! Google's gemma family.
 
-use crate::synth::draft::{Bias, Draft};
+use crate::synth::builder::{Bias, ModelBuilder};
 
-fn block(d: &mut Draft<'_>, i: usize, post_norms: bool) {
+fn block(d: &mut ModelBuilder<'_>, i: usize, post_norms: bool) {
     let n = d.shape.n_embd;
     d.norm(&format!("blk.{i}.attn_norm"), n);
     d.attention(i, Bias::None);
@@ -14,20 +14,20 @@ fn block(d: &mut Draft<'_>, i: usize, post_norms: bool) {
     }
 }
 
-fn head(d: &mut Draft<'_>) {
+fn head(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.tied_embedding();
     d.norm("output_norm", d.shape.n_embd);
 }
 
-pub(super) fn gemma(d: &mut Draft<'_>) {
+pub(super) fn gemma(d: &mut ModelBuilder<'_>) {
     head(d);
     for i in 0..d.shape.n_layer {
         block(d, i, false);
     }
 }
 
-pub(super) fn gemma2(d: &mut Draft<'_>) {
+pub(super) fn gemma2(d: &mut ModelBuilder<'_>) {
     head(d);
     d.window();
     // Published models cap at 50 and 30; random logits are smaller, and a cap that bends nothing tests nothing.
@@ -38,7 +38,7 @@ pub(super) fn gemma2(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn gemma3(d: &mut Draft<'_>) {
+pub(super) fn gemma3(d: &mut ModelBuilder<'_>) {
     head(d);
     d.window();
     d.constant("rope.freq_base", 1e6);
@@ -50,7 +50,7 @@ pub(super) fn gemma3(d: &mut Draft<'_>) {
 }
 
 /// Embeddings of each token for each block, `width` wide.
-fn per_layer_embedding(d: &mut Draft<'_>, width: usize) {
+fn per_layer_embedding(d: &mut ModelBuilder<'_>, width: usize) {
     let (n, n_layer, n_vocab) = (d.shape.n_embd, d.shape.n_layer, d.shape.n_vocab);
     d.matrix("per_layer_token_embd", &[width * n_layer, n_vocab]);
     d.matrix("per_layer_model_proj", &[n, width * n_layer]);
@@ -62,7 +62,7 @@ fn per_layer_embedding(d: &mut Draft<'_>, width: usize) {
     }
 }
 
-pub(super) fn gemma3n(d: &mut Draft<'_>) {
+pub(super) fn gemma3n(d: &mut ModelBuilder<'_>) {
     // llama.cpp's constants for the architecture: streams, width of the per-layer embedding, rank of the side path.
     const STREAMS: usize = 4;
     const PER_LAYER: usize = 256;
@@ -88,7 +88,7 @@ pub(super) fn gemma3n(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn gemma4(d: &mut Draft<'_>) {
+pub(super) fn gemma4(d: &mut ModelBuilder<'_>) {
     head(d);
     d.window();
     let (n, n_layer, n_head, n_kv) = (d.shape.n_embd, d.shape.n_layer, d.shape.n_head, d.shape.n_head_kv);

@@ -1,9 +1,9 @@
 //! DeepSeek's models and those like them: keys and values, in the larger ones queries too, pass through a latent space.
 
-use crate::synth::draft::Draft;
+use crate::synth::builder::ModelBuilder;
 
 /// Width of a head's rotated part.
-fn rotated(d: &Draft<'_>) -> usize {
+fn rotated(d: &ModelBuilder<'_>) -> usize {
     d.shape.head_dim / 2
 }
 
@@ -14,7 +14,7 @@ struct Form {
     v3_router: bool,
 }
 
-fn build(d: &mut Draft<'_>, form: &Form) {
+fn build(d: &mut ModelBuilder<'_>, form: &Form) {
     let (n, n_ff, n_head) = (d.shape.n_embd, d.shape.n_ff, d.shape.n_head);
     // A head is `head_dim` numbers without rotation and half as many with.
     let (nope, rope) = (d.shape.head_dim, rotated(d));
@@ -82,7 +82,7 @@ fn build(d: &mut Draft<'_>, form: &Form) {
 }
 
 /// Another model with latent attention, expanded to heads, but a dense one.
-pub(super) fn minicpm3(d: &mut Draft<'_>) {
+pub(super) fn minicpm3(d: &mut ModelBuilder<'_>) {
     let (n, n_head) = (d.shape.n_embd, d.shape.n_head);
     let (nope, rope) = (d.shape.head_dim, rotated(d));
     let (latent, value) = (n.min(512), d.shape.head_dim);
@@ -108,16 +108,16 @@ pub(super) fn minicpm3(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn deepseek2(d: &mut Draft<'_>) {
+pub(super) fn deepseek2(d: &mut ModelBuilder<'_>) {
     // llama.cpp knows the smaller models, without a latent query, by their depth.
     let small = [26, 27].contains(&d.shape.n_layer);
     build(d, &Form { latent_query: !small, unsplit: false, v3_router: true });
 }
 
-pub(super) fn lite(d: &mut Draft<'_>) {
+pub(super) fn lite(d: &mut ModelBuilder<'_>) {
     build(d, &Form { latent_query: false, unsplit: false, v3_router: false });
 }
 
-pub(super) fn unsplit(d: &mut Draft<'_>) {
+pub(super) fn unsplit(d: &mut ModelBuilder<'_>) {
     build(d, &Form { latent_query: false, unsplit: true, v3_router: false });
 }

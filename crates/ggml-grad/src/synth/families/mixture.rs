@@ -1,9 +1,9 @@
 //! Mixtures of experts.
 
-use crate::synth::draft::{Bias, Draft};
+use crate::synth::builder::{Bias, ModelBuilder};
 
 /// Norms around attention and experts, as in most mixtures.
-fn blocks(d: &mut Draft<'_>, bias: Bias) {
+fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
     d.rms();
     let n = d.shape.n_embd;
     d.norm("output_norm", n);
@@ -15,12 +15,12 @@ fn blocks(d: &mut Draft<'_>, bias: Bias) {
     }
 }
 
-pub(super) fn mixtral(d: &mut Draft<'_>) {
+pub(super) fn mixtral(d: &mut ModelBuilder<'_>) {
     d.embedding();
     blocks(d, Bias::None);
 }
 
-pub(super) fn qwen2moe(d: &mut Draft<'_>) {
+pub(super) fn qwen2moe(d: &mut ModelBuilder<'_>) {
     let (n, n_ff) = (d.shape.n_embd, d.shape.n_ff);
     d.size("expert_feed_forward_length", n_ff);
     d.size("expert_shared_feed_forward_length", 2 * n_ff);
@@ -32,7 +32,7 @@ pub(super) fn qwen2moe(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn qwen3moe(d: &mut Draft<'_>) {
+pub(super) fn qwen3moe(d: &mut ModelBuilder<'_>) {
     d.size("expert_feed_forward_length", d.shape.n_ff);
     d.embedding();
     blocks(d, Bias::None);
@@ -41,7 +41,7 @@ pub(super) fn qwen3moe(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn olmoe(d: &mut Draft<'_>) {
+pub(super) fn olmoe(d: &mut ModelBuilder<'_>) {
     d.embedding();
     blocks(d, Bias::None);
     for i in 0..d.shape.n_layer {
@@ -49,7 +49,7 @@ pub(super) fn olmoe(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn gpt_oss(d: &mut Draft<'_>) {
+pub(super) fn gpt_oss(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.window();
     d.size("expert_feed_forward_length", d.shape.n_ff);
@@ -73,7 +73,7 @@ pub(super) fn gpt_oss(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn grok(d: &mut Draft<'_>) {
+pub(super) fn grok(d: &mut ModelBuilder<'_>) {
     d.constant("embedding_scale", (d.shape.n_embd as f32).sqrt());
     d.constant("attention.output_scale", 1.0 / (d.shape.head_dim as f32).sqrt());
     d.constant("attn_logit_softcapping", 4.0);
@@ -87,7 +87,7 @@ pub(super) fn grok(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn llama4(d: &mut Draft<'_>) {
+pub(super) fn llama4(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.size("interleave_moe_layer_step", 2);
     d.size("expert_feed_forward_length", d.shape.n_ff);
@@ -108,7 +108,7 @@ pub(super) fn llama4(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn granitemoe(d: &mut Draft<'_>) {
+pub(super) fn granitemoe(d: &mut ModelBuilder<'_>) {
     d.constant("embedding_scale", 12.0);
     d.constant("residual_scale", 0.22);
     d.constant("attention.scale", 1.0 / d.shape.head_dim as f32);
@@ -121,7 +121,7 @@ pub(super) fn granitemoe(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn smallthinker(d: &mut Draft<'_>) {
+pub(super) fn smallthinker(d: &mut ModelBuilder<'_>) {
     const SIGMOID: usize = 2;
     d.window();
     d.size("expert_feed_forward_length", d.shape.n_ff);
@@ -130,7 +130,7 @@ pub(super) fn smallthinker(d: &mut Draft<'_>) {
     blocks(d, Bias::None);
 }
 
-pub(super) fn hunyuan_moe(d: &mut Draft<'_>) {
+pub(super) fn hunyuan_moe(d: &mut ModelBuilder<'_>) {
     d.size("expert_feed_forward_length", d.shape.n_ff);
     d.size("expert_shared_feed_forward_length", 2 * d.shape.n_ff);
     d.tied_embedding();
@@ -141,7 +141,7 @@ pub(super) fn hunyuan_moe(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn dbrx(d: &mut Draft<'_>) {
+pub(super) fn dbrx(d: &mut ModelBuilder<'_>) {
     d.layer_norm();
     d.constant("attention.clamp_kqv", 6.0);
     d.embedding();
@@ -155,7 +155,7 @@ pub(super) fn dbrx(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn arctic(d: &mut Draft<'_>) {
+pub(super) fn arctic(d: &mut ModelBuilder<'_>) {
     d.embedding();
     blocks(d, Bias::None);
     for i in 0..d.shape.n_layer {
@@ -164,7 +164,7 @@ pub(super) fn arctic(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn afmoe(d: &mut Draft<'_>) {
+pub(super) fn afmoe(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.window();
     d.size("leading_dense_block_count", 1);

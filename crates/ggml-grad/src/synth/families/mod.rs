@@ -7,14 +7,14 @@ mod mixture;
 mod plain;
 mod refused;
 
-use super::draft::Draft;
+use super::builder::ModelBuilder;
 use super::{Family, Shape};
 
 const fn family(
     name: &'static str,
     arch: &'static str,
     shape: Shape,
-    build: fn(&mut Draft<'_>),
+    build: fn(&mut ModelBuilder<'_>),
     exercises: &'static str,
 ) -> Family {
     Family {

@@ -1,13 +1,13 @@
 //! Models that bidpo does not train on, for the tests that it says so.
 
-use crate::synth::draft::{Bias, Draft};
+use crate::synth::builder::{Bias, ModelBuilder};
 
 /// Sizes of a recurrent block's inside: numbers in the state a channel, rank of the time step.
 const STATE: usize = 16;
 const RANK: usize = 16;
 const CONV: usize = 4;
 
-fn recurrent_sizes(d: &mut Draft<'_>) {
+fn recurrent_sizes(d: &mut ModelBuilder<'_>) {
     d.rms();
     d.size("ssm.conv_kernel", CONV);
     d.size("ssm.inner_size", 2 * d.shape.n_embd);
@@ -15,7 +15,7 @@ fn recurrent_sizes(d: &mut Draft<'_>) {
     d.size("ssm.time_step_rank", RANK);
 }
 
-fn recurrent(d: &mut Draft<'_>, i: usize) {
+fn recurrent(d: &mut ModelBuilder<'_>, i: usize) {
     let n = d.shape.n_embd;
     let inner = 2 * n;
     d.norm(&format!("blk.{i}.attn_norm"), n);
@@ -31,7 +31,7 @@ fn recurrent(d: &mut Draft<'_>, i: usize) {
     d.matrix(&format!("blk.{i}.ssm_out"), &[inner, n]);
 }
 
-pub(super) fn mamba(d: &mut Draft<'_>) {
+pub(super) fn mamba(d: &mut ModelBuilder<'_>) {
     recurrent_sizes(d);
     for key in ["feed_forward_length", "attention.head_count", "attention.head_count_kv"] {
         d.size(key, 0);
@@ -43,7 +43,7 @@ pub(super) fn mamba(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn jamba(d: &mut Draft<'_>) {
+pub(super) fn jamba(d: &mut ModelBuilder<'_>) {
     recurrent_sizes(d);
     // Every second block attends.
     let heads: Vec<usize> = (0..d.shape.n_layer).map(|i| if i % 2 == 1 { d.shape.n_head_kv } else { 0 }).collect();
@@ -66,7 +66,7 @@ pub(super) fn jamba(d: &mut Draft<'_>) {
     }
 }
 
-pub(super) fn t5(d: &mut Draft<'_>) {
+pub(super) fn t5(d: &mut ModelBuilder<'_>) {
     const BUCKETS: usize = 8;
     d.rms();
     d.size("attention.relative_buckets_count", BUCKETS);

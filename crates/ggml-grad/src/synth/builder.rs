@@ -1,10 +1,10 @@
-//! A model while it is put together: its metadata and the list of its tensors.
+//! Builds a model: its metadata and the list of its tensors.
 //!
 //! The methods are the parts that architectures share. Shapes are given as ggml gives them: what a matrix takes first
 //! (the length of its rows), what it yields second.
 
 use super::{Shape, random::Init};
-use crate::llama::{DType, GgufWriter};
+use crate::llama::{DType, GgufWriter, LlamaError};
 
 /// A tensor to be made.
 pub(super) struct Tensor {
@@ -28,12 +28,14 @@ impl Tensor {
     }
 }
 
-/// The model so far. Field names of [`Shape`] are read through `draft.shape`.
-pub(super) struct Draft<'a> {
+/// The model so far.
+pub(super) struct ModelBuilder<'a> {
     arch: &'a str,
     pub shape: Shape,
-    pub meta: GgufWriter,
-    pub tensors: Vec<Tensor>,
+    meta: GgufWriter,
+    tensors: Vec<Tensor>,
+    /// The first key that was refused: [`ModelBuilder::finish`] reports it.
+    refused: Option<LlamaError>,
 }
 
 /// What an attention's projections have besides their matrices.
@@ -47,12 +49,12 @@ pub(super) enum Bias {
     All,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> ModelBuilder<'a> {
     /// A model with the metadata that all have.
     pub(super) fn new(arch: &'a str, shape: Shape) -> Self {
-        let mut draft = Self { arch, shape, meta: GgufWriter::new(), tensors: Vec::new() };
-        draft.meta.set_text("general.architecture", arch);
-        draft.meta.set_u32("general.quantization_version", 2);
+        let mut builder = Self { arch, shape, meta: GgufWriter::new(), tensors: Vec::new(), refused: None };
+        builder.set(|meta| meta.set_text("general.architecture", arch));
+        builder.set(|meta| meta.set_u32("general.quantization_version", 2));
         for (key, value) in [
             ("vocab_size", shape.n_vocab),
             ("context_length", shape.n_ctx),
@@ -65,13 +67,30 @@ impl<'a> Draft<'a> {
             ("attention.value_length", shape.head_dim),
             ("rope.dimension_count", shape.head_dim),
         ] {
-            draft.size(key, value);
+            builder.size(key, value);
         }
         if shape.n_expert > 0 {
-            draft.size("expert_count", shape.n_expert);
-            draft.size("expert_used_count", shape.n_expert_used);
+            builder.size("expert_count", shape.n_expert);
+            builder.size("expert_used_count", shape.n_expert_used);
         }
-        draft
+        builder
+    }
+
+    /// The metadata and the tensors, in the order of adding.
+    ///
+    /// # Errors
+    /// [`LlamaError::GgufKey`] for a key that was refused.
+    pub(super) fn finish(self) -> Result<(GgufWriter, Vec<Tensor>), LlamaError> {
+        match self.refused {
+            Some(error) => Err(error),
+            None => Ok((self.meta, self.tensors)),
+        }
+    }
+
+    fn set(&mut self, write: impl FnOnce(&mut GgufWriter) -> Result<(), LlamaError>) {
+        if let Err(error) = write(&mut self.meta) {
+            self.refused.get_or_insert(error);
+        }
     }
 
     /// llama.cpp's name of the architecture.
@@ -85,32 +104,44 @@ impl<'a> Draft<'a> {
 
     /// Sets a size of the architecture; a second call for a key replaces the first.
     pub(super) fn size(&mut self, key: &str, value: usize) {
-        self.meta.set_u32(&self.key(key), u32::try_from(value).unwrap_or(u32::MAX));
+        let key = self.key(key);
+        self.set(|meta| meta.set_u32(&key, u32::try_from(value).unwrap_or(u32::MAX)));
     }
 
     /// Sets a constant of the architecture.
     pub(super) fn constant(&mut self, key: &str, value: f32) {
-        self.meta.set_f32(&self.key(key), value);
+        let key = self.key(key);
+        self.set(|meta| meta.set_f32(&key, value));
     }
 
     /// Sets a switch of the architecture.
     pub(super) fn switch(&mut self, key: &str, value: bool) {
-        self.meta.set_bool(&self.key(key), value);
+        let key = self.key(key);
+        self.set(|meta| meta.set_bool(&key, value));
     }
 
     /// Sets a text of the architecture.
     pub(super) fn text(&mut self, key: &str, value: &str) {
-        self.meta.set_text(&self.key(key), value);
+        let key = self.key(key);
+        self.set(|meta| meta.set_text(&key, value));
     }
 
     /// Sets one size for each block.
     pub(super) fn sizes(&mut self, key: &str, values: &[usize]) {
-        self.meta.set_i32s(&self.key(key), &values.iter().map(|&n| n as i32).collect::<Vec<_>>());
+        let key = self.key(key);
+        self.set(|meta| meta.set_i32s(&key, &values.iter().map(|&n| n as i32).collect::<Vec<_>>()));
     }
 
     /// Sets one switch for each block.
     pub(super) fn switches(&mut self, key: &str, values: &[bool]) {
-        self.meta.set_bools(&self.key(key), values);
+        let key = self.key(key);
+        self.set(|meta| meta.set_bools(&key, values));
+    }
+
+    /// Sets the same constant for each block, under a key without the architecture's name.
+    pub(super) fn block_constants(&mut self, key: &str, value: f32) {
+        let values = vec![value; self.shape.n_layer];
+        self.set(|meta| meta.set_f32s(key, &values));
     }
 
     /// Norms divide by the root of the mean square.
