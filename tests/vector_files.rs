@@ -279,6 +279,10 @@ fn doctor_finds_the_cpu() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["backends"].as_array().unwrap().iter().any(|b| b == "CPU"));
     assert!(json["warnings"].to_string().contains("BIDPO_THREADS"));
+    let plain = bidpo().args(["doctor", "--json"]).env("BIDPO_CPU", "plain").output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&plain.stdout).unwrap();
+    assert_eq!(json["kernel_level"], "plain");
+    bidpo().arg("doctor").env("BIDPO_CPU", "sse").assert().success().stdout(predicate::str::contains("BIDPO_CPU"));
 }
 
 /// Adds rows to the output of block `layer` from the eval callback: steering without a control vector.

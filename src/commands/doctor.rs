@@ -1,5 +1,6 @@
 //! `bidpo doctor`: what this build and this machine offer, and what to do when that is less than it could be.
 
+use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::{self, CpuFeature};
 use serde_json::json;
 use std::process::ExitCode;
@@ -24,11 +25,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         llama::connect_worker(worker)?;
     }
     let devices = llama::devices();
+    let kernels = cpu_level();
     let warnings: Vec<String> = [
         slow_build(&features),
         cfg!(debug_assertions)
             .then(|| "this is a debug build: training is many times slower; use `cargo build --release`".to_owned()),
         thread_advice(setting.as_deref(), threads, cores),
+        kernels.as_ref().err().map(|e| format!("{e}; the variable is ignored here, other commands refuse it")),
     ]
     .into_iter()
     .flatten()
@@ -51,6 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "cpu_features": features.iter().map(|f| json!({
                 "name": f.name, "cpu": f.in_cpu, "ggml": f.in_ggml, "bidpo": f.in_bidpo,
             })).collect::<Vec<_>>(),
+            "kernel_level": kernels.as_ref().ok().map(|level| level.name()),
             "system_info": llama::system_info(),
             "warnings": warnings,
         });
@@ -84,6 +88,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ("bidpo uses", &|f| f.in_bidpo),
     ] {
         println!("{label:<11} {}", or_none(features.iter().filter(|&f| has(f)).map(|f| f.name).collect()));
+    }
+    if let Ok(level) = &kernels {
+        let forced = if std::env::var_os("BIDPO_CPU").is_some() { "BIDPO_CPU" } else { "the CPU's highest" };
+        println!("kernels     {level} ({forced})");
     }
     println!();
     if warnings.is_empty() {

@@ -12,9 +12,10 @@ pub mod lift;
 pub mod passes;
 mod recompute;
 
-pub use kernels::head::log_sum_exp;
+pub use kernels::cpu::{CpuLevel, CpuLevelError, cpu_level};
 pub use kernels::kernel_override::FastKernels;
 pub use kernels::logprobs::LmHead;
+pub use kernels::numeric::log_sum_exp;
 
 use crate::llama::{Batch, Context, LlamaError};
 use capture::{Capture, CaptureMode};

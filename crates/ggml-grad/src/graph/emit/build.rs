@@ -3,7 +3,7 @@
 use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
 use crate::graph::kernels::activations::{self, Layout};
-use crate::graph::kernels::{attention, cpu, gelu, head, int8, loss_head, matmul_t, pointwise, rows};
+use crate::graph::kernels::{attention, cpu, gelu, int8, log_prob_head, loss_head, matmul_t, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -39,7 +39,7 @@ impl Drop for Arena {
 /// How ops become tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
-    /// A [`crate::graph::kernels::head::HeadTask`].
+    /// A [`crate::graph::kernels::task::LossTask`].
     pub task: *mut c_void,
     pub smooth: bool,
     pub precision: Precision,
@@ -278,7 +278,7 @@ fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
         Op::Attention { .. } => Some(attention::forward),
         Op::AttentionBackQ { .. } => Some(attention::backward_q),
         Op::AttentionBackKv { .. } => Some(attention::backward_kv),
-        Op::LogProbHead => Some(head::run),
+        Op::LogProbHead => Some(log_prob_head::run),
         Op::GeluBack => Some(pointwise::gelu_back),
         Op::SiluBack => Some(pointwise::silu_back),
         Op::RmsNormBack { .. } => Some(pointwise::rms_norm_back),
@@ -299,7 +299,7 @@ fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> 
     let weight = weights[id.0 as usize].node();
     let DType(kind) = weight.dtype();
     setup.precision.forward == Forward::Fast
-        && cpu::cpu().int8
+        && cpu::level().has_int8()
         && int8::has_fast(kind)
         && weight.is_host()
         && w.ne[2] * w.ne[3] == 1

@@ -10,7 +10,9 @@ mod devices;
 mod profile;
 
 use super::ir::{Elem, Graph, Value};
-use super::kernels::{head, loss_head};
+use super::kernels::cpu::{CpuLevelError, cpu_level};
+use super::kernels::loss_head;
+use super::kernels::task::LossTask;
 use crate::llama::{DType, Weight, sys};
 use build::{Built, Setup};
 use devices::Devices;
@@ -18,7 +20,7 @@ use profile::Watch;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
-pub use super::kernels::head::{Label, LabelWeightFn};
+pub use super::kernels::task::{Label, LabelWeightFn};
 pub(super) use build::elem_of;
 pub use profile::Profile;
 
@@ -39,6 +41,9 @@ pub enum RunError {
     /// Inputs or weights that do not fit the graph.
     #[error("{0}")]
     Binding(String),
+    /// A value of `BIDPO_CPU` that cannot be used.
+    #[error(transparent)]
+    CpuLevel(#[from] CpuLevelError),
 }
 
 /// Data of one input for one run.
@@ -191,8 +196,9 @@ impl Executor {
     /// An executor with `n_threads` workers.
     ///
     /// # Errors
-    /// [`RunError::Memory`] when ggml cannot start.
+    /// [`RunError::Memory`] when ggml cannot start; [`RunError::CpuLevel`].
     pub fn new(n_threads: u32) -> Result<Self, RunError> {
+        cpu_level()?;
         crate::llama::init();
         // SAFETY: each object is checked, owned by self and freed in drop.
         unsafe {
@@ -266,7 +272,7 @@ impl Executor {
     ) -> Result<Outcome, RunError> {
         let started = Instant::now();
         let wanted: Vec<Value> = computed.iter().chain(read).copied().collect();
-        let mut task = head::HeadTask::new(bind.labels, bind.weigh, self.n_threads as usize);
+        let mut task = LossTask::new(bind.labels, bind.weigh, self.n_threads as usize);
         let built = Built::new(graph, bind, &wanted, self.setup((&raw mut task).cast()))?;
         task.grad = built.head_is_used;
         let built_at = Instant::now();

@@ -21,7 +21,7 @@ fn round(x: f32) -> u32 {
 /// Rounds to BF16 as the CPU does it: what is not a number stays so.
 ///
 /// # Safety
-/// On a CPU with [`super::cpu::Cpu::bf16`].
+/// On a CPU with [`super::cpu::CpuLevel::Avx512Bf16`].
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
 pub(super) unsafe fn round_all(x: &[f32], out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(x) {

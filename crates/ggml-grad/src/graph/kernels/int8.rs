@@ -334,7 +334,7 @@ impl Columns {
     /// All loaded rows times columns `c0..c1` of the packed activations: `out[column][row]`, rows `stride` apart.
     ///
     /// # Safety
-    /// On a CPU with the instructions of [`super::cpu::Cpu::int8`]; `x` as `packed` says, in [`Layout::Columns`]; `out` has
+    /// On a CPU with the instructions of [`super::cpu::CpuLevel::Avx512Vnni`]; `x` as `packed` says, in [`Layout::Columns`]; `out` has
     /// room.
     pub(super) unsafe fn multiply(
         &self,
@@ -458,7 +458,7 @@ impl Product<'_> {
 fn transpose_words(rows: &[u8], k: usize, out: &mut [u32]) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if super::cpu::cpu().int8 {
+    if super::cpu::level().has_int8() {
         done = k / 64 * 64;
         // SAFETY: the CPU has the instructions; sixteen rows of k bytes, and as many words.
         unsafe { transpose_avx512(rows, k, out) };

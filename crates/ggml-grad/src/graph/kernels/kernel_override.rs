@@ -2,7 +2,7 @@
 //! of llama.cpp's fused attention, in F32 and without the keys that the mask hides: where many questions share a cache, most.
 
 use super::activations::{self, Layout};
-use super::{attention, cpu::cpu, int8};
+use super::{attention, cpu, int8};
 use crate::llama::{DType, KernelOverride, Node, NodeId, Pool, sys};
 use std::ffi::c_void;
 
@@ -53,7 +53,7 @@ impl FastKernels {
             let (packed, arena, work) = (Vec::new(), Vec::new(), Vec::new());
             Box::new(Self { packed, packed_from: None, arena, work, attends, refused: false })
         };
-        cpu().int8.then(made)
+        cpu::level().has_int8().then(made)
     }
 }
 

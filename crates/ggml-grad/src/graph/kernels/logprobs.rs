@@ -6,8 +6,8 @@
 
 use super::activations::{Layout, Packed, pack_columns};
 use super::cpu::for_this_cpu;
-use super::head::{exponentials, largest};
 use super::int8::Columns;
+use super::numeric::{exponentials, largest};
 use super::quants::Format;
 use super::share;
 use crate::llama::{LlamaError, Token, Weight, sys};
@@ -61,7 +61,7 @@ impl LmHead {
                 from_float,
                 record: sys::ggml_row_size(traits.vec_dot_type, t.ne[0]),
                 cap: self.cap,
-                format: Format::of(t.type_).filter(|_| super::cpu::cpu().int8),
+                format: Format::of(t.type_).filter(|_| super::cpu::level().has_int8()),
             })
         }
     }

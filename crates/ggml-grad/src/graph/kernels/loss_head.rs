@@ -14,14 +14,15 @@
 //! 2024, arXiv 2411.09009, which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than
 //! [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
 //!
-//! Coefficients may follow from the log-probabilities ([`super::head::LabelWeightFn`]): the second op knows these before it adds up.
+//! Coefficients may follow from the log-probabilities ([`super::task::LabelWeightFn`]): the second op knows these before it adds up.
 
 use super::activations::{Layout, Packed};
 use super::bf16::{self, Product};
-use super::head::{HeadTask, exponentials, largest};
 use super::int8::Columns;
+use super::numeric::{exponentials, largest};
 use super::quants::Format;
 use super::share;
+use super::task::{LargeToken, LossTask, WorkerSums};
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
 
@@ -48,21 +49,9 @@ fn large_share(tiles: usize, n_tiles: usize) -> f64 {
     LARGE * (n_tiles as f64 / tiles as f64 / 8.0).clamp(1.0, LENIENT)
 }
 
-/// What one worker found out.
-#[derive(Debug, Default, Clone)]
-pub(in crate::graph) struct Part {
-    /// For each row, the maximum that `sum` and the worker's part of the gradient are relative to.
-    max: Vec<f32>,
-    /// For each row, sum of `exp(z - max)`.
-    sum: Vec<f64>,
-    /// Row, token and logit of what is kept for F32.
-    large: Vec<(u32, u32, f32)>,
-}
-
 /// True for output matrices that [`partial`] takes, on this CPU.
 pub(in crate::graph) fn can_fuse(kind: sys::ggml_type) -> bool {
-    let cpu = super::cpu::cpu();
-    cpu.int8 && cpu.bf16 && Format::of(kind).is_some()
+    super::cpu::level().has_bf16() && Format::of(kind).is_some()
 }
 
 /// The rows of the task that have labels.
@@ -73,7 +62,7 @@ struct Labelled {
     coef: f32,
 }
 
-fn labelled(task: &HeadTask, n_rows: usize) -> Vec<Labelled> {
+fn labelled(task: &LossTask, n_rows: usize) -> Vec<Labelled> {
     let labels = &task.labels;
     (0..n_rows)
         .map(|row| {
@@ -93,7 +82,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
     nth: c_int,
     user: *mut c_void,
 ) {
-    // SAFETY: `emit` passes a HeadTask that outlives the computation, with a part for each worker, and tensors of these
+    // SAFETY: `emit` passes a LossTask that outlives the computation, with a part for each worker, and tensors of these
     // shapes, on a CPU with the instructions. A worker writes its own part and its own plane of dst; worker 0 writes the
     // labels' logits.
     unsafe {
@@ -104,10 +93,10 @@ pub(in crate::graph) unsafe extern "C" fn partial(
         if ith >= nth {
             return;
         }
-        let task = user.cast::<HeadTask>();
+        let task = user.cast::<LossTask>();
         let grad = (*task).grad;
         let rows = labelled(&*task, n_rows);
-        let part = &mut *(*task).parts.as_mut_ptr().add(ith);
+        let part = &mut *(*task).workers.as_mut_ptr().add(ith);
         let plane = d.data.cast::<f32>().add(ith * n_rows * k);
         if grad {
             std::slice::from_raw_parts_mut(plane, n_rows * k).fill(0.0);
@@ -122,7 +111,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
             unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
             plane,
         };
-        *part = Part { max: vec![f32::NEG_INFINITY; n_rows], sum: vec![0.0; n_rows], large: Vec::new() };
+        *part = WorkerSums { max: vec![f32::NEG_INFINITY; n_rows], sum: vec![0.0; n_rows], large: Vec::new() };
         let logits = (*task).logits.as_mut_ptr();
         let mut columns = Columns::new(format, k);
         for l in &rows {
@@ -177,7 +166,7 @@ impl Walk<'_> {
     /// All tiles of the worker. They are dealt in turns, for tokens that are often likely stand at the start of most
     /// vocabularies: each worker soon has a sum that shows what is next to nothing.
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
-    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut Part) {
+    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut WorkerSums) {
         let (k, m) = (self.packed.k, self.packed.m);
         let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
         let mut a = vec![0u16; m * TILE]; // [rows, TILE]
@@ -224,7 +213,7 @@ impl Walk<'_> {
                 if mass >= large {
                     for i in 0..count {
                         if e[i] >= large {
-                            part.large.push((l.row as u32, (first + i) as u32, z[i]));
+                            part.large.push(LargeToken { row: l.row as u32, token: (first + i) as u32, logit: z[i] });
                             e[i] = 0.0;
                         }
                     }
@@ -274,7 +263,7 @@ impl Walk<'_> {
     }
 
     /// A new maximum for a row.
-    fn raise(&self, part: &mut Part, row: usize, top: f32) {
+    fn raise(&self, part: &mut WorkerSums, row: usize, top: f32) {
         let factor = (part.max[row] - top).exp();
         part.max[row] = top;
         part.sum[row] *= f64::from(factor);
@@ -299,15 +288,15 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         let (d, planes, w) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
         let Some(format) = Format::of(w.type_) else { return };
         let [k, n_rows] = [d.ne[0] as usize, d.ne[1] as usize];
-        let task = user.cast::<HeadTask>();
-        let parts: Vec<&Part> = (*task).parts.iter().filter(|p| !p.max.is_empty()).collect();
+        let task = user.cast::<LossTask>();
+        let parts: Vec<&WorkerSums> = (*task).workers.iter().filter(|p| !p.max.is_empty()).collect();
         let (r0, r1) = share(n_rows, ith as usize, nth as usize);
         let log_probs = (*task).log_probs.as_mut_ptr();
         let mut row = Dequantized::new(format, w, k);
         let mut large = vec![Vec::new(); r1 - r0];
-        for &(row, token, z) in parts.iter().flat_map(|p| &p.large) {
-            if let Some(large) = (row as usize).checked_sub(r0).and_then(|row| large.get_mut(row)) {
-                large.push((token, z));
+        for token in parts.iter().flat_map(|p| &p.large) {
+            if let Some(large) = (token.row as usize).checked_sub(r0).and_then(|row| large.get_mut(row)) {
+                large.push(token);
             }
         }
         std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(r0 * k), (r1 - r0) * k).fill(0.0);
@@ -346,9 +335,9 @@ pub(in crate::graph) unsafe extern "C" fn finish(
                     let plane = planes.data.cast::<f32>().add((i * n_rows + l.row) * k);
                     add(out, factor, std::slice::from_raw_parts(plane, k));
                 }
-                for &(token, z) in &large[l.row - r0] {
-                    let p = (f64::from(z) - t.log_z).exp();
-                    add(out, (-coef * p) as f32, row.read(token as usize));
+                for large in &large[l.row - r0] {
+                    let p = (f64::from(large.logit) - t.log_z).exp();
+                    add(out, (-coef * p) as f32, row.read(large.token as usize));
                 }
             }
             for (label, &coef) in labels[l.first..l.last].iter().zip(&coefs[l.first..l.last]) {
@@ -368,7 +357,7 @@ struct Total {
 }
 
 impl Total {
-    fn new(of: Labelled, parts: &[&Part]) -> Self {
+    fn new(of: Labelled, parts: &[&WorkerSums]) -> Self {
         let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[of.row]));
         let mut total = Self { of, max, sum: 0.0, log_z: 0.0 };
         total.sum = parts.iter().map(|p| p.sum[total.of.row] * total.relative(p)).sum();
@@ -376,7 +365,7 @@ impl Total {
         total
     }
 
-    fn relative(&self, part: &Part) -> f64 {
+    fn relative(&self, part: &WorkerSums) -> f64 {
         f64::from(part.max[self.of.row] - self.max).exp()
     }
 }

@@ -50,7 +50,7 @@ pub(in crate::graph) fn task(half: bool) -> *mut c_void {
 
 /// The format of a weight that is to be multiplied in BF16.
 fn half_format(w: &sys::ggml_tensor, user: *mut c_void) -> Option<Format> {
-    (!user.is_null() && super::cpu::cpu().bf16).then(|| Format::of(w.type_)).flatten()
+    (!user.is_null() && super::cpu::level().has_bf16()).then(|| Format::of(w.type_)).flatten()
 }
 
 /// The custom op: src0 = W `[k, n, a, b]`, src1 = g `[n, m, c, d]`, dst `[k, m, c, d]`; W is repeated over the two outer
@@ -296,10 +296,10 @@ impl Part<'_> {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             {
-                if std::arch::is_x86_feature_detected!("avx512f") {
+                if super::cpu::level().has_avx512() {
                     return self.accumulate_avx512();
                 }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                if super::cpu::level().has_avx2() {
                     return self.accumulate_avx2();
                 }
             }
@@ -457,6 +457,7 @@ impl Part<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::kernels::cpu::tests::at_every_level;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -565,6 +566,10 @@ mod tests {
     /// column units. The bytes may not depend on the number of workers.
     #[test]
     fn every_type_and_edge_against_f64() {
+        at_every_level(|_| every_type_and_edge_against_f64_here());
+    }
+
+    fn every_type_and_edge_against_f64_here() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let types = [
             (sys::GGML_TYPE_F32, &[1, 15, 17, 64, 200][..]),
@@ -605,6 +610,10 @@ mod tests {
     /// Each term is off by at most two roundings of 2^-8; weights that are not quantized stay as they are.
     #[test]
     fn bf16_against_f64() {
+        at_every_level(|_| bf16_against_f64_here());
+    }
+
+    fn bf16_against_f64_here() {
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         let types = [
             (sys::GGML_TYPE_F32, &[64, 90][..]),
@@ -667,6 +676,10 @@ mod tests {
     /// One of several matrices for each plane of g, or for each row: against the products with one matrix.
     #[test]
     fn several_matrices() {
+        at_every_level(|_| several_matrices_here());
+    }
+
+    fn several_matrices_here() {
         const EXPERTS: usize = 3;
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for (kind, k, n) in [(sys::GGML_TYPE_F32, 150, 7), (sys::GGML_TYPE_Q4_K, 512, 70), (sys::GGML_TYPE_Q8_0, 96, 5)]
@@ -719,9 +732,8 @@ mod tests {
         }
     }
 
-    /// The version for each instruction set, on whatever this CPU has of them.
     #[test]
-    fn every_instruction_set_agrees() {
+    fn every_level_agrees() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         for (k, n, m) in [(150, 40, 13), (64, 64, 6), (9, 1, 1)] {
             let w = Weight::new(sys::GGML_TYPE_F32, k, n, &mut rng);
@@ -746,18 +758,7 @@ mod tests {
             };
             let want = w.exact(&g);
             // SAFETY: the part is intact.
-            assert_exact(&product(|p| unsafe { p.accumulate_plain() }), &want, "plain");
-            #[cfg(target_arch = "x86_64")]
-            {
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                    // SAFETY: the part is intact, and the CPU has the features.
-                    assert_exact(&product(|p| unsafe { p.accumulate_avx2() }), &want, "avx2");
-                }
-                if std::arch::is_x86_feature_detected!("avx512f") {
-                    // SAFETY: the part is intact, and the CPU has the features.
-                    assert_exact(&product(|p| unsafe { p.accumulate_avx512() }), &want, "avx512");
-                }
-            }
+            at_every_level(|level| assert_exact(&product(|p| unsafe { p.accumulate() }), &want, level.name()));
         }
     }
 }

@@ -18,15 +18,17 @@ pub(super) mod attention;
 mod bf16;
 pub(super) mod cpu;
 pub(super) mod gelu;
-pub(super) mod head;
 pub(super) mod int8;
 pub(super) mod kernel_override;
+pub(super) mod log_prob_head;
 pub(super) mod logprobs;
 pub(super) mod loss_head;
 pub(super) mod matmul_t;
+pub(super) mod numeric;
 pub(super) mod pointwise;
 mod quants;
 pub(super) mod rows;
+pub(super) mod task;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 

@@ -1,7 +1,7 @@
 //! Gradients number by number and row by row, which ggml computes without vector instructions or in several passes.
 
 use super::cpu::for_this_cpu;
-use super::head::{fast_exp, sum16};
+use super::numeric::{fast_exp, sum16};
 use super::share;
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};

@@ -28,7 +28,7 @@ pub(super) struct Format {
 /// Takes a stored row apart into bytes, scales and mins.
 type Unpack = unsafe fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
 
-/// The [`Unpack`] of a type: the same code for any CPU and for those with [`super::cpu::Cpu::wide`].
+/// The [`Unpack`] of a type: the same code for any CPU and for those with [`super::cpu::CpuLevel::Avx512`].
 macro_rules! unpack {
     ($block:ident, $numbers:literal, $bytes:literal, $groups:literal) => {{
         unsafe fn plain(r: &[u8], u: &mut [u8], s: &mut [f32], m: &mut [f32]) {
@@ -40,7 +40,7 @@ macro_rules! unpack {
             blocks::<$numbers, $bytes, $groups>(r, u, s, m, |r, u, s, m| $block(r, u, s, m));
         }
         #[cfg(target_arch = "x86_64")]
-        let unpack: Unpack = if super::cpu::cpu().wide { wide } else { plain };
+        let unpack: Unpack = if super::cpu::level().has_avx512() { wide } else { plain };
         #[cfg(not(target_arch = "x86_64"))]
         let unpack: Unpack = plain;
         unpack
@@ -296,14 +296,19 @@ pub(super) const TYPES: [sys::ggml_type; 9] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::kernels::cpu::tests::at_every_level;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use std::ffi::c_void;
 
     /// ggml's own conversions say what the bytes mean.
     #[test]
-    fn as_ggml_de_quantizes() {
+    fn as_ggml_dequantizes() {
         crate::llama::init();
+        at_every_level(|_| dequantizes_as_ggml());
+    }
+
+    fn dequantizes_as_ggml() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for kind in TYPES {
             let format = Format::of(kind).unwrap();

@@ -1,9 +1,9 @@
 //! The kernels against ggml's own ops and against f64.
 
 use super::activations::{self, Layout};
-use super::head::{HeadTask, Label};
 use super::quants::TYPES;
-use super::{cpu::cpu, int8, loss_head};
+use super::task::{Label, LossTask};
+use super::{cpu, int8, loss_head};
 use crate::llama::sys;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -93,7 +93,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 /// Every type, odd sizes, any number of threads: the bits of `ggml_mul_mat`.
 #[test]
 fn products_are_ggmls_bit_for_bit() {
-    if !cpu().int8 {
+    if !cpu::level().has_int8() {
         return;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(11);
@@ -117,7 +117,7 @@ fn products_are_ggmls_bit_for_bit() {
 /// what `ggml_mul_mat` makes of them.
 #[test]
 fn fast_products_are_ggmls_but_for_the_order_of_sums() {
-    if !cpu().int8 {
+    if !cpu::level().has_int8() {
         return;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(13);
@@ -180,7 +180,7 @@ fn output_matrix_and_loss_in_one() {
                 }
             }
             for threads in [1usize, 2, 3, 16] {
-                let mut task = HeadTask::new(&labels, None, threads);
+                let mut task = LossTask::new(&labels, None, threads);
                 task.grad = true;
                 let user = (&raw mut task).cast::<c_void>();
                 let x = bench.packed(Layout::Columns);

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 /// Writes the columns of sixteen rows of sixteen words: `out[column][row]`.
 ///
 /// # Safety
-/// On a CPU with [`super::cpu::Cpu::wide`]; `out` has room for 256 words.
+/// On a CPU with [`super::cpu::CpuLevel::Avx512`]; `out` has room for 256 words.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 #[inline]
 pub(super) unsafe fn transpose16(r: [__m512i; 16], out: *mut u32) {

@@ -1,11 +1,11 @@
 //! The kernels of every instruction set against f64.
 
-use super::tile::all;
 use super::*;
+use crate::graph::kernels::cpu::tests::at_every_level;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// SymDims of an attention.
+/// Extents of an attention.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     k: usize,
@@ -91,7 +91,7 @@ impl Numbers {
     }
 
     /// The same by the kernels, with so many workers one after the other.
-    fn kernels(&self, kernels: &'static Kernels, nth: usize) -> [Vec<f32>; 4] {
+    fn kernels(&self, nth: usize) -> [Vec<f32>; 4] {
         let Shape { k, k_v, heads, heads_kv, n, n_kv } = self.shape;
         let heads_of = |x: &[f32], k, heads, rows| Heads::at_memory(x.as_ptr().cast_mut(), k, heads, rows);
         let sources = Sources {
@@ -101,7 +101,7 @@ impl Numbers {
             mask: Mask { data: self.mask.as_ptr(), stride: self.padded },
             scale: self.scale,
             group: heads / heads_kv,
-            kernels,
+            kernels: kernels(),
         };
         let g = heads_of(&self.g, k_v, heads, n);
         let mut out = vec![f32::NAN; k_v * heads * n];
@@ -129,9 +129,6 @@ fn pair(prompt: usize, chosen: usize) -> impl Fn(usize, usize) -> bool {
 fn results_and_gradients_are_those_of_attention() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let shape = |k, k_v, heads, heads_kv, n, n_kv| Shape { k, k_v, heads, heads_kv, n, n_kv };
-    let kernels: Vec<(&str, &'static Kernels)> =
-        all().into_iter().map(|(name, kernels)| (name, &*Box::leak(Box::new(kernels)))).collect();
-    assert!(!kernels.is_empty());
     for (shape, prompt, chosen) in [
         (shape(64, 64, 3, 1, 90, 90), 40, 30),
         (shape(16, 48, 4, 4, 7, 7), 3, 2),
@@ -143,18 +140,18 @@ fn results_and_gradients_are_those_of_attention() {
         let (sees, ahead) = (pair(prompt, chosen), shape.n_kv - shape.n);
         let numbers = Numbers::new(shape, &|row, column| column < ahead || sees(row, column - ahead), &mut rng);
         let want = numbers.reference();
-        for &(name, kernels) in &kernels {
-            let one = numbers.kernels(kernels, 1);
+        at_every_level(|level| {
+            let one = numbers.kernels(1);
             for (what, (got, want)) in ["result", "queries", "keys", "values"].into_iter().zip(one.iter().zip(&want)) {
                 for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
                     let error = (f64::from(got) - want).abs();
-                    assert!(error <= 2e-5 * (1.0 + want.abs()), "{name}, {shape:?}: {what} {i}: {got} for {want}");
+                    assert!(error <= 2e-5 * (1.0 + want.abs()), "{level}, {shape:?}: {what} {i}: {got} for {want}");
                 }
             }
             for nth in [2, 3, 16] {
-                assert!(numbers.kernels(kernels, nth) == one, "{name}, {shape:?}: {nth} workers give other bits");
+                assert!(numbers.kernels(nth) == one, "{level}, {shape:?}: {nth} workers give other bits");
             }
-        }
+        });
     }
 }
 
@@ -165,11 +162,11 @@ fn a_query_that_sees_nothing_is_no_number() {
     let shape = Shape { k: 16, k_v: 16, heads: 1, heads_kv: 1, n: 20, n_kv: 20 };
     for hidden in [vec![3], (0..20).collect::<Vec<usize>>()] {
         let numbers = Numbers::new(shape, &|row, column| column <= row && !hidden.contains(&row), &mut rng);
-        for (name, kernels) in all() {
-            let [out, ..] = numbers.kernels(Box::leak(Box::new(kernels)), 1);
+        at_every_level(|level| {
+            let [out, ..] = numbers.kernels(1);
             for (row, out) in out.chunks_exact(16).enumerate() {
-                assert_eq!(out.iter().any(|x| x.is_nan()), hidden.contains(&row), "{name}, row {row}: {out:?}");
+                assert_eq!(out.iter().any(|x| x.is_nan()), hidden.contains(&row), "{level}, row {row}: {out:?}");
             }
-        }
+        });
     }
 }

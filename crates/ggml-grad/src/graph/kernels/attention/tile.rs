@@ -1,7 +1,6 @@
-//! FastKernels of small tiles in F32, and the softmax of their rows: what attention is made of, for the CPU at hand.
+//! Matmuls of small tiles in F32, and the softmax of their rows: what attention is made of, for the CPU at hand.
 
-use crate::graph::kernels::head::{fast_exp, max16, sum16};
-use std::sync::LazyLock;
+use crate::graph::kernels::numeric::{fast_exp, max16, sum16};
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
@@ -241,7 +240,7 @@ macro_rules! kernels {
                 unsafe { $lanes(x, stride, rows, k, out) }
             }
 
-            pub(super) const KERNELS: Kernels = Kernels {
+            pub(super) static KERNELS: Kernels = Kernels {
                 product: product_here,
                 soften: soften_here,
                 slope: slope_here,
@@ -262,7 +261,7 @@ kernels!(neon, "neon", product::<true>, lanes);
 mod plain {
     use super::*;
 
-    pub(super) const KERNELS: Kernels = Kernels { product: product::<false>, soften, slope, again, lanes };
+    pub(super) static KERNELS: Kernels = Kernels { product: product::<false>, soften, slope, again, lanes };
 }
 
 /// The product with AVX-512, in intrinsics: left to itself the compiler prefers half as wide registers and spills them.
@@ -360,45 +359,20 @@ mod wide {
     }
 }
 
-static KERNELS: LazyLock<Kernels> = LazyLock::new(|| {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if super::super::cpu::cpu().wide {
-            return avx512::KERNELS;
-        }
-        if has!("avx2") && has!("fma") {
-            return avx2::KERNELS;
-        }
-    }
-    #[cfg(target_arch = "aarch64")]
-    return neon::KERNELS;
-    #[cfg(not(target_arch = "aarch64"))]
-    plain::KERNELS
-});
-
 /// The kernels for this CPU.
 pub(super) fn kernels() -> &'static Kernels {
-    &KERNELS
-}
-
-/// Those of every instruction set that this CPU has, by name.
-#[cfg(test)]
-pub(super) fn all() -> Vec<(&'static str, Kernels)> {
-    let mut all = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::is_x86_feature_detected as has;
-        if super::super::cpu::cpu().wide {
-            all.push(("avx512", avx512::KERNELS));
+        let level = crate::graph::kernels::cpu::level();
+        if level.has_avx512() {
+            return &avx512::KERNELS;
         }
-        if has!("avx2") && has!("fma") {
-            all.push(("avx2", avx2::KERNELS));
+        if level.has_avx2() {
+            return &avx2::KERNELS;
         }
     }
     #[cfg(target_arch = "aarch64")]
-    all.push(("neon", neon::KERNELS));
+    return &neon::KERNELS;
     #[cfg(not(target_arch = "aarch64"))]
-    all.push(("plain", plain::KERNELS));
-    all
+    &plain::KERNELS
 }

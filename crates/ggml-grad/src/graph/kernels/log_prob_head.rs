@@ -1,0 +1,45 @@
+//! Log-probabilities of labels, and the gradient of their weighted sum, from logits.
+
+use super::numeric::{fast_exp, log_sum_exp};
+use super::share;
+use super::task::LossTask;
+use crate::llama::sys;
+use std::ffi::{c_int, c_void};
+
+/// The custom op: src0 = logits `[n_vocab, n_rows]`, dst = gradient of the same shape.
+///
+/// `d/dlogits sum_l coef_l log p(token_l) = sum_l coef_l (onehot(token_l) - softmax)`, row by row.
+pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, user: *mut c_void) {
+    // SAFETY: `emit` passes a LossTask that outlives the computation and contiguous F32 tensors in host memory. Workers
+    // take disjoint rows, so they write disjoint rows of dst and disjoint entries of log_probs.
+    unsafe {
+        let logits = &*(*dst).src[0];
+        let (n_vocab, n_rows) = (logits.ne[0] as usize, logits.ne[1] as usize);
+        let task = user.cast::<LossTask>();
+        let labels = (*task).labels.as_slice();
+        let log_probs = (*task).log_probs.as_mut_ptr();
+        let (r0, r1) = share(n_rows, ith as usize, nth as usize);
+        for row in r0..r1 {
+            let x = std::slice::from_raw_parts(logits.data.cast::<f32>().add(row * n_vocab), n_vocab);
+            let d = std::slice::from_raw_parts_mut((*dst).data.cast::<f32>().add(row * n_vocab), n_vocab);
+            let first = labels.partition_point(|l| (l.row as usize) < row);
+            let last = labels.partition_point(|l| (l.row as usize) <= row);
+            let coef: f32 = labels[first..last].iter().map(|l| l.coef).sum();
+            let log_z = log_sum_exp(x);
+            for l in first..last {
+                *log_probs.add(l) = f64::from(x[labels[l].token as usize]) - log_z;
+            }
+            if coef == 0.0 {
+                d.fill(0.0);
+            } else {
+                let shift = log_z as f32;
+                for (d, &x) in d.iter_mut().zip(x) {
+                    *d = -coef * fast_exp(x - shift);
+                }
+            }
+            for l in &labels[first..last] {
+                d[l.token as usize] += l.coef;
+            }
+        }
+    }
+}
