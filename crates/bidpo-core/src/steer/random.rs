@@ -3,26 +3,26 @@
 use crate::numbers::{dot, norm};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
-/// A random vector as long as `vector`, `[n_layers, n_embd]`, at each layer, whose layers' directions form the same angles
-/// with each other: the trained vector turned by a random rotation of the residual stream. Directions that point the same
-/// way at neighbouring layers add up on their way through the model; random ones without those angles would push less,
-/// and the comparison would flatter the trained vector.
+/// `vector`, `[n_layers, n_embd]`, under a random rotation of the residual stream: at each layer norm-matched to `vector`, and
+/// with the same angles between layers. Directions that agree at neighbouring layers add up on their way through the model;
+/// independent random ones would have less effect, and the comparison would flatter the trained vector. The same seed gives
+/// the same rotation.
 pub fn rotated(vector: &[f32], n_embd: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(u64::MAX);
-    // Sums of twelve uniform numbers: close enough to a normal distribution for a direction without preference.
-    let mut normal = || (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
-    let mut own: Vec<Vec<f64>> = Vec::new(); // orthonormal, spans the trained directions seen so far
-    let mut drawn: Vec<Vec<f64>> = Vec::new(); // orthonormal, takes their place
+    let mut own: Vec<Vec<f64>> = Vec::new(); // orthonormal basis of the trained directions so far
+    let mut drawn: Vec<Vec<f64>> = Vec::new(); // orthonormal random vectors, one for each of `own`
     let mut out = Vec::with_capacity(vector.len());
     for direction in vector.chunks(n_embd) {
-        let mut raw: Vec<f64> = (0..direction.len()).map(|_| normal()).collect();
+        // Normal components: every direction is equally likely.
+        let mut raw: Vec<f64> = (&mut rng).sample_iter(StandardNormal).take(direction.len()).collect();
         remove(&mut raw, &drawn);
         let length = norm(&raw);
         drawn.push(raw.iter().map(|x| x / length).collect());
 
-        // The coordinates of the trained direction among the trained ones, lowest layer first; the rest is its own.
+        // Coordinates of the trained direction in the basis `own`; the remainder extends the basis.
         let mut rest: Vec<f64> = direction.iter().map(|&x| f64::from(x)).collect();
         let mut coordinates = remove(&mut rest, &own);
         let length = norm(&rest);
@@ -38,8 +38,7 @@ pub fn rotated(vector: &[f32], n_embd: usize, seed: u64) -> Vec<f32> {
     out
 }
 
-/// Takes out of `x` what lies along the orthonormal `basis`, one after the other (modified Gram-Schmidt); returns how
-/// much that was.
+/// Subtracts from `x` its projections on the orthonormal `basis` (modified Gram-Schmidt); returns its coordinates there.
 fn remove(x: &mut [f64], basis: &[Vec<f64>]) -> Vec<f64> {
     let mut along = Vec::with_capacity(basis.len());
     for q in basis {
