@@ -12,17 +12,17 @@ use bidpo_core::data::SplitFile;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::eval::ScorerParams;
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::benchmark::Benchmark;
-use bidpo_core::eval::condition::Condition;
-use bidpo_core::eval::prompt::{Change, QUESTION_FORM, Style};
-use bidpo_core::eval::protocol::Protocol;
+use bidpo_core::eval::conditions::condition::Condition;
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::{
     ChosenOn, ConditionKind, DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read,
 };
-use bidpo_core::eval::run::Measurement;
+use bidpo_core::eval::runs::Measurement;
+use bidpo_core::eval::runs::Windows;
 use bidpo_core::eval::sweep::{Percents, best, measured, points};
-use bidpo_core::eval::text::Windows;
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, warnings};
@@ -330,7 +330,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     // The scale's unit: the residual stream on the prompts of the validation items themselves.
     let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
-    let (prompts, _) = style.prompts(&model, &items, 0, &some, &Change::default())?;
+    let (prompts, _) = style.prompts(&model, &items, 0, &some, &PromptOverride::default())?;
     let contexts: Vec<_> = prompts.tokens(&model)?.into_iter().map(|r| r.context).collect();
     let norms: BTreeMap<usize, f64> = residual_norms(&model, &layers, &contexts, args.model.threads())?
         .into_iter()

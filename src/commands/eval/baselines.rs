@@ -4,10 +4,10 @@ use super::common::{PromptArgs, file_name};
 use crate::args::steering::SteeringArgs;
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::{Message, Prompt};
-use bidpo_core::eval::benchmark::{Benchmark, Item};
-use bidpo_core::eval::caa::mean_difference;
-use bidpo_core::eval::condition::{Condition, STEERED, UNSTEERED, layers_of, same_length};
-use bidpo_core::eval::prompt::{Change, Preset, Style};
+use bidpo_core::eval::conditions::caa::mean_difference;
+use bidpo_core::eval::conditions::condition::{Condition, STEERED, UNSTEERED, layers_of, same_length};
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::prompt::{self, Preset, Style, fitting_shots};
 use bidpo_core::eval::results::{ConditionKind, VectorFacts};
 use bidpo_core::eval::sweep::direction;
 use bidpo_core::layers::Layers;
@@ -203,7 +203,7 @@ pub fn of_vector(steered: Option<&Steered>, wanted: &[Baseline], model: &Model, 
 pub fn conditions(
     steered: Option<&Steered>,
     wanted: &[Baseline],
-    prompt: &PromptArgs,
+    prompts: &PromptArgs,
     model: &Arc<Model>,
     style: &Style,
     benchmark: &Benchmark,
@@ -234,7 +234,7 @@ pub fn conditions(
         }
     }
     if wanted.contains(&Baseline::System) {
-        let system = prompt.system.trim().to_owned();
+        let system = prompts.system.trim().to_owned();
         let refused = match &style.preset {
             Preset::Chat(template) => {
                 let chat = Prompt::Messages(vec![Message::system(&system), Message::user("x")]);
@@ -250,9 +250,9 @@ pub fn conditions(
     if wanted.contains(&Baseline::Shots) {
         match train {
             Some(train) => {
-                let shots = fitting_shots(model, style, benchmark, train, prompt.shots as usize)?;
-                if shots.len() < (prompt.shots as usize).min(train.items.len()) {
-                    eprintln!("{} solved examples fit the model's context, not {}.", shots.len(), prompt.shots);
+                let shots = fitting_shots(model, style, benchmark, train, prompts.shots as usize)?;
+                if shots.len() < (prompts.shots as usize).min(train.items.len()) {
+                    eprintln!("{} solved examples fit the model's context, not {}.", shots.len(), prompts.shots);
                 }
                 if !shots.is_empty() {
                     out.push(Condition::few_shot(shots));
@@ -283,99 +283,9 @@ pub fn conditions(
     Ok((out, notes))
 }
 
-/// Items that are among the longest, of those at `which` places.
-fn longest(benchmark: &Benchmark, style: &Style, mut which: Vec<usize>) -> Vec<usize> {
-    // The longest by characters are among the longest by tokens.
-    let size = |i: &usize| {
-        let item = &benchmark.items[*i];
-        let answers = item.answers.iter().map(|a| a.text.len());
-        item.question.len() + if style.protocol.shows_options() { answers.sum() } else { answers.max().unwrap_or(0) }
-    };
-    which.sort_by_key(|i| std::cmp::Reverse(size(i)));
-    which.truncate(8);
-    which
-}
-
-/// The most examples, up to `wanted`, with which whole prompts of `tokens(examples)` tokens fit the model's context.
-fn most_examples(
-    model: &Model,
-    wanted: usize,
-    tokens: impl Fn(usize) -> anyhow::Result<usize>,
-) -> anyhow::Result<usize> {
-    // A little room: other items may be a few tokens longer.
-    let limit = model.n_ctx_train().saturating_sub(16);
-    let (mut fits, mut too_many) = (0, wanted + 1);
-    while too_many - fits > 1 {
-        let k = if fits == 0 && too_many == wanted + 1 { wanted } else { (fits + too_many) / 2 };
-        // A context that the tokenizer or the scorer refuses as too long does not fit either.
-        match tokens(k) {
-            Ok(n) if n <= limit => fits = k,
-            Ok(_) => too_many = k,
-            Err(error) if error.to_string().contains("the model was trained for") => too_many = k,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(fits)
-}
-
-/// Tokens of the longest whole prompt.
-fn longest_prompt(
-    style: &Style,
-    model: &Model,
-    benchmark: &Benchmark,
-    group: usize,
-    items: &[usize],
-    change: &Change,
-) -> anyhow::Result<usize> {
-    let (prompts, _) = style.prompts(model, benchmark, group, items, change)?;
-    let requests = prompts.tokens(model)?;
-    let whole = requests.iter().map(|r| r.context.len() + r.answers.iter().map(Vec::len).max().unwrap_or(0));
-    Ok(whole.max().unwrap_or(0))
-}
-
-/// The first training items, as many as are asked for and fit the context before the longest item.
-fn fitting_shots(
-    model: &Arc<Model>,
-    style: &Style,
-    benchmark: &Benchmark,
-    train: &Benchmark,
-    wanted: usize,
-) -> anyhow::Result<Vec<Item>> {
-    let longest = longest(benchmark, style, (0..benchmark.items.len()).collect());
-    let longest: Vec<usize> = longest.into_iter().filter(|&i| benchmark.items[i].group == 0).collect();
-    let fits = most_examples(model, wanted.min(train.items.len()), |k| {
-        let change = Change { shots: train.items[..k].to_vec(), ..Change::default() };
-        longest_prompt(style, model, benchmark, 0, &longest, &change)
-    })?;
-    Ok(train.items[..fits].to_vec())
-}
-
-/// Leaves out solved examples of the benchmark's own that do not fit the model's context, as MMLU's reference does, the
-/// same number for all items of a group, and says where: `subject (examples left)`, which is returned too.
+/// Leaves out solved examples that do not fit the context, and says where: `subject (examples left)`, which is returned too.
 pub fn fit_examples(benchmark: &mut Benchmark, style: &Style, model: &Arc<Model>) -> anyhow::Result<Vec<String>> {
-    let mut fewer = Vec::new();
-    for group in 0..benchmark.groups.len() {
-        let wanted = benchmark.groups[group].shots.len();
-        let of_group: Vec<usize> = (0..benchmark.items.len()).filter(|&i| benchmark.items[i].group == group).collect();
-        if wanted == 0 || of_group.is_empty() {
-            continue;
-        }
-        let items =
-            longest(benchmark, style, of_group).into_iter().map(|i| Item { group: 0, ..benchmark.items[i].clone() });
-        let items: Vec<Item> = items.collect();
-        let all: Vec<usize> = (0..items.len()).collect();
-        let fits = most_examples(model, wanted, |k| {
-            let mut own = benchmark.groups[group].clone();
-            own.shots.truncate(k);
-            let small = Benchmark { items: items.clone(), groups: vec![own] };
-            longest_prompt(style, model, &small, 0, &all, &Change::default())
-        })?;
-        if fits < wanted {
-            let name = benchmark.items.iter().find(|i| i.group == group).and_then(|i| i.category.clone());
-            fewer.push(format!("{} ({fits})", name.unwrap_or_else(|| group.to_string())));
-            benchmark.groups[group].shots.truncate(fits);
-        }
-    }
+    let fewer = prompt::fit_examples(benchmark, style, model)?;
     if !fewer.is_empty() {
         eprintln!(
             "The model's context ({} tokens) holds fewer solved examples than asked for in: {}.",

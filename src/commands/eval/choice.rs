@@ -3,9 +3,9 @@
 use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::choice::{AnswerAs, Mapping, load};
-use bidpo_core::eval::benchmark::Benchmark;
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::items::Protocol;
 use bidpo_core::eval::prompt::QUESTION_FORM;
-use bidpo_core::eval::protocol::Protocol;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

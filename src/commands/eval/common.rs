@@ -8,13 +8,13 @@ use crate::args::steering::SteeringArgs;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::{ChatTemplate, Part, SplitFile, TemplateChoice};
 use bidpo_core::eval::ScorerParams;
-use bidpo_core::eval::benchmark::Benchmark;
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::items::Protocol;
 use bidpo_core::eval::prompt::{Preset, Style};
-use bidpo_core::eval::protocol::Protocol;
 use bidpo_core::eval::results::{DataFacts, Shard};
-use bidpo_core::eval::run::Measurement;
+use bidpo_core::eval::runs::Generation;
+use bidpo_core::eval::runs::Measurement;
 use bidpo_core::eval::truthfulqa::qa_preamble;
-use bidpo_core::eval::write::Writing;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -305,7 +305,8 @@ pub fn measure(
     let shard = run.shard.unwrap_or_default();
     if let (Some(options), Some(write)) = (&options, write) {
         let n_threads = run.model.threads();
-        let writing = Writing { model: &model, benchmark: &case.benchmark, style: &style, shard, options, n_threads };
+        let writing =
+            Generation { model: &model, benchmark: &case.benchmark, style: &style, shard, options, n_threads };
         for condition in &conditions {
             let done = session.done(&condition.name);
             if !writing.run(condition, &done, &mut |r| session.push(r)).with_context(|| names(&case.data))? {

@@ -7,14 +7,14 @@ use anyhow::{Context as _, anyhow};
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
 use bidpo_core::eval::ScorerParams;
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::condition::STEERED;
-use bidpo_core::eval::judge::{HELPFUL, Match, TRUTHFUL, matches};
+use bidpo_core::eval::conditions::condition::STEERED;
+use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::judging::pairwise::{HELPFUL, PairwiseComparison, TRUTHFUL, matches};
 use bidpo_core::eval::prompt::{Preset, QUESTION_FORM, Style};
-use bidpo_core::eval::protocol::Protocol;
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::{Run, Shard};
-use bidpo_core::eval::run::Measurement;
-use bidpo_core::eval::write::WriteOptions;
+use bidpo_core::eval::runs::GenerationOptions;
+use bidpo_core::eval::runs::Measurement;
 use ggml_grad::llama::{Model, SamplerParams};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -68,13 +68,13 @@ pub struct JudgingArgs {
 
 impl WriteArgs {
     /// The library's options.
-    pub fn options(&self, seed: u64, chat: bool) -> WriteOptions {
+    pub fn options(&self, seed: u64, chat: bool) -> GenerationOptions {
         let stops = match (&self.stop[..], chat) {
             ([], true) => Vec::new(),
             ([], false) => vec!["\n\n".into()],
             (some, _) => some.iter().map(|s| s.replace("\\n", "\n")).collect(),
         };
-        WriteOptions {
+        GenerationOptions {
             sampler: SamplerParams {
                 temperature: self.temp,
                 top_p: self.top_p,
@@ -162,7 +162,12 @@ impl Judge<'_> {
         Ok(Some(analyse(&session.into_run()?)?))
     }
 
-    fn one(&self, x: &Match, style: &Style, session: &mut Session) -> Result<bool, super::session::SessionError> {
+    fn one(
+        &self,
+        x: &PairwiseComparison,
+        style: &Style,
+        session: &mut Session,
+    ) -> Result<bool, super::session::SessionError> {
         let measurement = Measurement {
             model: self.model,
             benchmark: &x.benchmark,

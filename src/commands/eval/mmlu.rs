@@ -3,8 +3,8 @@
 use super::common::{Case, PromptArgs, RunArgs, measure};
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::mmlu;
-use bidpo_core::eval::benchmark::Benchmark;
-use bidpo_core::eval::protocol::Protocol;
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::items::Protocol;
 use ggml_grad::files::sha256_of_file;
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -4,8 +4,8 @@ use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
 use super::generate::WriteArgs;
 use anyhow::bail;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::eval::benchmark::Benchmark;
-use bidpo_core::eval::protocol::Protocol;
+use bidpo_core::eval::items::Benchmark;
+use bidpo_core::eval::items::Protocol;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,26 +1,20 @@
-//! Measuring a model, in two steps that are kept apart: [`run`] asks the model and writes [`results`], [`analysis`] and
-//! [`report`] compute every figure from them.
+//! Evaluation, in two steps that are kept apart: [`runs`] runs inference and records [`results`]; [`analysis`] and
+//! [`report`] compute every number from them.
+//!
+//! Arrows between the modules, from the top: [`judging`], [`sweep`] -> [`runs`] -> [`conditions`] -> [`prompt`] ->
+//! [`items`], [`scoring`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
 
 pub mod analysis;
-pub mod benchmark;
-pub mod caa;
-pub mod condition;
-mod head;
-pub mod judge;
-pub mod manner;
-pub mod measure;
-pub mod overlap;
-mod pack;
+pub mod conditions;
+pub mod items;
+pub mod judging;
+pub mod measures;
 pub mod prompt;
-pub mod protocol;
 pub mod report;
 pub mod results;
-pub mod run;
-mod score;
+pub mod runs;
+pub mod scoring;
 pub mod sweep;
-pub mod text;
-pub mod truthfulqa;
-pub mod write;
 
-pub use pack::{Plan, Request};
-pub use score::{AnswerScore, ScoreError, Scorer, ScorerParams, TokenRequest};
+pub use items::truthfulqa;
+pub use scoring::{AnswerScore, Plan, Request, ScoreError, Scorer, ScorerParams, TokenRequest};

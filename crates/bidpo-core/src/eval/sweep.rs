@@ -1,8 +1,8 @@
 //! Many settings of layer and scale: the points of a sweep, and the choice among them.
 
-use super::analysis::MeasureTable;
-use super::condition::Condition;
-use super::results::{ConditionKind, Manifest};
+use crate::eval::analysis::MeasureTable;
+use crate::eval::conditions::Condition;
+use crate::eval::results::{ConditionKind, Manifest};
 use crate::layers::Layers;
 use crate::steer::{ControlVector, SteerError, SteeringVector};
 use ggml_grad::llama::Model;
@@ -57,7 +57,7 @@ impl FromStr for Percents {
 
 /// A setting.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SweepPoint {
+pub struct Configuration {
     /// The layer.
     pub layer: usize,
     /// Length of what is added, signed, in per cent of the median residual norm there.
@@ -70,7 +70,7 @@ pub struct SweepPoint {
     pub moved_from: Option<usize>,
 }
 
-impl SweepPoint {
+impl Configuration {
     /// `layer 15, +5 %`.
     pub fn name(&self) -> String {
         format!("layer {}, {:+} %", self.layer, self.percent)
@@ -113,10 +113,10 @@ pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Op
 /// [`SteerError::Mismatch`] for a point of another vector, and as [`points`].
 pub fn measured(
     manifest: &Manifest,
-    known: &[SweepPoint],
+    known: &[Configuration],
     vector: &SteeringVector,
     model: &Model,
-) -> Result<Vec<SweepPoint>, SteerError> {
+) -> Result<Vec<Configuration>, SteerError> {
     let mut out = Vec::new();
     for c in &manifest.conditions {
         let ConditionKind::Point { layers, percent, factor, .. } = &c.kind else { continue };
@@ -158,7 +158,7 @@ fn point(
     percent: f64,
     factor: f64,
     model: &Model,
-) -> Result<SweepPoint, SteerError> {
+) -> Result<Configuration, SteerError> {
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     check_layer(layer, model)?;
     let (d, moved_from) = direction(vector, layer)?;
@@ -166,7 +166,7 @@ fn point(
     let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
     row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
     let control = ControlVector { data, first: layer, last: layer };
-    Ok(SweepPoint { layer, percent, factor, control, moved_from })
+    Ok(Configuration { layer, percent, factor, control, moved_from })
 }
 
 /// All points of `layers` and `percents`; `norms` is the median residual norm at each layer.
@@ -180,7 +180,7 @@ pub fn points(
     percents: &Percents,
     norms: &BTreeMap<usize, f64>,
     model: &Model,
-) -> Result<Vec<SweepPoint>, SteerError> {
+) -> Result<Vec<Configuration>, SteerError> {
     let n_embd = model.n_embd();
     if vector.n_embd() != n_embd {
         return Err(SteerError::Mismatch(format!(
@@ -208,9 +208,9 @@ pub fn points(
 }
 
 /// The best of some points on a table's measure; of equals the one with the smallest scale, then the lowest layer.
-pub fn best<'a>(points: &'a [SweepPoint], table: &MeasureTable) -> Option<&'a SweepPoint> {
+pub fn best<'a>(points: &'a [Configuration], table: &MeasureTable) -> Option<&'a Configuration> {
     let sign = table.measure.direction();
-    let value = |p: &SweepPoint| table.row(&p.name()).map(|r| sign * r.estimate.value);
+    let value = |p: &Configuration| table.row(&p.name()).map(|r| sign * r.estimate.value);
     points.iter().filter(|p| value(p).is_some()).max_by(|a, b| {
         let by_value = value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN));
         by_value.then(b.percent.abs().total_cmp(&a.percent.abs())).then(b.layer.cmp(&a.layer))
@@ -219,9 +219,9 @@ pub fn best<'a>(points: &'a [SweepPoint], table: &MeasureTable) -> Option<&'a Sw
 
 #[cfg(test)]
 mod tests {
-    use super::super::analysis::analyse;
-    use super::super::analysis::tests::{bits, run_of};
     use super::*;
+    use crate::eval::analysis::analyse;
+    use crate::eval::analysis::tests::{bits, run_of};
 
     #[test]
     fn scales_are_parsed() {
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_best_point_is_the_smallest_of_equals() {
-        let point = |layer, percent| SweepPoint {
+        let point = |layer, percent| Configuration {
             layer,
             percent,
             factor: 1.0,
@@ -247,7 +247,7 @@ mod tests {
         };
         let points = [point(3, -5.0), point(3, 5.0), point(3, 10.0), point(4, 5.0)];
         let (low, high) = (bits(20, |i| i < 5), bits(20, |i| i < 9));
-        let names: Vec<String> = points.iter().map(SweepPoint::name).collect();
+        let names: Vec<String> = points.iter().map(Configuration::name).collect();
         assert_eq!(names[0], "layer 3, -5 %");
         let run = run_of(&[
             ("unsteered", "unsteered", &low),

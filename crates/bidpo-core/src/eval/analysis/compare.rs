@@ -1,7 +1,7 @@
 //! One figure with its interval; two conditions on the same items.
 
 use super::{LEVEL, RESAMPLES, SEED};
-use crate::eval::measure::{Kind, Measure};
+use crate::eval::measures::{Kind, Measure};
 use crate::stats::{self, Clustered, Interval};
 
 /// A figure with its interval.

@@ -9,11 +9,11 @@ pub use compare::{Comparison, Estimate, compare, estimate};
 pub use surface::{Surface, surface};
 pub(crate) use words::difference as difference_words;
 
-use super::condition::{STEERED, UNSTEERED};
-use super::judge::Verdict;
-use super::measure::{Kind, Measure};
-use super::protocol::Protocol;
-use super::results::{ConditionFacts, ConditionKind, Manifest, Record, Run};
+use super::conditions::{STEERED, UNSTEERED};
+use super::items::Protocol;
+use super::judging::PairwiseResult;
+use super::measures::{Kind, Measure};
+use crate::eval::results::{ConditionFacts, ConditionKind, Manifest, Record, Run};
 use crate::stats;
 
 /// Confidence level of every interval.
@@ -94,7 +94,7 @@ pub struct Analysis {
     /// Items whose preferred answer changed.
     pub changed: Vec<Changed>,
     /// How matches before a judge ended.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<PairwiseResult>,
 }
 
 /// Computes a run's figures.
@@ -168,12 +168,12 @@ fn table(run: &Run, measure: Measure) -> Result<MeasureTable, String> {
     Ok(MeasureTable { measure, rows })
 }
 
-fn verdicts(run: &Run) -> Result<Vec<Verdict>, String> {
+fn verdicts(run: &Run) -> Result<Vec<PairwiseResult>, String> {
     let against = |c: &ConditionFacts| match &c.kind {
         ConditionKind::Match { against, .. } => against.clone(),
         _ => c.name.clone(),
     };
-    run.manifest.conditions.iter().zip(&run.records).map(|(c, r)| Verdict::of(&against(c), r)).collect()
+    run.manifest.conditions.iter().zip(&run.records).map(|(c, r)| PairwiseResult::of(&against(c), r)).collect()
 }
 
 /// The pairs of the first match that the judge decided: the other answer, the steered one, and the preference for it.

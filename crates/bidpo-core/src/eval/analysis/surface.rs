@@ -2,7 +2,7 @@
 //! that does no better has shown nothing about truth.
 
 use super::{LEVEL, RESAMPLES, SEED};
-use crate::eval::measure::{Kind, Measure};
+use crate::eval::measures::{Kind, Measure};
 use crate::eval::results::{Answer, Record};
 use crate::stats::{self, Interval};
 use std::collections::BTreeSet;

@@ -2,10 +2,10 @@
 
 use super::compare::difference_unit;
 use super::{Analysis, Comparison};
-use crate::eval::condition::{STEERED, UNSTEERED};
-use crate::eval::judge::Verdict;
-use crate::eval::measure::{Kind, Measure};
-use crate::eval::protocol::Protocol;
+use crate::eval::conditions::{STEERED, UNSTEERED};
+use crate::eval::items::Protocol;
+use crate::eval::judging::PairwiseResult;
+use crate::eval::measures::{Kind, Measure};
 use crate::eval::results::ConditionKind;
 use crate::text::numbers::p_equals;
 
@@ -211,7 +211,7 @@ impl Analysis {
 }
 
 /// A match in words.
-fn verdict(v: &Verdict, judge: &str, n: usize) -> String {
+fn verdict(v: &PairwiseResult, judge: &str, n: usize) -> String {
     let against = named(&v.against);
     let counts = format!("{} wins, {} losses, {} ties of {n}, sign test {}", v.wins, v.losses, v.ties, p_equals(v.p));
     let lean = format!(

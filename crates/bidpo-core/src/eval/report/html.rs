@@ -3,9 +3,9 @@
 use super::svg::{self, Point, Series};
 use super::text::{SIDE_BY_SIDE, main_cells, method, side_cells, steered_cells, surface_cells, title, verdict_cells};
 use crate::eval::analysis::{Analysis, MeasureTable, Row};
-use crate::eval::condition::{STEERED, UNSTEERED};
-use crate::eval::measure::Measure;
-use crate::eval::protocol::Protocol;
+use crate::eval::conditions::{STEERED, UNSTEERED};
+use crate::eval::items::Protocol;
+use crate::eval::measures::Measure;
 use crate::eval::results::ConditionKind;
 use crate::layers::Layers;
 use crate::stats::posterior_density;

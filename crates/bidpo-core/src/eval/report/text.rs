@@ -1,9 +1,9 @@
 //! A run's figures as Markdown, which is also readable in a terminal.
 
 use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_words};
-use crate::eval::condition::STEERED;
-use crate::eval::measure::{Kind, Measure};
-use crate::eval::protocol::Protocol;
+use crate::eval::conditions::STEERED;
+use crate::eval::items::Protocol;
+use crate::eval::measures::{Kind, Measure};
 use crate::stats::Interval;
 use crate::text::Table;
 use crate::text::numbers::{interval, p_value, percent};

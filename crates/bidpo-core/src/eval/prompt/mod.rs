@@ -1,9 +1,13 @@
 //! From an item to what the model reads: presets, options, system prompts, solved examples.
 
-use super::benchmark::{Benchmark, Group, Item};
-use super::protocol::Protocol;
-use super::score::{ScoreError, TokenRequest, encode};
+mod fit;
+
+pub use fit::{fit_examples, fitting_shots};
+
 use crate::data::{ChatTemplate, Message, Prompt, TemplateError};
+use crate::eval::items::Protocol;
+use crate::eval::items::{Benchmark, Group, Item};
+use crate::eval::scoring::{ScoreError, TokenRequest};
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Value, json};
 
@@ -34,7 +38,7 @@ const HIDDEN_CHAT: &str = "(The question is not shown.)";
 
 /// What a condition changes about the prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct PromptOverride {
     /// A system prompt: the system message of a chat, a paragraph before everything in plain text.
     pub system: Option<String>,
     /// Solved examples, in place of the preset's preamble and the benchmark's own examples.
@@ -175,7 +179,7 @@ impl Style {
         benchmark: &Benchmark,
         group: usize,
         items: &[usize],
-        change: &Change,
+        overrides: &PromptOverride,
     ) -> Result<(Prompts, Vec<View>), PromptError> {
         let mut views: Vec<View> = Vec::new();
         for &i in items {
@@ -192,22 +196,22 @@ impl Style {
                 Some(order) => (0..order.len()).map(letter).collect(),
                 None => item.answers.iter().map(|a| a.text.clone()).collect(),
             };
-            (self.block(item, order.as_deref(), change.hide_question), answers)
+            (self.block(item, order.as_deref(), overrides.hide_question), answers)
         };
         let requests: Vec<(String, Vec<String>)> = views.iter().map(of).collect();
         let prompts = match &self.preset {
             Preset::Plain { preamble, .. } => {
-                Prompts::Text { prefix: self.plain_prefix(preamble, group, change), requests }
+                Prompts::Text { prefix: self.plain_prefix(preamble, group, overrides), requests }
             }
-            Preset::Chat(template) => self.chat(model, template, group, change, &requests)?,
+            Preset::Chat(template) => self.chat(model, template, group, overrides, &requests)?,
         };
         Ok((prompts, views))
     }
 
     /// Paragraphs before the question: system prompt, header, then examples or the preamble.
-    fn plain_prefix(&self, preamble: &str, group: &Group, change: &Change) -> String {
-        let shots = if change.shots.is_empty() { &group.shots } else { &change.shots };
-        let mut parts: Vec<String> = change.system.iter().cloned().collect();
+    fn plain_prefix(&self, preamble: &str, group: &Group, overrides: &PromptOverride) -> String {
+        let shots = if overrides.shots.is_empty() { &group.shots } else { &overrides.shots };
+        let mut parts: Vec<String> = overrides.system.iter().cloned().collect();
         parts.extend(Some(group.header.clone()).filter(|h| !h.is_empty()));
         if shots.is_empty() {
             parts.extend(Some(preamble.to_owned()).filter(|p| !p.is_empty()));
@@ -221,11 +225,11 @@ impl Style {
         model: &Model,
         template: &ChatTemplate,
         group: &Group,
-        change: &Change,
+        overrides: &PromptOverride,
         requests: &[(String, Vec<String>)],
     ) -> Result<Prompts, PromptError> {
-        let shots = if change.shots.is_empty() { &group.shots } else { &change.shots };
-        let mut before: Vec<Message> = change.system.iter().map(Message::system).collect();
+        let shots = if overrides.shots.is_empty() { &group.shots } else { &overrides.shots };
+        let mut before: Vec<Message> = overrides.system.iter().map(Message::system).collect();
         for (block, answer) in shots.iter().filter_map(|s| self.shot(s)) {
             before.extend([Message::user(block), Message::assistant(answer)]);
         }
@@ -255,7 +259,7 @@ impl Prompts {
     /// The requests in tokens, however they are given.
     ///
     /// # Errors
-    /// As [`super::Scorer::plan`].
+    /// As [`crate::eval::Scorer::plan`].
     pub fn tokens(&self, model: &Model) -> Result<Vec<TokenRequest>, ScoreError> {
         match self {
             Self::Tokens { requests, .. } => Ok(requests.clone()),
@@ -263,10 +267,7 @@ impl Prompts {
                 .iter()
                 .map(|(prompt, answers)| {
                     let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
-                    let e = encode(model, prefix, prompt, &answers)?;
-                    let context = e.whole.first().map_or_else(Vec::new, |w| w[..e.n_context].to_vec());
-                    let answers = e.whole.iter().map(|w| w[e.n_context..].to_vec()).collect();
-                    Ok(TokenRequest { context, answers })
+                    TokenRequest::encode(model, prefix, prompt, &answers)
                 })
                 .collect(),
         }
@@ -300,8 +301,8 @@ impl Prompts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::Answer;
     use super::*;
+    use crate::eval::results::Answer;
 
     fn item(question: &str) -> Item {
         Item {
@@ -353,12 +354,12 @@ mod tests {
     fn what_stands_before() {
         let group = |header: &str, n: usize| Group { header: header.into(), shots: vec![item("S?"); n] };
         let s = style(Protocol::Choice);
-        let none = Change::default();
+        let none = PromptOverride::default();
         assert_eq!(s.plain_prefix("P", &group("", 0), &none), "P\n\n");
         assert_eq!(s.plain_prefix("", &group("", 0), &none), "");
         // Examples take the preamble's place, a condition's those of the benchmark.
         assert_eq!(s.plain_prefix("P", &group("H", 1), &none), "H\n\nQ: S?\nA: Blue.\n\n");
-        let change = Change { system: Some("Sys".into()), shots: vec![item("T?")], hide_question: false };
-        assert_eq!(s.plain_prefix("P", &group("H", 1), &change), "Sys\n\nH\n\nQ: T?\nA: Blue.\n\n");
+        let overrides = PromptOverride { system: Some("Sys".into()), shots: vec![item("T?")], hide_question: false };
+        assert_eq!(s.plain_prefix("P", &group("H", 1), &overrides), "Sys\n\nH\n\nQ: T?\nA: Blue.\n\n");
     }
 }

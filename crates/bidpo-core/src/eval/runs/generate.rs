@@ -4,13 +4,13 @@
 //! Items are taken in waves, and a wave is the same whether or not some of it is done already: what is computed in one
 //! batch decides the last bits of a sum, and with them now and then a token.
 
-use super::benchmark::Benchmark;
-use super::condition::Condition;
-use super::prompt::Style;
-use super::results::{Record, Shard, Written};
-use super::run::RunError;
-use super::score::ScoreError;
+use super::choice::RunError;
 use crate::chat::Utf8Pieces;
+use crate::eval::conditions::Condition;
+use crate::eval::items::Benchmark;
+use crate::eval::prompt::Style;
+use crate::eval::results::{Record, Shard, Written};
+use crate::eval::scoring::ScoreError;
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const PREFIX: i32 = 0;
 
 /// How answers are written.
 #[derive(Debug, Clone)]
-pub struct WriteOptions {
+pub struct GenerationOptions {
     /// How each token is chosen. Each item draws from a sequence of its own.
     pub sampler: SamplerParams,
     /// The most tokens of an answer.
@@ -35,7 +35,7 @@ pub struct WriteOptions {
     pub stops: Vec<String>,
 }
 
-impl WriteOptions {
+impl GenerationOptions {
     /// For the manifest.
     pub fn facts(&self) -> Value {
         let s = &self.sampler;
@@ -51,7 +51,7 @@ impl WriteOptions {
 
 /// A benchmark whose items are answered in the model's own words.
 #[derive(Debug)]
-pub struct Writing<'a> {
+pub struct Generation<'a> {
     /// The model.
     pub model: &'a Arc<Model>,
     /// The items; all of one group.
@@ -61,7 +61,7 @@ pub struct Writing<'a> {
     /// Which of them.
     pub shard: Shard,
     /// How.
-    pub options: &'a WriteOptions,
+    pub options: &'a GenerationOptions,
     /// Threads.
     pub n_threads: u32,
 }
@@ -82,7 +82,7 @@ struct Answer {
 
 impl Answer {
     /// Takes the next token.
-    fn push(&mut self, token: Token, model: &Model, options: &WriteOptions, room: usize) {
+    fn push(&mut self, token: Token, model: &Model, options: &GenerationOptions, room: usize) {
         if model.is_eog(token) {
             self.ended = Some(true);
             return;
@@ -105,7 +105,7 @@ impl Answer {
     }
 }
 
-impl Writing<'_> {
+impl Generation<'_> {
     /// Answers the items under a condition, but for those that are `done`. `sink` takes the records of one wave and ends
     /// the work by answering false. Returns false if it did.
     ///
@@ -126,7 +126,7 @@ impl Writing<'_> {
         let failed = |source: ScoreError| RunError::Score { place: place(), source };
         let (prompts, _) = self
             .style
-            .prompts(self.model, self.benchmark, 0, &mine, &condition.change)
+            .prompts(self.model, self.benchmark, 0, &mine, &condition.overrides)
             .map_err(|source| RunError::Prompt { place: place(), source })?;
         let contexts = prompts.contexts(self.model).map_err(failed)?;
         // A limit of context that leaves no room for one token of an answer.

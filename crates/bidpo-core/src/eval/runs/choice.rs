@@ -1,11 +1,11 @@
 //! Measuring: items under conditions, into records. Nothing is judged here.
 
-use super::benchmark::Benchmark;
-use super::condition::Condition;
-use super::prompt::{PromptError, Prompts, Style};
-use super::results::{Record, Shard, View};
-use super::score::{AnswerScore, ScoreError, Scorer, ScorerParams};
-use super::{Plan, Request};
+use crate::eval::conditions::Condition;
+use crate::eval::items::Benchmark;
+use crate::eval::prompt::{PromptError, Prompts, Style};
+use crate::eval::results::{Record, Shard, View};
+use crate::eval::scoring::{AnswerScore, ScoreError, Scorer, ScorerParams};
+use crate::eval::scoring::{Plan, Request};
 use ggml_grad::llama::Model;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Measurement<'_> {
             }
             let (prompts, views) = self
                 .style
-                .prompts(self.model, self.benchmark, group, &of_group, &condition.change)
+                .prompts(self.model, self.benchmark, group, &of_group, &condition.overrides)
                 .map_err(|source| RunError::Prompt { place: format!("condition {:?}", condition.name), source })?;
             let place = |request: usize| {
                 let item = &items[views[request].0];

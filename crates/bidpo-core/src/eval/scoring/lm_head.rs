@@ -1,7 +1,7 @@
 //! The way from hidden states to log-probabilities: our own output head where it is that of the model's graph, llama.cpp's
 //! logits otherwise.
 
-use super::ScoreError;
+use super::error::ScoreError;
 use ggml_grad::graph::{LmHead, log_sum_exp};
 use ggml_grad::llama::{Batch, Context, DType, EvalCallback, LlamaError, Node, NodeId, Token, Weight};
 

@@ -1,9 +1,9 @@
 //! Running text: how well a model predicts it, and how far a vector moves its predictions.
 
-use super::condition::Condition;
-use super::results::{Record, Shard, TextScore};
-use super::run::RunError;
-use super::score::ScoreError;
+use super::choice::RunError;
+use crate::eval::conditions::Condition;
+use crate::eval::results::{Record, Shard, TextScore};
+use crate::eval::scoring::ScoreError;
 use ggml_grad::graph::log_sum_exp;
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
 use std::collections::BTreeSet;

@@ -5,12 +5,11 @@
 //! decoded together. Positions and attention are those of each answer alone after its prompt; only the order of some sums
 //! differs (see the tests for how little).
 
-use super::head::Head;
+use super::error::ScoreError;
+use super::lm_head::Head;
 use super::pack::{Encoded, Limits, Plan, Request, Tree};
 use crate::steer::ControlVector;
-use ggml_grad::llama::{
-    Batch, Context, ContextParams, KernelOverride, KvType, LlamaError, Model, Token, default_threads,
-};
+use ggml_grad::llama::{Batch, Context, ContextParams, KernelOverride, KvType, Model, Token, default_threads};
 use std::sync::Arc;
 
 /// Sequence that holds the prefix.
@@ -19,28 +18,6 @@ const PREFIX: i32 = 0;
 const ANSWERS: i32 = 1;
 /// `LLAMA_MAX_SEQ` of the pinned llama.cpp.
 const MAX_SEQUENCES: usize = 256;
-
-/// What can go wrong when answers are scored.
-#[derive(Debug, thiserror::Error)]
-pub enum ScoreError {
-    /// llama.cpp failed.
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    /// The model cannot share a prompt between sequences.
-    #[error("{0}")]
-    Unsupported(String),
-    /// A prompt or an answer that cannot be scored.
-    #[error("{0}")]
-    Input(String),
-    /// One of many requests cannot be scored.
-    #[error("request {request}: {source}")]
-    Request {
-        /// Its place in the list, from 0.
-        request: usize,
-        /// Why.
-        source: Box<ScoreError>,
-    },
-}
 
 /// The score of one answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +35,19 @@ pub struct TokenRequest {
     pub context: Vec<Token>,
     /// The answers.
     pub answers: Vec<Vec<Token>>,
+}
+
+impl TokenRequest {
+    /// The tokens of `answers` after `prefix` and `prompt`, as [`Scorer::score`] takes them.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Self, ScoreError> {
+        let encoded = encode(model, prefix, prompt, answers)?;
+        let context = encoded.whole.first().map_or_else(Vec::new, |w| w[..encoded.n_context].to_vec());
+        let answers = encoded.whole.iter().map(|w| w[encoded.n_context..].to_vec()).collect();
+        Ok(Self { context, answers })
+    }
 }
 
 /// Sizes a [`Scorer`] works with. Results do not depend on them, beyond the rounding of sums taken in another order.
@@ -160,8 +150,8 @@ impl Scorer {
     /// the text without the answer has. BOS stands first where the model's tokenizer puts one.
     ///
     /// # Errors
-    /// [`ScoreError::Input`] for an empty answer, an empty prompt without BOS, or a text longer than the model was
-    /// trained for; [`ScoreError::Llama`] when llama.cpp fails.
+    /// [`ScoreError::Input`] for an empty answer or an empty prompt without BOS; [`ScoreError::TooLong`] for a text longer
+    /// than the model was trained for; [`ScoreError::Llama`] when llama.cpp fails.
     pub fn score(&mut self, prompt: &str, answers: &[&str]) -> Result<Vec<AnswerScore>, ScoreError> {
         let encoded = encode(&self.model, &self.prefix, prompt, answers)?;
         let plan = self.plan_of(&[encoded]);
@@ -232,9 +222,7 @@ impl Scorer {
             }
             let whole: Vec<Vec<Token>> = r.answers.iter().map(|a| [&r.context[..], a].concat()).collect();
             match whole.iter().map(Vec::len).max() {
-                Some(n) if n > limit => Err(ScoreError::Input(format!(
-                    "prompt and answer have {n} tokens, the model was trained for {limit}: shorten the prompt"
-                ))),
+                Some(tokens) if tokens > limit => Err(ScoreError::TooLong { tokens, limit }),
                 _ => Ok(Encoded { n_context: r.context.len(), whole }),
             }
         };
@@ -404,7 +392,7 @@ impl Scorer {
 }
 
 /// Tokens of some answers after prefix and prompt, as [`Scorer::score`] takes them.
-pub(super) fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Encoded, ScoreError> {
+fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]) -> Result<Encoded, ScoreError> {
     let text = format!("{}{prompt}", prefix);
     let n_context = model.tokenize(&text, true, false)?.len();
     if n_context == 0 {
@@ -421,11 +409,7 @@ pub(super) fn encode(model: &Model, prefix: &str, prompt: &str, answers: &[&str]
                 return Err(ScoreError::Input(format!("the answer {answer:?} has no tokens to score")));
             }
             if whole.len() > limit {
-                return Err(ScoreError::Input(format!(
-                    "prompt and answer have {} tokens, the model was trained for {limit}: shorten the preamble or \
-                     the prompt (answer {answer:?})",
-                    whole.len()
-                )));
+                return Err(ScoreError::TooLong { tokens: whole.len(), limit });
             }
             Ok(whole)
         })

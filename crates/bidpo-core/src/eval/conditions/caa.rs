@@ -1,9 +1,9 @@
 //! The mean difference of activations, the baseline without training: CAA (Rimsky et al. 2024, arXiv 2312.06681), at the
 //! last token of true and false answers.
 
-use super::benchmark::Benchmark;
-use super::prompt::{Change, PromptError, Prompts, Style};
-use super::score::TokenRequest;
+use crate::eval::items::Benchmark;
+use crate::eval::prompt::{PromptError, PromptOverride, Prompts, Style};
+use crate::eval::scoring::TokenRequest;
 use crate::extract::{ExtractError, Extractor};
 use ggml_grad::llama::{Model, Token};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub fn mean_difference(
 ) -> Result<(BTreeMap<usize, Vec<f32>>, usize), CaaError> {
     let all: Vec<usize> = (0..benchmark.items.len()).collect();
     let mut pairs: Vec<(Vec<Token>, Vec<Token>)> = Vec::new();
-    let (prompts, views): (Prompts, _) = style.prompts(model, benchmark, 0, &all, &Change::default())?;
+    let (prompts, views): (Prompts, _) = style.prompts(model, benchmark, 0, &all, &PromptOverride::default())?;
     for ((i, order), request) in views.iter().zip(prompts.tokens(model).map_err(PromptError::from)?) {
         let item = &benchmark.items[*i];
         let (Some(best), Some(worst)) = (item.best(), item.first_false()) else { continue };

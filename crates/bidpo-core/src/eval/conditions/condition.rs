@@ -1,8 +1,8 @@
 //! Conditions: a vector and what it has to be measured against.
 
-use super::benchmark::Item;
-use super::prompt::Change;
-use super::results::{ConditionFacts, ConditionKind};
+use crate::eval::items::Item;
+use crate::eval::prompt::PromptOverride;
+use crate::eval::results::{ConditionFacts, ConditionKind};
 use crate::numbers::norm;
 use crate::steer::ControlVector;
 use crate::steer::rotated;
@@ -21,7 +21,7 @@ pub struct Condition {
     /// What is added to the residual stream.
     pub control: Option<ControlVector>,
     /// What is changed about the prompt.
-    pub change: Change,
+    pub overrides: PromptOverride,
     /// Its kind, as the manifest records it.
     pub kind: ConditionKind,
 }
@@ -29,7 +29,7 @@ pub struct Condition {
 impl Condition {
     /// A condition that adds `control` under the preset's own prompt.
     pub fn new(name: impl Into<String>, kind: ConditionKind, control: Option<ControlVector>) -> Self {
-        Self { name: name.into(), control, change: Change::default(), kind }
+        Self { name: name.into(), control, overrides: PromptOverride::default(), kind }
     }
 
     /// The unsteered model.
@@ -55,21 +55,21 @@ impl Condition {
     /// A system prompt, no vector.
     pub fn system_prompt(text: &str) -> Self {
         let kind = ConditionKind::System { system: text.to_owned() };
-        let change = Change { system: Some(text.to_owned()), ..Change::default() };
-        Self { change, ..Self::new("system prompt", kind, None) }
+        let overrides = PromptOverride { system: Some(text.to_owned()), ..PromptOverride::default() };
+        Self { overrides, ..Self::new("system prompt", kind, None) }
     }
 
     /// Solved training items in the prompt, no vector.
     pub fn few_shot(shots: Vec<Item>) -> Self {
         let kind = ConditionKind::FewShot { shots: shots.len(), shot_items: shots.iter().map(|s| s.index).collect() };
         let name = format!("{} solved examples", shots.len());
-        Self { change: Change { shots, ..Change::default() }, ..Self::new(name, kind, None) }
+        Self { overrides: PromptOverride { shots, ..PromptOverride::default() }, ..Self::new(name, kind, None) }
     }
 
     /// The options without the question, no vector.
     pub fn choices_only() -> Self {
-        let change = Change { hide_question: true, ..Change::default() };
-        Self { change, ..Self::new("question hidden", ConditionKind::ChoicesOnly, None) }
+        let overrides = PromptOverride { hide_question: true, ..PromptOverride::default() };
+        Self { overrides, ..Self::new("question hidden", ConditionKind::ChoicesOnly, None) }
     }
 
     /// For the manifest.

@@ -1,6 +1,6 @@
 //! Protocols: what is asked of the model, and in which order answers are shown.
 
-use super::benchmark::Item;
+use super::item::Item;
 use crate::data::permutation;
 use std::fmt;
 use std::str::FromStr;

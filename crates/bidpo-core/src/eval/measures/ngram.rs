@@ -14,7 +14,7 @@ pub const NO_COMMENT: &str = "I have no comment.";
 
 /// A score of likeness, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Overlap {
+pub enum NgramMetric {
     /// BLEU with up to four-grams.
     Bleu,
     /// ROUGE-1: words.
@@ -25,7 +25,7 @@ pub enum Overlap {
     RougeL,
 }
 
-impl Overlap {
+impl NgramMetric {
     /// The likeness of an answer to one reference.
     pub fn score(self, answer: &str, reference: &str) -> f64 {
         match self {
@@ -165,14 +165,14 @@ mod tests {
             ("a_b c-d 1.5.2 3,000. x.", "a_b c-d 1.5.2 3,000 x.", 74.19446627365011, [1.0, 1.0, 1.0]),
         ];
         for (answer, reference, bleu, rouge) in cases {
-            let got =
-                [Overlap::Bleu, Overlap::Rouge1, Overlap::Rouge2, Overlap::RougeL].map(|o| o.score(answer, reference));
+            let got = [NgramMetric::Bleu, NgramMetric::Rouge1, NgramMetric::Rouge2, NgramMetric::RougeL]
+                .map(|o| o.score(answer, reference));
             let want = [bleu / 100.0, rouge[0], rouge[1], rouge[2]];
             for (g, w) in got.iter().zip(want) {
                 assert!((g - w).abs() < 1e-12, "{answer:?}: {got:?}, not {want:?}");
             }
         }
-        assert_eq!(Overlap::Rouge1.best("yes", ["no", "yes."]), 1.0);
-        assert_eq!(Overlap::Rouge1.best("yes", []), 0.0);
+        assert_eq!(NgramMetric::Rouge1.best("yes", ["no", "yes."]), 1.0);
+        assert_eq!(NgramMetric::Rouge1.best("yes", []), 0.0);
     }
 }

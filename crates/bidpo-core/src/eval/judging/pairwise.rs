@@ -2,10 +2,10 @@
 //! and B, in both orders, and not which is which. An answer wins if the judge prefers it in both orders; a judgement that
 //! follows the order is a tie (position bias of judges: Wang et al. 2023, arXiv 2305.17926).
 
-use super::benchmark::{Benchmark, Item};
-use super::condition::{Condition, STEERED};
-use super::measure::{Kind, Measure};
-use super::results::{Answer, ConditionKind, Record, Run};
+use crate::eval::conditions::{Condition, STEERED};
+use crate::eval::items::{Benchmark, Item};
+use crate::eval::measures::{Kind, Measure};
+use crate::eval::results::{Answer, ConditionKind, Record, Run};
 use crate::stats::{self, Interval};
 use ggml_grad::files::sha256_of_bytes;
 
@@ -17,7 +17,7 @@ pub const HELPFUL: &str = "Which of these two answers is the better answer to th
 
 /// The steered answers against those under one other condition.
 #[derive(Debug, Clone)]
-pub struct Match {
+pub struct PairwiseComparison {
     /// The other condition.
     pub against: String,
     /// The pairs, each an item: the question as the judge reads it, and the two answers, steered first (labelled true so
@@ -29,7 +29,7 @@ pub struct Match {
     pub sha256: String,
 }
 
-impl Match {
+impl PairwiseComparison {
     /// The name of its condition in the results.
     pub fn name(&self) -> String {
         format!("steered against {}", self.against)
@@ -53,7 +53,7 @@ impl Match {
 ///
 /// # Errors
 /// In words: nothing to judge.
-pub fn matches(run: &Run, criterion: &str, references: bool) -> Result<Vec<Match>, String> {
+pub fn matches(run: &Run, criterion: &str, references: bool) -> Result<Vec<PairwiseComparison>, String> {
     let Some(steered) = run.under(STEERED) else {
         return Err(format!("there are no answers under {STEERED:?}: nothing to put head to head"));
     };
@@ -73,7 +73,7 @@ pub fn matches(run: &Run, criterion: &str, references: bool) -> Result<Vec<Match
             all += &format!("{question}\n{}\n{}\n", answers[0].text, answers[1].text);
             items.push(Item { index: a.index, question, category: a.category.clone(), answers, group: 0 });
         }
-        out.push(Match {
+        out.push(PairwiseComparison {
             against: condition.name.clone(),
             benchmark: Benchmark::plain(items),
             questions: steered.iter().map(|r| r.question.clone()).collect(),
@@ -103,7 +103,7 @@ fn question(record: &Record, criterion: &str, references: bool) -> String {
 
 /// How a match ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub struct PairwiseResult {
     /// The other condition.
     pub against: String,
     /// Items whose steered answer was preferred in both orders.
@@ -129,7 +129,7 @@ pub struct Verdict {
     pub longer: f64,
 }
 
-impl Verdict {
+impl PairwiseResult {
     /// From a match's records.
     ///
     /// # Errors
@@ -185,8 +185,8 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::View;
     use super::*;
+    use crate::eval::results::View;
 
     fn record(views: &[[f64; 2]]) -> Record {
         let orders = [vec![0, 1], vec![1, 0]];
@@ -214,7 +214,7 @@ mod tests {
         let loss = record(&[[-2.0, -0.1], [-2.0, -0.1]]);
         let biased = record(&[[-0.1, -2.0], [-2.0, -0.1]]);
         let records: Vec<Record> = [vec![win; 8], vec![loss; 2], vec![biased; 10]].concat();
-        let v = Verdict::of("unsteered", &records).unwrap();
+        let v = PairwiseResult::of("unsteered", &records).unwrap();
         assert_eq!((v.wins, v.ties, v.losses), (8, 10, 2));
         // scipy.stats.binomtest(8, 10).pvalue
         assert!((v.p - 0.109375).abs() < 1e-12, "{}", v.p);
@@ -224,6 +224,6 @@ mod tests {
         assert!((v.first - 0.75).abs() < 1e-12, "{}", v.first);
         // "s" and "o" are as long.
         assert_eq!((v.share(), v.longer), (Some(0.8), 0.5));
-        assert_eq!(Verdict::of("x", &[]).unwrap().share(), None);
+        assert_eq!(PairwiseResult::of("x", &[]).unwrap().share(), None);
     }
 }

@@ -3,8 +3,8 @@
 //! Lin, Hilton, Evans 2021 (arXiv 2109.07958), and the reference evaluation that the authors publish with the data
 //! (github.com/sylinrl/TruthfulQA).
 
-use super::Request;
 use crate::data::truthfulqa::Question;
+use crate::eval::scoring::Request;
 
 /// The six pairs of the reference evaluation's QA prompt (Lin et al. 2021, appendix E). The scores depend on every
 /// character: the text is part of the protocol's definition.
@@ -60,7 +60,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The requests for [`Scorer::plan`](super::Scorer::plan) or [`Scorer::score_many`](super::Scorer::score_many), one a
+    /// The requests for [`Scorer::plan`](crate::eval::Scorer::plan) or [`Scorer::score_many`](crate::eval::Scorer::score_many), one a
     /// question. The scorer's prefix must be set (see [`prefix`]).
     pub fn requests(&self) -> Vec<Request<'_>> {
         self.prompts.iter().zip(&self.answers).map(|(prompt, answers)| Request { prompt, answers }).collect()
