@@ -9,6 +9,7 @@ pub use file::{Positions, extract_to_file};
 pub use prompts::{PromptsError, read_prompts};
 
 use crate::numbers::{median, rows_within};
+use ggml_grad::files::FileError;
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, KvType, LlamaError, Model, Node, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -65,13 +66,8 @@ pub enum ExtractError {
         n_rows: usize,
     },
     /// The result cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// Someone stopped it; nothing was written.
     #[error("stopped; nothing was written")]
     Interrupted,

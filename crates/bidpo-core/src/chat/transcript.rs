@@ -4,6 +4,7 @@ use super::{Generation, StopReason, printable};
 use crate::data::Message;
 use crate::layers::Layers;
 use crate::steer::ScaledVector;
+use ggml_grad::files::display_name;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -59,7 +60,7 @@ pub struct Transcript<'a> {
 
 impl Transcript<'_> {
     fn model_file(&self) -> String {
-        self.model.path().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+        display_name(self.model.path())
     }
 
     /// To be read: headings with the role and the steering, the text below. Control characters come out as in the

@@ -1,5 +1,7 @@
 //! Multiple-choice questions from any CSV or JSONL file, by a mapping from its columns to question, choices and answer.
 
+use super::{LineError, csv_line, decode};
+use ggml_grad::files::FileError;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -20,23 +22,11 @@ pub struct ChoiceItem {
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A line is not what the mapping says.
-    #[error("{path}:{line}: {reason}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong there.
-        reason: String,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
+    /// A line does not match the mapping.
+    #[error(transparent)]
+    Line(#[from] LineError),
     /// Something else about the file.
     #[error("{path}: {reason}")]
     File {
@@ -97,23 +87,20 @@ pub struct Mapping {
 /// # Errors
 /// [`ChoiceError`], naming the line: nothing is skipped but [`ChoiceSet::contradictions`].
 pub fn load(path: &Path, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
-    let bytes = std::fs::read(path).map_err(|source| ChoiceError::Read { path: path.to_owned(), source })?;
-    let at = |line: usize, reason: String| ChoiceError::Line { path: path.to_owned(), line, reason };
-    let text = std::str::from_utf8(&bytes).map_err(|e| {
-        at(1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count(), "this is not UTF-8 text".into())
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let at = LineError::of(path);
+    let text = decode(&bytes).map_err(|e| at(e.line, "this is not UTF-8 text".into()))?;
     let mut items = Vec::new();
     match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("csv") => {
             let mut reader = csv::Reader::from_reader(text.as_bytes());
-            let line_of = |e: &csv::Error| super::csv_line(text.as_bytes(), e.position());
+            let line_of = |e: &csv::Error| csv_line(text.as_bytes(), e.position());
             let csv_error = |e: csv::Error| at(line_of(&e), format!("not CSV: {e}"));
             let header: Vec<String> =
                 reader.headers().map_err(csv_error)?.iter().map(|h| h.trim().to_owned()).collect();
             for record in reader.records() {
                 let record = record.map_err(csv_error)?;
-                let line = super::csv_line(text.as_bytes(), record.position());
+                let line = csv_line(text.as_bytes(), record.position());
                 let values = record.iter().map(|f| Value::String(f.trim().to_owned()));
                 let object: Map<String, Value> = header.iter().cloned().zip(values).collect();
                 items.push((line, item(&Value::Object(object), mapping).map_err(|reason| at(line, reason))?));

@@ -5,6 +5,8 @@
 //! answer as an index from 0, are read too.
 
 use super::choice::{ChoiceError, ChoiceItem};
+use super::{LineError, csv_line};
+use ggml_grad::files::FileError;
 use std::path::{Path, PathBuf};
 
 /// A subject.
@@ -26,10 +28,10 @@ pub struct Subject {
 /// [`ChoiceError`], naming file and line; a folder without test files, a subject without its development file.
 pub fn load(folder: &Path, with_dev: bool) -> Result<Vec<Subject>, ChoiceError> {
     let test = folder.join("test");
-    let entries = std::fs::read_dir(&test).map_err(|source| ChoiceError::Read { path: test.clone(), source })?;
+    let entries = std::fs::read_dir(&test).map_err(FileError::read(&test))?;
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|source| ChoiceError::Read { path: test.clone(), source })?;
+        let entry = entry.map_err(FileError::read(&test))?;
         if let Some(name) = entry.file_name().to_str().and_then(|n| n.strip_suffix("_test.csv")) {
             names.push(name.to_owned());
         }
@@ -56,15 +58,16 @@ pub fn load(folder: &Path, with_dev: bool) -> Result<Vec<Subject>, ChoiceError> 
 }
 
 fn read(path: &Path) -> Result<Vec<ChoiceItem>, ChoiceError> {
-    let bytes = std::fs::read(path).map_err(|source| ChoiceError::Read { path: path.to_owned(), source })?;
-    let at = |line: usize, reason: String| ChoiceError::Line { path: path.to_owned(), line, reason };
+    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let at = LineError::of(path);
+    let wrong = |line, reason| ChoiceError::from(at(line, reason));
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(&bytes[..]);
     let mut items = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(|e| at(super::csv_line(&bytes, e.position()), format!("not CSV in UTF-8: {e}")))?;
-        let line = super::csv_line(&bytes, record.position());
+        let record = record.map_err(|e| at(csv_line(&bytes, e.position()), format!("not CSV in UTF-8: {e}")))?;
+        let line = csv_line(&bytes, record.position());
         if record.len() != 6 {
-            return Err(at(line, format!("{} fields; a question, four choices and the answer are 6", record.len())));
+            return Err(wrong(line, format!("{} fields; a question, four choices and the answer are 6", record.len())));
         }
         let fields: Vec<&str> = record.iter().map(str::trim).collect();
         // Not only at the top: samples of such copies have their header among the rows.
@@ -76,10 +79,10 @@ fn read(path: &Path) -> Result<Vec<ChoiceItem>, ChoiceError> {
             "B" | "1" => 1,
             "C" | "2" => 2,
             "D" | "3" => 3,
-            other => return Err(at(line, format!("the answer is {other:?}; A, B, C or D (or 0 to 3) is needed"))),
+            other => return Err(wrong(line, format!("the answer is {other:?}; A, B, C or D (or 0 to 3) is needed"))),
         };
         if let Some(empty) = fields.iter().position(|f| f.is_empty()) {
-            return Err(at(line, format!("field {} is empty", empty + 1)));
+            return Err(wrong(line, format!("field {} is empty", empty + 1)));
         }
         items.push(ChoiceItem {
             question: fields[0].to_owned(),

@@ -4,7 +4,9 @@
 //! of the BiPO data (Cao et al. 2024, arXiv 2406.00045): `question`, `matching`, `not_matching`. A prompt may be a list of
 //! messages, under `prompt` or `messages`. Other keys are ignored.
 
+use super::decode;
 use super::{Message, Prompt};
+use ggml_grad::files::{FileError, display_name};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -44,13 +46,8 @@ pub struct PreferenceSet {
 #[derive(Debug, thiserror::Error)]
 pub enum PrefsError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The ending says nothing about the format.
     #[error("{path}: unknown kind of file: preference pairs are read from .jsonl, .json (one array) and .csv")]
     Extension {
@@ -85,17 +82,15 @@ impl PreferenceSet {
     /// # Errors
     /// [`PrefsError`], naming the file and the line: the first mistake ends the reading, nothing is skipped.
     pub fn load(path: &Path) -> Result<Self, PrefsError> {
-        let bytes = std::fs::read(path).map_err(|source| PrefsError::Read { path: path.to_owned(), source })?;
-        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+        let name = display_name(path);
         Self::parse(&bytes, path, name)
     }
 
     pub(super) fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
-        let text = std::str::from_utf8(bytes).map_err(|e| {
-            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-            pair_error(path, line, format!("not UTF-8 (byte {} of the file): save it as UTF-8", e.valid_up_to()))
+        let text = decode(bytes).map_err(|e| {
+            pair_error(path, e.line, format!("not UTF-8 (byte {} of the file): save it as UTF-8", e.byte))
         })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
         let pairs = match extension.as_deref() {
             Some("jsonl" | "ndjson") => from_jsonl(text, path)?,

@@ -1,6 +1,7 @@
 //! A split that is written down: which items to train on, to choose by, to report on.
 
 use super::{permutation, similar};
+use ggml_grad::files::{FileError, display_name};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -32,13 +33,8 @@ pub struct SplitFile {
 #[derive(Debug, thiserror::Error)]
 pub enum SplitFileError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The file is no split.
     #[error("{path}: {reason}")]
     Format {
@@ -143,7 +139,7 @@ impl SplitFile {
         }
         Ok(Self {
             bidpo_split: 1,
-            data: data.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
+            data: display_name(data),
             data_sha256: data_sha256.to_owned(),
             items,
             seed,
@@ -159,7 +155,7 @@ impl SplitFile {
     /// # Errors
     /// [`SplitFileError`].
     pub fn load(path: &Path, data_sha256: &str) -> Result<Self, SplitFileError> {
-        let bytes = std::fs::read(path).map_err(|source| SplitFileError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
         let fail = |reason: String| SplitFileError::Format { path: path.to_owned(), reason };
         let split: Self = serde_json::from_slice(&bytes)
             .map_err(|e| fail(format!("this is no split file of bidpo ({e}); `bidpo data split` writes one")))?;

@@ -12,6 +12,7 @@ mod named;
 
 use super::Message;
 use encode::Encoder;
+use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Model};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -23,13 +24,8 @@ pub use encode::TokenizedPair;
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// A template file cannot be read.
-    #[error("cannot read the chat template {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error("chat template: {0}")]
+    Io(#[from] FileError),
     /// The template is not valid Jinja.
     #[error("the chat template {name} is not valid: {reason}")]
     Syntax {
@@ -132,7 +128,7 @@ impl ChatTemplate {
     /// [`ChatTemplate::notice`] says so.
     ///
     /// # Errors
-    /// [`TemplateError::Read`] and [`TemplateError::Syntax`].
+    /// [`TemplateError::Io`] and [`TemplateError::Syntax`].
     pub fn new(model: &Model, choice: &TemplateChoice) -> Result<Self, TemplateError> {
         let mut notice = None;
         let (name, source) = match choice {
@@ -153,8 +149,7 @@ impl ChatTemplate {
                 ((*name).to_owned(), source)
             }
             TemplateChoice::File(path) => {
-                let source = std::fs::read_to_string(path)
-                    .map_err(|source| TemplateError::Read { path: path.clone(), source })?;
+                let source = std::fs::read_to_string(path).map_err(FileError::read(path))?;
                 (path.display().to_string(), Some(source))
             }
         };

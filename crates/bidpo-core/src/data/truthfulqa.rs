@@ -4,6 +4,8 @@
 //! January 2025 revision, which names one best incorrect answer for each question; the older CSV is read too, without
 //! the binary setting.
 
+use super::decode;
+use ggml_grad::files::FileError;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -11,13 +13,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TruthfulQaError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The file is not what its form promises.
     #[error("{path}: {place}: {reason}")]
     Format {
@@ -82,18 +79,14 @@ impl TruthfulQa {
     /// # Errors
     /// [`TruthfulQaError`], naming the file, the line or item, and the column.
     pub fn load(path: &Path) -> Result<Self, TruthfulQaError> {
-        let bytes = std::fs::read(path).map_err(|source| TruthfulQaError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
         let sha256 = ggml_grad::files::sha256_of_bytes(&bytes);
         let at = |place: &str, reason: String| TruthfulQaError::Format {
             path: path.to_owned(),
             place: place.to_owned(),
             reason,
         };
-        let text = std::str::from_utf8(&bytes).map_err(|e| {
-            let line = bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
-            at(&format!("line {line}"), "this is not UTF-8 text".into())
-        })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = decode(&bytes).map_err(|e| at(&format!("line {}", e.line), "this is not UTF-8 text".into()))?;
         let questions = match text.trim_start().chars().next() {
             None => return Err(at("line 1", "the file is empty".into())),
             Some('[') => from_json(text),

@@ -5,6 +5,7 @@
 //! straight to its place in the file and memory holds none of them.
 
 use super::{ExtractError, Extractor, NormStats, row_norms};
+use ggml_grad::files::{FileError, temporary_beside};
 use ggml_grad::llama::{Model, Token};
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
@@ -42,7 +43,7 @@ impl Positions {
 /// the last block over as many as are computed of it, the last ones among them.
 ///
 /// # Errors
-/// As [`Extractor`]; [`ExtractError::NoPrompts`], [`ExtractError::Write`], [`ExtractError::Interrupted`].
+/// As [`Extractor`]; [`ExtractError::NoPrompts`], [`ExtractError::Io`], [`ExtractError::Interrupted`].
 #[allow(clippy::too_many_arguments, reason = "each is one independent choice of the caller")]
 pub fn extract_to_file(
     model: &Arc<Model>,
@@ -67,15 +68,16 @@ pub fn extract_to_file(
         Positions::All | Positions::Mean => Extractor::new(model, layers, longest, n_threads)?,
     };
     let n_embd = model.n_embd();
-    let failed = |source| ExtractError::Write { path: path.to_owned(), source };
+    let failed = FileError::write(path);
     let layout = Layout::new(extractor.layers(), prompts, positions, n_embd);
 
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".bidpo-").tempfile_in(folder).map_err(failed)?;
+    let mut file = temporary_beside(path).map_err(failed)?;
     file.write_all(&layout.header(metadata)).map_err(failed)?;
     let data_start = file.stream_position().map_err(failed)?;
     let mut write = |offset: u64, bytes: &[u8]| {
-        file.seek(SeekFrom::Start(data_start + offset)).and_then(|_| file.write_all(bytes)).map_err(failed)
+        file.seek(SeekFrom::Start(data_start + offset))
+            .and_then(|_| file.write_all(bytes))
+            .map_err(|e| ExtractError::Io(failed(e)))
     };
     if positions == Positions::All {
         write(0, &layout.offsets.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;

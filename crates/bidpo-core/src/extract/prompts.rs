@@ -1,29 +1,18 @@
 //! Prompts from a file: plain text, JSONL or CSV.
 
-use crate::data::{Message, Prompt};
+use crate::data::{LineError, Message, Prompt, decode};
+use ggml_grad::files::FileError;
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with a file of prompts.
+/// An unusable file of prompts.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptsError {
-    /// It cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A line is not what it should be.
-    #[error("{path}:{line}: {reason}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
-        /// What is wrong.
-        reason: String,
-    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] FileError),
+    /// A line holds no prompt.
+    #[error(transparent)]
+    Line(#[from] LineError),
     /// It holds no prompt.
     #[error("{path} holds no prompt")]
     Empty {
@@ -32,10 +21,10 @@ pub enum PromptsError {
     },
 }
 
-/// Names a prompt may have in an object or a header, in the order they are looked for.
+/// Keys or column names of a prompt, in the order of preference.
 const KEYS: [&str; 4] = ["prompt", "question", "text", "messages"];
 
-/// Reads prompts by the file's ending:
+/// Reads prompts, by file extension:
 /// - `.jsonl`: one JSON value a line: a string, or an object with `prompt`, `question` or `text` (a string, or messages with
 ///   role and content) or `messages`;
 /// - `.csv`: a column called `prompt`, `question` or `text`;
@@ -46,23 +35,17 @@ const KEYS: [&str; 4] = ["prompt", "question", "text", "messages"];
 /// # Errors
 /// [`PromptsError`], with file and line.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, PromptsError> {
-    let bytes = std::fs::read(path).map_err(|source| PromptsError::Read { path: path.to_owned(), source })?;
-    let at = |line: u64, reason: String| PromptsError::Line { path: path.to_owned(), line, reason };
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text.strip_prefix('\u{FEFF}').unwrap_or(text),
-        Err(error) => {
-            let line = bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count() as u64 + 1;
-            return Err(at(line, "this is not UTF-8 text".into()));
-        }
-    };
-    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let prompts = match ending.as_str() {
-        "csv" => from_csv(text, &at)?,
+    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let at = LineError::of(path);
+    let text = decode(&bytes).map_err(|e| at(e.line, "this is not UTF-8 text".into()))?;
+    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let prompts = match extension.as_str() {
+        "csv" => from_csv(text, at)?,
         _ => {
             let mut prompts = Vec::new();
             for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-                prompts.push(match ending.as_str() {
-                    "jsonl" | "ndjson" => from_json(line).map_err(|reason| at(i as u64 + 1, reason))?,
+                prompts.push(match extension.as_str() {
+                    "jsonl" | "ndjson" => from_json(line).map_err(|reason| at(i + 1, reason))?,
                     _ => Prompt::Text(line.to_owned()),
                 });
             }
@@ -99,9 +82,9 @@ fn from_json(line: &str) -> Result<Prompt, String> {
     if empty { Err("the prompt is empty".into()) } else { Ok(prompt) }
 }
 
-fn from_csv(text: &str, at: &dyn Fn(u64, String) -> PromptsError) -> Result<Vec<Prompt>, PromptsError> {
+fn from_csv(text: &str, at: impl Fn(usize, String) -> LineError) -> Result<Vec<Prompt>, LineError> {
     let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
-    let line_of = |e: &csv::Error| e.position().map_or(1, csv::Position::line);
+    let line_of = |e: &csv::Error| e.position().map_or(1, |p| p.line() as usize);
     let headers = reader.headers().map_err(|e| at(line_of(&e), e.to_string()))?.clone();
     let column = KEYS[..3]
         .iter()
@@ -110,7 +93,7 @@ fn from_csv(text: &str, at: &dyn Fn(u64, String) -> PromptsError) -> Result<Vec<
     let mut prompts = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| at(line_of(&e), e.to_string()))?;
-        let line = record.position().map_or(1, csv::Position::line);
+        let line = record.position().map_or(1, |p| p.line() as usize);
         match record.get(column).filter(|p| !p.trim().is_empty()) {
             Some(prompt) => prompts.push(Prompt::Text(prompt.to_owned())),
             None => return Err(at(line, "the prompt is empty".into())),

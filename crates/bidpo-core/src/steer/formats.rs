@@ -1,6 +1,7 @@
 //! Which of the formats a file has: its name says so.
 
 use super::{SteerError, SteeringVector};
+use ggml_grad::files::FileError;
 use std::path::Path;
 
 /// A format that holds steering vectors.
@@ -31,7 +32,7 @@ impl SteeringVector {
     /// ending. A `.npy` file does not say its layers: [`SteeringVector::load_npy`].
     ///
     /// # Errors
-    /// [`SteerError::Llama`] or [`SteerError::Read`] for a file that cannot be read, is damaged or cut short;
+    /// [`SteerError::Llama`] or [`SteerError::Io`] for a file that cannot be read, is damaged or cut short;
     /// [`SteerError::NotAVector`] for a file that is no usable control vector.
     pub fn load(path: &Path) -> Result<Self, SteerError> {
         match Format::of(path) {
@@ -48,7 +49,7 @@ impl SteeringVector {
     /// Writes the format that the file's ending names (GGUF for any but `.safetensors` and `.npy`); all of it or nothing.
     ///
     /// # Errors
-    /// [`SteerError::Invalid`] for values that no reader would take; [`SteerError::Write`] or [`SteerError::Llama`] when the
+    /// [`SteerError::Invalid`] for values that no reader would take; [`SteerError::Io`] or [`SteerError::Llama`] when the
     /// file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), SteerError> {
         let bytes = match Format::of(path) {
@@ -56,14 +57,13 @@ impl SteeringVector {
             Format::Safetensors => self.to_safetensors()?,
             Format::Npy => self.to_npy()?,
         };
-        ggml_grad::files::write_atomically(path, &bytes)
-            .map_err(|source| SteerError::Write { path: path.to_owned(), source })
+        Ok(ggml_grad::files::write_atomically(path, &bytes).map_err(FileError::write(path))?)
     }
 }
 
 /// The whole file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, SteerError> {
-    std::fs::read(path).map_err(|source| SteerError::Read { path: path.to_owned(), source })
+    Ok(std::fs::read(path).map_err(FileError::read(path))?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Which model file a vector belongs to.
 
 use super::Provenance;
+use ggml_grad::files::display_name;
 use ggml_grad::llama::Model;
 
 /// Name, architecture, quantization and hash of a model file: what a vector's provenance says about it.
@@ -41,9 +42,7 @@ impl ModelIdentity {
 
 /// `general.name`, else the file's name.
 pub(super) fn name(model: &Model) -> String {
-    model.meta("general.name").filter(|n| !n.trim().is_empty()).unwrap_or_else(|| {
-        model.path().file_name().map_or_else(|| "unknown".into(), |n| n.to_string_lossy().into_owned())
-    })
+    model.meta("general.name").filter(|n| !n.trim().is_empty()).unwrap_or_else(|| display_name(model.path()))
 }
 
 /// The last part of llama.cpp's description (`llama ?B Q4_1`): "architecture size quantization".

@@ -12,7 +12,7 @@ impl SteeringVector {
     /// the caller names them.
     ///
     /// # Errors
-    /// [`SteerError::Read`] for a file that cannot be read; [`SteerError::NotAVector`] for one that is no array of that kind,
+    /// [`SteerError::Io`] for a file that cannot be read; [`SteerError::NotAVector`] for one that is no array of that kind,
     /// is cut short, or has another number of rows than there are layers.
     pub fn load_npy(path: &Path, layers: &Layers) -> Result<Self, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };

@@ -17,7 +17,7 @@ impl SteeringVector {
     /// Reads a safetensors file: tensors `direction.N` of one dimension, F32, or F64, F16, BF16, which become F32.
     ///
     /// # Errors
-    /// [`SteerError::Read`] for a file that cannot be read, [`SteerError::NotAVector`] for one that is no safetensors file
+    /// [`SteerError::Io`] for a file that cannot be read, [`SteerError::NotAVector`] for one that is no safetensors file
     /// or no usable control vector.
     pub fn load_safetensors(path: &Path) -> Result<Self, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };

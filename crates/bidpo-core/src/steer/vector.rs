@@ -2,6 +2,7 @@
 
 use crate::layers::Layers;
 use crate::numbers::norm;
+use ggml_grad::files::FileError;
 use ggml_grad::llama::GgufValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,25 +10,12 @@ use std::path::PathBuf;
 /// What can be wrong with a vector file or with its use.
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
-    /// The file cannot be read or written.
+    /// A GGUF file cannot be read or written.
     #[error(transparent)]
     Llama(#[from] ggml_grad::llama::LlamaError),
-    /// A file of another format than GGUF cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// ... or not be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// A safetensors or .npy file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A provenance key, read from a file of another format, that GGUF cannot hold: nothing was written.
     #[error("cannot write {path}: {source}")]
     Key {
