@@ -84,9 +84,7 @@ fn one_layer_is_the_same_either_way() {
 fn a_killed_run_of_several_layers_goes_on_to_the_same_bytes() {
     let Some(bench) = Bench::new() else { return };
     let flags = "--steps 16 --batch 2 --val 0.17 --patience 0 --layers 26,28-29";
-    bench.train("v.gguf", flags).success();
-    let whole = bench.files("v.gguf");
-    std::fs::remove_file(bench.path("v.gguf")).unwrap();
+    let whole = bench.uninterrupted("v.gguf", flags);
     let checkpoint = bench.path("v.ckpt");
     let mut child = bench.spawn("v.gguf", flags);
     let hit = wait(&mut child, || steps(&checkpoint) >= 3);

@@ -132,9 +132,7 @@ fn the_other_model_trains_too() {
 fn a_killed_run_goes_on_to_the_same_bytes() {
     let Some(bench) = Bench::new() else { return };
     let flags = "--steps 24 --batch 2 --val 0.17 --patience 0";
-    bench.train("v.gguf", flags).success();
-    let whole = bench.files("v.gguf");
-    bench.left().iter().for_each(|f| std::fs::remove_file(bench.path(f)).unwrap());
+    let whole = bench.uninterrupted("v.gguf", flags);
     let checkpoint = bench.path("v.ckpt");
 
     // Before there is a checkpoint there is nothing to resume, and nothing in the way of a new run.
@@ -193,10 +191,7 @@ fn a_damaged_checkpoint_is_refused_and_fresh_starts_again() {
 fn ctrl_c_saves_what_there_is() {
     let Some(bench) = Bench::new() else { return };
     let flags = "--steps 40 --batch 2";
-    bench.train("v.gguf", flags).success();
-    let whole = bench.files("v.gguf");
-    std::fs::remove_file(bench.path("v.gguf")).unwrap();
-
+    let whole = bench.uninterrupted("v.gguf", flags);
     let mut child = bench.spawn("v.gguf", flags);
     let checkpoint = bench.path("v.ckpt");
     assert!(wait(&mut child, || steps(&checkpoint) >= 3), "the run ended before it could be stopped");

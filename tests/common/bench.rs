@@ -110,6 +110,16 @@ impl Bench {
         (read(&self.path(out)), read(&self.path(out).with_extension("md")))
     }
 
+    /// A run to its end, as the reference for one that is interrupted: its vector and card, which are removed again.
+    pub fn uninterrupted(&self, out: &str, flags: &str) -> Files {
+        self.train(out, flags).success();
+        let files = self.files(out);
+        for name in [PathBuf::from(out), Path::new(out).with_extension("md")] {
+            std::fs::remove_file(self.dir.path().join(name)).unwrap();
+        }
+        files
+    }
+
     pub fn vector(&self, out: &str) -> SteeringVector {
         SteeringVector::load(&self.path(out)).unwrap()
     }

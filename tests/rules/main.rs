@@ -286,48 +286,37 @@ fn rope(n_dims: usize, mode: i32, scale: f32, yarn: f32, attn: f32) -> OpParams 
     p
 }
 
-/// z = x + y, y repeated.  dL/dx = g,  dL/dy = g summed over the repetitions.
-fn add() -> Vec<BTreeSet<usize>> {
+/// A node of two sources of one shape, the second of them repeated: either is active alone, and both together.
+fn repeated(name: &str, node: fn(&mut Graph, Value, Value) -> Result<Value, IrError>) -> Vec<BTreeSet<usize>> {
+    let whole = [3, 4, 2, 1];
     let mut reached = Vec::new();
-    for ne in [[3, 4, 2, 1], [3, 1, 1, 1], [1, 4, 1, 1], [3, 2, 1, 1]] {
-        let mut c = Case::new([3, 4, 2, 1]);
+    for ne in [whole, [3, 1, 1, 1], [1, 4, 1, 1], [3, 2, 1, 1]] {
+        let mut c = Case::new(whole);
         let y = c.fixed(ne);
-        let z = c.graph.add(c.entry, y).unwrap();
-        reached.push(c.check(&format!("add, x active, y {ne:?}"), z));
+        let z = node(&mut c.graph, c.entry, y).unwrap();
+        reached.push(c.check(&format!("{name}, x active, y {ne:?}"), z));
 
         let mut c = Case::new(ne);
-        let x = c.fixed([3, 4, 2, 1]);
-        let z = c.graph.add(x, c.entry).unwrap();
-        reached.push(c.check(&format!("add, y {ne:?} active"), z));
+        let x = c.fixed(whole);
+        let z = node(&mut c.graph, x, c.entry).unwrap();
+        reached.push(c.check(&format!("{name}, y {ne:?} active"), z));
 
-        let mut c = Case::new([3, 4, 2, 1]);
+        let mut c = Case::new(whole);
         let y = c.window(ne);
-        let z = c.graph.add(c.entry, y).unwrap();
-        reached.push(c.check(&format!("add, both active, y {ne:?}"), z));
+        let z = node(&mut c.graph, c.entry, y).unwrap();
+        reached.push(c.check(&format!("{name}, both active, y {ne:?}"), z));
     }
     reached
 }
 
+/// z = x + y, y repeated.  dL/dx = g,  dL/dy = g summed over the repetitions.
+fn add() -> Vec<BTreeSet<usize>> {
+    repeated("add", Graph::add)
+}
+
 /// z = x y, y repeated.  dL/dx = g y,  dL/dy = g x summed over the repetitions.
 fn mul() -> Vec<BTreeSet<usize>> {
-    let mut reached = Vec::new();
-    for ne in [[3, 4, 2, 1], [3, 1, 1, 1], [1, 4, 1, 1], [3, 2, 1, 1]] {
-        let mut c = Case::new([3, 4, 2, 1]);
-        let y = c.fixed(ne);
-        let z = c.graph.mul(c.entry, y).unwrap();
-        reached.push(c.check(&format!("mul, x active, y {ne:?}"), z));
-
-        let mut c = Case::new(ne);
-        let x = c.fixed([3, 4, 2, 1]);
-        let z = c.graph.mul(x, c.entry).unwrap();
-        reached.push(c.check(&format!("mul, y {ne:?} active"), z));
-
-        let mut c = Case::new([3, 4, 2, 1]);
-        let y = c.window(ne);
-        let z = c.graph.mul(c.entry, y).unwrap();
-        reached.push(c.check(&format!("mul, both active, y {ne:?}"), z));
-    }
-    reached
+    repeated("mul", Graph::mul)
 }
 
 /// z = s x + b.  dL/dx = s g.
