@@ -32,7 +32,7 @@ lint: setup
 # One thread a test: ggml's threads wait by spinning, and cargo already runs as many tests at once as there are cores.
 test: export BIDPO_SETUP_TESTS = 1
 test: models-all lint
-	BIDPO_REQUIRE_MODELS=1 BIDPO_THREADS=1 cargo test --release --workspace
+	scripts/test.sh
 
 vectors: models-all build
 	scripts/vectors.sh

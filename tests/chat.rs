@@ -12,7 +12,7 @@ use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice};
 use bidpo_core::steer::{ScaledVector, SteeringVector, combine};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Sampler, SamplerParams};
 use predicates::prelude::*;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -88,17 +88,20 @@ fn steering_is_exact() {
     assert_eq!(answer(&[]), plain, "taking the vector off leaves nothing behind");
 }
 
+/// A session with one vector.
+fn steered(model: &Arc<Model>, v: &Arc<SteeringVector>, scale: f32) -> ChatSession {
+    let mut session = ChatSession::new(model, template(model), &params()).unwrap();
+    session.set_dials(vec![dial("v", v, scale)], None).unwrap();
+    session
+}
+
 /// A change of scale in the middle of a conversation answers as a session that never had another scale: no K or V of the
 /// old scale is left.
 #[test]
 fn no_stale_cache() {
     let Some(model) = smol() else { return };
     let v = vector(&model, 12, 3);
-    let session = |scale: f32| {
-        let mut session = ChatSession::new(&model, template(&model), &params()).unwrap();
-        session.set_dials(vec![dial("v", &v, scale)], None).unwrap();
-        session
-    };
+    let session = |scale: f32| steered(&model, &v, scale);
     let mut talk = session(0.0);
     let first = talk.ask("Tell me about rivers.", &options(12), &mut |_| {}).unwrap();
     assert_eq!(first.n_reused, 0);
@@ -212,11 +215,7 @@ fn retry_and_undo() {
 fn compare_is_two_answers() {
     let Some(model) = smol() else { return };
     let v = vector(&model, 12, 3);
-    let session = |scale: f32| {
-        let mut session = ChatSession::new(&model, template(&model), &params()).unwrap();
-        session.set_dials(vec![dial("v", &v, scale)], None).unwrap();
-        session
-    };
+    let session = |scale: f32| steered(&model, &v, scale);
     let nothing =
         |session: &mut ChatSession| session.compare(Some("x"), &options(4), &mut |_, _| {}).unwrap_err().to_string();
     assert!(nothing(&mut session(0.0)).contains("scales are 0"));
@@ -324,10 +323,8 @@ fn answers_end() {
 /// A vector made by another tool (repeng), at its layers, from the command line.
 #[test]
 fn generate_with_a_foreign_vector() {
-    let (Some(model), Some(file)) = (common::model(SMOL), common::shared("gold/interop/repeng_pca_smollm2.gguf"))
-    else {
-        return;
-    };
+    let Some(model) = common::model(SMOL) else { return };
+    let file = common::gold("interop/repeng_pca_smollm2.gguf");
     let run = |more: &[&str]| {
         let mut command = bidpo();
         command.arg("generate").arg("-m").arg(&model).args(["-p", "Tell me a story.", "-n", "8", "--json"]).args(more);
@@ -390,10 +387,8 @@ fn generate_without_a_template_says_so() {
 /// The chat, driven through a pipe: answers on stdout, everything else on stderr.
 #[test]
 fn chat_by_pipe() {
-    let (Some(model), Some(file)) = (common::model(SMOL), common::shared("gold/interop/repeng_pca_smollm2.gguf"))
-    else {
-        return;
-    };
+    let Some(model) = common::model(SMOL) else { return };
+    let file = common::gold("interop/repeng_pca_smollm2.gguf");
     let run = |lines: &str| {
         let mut command = bidpo();
         command.arg("chat").arg("-m").arg(&model).args(["-n", "6"]).write_stdin(lines.to_owned());
@@ -447,8 +442,7 @@ fn bad_input_gets_a_clear_error() {
     fails(&model, &["-p", "x", "--vector", model.to_str().unwrap()], 1, "SmolLM2");
     fails(&model, &["-p", "x", "--template", "no.jinja"], 1, "no.jinja");
     fails(&model, &["-p", "one two three four five", "--ctx", "8"], 1, "--ctx");
-    let Some(vector) = common::shared("gold/interop/repeng_pca_smollm2.gguf") else { return };
-    let vector: PathBuf = vector;
+    let vector = common::gold("interop/repeng_pca_smollm2.gguf");
     let v = vector.to_str().unwrap();
     fails(&model, &["-p", "x", "--vector", v, "--layers", "20-40"], 1, "takes 1-29");
     fails(&model, &["-p", "x", "--vector", v, "--convention", "input"], 2, "cvector-generator");

@@ -1,4 +1,4 @@
-//! `bidpo check` against values computed elsewhere (PyTorch, f32; `../shared/gold`), and against spoiled ones.
+//! `bidpo check` against values computed elsewhere (PyTorch, f32; `tests/gold`), and against spoiled ones.
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
@@ -42,9 +42,7 @@ fn number(value: &Value, key: &str) -> f64 {
 /// A model that is right, against all `files`, in f32 and quantized.
 fn passes(model: &str, files: &[&str], f32_line: &Line, quantized_line: &Line, difference_line: f64) {
     let Some(model) = common::model(model) else { return };
-    let Some(golds) = files.iter().map(|f| common::shared(&format!("gold/{f}"))).collect::<Option<Vec<_>>>() else {
-        return;
-    };
+    let golds: Vec<PathBuf> = files.iter().map(|f| common::gold(f)).collect();
     let (report, code) = check(&model, &golds, &[]);
     assert_eq!((code, &report["passed"]), (0, &json!(true)), "{report:#}");
     let logits = &report["logits"];
@@ -104,9 +102,8 @@ fn gemma_agrees_with_every_reference() {
 /// even through the noise of 8-bit activations these faults stand out.
 #[test]
 fn a_spoiled_reference_fails() {
-    let (Some(model), Some(good)) = (common::model(common::SMOL), common::shared("gold/smol_il15_vr_Dm1.json")) else {
-        return;
-    };
+    let Some(model) = common::model(common::SMOL) else { return };
+    let good = common::gold("smol_il15_vr_Dm1.json");
     let gold: Value = serde_json::from_slice(&std::fs::read(&good).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let spoiled = |name: &str, spoil: &dyn Fn(&mut Value)| {
@@ -142,9 +139,8 @@ fn a_spoiled_reference_fails() {
 /// Files that are no reference files, or not for this model: an error that names them, before the long part.
 #[test]
 fn an_unusable_reference_is_an_error() {
-    let (Some(model), Some(gemma)) = (common::model(common::SMOL), common::shared("gold/gemma_il9_vr_Dm1.json")) else {
-        return;
-    };
+    let Some(model) = common::model(common::SMOL) else { return };
+    let gemma = common::gold("gemma_il9_vr_Dm1.json");
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.json");
     std::fs::write(&broken, "{\"layer\": 15").unwrap();

@@ -124,7 +124,7 @@ fn the_surface_does_not_tell_true_from_false() {
 #[test]
 fn no_question_comes_from_truthfulqa() {
     let (Some(csv_file), Some(json_file)) =
-        (common::shared("data/truthfulqa/TruthfulQA.csv"), common::shared("data/truthfulqa/mc_task.json"))
+        (common::third_party("truthfulqa/TruthfulQA.csv"), common::third_party("truthfulqa/mc_task.json"))
     else {
         return;
     };
@@ -160,7 +160,7 @@ fn no_question_comes_from_truthfulqa() {
 fn the_files_of_the_bipo_paper_load() {
     // Counts taken with Python's csv module.
     for (name, n, n_duplicates, n_empty) in [("power-seeking", 642, 2, 2), ("wealth-seeking", 623, 4, 1)] {
-        let Some(path) = common::shared(&format!("data/bipo/{name}/train.csv")) else { return };
+        let Some(path) = common::third_party(&format!("bipo/{name}/train.csv")) else { return };
         let set = PreferenceSet::load(&path).unwrap();
         assert_eq!((set.len(), set.n_duplicates(), set.n_empty_prompts()), (n, n_duplicates, n_empty));
         // The origin is the line on which the pair starts, fields with line breaks included.

@@ -130,7 +130,7 @@ fn load(path: &Path, offload: &Offload) -> Arc<Model> {
 /// gradients.
 fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
     let Some(path) = common::model(name) else { return };
-    let gold = common::shared(gold).map(|p| Gold::load(&p).unwrap());
+    let gold = Gold::load(&common::gold(gold)).unwrap();
     let (a, b) = (Worker::start(), Worker::start());
     let gradient = |model: &Arc<Model>, exact: Option<bool>| {
         let pairs = builtin_pairs(model).unwrap();
@@ -162,9 +162,7 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
         assert!(1.0 - cosine < limit, "{name} on {}: gradient, 1 - cosine {:e}", place.name, 1.0 - cosine);
         assert!(difference < nats, "{name} on {}: {difference} nats", place.name);
         // gemma's table of logits makes its reference a matter of half a minute on one thread: in one place only.
-        if let Some(gold) =
-            gold.as_ref().filter(|_| name != GEMMA || place.name == "CPU and two workers" || !place.exact)
-        {
+        if name != GEMMA || place.name == "CPU and two workers" || !place.exact {
             let r = gold.compare(&model, false, Precision::default(), 1).unwrap();
             assert!(r.passed, "{name} on {}: {r:?}", place.name);
         }
@@ -174,13 +172,13 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
 #[test]
 fn graphs_of_smollm2_on_devices() {
     let _alone = alone();
-    graphs_agree(SMOL, 30, 15, "gold/smol_il15_vr_Dp1.json");
+    graphs_agree(SMOL, 30, 15, "smol_il15_vr_Dp1.json");
 }
 
 #[test]
 fn graphs_of_gemma_on_devices() {
     let _alone = alone();
-    graphs_agree(GEMMA, 18, 9, "gold/gemma_il9_vr_Dm1.json");
+    graphs_agree(GEMMA, 18, 9, "gemma_il9_vr_Dm1.json");
 }
 
 #[test]
@@ -247,9 +245,8 @@ fn the_same_vector_is_trained() {
 #[test]
 fn extraction_evaluation_and_answers_are_the_same() {
     let _guard = beside_others();
-    let (Some(path), Some(data)) = (common::model(SMOL), common::shared("data/truthfulqa/mc_task.json")) else {
-        return;
-    };
+    let Some(path) = common::model(SMOL) else { return };
+    let data = common::data("multiple_choice.json");
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (path.to_str().unwrap(), folder.path().join("acts.safetensors"));
     let prompts = folder.path().join("prompts.txt");

@@ -328,11 +328,8 @@ fn python_packages_read_what_is_converted() {
 /// A file of the cvector-generator, read in its convention, steers one layer lower than its numbers say.
 #[test]
 fn the_generators_convention_moves_what_is_added() {
-    let (Some(path), Some(file)) =
-        (common::model(common::SMOL), common::shared("gold/interop/llamacpp_mean_smollm2.gguf"))
-    else {
-        return;
-    };
+    let Some(path) = common::model(common::SMOL) else { return };
+    let file = common::gold("interop/llamacpp_mean_smollm2.gguf");
     let run = |more: &[&str]| -> Value {
         let mut command = bidpo();
         command.args(["generate", "--json", "-n", "8", "-p", "Tell me a story.", "--vector"]).arg(&file);

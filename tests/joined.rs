@@ -29,12 +29,12 @@ fn pairs(model: &Model, template: &TemplateChoice) -> Vec<TokenizedPair> {
     PAIRS.iter().map(encode).collect()
 }
 
-/// Engine and pairs, each captured alone; None where this CPU lacks the kernels.
+/// Engine and pairs, each captured alone; `None` where this CPU lacks the kernels.
 fn captured(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Option<(Engine, Vec<Example>)> {
     let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap();
     let mut engine = Engine::new(model, &[layer], longest, 1, threads).unwrap();
     if let Err(reason) = engine.joins() {
-        eprintln!("SKIPPED: {reason}");
+        common::skipped(&reason.to_string());
         return None;
     }
     let examples = pairs.iter().map(|p| engine.capture(&[p]).unwrap()).collect();

@@ -44,11 +44,12 @@ fn value(summary: &Value, measure: &str, condition: &str) -> f64 {
 
 #[test]
 fn mmlu_with_and_without_examples() {
-    let (Some(model), Some(data)) = (common::model(common::SMOL), common::shared("data/mmlu")) else { return };
+    let Some(model) = common::model(common::SMOL) else { return };
+    let data = common::data("mmlu");
     let dir = tempfile::tempdir().unwrap();
     let run = |shots: &str| {
         let out = dir.path().join(format!("{shots}.jsonl"));
-        let mut command = bidpo(&["eval", "mmlu", "--subjects", "anatomy,virology", "--per-subject", "2"]);
+        let mut command = bidpo(&["eval", "mmlu", "--subjects", "gardening,navigation", "--per-subject", "2"]);
         command.args(["--few-shot", shots, "-m", text(&model), "-d", text(&data), "-o", text(&out)]);
         (summary(&mut command), records(&out))
     };
@@ -56,7 +57,7 @@ fn mmlu_with_and_without_examples() {
     for (summary, records) in [(&zero, &a), (&five, &b)] {
         assert_eq!((records.len(), &summary["n"]), (4, &json!(4)));
         let categories: Vec<&str> = records.iter().map(|r| r["category"].as_str().unwrap()).collect();
-        assert_eq!(categories, ["anatomy", "anatomy", "virology", "virology"]);
+        assert_eq!(categories, ["gardening", "gardening", "navigation", "navigation"]);
         assert!(records.iter().all(|r| r["views"][0]["logprobs"].as_array().unwrap().len() == 4));
     }
     assert_ne!(a[0]["views"], b[0]["views"], "the examples change nothing");
@@ -69,10 +70,8 @@ fn mmlu_with_and_without_examples() {
 
 #[test]
 fn any_multiple_choice() {
-    let (Some(model), Some(data)) = (common::model(common::SMOL), common::shared("data/natural_questions/nq_mc.csv"))
-    else {
-        return;
-    };
+    let Some(model) = common::model(common::SMOL) else { return };
+    let data = common::data("two_answers.csv");
     let base = |more: &[&str]| {
         let mut command = bidpo(&["eval", "choice", "--choices", "answer,false_answer", "--separator", ";"]);
         command.args(["-m", text(&model), "-d", text(&data)]).args(more);
@@ -97,7 +96,7 @@ fn any_multiple_choice() {
     base(&["--question", "no_such"])
         .assert()
         .code(1)
-        .stderr(predicate::str::contains("nq_mc.csv:2: \"no_such\" is missing"));
+        .stderr(predicate::str::contains("two_answers.csv:2: \"no_such\" is missing"));
 }
 
 /// Perplexity and divergence against a computation of their own, token by token.

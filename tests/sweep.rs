@@ -29,21 +29,6 @@ fn data(dir: &Path) -> (PathBuf, PathBuf) {
     (data, split)
 }
 
-/// The browser, or None with the reason printed; a panic instead if `BIDPO_REQUIRE_MODELS` is set: `make test` installs it.
-fn chromium() -> Option<&'static str> {
-    let found = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| std::process::Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
-    if found.is_none() {
-        assert!(
-            std::env::var_os("BIDPO_REQUIRE_MODELS").is_none(),
-            "BIDPO_REQUIRE_MODELS is set and chromium is missing"
-        );
-        eprintln!("SKIPPED: chromium is missing");
-    }
-    found
-}
-
 /// What the browser makes of a page, `width` points wide.
 fn dom(browser: &str, page: &Path, width: usize) -> String {
     let profile = tempfile::tempdir().unwrap();
@@ -135,7 +120,7 @@ fn a_sweep_and_its_report() {
     for outside in ["http:", "https:", "<script", "src=", "url("] {
         assert!(!html.contains(outside), "{outside} in the page: it would not work offline");
     }
-    let Some(browser) = chromium() else { return };
+    let Some(browser) = common::chromium() else { return };
     let shown = dom(browser, &page, 1200);
     for part in ["over the scale", "What truthfulness costs", "Pareto front", "Protocol, exactly"] {
         assert!(shown.contains(part), "{part:?} is missing in what the browser shows");

@@ -20,17 +20,9 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// None, with the reason printed, where there is no browser; a panic instead if `BIDPO_REQUIRE_MODELS` is set.
+    /// `None` where there is no browser.
     pub fn open(url: &str) -> Option<Self> {
-        let works = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-        let Some(name) = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(works) else {
-            assert!(
-                std::env::var_os("BIDPO_REQUIRE_MODELS").is_none(),
-                "BIDPO_REQUIRE_MODELS is set and chromium is missing"
-            );
-            eprintln!("SKIPPED: chromium is missing");
-            return None;
-        };
+        let name = crate::common::chromium()?;
         let profile = tempfile::tempdir().unwrap();
         let mut process = Command::new(name)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
