@@ -385,10 +385,14 @@ fn options_are_read_by_their_letters() {
 #[test]
 fn a_killed_run_goes_on() {
     let Some(model) = common::model(SMOL) else { return };
-    let data = common::data("multiple_choice.json");
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole.jsonl"), dir.path().join("cut.jsonl"));
-    let n = 24;
+    // Every question five times, so that the run does not end before it is killed.
+    let items: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(common::data("multiple_choice.json")).unwrap()).unwrap();
+    let data = dir.path().join("data.json");
+    std::fs::write(&data, serde_json::to_vec(&vec![items; 5].concat()).unwrap()).unwrap();
+    let n = 120;
     let command = |out: &Path| {
         let mut command = eval(&model, &data, "mc1", n);
         command.args(["--prompt", "none"]).arg("--out").arg(out);
