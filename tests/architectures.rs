@@ -130,7 +130,8 @@ fn refused_architectures() {
     assert!(refused.len() >= 3);
     for family in refused {
         let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
-        let bidpo_core::check::SyntheticError::Engine(EngineError::Model(message)) = e else { panic!("{e:?}") };
+        let bidpo_core::check::SyntheticError::Engine(EngineError::Unsupported(refusal)) = e else { panic!("{e:?}") };
+        let message = refusal.to_string();
         assert!(message.contains(family.arch()), "{message}");
     }
 }

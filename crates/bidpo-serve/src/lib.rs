@@ -32,7 +32,7 @@ pub use state::Limits;
 pub use vectors::{OfferedVector, VectorStore, VectorsError};
 
 use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
-use ggml_grad::llama::{Context, ContextParams, LlamaError, Model};
+use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -63,8 +63,8 @@ pub enum ServeError {
     #[error("cannot set up the server: {0}")]
     System(#[from] std::io::Error),
     /// The model is of a kind that writes no text.
-    #[error("{0}")]
-    Unsupported(String),
+    #[error(transparent)]
+    Unsupported(#[from] ggml_grad::llama::Unsupported),
     /// llama.cpp's reason.
     #[error(transparent)]
     Llama(#[from] LlamaError),
@@ -118,13 +118,7 @@ impl Server {
         vectors: VectorStore,
         options: &ServeOptions,
     ) -> Result<Self, ServeError> {
-        if model.has_encoder() || model.is_not_causal() {
-            return Err(ServeError::Unsupported(format!(
-                "{} does not write text from left to right ({}): it cannot be served",
-                model.path().display(),
-                model.architecture()
-            )));
-        }
+        model.supports(Use::Serve)?;
         let origins = options.origins.iter().map(|o| o.parse().map_err(|_| ServeError::Origin(o.clone())));
         let origins = origins.collect::<Result<Vec<_>, _>>()?;
         let no_listener = |source| ServeError::Listen { addr: options.addr, source };

@@ -3,7 +3,7 @@
 use super::Utf8Pieces;
 use crate::data::TemplateError;
 use crate::steer::{ControlVector, SteerError};
-use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token};
+use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token, Use};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -36,8 +36,8 @@ pub enum ChatError {
     #[error("nothing steers, so there is nothing to compare: {0}")]
     NothingSteers(&'static str),
     /// The model is of a kind that cannot chat.
-    #[error("{0}")]
-    Unsupported(String),
+    #[error(transparent)]
+    Unsupported(#[from] ggml_grad::llama::Unsupported),
     /// The template's reason.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -180,13 +180,7 @@ impl Generator {
     /// # Errors
     /// [`ChatError::Unsupported`] for encoder-decoder models, [`ChatError::Llama`] when there is no memory for it.
     pub fn new(model: &Arc<Model>, params: &GeneratorParams) -> Result<Self, ChatError> {
-        if model.has_encoder() {
-            return Err(ChatError::Unsupported(format!(
-                "{} is an encoder-decoder model ({}): only decoder models can chat",
-                model.path().display(),
-                model.architecture()
-            )));
-        }
+        model.supports(Use::Chat)?;
         let n_ctx = match params.n_ctx {
             0 => Self::default_context(model) as u32,
             n => n,

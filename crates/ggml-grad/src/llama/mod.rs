@@ -23,6 +23,7 @@ mod quantize;
 mod reference;
 mod rpc;
 mod sampler;
+mod support;
 mod transposed;
 
 pub use abort::{AbortMessage, set_abort_message};
@@ -44,6 +45,7 @@ pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{PenaltyParams, Sampler, SamplerParams};
+pub use support::{Obstacle, Unsupported, Use};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 

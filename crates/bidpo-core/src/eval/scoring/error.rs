@@ -9,6 +9,9 @@ pub enum ScoreError {
     #[error(transparent)]
     Llama(#[from] LlamaError),
     /// The model cannot share a prompt between sequences.
+    #[error(transparent)]
+    Model(#[from] ggml_grad::llama::Unsupported),
+    /// The model's graph cannot be used for scoring.
     #[error("{0}")]
     Unsupported(String),
     /// A prompt or an answer that cannot be scored.

@@ -9,7 +9,7 @@ use super::error::ScoreError;
 use super::lm_head::Head;
 use super::pack::{Encoded, Limits, Plan, Request, Tree};
 use crate::steer::ControlVector;
-use ggml_grad::llama::{Batch, Context, ContextParams, KernelOverride, KvType, Model, Token, default_threads};
+use ggml_grad::llama::{Batch, Context, ContextParams, KernelOverride, KvType, Model, Token, Use, default_threads};
 use std::sync::Arc;
 
 /// Sequence that holds the prefix.
@@ -93,15 +93,9 @@ impl Scorer {
     /// A scorer over `model`; `steering` acts on every position, the prefix included.
     ///
     /// # Errors
-    /// [`ScoreError::Unsupported`] for models without a plain KV cache (recurrent, encoder-decoder).
+    /// [`ScoreError::Model`] for models without a plain KV cache (recurrent, encoder-decoder).
     pub fn new(model: &Arc<Model>, params: ScorerParams, steering: Option<ControlVector>) -> Result<Self, ScoreError> {
-        if model.is_recurrent() || model.has_encoder() {
-            return Err(ScoreError::Unsupported(format!(
-                "{} ({}) cannot be scored: answers that share a prompt need a decoder with a plain KV cache",
-                model.path().display(),
-                model.architecture()
-            )));
-        }
+        model.supports(Use::Score)?;
         let mut params = params;
         params.max_parallel = params.max_parallel.clamp(1, MAX_SEQUENCES - ANSWERS as usize);
         // llama.cpp reserves the logits of a full batch: half a gigabyte of them is enough.

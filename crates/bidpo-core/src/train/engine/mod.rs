@@ -22,7 +22,7 @@ use ggml_grad::graph::passes::fuse::fuse;
 use ggml_grad::graph::passes::lower::LabelScores;
 use ggml_grad::graph::passes::symbolic::SymbolicGraph;
 use ggml_grad::graph::{AttentionMemory, CaptureError, FastKernels};
-use ggml_grad::llama::{Context, ContextParams, DType, LlamaError, Model, Weight};
+use ggml_grad::llama::{Context, ContextParams, DType, LlamaError, Model, Use, Weight};
 use layout::Layout;
 use placed::Parts;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,9 @@ pub enum EngineError {
     /// The graph cannot be run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A kind of model that cannot be trained on.
+    #[error(transparent)]
+    Unsupported(#[from] ggml_grad::llama::Unsupported),
     /// A model that cannot be trained on, or a layer it does not have.
     #[error("{0}")]
     Model(String),
@@ -196,7 +199,8 @@ impl Engine {
     /// once).
     ///
     /// # Errors
-    /// [`EngineError::Model`] for no layer, one out of range or named twice, a recurrent or an encoder-decoder model.
+    /// [`EngineError::Model`] for no layer, one out of range or named twice; [`EngineError::Unsupported`] for a recurrent
+    /// or an encoder-decoder model.
     pub fn new(
         model: &Arc<Model>,
         layers: &[usize],
@@ -579,28 +583,9 @@ impl Example {
 /// Refuses models and layers that cannot be trained on.
 ///
 /// # Errors
-/// [`EngineError::Model`] naming the architecture or the range.
+/// [`EngineError::Unsupported`] naming the architecture, [`EngineError::Model`] naming the range.
 pub fn check_model(model: &Model, layer: usize) -> Result<(), EngineError> {
-    let arch = model.architecture();
-    if model.has_encoder() {
-        return Err(EngineError::Model(format!(
-            "{} is an encoder-decoder model ({arch}): bidpo trains on decoders only",
-            model.path().display()
-        )));
-    }
-    if model.is_not_causal() {
-        return Err(EngineError::Model(format!(
-            "{} does not write from left to right ({arch}, an encoder or a diffusion model): bidpo trains on \
-             autoregressive decoders",
-            model.path().display()
-        )));
-    }
-    if model.is_recurrent() {
-        return Err(EngineError::Model(format!(
-            "{} is a recurrent or hybrid model ({arch}): bidpo trains on attention-only decoders",
-            model.path().display()
-        )));
-    }
+    model.supports(Use::Train)?;
     let n_layer = model.n_layer();
     if layer < 1 || layer >= n_layer {
         return Err(EngineError::Model(format!(
