@@ -1,5 +1,6 @@
 //! Reverse-mode gradients through any GGUF model that llama.cpp runs.
 //!
+//! - [`trace`]: the short way: log-probabilities, and their gradients at each layer's residual stream.
 //! - [`llama`]: safe Rust over llama.cpp: models, contexts, the callback on the compute graph.
 //! - [`graph`]: lift llama.cpp's graph, differentiate it, run it with ggml.
 //! - [`synth`]: small random models of every architecture, for tests and benchmarks.
@@ -14,3 +15,4 @@ pub mod llama;
 pub mod memory;
 pub mod numeric;
 pub mod synth;
+pub mod trace;
