@@ -2,9 +2,11 @@
 
 mod html;
 mod json;
+mod markdown;
+mod plots;
 pub mod svg;
-mod text;
+mod tables;
 
 pub use html::html;
 pub use json::json;
-pub use text::markdown;
+pub use markdown::markdown;

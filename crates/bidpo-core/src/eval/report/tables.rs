@@ -1,8 +1,6 @@
-//! A run's figures as Markdown, which is also readable in a terminal.
+//! The tables of a run: results with units and denominators, as texts.
 
 use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_words};
-use crate::eval::conditions::STEERED;
-use crate::eval::items::Protocol;
 use crate::eval::measures::{Kind, Measure};
 use crate::stats::Interval;
 use crate::text::Table;
@@ -125,48 +123,6 @@ pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
 /// Measures that stand side by side in one table; more make it too wide.
 pub(crate) const SIDE_BY_SIDE: usize = 6;
 
-/// The heading of a run: benchmark, protocol, items, model, prompt.
-pub(crate) fn title(a: &Analysis) -> String {
-    let m = &a.manifest;
-    let preset = m.prompt.get("preset").and_then(|p| p.as_str()).map_or(String::new(), |p| format!(", prompt {p}"));
-    format!(
-        "{} {}, {} {}, {} ({}){preset}",
-        m.benchmark,
-        m.protocol,
-        m.items,
-        a.items_word(),
-        m.model.file,
-        m.model.quantization
-    )
-}
-
-/// How the figures were computed, in a line or two.
-pub(crate) fn method(a: &Analysis) -> String {
-    if a.protocol == Protocol::Judge {
-        return "An answer wins if the judge prefers it in both orders; leaning: the sign of the letters' log-odds, averaged over \
-                both orders; p: exact sign tests; interval: 95 %, Wilson."
-            .into();
-    }
-    let binary = a.tables[0].measure.is_binary();
-    let mut out = String::from(if binary {
-        "Intervals: 95 %, Wilson; differences paired, Bonett-Price; p: exact McNemar; P(higher): Jeffreys' prior on the \
-         discordant items."
-    } else {
-        "Intervals: 95 %, bootstrap over items; differences paired, bootstrap; p: random signs; P(higher): Bayesian bootstrap."
-    });
-    let steered = a.tables[0].row(STEERED).and_then(|r| r.against_unsteered);
-    if let Some(k) = steered.and_then(|c| c.clustered) {
-        let f = if a.tables[0].measure.is_share() { 100.0 } else { 1.0 };
-        out += &format!(
-            " With the {} categories as clusters: steered minus unsteered [{:+.1}, {:+.1}].",
-            k.groups,
-            f * k.interval.lo,
-            f * k.interval.hi
-        );
-    }
-    out
-}
-
 /// What rules without a model reach.
 pub(crate) fn surface_cells(a: &Analysis) -> Table {
     let rows = a
@@ -175,56 +131,4 @@ pub(crate) fn surface_cells(a: &Analysis) -> Table {
         .map(|s| vec![s.name.into(), percent(s.value), percent_interval(s.interval)])
         .collect::<Vec<_>>();
     Table::new(["without any model", "right", "95 % interval"]).with(rows)
-}
-
-/// The whole of a run's figures.
-pub fn markdown(a: &Analysis) -> String {
-    let mut out = format!("## {}\n\n", title(a));
-    for sentence in a.words() {
-        out += &format!("> {sentence}\n");
-    }
-    match verdict_cells(a) {
-        Some(cells) => out += &format!("\n{}", cells.markdown()),
-        None => out += &format!("\n{}:\n\n{}", a.tables[0].measure.name(), main_cells(&a.tables[0]).markdown()),
-    }
-    if let Some(steered) = steered_cells(&a.tables[0]) {
-        out += &format!("\n{}", steered.markdown());
-    }
-    for tables in a.tables[1..].chunks(SIDE_BY_SIDE) {
-        out += &format!("\n{}", side_cells(tables).markdown());
-    }
-    if !a.surface.is_empty() {
-        out += &format!("\n{}", surface_cells(a).markdown());
-    }
-    out += &format!("\n{}\n", method(a));
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::eval::analysis::analyse;
-    use crate::eval::analysis::tests::{bits, run_of};
-
-    #[test]
-    fn the_text_holds_the_figures() {
-        let u = bits(40, |i| i % 2 == 0);
-        let s = bits(40, |i| i % 2 == 0 || i < 10);
-        let run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &s), ("a|b", "random", &u)]);
-        let text = markdown(&analyse(&run).unwrap());
-        for part in [
-            "## truthfulqa mc1, 40 questions, m.gguf (Q4_1), prompt qa",
-            "50.0 % (20 of 40)",
-            "+12.5 points [",
-            "+5 -0",
-            "0.062 (0.125)",
-            "a\\|b",
-            "steered minus",
-            "mc1_per_token",
-            "always the longest",
-            "With the 4 categories",
-        ] {
-            assert!(text.contains(part), "{part} is missing:\n{text}");
-        }
-    }
 }
