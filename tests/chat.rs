@@ -514,7 +514,7 @@ fn chat_commands_by_pipe() {
         "style: scale 0.981 (10.0 % of the residual norm)",
         "style at 0.981, layer 15",
         "15  length 16.99, 10.0 % of the residual norm",
-        "steers layer 15, none of it inside layers 3-5",
+        "steers layer 15, none of them in layers 3-5",
         "style: scale -1 ",
         "2 messages: ",
         "is there already",

@@ -210,9 +210,9 @@ fn the_cvector_generator_measures_one_block_earlier() {
     assert!(same.len() == n_layer - 1 && same.iter().all(|c| *c > 0.999), "direction.N is block N - 1: {same:?}");
 
     // Moved to where it was measured it is what bidpo's layer N says, and one layer off it is not.
-    let moved = generated.clone().placed(Convention::Generator).unwrap();
+    let moved = generated.clone().normalized(Convention::Generator).unwrap();
     assert!(moved.lost_block_0);
-    let own = measured.placed(Convention::Generator).unwrap().vector;
+    let own = measured.normalized(Convention::Generator).unwrap().vector;
     assert!(cosines(&moved.vector, &own).iter().all(|c| *c > 0.999));
     let off = cosines(&generated, &own);
     assert!(off.iter().any(|c| *c < 0.97), "neighbouring layers are too alike for this to mean anything: {off:?}");

@@ -107,19 +107,19 @@ impl SteeringArgs {
 
 /// Loads a vector in its maker's convention; says on stderr what of it cannot be used.
 pub fn load_vector(path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
-    placed(SteeringVector::load(path)?, path, convention)
+    normalized(SteeringVector::load(path)?, path, convention)
 }
 
 /// The vector that `path` holds, its layers as bidpo counts them.
-pub fn placed(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
-    let placed = vector.placed(convention).with_context(|| path.display().to_string())?;
-    if placed.lost_block_0 {
+pub fn normalized(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+    let normalized = vector.normalized(convention).with_context(|| path.display().to_string())?;
+    if normalized.lost_block_0 {
         eprintln!(
-            "bidpo: {}: direction.1 was measured at the output of block 0, where llama.cpp cannot steer: left out",
+            "bidpo: {}: direction.1 was measured at the output of block 0, where llama.cpp cannot steer: dropped",
             path.display()
         );
     }
-    Ok(placed.vector)
+    Ok(normalized.vector)
 }
 
 /// Loads one vector and names it after its file.

@@ -4,7 +4,7 @@ mod compare;
 mod make;
 mod show;
 
-use crate::args::steering::{Scale, placed};
+use crate::args::steering::{Scale, normalized};
 use anyhow::{Context as _, ensure};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, Format, SteeringVector};
@@ -161,7 +161,7 @@ impl Reading {
             "{n_conventions} conventions for {n_files} files: give one --convention for all or one for each file"
         );
         let convention = |i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
-        files.iter().enumerate().map(|(i, f)| placed(SteeringVector::load(f)?, f, convention(i))).collect()
+        files.iter().enumerate().map(|(i, f)| normalized(SteeringVector::load(f)?, f, convention(i))).collect()
     }
 
     /// One file; of a `.npy` file `layers` names the rows, of another one it says which to keep.
@@ -169,9 +169,9 @@ impl Reading {
         ensure!(self.conventions.len() <= 1, "{} conventions for one file", self.conventions.len());
         let convention = self.conventions.first().copied().unwrap_or_default();
         if let (Format::Npy, Some(layers)) = (Format::of(file), layers) {
-            return placed(SteeringVector::load_npy(file, layers)?, file, convention);
+            return normalized(SteeringVector::load_npy(file, layers)?, file, convention);
         }
-        let vector = placed(SteeringVector::load(file)?, file, convention)?;
+        let vector = normalized(SteeringVector::load(file)?, file, convention)?;
         match layers {
             Some(layers) => vector.only(layers).with_context(|| file.display().to_string()),
             None => Ok(vector),

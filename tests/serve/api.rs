@@ -278,7 +278,7 @@ fn what_is_refused_says_why() {
             json!({"messages": m, "steering": [{"vector": DIAL, "layers": [1, 3]}]}),
             "steering[0].layers",
             "invalid_value",
-            "none of it inside",
+            "none of them in",
         ),
         (
             json!({"messages": m, "steering": [{"vector": DIAL, "layers": [10, 99]}]}),

@@ -3,7 +3,7 @@
 //! Each slot is a sequence with a cache of its own. In turns, one batch holds the next token of every answer (each row with
 //! its own steering), and one a piece of one prompt. A new job takes a free slot at once; nobody waits for others to end.
 
-use super::job::{Client, EngineError, Event, Finish, Job};
+use super::job::{Client, Event, Finish, Job, JobError};
 use super::metrics::Metrics;
 use super::queue::FairQueue;
 use super::slot::{Cell, PIECE, Slot};
@@ -103,10 +103,10 @@ impl Engine {
             self.prefill();
         }
         while let Some(job) = self.queue.pop() {
-            job.send(Event::Failed(EngineError::ShuttingDown));
+            job.send(Event::Failed(JobError::ShuttingDown));
         }
         for slot in 0..self.slots.len() {
-            self.fail(slot, &EngineError::ShuttingDown);
+            self.fail(slot, &JobError::ShuttingDown);
         }
     }
 
@@ -202,7 +202,7 @@ impl Engine {
         for run in ready.chunk_by(|a, b| a + 1 == *b) {
             if let Err(error) = self.answer_run(run) {
                 for &slot in run {
-                    self.fail(slot, &EngineError::Llama(error.to_string()));
+                    self.fail(slot, &JobError::Llama(error.to_string()));
                 }
             }
         }
@@ -236,7 +236,7 @@ impl Engine {
         let Some(slot) = turns.into_iter().find(waiting) else { return };
         self.prefilled = slot;
         if let Err(error) = self.prefill_slot(slot) {
-            self.fail(slot, &EngineError::Llama(error.to_string()));
+            self.fail(slot, &JobError::Llama(error.to_string()));
         }
     }
 
@@ -296,7 +296,7 @@ impl Engine {
     }
 
     /// Ends a slot's job with an error. What its cache holds is not known any more.
-    fn fail(&mut self, i: usize, error: &EngineError) {
+    fn fail(&mut self, i: usize, error: &JobError) {
         if let Some(work) = self.slots[i].work.take() {
             work.job.send(Event::Failed(error.clone()));
             self.metrics.failed();

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-/// The address of the other side, put into each request by the listener.
+/// The client's address, put into each request by the listener.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub IpAddr);
+pub(super) struct ClientAddr(pub IpAddr);
 
 /// All routes. `origins`: sites whose pages may call this server.
 pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
@@ -59,7 +59,7 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
 /// Asks for a key where there are any, and notes who the client is.
 async fn keyed(extract::State(state): extract::State<Arc<State>>, mut request: Request, next: Next) -> Response {
     let client = if state.keys.is_empty() {
-        let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
+        let peer = request.extensions().get::<ClientAddr>().map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
         Client::Address(peer)
     } else {
         let shown = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());

@@ -173,13 +173,13 @@ pub(crate) enum Event {
     },
     /// The end.
     Done(Finish, Usage),
-    /// The end, for another reason.
-    Failed(EngineError),
+    /// The job failed; nothing follows.
+    Failed(JobError),
 }
 
-/// Why an answer could not be given.
+/// A job without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum EngineError {
+pub(crate) enum JobError {
     /// llama.cpp's reason.
     #[error("the model could not be run: {0}")]
     Llama(String),

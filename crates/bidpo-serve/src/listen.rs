@@ -1,6 +1,6 @@
 //! Connections: taken in, limited, and let go in good order.
 
-use super::http::Peer;
+use super::http::ClientAddr;
 use super::state::State;
 use axum::Router;
 use hyper::body::Incoming;
@@ -85,7 +85,7 @@ fn connection(
     router: Router,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(ClientAddr(peer.ip()));
         router.clone().oneshot(request)
     });
     http1::Builder::new()

@@ -1,15 +1,15 @@
-//! Stop sequences: text held back until it cannot become one.
+//! Stop sequences: text is buffered until it cannot be part of one.
 
-/// Finds stop sequences in text that comes in pieces. What may still become the start of one is held back.
+/// Finds stop sequences in text that comes in pieces. Text that may be the start of one is buffered.
 #[derive(Debug)]
 pub(super) struct StopFilter {
     stops: Vec<String>,
-    held: String,
+    buffered: String,
 }
 
-/// What came out of one piece.
+/// Output for one piece of text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Passed {
+pub(super) struct StopOutput {
     /// Text that is safe to show.
     pub text: String,
     /// A stop sequence was met; the text ends before it.
@@ -19,31 +19,34 @@ pub(super) struct Passed {
 impl StopFilter {
     /// For these sequences; empty ones are left out.
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new() }
+        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), buffered: String::new() }
     }
 
     /// Adds text. After a stop nothing more may be added.
-    pub(crate) fn push(&mut self, piece: &str) -> Passed {
-        self.held.push_str(piece);
+    pub(crate) fn push(&mut self, piece: &str) -> StopOutput {
+        self.buffered.push_str(piece);
         // The earliest start counts, whichever sequence it is of.
-        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
-            self.held.truncate(at);
-            return Passed { text: std::mem::take(&mut self.held), stopped: true };
+        if let Some(at) = self.stops.iter().filter_map(|s| self.buffered.find(s.as_str())).min() {
+            self.buffered.truncate(at);
+            return StopOutput { text: std::mem::take(&mut self.buffered), stopped: true };
         }
-        let safe = self.held.len() - self.suspicious();
-        let rest = self.held.split_off(safe);
-        Passed { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        let safe = self.buffered.len() - self.suspicious();
+        let rest = self.buffered.split_off(safe);
+        StopOutput { text: std::mem::replace(&mut self.buffered, rest), stopped: false }
     }
 
-    /// What was held back and did not become a stop sequence.
+    /// The buffered text, which did not become a stop sequence.
     pub(crate) fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.buffered)
     }
 
-    /// Bytes at the end of the held text that some sequence starts with.
+    /// Bytes at the end of the buffered text that some sequence starts with.
     fn suspicious(&self) -> usize {
-        let starts = self.held.char_indices().map(|(i, _)| i);
-        starts.map(|i| &self.held[i..]).find(|tail| self.stops.iter().any(|s| s.starts_with(tail))).map_or(0, str::len)
+        let starts = self.buffered.char_indices().map(|(i, _)| i);
+        starts
+            .map(|i| &self.buffered[i..])
+            .find(|tail| self.stops.iter().any(|s| s.starts_with(tail)))
+            .map_or(0, str::len)
     }
 }
 
@@ -90,8 +93,8 @@ mod tests {
     #[test]
     fn only_what_may_become_a_stop_is_held() {
         let mut filter = StopFilter::new(vec!["User:".into()]);
-        assert_eq!(filter.push("Hello Us"), Passed { text: "Hello ".into(), stopped: false });
-        assert_eq!(filter.push("hers"), Passed { text: "Ushers".into(), stopped: false });
+        assert_eq!(filter.push("Hello Us"), StopOutput { text: "Hello ".into(), stopped: false });
+        assert_eq!(filter.push("hers"), StopOutput { text: "Ushers".into(), stopped: false });
         assert_eq!(filter.finish(), "");
     }
 }

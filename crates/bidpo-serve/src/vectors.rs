@@ -64,11 +64,11 @@ pub struct SpecError {
     pub reason: String,
 }
 
-/// Why the vectors cannot be offered.
+/// A directory of vectors that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum VectorsError {
-    /// The folder cannot be read.
-    #[error("cannot read the folder of vectors {path}: {source}")]
+    /// The directory cannot be read.
+    #[error("cannot read the directory of vectors {path}: {source}")]
     Folder {
         /// The folder.
         path: std::path::PathBuf,

@@ -3,7 +3,7 @@
 use super::job::{Event, Finish, Job, TokenInfo, Usage};
 use super::logprobs::RowLogprobs;
 use super::stops::StopFilter;
-use bidpo_core::chat::Utf8Pieces;
+use bidpo_core::chat::Utf8Decoder;
 use ggml_grad::llama::{Context, LlamaError, Model, Sampler, Token};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) struct Work {
     started: Instant,
     answering: Option<Instant>,
     sampler: Sampler,
-    characters: Utf8Pieces,
+    characters: Utf8Decoder,
     filter: StopFilter,
     /// Tokens whose text is held back, each with the length of the text before it and with it.
     pending: VecDeque<(TokenInfo, usize, usize)>,
@@ -43,7 +43,7 @@ impl Work {
             started: Instant::now(),
             answering: None,
             sampler: job.sampling.sampler(n_vocab),
-            characters: Utf8Pieces::default(),
+            characters: Utf8Decoder::default(),
             filter: StopFilter::new(job.stop.clone()),
             pending: VecDeque::new(),
             n_text: 0,

@@ -1,6 +1,6 @@
 //! What the chat tells about itself.
 
-use bidpo_core::chat::{ChatSession, Tally};
+use bidpo_core::chat::{ChatSession, TokenStats};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::ScaledVector;
 
@@ -72,7 +72,7 @@ pub fn stats(session: &ChatSession) -> String {
     out
 }
 
-fn tally(label: &str, t: &Tally) -> String {
+fn tally(label: &str, t: &TokenStats) -> String {
     format!(
         "{:<12} prompt {} tokens, {} of them reused, the rest at {:.1} tokens/s; answer {} tokens at {:.1} tokens/s\n",
         format!("{label}:"),

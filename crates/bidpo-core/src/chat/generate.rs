@@ -1,6 +1,6 @@
 //! One answer: prompt tokens in, tokens out until something ends it.
 
-use super::Utf8Pieces;
+use super::Utf8Decoder;
 use crate::data::TemplateError;
 use crate::steer::{ControlVector, SteerError};
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token, Use};
@@ -135,21 +135,21 @@ pub(super) fn rate(n: usize, time: Duration) -> f64 {
     if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
 
-/// An answer that is being written.
+/// An answer in progress.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub(super) struct GenerationState {
     /// Row of the last batch with the next token's logits.
     row: usize,
     sampler: Sampler,
-    characters: Utf8Pieces,
+    characters: Utf8Decoder,
     max_tokens: usize,
     interrupt: Arc<AtomicBool>,
-    /// Nothing more will come.
+    /// The answer is complete.
     pub(super) done: bool,
     pub(super) out: Generation,
 }
 
-impl Answering {
+impl GenerationState {
     fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
@@ -286,7 +286,7 @@ impl Generator {
     ///
     /// # Errors
     /// As [`Generator::generate`]; [`Generator::clear`] is left to the caller (also below).
-    pub(super) fn begin(&mut self, prompt: &[Token], options: &GenerateOptions) -> Result<Answering, ChatError> {
+    pub(super) fn begin(&mut self, prompt: &[Token], options: &GenerateOptions) -> Result<GenerationState, ChatError> {
         if prompt.is_empty() {
             return Err(TemplateError::EmptyPrompt.into());
         }
@@ -294,10 +294,10 @@ impl Generator {
             return Err(ChatError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx });
         }
         let n_reused = self.rewind(prompt);
-        let mut answering = Answering {
+        let mut answering = GenerationState {
             row: 0,
             sampler: Sampler::new(self.model().n_vocab(), &options.sampler),
-            characters: Utf8Pieces::default(),
+            characters: Utf8Decoder::default(),
             max_tokens: options.max_tokens,
             interrupt: Arc::clone(&options.interrupt),
             done: false,
@@ -337,7 +337,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`ChatError::Llama`].
-    pub(super) fn step(&mut self, a: &mut Answering) -> Result<String, ChatError> {
+    pub(super) fn step(&mut self, a: &mut GenerationState) -> Result<String, ChatError> {
         let start = Instant::now();
         let (mut piece, stop) = self.next(a)?;
         if let Some(stop) = stop {
@@ -351,7 +351,7 @@ impl Generator {
     }
 
     /// The next token's text, and why it was the last one.
-    fn next(&mut self, a: &mut Answering) -> Result<(String, Option<StopReason>), ChatError> {
+    fn next(&mut self, a: &mut GenerationState) -> Result<(String, Option<StopReason>), ChatError> {
         let nothing = |reason| Ok((String::new(), Some(reason)));
         if a.interrupted() {
             return nothing(StopReason::Interrupted);

@@ -16,6 +16,6 @@ pub use generate::{ChatError, GenerateOptions, Generation, Generator, GeneratorP
 pub use input::{is_complete, joined};
 pub use printable::printable;
 pub use session::ChatSession;
-pub use stats::{Stats, Tally};
+pub use stats::{Stats, TokenStats};
 pub use transcript::Transcript;
-pub use utf8::Utf8Pieces;
+pub use utf8::Utf8Decoder;

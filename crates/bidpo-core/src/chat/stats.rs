@@ -1,4 +1,4 @@
-//! How many tokens, and how fast.
+//! Token counts and speeds of a session.
 
 use super::Generation;
 use super::generate::rate;
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 /// Tokens and times of one answer, or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Tally {
+pub struct TokenStats {
     /// Answers counted.
     pub answers: usize,
     /// Tokens of their prompts.
     pub prompt: usize,
-    /// How many of those were still in the KV cache.
+    /// Prompt tokens that were still in the KV cache.
     pub reused: usize,
     /// Tokens of the answers.
     pub generated: usize,
-    /// Time the rest of the prompts took.
+    /// Time for the other prompt tokens.
     pub prompt_time: Duration,
-    /// Time the answers took.
+    /// Time for the answers.
     pub answer_time: Duration,
 }
 
-impl Tally {
+impl TokenStats {
     /// Prompt tokens computed in a second; 0 where none was.
     pub fn prompt_tokens_per_second(&self) -> f64 {
         rate(self.prompt - self.reused, self.prompt_time)
@@ -46,14 +46,14 @@ impl Tally {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
     /// The last answer.
-    pub last: Tally,
+    pub last: TokenStats,
     /// All answers.
-    pub total: Tally,
+    pub total: TokenStats,
 }
 
 impl Stats {
     pub(super) fn add(&mut self, answer: &Generation) {
-        self.last = Tally::default();
+        self.last = TokenStats::default();
         self.last.add(answer);
         self.total.add(answer);
     }

@@ -1,12 +1,12 @@
 //! Text from tokens whose bytes may split a character.
 
-/// Collects bytes and gives out whole characters: a token may end in the middle of one.
+/// Incremental UTF-8 decoder: a token may end in the middle of a character.
 #[derive(Debug, Default)]
-pub struct Utf8Pieces {
+pub struct Utf8Decoder {
     pending: Vec<u8>,
 }
 
-impl Utf8Pieces {
+impl Utf8Decoder {
     /// Adds bytes; returns the text that is complete by now. Bytes that cannot become UTF-8 come out as U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
@@ -41,7 +41,7 @@ impl Utf8Pieces {
 
 #[cfg(test)]
 mod tests {
-    use super::Utf8Pieces;
+    use super::Utf8Decoder;
 
     #[test]
     fn every_split_gives_the_same_text() {
@@ -49,7 +49,7 @@ mod tests {
         let bytes = text.as_bytes();
         for i in 0..=bytes.len() {
             for j in i..=bytes.len() {
-                let mut pieces = Utf8Pieces::default();
+                let mut pieces = Utf8Decoder::default();
                 let parts = [&bytes[..i], &bytes[i..j], &bytes[j..]].map(|part| pieces.push(part));
                 assert_eq!(parts.concat() + &pieces.finish(), text, "{i} {j}");
             }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn broken_bytes_do_not_stop_the_stream() {
-        let mut pieces = Utf8Pieces::default();
+        let mut pieces = Utf8Decoder::default();
         assert_eq!(pieces.push(b"a\xffb\xe2\x82"), "a\u{FFFD}b");
         assert_eq!(pieces.push(b"c"), "\u{FFFD}c");
         assert_eq!(pieces.push(b"\xf0\x9f"), "");

@@ -1,4 +1,4 @@
-//! From vectors and dials to the one buffer that llama.cpp adds.
+//! The sum of scaled vectors, as the buffer that llama.cpp adds to the residual stream.
 
 use super::{SteerError, SteeringVector, identity};
 use crate::layers::Layers;
@@ -8,27 +8,27 @@ use std::sync::Arc;
 /// A vector with the scale it is used at.
 #[derive(Debug, Clone)]
 pub struct ScaledVector {
-    /// What the user calls it (the file's name without its ending).
+    /// The name that the user gives it (the file's name without its extension).
     pub name: String,
     /// The vector.
     pub vector: Arc<SteeringVector>,
-    /// Factor on it; negative turns it round, 0 takes it off.
+    /// Factor; a negative one reverses the direction, 0 switches the vector off.
     pub scale: f32,
 }
 
-/// What is added to the residual stream of one model.
+/// The vectors that are added to the residual stream of one model, layer by layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlVector {
     /// `[n_layer - 1, n_embd]`: row i belongs to layer i + 1; zero where nothing is added.
     pub data: Vec<f32>,
-    /// Lowest layer that gets something.
+    /// Lowest steered layer.
     pub first: usize,
-    /// Highest layer that gets something.
+    /// Highest steered layer.
     pub last: usize,
 }
 
 impl ControlVector {
-    /// Puts it on a context and clears its KV cache (K and V were computed under the old vector).
+    /// Sets it on a context and clears the KV cache (K and V were computed under the old vector).
     ///
     /// # Errors
     /// [`LlamaError::ControlVector`] for a context of another model.
@@ -39,21 +39,21 @@ impl ControlVector {
 
 /// Sums `scale * direction` for each layer, in f32 and in the order given, as llama.cpp's
 /// `common_control_vector_load` does. `layers` restricts it to some layers. `None` when nothing is to be
-/// added: no dials, or all at 0.
+/// added: no vectors, or all at scale 0.
 ///
 /// # Errors
 /// [`SteerError::Mismatch`] for another width, a layer the model does not have (in the vector or in `layers`),
 /// `layers` that leave nothing of a vector, and a scale or a sum that is not finite.
 pub fn combine(
-    dials: &[ScaledVector],
+    vectors: &[ScaledVector],
     layers: Option<&Layers>,
     model: &Model,
 ) -> Result<Option<ControlVector>, SteerError> {
-    sum(dials, layers, model.n_layer(), model.n_embd())
+    sum(vectors, layers, model.n_layer(), model.n_embd())
 }
 
 fn sum(
-    dials: &[ScaledVector],
+    vectors: &[ScaledVector],
     layers: Option<&Layers>,
     n_layer: usize,
     n_embd: usize,
@@ -65,8 +65,7 @@ fn sum(
     }
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
-    for dial in dials {
-        let ScaledVector { name, vector, scale } = dial;
+    for ScaledVector { name, vector, scale } in vectors {
         if vector.n_embd() != n_embd {
             return mismatch(format!(
                 "vector {name} has {} dimensions, the model's residual stream has {n_embd}: it was made for another model",
@@ -89,7 +88,7 @@ fn sum(
         let inside: Vec<_> = vector.directions.iter().filter(|(l, _)| wanted(l)).collect();
         let (Some(&(&first, _)), Some(&(&last, _))) = (inside.first(), inside.last()) else {
             return mismatch(format!(
-                "vector {name} steers {}, none of it inside {}: it would do nothing",
+                "vector {name} steers {}, none of them in {}: it would have no effect",
                 Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.words()),
                 layers.map_or_else(|| format!("layers 1-{top}"), Layers::words)
             ));
@@ -144,7 +143,7 @@ pub fn warnings(vector: &SteeringVector, model: &Model) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn dial(layer: usize, d: &[f32], scale: f32) -> ScaledVector {
+    fn scaled(layer: usize, d: &[f32], scale: f32) -> ScaledVector {
         let vector = Arc::new(SteeringVector::single(layer, d.to_vec(), "llama").unwrap());
         ScaledVector { name: format!("v{layer}"), vector, scale }
     }
@@ -155,11 +154,11 @@ mod tests {
 
     #[test]
     fn rows_start_at_layer_one_and_scales_add_up() {
-        let dials = [dial(1, &[1.0, 2.0], 0.5), dial(3, &[1.0, 0.0], -2.0), dial(3, &[0.0, 4.0], 1.0)];
-        let cv = sum(&dials, None, 5, 2).unwrap().unwrap();
+        let vectors = [scaled(1, &[1.0, 2.0], 0.5), scaled(3, &[1.0, 0.0], -2.0), scaled(3, &[0.0, 4.0], 1.0)];
+        let cv = sum(&vectors, None, 5, 2).unwrap().unwrap();
         assert_eq!(cv.data, [0.5, 1.0, 0.0, 0.0, -2.0, 4.0, 0.0, 0.0]);
         assert_eq!((cv.first, cv.last), (1, 3));
-        let cv = sum(&dials[1..], Some(&layers("2-4")), 5, 2).unwrap().unwrap();
+        let cv = sum(&vectors[1..], Some(&layers("2-4")), 5, 2).unwrap().unwrap();
         assert_eq!((cv.first, cv.last), (3, 3));
         assert_eq!(&cv.data[..4], [0.0; 4]);
     }
@@ -167,20 +166,21 @@ mod tests {
     #[test]
     fn nothing_to_add_is_none() {
         assert_eq!(sum(&[], None, 5, 2).unwrap(), None);
-        assert_eq!(sum(&[dial(1, &[1.0, 2.0], 0.0)], None, 5, 2).unwrap(), None);
-        assert_eq!(sum(&[dial(1, &[1.0, 2.0], -0.0)], Some(&layers("3-4")), 5, 2).unwrap(), None);
+        assert_eq!(sum(&[scaled(1, &[1.0, 2.0], 0.0)], None, 5, 2).unwrap(), None);
+        assert_eq!(sum(&[scaled(1, &[1.0, 2.0], -0.0)], Some(&layers("3-4")), 5, 2).unwrap(), None);
     }
 
     #[test]
     fn misfits_are_named() {
-        let error = |dials: &[ScaledVector], layers: Option<&Layers>| sum(dials, layers, 5, 2).unwrap_err().to_string();
-        assert!(error(&[dial(1, &[1.0], 1.0)], None).contains("1 dimensions, the model's residual stream has 2"));
-        assert!(error(&[dial(5, &[1.0, 1.0], 1.0)], None).contains("layer 5, this model takes layers 1-4"));
-        assert!(error(&[dial(2, &[1.0, 1.0], f32::NAN)], None).contains("finite"));
-        assert!(error(&[dial(2, &[3e38, 1.0], 3e38)], None).contains("too large"));
+        let error =
+            |vectors: &[ScaledVector], layers: Option<&Layers>| sum(vectors, layers, 5, 2).unwrap_err().to_string();
+        assert!(error(&[scaled(1, &[1.0], 1.0)], None).contains("1 dimensions, the model's residual stream has 2"));
+        assert!(error(&[scaled(5, &[1.0, 1.0], 1.0)], None).contains("layer 5, this model takes layers 1-4"));
+        assert!(error(&[scaled(2, &[1.0, 1.0], f32::NAN)], None).contains("finite"));
+        assert!(error(&[scaled(2, &[3e38, 1.0], 3e38)], None).contains("too large"));
         assert!(
-            error(&[dial(2, &[1.0, 1.0], 1.0)], Some(&layers("3-4")))
-                .contains("v2 steers layer 2, none of it inside layers 3-4")
+            error(&[scaled(2, &[1.0, 1.0], 1.0)], Some(&layers("3-4")))
+                .contains("v2 steers layer 2, none of them in layers 3-4")
         );
         for list in ["0-2", "1-5", "2,7"] {
             assert!(

@@ -3,7 +3,7 @@
 use super::{SteerError, SteeringVector};
 use std::str::FromStr;
 
-/// What `direction.N` of a file means.
+/// The layer that `direction.N` of a file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Convention {
     /// The output of block N, blocks counted from 0: where llama.cpp adds it, where bidpo trains it and repeng measures it.
@@ -13,7 +13,7 @@ pub enum Convention {
     Generator,
 }
 
-/// What bidpo writes of it (key `bidpo.layer_convention`).
+/// Value of the key `bidpo.layer_convention` in files that bidpo writes.
 pub(crate) const OUTPUT_WORDS: &str = "direction.N is added to the output of block N, blocks counted from 0";
 
 impl FromStr for Convention {
@@ -40,12 +40,12 @@ impl std::fmt::Display for Convention {
     }
 }
 
-/// A vector whose layers are those of [`Convention::Output`].
+/// A vector in the layer convention [`Convention::Output`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Placed {
+pub struct NormalizedVector {
     /// The vector.
     pub vector: SteeringVector,
-    /// It held a direction for the output of block 0, which llama.cpp cannot steer: left out.
+    /// The file held a direction for the output of block 0, which llama.cpp cannot steer; it was dropped.
     pub lost_block_0: bool,
 }
 
@@ -56,13 +56,13 @@ impl SteeringVector {
     ///
     /// # Errors
     /// [`SteerError::Mismatch`] for a file that states [`Convention::Output`] itself, and where nothing would be left.
-    pub fn placed(self, convention: Convention) -> Result<Placed, SteerError> {
+    pub fn normalized(self, convention: Convention) -> Result<NormalizedVector, SteerError> {
         if convention == Convention::Output {
-            return Ok(Placed { vector: self, lost_block_0: false });
+            return Ok(NormalizedVector { vector: self, lost_block_0: false });
         }
         if let Some(stated) = self.provenance.str("layer_convention") {
             return Err(SteerError::Mismatch(format!(
-                "the file states its convention ({stated}), which is not the cvector-generator's: leave --convention away"
+                "the file states its convention ({stated}), which is not the cvector-generator's: omit --convention"
             )));
         }
         let mut vector = self;
@@ -76,7 +76,7 @@ impl SteeringVector {
         }
         vector.provenance.set_str("layer_convention", OUTPUT_WORDS);
         vector.provenance.set_str("moved_from", "cvector-generator's convention, one layer higher");
-        Ok(Placed { vector, lost_block_0 })
+        Ok(NormalizedVector { vector, lost_block_0 })
     }
 }
 
@@ -89,16 +89,19 @@ mod tests {
     fn the_generators_directions_move_down_by_one() {
         let layers: Layers = "1-3,7".parse().unwrap();
         let v = SteeringVector::from_layers(&layers, &[1.0, 2.0, 3.0, 7.0], "llama").unwrap();
-        assert_eq!(v.clone().placed(Convention::Output).unwrap(), Placed { vector: v.clone(), lost_block_0: false });
-        let moved = v.placed(Convention::Generator).unwrap();
+        assert_eq!(
+            v.clone().normalized(Convention::Output).unwrap(),
+            NormalizedVector { vector: v.clone(), lost_block_0: false }
+        );
+        let moved = v.normalized(Convention::Generator).unwrap();
         assert!(moved.lost_block_0);
         assert_eq!(moved.vector.layers(), [1, 2, 6]);
         assert_eq!((moved.vector.directions[&1][0], moved.vector.directions[&6][0]), (2.0, 7.0));
-        let again = moved.vector.placed(Convention::Generator).unwrap_err().to_string();
+        let again = moved.vector.normalized(Convention::Generator).unwrap_err().to_string();
         assert!(again.contains("states its convention"), "{again}");
-        let first = SteeringVector::single(1, vec![1.0], "").unwrap().placed(Convention::Generator).unwrap_err();
+        let first = SteeringVector::single(1, vec![1.0], "").unwrap().normalized(Convention::Generator).unwrap_err();
         assert!(first.to_string().contains("nothing is left"), "{first}");
-        let kept = SteeringVector::single(2, vec![1.0], "").unwrap().placed(Convention::Generator).unwrap();
+        let kept = SteeringVector::single(2, vec![1.0], "").unwrap().normalized(Convention::Generator).unwrap();
         assert!(!kept.lost_block_0 && kept.vector.layers() == [1]);
     }
 

@@ -17,7 +17,7 @@ mod vector;
 pub use combine::{ControlVector, ScaledVector, combine, warnings};
 pub use compare::{LayerComparison, VectorComparison};
 pub(crate) use convention::OUTPUT_WORDS;
-pub use convention::{Convention, Placed};
+pub use convention::{Convention, NormalizedVector};
 pub use formats::Format;
 pub use identity::ModelIdentity;
 pub use random::rotated;

@@ -4,8 +4,8 @@ use super::body;
 use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::request::{MAX_TOP_LOGPROBS, common};
-use super::respond::{Choice, Frame, Parts, gather, stream, tokens_json, usage_json};
-use super::submit::{How, Sequence, room, submit};
+use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
+use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
@@ -41,18 +41,18 @@ pub(crate) async fn chat(
     fields.done()?;
 
     let tokens = encode(&state, messages).await?;
-    let max_tokens = room(&state, "messages", tokens.len(), max_tokens)?;
-    let how = How::of(&common, logprobs.then(|| top.unwrap_or(0) as usize));
+    let max_tokens = remaining_context(&state, "messages", tokens.len(), max_tokens)?;
+    let options = CompletionOptions::of(&common, logprobs.then(|| top.unwrap_or(0) as usize));
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
-    let events = submit(&state, &client, vec![sequence], common.n, &how)?;
+    let events = submit(&state, &client, vec![sequence], common.n, &options)?;
     let model = Arc::clone(&state.model);
     if common.stream {
-        let frame = Frame::new(&state, "chatcmpl", "chat.completion.chunk");
-        return Ok(stream(frame, events, common.n, common.include_usage, 1, ChatParts { model, logprobs }));
+        let header = ResponseHeader::new(&state, "chatcmpl", "chat.completion.chunk");
+        return Ok(stream(header, events, common.n, common.include_usage, 1, ChatParts { model, logprobs }));
     }
     let (choices, usage) = gather(events, common.n).await?;
     let choices = choices.iter().enumerate().map(|(i, c)| choice_json(&model, i, c, logprobs)).collect();
-    let mut answer = Frame::new(&state, "chatcmpl", "chat.completion").wrap(choices);
+    let mut answer = ResponseHeader::new(&state, "chatcmpl", "chat.completion").wrap(choices);
     answer["usage"] = usage_json(&usage, 1);
     Ok(Json(answer).into_response())
 }
@@ -150,7 +150,7 @@ struct ChatParts {
     logprobs: bool,
 }
 
-impl Parts for ChatParts {
+impl StreamFormat for ChatParts {
     fn first(&mut self, i: usize) -> Option<Value> {
         Some(
             json!({"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}),

@@ -4,8 +4,8 @@ use super::body;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::request::{MAX_TOP_LOGPROBS, common};
-use super::respond::{Choice, Frame, Parts, finite, gather, stream, token_text, usage_json};
-use super::submit::{How, Sequence, room, submit};
+use super::respond::{Choice, ResponseHeader, StreamFormat, finite, gather, stream, token_text, usage_json};
+use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
@@ -49,13 +49,13 @@ pub(crate) async fn completions(
     let given = given.await.map_err(|e| ApiError::internal(e.to_string()))??;
     let mut sequences = Vec::new();
     for g in &given {
-        let max_tokens = room(&state, "prompt", g.tokens.len(), Some(max_tokens))?;
+        let max_tokens = remaining_context(&state, "prompt", g.tokens.len(), Some(max_tokens))?;
         let score_from = (echo && top.is_some()).then_some(1);
         sequences.push(Sequence { tokens: g.tokens.clone(), n_prompt: g.tokens.len(), score_from, max_tokens });
     }
     let n_prompts = sequences.len();
     let n = n_prompts * common.n;
-    let events = submit(&state, &client, sequences, common.n, &How::of(&common, top))?;
+    let events = submit(&state, &client, sequences, common.n, &CompletionOptions::of(&common, top))?;
     let mut parts = TextParts {
         model: Arc::clone(&state.model),
         top,
@@ -64,12 +64,12 @@ pub(crate) async fn completions(
         n: common.n,
     };
     if common.stream {
-        let frame = Frame::new(&state, "cmpl", "text_completion");
-        return Ok(stream(frame, events, n, common.include_usage, n_prompts, parts));
+        let header = ResponseHeader::new(&state, "cmpl", "text_completion");
+        return Ok(stream(header, events, n, common.include_usage, n_prompts, parts));
     }
     let (choices, usage) = gather(events, n).await?;
     let choices = choices.into_iter().enumerate().map(|(i, c)| parts.whole(i, c)).collect();
-    let mut answer = Frame::new(&state, "cmpl", "text_completion").wrap(choices);
+    let mut answer = ResponseHeader::new(&state, "cmpl", "text_completion").wrap(choices);
     answer["usage"] = usage_json(&usage, n_prompts);
     Ok(Json(answer).into_response())
 }
@@ -177,7 +177,7 @@ impl TextParts {
     }
 }
 
-impl Parts for TextParts {
+impl StreamFormat for TextParts {
     fn first(&mut self, i: usize) -> Option<Value> {
         let text = self.echo(i)?.text.clone();
         let logprobs = if self.top.is_some() {

@@ -1,6 +1,6 @@
 //! Errors in the shape that OpenAI's clients know.
 
-use crate::job::EngineError;
+use crate::job::JobError;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -38,7 +38,7 @@ impl ApiError {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
-    /// 400: no room for the prompt.
+    /// 400: the prompt does not fit into the context.
     pub(crate) fn too_long(param: &str, message: impl Into<String>) -> Self {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
     }
@@ -110,7 +110,7 @@ impl ApiError {
 
     /// 503.
     pub(crate) fn shutting_down() -> Self {
-        let message = EngineError::ShuttingDown.to_string();
+        let message = JobError::ShuttingDown.to_string();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("shutting_down"), message)
     }
 
@@ -120,11 +120,11 @@ impl ApiError {
     }
 }
 
-impl From<EngineError> for ApiError {
-    fn from(error: EngineError) -> Self {
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
         match error {
-            EngineError::ShuttingDown => Self::shutting_down(),
-            EngineError::Llama(_) => Self::internal(error.to_string()),
+            JobError::ShuttingDown => Self::shutting_down(),
+            JobError::Llama(_) => Self::internal(error.to_string()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the engine's events to answers: all at once, or as they come.
+//! From the engine's events to responses: complete, or streamed.
 
 use super::error::ApiError;
 use super::submit::Events;
@@ -14,28 +14,28 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Events that wait for a client who reads slowly. (What the engine makes meanwhile is bounded by the length of an answer.)
+/// Chunks buffered for a slow client. (Events from the engine are bounded by the length of an answer.)
 const BUFFERED: usize = 16;
 
-/// A comment line after so much silence keeps proxies from closing the connection.
+/// Interval of comment lines, so that proxies do not close an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What is the same in all parts of an answer.
+/// Fields that all chunks of one response share.
 #[derive(Debug, Clone)]
-pub(super) struct Frame {
+pub(super) struct ResponseHeader {
     pub id: String,
     pub object: &'static str,
     pub created: u64,
     pub model: String,
 }
 
-impl Frame {
+impl ResponseHeader {
     pub(super) fn new(state: &State, prefix: &str, object: &'static str) -> Self {
         let id = format!("{prefix}-{:032x}", rand::random::<u128>());
         Self { id, object, created: now(), model: state.model_id.clone() }
     }
 
-    /// An answer, or a part of one, with these choices.
+    /// A response, or a chunk of one, with these choices.
     pub(super) fn wrap(&self, choices: Vec<Value>) -> Value {
         json!({
             "id": self.id,
@@ -62,7 +62,7 @@ pub(super) struct Choice {
     pub finish: Option<Finish>,
 }
 
-/// Waits for all choices. Dropping the future gives up the work.
+/// Waits for all choices. Dropping the future cancels their jobs.
 pub(super) async fn gather(mut events: Events, n: usize) -> Result<(Vec<Choice>, Vec<Usage>), ApiError> {
     let mut choices: Vec<Choice> = (0..n).map(|_| Choice::default()).collect();
     let mut usage = vec![Usage::default(); n];
@@ -91,31 +91,31 @@ fn died() -> ApiError {
     ApiError::internal("the engine ended before the answer did; restart the server")
 }
 
-/// How the parts of a stream look.
-pub(super) trait Parts: Send + 'static {
-    /// Before anything else of choice `i`.
+/// The JSON of the chunks of a stream.
+pub(super) trait StreamFormat: Send + 'static {
+    /// The first chunk of choice `i`; None where the format has none.
     fn first(&mut self, i: usize) -> Option<Value>;
-    /// More of choice `i`; None where nothing is to be told.
+    /// The chunk for an event of choice `i`; None where it has none.
     fn more(&mut self, i: usize, event: &Event) -> Option<Value>;
-    /// The end of choice `i`.
+    /// The last chunk of choice `i`.
     fn last(&mut self, i: usize, finish: Finish) -> Value;
 }
 
-/// Server-sent events, `[DONE]` at the end. The work is given up when the client leaves.
+/// Server-sent events, `[DONE]` at the end. The jobs are cancelled when the client disconnects.
 pub(super) fn stream(
-    frame: Frame,
+    header: ResponseHeader,
     mut events: Events,
     n: usize,
     include_usage: bool,
     n_prompts: usize,
-    mut parts: impl Parts,
+    mut format: impl StreamFormat,
 ) -> Response {
     let (sender, receiver) = mpsc::channel::<Result<sse::Event, Infallible>>(BUFFERED);
     tokio::spawn(async move {
         let mut usage = vec![Usage::default(); n];
         let mut open = n;
         let wrap = |choice: Value| {
-            let mut part = frame.wrap(vec![choice]);
+            let mut part = header.wrap(vec![choice]);
             if include_usage {
                 part["usage"] = Value::Null;
             }
@@ -123,7 +123,7 @@ pub(super) fn stream(
         };
         let mut out = Vec::new();
         for i in 0..n {
-            out.extend(parts.first(i).map(&wrap));
+            out.extend(format.first(i).map(&wrap));
         }
         loop {
             for value in out.drain(..) {
@@ -142,21 +142,21 @@ pub(super) fn stream(
                 Some((i, Event::Done(finish, u))) => {
                     usage[i] = u;
                     open -= 1;
-                    out.push(wrap(parts.last(i, finish)));
+                    out.push(wrap(format.last(i, finish)));
                 }
                 Some((_, Event::Failed(error))) => {
                     out.push(ApiError::from(error).json());
                     open = 0;
                     events.close();
                 }
-                Some((i, event)) => out.extend(parts.more(i, &event).map(&wrap)),
+                Some((i, event)) => out.extend(format.more(i, &event).map(&wrap)),
                 None => {
                     out.push(died().json());
                     open = 0;
                 }
             }
             if open == 0 && include_usage && out.iter().all(|v| v.get("error").is_none()) {
-                let mut part = frame.wrap(Vec::new());
+                let mut part = header.wrap(Vec::new());
                 part["usage"] = usage_json(&usage, n_prompts);
                 out.push(part);
             }
@@ -189,7 +189,7 @@ pub(super) fn token_text(model: &Model, token: Token) -> (String, Vec<u8>) {
     (String::from_utf8_lossy(&bytes).into_owned(), bytes)
 }
 
-/// JSON has no infinity; OpenAI's API uses this number for what is out of sight.
+/// JSON has no infinity; OpenAI's API writes -9999 instead.
 pub(super) fn finite(logprob: f64) -> f64 {
     if logprob.is_finite() { logprob } else { -9999.0 }
 }

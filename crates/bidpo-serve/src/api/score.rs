@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::request::{MAX_TOP_LOGPROBS, model, steering};
 use super::respond::{finite, gather, now, tokens_json, usage_json};
-use super::submit::{How, Sequence, room, submit};
+use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::Client;
 use crate::sampling::Sampling;
 use crate::state::State;
@@ -66,15 +66,15 @@ pub(crate) async fn score(
         }
     };
     // The last token is scored, but never computed with.
-    room(&state, "messages", tokens.len(), Some(0))?;
-    let how = How {
+    remaining_context(&state, "messages", tokens.len(), Some(0))?;
+    let options = CompletionOptions {
         sampling: Sampling { params: SamplerParams::default(), penalties: PenaltyParams::default(), bias: Vec::new() },
         stop: Vec::new(),
         steering,
         top_logprobs: Some(top),
     };
     let sequence = Sequence { tokens, n_prompt, score_from: Some(n_prompt), max_tokens: 0 };
-    let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &how)?, 1).await?;
+    let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &options)?, 1).await?;
     let scored = choices.into_iter().next().map(|c| c.scored).unwrap_or_default();
     let sum: f64 = scored.iter().filter_map(|t| t.logprob).sum();
     Ok(Json(json!({

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// Events of all jobs of a request, each with the number of its choice.
 pub(super) type Events = UnboundedReceiver<(usize, Event)>;
 
-/// One sequence to compute, but for what all of a request have in common.
+/// One sequence to compute; [`CompletionOptions`] holds what all sequences of a request share.
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub tokens: Vec<Token>,
@@ -23,16 +23,16 @@ pub(super) struct Sequence {
     pub max_tokens: usize,
 }
 
-/// How to compute them.
+/// Options that all sequences of a request share.
 #[derive(Debug)]
-pub(super) struct How {
+pub(super) struct CompletionOptions {
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub steering: Steering,
     pub top_logprobs: Option<usize>,
 }
 
-impl How {
+impl CompletionOptions {
     pub(super) fn of(common: &Common, top_logprobs: Option<usize>) -> Self {
         Self {
             sampling: common.sampling.clone(),
@@ -47,13 +47,13 @@ impl How {
 /// sequence i.
 ///
 /// # Errors
-/// 400 for more than there are places, 429 where they are taken, 503 on the way down, 500 where the engine has died.
+/// 400 for more sequences than the queue has places, 429 while it is full, 503 during shutdown, 500 after the engine stopped.
 pub(super) fn submit(
     state: &State,
     client: &Client,
     sequences: Vec<Sequence>,
     n: usize,
-    how: &How,
+    options: &CompletionOptions,
 ) -> Result<Events, ApiError> {
     let total = sequences.len() * n;
     let places = state.limits.places;
@@ -75,19 +75,19 @@ pub(super) fn submit(
         for k in 0..n {
             // As many as were taken.
             let Some(place) = taken.split(1) else { continue };
-            let mut sampling = how.sampling.clone();
+            let mut sampling = options.sampling.clone();
             sampling.params.seed = sampling.params.seed.wrapping_add(k as u32).min(u32::MAX - 1);
             let job = Job {
                 client: client.clone(),
                 index,
                 tokens: sequence.tokens.clone(),
                 n_prompt: sequence.n_prompt,
-                steering: how.steering.clone(),
+                steering: options.steering.clone(),
                 score_from: sequence.score_from,
                 max_tokens: sequence.max_tokens,
                 sampling,
-                stop: how.stop.clone(),
-                top_logprobs: how.top_logprobs,
+                stop: options.stop.clone(),
+                top_logprobs: options.top_logprobs,
                 events: events.clone(),
                 place,
                 since,
@@ -101,8 +101,17 @@ pub(super) fn submit(
     Ok(receiver)
 }
 
-/// Checks a prompt against the limits, and says how many tokens may follow it: `asked`, else as many as fit.
-pub(super) fn room(state: &State, param: &str, n_prompt: usize, asked: Option<usize>) -> Result<usize, ApiError> {
+/// Checks a prompt against the limits and returns how many tokens may follow it: `asked`, or the remaining context if that is
+/// smaller.
+///
+/// # Errors
+/// 400 for a prompt above `--max-prompt` or one that leaves no context for an answer.
+pub(super) fn remaining_context(
+    state: &State,
+    param: &str,
+    n_prompt: usize,
+    asked: Option<usize>,
+) -> Result<usize, ApiError> {
     let (limits, n_ctx) = (&state.limits, state.n_ctx);
     if n_prompt > limits.max_prompt {
         let message =

@@ -5,7 +5,7 @@
 //! batch decides the last bits of a sum, and with them now and then a token.
 
 use super::choice::RunError;
-use crate::chat::Utf8Pieces;
+use crate::chat::Utf8Decoder;
 use crate::eval::conditions::Condition;
 use crate::eval::items::Benchmark;
 use crate::eval::prompt::Style;
@@ -73,7 +73,7 @@ struct Answer {
     /// Tokens of it that the cache holds, prompt included.
     n_past: usize,
     sampler: Sampler,
-    characters: Utf8Pieces,
+    characters: Utf8Decoder,
     text: String,
     n_tokens: usize,
     last: Token,
@@ -92,7 +92,7 @@ impl Answer {
         self.text += &self.characters.push(&model.token_bytes(token, false));
         if let Some(at) = options.stops.iter().filter_map(|s| self.text.find(s)).min() {
             self.text.truncate(at);
-            self.characters = Utf8Pieces::default();
+            self.characters = Utf8Decoder::default();
             self.ended = Some(true);
         } else if self.n_tokens >= options.max_tokens || self.n_past >= room {
             self.ended = Some(false);
@@ -226,7 +226,7 @@ impl Generation<'_> {
                 seq,
                 n_past: context.len(),
                 sampler: Sampler::new(self.model.n_vocab(), &self.sampler_of(item)),
-                characters: Utf8Pieces::default(),
+                characters: Utf8Decoder::default(),
                 text: String::new(),
                 n_tokens: 0,
                 last: 0,
