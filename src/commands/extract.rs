@@ -4,7 +4,7 @@ use crate::terminal::interrupt::Interrupt;
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
 use bidpo_core::eval::results::Shard;
-use bidpo_core::extract::{Positions, extract_to_file, read_prompts};
+use bidpo_core::extract::{ExtractJob, Positions, read_prompts};
 use bidpo_core::layers::{Layers, LayersError};
 use bidpo_core::steer::ModelIdentity;
 use ggml_grad::files;
@@ -21,7 +21,7 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     model: crate::args::ModelArgs,
-    /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
+    /// Prompts: one per line (.txt), one JSON value per line (.jsonl), or a column prompt, question or text (.csv).
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
     /// Layers to read: all, or for example 15, 10-20 or 5,9,12-14. Layer N is the output of block N, counted from 0.
@@ -33,13 +33,13 @@ pub struct Args {
     /// Chat format: none, auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::None)]
     template: TemplateChoice,
-    /// Run every n-th prompt only, from the i-th on: the parts of a larger job, each with a file of its own.
+    /// Run only shard i of n: every n-th prompt, from the i-th on. Each shard writes a separate file.
     #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
     shard: Shard,
-    /// Where to write.
+    /// Output file.
     #[arg(long, short = 'o', value_name = "FILE.safetensors")]
     output: PathBuf,
-    /// Print the lengths as JSON on stdout.
+    /// Print the norms as JSON on stdout.
     #[arg(long)]
     json: bool,
 }
@@ -49,6 +49,16 @@ enum PositionsArg {
     Last,
     All,
     Mean,
+}
+
+impl From<PositionsArg> for Positions {
+    fn from(arg: PositionsArg) -> Self {
+        match arg {
+            PositionsArg::Last => Self::Last,
+            PositionsArg::All => Self::All,
+            PositionsArg::Mean => Self::Mean,
+        }
+    }
 }
 
 /// `all`, or a list.
@@ -93,11 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         WhichLayers::All => (0..model.n_layer()).collect(),
         WhichLayers::These(layers) => layers.to_vec(),
     };
-    let positions = match args.positions {
-        PositionsArg::Last => Positions::Last,
-        PositionsArg::All => Positions::All,
-        PositionsArg::Mean => Positions::Mean,
-    };
+    let positions = Positions::from(args.positions);
     let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
     let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
     let metadata = BTreeMap::from(
@@ -119,20 +125,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bar = ProgressBar::new(mine.len() as u64); // draws on stderr, and only on a terminal
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
     let interrupt = Interrupt::install(Duration::ZERO)?;
+    let job = ExtractJob {
+        model: &model,
+        layers: &layers,
+        prompts: &tokens,
+        positions,
+        metadata: &metadata,
+        n_threads: args.model.threads(),
+    };
     let stats = interrupt.during(|| {
-        extract_to_file(
-            &model,
-            &layers,
-            &tokens,
-            positions,
-            args.model.threads(),
-            &metadata,
-            &args.output,
-            &mut |done| {
-                bar.set_position(done as u64);
-                !interrupt.stop.load(Ordering::Relaxed)
-            },
-        )
+        job.write(&args.output, &mut |done| {
+            bar.set_position(done as u64);
+            !interrupt.stop.load(Ordering::Relaxed)
+        })
     });
     bar.finish_and_clear();
     let stats = match args.shard {
@@ -156,8 +161,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("{summary:#}");
     } else {
         // Of the last block no more is computed than llama.cpp itself would compute, or little more.
-        let except = if positions == Positions::Last { " (of the last block, over some)" } else { "" };
-        println!("Length of the residual stream after each block, over all token positions{except}:");
+        let except = if positions == Positions::Last { " (last block: some)" } else { "" };
+        println!("Norm of the residual stream after each block, over all token positions{except}:");
         println!("{:>5}  {:>10}  {:>10}", "layer", "median", "mean");
         for (layer, s) in &stats {
             println!("{layer:>5}  {:>10.2}  {:>10.2}", s.median, s.mean);

@@ -5,7 +5,7 @@
 mod file;
 mod prompts;
 
-pub use file::{Positions, extract_to_file};
+pub use file::{ExtractJob, Positions};
 pub use prompts::{PromptsError, read_prompts};
 
 use crate::numbers::{median, rows_within};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What can go wrong in an extraction.
+/// An extraction that cannot start or was stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// The model has no such block.
@@ -28,8 +28,8 @@ pub enum ExtractError {
         /// The model's last layer.
         last: usize,
     },
-    /// Nothing was asked for.
-    #[error("no layer was asked for")]
+    /// The list of layers is empty.
+    #[error("the list of layers is empty: give at least one, for example 15 or 10-20")]
     NoLayers,
     /// There is nothing to run on.
     #[error("there is no prompt to run the model on")]
@@ -40,7 +40,7 @@ pub enum ExtractError {
         /// Its number, counted from 1.
         number: usize,
     },
-    /// A prompt that the model cannot take.
+    /// A prompt longer than the model's training context.
     #[error("prompt {number} has {n_tokens} tokens, the model was trained for {limit}: shorten it")]
     TooLong {
         /// Its number, counted from 1.
@@ -68,7 +68,7 @@ pub enum ExtractError {
     /// The result cannot be written.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// Someone stopped it; nothing was written.
+    /// Stopped by the caller; nothing was written.
     #[error("stopped; nothing was written")]
     Interrupted,
     /// llama.cpp's reason.
@@ -86,16 +86,28 @@ pub struct Extractor {
     last_only: bool,
 }
 
-/// Rows of the residual stream as they come: the prompt's place in the list, the layer, the position of the first row, and
-/// the rows `[n, n_embd]`. Those of one prompt and layer come in the order of their positions.
-pub type Sink<'a> = dyn FnMut(usize, usize, usize, &[f32]) -> Result<(), ExtractError> + 'a;
+/// Consecutive rows of the residual stream of one prompt at one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ResidualRows<'a> {
+    /// Index of the prompt in the caller's list, from 0.
+    pub prompt: usize,
+    /// The layer.
+    pub layer: usize,
+    /// Position of the first row in the prompt.
+    pub first: usize,
+    /// `[n, n_embd]`.
+    pub data: &'a [f32],
+}
 
-/// Tokens of one compute pass.
+/// Receives the rows of a run. Those of one prompt and layer come in the order of their positions.
+pub type Sink<'a> = dyn FnMut(ResidualRows<'_>) -> Result<(), ExtractError> + 'a;
+
+/// Largest batch, in tokens.
 const BATCH: usize = 512;
-/// Tokens of the prompts that run together, each as a sequence of its own. llama.cpp's attention looks at the cache in steps
-/// of so many cells, whether they hold a prompt's own tokens or another's: more would cost more.
+/// Most tokens of prompts that share a batch, each as a separate sequence. llama.cpp's attention reads the KV cache in steps
+/// of this many cells, whichever sequence they belong to, so larger packs cost more per token.
 const PACK: usize = 256;
-/// Prompts that run together.
+/// Most prompts in a batch.
 const SEQUENCES: usize = 64;
 /// Bytes of logits that llama.cpp may set aside where the last block is read: its rows are "output rows" then, for each of
 /// which it keeps a place for a logit of every token (a megabyte with gemma's vocabulary), though none is computed.
@@ -181,8 +193,8 @@ impl Extractor {
     pub fn run(&mut self, tokens: &[Token], number: usize) -> Result<BTreeMap<usize, Vec<f32>>, ExtractError> {
         self.check(tokens, number)?;
         let mut rows: BTreeMap<usize, Vec<f32>> = self.layers.iter().map(|&l| (l, Vec::new())).collect();
-        self.run_pack(&[tokens], 0, &mut |_, layer, _, values| {
-            rows.entry(layer).or_default().extend_from_slice(values);
+        self.run_pack(&[tokens], 0, &mut |r| {
+            rows.entry(r.layer).or_default().extend_from_slice(r.data);
             Ok(())
         })?;
         Ok(rows)
@@ -202,7 +214,7 @@ impl Extractor {
         for (i, prompt) in prompts.iter().enumerate() {
             self.check(prompt, i + 1)?;
         }
-        let room = PACK.min(self.ctx.n_batch());
+        let budget = PACK.min(self.ctx.n_batch());
         let mut first = 0;
         while first < prompts.len() {
             if !progress(first) {
@@ -211,7 +223,7 @@ impl Extractor {
             let mut n_tokens = 0;
             let fits = |p: &&Vec<Token>| {
                 n_tokens += p.len();
-                n_tokens <= room
+                n_tokens <= budget
             };
             let count = prompts[first..].iter().take(SEQUENCES).take_while(fits).count().max(1);
             let pack: Vec<&[Token]> = prompts[first..first + count].iter().map(Vec::as_slice).collect();
@@ -264,7 +276,7 @@ impl Extractor {
                 spans.push(Span { prompt: first + i, first: positions.start, count: positions.len() });
             }
             let is_final = piece + 1 == pieces;
-            let mut tap = ResidualTap {
+            let mut reader = ResidualReader {
                 wanted: &self.layers,
                 last_block,
                 n_embd: model.n_embd(),
@@ -278,13 +290,13 @@ impl Extractor {
             };
             // The cache is needed by the pieces that follow, and by them only.
             let decoded = if is_final {
-                self.ctx.peek(&batch, &mut tap)
+                self.ctx.peek(&batch, &mut reader)
             } else {
-                self.ctx.decode_with_callback(&batch, &mut tap)
+                self.ctx.decode_with_callback(&batch, &mut reader)
             };
-            tap.outcome?;
+            reader.outcome?;
             decoded?;
-            if let Some(&layer) = self.layers.iter().find(|layer| !tap.found.contains(layer)) {
+            if let Some(&layer) = self.layers.iter().find(|layer| !reader.found.contains(layer)) {
                 return Err(ExtractError::NoResidual {
                     architecture: model.architecture(),
                     layer,
@@ -297,7 +309,7 @@ impl Extractor {
     }
 }
 
-/// Where a prompt's tokens are in a batch: behind those of the prompt before.
+/// The tokens of a prompt in a batch; they follow those of the previous prompt.
 struct Span {
     prompt: usize,
     /// Position of the first.
@@ -306,7 +318,7 @@ struct Span {
 }
 
 /// Reads `l_out-N` for the wanted N and stops the graph at the highest.
-struct ResidualTap<'a, 'b> {
+struct ResidualReader<'a, 'b> {
     wanted: &'a [usize],
     last_block: usize,
     n_embd: usize,
@@ -320,7 +332,7 @@ struct ResidualTap<'a, 'b> {
     outcome: Result<(), ExtractError>,
 }
 
-impl ResidualTap<'_, '_> {
+impl ResidualReader<'_, '_> {
     /// The layer whose output this node is. The name alone is not enough: names repeat and carry suffixes.
     fn layer(&self, node: &Node) -> Option<usize> {
         let layer = node.name().strip_prefix("l_out-")?.parse().ok()?;
@@ -336,15 +348,15 @@ impl ResidualTap<'_, '_> {
         let mut rest = rows;
         for span in &self.spans {
             let count = span.count.min(kept);
-            let (rows, behind) = rest.split_at(count * self.n_embd);
-            (self.sink)(span.prompt, layer, span.first + span.count - count, rows)?;
-            rest = behind;
+            let (data, next) = rest.split_at(count * self.n_embd);
+            (self.sink)(ResidualRows { prompt: span.prompt, layer, first: span.first + span.count - count, data })?;
+            rest = next;
         }
         Ok(())
     }
 }
 
-impl EvalCallback for ResidualTap<'_, '_> {
+impl EvalCallback for ResidualReader<'_, '_> {
     fn wants(&mut self, node: &Node) -> bool {
         self.layer(node).is_some()
     }
@@ -358,26 +370,26 @@ impl EvalCallback for ResidualTap<'_, '_> {
     }
 }
 
-/// Lengths of the residual stream's vectors at one layer.
+/// Norms of the residual stream at one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormStats {
     /// Number of token positions.
     pub n: usize,
-    /// Mean length. A few tokens (the first above all) are a hundred times longer than the rest and pull it up.
+    /// Mean norm. A few tokens (above all the first) have norms a hundred times larger than the rest and dominate it.
     pub mean: f64,
-    /// Median length: what a scale in per cent refers to.
+    /// Median norm: the reference of a scale in percent.
     pub median: f64,
 }
 
 impl NormStats {
-    /// Mean and median of some lengths; `None` without any.
+    /// Mean and median of norms; `None` without any.
     pub fn of(norms: &[f32]) -> Option<Self> {
         let (n, median) = (norms.len(), median(norms)?);
         Some(Self { n, mean: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64, median })
     }
 }
 
-/// Euclidean length of each row of `rows`, `[n, n_embd]`.
+/// Euclidean norm of each row of `rows`, `[n, n_embd]`.
 pub fn row_norms(rows: &[f32], n_embd: usize) -> impl Iterator<Item = f32> + '_ {
     rows.chunks_exact(n_embd).map(|row| {
         // Eight sums side by side: one would have to wait for each addition.
@@ -393,7 +405,7 @@ pub fn row_norms(rows: &[f32], n_embd: usize) -> impl Iterator<Item = f32> + '_ 
     })
 }
 
-/// Lengths of the residual stream over all token positions of some prompts (in tokens), layer by layer.
+/// Norms of the residual stream over all token positions of some prompts (in tokens), layer by layer.
 ///
 /// # Errors
 /// As [`Extractor::new`] and [`Extractor::run`]; [`ExtractError::NoPrompts`].
@@ -406,8 +418,8 @@ pub fn residual_norms(
     let longest = prompts.iter().map(Vec::len).max().ok_or(ExtractError::NoPrompts)?;
     let mut extractor = Extractor::new(model, layers, longest, n_threads)?;
     let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    extractor.run_all(prompts, &mut |_| true, &mut |_, layer, _, rows| {
-        norms.entry(layer).or_default().extend(row_norms(rows, model.n_embd()));
+    extractor.run_all(prompts, &mut |_| true, &mut |rows| {
+        norms.entry(rows.layer).or_default().extend(row_norms(rows.data, model.n_embd()));
         Ok(())
     })?;
     Ok(norms.into_iter().filter_map(|(layer, n)| Some((layer, NormStats::of(&n)?))).collect())

@@ -3,7 +3,7 @@
 use super::step::{join, sequences};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alternate};
 use crate::data::TokenizedPair;
-use crate::extract::{Positions, extract_to_file};
+use crate::extract::{ExtractJob, Positions};
 use crate::train::Engine;
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Token};
@@ -51,7 +51,15 @@ pub(super) fn extract(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
         &mut || {
             let (started, threads) = (Instant::now(), s.settings.threads);
             let nothing = BTreeMap::new();
-            extract_to_file(&s.model, &layers, &prompts, Positions::Last, threads, &nothing, &file, &mut |_| true)?;
+            ExtractJob {
+                model: &s.model,
+                layers: &layers,
+                prompts: &prompts,
+                positions: Positions::Last,
+                metadata: &nothing,
+                n_threads: threads,
+            }
+            .write(&file, &mut |_| true)?;
             Ok::<_, BenchError>(1e3 * started.elapsed().as_secs_f64())
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),

@@ -1,10 +1,10 @@
 //! The result as a safetensors file, written row by row while the model runs.
 //!
-//! Layout: an 8-byte little-endian length, a JSON header, the tensors one behind the other
-//! (<https://huggingface.co/docs/safetensors>). All sizes are known once the prompts are tokenized, so each row goes
-//! straight to its place in the file and memory holds none of them.
+//! Layout: an 8-byte little-endian length, a JSON header, then the tensors
+//! (<https://huggingface.co/docs/safetensors>). All sizes are known once the prompts are tokenized, so each row is
+//! written to its final place at once and never kept in memory.
 
-use super::{ExtractError, Extractor, NormStats, row_norms};
+use super::{ExtractError, Extractor, NormStats, ResidualRows, row_norms};
 use ggml_grad::files::{FileError, temporary_beside};
 use ggml_grad::llama::{Model, Token};
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Which token positions are kept.
+/// Token positions to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
     /// The last token of each prompt: `[n_prompts, n_embd]`.
     Last,
-    /// Every token: `[n_tokens of all prompts, n_embd]`, with `prompt_offsets` `[n_prompts + 1]` telling where each prompt
-    /// begins.
+    /// Every token: `[n_tokens of all prompts, n_embd]`, with `prompt_offsets` `[n_prompts + 1]`, the first row of
+    /// each prompt.
     All,
     /// The mean over the tokens of each prompt: `[n_prompts, n_embd]`.
     Mean,
@@ -35,84 +35,97 @@ impl Positions {
     }
 }
 
-/// Runs `prompts` (tokens) and writes `layer.N` tensors (F32) to `path`, replacing it only when all is done. `metadata`
-/// goes into the file's header beside what this function knows itself. `progress` is told the number of prompts done and
-/// stops the work by answering false.
-///
-/// Returns the lengths of the residual stream over all token positions, layer by layer; with [`Positions::Last`], those of
-/// the last block over as many as are computed of it, the last ones among them.
-///
-/// # Errors
-/// As [`Extractor`]; [`ExtractError::NoPrompts`], [`ExtractError::Io`], [`ExtractError::Interrupted`].
-#[allow(clippy::too_many_arguments, reason = "each is one independent choice of the caller")]
-pub fn extract_to_file(
-    model: &Arc<Model>,
-    layers: &[usize],
-    prompts: &[Vec<Token>],
-    positions: Positions,
-    n_threads: u32,
-    metadata: &BTreeMap<String, String>,
-    path: &Path,
-    progress: &mut dyn FnMut(usize) -> bool,
-) -> Result<BTreeMap<usize, NormStats>, ExtractError> {
-    let longest = prompts.iter().map(Vec::len).max().ok_or(ExtractError::NoPrompts)?;
-    if let Some(i) = prompts.iter().position(Vec::is_empty) {
-        return Err(ExtractError::EmptyPrompt { number: i + 1 });
-    }
-    let limit = model.n_ctx_train();
-    if let Some(i) = prompts.iter().position(|p| p.len() > limit) {
-        return Err(ExtractError::TooLong { number: i + 1, n_tokens: prompts[i].len(), limit });
-    }
-    let mut extractor = match positions {
-        Positions::Last => Extractor::of_last_positions(model, layers, longest, n_threads)?,
-        Positions::All | Positions::Mean => Extractor::new(model, layers, longest, n_threads)?,
-    };
-    let n_embd = model.n_embd();
-    let failed = FileError::write(path);
-    let layout = Layout::new(extractor.layers(), prompts, positions, n_embd);
+/// An extraction to a safetensors file.
+#[derive(Debug, Clone, Copy)]
+pub struct ExtractJob<'a> {
+    /// The model.
+    pub model: &'a Arc<Model>,
+    /// Layers to read.
+    pub layers: &'a [usize],
+    /// Tokens of each prompt, BOS included.
+    pub prompts: &'a [Vec<Token>],
+    /// Token positions to keep.
+    pub positions: Positions,
+    /// Entries of the file's header, next to those that [`ExtractJob::write`] adds.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// Threads of a computation.
+    pub n_threads: u32,
+}
 
-    let mut file = temporary_beside(path).map_err(failed)?;
-    file.write_all(&layout.header(metadata)).map_err(failed)?;
-    let data_start = file.stream_position().map_err(failed)?;
-    let mut write = |offset: u64, bytes: &[u8]| {
-        file.seek(SeekFrom::Start(data_start + offset))
-            .and_then(|_| file.write_all(bytes))
-            .map_err(|e| ExtractError::Io(failed(e)))
-    };
-    if positions == Positions::All {
-        write(0, &layout.offsets.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
-    }
-    let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    // For Positions::Mean, of the prompts that are not done: by prompt and layer, the sum over the positions so far.
-    let mut sums: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
-    extractor.run_all(prompts, progress, &mut |prompt, layer, position, rows| {
-        norms.entry(layer).or_default().extend(row_norms(rows, n_embd));
-        let n_tokens = prompts[prompt].len();
-        let is_done = position + rows.len() / n_embd == n_tokens;
-        let mut put = |row: usize, values: &[f32]| {
-            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)
-        };
-        match positions {
-            Positions::All => put(layout.offsets[prompt] as usize + position, rows),
-            Positions::Last if is_done => put(prompt, &rows[rows.len() - n_embd..]),
-            Positions::Last => Ok(()),
-            Positions::Mean => {
-                let sum = sums.entry((prompt, layer)).or_insert_with(|| vec![0.0; n_embd]);
-                add_rows(sum, rows);
-                if !is_done {
-                    return Ok(());
-                }
-                let mean: Vec<f32> = sum.iter().map(|x| (x / n_tokens as f64) as f32).collect();
-                sums.remove(&(prompt, layer));
-                put(prompt, &mean)
-            }
+impl ExtractJob<'_> {
+    /// Runs the prompts and writes `layer.N` tensors (F32) to `path`, which is replaced only once all rows are written. `progress` receives
+    /// the number of prompts done and stops the run by returning false.
+    ///
+    /// Returns the norms of the residual stream over all token positions, layer by layer. With [`Positions::Last`], the last block
+    /// contributes only the positions that are computed there, the last ones among them.
+    ///
+    /// # Errors
+    /// As [`Extractor`]; [`ExtractError::NoPrompts`], [`ExtractError::Io`], [`ExtractError::Interrupted`].
+    pub fn write(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<BTreeMap<usize, NormStats>, ExtractError> {
+        let &Self { model, layers, prompts, positions, metadata, n_threads } = self;
+        let longest = prompts.iter().map(Vec::len).max().ok_or(ExtractError::NoPrompts)?;
+        if let Some(i) = prompts.iter().position(Vec::is_empty) {
+            return Err(ExtractError::EmptyPrompt { number: i + 1 });
         }
-    })?;
-    file.as_file().sync_all().map_err(failed)?;
-    ggml_grad::files::persist(file, path).map_err(failed)?;
-    progress(prompts.len());
-    Ok(norms.into_iter().filter_map(|(layer, n)| Some((layer, NormStats::of(&n)?))).collect())
+        let limit = model.n_ctx_train();
+        if let Some(i) = prompts.iter().position(|p| p.len() > limit) {
+            return Err(ExtractError::TooLong { number: i + 1, n_tokens: prompts[i].len(), limit });
+        }
+        let mut extractor = match positions {
+            Positions::Last => Extractor::of_last_positions(model, layers, longest, n_threads)?,
+            Positions::All | Positions::Mean => Extractor::new(model, layers, longest, n_threads)?,
+        };
+        let n_embd = model.n_embd();
+        let failed = FileError::write(path);
+        let layout = Layout::new(extractor.layers(), prompts, positions, n_embd);
+
+        let mut file = temporary_beside(path).map_err(failed)?;
+        file.write_all(&layout.header(metadata)).map_err(failed)?;
+        let data_start = file.stream_position().map_err(failed)?;
+        let mut write = |offset: u64, bytes: &[u8]| {
+            file.seek(SeekFrom::Start(data_start + offset))
+                .and_then(|_| file.write_all(bytes))
+                .map_err(|e| ExtractError::Io(failed(e)))
+        };
+        if positions == Positions::All {
+            write(0, &layout.offsets.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
+        }
+        let mut norms: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+        // For Positions::Mean, of the prompts that are not done: by prompt and layer, the sum over the positions so far.
+        let mut sums: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+        extractor.run_all(prompts, progress, &mut |ResidualRows { prompt, layer, first, data }| {
+            norms.entry(layer).or_default().extend(row_norms(data, n_embd));
+            let n_tokens = prompts[prompt].len();
+            let is_done = first + data.len() / n_embd == n_tokens;
+            let mut put = |row: usize, values: &[f32]| {
+                let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                write(layout.start(layer) + (row * n_embd * 4) as u64, &bytes)
+            };
+            match positions {
+                Positions::All => put(layout.offsets[prompt] as usize + first, data),
+                Positions::Last if is_done => put(prompt, &data[data.len() - n_embd..]),
+                Positions::Last => Ok(()),
+                Positions::Mean => {
+                    let sum = sums.entry((prompt, layer)).or_insert_with(|| vec![0.0; n_embd]);
+                    add_rows(sum, data);
+                    if !is_done {
+                        return Ok(());
+                    }
+                    let mean: Vec<f32> = sum.iter().map(|x| (x / n_tokens as f64) as f32).collect();
+                    sums.remove(&(prompt, layer));
+                    put(prompt, &mean)
+                }
+            }
+        })?;
+        file.as_file().sync_all().map_err(failed)?;
+        ggml_grad::files::persist(file, path).map_err(failed)?;
+        progress(prompts.len());
+        Ok(norms.into_iter().filter_map(|(layer, n)| Some((layer, NormStats::of(&n)?))).collect())
+    }
 }
 
 /// Adds the rows `[n, n_embd]` to a sum `[n_embd]`.
@@ -122,12 +135,12 @@ fn add_rows(sum: &mut [f64], rows: &[f32]) {
     }
 }
 
-/// Where everything lies in the file's data part.
+/// Offsets in the data part of the file.
 struct Layout {
     layers: Vec<usize>,
     n_rows: usize,
     n_embd: usize,
-    /// First row of each prompt, and the number of rows behind the last; written only for [`Positions::All`].
+    /// First row of each prompt, then the number of all rows; written only for [`Positions::All`].
     offsets: Vec<i64>,
     offset_bytes: usize,
     positions: Positions,
