@@ -6,7 +6,7 @@ mod common;
 
 use bidpo_core::check::builtin_pairs;
 use bidpo_core::layers::Layers;
-use bidpo_core::train::{Cache, CacheType, Engine, Event, Length, NamedPair, TrainConfig, train};
+use bidpo_core::train::{Cache, CacheType, Engine, Event, NamedPair, TrainConfig, Trainer, TrainingBudget};
 use common::bench::{Bench, PAIRS};
 use ggml_grad::llama::{DType, Model, ModelParams};
 use std::path::PathBuf;
@@ -146,14 +146,18 @@ fn a_cache_that_holds_other_numbers_is_not_used() {
             // The mistake: two models, one name.
             engine.set_cache(Some(Cache::open(&dir.path().join("cache"), CacheType::F32, "one model").unwrap()));
         }
-        let config = TrainConfig { length: Length::Steps(2), ..TrainConfig::new(Layers::one(1)) };
+        let config = TrainConfig { budget: TrainingBudget::Steps(2), ..TrainConfig::new(Layers::one(1)) };
         let mut notices = Vec::new();
         let never = AtomicBool::new(false);
-        let trained = train(&mut engine, &pairs, &[], &config, None, &never, &mut |event| {
-            if let Event::Notice(text) = event {
-                notices.push(text.to_owned());
-            }
-        });
+        let trained = Trainer { engine: &mut engine, config: &config, checkpoints: None, interrupt: &never }.train(
+            &pairs,
+            &[],
+            &mut |event| {
+                if let Event::Notice(text) = event {
+                    notices.push(text.to_owned());
+                }
+            },
+        );
         (trained.unwrap().vector, notices)
     };
     assert!(run(1, true).1.is_empty());

@@ -366,7 +366,7 @@ fn a_worker_that_dies_leaves_the_checkpoint() {
     assert!(said.contains("worker") && said.contains("v.ckpt") && said.contains("--resume"), "{said}");
     assert!(!out.exists(), "half a vector");
     // On with a new worker: it starts where the checkpoint is, and its next one is whole.
-    let steps = |said: &str| said.lines().find_map(|l| l.strip_prefix("going on after step ")?.parse::<usize>().ok());
+    let steps = |said: &str| said.lines().find_map(|l| l.strip_prefix("resuming after step ")?.parse::<usize>().ok());
     worker = Worker::at(&worker.endpoint);
     let written = std::fs::metadata(&checkpoint).unwrap().modified().unwrap();
     let child = again.arg("--resume").spawn().unwrap();

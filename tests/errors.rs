@@ -208,7 +208,7 @@ fn preference_pairs_that_cannot_be_used() {
         bench.fails(1, &format!("train --model M --template none --data DIR/{file} -o DIR/out.gguf"), &parts);
     }
     bench.fails(1, "train --model M --data honesty -o DIR/out.gguf", &["\"honesty\"", "misconceptions"]);
-    bench.fails(1, "train --model M --data DIR/pairs.jsonl --val 0.9 -o DIR/out.gguf", &["nothing to train on"]);
+    bench.fails(1, "train --model M --data DIR/pairs.jsonl --val 0.9 -o DIR/out.gguf", &["leave no training pair"]);
 }
 
 #[test]

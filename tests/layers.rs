@@ -7,7 +7,7 @@ mod common;
 use assert_cmd::Command;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ScaledVector, SteeringVector, combine};
-use bidpo_core::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, train};
+use bidpo_core::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, Trainer};
 use common::bench::{Bench, PAIRS, steps, wait};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::Arc;
@@ -158,13 +158,15 @@ fn llama_cpp_applies_what_was_trained() {
     let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap();
     let mut engine = Engine::new(&model, &layers, longest, 1, 1).unwrap();
     let config = TrainConfig {
-        length: bidpo_core::train::Length::Steps(4),
+        budget: bidpo_core::train::TrainingBudget::Steps(4),
         batch: 3,
-        lr: "4%".parse().unwrap(),
+        learning_rate: "4%".parse().unwrap(),
         ..TrainConfig::new(layers.clone())
     };
     let never = AtomicBool::new(false);
-    let trained = train(&mut engine, &pairs, &[], &config, None, &never, &mut |_| {}).unwrap();
+    let trained = Trainer { engine: &mut engine, config: &config, checkpoints: None, interrupt: &never }
+        .train(&pairs, &[], &mut |_| {})
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("v.gguf");
     SteeringVector::from_layers(&layers, &trained.vector, "llama").unwrap().save(&file).unwrap();
@@ -223,6 +225,8 @@ fn llama_cpp_applies_what_was_trained() {
 
     // Settings and engine must speak of the same layers.
     let other = TrainConfig::new("9,15-16".parse().unwrap());
-    let error = train(&mut engine, &pairs, &[], &other, None, &never, &mut |_| {}).unwrap_err();
+    let error = Trainer { engine: &mut engine, config: &other, checkpoints: None, interrupt: &never }
+        .train(&pairs, &[], &mut |_| {})
+        .unwrap_err();
     assert!(matches!(&error, TrainError::Config(text) if text.contains("9,15-16")), "{error}");
 }

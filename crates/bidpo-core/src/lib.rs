@@ -6,7 +6,7 @@
 //! use bidpo_core::layers::Layers;
 //! use ggml_grad::llama::{Model, ModelParams, default_threads};
 //! use bidpo_core::steer::SteeringVector;
-//! use bidpo_core::train::{Engine, NamedPair, TrainConfig, train};
+//! use bidpo_core::train::{Engine, TrainConfig, Trainer, encode_pair};
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
 //!
@@ -15,15 +15,15 @@
 //! let template = ChatTemplate::new(&model, &TemplateChoice::Auto)?;
 //! let mut pairs = Vec::new();
 //! for p in PreferenceSet::load(Path::new("prefs.jsonl"))?.pairs {
-//!     let tokens = template.encode_pair(&model, &p.prompt, &p.chosen, &p.rejected)?;
-//!     pairs.push(NamedPair { name: p.origin, tokens });
+//!     pairs.push(encode_pair(&p, &model, &template, None)?);
 //! }
 //! let config = TrainConfig::new(Layers::one(model.n_layer() / 2));
 //! let longest = pairs.iter().map(|p| p.tokens.n_tokens()).max().unwrap_or(1);
 //! let mut engine = Engine::new(&model, &config.layers, longest, 1, default_threads())?;
 //! let (train_pairs, valid_pairs) = pairs.split_at(pairs.len() * 5 / 6);
 //! let never = AtomicBool::new(false);
-//! let trained = train(&mut engine, train_pairs, valid_pairs, &config, None, &never, &mut |_event| {})?;
+//! let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: None, interrupt: &never };
+//! let trained = trainer.train(train_pairs, valid_pairs, &mut |_event| {})?;
 //! SteeringVector::from_layers(&config.layers, &trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
 //! # Ok(())
 //! # }

@@ -1,6 +1,6 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
-use bidpo_core::train::{AtLayer, CacheUse, Event, StepReport};
+use bidpo_core::train::{CacheUse, Event, LayerStats, StepReport};
 use ggml_grad::memory::text;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -10,19 +10,9 @@ use std::time::Duration;
 pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
-    /// More than one layer: there is no one length to tell.
+    /// More than one layer: there is no single norm to show.
     several: bool,
     last: Option<StepReport>,
-}
-
-/// A spinner for a step without a count.
-pub fn spinner(text: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message(text.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(120));
-    if !std::io::stderr().is_terminal() {
-        eprintln!("{text} ...");
-    }
-    bar
 }
 
 impl Progress {
@@ -42,15 +32,15 @@ impl Progress {
     pub fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Memory(need) => {
-                let together = match need.joined_tokens {
+                let batch = match need.joined_tokens {
                     tokens if tokens > need.longest => {
-                        format!("{} over pairs together (up to {tokens} tokens), ", text(need.joined_bytes))
+                        format!("{} over a batch of pairs (up to {tokens} tokens), ", text(need.joined_bytes))
                     }
                     _ => String::new(),
                 };
                 eprintln!(
-                    "memory beside the model: {} for a gradient over the longest pair ({} tokens), {together}up to {} for \
-                     the captured pairs",
+                    "additional memory: {} for a gradient over the longest pair ({} tokens), {batch}up to {} for \
+                     the traced pairs",
                     text(need.step_bytes),
                     need.longest,
                     text(need.captured_bytes)
@@ -64,6 +54,14 @@ impl Progress {
                     }
                 }
                 self.bar.set_position(*done as u64);
+            }
+            Event::Measuring { pairs } => {
+                let text = format!("measuring on {pairs} test pairs");
+                self.bar = ProgressBar::new_spinner().with_message(text.clone());
+                self.bar.enable_steady_tick(Duration::from_millis(120));
+                if !self.terminal {
+                    eprintln!("{text} ...");
+                }
             }
             Event::Notice(what) => self.bar.suspend(|| eprintln!("note: {what}")),
             Event::Cache { folder, used, rounding } => {
@@ -87,18 +85,18 @@ impl Progress {
                 } else {
                     eprintln!(
                         "lifted graph agrees with llama_decode on {} logits: they differ by {:.1e} of their standard \
-                         deviation, which is how devices round",
+                         deviation, the rounding of devices",
                         r.agreement.n_logits, r.agreement.relative
                     );
                 }
                 let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { figure(x, 4) };
-                let spread = |text: &dyn Fn(&AtLayer) -> String| match &r.layers[..] {
+                let spread = |text: &dyn Fn(&LayerStats) -> String| match &r.layers[..] {
                     [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
                     layers => layers.first().map_or_else(String::new, text),
                 };
                 eprintln!(
                     "residual norm at {}: median {}, mean {}; learning rate {}, a step of {} % of that median{}; {} step{}; \
-                     {:.1} MB of captured examples",
+                     {:.1} MB of traced pairs",
                     if self.several { "the layers, first to last" } else { "the layer" },
                     spread(&|l| format!("{:.1}", l.median_norm)),
                     spread(&|l| format!("{:.1}", l.mean_norm)),
@@ -112,7 +110,7 @@ impl Progress {
                 self.start(r.total_steps, "[{bar:20}] {msg}");
             }
             Event::Resumed { step } => {
-                eprintln!("going on after step {step}");
+                eprintln!("resuming after step {step}");
                 self.bar.set_position(*step as u64);
             }
             Event::Step(s) => {
@@ -126,10 +124,11 @@ impl Progress {
                     p.step,
                     p.train_loss,
                     match (p.valid_loss, p.valid_accuracy) {
-                        (Some(l), Some(a)) => format!(", validation loss {l:.4}, wins {:.1} %", 100.0 * a),
+                        (Some(l), Some(a)) =>
+                            format!(", validation loss {l:.4}, preference accuracy {:.1} %", 100.0 * a),
                         _ => String::new(),
                     },
-                    self.length(p.norm, p.percent)
+                    self.norm(p.norm, p.percent)
                 );
                 if self.terminal {
                     self.bar.println(text);
@@ -145,20 +144,20 @@ impl Progress {
 
     fn line(&self, s: &StepReport) -> String {
         format!(
-            "step {}/{} loss {:.3} margin {:+.2} wins {:.0} % {} {:.0} tokens/s {} left",
+            "step {}/{} loss {:.3} margin {:+.2} preference accuracy {:.0} % {} {:.0} tokens/s {} left",
             s.step,
             s.total,
             s.loss,
             s.margin,
             100.0 * s.accuracy,
-            self.length(s.norm, s.percent),
+            self.norm(s.norm, s.percent),
             s.tokens_per_second,
             clock(s.left)
         )
     }
 
     /// `|v| 6.13 (3.57 %)`, or with several layers the mean of their percentages.
-    fn length(&self, norm: f64, percent: f64) -> String {
+    fn norm(&self, norm: f64, percent: f64) -> String {
         let percent = figure(percent, 2);
         if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", figure(norm, 2)) }
     }
@@ -168,7 +167,7 @@ impl Progress {
     }
 }
 
-/// What a cache did for a run.
+/// Pairs and bytes that a cache read and wrote.
 pub fn cache_line(folder: &Path, used: &CacheUse) -> String {
     format!(
         "cache {}: {} pairs reused ({}), {} written ({})",
@@ -180,7 +179,7 @@ pub fn cache_line(folder: &Path, used: &CacheUse) -> String {
     )
 }
 
-/// A figure with that many decimals, or as a power of ten where a run went astray and it has more than six digits.
+/// A number with that many decimals; in scientific notation from a million on, which a diverging run reaches.
 pub fn figure(x: f64, decimals: usize) -> String {
     if x.abs() < 1e6 { format!("{x:.decimals$}") } else { format!("{x:.2e}") }
 }

@@ -5,7 +5,7 @@ use crate::data::truthfulqa::TruthfulQaError;
 use crate::data::{PrefsError, TemplateError};
 use crate::eval::ScoreError;
 use crate::extract::ExtractError;
-use crate::train::EngineError;
+use crate::train::{EngineError, TrainError};
 use ggml_grad::llama::LlamaError;
 use std::path::PathBuf;
 
@@ -18,6 +18,12 @@ pub enum BenchError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A training step.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A loss or gradient of a measured training step is not finite.
+    #[error("a loss or gradient of the measured training step is not finite: the model cannot be trained on")]
+    NotFinite,
     /// The chat template.
     #[error(transparent)]
     Template(#[from] TemplateError),

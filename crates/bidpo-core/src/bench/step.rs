@@ -4,20 +4,33 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
+use crate::layers::Layers;
 use crate::numbers;
-use crate::train::{AdamW, Engine, Example, batches, loss};
+use crate::train::{
+    Engine, Example, LearningRate, Member, NamedPair, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig,
+    TrainingBudget,
+};
 use crate::{check::file_name, data::TokenizedPair};
 use ggml_grad::graph::emit::Timings;
 use ggml_grad::llama::{Model, Token};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// An engine with its examples captured, ready to take steps.
-struct Stepper {
+/// An engine with traced pairs, from which runs begin.
+struct Ready {
     engine: Engine,
-    examples: Vec<Example>,
-    optimizer: AdamW,
-    vector: Vec<f64>,
+    config: TrainConfig,
+    pairs: Vec<NamedPair>,
+    traced: Vec<Example>,
+    interrupt: AtomicBool,
+}
+
+/// A training run whose steps are timed: the trainer's own [`Run`].
+struct Stepper<'a> {
+    run: Run<'a>,
+    /// All pairs, every second one in the other direction: each step costs the same.
+    members: Vec<Member>,
 }
 
 /// One step, in milliseconds.
@@ -31,61 +44,56 @@ fn millis(d: Duration) -> f64 {
     1e3 * d.as_secs_f64()
 }
 
-impl Stepper {
+impl Ready {
     fn new(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Result<Self, BenchError> {
         let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[layer], longest, 1, threads)?;
         join(&mut engine, pairs)?;
-        let examples = pairs.iter().map(|p| engine.capture(&[p])).collect::<Result<Vec<_>, _>>()?;
-        let n = engine.n_params();
+        let traced = pairs.iter().map(|p| engine.capture(&[p])).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();
-        Ok(Self { engine, examples, optimizer: AdamW::new(n, 0.05), vector: vec![0.0; n] })
+        let named =
+            |(i, tokens): (usize, &TokenizedPair)| NamedPair { name: format!("{}", i + 1), tokens: tokens.clone() };
+        let config = TrainConfig {
+            learning_rate: LearningRate::Absolute(1e-3),
+            schedule: Schedule::Constant,
+            warmup_ratio: 0.0,
+            batch: pairs.len(),
+            budget: TrainingBudget::Steps(1_000_000),
+            ..TrainConfig::new(Layers::one(layer))
+        };
+        let pairs = pairs.iter().enumerate().map(named).collect();
+        Ok(Self { engine, config, pairs, traced, interrupt: AtomicBool::new(false) })
     }
 
-    /// The pairs as the trainer computes them together, every second one in the other direction.
-    fn batches(&self) -> Vec<(Vec<usize>, f64)> {
-        let members: Vec<(usize, f64)> = (0..self.examples.len()).map(|i| (i, [1.0, -1.0][i % 2])).collect();
-        batches(&self.engine, &members, |i| self.examples[i].n_tokens)
+    fn stepper(&mut self) -> Stepper<'_> {
+        let summary = RunSummary::new(&self.engine, &self.config, &self.traced);
+        let sets = [TracedSet { pairs: &self.pairs, traced: &self.traced }, TracedSet { pairs: &[], traced: &[] }];
+        let members = (0..self.pairs.len()).map(|pair| Member { pair, direction: [1.0, -1.0][pair % 2] }).collect();
+        Stepper { run: Run::new(&mut self.engine, &self.config, sets, summary, &self.interrupt), members }
     }
+}
 
-    /// A step as the trainer takes it: forward and backward, with the vector added for one half of the pairs and subtracted
-    /// for the other, then AdamW.
+impl Stepper<'_> {
+    /// The trainer's step.
     fn step(&mut self) -> Result<Taken, BenchError> {
         let started = Instant::now();
-        let mut gradient = vec![0.0; self.vector.len()];
-        for (group, d) in self.batches() {
-            let members: Vec<&Example> = group.iter().map(|&i| &self.examples[i]).collect();
-            let added: Vec<f32> = self.vector.iter().map(|x| (d * x) as f32).collect();
-            let slope = |margin: f64| loss(d, 0.1, margin).slope;
-            let (_, g) = self.engine.run_together(&members, &added, Some(&slope))?;
-            gradient.iter_mut().zip(&g).for_each(|(sum, x)| *sum += x);
-        }
-        let before = Instant::now();
-        let n = self.examples.len() as f64;
-        gradient.iter_mut().for_each(|g| *g /= n);
-        self.optimizer.step(&mut self.vector, &gradient, &[1e-3]);
-        Ok(Taken {
-            optimizer: millis(before.elapsed()),
-            wall: millis(started.elapsed()),
-            timings: self.engine.take_timings(),
-        })
+        let step = self.run.step(&self.members)?;
+        let wall = millis(started.elapsed());
+        let Step::Taken(report) = step else { return Err(BenchError::NotFinite) };
+        Ok(Taken { wall, optimizer: millis(report.update), timings: self.run.engine().take_timings() })
     }
 
     /// A step, op by op.
     fn profile(&mut self) -> Result<Vec<OpTime>, BenchError> {
-        self.engine.start_profile();
+        self.run.engine().start_profile();
         self.step()?;
-        Ok(OpTime::all(self.engine.take_profile()))
+        Ok(OpTime::all(self.run.engine().take_profile()))
     }
 
-    /// The pairs forward only; milliseconds of ggml's computation.
+    /// The batches of a step, forward only; milliseconds of ggml's computation.
     fn forward(&mut self) -> Result<f64, BenchError> {
-        let added: Vec<f32> = self.vector.iter().map(|&x| x as f32).collect();
-        for (group, _) in self.batches() {
-            let members: Vec<&Example> = group.iter().map(|&i| &self.examples[i]).collect();
-            self.engine.run_together(&members, &added, None)?;
-        }
-        Ok(millis(self.engine.take_timings().compute))
+        self.run.forward(&self.members)?;
+        Ok(millis(self.run.engine().take_timings().compute))
     }
 }
 
@@ -110,7 +118,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// The step's line, and where its time goes.
 pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<(Line, Split), BenchError> {
     s.say("training step: capturing the pairs, and looking for llama.cpp's fastest prefill");
-    let mut stepper = Stepper::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut stepper = ready.stepper();
     let way = prefill.fastest(&sequences(&s.pairs), true)?;
     s.say("training step: measuring");
     let mut taken = Vec::new();
@@ -161,8 +170,9 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
 pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
     s.say("training step with one thread and with all");
     let all = s.settings.threads;
-    let mut single = Stepper::new(&s.model, s.layer, &s.pairs, 1)?;
-    let mut many = Stepper::new(&s.model, s.layer, &s.pairs, all)?;
+    let mut single = Ready::new(&s.model, s.layer, &s.pairs, 1)?;
+    let mut many = Ready::new(&s.model, s.layer, &s.pairs, all)?;
+    let (mut single, mut many) = (single.stepper(), many.stepper());
     let mut serial = Vec::new();
     let rounds = alternate(
         s.settings.rounds,
@@ -202,7 +212,8 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     if before.unique_tokens != s.unique_tokens() {
         return Err(failed(format!("made from {} unique tokens, not {}", before.unique_tokens, s.unique_tokens())));
     }
-    let mut stepper = Stepper::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut stepper = ready.stepper();
     if let Some(python) = s.settings.pytorch_python.clone() {
         s.say("training step in turns with PyTorch");
         let folder = tempfile::tempdir().map_err(|e| failed(e.to_string()))?;

@@ -3,26 +3,48 @@
 use super::{PreferenceSet, PrefsError};
 use std::path::Path;
 
-/// Name, file and content of each built-in set.
-const SETS: [(&str, &str, &str); 2] = [
-    ("misconceptions", "misconceptions.jsonl", include_str!("../../../../data/misconceptions.jsonl")),
-    ("plain-vs-flowery", "plain-vs-flowery.jsonl", include_str!("../../../../data/plain-vs-flowery.jsonl")),
+/// A built-in set.
+struct Builtin {
+    name: &'static str,
+    file: &'static str,
+    text: &'static str,
+    /// The system prompt that a vector trained on the set is compared with.
+    baseline_prompt: &'static str,
+}
+
+const SETS: [Builtin; 2] = [
+    Builtin {
+        name: "misconceptions",
+        file: "misconceptions.jsonl",
+        text: include_str!("../../../../data/misconceptions.jsonl"),
+        baseline_prompt: "Answer with what is really true according to science and reliable sources, even where many \
+                          people believe something else.",
+    },
+    Builtin {
+        name: "plain-vs-flowery",
+        file: "plain-vs-flowery.jsonl",
+        text: include_str!("../../../../data/plain-vs-flowery.jsonl"),
+        baseline_prompt: "Answer in flowery, ornate, poetic language.",
+    },
 ];
 
 impl PreferenceSet {
     /// Names of the built-in sets; the first is the default.
-    pub const BUILTIN: [&'static str; 2] = [SETS[0].0, SETS[1].0];
+    pub const BUILTIN: [&'static str; 2] = [SETS[0].name, SETS[1].name];
 
     /// A set that comes with the program: `misconceptions` (true answer against popular myth) or `plain-vs-flowery`.
     ///
     /// # Errors
     /// [`PrefsError::UnknownSet`] for any other name.
     pub fn builtin(name: &str) -> Result<Self, PrefsError> {
-        let (name, file, text) = SETS
-            .into_iter()
-            .find(|(known, _, _)| *known == name)
-            .ok_or_else(|| PrefsError::UnknownSet { name: name.to_owned() })?;
-        Self::parse(text.as_bytes(), Path::new(file), name.to_owned())
+        let set =
+            SETS.iter().find(|set| set.name == name).ok_or_else(|| PrefsError::UnknownSet { name: name.to_owned() })?;
+        Self::parse(set.text.as_bytes(), Path::new(set.file), name.to_owned())
+    }
+
+    /// The system prompt that a vector trained on the built-in set of this name is compared with.
+    pub fn builtin_baseline_prompt(name: &str) -> Option<&'static str> {
+        SETS.iter().find(|set| set.name == name).map(|set| set.baseline_prompt)
     }
 
     /// The file at `source` if there is one, else the built-in set of that name: what a `--data` flag takes.

@@ -4,14 +4,14 @@ use super::cache::CacheType;
 use super::config::TrainConfig;
 use super::events::Stop;
 use super::heldout::HeldOut;
-use super::ready::AtLayer;
+use super::summary::LayerStats;
 use super::trainer::Trained;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 
 /// All that is told about a trained vector.
 #[derive(Debug)]
-pub struct Record<'a> {
+pub struct VectorCard<'a> {
     /// The settings.
     pub config: &'a TrainConfig,
     /// The run.
@@ -32,7 +32,7 @@ pub struct Record<'a> {
     pub baseline_prompt: Option<&'a str>,
 }
 
-impl Record<'_> {
+impl VectorCard<'_> {
     fn numbers(&self) -> Vec<f64> {
         self.vector.iter().map(|&x| f64::from(x)).collect()
     }
@@ -44,26 +44,26 @@ impl Record<'_> {
 
     /// Length in percent of the median residual norm; with several layers, the mean over them.
     pub fn percent(&self) -> f64 {
-        self.trained.ready.percent(&self.numbers())
+        self.trained.summary.percent(&self.numbers())
     }
 
     /// Each layer with the length of its direction, and that in percent of the median residual norm there.
-    pub fn at_layers(&self) -> Vec<(&AtLayer, f64, f64)> {
-        let ready = &self.trained.ready;
-        let lengths = ready.lengths(&self.numbers());
+    pub fn at_layers(&self) -> Vec<(&LayerStats, f64, f64)> {
+        let ready = &self.trained.summary;
+        let lengths = ready.norms(&self.numbers());
         ready.layers.iter().zip(lengths).map(|(at, n)| (at, n, 100.0 * n / at.median_norm)).collect()
     }
 
     /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.
     pub fn provenance(&self) -> Provenance {
-        let (c, ready) = (self.config, &self.trained.ready);
+        let (c, ready) = (self.config, &self.trained.summary);
         let mut p = Provenance::default();
         p.set_str("method", "BiDPO");
         p.set_str("objective", c.objective.to_string());
         p.set_float("beta", c.beta);
-        p.set_str("lr_setting", c.lr.to_string());
+        p.set_str("lr_setting", c.learning_rate.to_string());
         p.set_str("schedule", c.schedule.to_string());
-        p.set_float("warmup", c.warmup);
+        p.set_float("warmup", c.warmup_ratio);
         p.set_float("weight_decay", c.weight_decay);
         p.set_str("forward", c.precision.forward.name());
         p.set_str("backward", c.precision.backward.name());
@@ -77,7 +77,7 @@ impl Record<'_> {
         if let Some(text) = Some(curve).filter(|c| !c.is_empty()).and_then(|c| serde_json::to_string(&c).ok()) {
             p.set_str(TRAINING_CURVE, text);
         }
-        if let Some(clip) = c.clip {
+        if let Some(clip) = c.max_grad_norm {
             p.set_float("clip", clip);
         }
         if let Some(renorm) = c.renorm {
@@ -134,7 +134,7 @@ impl Record<'_> {
 
     /// The card: how the vector was made, what was measured, how to use it. `file` is the vector's file name.
     pub fn card(&self, file: &str) -> String {
-        let (c, ready, m) = (self.config, &self.trained.ready, self.model);
+        let (c, ready, m) = (self.config, &self.trained.summary, self.model);
         let mut out = format!("# {file}\n\n");
         out += &format!(
             "A steering vector for **{}** ({}, {}), trained by gradient on that quantized model with bidpo {}.\n\n",
@@ -152,7 +152,7 @@ impl Record<'_> {
         let steps: Vec<f64> = ready.layers.iter().map(|at| at.step_percent(ready.n_embd)).collect();
         let rates = spread(ready.layers.iter().map(|at| at.lr), 4);
         out += &match ready.layers[..] {
-            [AtLayer { layer, .. }] => format!(
+            [LayerStats { layer, .. }] => format!(
                 "| layer | {layer} (added to the output of block {layer}, blocks counted from 0, at every position) |\n"
             ),
             _ => format!(
@@ -167,7 +167,7 @@ impl Record<'_> {
             spread(steps.iter().copied(), 2),
             if steps.len() > 1 { " and layer" } else { "" },
             c.schedule,
-            100.0 * c.warmup,
+            100.0 * c.warmup_ratio,
             c.weight_decay
         );
         out += &format!(

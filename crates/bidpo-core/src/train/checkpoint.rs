@@ -1,5 +1,6 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped.
+//! Checkpoints: everything a run needs to continue as if it had never stopped.
 
+use super::identity::{IdentitySource, RecordedIdentity};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -18,48 +19,64 @@ pub struct Checkpoint {
     pub best: Vec<f64>,
     /// The last vector under which every loss of a step was finite.
     pub good: Vec<f64>,
-    /// The rest.
+    /// Everything else.
     pub state: State,
 }
 
-/// The part of a checkpoint that is no array. Floats that must survive exactly are kept as bits.
+/// The part of a checkpoint that is not an array.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
-    /// Settings, data and model this belongs to.
-    pub fingerprint: String,
+    /// The run that the checkpoint belongs to.
+    #[serde(flatten)]
+    pub identity: RecordedIdentity,
     /// Steps taken.
     pub step: usize,
-    /// Bits of the best validation loss.
-    pub best_loss: u64,
-    /// Step after which it was seen.
+    /// Lowest validation loss so far.
+    #[serde(with = "bits")]
+    pub best_loss: f64,
+    /// Steps taken when it was measured.
     pub best_step: usize,
-    /// Step after which `good` was the vector.
+    /// Steps after which `good` was the vector.
     pub good_step: usize,
     /// Epochs since `best_step`.
     pub bad_epochs: usize,
-    /// Bits of the summed training loss of the epoch under way.
-    pub epoch_loss: u64,
+    /// Sum of the training losses of the current epoch.
+    #[serde(with = "bits")]
+    pub epoch_loss: f64,
     /// Pairs in that sum.
     pub epoch_pairs: usize,
-    /// What was measured so far.
+    /// Losses of the epochs so far.
     pub history: Vec<Point>,
 }
 
-/// What was measured after an epoch.
+/// Floats as their bits: JSON has no infinity.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(x.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
+}
+
+/// Losses at the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Point {
     /// Steps taken.
     pub step: usize,
     /// Mean training loss of the epoch.
     pub train_loss: f64,
-    /// Mean validation loss over both directions (one for DPO); NaN is written as null.
+    /// Mean validation loss over both directions (one for DPO); `None` without validation pairs.
     pub valid_loss: Option<f64>,
-    /// Share of validation cases in which the steered direction wins.
+    /// Preference accuracy: the fraction of validation pairs and directions whose preferred response became more probable.
     pub valid_accuracy: Option<f64>,
-    /// Length of the vector; with several layers, of all their directions taken as one.
+    /// L2 norm of the vector; with several layers, of all directions concatenated.
     pub norm: f64,
-    /// Length in percent of the median residual norm; with several layers, the mean over them.
-    #[serde(default)] // absent from checkpoints of a time with one layer, whose cards do not show it
+    /// That norm in percent of the median residual norm; with several layers, the mean over them.
+    #[serde(default)] // absent from checkpoints written when there was one layer only, whose cards do not show it
     pub percent: f64,
 }
 
@@ -84,7 +101,7 @@ pub enum CheckpointError {
     },
     /// A checkpoint of another run.
     #[error(
-        "checkpoint {path} belongs to another run (other settings, layers, data, template, model or version of bidpo); use the settings it was \
+        "checkpoint {path} belongs to another run (other settings, layers, data, template or model): use the settings it was \
          made with, or start again with --fresh"
     )]
     OtherRun {
@@ -116,11 +133,11 @@ impl Checkpoint {
         ggml_grad::files::write_atomically(path, &file).map_err(fail)
     }
 
-    /// Reads a checkpoint and checks that it belongs to the run with this fingerprint and a vector of `n` numbers.
+    /// Reads a checkpoint and checks that it belongs to this run, whose vector has `n` components.
     ///
     /// # Errors
     /// [`CheckpointError`].
-    pub fn load(path: &Path, fingerprint: &str, n: usize) -> Result<Self, CheckpointError> {
+    pub fn load(path: &Path, source: &IdentitySource<'_>, n: usize) -> Result<Self, CheckpointError> {
         let name = || path.display().to_string();
         let damaged = |reason: String| CheckpointError::Damaged { path: name(), reason };
         let file = std::fs::read(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
@@ -128,7 +145,7 @@ impl Checkpoint {
         let state =
             meta.metadata().as_ref().and_then(|m| m.get("state")).ok_or_else(|| damaged("no state in it".into()))?;
         let state: State = serde_json::from_str(state).map_err(|e| damaged(e.to_string()))?;
-        if state.fingerprint != fingerprint {
+        if !source.accepts(&state.identity) {
             return Err(CheckpointError::OtherRun { path: name() });
         }
         let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(e.to_string()))?;
@@ -146,36 +163,51 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::identity::RunInputs;
+    use crate::train::{NamedPair, TrainConfig};
 
-    fn example() -> Checkpoint {
+    fn example(source: &IdentitySource<'_>) -> Checkpoint {
+        let identity = RecordedIdentity::Current { identity: source.identity(640) };
         Checkpoint {
             v: vec![0.1, -2.0],
             m: vec![1e-300, f64::MIN_POSITIVE],
             s: vec![3.0, 4.0],
             best: vec![0.0, 1.0 / 3.0],
             good: vec![-0.0, 5.0],
-            state: State { fingerprint: "a".into(), step: 7, best_loss: 0.3f64.to_bits(), ..State::default() },
+            state: State { identity, step: 7, best_loss: f64::INFINITY, epoch_loss: 0.3, ..State::default() },
         }
+    }
+
+    fn with_run(seed: u64, test: impl FnOnce(&IdentitySource<'_>)) {
+        let config = TrainConfig { seed, ..TrainConfig::new("15".parse().unwrap()) };
+        let pairs: [NamedPair; 0] = [];
+        test(&IdentitySource { config: &config, inputs: &RunInputs::default(), train: &pairs, valid: &pairs });
     }
 
     #[test]
     fn comes_back_exactly() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
-        example().save(&path).unwrap();
-        assert_eq!(Checkpoint::load(&path, "a", 2).unwrap(), example());
+        with_run(0, |run| {
+            example(run).save(&path).unwrap();
+            assert_eq!(Checkpoint::load(&path, run, 2).unwrap(), example(run));
+        });
     }
 
     #[test]
     fn another_run_or_a_damaged_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
-        example().save(&path).unwrap();
-        assert!(matches!(Checkpoint::load(&path, "b", 2), Err(CheckpointError::OtherRun { .. })));
-        assert!(matches!(Checkpoint::load(&path, "a", 3), Err(CheckpointError::Damaged { .. })));
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes.truncate(bytes.len() - 5);
-        std::fs::write(&path, bytes).unwrap();
-        assert!(matches!(Checkpoint::load(&path, "a", 2), Err(CheckpointError::Damaged { .. })));
+        with_run(0, |run| example(run).save(&path).unwrap());
+        with_run(1, |other| {
+            assert!(matches!(Checkpoint::load(&path, other, 2), Err(CheckpointError::OtherRun { .. })));
+        });
+        with_run(0, |run| {
+            assert!(matches!(Checkpoint::load(&path, run, 3), Err(CheckpointError::Damaged { .. })));
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes.truncate(bytes.len() - 5);
+            std::fs::write(&path, bytes).unwrap();
+            assert!(matches!(Checkpoint::load(&path, run, 2), Err(CheckpointError::Damaged { .. })));
+        });
     }
 }

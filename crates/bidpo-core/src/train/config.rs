@@ -1,4 +1,4 @@
-//! The settings of a training run.
+//! Settings of a training run.
 
 use super::objective::Objective;
 use super::optimizer::Schedule;
@@ -7,25 +7,25 @@ use ggml_grad::graph::emit::Precision;
 use std::fmt;
 use std::str::FromStr;
 
-/// A learning rate, or a length, given in its own unit or relative to the median residual norm at its layer.
+/// A learning rate: absolute, or relative to the median residual norm at its layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rate {
-    /// [`AUTO_RATE`] of the median residual norm.
+pub enum LearningRate {
+    /// [`AUTO_RATE`] percent of the median residual norm.
     Auto,
-    /// What Adam moves each coordinate by in a step, in the units of the residual stream.
+    /// Adam's step of each component, in the units of the residual stream.
     Absolute(f64),
-    /// The length of Adam's first step, as a percentage of the median residual norm: Adam moves each of the n_embd
-    /// coordinates by the learning rate, so the step is `lr sqrt(n_embd)` long. Layers that are trained together share
-    /// it: what each adds is carried to the layers above, so their steps add up (docs/training.md).
+    /// L2 norm of Adam's first step, in percent of the median residual norm. Adam moves each of the `n_embd` components
+    /// by the learning rate, so the step has norm `lr sqrt(n_embd)`. Layers that are trained together share the
+    /// percentage: a change at one layer is carried to the layers above, so the steps add up (docs/training.md).
     Percent(f64),
 }
 
-/// `--lr auto`: Adam's step is this percentage of the median residual norm at the layer.
+/// `--lr auto`: the norm of Adam's step in percent of the median residual norm at the layer.
 pub const AUTO_RATE: f64 = 1.0;
 
-impl Rate {
-    /// Absolute learning rate at a layer whose stream of `n_embd` numbers has this median norm, one of `n_layers` that
-    /// are trained together.
+impl LearningRate {
+    /// Absolute learning rate at a layer whose residual stream of width `n_embd` has this median norm, one of `n_layers`
+    /// layers trained together.
     pub fn absolute(self, median_norm: f64, n_embd: usize, n_layers: usize) -> f64 {
         match self {
             Self::Absolute(lr) => lr,
@@ -35,7 +35,7 @@ impl Rate {
     }
 }
 
-impl FromStr for Rate {
+impl FromStr for LearningRate {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
@@ -45,12 +45,14 @@ impl FromStr for Rate {
         let (number, percent) = s.strip_suffix('%').map_or((s, false), |n| (n, true));
         match number.trim().parse::<f64>() {
             Ok(x) if x.is_finite() && x > 0.0 => Ok(if percent { Self::Percent(x) } else { Self::Absolute(x) }),
-            _ => Err(format!("{s:?} is no learning rate: auto, a positive number, or a percentage such as 1%")),
+            _ => Err(format!(
+                "invalid learning rate {s:?}: expected auto, a positive number, or a percentage such as 1%"
+            )),
         }
     }
 }
 
-impl fmt::Display for Rate {
+impl fmt::Display for LearningRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => write!(f, "auto"),
@@ -60,10 +62,10 @@ impl fmt::Display for Rate {
     }
 }
 
-/// How long to train.
+/// The length of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Length {
-    /// Times through the training pairs.
+pub enum TrainingBudget {
+    /// Passes over the training pairs.
     Epochs(usize),
     /// Optimizer steps.
     Steps(usize),
@@ -72,38 +74,38 @@ pub enum Length {
 /// Settings of a run. The defaults were chosen by measurement on both test models (docs/training.md).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
-    /// The layers whose output is steered, each with a direction of its own, trained together.
+    /// The steered layers. Each has one direction; all directions are trained together.
     pub layers: Layers,
-    /// What is minimised.
+    /// The objective.
     pub objective: Objective,
     /// Inverse temperature of the preference model.
     pub beta: f64,
     /// Learning rate.
-    pub lr: Rate,
-    /// Its course.
+    pub learning_rate: LearningRate,
+    /// Learning-rate schedule after the warm-up.
     pub schedule: Schedule,
-    /// Share of the steps spent warming up.
-    pub warmup: f64,
+    /// Fraction of the steps spent warming up, in `[0, 1)`.
+    pub warmup_ratio: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Pairs in a step.
+    /// Training pairs in a step.
     pub batch: usize,
-    /// How long to train.
-    pub length: Length,
-    /// Seed of order and directions.
+    /// Epochs or steps to train.
+    pub budget: TrainingBudget,
+    /// Seed of the order of the pairs and of their directions.
     pub seed: u64,
-    /// Longest gradient, if limited.
-    pub clip: Option<f64>,
-    /// Epochs without a better validation loss before stopping; 0 never stops.
+    /// Maximum L2 norm of a step's gradient; longer gradients are scaled down to it. `None` never clips.
+    pub max_grad_norm: Option<f64>,
+    /// Epochs without a lower validation loss before stopping; 0 never stops.
     pub patience: usize,
-    /// Length that the finished vector is scaled to, in percent of the median residual norm (with several layers, the
+    /// L2 norm that the finished vector is scaled to, in percent of the median residual norm (with several layers, the
     /// mean over them).
     pub renorm: Option<f64>,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
-    /// What may be rounded for speed.
+    /// Kernels of the forward and the backward pass.
     pub precision: Precision,
-    /// Train although memory is short: the system will move it to and from the disk.
+    /// Train although memory is short: the system then swaps to disk.
     pub allow_swap: bool,
 }
 
@@ -114,14 +116,14 @@ impl TrainConfig {
             layers,
             objective: Objective::Bidpo,
             beta: 0.1,
-            lr: Rate::Auto,
+            learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
-            warmup: 0.1,
+            warmup_ratio: 0.1,
             weight_decay: 0.05,
             batch: 8,
-            length: Length::Epochs(5),
+            budget: TrainingBudget::Epochs(5),
             seed: 0,
-            clip: None,
+            max_grad_norm: None,
             patience: 3,
             renorm: None,
             checkpoint_every: 10,
@@ -130,19 +132,21 @@ impl TrainConfig {
         }
     }
 
-    /// A description that two runs share exactly when they must give the same vector; checkpoints carry it.
-    pub fn fingerprint(&self) -> String {
-        let mut same = self.clone();
-        same.checkpoint_every = 0;
-        same.renorm = None; // applied after training
-        same.allow_swap = false; // changes the speed alone
-        // One layer is described as it was before there could be several, so that checkpoints of that time still resume.
-        // That version rounded nothing for speed.
-        let exact = format!(", precision: {:?}", Precision::EXACT);
-        let text = format!("{same:?}").replacen(", allow_swap: false", "", 1).replacen(&exact, "", 1);
-        match *self.layers {
-            [layer] => text.replacen(&format!("layers: {:?}", self.layers), &format!("layer: {layer}"), 1),
-            _ => text,
+    /// Training pairs in a step, where there are `n` of them.
+    pub(crate) fn batch_of(&self, n: usize) -> usize {
+        self.batch.clamp(1, n.max(1))
+    }
+
+    /// Steps of an epoch over `n` training pairs.
+    pub(crate) fn steps_per_epoch(&self, n: usize) -> usize {
+        n.div_ceil(self.batch_of(n))
+    }
+
+    /// Steps of the run over `n` training pairs.
+    pub(crate) fn total_steps(&self, n: usize) -> usize {
+        match self.budget {
+            TrainingBudget::Epochs(epochs) => epochs * self.steps_per_epoch(n),
+            TrainingBudget::Steps(steps) => steps,
         }
     }
 }
@@ -152,32 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_names_the_layers() {
-        let exact =
-            |layers: &str| TrainConfig { precision: Precision::EXACT, ..TrainConfig::new(layers.parse().unwrap()) };
-        let of = |layers: &str| exact(layers).fingerprint();
-        // What the first version wrote.
-        let old = "TrainConfig { layer: 15, objective: Bidpo, beta: 0.1, lr: Auto, schedule: Cosine, warmup: 0.1, \
-                   weight_decay: 0.05, batch: 8, length: Epochs(5), seed: 0, clip: None, patience: 3, renorm: None, \
-                   checkpoint_every: 0 }";
-        assert_eq!(of("15"), old);
-        assert_eq!(TrainConfig { allow_swap: true, ..exact("15") }.fingerprint(), old);
-        assert_ne!(TrainConfig::new("15".parse().unwrap()).fingerprint(), old);
-        let all = [of("15"), of("14"), of("14-15"), of("14,16"), of("14-16")];
-        assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)), "{all:?}");
-    }
-
-    #[test]
     fn rates_parse_and_convert() {
-        assert_eq!("auto".parse(), Ok(Rate::Auto));
-        assert_eq!("5e-4".parse(), Ok(Rate::Absolute(5e-4)));
-        assert_eq!("0.5%".parse(), Ok(Rate::Percent(0.5)));
+        assert_eq!("auto".parse(), Ok(LearningRate::Auto));
+        assert_eq!("5e-4".parse(), Ok(LearningRate::Absolute(5e-4)));
+        assert_eq!("0.5%".parse(), Ok(LearningRate::Percent(0.5)));
         for bad in ["", "-1", "0", "nan", "x%", "inf"] {
-            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+            assert!(bad.parse::<LearningRate>().is_err(), "{bad}");
         }
-        // 1 % of a norm of 200 over sqrt(400) coordinates.
-        assert!((Rate::Percent(1.0).absolute(200.0, 400, 1) - 0.1).abs() < 1e-15);
-        assert!((Rate::Percent(1.0).absolute(200.0, 400, 5) - 0.02).abs() < 1e-15);
-        assert_eq!(Rate::Absolute(0.3).absolute(200.0, 400, 5), 0.3);
+        // 1 % of a norm of 200 over sqrt(400) components.
+        assert!((LearningRate::Percent(1.0).absolute(200.0, 400, 1) - 0.1).abs() < 1e-15);
+        assert!((LearningRate::Percent(1.0).absolute(200.0, 400, 5) - 0.02).abs() < 1e-15);
+        assert_eq!(LearningRate::Absolute(0.3).absolute(200.0, 400, 5), 0.3);
     }
 }

@@ -4,7 +4,7 @@ use super::checkpoint::CheckpointError;
 use super::engine::EngineError;
 use ggml_grad::memory::text;
 
-/// A run that cannot start or go on.
+/// A run that cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// Model, pairs, graph.
@@ -41,7 +41,10 @@ pub enum TrainError {
         /// Bytes that the system has left.
         available: u64,
     },
-    /// Settings that make no sense together.
+    /// The user interrupted a measurement.
+    #[error("interrupted")]
+    Interrupted,
+    /// Settings that cannot be used, or an interruption before there is anything to save.
     #[error("{0}")]
     Config(String),
 }

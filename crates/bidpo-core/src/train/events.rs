@@ -2,7 +2,7 @@
 
 use super::cache::CacheUse;
 use super::checkpoint::Point;
-use super::ready::Ready;
+use super::summary::RunSummary;
 use crate::data::TokenizedPair;
 use std::path::Path;
 use std::time::Duration;
@@ -16,60 +16,65 @@ pub struct NamedPair {
     pub tokens: TokenizedPair,
 }
 
-/// What the trainer tells while it works.
+/// Progress of a run, told to its observer.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Examples captured so far (training and validation pairs), of how many.
+    /// Training and validation pairs traced so far.
     Captured {
-        /// Done.
+        /// Pairs traced.
         done: usize,
-        /// In all.
+        /// Pairs in all.
         total: usize,
-        /// Tokens of this one.
+        /// Tokens of the last one.
         tokens: usize,
     },
-    /// The longest pair was measured: what the run will need beside the model and llama.cpp's own buffers.
+    /// The longest pair was traced: additional memory of the run.
     Memory(&'a MemoryNeed),
-    /// Something about the cache that the user should know.
+    /// A notice for the user.
     Notice(&'a str),
-    /// All pairs are captured, with the help of a cache.
+    /// All pairs are traced, some of them read from a cache.
     Cache {
         /// The folder.
         folder: &'a Path,
-        /// What it did.
+        /// Pairs and bytes read and written.
         used: CacheUse,
-        /// Largest change of a response's log-probability on the first pair that its rounding makes, in nats.
+        /// Largest change of a response's log-probability on the first pair caused by the rounding of the cache, in nats.
         rounding: f64,
     },
-    /// All is ready: what was found out about model and data.
-    Ready(&'a Ready),
+    /// All pairs are traced: facts about model and data.
+    Ready(&'a RunSummary),
     /// A checkpoint was loaded.
     Resumed {
-        /// Steps it had taken.
+        /// Steps taken when it was written.
         step: usize,
     },
     /// A step was taken.
     Step(&'a StepReport),
     /// An epoch ended and validation was run.
     Epoch(&'a Point),
+    /// The vector is measured on held-out pairs.
+    Measuring {
+        /// Number of pairs.
+        pairs: usize,
+    },
 }
 
-/// Memory that a run needs beside the model and llama.cpp's own buffers.
+/// Additional memory of a run: without the model and llama.cpp's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryNeed {
     /// Tokens of the longest pair.
     pub longest: usize,
     /// Bytes of inputs and activations for its gradient.
     pub step_bytes: u64,
-    /// Tokens of shorter pairs that are computed together, at most; 0 where none are.
+    /// Tokens of a batch of pairs, at most; 0 where pairs are not batched.
     pub joined_tokens: usize,
-    /// About what their gradient takes, in bytes.
+    /// Bytes of inputs and activations for the gradient of such a batch, estimated.
     pub joined_bytes: u64,
-    /// Bytes of all captured pairs, at most.
+    /// Bytes of all traced pairs, at most.
     pub captured_bytes: u64,
 }
 
-/// The state of the run after a step.
+/// Losses and speed after a step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepReport {
     /// Steps taken.
@@ -80,20 +85,23 @@ pub struct StepReport {
     pub epoch: usize,
     /// Mean loss of the step's pairs.
     pub loss: f64,
-    /// Mean of `d * margin`.
+    /// Mean of `d * margin`, the log-ratio margin in nats, before it is multiplied by beta.
     pub margin: f64,
-    /// Share of pairs whose preferred answer (for their direction) won: `d * margin > 0`.
+    /// Preference accuracy: the fraction of pairs whose preferred response, for their direction, became more probable:
+    /// `d * margin > 0`.
     pub accuracy: f64,
-    /// Length of the vector; with several layers, of all their directions taken as one.
+    /// L2 norm of the vector; with several layers, of all directions concatenated.
     pub norm: f64,
-    /// Length in percent of the median residual norm; with several layers, the mean over them.
+    /// That norm in percent of the median residual norm; with several layers, the mean over them.
     pub percent: f64,
-    /// Length of the gradient before clipping.
+    /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Tokens trained on per second, since the first step of this process.
     pub tokens_per_second: f64,
     /// Time left at this speed.
     pub left: Duration,
+    /// Time that mean, clipping and the optimizer took.
+    pub update: Duration,
 }
 
 /// Why a run ended.
@@ -101,15 +109,15 @@ pub struct StepReport {
 pub enum Stop {
     /// All steps were taken.
     Finished,
-    /// Validation loss stopped falling.
+    /// The validation loss stopped falling.
     Early,
-    /// The user asked.
+    /// The user interrupted.
     Interrupted,
     /// The loss or a gradient was not finite.
     NotFinite {
-        /// At which step, from 1.
+        /// The step, from 1.
         step: usize,
-        /// At which pair.
+        /// The pair's name.
         pair: String,
     },
 }

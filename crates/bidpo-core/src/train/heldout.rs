@@ -1,24 +1,27 @@
-//! What a vector does on pairs it was not trained on, beside the baselines that a claim needs.
+//! Measurement of a vector on held-out pairs, beside the baselines that a claim needs.
 
 use super::engine::{Engine, EngineError, Example, PairLogp};
+use super::error::TrainError;
+use super::events::{Event, NamedPair};
 use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use crate::steer::rotated;
 use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One condition on the held-out pairs.
+/// Log-probabilities of the held-out pairs under one condition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// What was done, for example `vector +1`.
+    /// The condition, for example `vector, scale +1`.
     pub name: String,
-    /// For each pair: is the chosen response more probable than the rejected one (summed log-probabilities)?
+    /// For each pair: whether the chosen response is more probable than the rejected one (summed log-probabilities).
     pub prefers: Vec<bool>,
     /// For each pair: `log p(chosen) - log p(rejected)`, in nats.
     pub gaps: Vec<f64>,
 }
 
-/// A mean over pairs with its 95 % interval (percentile bootstrap).
+/// A mean difference over pairs with its 95 % interval (percentile bootstrap).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Change {
+pub struct MeanDifference {
     /// The mean, in nats a pair.
     pub mean: f64,
     /// Lower end.
@@ -27,7 +30,7 @@ pub struct Change {
     pub high: f64,
 }
 
-impl Change {
+impl MeanDifference {
     fn of(from: &Condition, to: &Condition) -> Self {
         let d: Vec<f64> = from.gaps.iter().zip(&to.gaps).map(|(a, b)| b - a).collect();
         let i = bootstrap_mean(&d, 0.95, 10_000, 0);
@@ -35,7 +38,7 @@ impl Change {
     }
 }
 
-impl std::fmt::Display for Change {
+impl std::fmt::Display for MeanDifference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:+.2} [{:+.2}, {:+.2}]", self.mean, self.low, self.high)
     }
@@ -56,17 +59,17 @@ impl Condition {
         self.prefers.iter().filter(|&&p| p).count()
     }
 
-    /// That count as a share.
+    /// Preference accuracy: that count over the number of pairs.
     pub fn accuracy(&self) -> f64 {
         self.count() as f64 / self.prefers.len().max(1) as f64
     }
 
-    /// Mean gap, nats.
+    /// Mean log-probability difference, chosen minus rejected, in nats.
     pub fn mean_gap(&self) -> f64 {
         mean(&self.gaps)
     }
 
-    /// 95 % interval of the share (Wilson).
+    /// 95 % interval of the preference accuracy (Wilson).
     pub fn interval(&self) -> Interval {
         wilson(self.count(), self.prefers.len(), 0.95)
     }
@@ -92,18 +95,18 @@ pub struct HeldOutRow {
     pub accuracy: f64,
     /// Its 95 % interval (Wilson).
     pub interval: [f64; 2],
-    /// Mean gap of the log-probabilities, nats.
+    /// Mean log-probability difference, chosen minus rejected, in nats.
     pub mean_gap: f64,
-    /// The gap's change against the unsteered model, on the same pairs.
-    pub gap_change: Option<Change>,
-    /// The share's change against the unsteered model, on the same pairs.
+    /// Change of that difference against the unsteered model, on the same pairs.
+    pub gap_change: Option<MeanDifference>,
+    /// Change of the preference accuracy against the unsteered model, on the same pairs.
     pub against_unsteered: Option<Paired>,
 }
 
 /// A paired comparison, for JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Paired {
-    /// Difference of the shares.
+    /// Difference of the preference accuracies.
     pub difference: f64,
     /// Its 95 % interval (Bonett and Price).
     pub interval: [f64; 2],
@@ -115,9 +118,48 @@ pub struct Paired {
     pub p: f64,
 }
 
+/// Test pairs of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldOutPairs<'a> {
+    /// The pairs.
+    pub test: &'a [NamedPair],
+    /// The same pairs with a system prompt to compare with, if any.
+    pub prompted: Option<&'a [NamedPair]>,
+}
+
 impl HeldOut {
+    /// Traces the pairs and measures the vector on them, as [`HeldOut::measure`] does. `observe` is told the beginning and
+    /// the notices of the cache.
+    ///
+    /// # Errors
+    /// [`TrainError::Engine`], [`TrainError::Pair`], [`TrainError::Interrupted`].
+    pub fn of_pairs(
+        engine: &mut Engine,
+        pairs: HeldOutPairs<'_>,
+        vector: &[f32],
+        seed: u64,
+        interrupt: &AtomicBool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Self, TrainError> {
+        observe(Event::Measuring { pairs: pairs.test.len() });
+        let mut trace = |pairs: &[NamedPair]| -> Result<Vec<Example>, TrainError> {
+            let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
+            engine
+                .capture_each(&tokens, &mut |_| !interrupt.load(Ordering::Relaxed))
+                .map_err(|(i, source)| TrainError::Pair { pair: pairs[i].name.clone(), source })?
+                .ok_or(TrainError::Interrupted)
+        };
+        let examples = trace(pairs.test)?;
+        let prompted = pairs.prompted.map(&mut trace).transpose()?;
+        let heldout = Self::measure(engine, &examples, prompted.as_deref(), vector, seed)?;
+        for notice in engine.take_cache_notices() {
+            observe(Event::Notice(&notice));
+        }
+        Ok(heldout)
+    }
+
     /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with a random vector
-    /// of the same length at each layer;
+    /// of the same L2 norm at each layer;
     /// `prompted` are the same pairs with a system prompt before them, unsteered.
     ///
     /// # Errors
@@ -168,7 +210,7 @@ impl HeldOut {
                     accuracy: c.accuracy(),
                     interval: [interval.lo, interval.hi],
                     mean_gap: c.mean_gap(),
-                    gap_change: (i > 0).then(|| Change::of(&self.conditions[0], c)),
+                    gap_change: (i > 0).then(|| MeanDifference::of(&self.conditions[0], c)),
                     against_unsteered: (i > 0).then(|| self.against_unsteered(c)).flatten().map(|d| Paired {
                         difference: d.difference,
                         interval: [d.interval.lo, d.interval.hi],
@@ -210,13 +252,12 @@ impl HeldOut {
         out
     }
 
-    /// What the table says, in words: whether there is a difference, and whether a prompt would have done as well. The
-    /// gap between the two answers' log-probabilities decides: it is what was trained, and the share of pairs on whose
-    /// right side it lies is a coarser view of it.
+    /// The table in words: whether there is a difference, and whether a prompt would have done as well. The mean
+    /// log-probability difference decides, since the objective trains it; preference accuracy is a coarser view of it.
     pub fn in_words(&self) -> String {
         let Some(steered) = self.get("vector, scale +1") else { return String::new() };
         let n = steered.gaps.len();
-        let c = Change::of(&self.conditions[0], steered);
+        let c = MeanDifference::of(&self.conditions[0], steered);
         let mut out = if c.low > 0.0 {
             format!("On {n} held-out pairs the vector moves the model towards the chosen answers: {c} nats a pair")
         } else if c.high < 0.0 {
@@ -225,7 +266,8 @@ impl HeldOut {
             format!("No effect that {n} held-out pairs could show: the change of the gap, {c} nats a pair, may be 0")
         };
         if let Some(random) = self.get("random vector") {
-            out += &format!(" (a random vector of the same length: {})", Change::of(&self.conditions[0], random));
+            out +=
+                &format!(" (a random vector of the same length: {})", MeanDifference::of(&self.conditions[0], random));
         }
         out += ".";
         if let Some(d) = self.against_unsteered(steered) {
@@ -239,7 +281,7 @@ impl HeldOut {
             };
         }
         if let Some(prompt) = self.get("system prompt, no vector") {
-            let c = Change::of(prompt, steered);
+            let c = MeanDifference::of(prompt, steered);
             out += &if c.low > 0.0 {
                 format!(" It moves the model further than the system prompt does, by {c} nats.")
             } else if c.high < 0.0 {

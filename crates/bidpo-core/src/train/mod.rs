@@ -1,4 +1,4 @@
-//! Training: objective, optimizer, trainer, and the engine that scores and differentiates captured pairs.
+//! Training: objective, optimizer, the run and its checkpoints, held-out measurements, the vector's card.
 
 mod cache;
 mod capturing;
@@ -9,15 +9,19 @@ mod engine;
 mod error;
 mod events;
 mod heldout;
+mod identity;
 mod objective;
 mod optimizer;
-mod ready;
+mod order;
+mod pairs;
+mod run;
+mod summary;
 mod trainer;
 
 pub use cache::{Cache, CacheType, CacheUse};
-pub use card::Record;
+pub use card::VectorCard;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
-pub use config::{AUTO_RATE, Length, Rate, TrainConfig};
+pub use config::{AUTO_RATE, LearningRate, TrainConfig, TrainingBudget};
 pub use engine::{
     Agreement, DEVICE_LIMIT, Engine, EngineError, Example, Joined, LossDerivative, OpCount, PairLogp, Scored, Survey,
     check_model,
@@ -25,9 +29,12 @@ pub use engine::{
 pub use error::TrainError;
 pub use events::{Event, MemoryNeed, NamedPair, StepReport, Stop};
 pub use ggml_grad::graph::emit::{Backward, Forward, Precision};
-pub use heldout::{Change, Condition, HeldOut, HeldOutRow, Paired};
+pub use heldout::{Condition, HeldOut, HeldOutPairs, HeldOutRow, MeanDifference, Paired};
+pub use identity::{IdentitySource, RecordedIdentity, RunIdentity, RunInputs};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};
-pub use ready::{AtLayer, Ready};
-pub(crate) use trainer::batches;
-pub use trainer::{CheckpointPlan, Trained, train};
+pub(crate) use order::Member;
+pub use pairs::{PairError, encode_pair, with_system_prompt};
+pub(crate) use run::{Run, Step, TracedSet};
+pub use summary::{LayerStats, RunSummary};
+pub use trainer::{CheckpointPlan, Trained, Trainer};

@@ -1,4 +1,4 @@
-//! What is minimised.
+//! Training objectives.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 /// The objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective {
-    /// Bidirectional: each pair is met with the vector added or subtracted, at random, and has to prefer the chosen
-    /// response in the first case and the rejected one in the second (Cao et al. 2024, arXiv 2406.00045, eq. 4).
+    /// Bidirectional: the vector is added or subtracted at random for each pair; the chosen response is to be preferred in
+    /// the first case, the rejected one in the second (Cao et al. 2024, arXiv 2406.00045, eq. 4).
     Bidpo,
     /// The vector is always added (Rafailov et al. 2023, arXiv 2305.18290, eq. 7, with the vector as the only parameter).
     Dpo,
@@ -20,17 +20,24 @@ impl FromStr for Objective {
         match s {
             "bidpo" => Ok(Self::Bidpo),
             "dpo" => Ok(Self::Dpo),
-            _ => Err(format!("{s:?} is no objective: bidpo or dpo")),
+            _ => Err(format!("invalid objective {s:?}: expected bidpo or dpo")),
+        }
+    }
+}
+
+impl Objective {
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bidpo => "bidpo",
+            Self::Dpo => "dpo",
         }
     }
 }
 
 impl fmt::Display for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bidpo => "bidpo",
-            Self::Dpo => "dpo",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -39,8 +46,8 @@ impl fmt::Display for Objective {
 pub struct Loss {
     /// `-log sigmoid(d beta margin)`, in nats.
     pub value: f64,
-    /// What the gradient of `log p(chosen) - log p(rejected)` with respect to the *added* vector `d v` is multiplied
-    /// with to give the gradient of the loss with respect to `v`. The two factors `d`, of the loss and of `d v`, cancel.
+    /// Factor that turns the gradient of `log p(chosen) - log p(rejected)` with respect to the *added* vector `d v` into the
+    /// gradient of the loss with respect to `v`. The two factors `d`, of the loss and of `d v`, cancel.
     pub slope: f64,
 }
 

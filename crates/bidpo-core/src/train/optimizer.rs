@@ -4,7 +4,7 @@ use crate::numbers::norm;
 use std::fmt;
 use std::str::FromStr;
 
-/// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) on one vector, in f64. Blocks of it may have learning rates of their own.
+/// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) on one vector, in f64. Each block of the vector may have its own learning rate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -24,7 +24,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// With the usual betas (0.9, 0.999) and eps 1e-8.
+    /// An optimizer of `n` parameters with betas (0.9, 0.999) and eps 1e-8.
     pub fn new(n: usize, weight_decay: f64) -> Self {
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, t: 0, m: vec![0.0; n], s: vec![0.0; n] }
     }
@@ -32,7 +32,7 @@ impl AdamW {
     /// One step: changes `x` along its gradient `g`. `x` consists of equal blocks, one for each learning rate.
     pub fn step(&mut self, x: &mut [f64], g: &[f64], lr: &[f64]) {
         assert!(x.len() == self.m.len() && g.len() == self.m.len(), "sizes differ");
-        assert!(!lr.is_empty() && x.len().is_multiple_of(lr.len()), "{} numbers, {} blocks", x.len(), lr.len());
+        assert!(!lr.is_empty() && x.len().is_multiple_of(lr.len()), "{} parameters, {} blocks", x.len(), lr.len());
         let block = x.len() / lr.len();
         self.t += 1;
         let c1 = 1.0 - self.beta1.powi(self.t as i32);
@@ -46,14 +46,14 @@ impl AdamW {
     }
 }
 
-/// How the learning rate falls after the warm-up.
+/// Learning-rate schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
     /// Half a cosine down to zero (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts).
     Cosine,
-    /// A straight line down to zero.
+    /// Linear decay to zero.
     Linear,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
@@ -65,22 +65,27 @@ impl FromStr for Schedule {
             "cosine" => Ok(Self::Cosine),
             "linear" => Ok(Self::Linear),
             "constant" => Ok(Self::Constant),
-            _ => Err(format!("{s:?} is no schedule: cosine, linear or constant")),
+            _ => Err(format!("invalid learning-rate schedule {s:?}: expected cosine, linear or constant")),
         }
     }
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cosine => "cosine",
-            Self::Linear => "linear",
-            Self::Constant => "constant",
-        })
+        f.write_str(self.name())
     }
 }
 
 impl Schedule {
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::Linear => "linear",
+            Self::Constant => "constant",
+        }
+    }
+
     /// Factor on the learning rate at `step` (from 0) of `total`, after a linear warm-up of `warmup` steps.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
         if step < warmup {
@@ -95,7 +100,7 @@ impl Schedule {
     }
 }
 
-/// Scales `g` down to norm `limit` where it is longer. Returns the norm it had.
+/// Scales `g` down to L2 norm `limit` where its norm is larger. Returns the norm before.
 pub fn clip(g: &mut [f64], limit: f64) -> f64 {
     let norm = norm(g);
     if norm > limit {
@@ -125,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_have_rates_of_their_own() {
+    fn each_block_has_its_own_rate() {
         let (mut joint, mut x) = (AdamW::new(4, 0.05), [1.0, 2.0, 3.0, 4.0]);
         let (mut low, mut high) = (AdamW::new(2, 0.05), AdamW::new(2, 0.05));
         let (mut a, mut b) = ([1.0, 2.0], [3.0, 4.0]);

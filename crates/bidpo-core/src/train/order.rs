@@ -1,0 +1,63 @@
+//! Order and directions of the training pairs.
+
+use super::config::TrainConfig;
+use super::objective::Objective;
+use crate::data::permutation;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A pair of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Member {
+    /// Index of the pair among the training pairs.
+    pub(crate) pair: usize,
+    /// +1: the vector is added and the chosen response preferred; -1: subtracted, and the rejected response preferred.
+    pub(crate) direction: f64,
+}
+
+/// Pairs of the step after `step` steps, where there are `n` training pairs.
+pub(super) fn members(config: &TrainConfig, step: usize, n: usize) -> Vec<Member> {
+    let batch = config.batch_of(n);
+    let per_epoch = config.steps_per_epoch(n);
+    let first = step % per_epoch * batch;
+    epoch(config, step / per_epoch, n)[first..(first + batch).min(n)].to_vec()
+}
+
+/// The pairs of an epoch. They depend on the seed and the number of the epoch alone, so that a resumed run meets the same.
+fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    rng.set_stream(epoch as u64 + 1);
+    let order = permutation(n, rng.next_u64());
+    order
+        .into_iter()
+        .map(|pair| {
+            let direction = match config.objective {
+                Objective::Dpo => 1.0,
+                Objective::Bidpo => [1.0, -1.0][(rng.next_u32() & 1) as usize],
+            };
+            Member { pair, direction }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Layers;
+
+    #[test]
+    fn an_epoch_has_every_pair_once_in_a_seeded_order() {
+        let config = TrainConfig::new(Layers::one(3));
+        let a = epoch(&config, 0, 50);
+        let mut seen: Vec<usize> = a.iter().map(|m| m.pair).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..50).collect::<Vec<_>>());
+        assert_eq!(a, epoch(&config, 0, 50));
+        assert_ne!(a, epoch(&config, 1, 50));
+        assert_ne!(a, epoch(&TrainConfig { seed: 1, ..config.clone() }, 0, 50));
+        let plus = a.iter().filter(|m| m.direction > 0.0).count();
+        assert!((10..40).contains(&plus), "{plus} of 50 directions are +1");
+        let dpo = TrainConfig { objective: Objective::Dpo, ..config };
+        assert!(epoch(&dpo, 0, 50).iter().all(|m| m.direction == 1.0));
+    }
+}

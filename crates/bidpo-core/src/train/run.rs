@@ -1,0 +1,426 @@
+//! A training run: its state, and the step that changes it.
+
+use super::checkpoint::{Checkpoint, Point, State};
+use super::config::TrainConfig;
+use super::engine::{Engine, EngineError, Example, PairLogp};
+use super::error::TrainError;
+use super::events::{NamedPair, StepReport, Stop};
+use super::identity::RecordedIdentity;
+use super::objective::{Objective, loss};
+use super::optimizer::{AdamW, clip};
+use super::order::{Member, members};
+use super::summary::RunSummary;
+use super::trainer::Trained;
+use crate::numbers::norm;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Pairs with their traces, in the same order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TracedSet<'a> {
+    /// The pairs.
+    pub(crate) pairs: &'a [NamedPair],
+    /// Their traces.
+    pub(crate) traced: &'a [Example],
+}
+
+/// A run between two steps.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    engine: &'a mut Engine,
+    config: &'a TrainConfig,
+    train: TracedSet<'a>,
+    valid: TracedSet<'a>,
+    interrupt: &'a AtomicBool,
+    summary: RunSummary,
+    /// Steps of the linear warm-up.
+    warmup: usize,
+    optimizer: AdamW,
+    /// The vector, `[n_layers, n_embd]`.
+    v: Vec<f64>,
+    /// The vector with the lowest validation loss so far.
+    best: Vec<f64>,
+    /// The vector before the last step: every loss and gradient of that step was finite.
+    good: Vec<f64>,
+    state: State,
+    clock: Clock,
+}
+
+/// Speed of this process, from its first step on.
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    first_step: usize,
+    tokens: usize,
+}
+
+/// The result of an attempted step.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The vector was updated.
+    Taken(StepReport),
+    /// The user interrupted; the vector is as before.
+    Interrupted,
+    /// A loss or a gradient is not finite; the vector is as before.
+    NotFinite {
+        /// The pair's name.
+        pair: String,
+    },
+}
+
+/// The result of an epoch's end.
+#[derive(Debug)]
+pub(crate) enum EpochEnd {
+    /// Losses of the epoch.
+    Measured(Point),
+    /// A validation loss is not finite.
+    NotFinite {
+        /// The pair's name.
+        pair: String,
+    },
+}
+
+/// Validation of a vector.
+#[derive(Debug)]
+enum Validation {
+    /// Mean over pairs, and for BiDPO over both directions.
+    Loss {
+        /// Mean loss.
+        value: f64,
+        /// Preference accuracy.
+        accuracy: f64,
+    },
+    /// A loss is not finite.
+    NotFinite {
+        /// Index of the pair.
+        pair: usize,
+    },
+}
+
+impl<'a> Run<'a> {
+    /// A run before its first step.
+    pub(crate) fn new(
+        engine: &'a mut Engine,
+        config: &'a TrainConfig,
+        [train, valid]: [TracedSet<'a>; 2],
+        summary: RunSummary,
+        interrupt: &'a AtomicBool,
+    ) -> Self {
+        let n = engine.n_params();
+        Self {
+            engine,
+            config,
+            train,
+            valid,
+            interrupt,
+            warmup: (config.warmup_ratio * summary.total_steps as f64).ceil() as usize,
+            summary,
+            optimizer: AdamW::new(n, config.weight_decay),
+            v: vec![0.0; n],
+            best: vec![0.0; n],
+            good: vec![0.0; n],
+            state: State { best_loss: f64::INFINITY, ..State::default() },
+            clock: Clock { started: Instant::now(), first_step: 0, tokens: 0 },
+        }
+    }
+
+    /// Continues from a checkpoint.
+    pub(crate) fn resume(&mut self, c: Checkpoint) {
+        (self.optimizer.t, self.optimizer.m, self.optimizer.s) = (c.state.step as u64, c.m, c.s);
+        (self.v, self.best, self.good, self.state) = (c.v, c.best, c.good, c.state);
+        self.clock = Clock { started: Instant::now(), first_step: self.state.step, tokens: 0 };
+    }
+
+    /// The state of the run, to be saved under this identity.
+    pub(crate) fn checkpoint(&self, identity: RecordedIdentity) -> Checkpoint {
+        Checkpoint {
+            v: self.v.clone(),
+            m: self.optimizer.m.clone(),
+            s: self.optimizer.s.clone(),
+            best: self.best.clone(),
+            good: self.good.clone(),
+            state: State { identity, ..self.state.clone() },
+        }
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&mut self) -> &mut Engine {
+        self.engine
+    }
+
+    /// Steps taken.
+    pub(crate) fn steps(&self) -> usize {
+        self.state.step
+    }
+
+    /// All planned steps were taken.
+    pub(crate) fn complete(&self) -> bool {
+        self.state.step >= self.summary.total_steps
+    }
+
+    /// The validation loss has not fallen for as many epochs as the settings allow. True also of a run that had already
+    /// stopped for it when its checkpoint was written.
+    pub(crate) fn out_of_patience(&self) -> bool {
+        self.config.patience > 0 && self.state.bad_epochs >= self.config.patience
+    }
+
+    /// An epoch ends with the last step.
+    pub(crate) fn at_epoch_end(&self) -> bool {
+        self.state.step.is_multiple_of(self.config.steps_per_epoch(self.train.pairs.len())) || self.complete()
+    }
+
+    /// Pairs of the next step.
+    pub(crate) fn next_members(&self) -> Vec<Member> {
+        members(self.config, self.state.step, self.train.pairs.len())
+    }
+
+    /// The added vector of a direction, `[n_layers, n_embd]`.
+    fn added(&self, direction: f64) -> Vec<f32> {
+        self.v.iter().map(|x| (direction * x) as f32).collect()
+    }
+
+    /// The members as they are computed together: batches of indices of one direction.
+    fn batches(&self, members: &[Member]) -> Vec<(Vec<usize>, f64)> {
+        let mut all = Vec::new();
+        for direction in [1.0, -1.0] {
+            let of: Vec<usize> = members.iter().filter(|m| m.direction == direction).map(|m| m.pair).collect();
+            let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens).collect();
+            all.extend(self.engine.groups(&sizes).into_iter().map(|batch| (of[batch].to_vec(), direction)));
+        }
+        all
+    }
+
+    /// One step over `members`: loss and gradient of each batch, their mean, clipping, AdamW.
+    ///
+    /// # Errors
+    /// [`TrainError::Engine`].
+    pub(crate) fn step(&mut self, members: &[Member]) -> Result<Step, TrainError> {
+        let mut sum = StepSum::new(self.v.len());
+        for (batch, d) in self.batches(members) {
+            if self.interrupt.load(Ordering::Relaxed) {
+                return Ok(Step::Interrupted);
+            }
+            if let Some(bad) = self.add_batch(&batch, d, &mut sum)? {
+                return Ok(Step::NotFinite { pair: self.train.pairs[bad].name.clone() });
+            }
+        }
+        let updating = Instant::now();
+        let n = members.len() as f64;
+        let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
+        let grad_norm = clip(&mut g, self.config.max_grad_norm.unwrap_or(f64::INFINITY));
+        let factor = self.config.schedule.factor(self.state.step, self.warmup, self.summary.total_steps);
+        let lr: Vec<f64> = self.summary.layers.iter().map(|l| l.lr * factor).collect();
+        self.good.clone_from(&self.v);
+        self.state.good_step = self.state.step;
+        self.optimizer.step(&mut self.v, &g, &lr);
+        let update = updating.elapsed();
+        self.state.step += 1;
+        self.state.epoch_loss += sum.loss;
+        self.state.epoch_pairs += members.len();
+        Ok(Step::Taken(self.report(&sum, n, grad_norm, update)))
+    }
+
+    /// Scores `members` under the current vector, forward only and in the batches of [`Run::step`]: what the benchmark
+    /// subtracts from a step to time its backward pass.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub(crate) fn forward(&mut self, members: &[Member]) -> Result<(), EngineError> {
+        let train = self.train;
+        for (batch, d) in self.batches(members) {
+            let traced: Vec<&Example> = batch.iter().map(|&i| &train.traced[i]).collect();
+            let added = self.added(d);
+            self.engine.run_together(&traced, &added, None)?;
+        }
+        Ok(())
+    }
+
+    /// Adds losses and gradients of a batch of one direction to `sum`. Returns the pair that is not finite, if any.
+    fn add_batch(&mut self, batch: &[usize], d: f64, sum: &mut StepSum) -> Result<Option<usize>, EngineError> {
+        let train = self.train;
+        let traced: Vec<&Example> = batch.iter().map(|&i| &train.traced[i]).collect();
+        let (added, beta) = (self.added(d), self.config.beta);
+        let slope = |margin: f64| loss(d, beta, margin).slope;
+        let (policies, grad) = self.engine.run_together(&traced, &added, Some(&slope))?;
+        let references = traced.iter().map(|e| &e.reference[0]);
+        let bad = policies.iter().zip(references).position(|(policy, r)| !sum.add(d, beta, r, policy));
+        let bad = match bad {
+            None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, &added)?),
+            bad => bad,
+        };
+        if let Some(at) = bad {
+            return Ok(Some(batch[at]));
+        }
+        sum.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
+        self.clock.tokens += traced.iter().map(|e| e.n_tokens).sum::<usize>();
+        Ok(None)
+    }
+
+    /// Index of the first pair whose own gradient is not finite; the last one where each is finite alone.
+    fn without_gradient(&mut self, traced: &[&Example], added: &[f32]) -> Result<usize, EngineError> {
+        for (at, pair) in traced.iter().enumerate() {
+            if self.engine.run(pair, added, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
+                return Ok(at);
+            }
+        }
+        Ok(traced.len() - 1)
+    }
+
+    fn report(&self, sum: &StepSum, n: f64, grad_norm: f64, update: Duration) -> StepReport {
+        let (step, total) = (self.state.step, self.summary.total_steps);
+        let elapsed = self.clock.started.elapsed();
+        StepReport {
+            step,
+            total,
+            epoch: (step - 1) / self.config.steps_per_epoch(self.train.pairs.len()) + 1,
+            loss: sum.loss / n,
+            margin: sum.margin / n,
+            accuracy: sum.preferred / n,
+            norm: norm(&self.v),
+            percent: self.summary.percent(&self.v),
+            grad_norm,
+            tokens_per_second: self.clock.tokens as f64 / elapsed.as_secs_f64().max(1e-9),
+            left: elapsed / (step - self.clock.first_step) as u32 * total.saturating_sub(step) as u32,
+            update,
+        }
+    }
+
+    /// Ends an epoch: its training loss, and the validation that chooses the best vector.
+    ///
+    /// # Errors
+    /// [`TrainError::Engine`].
+    pub(crate) fn end_epoch(&mut self) -> Result<EpochEnd, TrainError> {
+        let mut point = Point {
+            step: self.state.step,
+            train_loss: self.state.epoch_loss / self.state.epoch_pairs.max(1) as f64,
+            norm: norm(&self.v),
+            percent: self.summary.percent(&self.v),
+            ..Point::default()
+        };
+        (self.state.epoch_loss, self.state.epoch_pairs) = (0.0, 0);
+        if !self.valid.pairs.is_empty() {
+            let (value, accuracy) = match self.validate()? {
+                Validation::Loss { value, accuracy } => (value, accuracy),
+                Validation::NotFinite { pair } => {
+                    return Ok(EpochEnd::NotFinite { pair: self.valid.pairs[pair].name.clone() });
+                }
+            };
+            (point.valid_loss, point.valid_accuracy) = (Some(value), Some(accuracy));
+            if value < self.state.best_loss {
+                (self.state.best_loss, self.state.best_step, self.state.bad_epochs) = (value, self.state.step, 0);
+                self.best.clone_from(&self.v);
+            } else {
+                self.state.bad_epochs += 1;
+            }
+        }
+        self.state.history.push(point);
+        Ok(EpochEnd::Measured(point))
+    }
+
+    /// Validates the current vector.
+    fn validate(&mut self) -> Result<Validation, EngineError> {
+        let directions: &[f64] = match self.config.objective {
+            Objective::Bidpo => &[1.0, -1.0],
+            Objective::Dpo => &[1.0],
+        };
+        let (mut value, mut preferred, mut n) = (0.0, 0.0, 0.0);
+        for &d in directions {
+            let added = self.added(d);
+            let scored = self.engine.score_all(self.valid.traced, &added)?;
+            for (pair, (policy, e)) in scored.iter().zip(self.valid.traced).enumerate() {
+                let margin = policy.gap() - e.reference[0].gap();
+                if !margin.is_finite() {
+                    return Ok(Validation::NotFinite { pair });
+                }
+                value += loss(d, self.config.beta, margin).value;
+                preferred += f64::from(u8::from(d * margin > 0.0));
+                n += 1.0;
+            }
+        }
+        Ok(Validation::Loss { value: value / n, accuracy: preferred / n })
+    }
+
+    /// Ends the run and chooses its vector.
+    ///
+    /// # Errors
+    /// [`TrainError::Engine`].
+    pub(crate) fn finish(mut self, mut stop: Stop) -> Result<Trained, TrainError> {
+        // Without validation the last vector is the best one. No loss followed its last step yet that shows whether it is
+        // usable, so the pairs of that step are scored once more.
+        if self.state.best_step == 0 {
+            if !matches!(stop, Stop::NotFinite { .. })
+                && self.state.step > 0
+                && let Some(pair) = self.last_not_finite()?
+            {
+                stop = Stop::NotFinite { step: self.state.step, pair };
+            }
+            (self.best, self.state.best_step) = match stop {
+                Stop::NotFinite { .. } => (self.good, self.state.good_step),
+                _ => (self.v, self.state.step),
+            };
+        }
+        Ok(Trained {
+            vector: self.best.iter().map(|&x| x as f32).collect(),
+            summary: self.summary,
+            history: self.state.history,
+            steps: self.state.step,
+            best_step: self.state.best_step,
+            stop,
+        })
+    }
+
+    /// Name of a pair of the last step whose log-probabilities under the current vector are not finite.
+    fn last_not_finite(&mut self) -> Result<Option<String>, EngineError> {
+        for m in members(self.config, self.state.step - 1, self.train.pairs.len()) {
+            let (added, traced) = (self.added(m.direction), &self.train.traced[m.pair]);
+            let scored = self.engine.run(traced, &added, false)?;
+            if !(scored.logp[0].gap() - traced.reference[0].gap()).is_finite() {
+                return Ok(Some(self.train.pairs[m.pair].name.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Sums over a step's pairs.
+struct StepSum {
+    /// Gradient of the loss, `[n_layers, n_embd]`.
+    grad: Vec<f64>,
+    loss: f64,
+    margin: f64,
+    /// Pairs whose preferred response, for their direction, became more probable.
+    preferred: f64,
+}
+
+impl StepSum {
+    fn new(n: usize) -> Self {
+        Self { grad: vec![0.0; n], loss: 0.0, margin: 0.0, preferred: 0.0 }
+    }
+
+    /// Adds the loss of a pair; false if it is not finite.
+    fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp) -> bool {
+        let margin = policy.gap() - reference.gap();
+        let l = loss(d, beta, margin);
+        if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() {
+            return false;
+        }
+        self.loss += l.value;
+        self.margin += d * margin;
+        self.preferred += f64::from(u8::from(d * margin > 0.0));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_notices_what_is_not_finite() {
+        let p = |x| PairLogp { chosen: x, rejected: 0.0 };
+        let mut s = StepSum::new(1);
+        assert!(s.add(1.0, 0.1, &p(0.0), &p(1.0)));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::NAN)));
+        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::INFINITY)));
+    }
+}

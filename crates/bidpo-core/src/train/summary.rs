@@ -1,0 +1,131 @@
+//! Facts about model and data that are known before the first step.
+
+use super::cache::{Cache, CacheType};
+use super::config::{LearningRate, TrainConfig};
+use super::engine::{Agreement, Engine, Example};
+use crate::numbers::{median, norm};
+use crate::steer::mean_fraction;
+
+/// Residual stream and learning rate at one steered layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerStats {
+    /// The layer.
+    pub layer: usize,
+    /// Median norm of the residual stream there, over all tokens of the training pairs.
+    pub median_norm: f64,
+    /// Mean norm.
+    pub mean_norm: f64,
+    /// Learning rate of this layer's direction, in the units of the residual stream.
+    pub lr: f64,
+}
+
+impl LayerStats {
+    /// From the norms at a layer that is one of `n_layers` trained together.
+    pub(super) fn new(layer: usize, norms: &[f32], rate: LearningRate, n_embd: usize, n_layers: usize) -> Self {
+        let median_norm = median(norms).unwrap_or(0.0);
+        Self {
+            layer,
+            median_norm,
+            mean_norm: norms.iter().map(|&x| f64::from(x)).sum::<f64>() / norms.len() as f64,
+            lr: rate.absolute(median_norm, n_embd, n_layers),
+        }
+    }
+
+    /// L2 norm of Adam's first step, in percent of the median residual norm.
+    pub fn step_percent(&self, n_embd: usize) -> f64 {
+        100.0 * self.lr * (n_embd as f64).sqrt() / self.median_norm
+    }
+}
+
+/// Facts known before the first step.
+#[derive(Debug, Clone)]
+pub struct RunSummary {
+    /// The steered layers, lowest first.
+    pub layers: Vec<LayerStats>,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Steps planned.
+    pub total_steps: usize,
+    /// Comparison of the lifted graph with `llama_decode`.
+    pub agreement: Agreement,
+    /// Bytes of the traced pairs.
+    pub cache_bytes: usize,
+    /// Activation dtype: that of the cache, if there is one.
+    pub captured_as: CacheType,
+    /// Tokens of the training pairs.
+    pub train_tokens: usize,
+}
+
+impl RunSummary {
+    /// Of a run over these training pairs; comparison and bytes are left empty.
+    pub(crate) fn new(engine: &Engine, config: &TrainConfig, train: &[Example]) -> Self {
+        let n_embd = engine.model().n_embd();
+        let of_layer = |(i, &layer): (usize, &usize)| {
+            let norms: Vec<f32> = train.iter().flat_map(|e| e.norms[i].iter().copied()).collect();
+            LayerStats::new(layer, &norms, config.learning_rate, n_embd, config.layers.len())
+        };
+        Self {
+            layers: config.layers.iter().enumerate().map(of_layer).collect(),
+            n_embd,
+            total_steps: config.total_steps(train.len()),
+            agreement: Agreement::default(),
+            cache_bytes: 0,
+            captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
+            train_tokens: train.iter().map(|e| e.n_tokens).sum(),
+        }
+    }
+
+    /// L2 norm of the direction at each layer of `v`, `[n_layers, n_embd]`.
+    pub fn norms(&self, v: &[f64]) -> Vec<f64> {
+        v.chunks(self.n_embd.max(1)).map(norm).collect()
+    }
+
+    /// Residual norm and vector norm whose quotient is the mean over the layers of their quotients.
+    fn fraction(&self, v: &[f64]) -> (f64, f64) {
+        let known: Vec<(f64, f64)> = self.layers.iter().map(|l| l.median_norm).zip(self.norms(v)).collect();
+        mean_fraction(&known).unwrap_or((1.0, 0.0))
+    }
+
+    /// L2 norm of `v` in percent of the median residual norm: at its layer, or as the mean over its layers.
+    pub fn percent(&self, v: &[f64]) -> f64 {
+        let (residual, norm) = self.fraction(v);
+        100.0 * norm / residual
+    }
+
+    /// The factor that scales `v` to this percentage; `None` for a zero vector.
+    pub fn factor_for_percent(&self, v: &[f64], percent: f64) -> Option<f64> {
+        let (residual, norm) = self.fraction(v);
+        (norm > 0.0).then(|| percent / 100.0 * residual / norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_are_relative_to_each_layers_own_norm() {
+        let layers = vec![
+            LayerStats::new(3, &[100.0, 300.0, 200.0], LearningRate::Percent(1.0), 4, 2),
+            LayerStats::new(7, &[1000.0; 3], LearningRate::Percent(1.0), 4, 2),
+        ];
+        assert_eq!((layers[0].median_norm, layers[1].mean_norm), (200.0, 1000.0));
+        // A step of 1 % is shared by the two layers.
+        assert!((layers[0].step_percent(4) - 0.5).abs() < 1e-12 && (layers[1].lr - 2.5).abs() < 1e-12);
+        let ready = RunSummary {
+            layers,
+            n_embd: 4,
+            total_steps: 1,
+            agreement: Agreement::default(),
+            cache_bytes: 0,
+            captured_as: CacheType::F32,
+            train_tokens: 0,
+        };
+        let v = [3.0, 0.0, 4.0, 0.0, 0.0, 60.0, 0.0, 80.0];
+        assert_eq!(ready.norms(&v), [5.0, 100.0]);
+        // 2.5 % and 10 %.
+        assert!((ready.percent(&v) - 6.25).abs() < 1e-12);
+        assert!((ready.factor_for_percent(&v, 12.5).unwrap() - 2.0).abs() < 1e-12);
+        assert_eq!(ready.factor_for_percent(&[0.0; 8], 5.0), None);
+    }
+}
