@@ -10,14 +10,14 @@ use std::sync::Arc;
 /// Options of every command that loads a model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// The model, a GGUF file.
+    /// Model file (GGUF).
     #[arg(long, short = 'm', value_name = "FILE.gguf")]
     pub model: PathBuf,
-    /// Threads to compute with [default: the machine's cores].
+    /// Number of threads [default: the machine's cores].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
-    /// Let llama.cpp repack the weights for this CPU, as its own programs do. What needs them as they lie in the file
-    /// (training) then keeps a second copy.
+    /// Let llama.cpp repack the weights for this CPU, as its own programs do. Training needs the file layout and then keeps
+    /// a second copy.
     #[arg(long)]
     pub repack: bool,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model, its weights as they lie in the file unless the user wants them repacked.
+    /// Loads the model with its weights in file layout, unless `--repack` is given.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
         let params =
             ModelParams { plain_weights: !self.repack, offload: self.devices.offload(), ..ModelParams::default() };

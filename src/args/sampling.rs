@@ -3,26 +3,26 @@
 use bidpo_core::data::TemplateChoice;
 use ggml_grad::llama::SamplerParams;
 
-/// How the next token is chosen.
+/// Sampling options.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Temperature; 0 always takes the most likely token.
+    /// Temperature; 0 is greedy decoding.
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
     pub temp: f32,
-    /// Choose among the most likely tokens that together reach this probability (1: off).
+    /// Sample from the most likely tokens whose total probability reaches P (1: off).
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
     pub top_p: f32,
-    /// Leave out tokens less likely than this share of the most likely one (0: off).
+    /// Skip tokens whose probability is below P times that of the most likely token (0: off).
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
     pub min_p: f32,
-    /// Choose among this many tokens (0: off).
+    /// Sample from the K most likely tokens (0: off).
     #[arg(long, value_name = "K", default_value_t = 40, value_parser = clap::value_parser!(i32).range(0..))]
     pub top_k: i32,
     /// Penalty on the last 64 tokens of the answer (1: off).
     #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = penalty)]
     pub repeat_penalty: f32,
-    /// Seed of the random choice; the same seed gives the same answer.
+    /// Sampling seed; the same seed gives the same answer.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u32,
 }
@@ -40,16 +40,16 @@ impl SamplingArgs {
     }
 }
 
-/// How text is put to the model.
+/// Chat format and context.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PromptArgs {
     /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     pub template: TemplateChoice,
-    /// A system message before everything else.
+    /// System message.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Tokens of context [default: what the model was trained for, at most 4096].
+    /// Context size in tokens [default: the model's training context, at most 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub ctx: Option<u32>,
 }

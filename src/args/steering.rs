@@ -13,19 +13,19 @@ use std::sync::Arc;
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SteeringArgs {
-    /// A control vector to add (GGUF or safetensors). May be given several times: the vectors are summed.
+    /// Control vector to apply (GGUF or safetensors). Several --vector options are summed.
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
     pub vectors: Vec<PathBuf>,
-    /// Factor on the vector: one for all, or one for each --vector in order [default: 1]. Negative turns it round;
-    /// with a per cent sign it is relative to the median residual norm (5%, -5%; for a vector of several layers, the mean
-    /// over them), which is measured where the file does not know it.
+    /// Scale of the vector: one for all, or one for each --vector in order [default: 1]. A negative scale reverses the
+    /// direction. With a percent sign it is relative to the median residual norm (5%, -5%; mean over the vector's layers),
+    /// which is measured if the file does not store it.
     #[arg(long = "scale", short = 's', value_name = "S", allow_hyphen_values = true, requires = "vectors")]
     pub scales: Vec<Scale>,
-    /// Add the vectors at these layers only: 15, or 10-20 (both ends included), or 5,9,12-14.
+    /// Apply the vectors only at these layers: 15, or 10-20 (both ends included), or 5,9,12-14.
     #[arg(long, value_name = "LIST", requires = "vectors")]
     pub layers: Option<Layers>,
-    /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
-    /// (llama.cpp's cvector-generator). One for all, or one for each --vector in order [default: output].
+    /// Layer convention of direction.N: output (of block N: bidpo, repeng) or generator (output of block N - 1: llama.cpp's
+    /// cvector-generator). One for all, or one for each --vector in order [default: output].
     #[arg(long = "convention", value_name = "C", requires = "vectors")]
     pub conventions: Vec<Convention>,
 }
@@ -35,7 +35,7 @@ pub struct SteeringArgs {
 pub enum Scale {
     /// A factor on the vector.
     Factor(f32),
-    /// Per cent of the median residual norm at the vector's layer; with several layers, the mean over them.
+    /// Percent of the median residual norm at the vector's layer; with several layers, the mean over them.
     Percent(f64),
 }
 
@@ -64,7 +64,7 @@ impl Scale {
     }
 }
 
-/// The vectors that were asked for, loaded and checked against the model.
+/// The vectors of `--vector`, loaded and checked against the model.
 #[derive(Debug, Clone, Default)]
 pub struct Steering {
     /// One dial for each `--vector`.
@@ -79,7 +79,7 @@ impl SteeringArgs {
         self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default()
     }
 
-    /// Loads the vectors and checks that they fit; prints on stderr what makes them doubtful.
+    /// Loads the vectors and checks that they fit the model; prints warnings on stderr.
     pub fn load(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Steering> {
         let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
         ensure!(

@@ -30,20 +30,20 @@ pub struct Args {
     how: PromptArgs,
     #[command(flatten)]
     steering: SteeringArgs,
-    /// The most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     #[arg(long = "max-tokens", short = 'n', value_name = "MAX", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Where what you type is kept for the arrow keys [default: bidpo/chat_history in $XDG_STATE_HOME or ~/.local/state].
+    /// History file for the arrow keys [default: bidpo/chat_history in $XDG_STATE_HOME or ~/.local/state].
     #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
     history: Option<PathBuf>,
-    /// Keep nothing of what you type.
+    /// Do not save a history of the input.
     #[arg(long)]
     no_history: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-/// A second Ctrl-C within this time belongs to the first.
+/// A second Ctrl-C within this time is ignored.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! `bidpo data`: look into data files, split them, make pairs of them.
+//! `bidpo data`: inspect data files, split them, write pairs.
 
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::inspect::{Inspection, Triple, inspect, overlap};
@@ -20,11 +20,11 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Samples to read, duplicates, balance, contradictions, what the surface gives away, overlap with evaluation sets.
+    /// Report samples, duplicates, balance, contradictions, dataset artifacts and overlap with evaluation sets.
     Inspect(InspectArgs),
-    /// Split a file into training, validation and test items, near-duplicates on one side.
+    /// Split a file into training, validation and test items; near-duplicates stay in one part.
     Split(SplitArgs),
-    /// Write a part of TruthfulQA as preference pairs: the best answer against the best incorrect one.
+    /// Write part of TruthfulQA as preference pairs: best answer against best incorrect answer.
     Pairs(PairsArgs),
 }
 
@@ -33,16 +33,16 @@ struct InspectArgs {
     /// Preference pairs (.jsonl, .json, .csv, or a built-in set), or TruthfulQA.csv.
     #[arg(value_name = "FILE")]
     data: PathBuf,
-    /// Evaluation sets whose questions should not be among the prompts: mc_task.json, TruthfulQA.csv, or pairs.
+    /// Evaluation sets to check the prompts against for overlap: mc_task.json, TruthfulQA.csv, or pairs.
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Pairs to show.
+    /// Number of sample pairs to print.
     #[arg(long, value_name = "N", default_value_t = 5)]
     samples: usize,
-    /// Seed of the choice of samples.
+    /// Seed for choosing the samples.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Print what was found as one JSON object.
+    /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -52,16 +52,16 @@ struct SplitArgs {
     /// mc_task.json, TruthfulQA.csv, or preference pairs.
     #[arg(value_name = "FILE")]
     data: PathBuf,
-    /// Training items. Their order in the split is that of smaller training sets: the first k are the set of k.
+    /// Number of training items. They are ordered: the first k are the training set of size k.
     #[arg(long, value_name = "N", default_value_t = 256)]
     train: usize,
-    /// Validation items; the rest is for the test.
+    /// Number of validation items; the rest are test items.
     #[arg(long, value_name = "N", default_value_t = 256)]
     valid: usize,
-    /// Seed of the order.
+    /// Seed of the permutation.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Where to write.
+    /// Output file.
     #[arg(long, short = 'o', value_name = "FILE.json")]
     out: PathBuf,
 }
@@ -71,16 +71,16 @@ struct PairsArgs {
     /// TruthfulQA.csv of January 2025.
     #[arg(value_name = "FILE.csv")]
     data: PathBuf,
-    /// The split.
+    /// Split file, written by `bidpo data split`.
     #[arg(long, value_name = "FILE.json")]
     split: PathBuf,
-    /// Which part.
+    /// Part of the split to write.
     #[arg(long, value_enum, default_value = "train")]
     part: PartName,
-    /// Only the first N of it.
+    /// Only the first N items of the part.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Where to write.
+    /// Output file.
     #[arg(long, short = 'o', value_name = "FILE.jsonl")]
     out: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `bidpo doctor`: what this build and this machine offer, and what to do when that is less than it could be.
+//! `bidpo doctor`: CPU features, devices and settings of this build and machine, with advice where performance is lost.
 
 use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::{self, CpuFeature};
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 /// Options of `bidpo doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Workers (`bidpo worker`) whose devices to show as well.
+    /// Workers (`bidpo worker`) whose devices are listed too.
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', env = "BIDPO_RPC")]
     rpc: Vec<String>,
     /// Print JSON on stdout.

@@ -19,17 +19,17 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     model: crate::args::ModelArgs,
-    /// What to say to the model; "-" reads it from stdin.
+    /// The prompt; "-" reads it from stdin.
     #[arg(long, short = 'p', value_name = "TEXT", group = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// A file with what to say to the model; "-" is stdin. A final newline is dropped.
+    /// A file that holds the prompt; "-" is stdin. A final newline is dropped.
     #[arg(long, value_name = "FILE", group = "input")]
     prompt_file: Option<PathBuf>,
     #[command(flatten)]
     how: PromptArgs,
     #[command(flatten)]
     steering: SteeringArgs,
-    /// Answer once for each of these scales (all vectors at that scale), for example -1,0,1 or -5%,0,5%.
+    /// Generate one answer for each scale, applied to all vectors: -1,0,1 or -5%,0,5%.
     #[arg(
         long = "scales",
         value_name = "S,S,...",
@@ -39,13 +39,13 @@ pub struct Args {
         conflicts_with = "scales"
     )]
     sweep: Vec<Scale>,
-    /// With --scales: show the answers side by side, in columns.
+    /// With --scales: print the answers side by side, in columns.
     #[arg(long, requires = "sweep", conflicts_with = "json")]
     columns: bool,
-    /// The most tokens to generate.
+    /// Maximum number of tokens to generate.
     #[arg(long = "max-tokens", short = 'n', value_name = "MAX", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Print JSON on stdout: an object, with --scales an array of objects.
+    /// Print JSON on stdout: one object, or an array of objects with --scales.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -38,36 +38,36 @@ enum Command {
     Train(train::Args),
     /// Answer one prompt, with or without steering.
     Generate(generate::Args),
-    /// Chat in the terminal, with a dial for the vector.
+    /// Chat in the terminal and change the steering strength as you go.
     Chat(chat::Args),
-    /// Serve a steered model over HTTP: OpenAI's API, steering per request, a web page.
+    /// Serve a model over HTTP: OpenAI's API, steering for each request, a web page.
     Serve(serve::Args),
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
-    /// Measure a model, with or without a vector.
+    /// Evaluate a model with and without a vector: multiple choice, open-ended generation, text.
     Eval(Box<eval::Args>),
-    /// Try many layers and scales: the best on validation items, reported on test items.
+    /// Sweep layers and scales: choose on validation items, report on test items.
     Sweep(sweep::Args),
-    /// Put written answers of `eval` head to head before a judge of your choice.
+    /// Compare generated answers of `eval` pairwise with a judge of your choice.
     Judge(judge::Args),
-    /// Compute every figure again from results files; put shards together.
+    /// Recompute all metrics from results files; merge shards.
     Report(report::Args),
-    /// Look into data files, and split them.
+    /// Inspect data files and split them.
     Data(data::Args),
-    /// Check that the engine is right for a model: logits, gradient, reference files.
+    /// Verify the engine on a model: logits, gradients, reference files.
     Check(check::Args),
-    /// Look into control vector files, convert them, add, scale, average and compare them.
+    /// Inspect, convert, add, scale, average and compare control vector files.
     Vector(vector::Args),
-    /// Measure speed and memory against llama.cpp itself.
+    /// Benchmark speed and memory against llama.cpp.
     Bench(bench::Args),
     /// llama.cpp alone, for `bench`.
     #[command(hide = true)]
     FirstToken(first_token::Args),
     /// Write a small random model, for tests and benchmarks.
     Synth(synth::Args),
-    /// Show what this build and this machine offer.
+    /// Report CPU features, devices and settings of this build and machine.
     Doctor(doctor::Args),
-    /// Let other machines compute on this one's devices (their --rpc).
+    /// Offer this machine's devices to other machines (their --rpc).
     Worker(worker::Args),
 }
 

@@ -14,25 +14,25 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     model: crate::args::ModelArgs,
-    /// A folder of control vectors (GGUF): requests name them without the ending.
+    /// Directory of control vectors (GGUF); requests name them without the extension.
     #[arg(long, value_name = "DIR")]
     vectors: Option<PathBuf>,
-    /// The address to listen on; 0.0.0.0 for other machines too.
+    /// Address to listen on; 0.0.0.0 accepts other machines.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-    /// The port; 0 takes a free one.
+    /// Port; 0 picks a free one.
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// What clients call the model [default: the file's name without .gguf].
+    /// Model name for clients [default: the file name without .gguf].
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
     /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     template: TemplateChoice,
-    /// Sequences computed at once; each has a KV cache of its own.
+    /// Sequences computed at once, each with a separate KV cache.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     slots: u16,
-    /// Tokens of each sequence, prompt and answer [default: what the model was trained for, at most 4096].
+    /// Context of a sequence in tokens, prompt and answer [default: the model's training context, at most 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     ctx: Option<u32>,
     #[command(flatten)]
@@ -41,41 +41,41 @@ pub struct Args {
     access: AccessArgs,
 }
 
-/// What a client may ask for.
+/// Limits of a request.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Sequences that may wait for a slot; more are answered 429.
+    /// Sequences that may wait for a slot; further requests get status 429.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     queue: u32,
-    /// Bytes of a request's body.
+    /// Maximum size of a request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
     max_body: u64,
-    /// Tokens of a prompt [default: --ctx].
+    /// Maximum number of prompt tokens [default: --ctx].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_prompt: Option<u32>,
-    /// Tokens of an answer [default: --ctx].
+    /// Maximum number of answer tokens [default: --ctx].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_output: Option<u32>,
-    /// Seconds that running answers may take to end after Ctrl-C or SIGTERM; a second signal ends them at once.
+    /// Seconds that running answers may take to finish after Ctrl-C or SIGTERM; a second signal cancels them at once.
     #[arg(long, value_name = "S", default_value_t = 30)]
     grace: u64,
 }
 
-/// Who may call.
+/// Access control.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Access")]
 struct AccessArgs {
-    /// A key that clients must show ("Authorization: Bearer KEY"). May be given several times.
+    /// API key that clients must send ("Authorization: Bearer KEY"). Can be repeated.
     #[arg(long = "api-key", value_name = "KEY", env = "BIDPO_API_KEY", hide_env_values = true)]
     api_keys: Vec<String>,
-    /// A file of such keys, one a line: the command line can be read by others on the machine.
+    /// File of API keys, one per line (other users of the machine can read the command line).
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// A site whose pages may call this server, such as https://example.org; * for all. May be given several times.
+    /// Site whose pages may call this server (CORS), such as https://example.org; * for all. Can be repeated.
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     origins: Vec<String>,
-    /// A further name to answer to while listening for this machine only (behind a proxy). May be given several times.
+    /// Additional Host name to accept while listening on loopback (behind a proxy). Can be repeated.
     #[arg(long = "allow-host", value_name = "NAME")]
     hosts: Vec<String>,
 }
@@ -86,7 +86,7 @@ impl AccessArgs {
         if let Some(file) = &self.api_key_file {
             let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
             keys.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
-            ensure!(!keys.is_empty(), "{} holds no key: one a line", file.display());
+            ensure!(!keys.is_empty(), "{} holds no API key: write one per line", file.display());
         }
         ensure!(keys.iter().all(|k| !k.trim().is_empty()), "an API key is empty");
         Ok(keys)

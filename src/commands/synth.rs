@@ -9,16 +9,16 @@ use std::process::ExitCode;
 /// Options of `bidpo synth`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// List the families and the types, and stop.
+    /// List the model families and weight types, then exit.
     #[arg(long, conflicts_with_all = ["arch", "out"])]
     list: bool,
-    /// The family (--list names them).
+    /// Model family (see --list).
     #[arg(long, value_name = "NAME", required_unless_present = "list")]
     arch: Option<String>,
-    /// Type of the weights (--list names them).
+    /// Weight type (see --list).
     #[arg(long = "type", value_name = "TYPE", default_value = "q4_k")]
     dtype: String,
-    /// Where to write the model.
+    /// Output file.
     #[arg(long, short = 'o', value_name = "FILE.gguf", required_unless_present = "list")]
     out: Option<PathBuf>,
     /// Seed of the weights.
@@ -28,19 +28,19 @@ pub struct Args {
     sizes: Sizes,
 }
 
-/// Sizes other than the family's own.
+/// Sizes that replace the family's defaults.
 #[derive(Debug, clap::Args)]
 struct Sizes {
-    /// Blocks [this and the sizes below: the family's own unless given].
+    /// Number of blocks [this and the sizes below: default of the family].
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
     /// Width of the residual stream.
     #[arg(long, value_name = "N")]
     embd: Option<usize>,
-    /// Query heads.
+    /// Number of query heads.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Key and value heads.
+    /// Number of key-value heads.
     #[arg(long, value_name = "N")]
     kv_heads: Option<usize>,
     /// Width of a head [where the heads together are as wide as the stream: that width over the heads].

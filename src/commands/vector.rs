@@ -1,4 +1,4 @@
-//! `bidpo vector`: what is inside control vector files; other formats; arithmetic.
+//! `bidpo vector`: inspect, convert and combine control vector files.
 
 mod compare;
 mod make;
@@ -18,19 +18,19 @@ pub struct Args {
     command: Command,
 }
 
-/// How a command writes its result.
+/// The output of a command.
 #[derive(Debug, clap::Args)]
 struct Output {
-    /// The file to write: .gguf (what llama.cpp loads), .safetensors, or .npy (the numbers alone).
+    /// Output file: .gguf (for llama.cpp), .safetensors, or .npy (values only).
     #[arg(long, short = 'o', value_name = "FILE")]
     output: PathBuf,
 }
 
-/// How the files of a command are read.
+/// The layer convention of the input files.
 #[derive(Debug, Default, clap::Args)]
 struct Reading {
-    /// What direction.N of the files means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
-    /// (llama.cpp's cvector-generator). One for all, or one for each file in order [default: output].
+    /// Layer convention of direction.N: output (of block N: bidpo, repeng) or generator (output of block N - 1: llama.cpp's
+    /// cvector-generator). One for all files, or one for each file in order [default: output].
     #[arg(long = "convention", value_name = "C")]
     conventions: Vec<Convention>,
 }
@@ -42,29 +42,29 @@ enum Command {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Print JSON on stdout: a list with one object for each file.
+        /// Print JSON on stdout: an array with one object for each file.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         reading: Reading,
     },
-    /// Write a vector in another format, which the ending names: .gguf, .safetensors, .npy.
+    /// Convert a vector to another format, chosen by file extension: .gguf, .safetensors, .npy.
     Convert {
         /// The vector.
         #[arg(value_name = "FILE")]
         file: PathBuf,
         #[command(flatten)]
         output: Output,
-        /// Of a .npy file: the layers of its rows, lowest first (15, 10-20). Of another file: keep these layers only.
+        /// For a .npy file: the layers of its rows, lowest first (15, 10-20). For other files: keep only these layers.
         #[arg(long, value_name = "LIST")]
         layers: Option<Layers>,
-        /// The architecture it was made for (llama, gemma3, ...), where the file does not say.
+        /// Architecture that the vector belongs to (llama, gemma3, ...), if the file does not state it.
         #[arg(long, value_name = "NAME")]
         architecture: Option<String>,
         #[command(flatten)]
         reading: Reading,
     },
-    /// Sum vectors, each times a weight.
+    /// Compute a weighted sum of vectors.
     #[command(visible_alias = "combine")]
     Add {
         /// The vectors.
@@ -78,7 +78,7 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// The mean of vectors, layer by layer.
+    /// Average vectors, layer by layer.
     Average {
         /// The vectors.
         #[arg(required = true, num_args = 2.., value_name = "FILE")]
@@ -88,12 +88,12 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Multiply a vector, so that its scale 1 is what scale X was.
+    /// Multiply a vector by a factor: its scale 1 then equals the former scale X.
     Scale {
         /// The vector.
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// A factor (1.5, -1), or the percentage of the residual norm that it shall have (5%).
+        /// A factor (1.5, -1), or the new norm in percent of the residual norm (5%).
         #[arg(value_name = "X", allow_hyphen_values = true)]
         scale: Scale,
         #[command(flatten)]
@@ -101,7 +101,7 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Compare vectors, each with each: cosine and norms, layer by layer and over all layers.
+    /// Compare vectors pairwise: cosine and norms, by layer and over all layers.
     Compare {
         /// The vectors.
         #[arg(required = true, num_args = 2.., value_name = "FILE")]

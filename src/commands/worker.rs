@@ -6,14 +6,13 @@ use std::process::ExitCode;
 /// Options of `bidpo worker`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address to listen on. The protocol has no authentication and no encryption: leave it on this machine, or on a network
-    /// that only you use.
+    /// Address to listen on. The protocol has no authentication and no encryption: use loopback or a private network.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     listen: String,
-    /// Devices to offer (`bidpo doctor` lists them). [default: every GPU; without one the CPU]
+    /// Devices to offer (see `bidpo doctor`) [default: every GPU, or the CPU if there is none]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     device: Vec<String>,
-    /// Threads of the CPU device. [default: the machine's cores]
+    /// Number of threads of the CPU device [default: the machine's cores]
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
 }

@@ -46,7 +46,7 @@ pub fn average(files: &[PathBuf], vectors: &[SteeringVector]) -> anyhow::Result<
 /// The file's name and the start of its SHA-256.
 fn named(file: &Path) -> anyhow::Result<String> {
     let hash = sha256_of_file(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let name = ggml_grad::files::display_name(file);
     Ok(format!("{name} (SHA-256 {}...)", &hash[..12]))
 }
 
