@@ -172,7 +172,7 @@ fn wrong_usage_is_code_2() {
     bench.fails(
         2,
         "extract --model M --data DIR/word.txt --layers x -o DIR/o.safetensors",
-        &["\"x\" is no list of layers"],
+        &["\"x\" is not a list of layers"],
     );
     bench.fails(
         2,

@@ -260,7 +260,7 @@ fn bad_input_gets_a_clear_error() {
     fails(&empty, "1", &out, 1, "holds no prompt");
     fails(&broken, "1", &out, 1, "broken.jsonl:2");
     fails(&good, "30", &out, 1, "layers 0 to 29");
-    fails(&good, "ten", &out, 2, "is no list of layers");
+    fails(&good, "ten", &out, 2, "is not a list of layers");
     fails(&good, "1", "no/such/folder/o.safetensors", 1, "no/such/folder");
     fails(&good, "1", folder.path().to_str().unwrap(), 1, "it is a directory");
     let long = write("long.txt", &"word ".repeat(9000));

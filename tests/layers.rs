@@ -124,7 +124,7 @@ fn lists_that_cannot_be_trained_say_why() {
         ("5,5", 2, ["layer 5 is named twice", "once"]),
         ("5-9,7", 2, ["layer 7 is named twice", "once"]),
         ("", 2, ["no layer is named", "10-20"]),
-        ("5,x", 2, ["is no list of layers", "5,9,12-14"]),
+        ("5,x", 2, ["is not a list of layers", "5,9,12-14"]),
         ("15 --layer 15", 2, ["cannot be used with", "--layer"]),
     ] {
         let assert = bench.train("v.gguf", &format!("--steps 1 --layers={layers}")).code(code);

@@ -164,7 +164,7 @@ pub fn measure_residual_norms(dial: &mut ScaledVector, model: &Arc<Model>, n_thr
         vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
     }
     eprintln!(
-        "bidpo: {} does not say the residual norm: measured over {} tokens of built-in text, {} per cent of it is scale 1",
+        "bidpo: {} does not say the residual norm: measured over {} tokens of built-in text, {} percent of it is scale 1",
         dial.name,
         prompts.iter().map(Vec::len).sum::<usize>(),
         vector.percent_of_scale(1.0).map_or_else(|| "?".to_owned(), |p| format!("{p:.3}")),

@@ -1,42 +1,42 @@
-//! Lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
+//! Lists of layers: `15`, `10-20`, `5,9,12-14`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-/// One or more layers, ascending, each once. Which of them a model has is for its user to check.
+/// One or more layers, ascending and distinct. The caller checks that the model has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Layers(Vec<usize>);
 
-/// No model has as many layers; a larger number is a slip of the keyboard, and a range up to it would fill the memory.
+/// More layers than any model has. A larger number is a typing error, and a range up to it would exhaust memory.
 const MAX: usize = u16::MAX as usize;
 
-/// A list of layers that cannot be used.
+/// An invalid list of layers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayersError {
-    /// There is nothing in it.
+    /// The list is empty.
     #[error("no layer is named: give one (15), a range (10-20) or a list (5,9,12-14)")]
     Empty,
-    /// Something in it is neither a number nor a range.
-    #[error("{0:?} is no list of layers: give one (15), a range (10-20) or a list (5,9,12-14)")]
+    /// An entry is neither a number nor a range.
+    #[error("{0:?} is not a list of layers: give one (15), a range (10-20) or a list (5,9,12-14)")]
     NotAList(String),
-    /// A range from the higher to the lower end.
+    /// A range whose first layer is above its last.
     #[error("{high}-{low}: the first layer lies above the last; the range is written {low}-{high}")]
     Reversed {
-        /// The end that should come first.
+        /// The lower end.
         low: usize,
-        /// The end that came first.
+        /// The higher end.
         high: usize,
     },
-    /// A layer that is named twice, perhaps in two ranges.
+    /// A layer occurs twice, perhaps in two ranges.
     #[error("layer {0} is named twice: each layer once")]
     Repeated(usize),
 }
 
 impl Layers {
-    /// From numbers in any order.
+    /// From layers in any order.
     ///
     /// # Errors
     /// [`LayersError::Empty`], [`LayersError::Repeated`].
@@ -55,7 +55,7 @@ impl Layers {
         Self(vec![layer])
     }
 
-    /// For a sentence: `layer 15`, `layers 10-20`.
+    /// For use in a sentence: `layer 15`, `layers 10-20`.
     pub fn words(&self) -> String {
         format!("layer{} {self}", if self.0.len() == 1 { "" } else { "s" })
     }
@@ -102,7 +102,7 @@ impl FromStr for Layers {
             if a > b {
                 return Err(LayersError::Reversed { low: b, high: a });
             }
-            // Found here and not at the end: a list of a million such ranges would fill the memory first.
+            // Checked here, not at the end: a list of a million such ranges would exhaust memory first.
             if let Some(&twice) = layers.iter().find(|l| (a..=b).contains(l)) {
                 return Err(LayersError::Repeated(twice));
             }
@@ -113,7 +113,7 @@ impl FromStr for Layers {
 }
 
 impl fmt::Display for Layers {
-    /// As [`FromStr`] reads it, neighbours as ranges: `5,9,12-14`.
+    /// The text that [`FromStr`] reads, neighbours as ranges: `5,9,12-14`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let runs = self.0.chunk_by(|a, b| a + 1 == *b);
         for (i, run) in runs.enumerate() {

@@ -11,7 +11,7 @@ pub fn describe(dial: &ScaledVector) -> String {
     format!("{}: scale {}{percent}", dial.name, short(dial.scale))
 }
 
-/// At most three decimals: a scale that was given in per cent has more digits than anyone wants to read.
+/// At most three decimals: a scale that was given in percent has more digits than anyone wants to read.
 pub fn short(scale: f32) -> String {
     let text = format!("{scale:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChoiceItem {
-    /// What is asked.
+    /// The question.
     pub question: String,
     /// The choices, at least two.
     pub choices: Vec<String>,
-    /// Which of them are right: at least one, and not all.
+    /// Indices of the correct choices: at least one, and not all.
     pub answers: Vec<usize>,
     /// A category, where the mapping names its column.
     pub category: Option<String>,
 }
 
-/// What can be wrong with a file of multiple-choice questions.
+/// An invalid file of multiple-choice questions.
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
     /// The file cannot be read.
@@ -27,12 +27,12 @@ pub enum ChoiceError {
     /// A line does not match the mapping.
     #[error(transparent)]
     Line(#[from] LineError),
-    /// Something else about the file.
+    /// The file as a whole is invalid.
     #[error("{path}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 }
@@ -42,7 +42,7 @@ pub enum ChoiceError {
 pub struct ChoiceSet {
     /// The questions; never empty.
     pub items: Vec<ChoiceItem>,
-    /// Lines whose right answer is also one of the wrong ones: nobody can answer those, and they are left out.
+    /// Lines that were skipped because their correct answer is also one of the incorrect ones.
     pub contradictions: Vec<usize>,
 }
 
@@ -82,7 +82,7 @@ pub struct Mapping {
     pub fixed: Vec<String>,
 }
 
-/// Reads a file by its ending: .csv, or .jsonl.
+/// Reads a file, by extension: .csv or .jsonl.
 ///
 /// # Errors
 /// [`ChoiceError`], naming the line: nothing is skipped but [`ChoiceSet::contradictions`].

@@ -42,13 +42,13 @@ pub struct PreferenceSet {
     pub name: String,
 }
 
-/// What can be wrong with a file of preference pairs.
+/// An invalid file of preference pairs.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefsError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// The ending says nothing about the format.
+    /// The file extension names no known format.
     #[error("{path}: unknown kind of file: preference pairs are read from .jsonl, .json (one array) and .csv")]
     Extension {
         /// The file.
@@ -59,7 +59,7 @@ pub enum PrefsError {
     Pair {
         /// `file:line`.
         place: String,
-        /// What is wrong there.
+        /// The reason.
         reason: String,
     },
     /// No built-in set has this name.

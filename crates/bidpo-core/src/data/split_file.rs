@@ -20,27 +20,27 @@ pub struct SplitFile {
     pub seed: u64,
     /// Groups of near-duplicates with more than one item: none of them is cut.
     pub groups: Vec<Vec<usize>>,
-    /// To train on: places in the data, from 0. The first k of them are the smaller training set of k: larger ones contain
+    /// Training items: indices into the data, from 0. The first k of them are the smaller training set of k: larger ones contain
     /// smaller ones.
     pub train: Vec<usize>,
-    /// To choose settings by.
+    /// Validation items.
     pub valid: Vec<usize>,
-    /// To report on.
+    /// Test items.
     pub test: Vec<usize>,
 }
 
-/// What can be wrong with a split.
+/// An invalid split, or one that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitFileError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// The file is no split.
+    /// The file is not a split.
     #[error("{path}: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// Groups of near-duplicates do not make up a part.
@@ -82,7 +82,7 @@ pub enum Part {
     Train,
     /// To choose by.
     Valid,
-    /// To report on.
+    /// Test items.
     Test,
 }
 

@@ -9,20 +9,20 @@ use ggml_grad::files::FileError;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with a TruthfulQA file.
+/// An invalid TruthfulQA file.
 #[derive(Debug, thiserror::Error)]
 pub enum TruthfulQaError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// The file is not what its form promises.
+    /// The contents do not match the format.
     #[error("{path}: {place}: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
         /// Line or item, and column.
         place: String,
-        /// What is wrong, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Whether two vectors point the same way.
+//! Cosines and norms of two vectors.
 
 use super::{SteerError, SteeringVector};
 use crate::numbers::dot;
@@ -15,14 +15,14 @@ pub struct LayerComparison {
     pub norms: (Option<f64>, Option<f64>),
 }
 
-/// Two vectors, layer by layer and as a whole.
+/// Two vectors compared by layer and as a whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorComparison {
     /// Every layer that either of them steers, lowest first.
     pub layers: Vec<LayerComparison>,
-    /// Cosine with all directions taken as one, zero where a vector does not steer; `None` where one is zero.
+    /// Cosine of the concatenated directions, zero at layers that a vector does not steer; `None` where one is zero.
     pub cosine: Option<f64>,
-    /// Norms with all directions taken as one.
+    /// Norms of the concatenated directions.
     pub norms: (f64, f64),
 }
 
@@ -33,7 +33,7 @@ fn cosine(dot: f64, norms: (f64, f64)) -> Option<f64> {
 }
 
 impl SteeringVector {
-    /// Euclidean norm of all directions taken as one, summed in f64.
+    /// L2 norm of the concatenated directions, summed in f64.
     pub fn total_norm(&self) -> f64 {
         self.directions.values().map(|d| dot(d, d)).sum::<f64>().sqrt()
     }

@@ -7,7 +7,7 @@ use ggml_grad::llama::GgufValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What can be wrong with a vector file or with its use.
+/// An invalid vector file, or a vector that cannot be used here.
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
     /// A GGUF file cannot be read or written.
@@ -24,15 +24,15 @@ pub enum SteerError {
         /// The key and the reason.
         source: ggml_grad::llama::LlamaError,
     },
-    /// The file is readable but not a usable control vector.
+    /// The file is readable but holds no usable control vector.
     #[error("{path}: {reason}")]
     NotAVector {
         /// The file.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// The reason.
         reason: String,
     },
-    /// The values in memory are no usable steering vector: nothing was written.
+    /// The values in memory are not a valid steering vector; nothing was written.
     #[error("not a usable steering vector: {0}")]
     Invalid(String),
     /// The vector does not fit the model, or another vector.
@@ -81,8 +81,8 @@ impl Provenance {
     }
 }
 
-/// The mean of fractions length / residual norm, each given as `(residual norm, length)`; as such a pair too, over the
-/// first one's residual norm. A single fraction comes back as it is, to the last bit.
+/// The mean of fractions norm / residual norm, each given as `(residual norm, norm)`. The result is such a pair, over the
+/// first residual norm; a single fraction is returned bit for bit.
 pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
     let &(first, _) = layers.first()?;
     let sum: f64 = layers.iter().map(|(residual, length)| length * (first / residual)).sum();
@@ -119,11 +119,11 @@ impl SteeringVector {
         Ok(vector)
     }
 
-    /// A vector for several layers whose directions lie one after the other, lowest layer first: `[n_layers, n_embd]`,
-    /// as training gives them. Without provenance.
+    /// A vector for several layers from the matrix of directions that training returns, lowest layer first:
+    /// `[n_layers, n_embd]`. Without provenance.
     ///
     /// # Errors
-    /// [`SteerError::Invalid`] for numbers that do not divide among the layers, and as [`SteeringVector::check`].
+    /// [`SteerError::Invalid`] for a length that is not a multiple of the number of layers, and as [`SteeringVector::check`].
     pub fn from_layers(layers: &Layers, directions: &[f32], model_hint: impl Into<String>) -> Result<Self, SteerError> {
         let n_embd = directions.len() / layers.len();
         if n_embd * layers.len() != directions.len() {
@@ -140,7 +140,7 @@ impl SteeringVector {
         Ok(vector)
     }
 
-    /// Checks what every vector must be: at least one layer, none of them 0, one width, finite values.
+    /// Checks the invariants of a vector: at least one layer, none of them 0, equal widths, finite values.
     ///
     /// # Errors
     /// [`SteerError::Invalid`] naming the layer and the value.
@@ -179,12 +179,12 @@ impl SteeringVector {
         self.directions.keys().copied().collect()
     }
 
-    /// Euclidean norm of the direction at `layer`, summed in f64; 0 for a layer it does not steer.
+    /// L2 norm of the direction at `layer`, summed in f64; 0 for a layer that it does not steer.
     pub fn norm(&self, layer: usize) -> f64 {
         self.directions.get(&layer).map_or(0.0, |d| norm(d))
     }
 
-    /// The layer that a single residual norm speaks of: the one of key `bidpo.layer`, else the one with the largest norm.
+    /// The layer that a single residual norm refers to: the one of key `bidpo.layer`, else the one with the largest norm.
     pub fn main_layer(&self) -> usize {
         let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.directions.contains_key(l));
         named.unwrap_or_else(|| {
@@ -210,14 +210,14 @@ impl SteeringVector {
         own.or_else(only).filter(sensible)
     }
 
-    /// Residual norm and vector norm, as a fraction: what percentages speak of. Layers whose residual norm is not known
-    /// do not count.
+    /// Residual norm and vector norm, as the fraction that percentages refer to. Layers whose residual norm is unknown
+    /// are skipped.
     fn fraction(&self) -> Option<(f64, f64)> {
         let known = self.directions.keys().filter_map(|&l| Some((self.residual_norm(l)?, self.norm(l))));
         mean_fraction(&known.collect::<Vec<_>>())
     }
 
-    /// The scale at which this vector's norm is `percent` per cent of the median residual norm: at its layer, or as the
+    /// The scale at which this vector's norm is `percent` percent of the median residual norm: at its layer, or as the
     /// mean over its layers. The sign of `percent` is the sign of the scale.
     ///
     /// # Errors
@@ -225,7 +225,7 @@ impl SteeringVector {
     pub fn scale_for_percent(&self, percent: f64) -> Result<f32, SteerError> {
         let (residual, norm) = self.fraction().ok_or_else(|| {
             SteerError::Mismatch(
-                "it has no key bidpo.residual_norm_median, so a scale in per cent means nothing for it: give a plain number"
+                "it has no key bidpo.residual_norm_median, so a scale in percent is undefined for it: give a plain number"
                     .into(),
             )
         })?;
@@ -239,7 +239,7 @@ impl SteeringVector {
         Ok(scale)
     }
 
-    /// What `scale` means in per cent of the median residual norm (the mean over the layers), where that is known.
+    /// `scale` in percent of the median residual norm (the mean over the layers), where that is known.
     pub fn percent_of_scale(&self, scale: f32) -> Option<f64> {
         self.fraction().map(|(residual, norm)| 100.0 * f64::from(scale) * norm / residual)
     }
@@ -272,7 +272,7 @@ mod tests {
         for (layer, norm) in [(3, 100.0), (5, 200.0), (6, 500.0)] {
             v.provenance.set_float(&format!("residual_norm_median.{layer}"), norm);
         }
-        // 5, 5 and 2 per cent.
+        // 5, 5 and 2 percent.
         assert!((v.percent_of_scale(-1.0).unwrap() + 4.0).abs() < 1e-12);
         assert!((v.scale_for_percent(8.0).unwrap() - 2.0).abs() < 1e-6);
         // Where a residual norm is not known, the others speak.
