@@ -1,7 +1,7 @@
-//! What the build and the machine offer.
+//! Devices, and the features of the build and the machine.
 
-use super::{init, sys};
-use std::ffi::{CStr, c_char};
+use super::{LlamaError, init, sys};
+use std::ffi::{CStr, CString, c_char};
 
 /// Version of the crate that brings llama.cpp's source, as pinned in Cargo.toml.
 pub const LLAMA_CPP_SYS_VERSION: &str = "0.1.161";
@@ -58,11 +58,68 @@ pub fn devices() -> Vec<Device> {
 /// Free and total bytes of a device's memory, by ggml's name of the device; None where there is none of that name, or it does
 /// not say.
 pub fn device_memory(name: &str) -> Option<(u64, u64)> {
-    let device = super::placement::find_device(name).ok()?;
+    let device = find_device(name).ok()?;
     let (mut free, mut total) = (0, 0);
     // SAFETY: a live device.
     unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
     (total > 0).then_some((free as u64, total as u64))
+}
+
+/// The GPUs of this machine: discrete ones, or where there is none an integrated one.
+pub(super) fn local_gpus() -> Vec<sys::ggml_backend_dev_t> {
+    init();
+    // SAFETY: indices below the count are valid; devices live forever.
+    unsafe {
+        let of_kind = |kind| {
+            (0..sys::ggml_backend_dev_count())
+                .map(|i| sys::ggml_backend_dev_get(i))
+                .filter(|&d| sys::ggml_backend_dev_type(d) == kind && !is_rpc(d))
+                .collect::<Vec<_>>()
+        };
+        let gpus = of_kind(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
+        if gpus.is_empty() { of_kind(sys::GGML_BACKEND_DEVICE_TYPE_IGPU).into_iter().take(1).collect() } else { gpus }
+    }
+}
+
+/// True for a device of a worker.
+pub(crate) fn is_rpc(device: sys::ggml_backend_dev_t) -> bool {
+    // SAFETY: a live device; names are static strings.
+    unsafe {
+        let reg = sys::ggml_backend_dev_backend_reg(device);
+        !reg.is_null() && CStr::from_ptr(sys::ggml_backend_reg_name(reg)).to_bytes().starts_with(b"RPC")
+    }
+}
+
+/// ggml's name of a device.
+pub(crate) fn device_name(device: sys::ggml_backend_dev_t) -> String {
+    // SAFETY: a live device; names are static strings.
+    unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(device)) }.to_string_lossy().into_owned()
+}
+
+/// ggml's name of a device with its description, where there is one: `CUDA0 (NVIDIA H100)`.
+pub(super) fn device_description(device: sys::ggml_backend_dev_t) -> String {
+    // SAFETY: a live device; descriptions live as long as the device.
+    let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(device)) }.to_string_lossy();
+    match (device_name(device), description.trim()) {
+        (name, "") => name,
+        (name, what) => format!("{name} ({what})"),
+    }
+}
+
+/// A device by ggml's name of it (case does not matter).
+pub(super) fn find_device(name: &str) -> Result<sys::ggml_backend_dev_t, LlamaError> {
+    init();
+    let wanted = CString::new(name).unwrap_or_default();
+    // SAFETY: NUL-terminated; NULL where there is none.
+    let device = unsafe { sys::ggml_backend_dev_by_name(wanted.as_ptr()) };
+    if device.is_null() {
+        let all: Vec<String> = devices().into_iter().map(|d| d.name).collect();
+        return Err(LlamaError::Device(format!(
+            "there is no device {name:?}; there are {}, and none (`bidpo doctor` tells what they are)",
+            all.join(", ")
+        )));
+    }
+    Ok(device)
 }
 
 /// Names of the backends compiled in, for example `CPU` and `CUDA`.
@@ -177,5 +234,6 @@ mod tests {
         assert!(devices().iter().any(|d| d.kind == "CPU" && d.total > 0));
         assert!(backends().iter().any(|b| b == "CPU"));
         assert!(!ggml_version().is_empty());
+        assert!(find_device("Abacus7").unwrap_err().to_string().contains("CPU"));
     }
 }

@@ -111,7 +111,7 @@ impl Weight {
 
     /// ggml's name of [`Weight::device`].
     pub fn device_name(&self) -> Option<String> {
-        self.device().map(super::placement::device_name)
+        self.device().map(super::device::device_name)
     }
 
     /// The first of `types` in which the weight's device multiplies by its transpose; None for a weight in the CPU's memory.

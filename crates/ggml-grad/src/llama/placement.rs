@@ -1,8 +1,8 @@
 //! Which layers of a model lie on which device.
 
+use super::device::{device_description, device_name, find_device, local_gpus};
 use super::{LlamaError, init, rpc, sys};
 use std::cell::RefCell;
-use std::ffi::{CStr, CString};
 
 /// How the layers are divided between several devices (llama.cpp's `--split-mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,63 +105,6 @@ impl Offload {
     }
 }
 
-/// The GPUs of this machine: discrete ones, or where there is none an integrated one.
-pub(super) fn local_gpus() -> Vec<sys::ggml_backend_dev_t> {
-    init();
-    // SAFETY: indices below the count are valid; devices live forever.
-    unsafe {
-        let of_kind = |kind| {
-            (0..sys::ggml_backend_dev_count())
-                .map(|i| sys::ggml_backend_dev_get(i))
-                .filter(|&d| sys::ggml_backend_dev_type(d) == kind && !is_rpc(d))
-                .collect::<Vec<_>>()
-        };
-        let gpus = of_kind(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
-        if gpus.is_empty() { of_kind(sys::GGML_BACKEND_DEVICE_TYPE_IGPU).into_iter().take(1).collect() } else { gpus }
-    }
-}
-
-/// True for a device of a worker.
-pub(crate) fn is_rpc(device: sys::ggml_backend_dev_t) -> bool {
-    // SAFETY: a live device; names are static strings.
-    unsafe {
-        let reg = sys::ggml_backend_dev_backend_reg(device);
-        !reg.is_null() && CStr::from_ptr(sys::ggml_backend_reg_name(reg)).to_bytes().starts_with(b"RPC")
-    }
-}
-
-/// ggml's name of a device.
-pub(crate) fn device_name(device: sys::ggml_backend_dev_t) -> String {
-    // SAFETY: a live device; names are static strings.
-    unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(device)) }.to_string_lossy().into_owned()
-}
-
-/// Name and, where it tells more, what the device is.
-fn device_words(device: sys::ggml_backend_dev_t) -> String {
-    // SAFETY: as above.
-    let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(device)) }.to_string_lossy();
-    match (device_name(device), description.trim()) {
-        (name, "") => name,
-        (name, what) => format!("{name} ({what})"),
-    }
-}
-
-/// A device by ggml's name of it (case does not matter).
-pub(super) fn find_device(name: &str) -> Result<sys::ggml_backend_dev_t, LlamaError> {
-    init();
-    let wanted = CString::new(name).unwrap_or_default();
-    // SAFETY: NUL-terminated; NULL where there is none.
-    let device = unsafe { sys::ggml_backend_dev_by_name(wanted.as_ptr()) };
-    if device.is_null() {
-        let all: Vec<String> = super::devices().into_iter().map(|d| d.name).collect();
-        return Err(LlamaError::Device(format!(
-            "there is no device {name:?}; there are {}, and none (`bidpo doctor` tells what they are)",
-            all.join(", ")
-        )));
-    }
-    Ok(device)
-}
-
 /// Where a loaded model lies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -202,7 +145,7 @@ impl Placement {
         assigned.sort();
         assigned.dedup_by_key(|a| a.0);
         let output = assigned.pop().map(|a| a.1).unwrap_or_default();
-        let words = devices.iter().map(|&d| (device_name(d), device_words(d))).collect();
+        let words = devices.iter().map(|&d| (device_name(d), device_description(d))).collect();
         Self { layers: assigned.into_iter().map(|a| a.1).collect(), output, words }
     }
 
@@ -299,6 +242,5 @@ mod tests {
         assert_eq!(with(&[1.0, 3.0]).shares(2).unwrap().unwrap()[..3], [1.0, 3.0, 0.0]);
         assert!(with(&[1.0, 1.0, 1.0]).shares(2).unwrap_err().to_string().contains("2 devices"));
         assert!(with(&[0.0]).shares(2).is_err());
-        assert!(find_device("Abacus7").unwrap_err().to_string().contains("CPU"));
     }
 }

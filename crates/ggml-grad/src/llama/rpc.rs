@@ -169,12 +169,12 @@ pub fn serve(endpoint: &str, names: &[String], n_threads: u32) -> Result<(), Lla
     let start = function(c"ggml_backend_rpc_start_server").ok_or_else(no_backend)?;
     let address = resolve(endpoint)?[0];
     let mut devices = if names.is_empty() {
-        match super::placement::local_gpus() {
-            gpus if gpus.is_empty() => vec![super::placement::find_device("CPU")?],
+        match super::device::local_gpus() {
+            gpus if gpus.is_empty() => vec![super::device::find_device("CPU")?],
             gpus => gpus,
         }
     } else {
-        names.iter().map(|n| super::placement::find_device(n)).collect::<Result<_, _>>()?
+        names.iter().map(|n| super::device::find_device(n)).collect::<Result<_, _>>()?
     };
     let name = CString::new(address.to_string()).map_err(|_| LlamaError::Device("a NUL byte in --listen".into()))?;
     // SAFETY: the address is that of this function (ggml-rpc.h); all arguments outlive the call, which does not return

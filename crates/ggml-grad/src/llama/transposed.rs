@@ -5,7 +5,7 @@
 //! weight in BF16) and rounds the weights to 8 bits of mantissa.
 
 use super::owned_tensor::OwnedTensor;
-use super::{DType, GgufFile, LlamaError, Model, dequantize, placement, sys};
+use super::{DType, GgufFile, LlamaError, Model, dequantize, device, sys};
 use half::bf16;
 
 impl DType {
@@ -38,7 +38,7 @@ impl TransposedTensor {
             LlamaError::Device(format!(
                 "{} multiplies none of {} that a transposed copy of a weight of {ne:?} could be: keep this model's layers on \
                  the CPU (--gpu-layers 0)",
-                placement::device_name(device),
+                device::device_name(device),
                 types.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ")
             ))
         })
@@ -66,7 +66,7 @@ impl TransposedTensor {
             LlamaError::Device(format!(
                 "{} has no room for a transposed copy of {name} ({} MiB in {}), which the backward pass needs: offload \
                  fewer layers (--gpu-layers), or train at a higher layer",
-                placement::device_name(device),
+                device::device_name(device),
                 bytes >> 20,
                 kind.name()
             ))

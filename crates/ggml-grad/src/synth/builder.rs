@@ -144,17 +144,17 @@ impl<'a> ModelBuilder<'a> {
         self.set(|meta| meta.set_f32s(key, &values));
     }
 
-    /// Norms divide by the root of the mean square.
+    /// RMSNorm.
     pub(super) fn rms(&mut self) {
         self.constant("attention.layer_norm_rms_epsilon", 1e-5);
     }
 
-    /// Norms subtract the mean and divide by the standard deviation.
+    /// LayerNorm.
     pub(super) fn layer_norm(&mut self) {
         self.constant("attention.layer_norm_epsilon", 1e-5);
     }
 
-    /// Attention reaches back 16 tokens in the blocks that have a window: short, so that short texts notice it.
+    /// SWA of 16 tokens in the blocks that have a window: short, so that short texts reach past it.
     pub(super) fn window(&mut self) {
         self.size("attention.sliding_window", 16);
     }
@@ -204,13 +204,13 @@ impl<'a> ModelBuilder<'a> {
         self.bias(name, &[n]);
     }
 
-    /// Token embeddings that also are the output matrix.
+    /// Token embeddings tied to the LM head.
     pub(super) fn tied_embedding(&mut self) {
         let Shape { n_embd, n_vocab, .. } = self.shape;
         self.matrix("token_embd", &[n_embd, n_vocab]);
     }
 
-    /// Token embeddings of size 1, and an output matrix.
+    /// Token embeddings of standard deviation 1, and a separate LM head.
     pub(super) fn embedding(&mut self) {
         let Shape { n_embd, n_vocab, .. } = self.shape;
         self.push("token_embd.weight", &[n_embd, n_vocab], Init::Normal { mean: 0.0, std: 1.0 }, true);
@@ -222,7 +222,7 @@ impl<'a> ModelBuilder<'a> {
         (self.shape.n_head * self.shape.head_dim, self.shape.n_head_kv * self.shape.head_dim)
     }
 
-    /// Block `i`'s projections, one matrix each.
+    /// Block `i`'s attention, one matrix per projection.
     pub(super) fn attention(&mut self, i: usize, bias: Bias) {
         let ((q, k), n) = (self.qk(), self.shape.n_embd);
         for (part, width) in [("q", q), ("k", k), ("v", k)] {
@@ -235,7 +235,7 @@ impl<'a> ModelBuilder<'a> {
         self.attention_output(i, bias);
     }
 
-    /// Block `i`'s projections, query, key and value in one matrix.
+    /// Block `i`'s attention with a fused QKV matrix.
     pub(super) fn fused_attention(&mut self, i: usize, bias: Bias) {
         let ((q, k), n) = (self.qk(), self.shape.n_embd);
         let name = format!("blk.{i}.attn_qkv");
@@ -255,21 +255,21 @@ impl<'a> ModelBuilder<'a> {
         }
     }
 
-    /// Norms of each query and key head in block `i`.
+    /// QK-norm per head in block `i`.
     pub(super) fn head_norms(&mut self, i: usize) {
         for part in ["q", "k"] {
             self.norm(&format!("blk.{i}.attn_{part}_norm"), self.shape.head_dim);
         }
     }
 
-    /// Norms over all query heads and all key heads together in block `i`.
+    /// QK-norm over all heads together in block `i`.
     pub(super) fn wide_norms(&mut self, i: usize) {
         let (q, k) = self.qk();
         self.norm(&format!("blk.{i}.attn_q_norm"), q);
         self.norm(&format!("blk.{i}.attn_k_norm"), k);
     }
 
-    /// A gated feed-forward network of inner width `n_ff`; `suffix` sets a shared expert's (`_shexp`) apart.
+    /// A gated MLP of inner width `n_ff`; `suffix` names a shared expert's tensors (`_shexp`).
     pub(super) fn gated(&mut self, i: usize, suffix: &str, n_ff: usize) {
         let n = self.shape.n_embd;
         self.matrix(&format!("blk.{i}.ffn_gate{suffix}"), &[n, n_ff]);
@@ -277,7 +277,7 @@ impl<'a> ModelBuilder<'a> {
         self.matrix(&format!("blk.{i}.ffn_down{suffix}"), &[n_ff, n]);
     }
 
-    /// A feed-forward network without a gate.
+    /// An MLP without a gate.
     pub(super) fn plain(&mut self, i: usize, bias: bool) {
         let Shape { n_embd, n_ff, .. } = self.shape;
         for (name, n_in, n_out) in [("up", n_embd, n_ff), ("down", n_ff, n_embd)] {
@@ -298,7 +298,7 @@ impl<'a> ModelBuilder<'a> {
         self.matrix(&format!("blk.{i}.ffn_down_exps"), &[n_ff, n_embd, n_expert]);
     }
 
-    /// Factors on the rotation's wavelengths (`n` of them), growing from 1 to `last`.
+    /// RoPE factors on the wavelengths (`n` of them), growing from 1 to `last`.
     pub(super) fn rope_factors(&mut self, name: &str, n: usize, last: f32) {
         let step = |i: usize| i as f32 / (n - 1).max(1) as f32;
         self.given(&format!("{name}.weight"), (0..n).map(|i| 1.0 + (last - 1.0) * step(i) * step(i)).collect());

@@ -2,7 +2,7 @@
 //! device to another, and gives the CPU what a device cannot compute.
 
 use super::RunError;
-use crate::llama::placement::{device_name, is_rpc};
+use crate::llama::device::{device_name, is_rpc};
 use crate::llama::{Weight, sys};
 
 /// The devices' backends, and the scheduler over them.

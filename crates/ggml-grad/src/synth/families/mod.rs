@@ -42,7 +42,7 @@ impl Family {
         Self { least_layers, ..self }
     }
 
-    /// With keys and values for each query head.
+    /// Without GQA: one key-value head per query head.
     const fn ungrouped(self) -> Self {
         Self { grouped: false, ..self }
     }
@@ -60,83 +60,56 @@ const DENSE: Shape = Shape::DENSE;
 const MOE: Shape = Shape::MOE;
 
 pub(super) static ALL: &[Family] = &[
-    family("llama", "llama", DENSE, gated::llama, "RMS norm, rotation of neighbours, SwiGLU, grouped heads"),
-    family("llama3-rope", "llama", DENSE, gated::llama3_rope, "factors on the rotation's frequencies, tied embedding"),
-    family("mixtral", "llama", MOE, mixture::mixtral, "experts: softmax router, top 2, weights renormalised"),
+    family("llama", "llama", DENSE, gated::llama, "RMSNorm, interleaved RoPE, SwiGLU, GQA"),
+    family("llama3-rope", "llama", DENSE, gated::llama3_rope, "RoPE frequency factors, tied embedding"),
+    family("mixtral", "llama", MOE, mixture::mixtral, "MoE: softmax router, top 2, renormalized weights"),
     family(
         "granite-swa",
         "granite_swa",
         DENSE.layers(4),
         gated::granite_swa,
-        "a window in every block but one, as mistral; sinks; granite's scales",
+        "SWA in every block but one, as mistral; attention sinks; granite's scales",
     ),
-    family("qwen2", "qwen2", DENSE, gated::qwen2, "biases on query, key and value").square(),
-    family(
-        "qwen3",
-        "qwen3",
-        DENSE.heads(8, 2, 64),
-        gated::qwen3,
-        "norms on query and key heads; heads wider than the stream",
-    ),
-    family("gemma", "gemma", DENSE.heads(8, 1, 64), gemma::gemma, "scaled embedding, GELU gate, one key-value head"),
+    family("qwen2", "qwen2", DENSE, gated::qwen2, "QKV biases").square(),
+    family("qwen3", "qwen3", DENSE.heads(8, 2, 64), gated::qwen3, "QK-norm; heads wider than the residual stream"),
+    family("gemma", "gemma", DENSE.heads(8, 1, 64), gemma::gemma, "scaled embedding, GeGLU, MQA"),
     family(
         "gemma2",
         "gemma2",
         DENSE.layers(4),
         gemma::gemma2,
-        "soft-capped attention and logits, norms after, a window in every second block",
+        "soft-capped attention and logits, post-norms, SWA in every second block",
     ),
-    family(
-        "gemma3",
-        "gemma3",
-        DENSE.layers(7),
-        gemma::gemma3,
-        "a window in five of six blocks, two rotations, head norms",
-    )
-    .at(&[1, 3, 5]),
+    family("gemma3", "gemma3", DENSE.layers(7), gemma::gemma3, "SWA in five of six blocks, two RoPE bases, QK-norm")
+        .at(&[1, 3, 5]),
     family(
         "gemma3n",
         "gemma3n",
         DENSE.layers(6),
         gemma::gemma3n,
-        "alternating updates over four streams, per-layer embeddings, sparse activations",
+        "AltUp over four streams, per-layer embeddings, sparse activations",
     ),
     family(
         "gemma4",
         "gemma4",
         DENSE.layers(9),
         gemma::gemma4,
-        "keys and values shared between blocks, two head widths, per-layer embeddings",
+        "KV shared between blocks, two head widths, per-layer embeddings",
     )
     .at(&[2, 5])
     .at_least(3),
-    family(
-        "phi2",
-        "phi2",
-        DENSE,
-        plain::phi2,
-        "LayerNorm, attention and network side by side, part of the head rotated",
-    )
-    .square(),
-    family(
-        "phi3",
-        "phi3",
-        DENSE,
-        gated::phi3,
-        "fused query-key-value and gate-up matrices, long and short rotation factors",
-    )
-    .square(),
-    family("olmo2", "olmo2", DENSE, gated::olmo2, "norms after the sublayers only, norms over all heads").square(),
-    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with a window in three of four blocks").square(),
+    family("phi2", "phi2", DENSE, plain::phi2, "LayerNorm, parallel attention and MLP, partial RoPE").square(),
+    family("phi3", "phi3", DENSE, gated::phi3, "fused QKV and gate-up matrices, long and short RoPE factors").square(),
+    family("olmo2", "olmo2", DENSE, gated::olmo2, "post-norm only, QK-norm over all heads").square(),
+    family("olmo3", "olmo2", DENSE.layers(5), gated::olmo3, "olmo2 with SWA in three of four blocks").square(),
     family("granite", "granite", DENSE, gated::granite, "scales on embedding, residual, attention and logits"),
-    family("stablelm", "stablelm", DENSE, gated::stablelm, "LayerNorm with a gated network, part of the head rotated")
-        .square(),
+    family("stablelm", "stablelm", DENSE, gated::stablelm, "LayerNorm with a gated MLP, partial RoPE").square(),
     family(
         "stablelm-parallel",
         "stablelm",
         DENSE,
         gated::stablelm_parallel,
-        "stablelm with head norms, attention and network side by side",
+        "stablelm with QK-norm, parallel attention and MLP",
     )
     .square(),
     family(
@@ -144,43 +117,40 @@ pub(super) static ALL: &[Family] = &[
         "gptneox",
         DENSE.heads(8, 8, 32),
         plain::gptneox,
-        "attention and network side by side with a norm each, fused biased projections",
+        "parallel attention and MLP with a norm each, fused biased projections",
     )
     .square(),
     family("gpt2", "gpt2", Shape { n_ctx: 512, ..DENSE.heads(8, 8, 32) }, plain::gpt2, "learned positions, GELU")
         .square(),
-    family("starcoder2", "starcoder2", DENSE, plain::starcoder2, "LayerNorm and biases everywhere, grouped heads")
-        .square(),
+    family("starcoder2", "starcoder2", DENSE, plain::starcoder2, "LayerNorm and biases everywhere, GQA").square(),
+    family("falcon", "falcon", DENSE.heads(8, 1, 32), plain::falcon, "MQA, parallel attention and MLP").square(),
+    family("falcon-two-norms", "falcon", DENSE, plain::falcon_two_norms, "falcon with GQA and a second norm").square(),
     family(
-        "falcon",
-        "falcon",
-        DENSE.heads(8, 1, 32),
-        plain::falcon,
-        "one key-value head, attention and network side by side",
+        "command-r",
+        "command-r",
+        DENSE,
+        gated::command_r,
+        "LayerNorm without bias, parallel attention and MLP, scaled logits",
     )
     .square(),
-    family("falcon-two-norms", "falcon", DENSE, plain::falcon_two_norms, "falcon with grouped heads and a second norm")
-        .square(),
-    family("command-r", "command-r", DENSE, gated::command_r, "LayerNorm without bias, side by side, scaled logits")
-        .square(),
     family(
         "cohere2",
         "cohere2",
         DENSE.layers(5),
         gated::cohere2,
-        "command-r with a window and rotation in three of four blocks",
+        "command-r with SWA and RoPE in three of four blocks",
     )
     .square(),
     family("bloom", "bloom", DENSE.heads(8, 8, 32), plain::bloom, "ALiBi, norm on the embedding").square(),
     family("mpt", "mpt", DENSE.heads(8, 8, 32), plain::mpt, "ALiBi, clamped projections, no biases").square(),
-    family("qwen2moe", "qwen2moe", MOE, mixture::qwen2moe, "experts and a gated shared expert").square(),
-    family("qwen3moe", "qwen3moe", MOE, mixture::qwen3moe, "experts, head norms"),
+    family("qwen2moe", "qwen2moe", MOE, mixture::qwen2moe, "MoE with a gated shared expert").square(),
+    family("qwen3moe", "qwen3moe", MOE, mixture::qwen3moe, "MoE, QK-norm"),
     family(
         "olmoe",
         "olmoe",
         MOE.heads(8, 8, 32),
         mixture::olmoe,
-        "experts whose weights are not renormalised, norms over all heads",
+        "MoE with weights that are not renormalized, QK-norm over all heads",
     )
     .square()
     .ungrouped(),
@@ -189,7 +159,7 @@ pub(super) static ALL: &[Family] = &[
         "deepseek2",
         MOE.heads(8, 8, 32).layers(4).experts(8, 2),
         latent::deepseek2,
-        "latent attention, sigmoid router with bias and groups, shared expert, dense first block",
+        "MLA, sigmoid router with bias and groups, shared expert, dense first block",
     )
     .ungrouped(),
     family(
@@ -197,7 +167,7 @@ pub(super) static ALL: &[Family] = &[
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::lite,
-        "latent attention without a latent query, softmax router",
+        "MLA without a latent query, softmax router",
     )
     .ungrouped(),
     family(
@@ -205,7 +175,7 @@ pub(super) static ALL: &[Family] = &[
         "deepseek2",
         MOE.heads(8, 8, 32),
         latent::unsplit,
-        "latent attention expanded to heads, as in older files",
+        "MLA expanded to heads, as in older files",
     )
     .ungrouped(),
     family(
@@ -213,77 +183,65 @@ pub(super) static ALL: &[Family] = &[
         "gpt-oss",
         MOE.layers(4),
         mixture::gpt_oss,
-        "attention sinks, biased experts with clamped SwiGLU, YaRN, a window in every second block",
+        "attention sinks, biased experts with clamped SwiGLU, YaRN, SWA in every second block",
     ),
-    family("grok", "grok", MOE, mixture::grok, "GELU experts, soft-capped attention, norms after").square(),
+    family("grok", "grok", MOE, mixture::grok, "GELU experts, soft-capped attention, post-norms").square(),
     family(
         "llama4",
         "llama4",
         MOE.layers(6).experts(4, 1),
         mixture::llama4,
-        "expert weights before the experts, every second block dense, one of four without rotation",
+        "expert weights applied before the experts, every second block dense, NoPE in one of four",
     )
     .at_least(4),
     family("nemotron", "nemotron", DENSE, plain::nemotron, "squared ReLU, LayerNorm with 1 added to its weights")
         .square(),
-    family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMS norm"),
+    family("arcee", "arcee", DENSE, plain::arcee, "squared ReLU with RMSNorm"),
     family("orion", "orion", DENSE, gated::orion, "llama with LayerNorm").square(),
     family(
         "baichuan",
         "baichuan",
         DENSE.heads(8, 8, 32),
         gated::baichuan,
-        "llama without positions (llama.cpp rotates at depth 32 only)",
+        "llama without positions (llama.cpp applies RoPE at depth 32 only)",
     )
     .square(),
-    family("refact", "refact", DENSE, gated::refact, "ALiBi with a gated network"),
-    family("smollm3", "smollm3", DENSE.layers(5), gated::smollm3, "one of four blocks without rotation"),
+    family("refact", "refact", DENSE, gated::refact, "ALiBi with a gated MLP"),
+    family("smollm3", "smollm3", DENSE.layers(5), gated::smollm3, "NoPE in one of four blocks"),
     family(
         "glm4",
         "glm4",
         DENSE,
         gated::glm4,
-        "norms before and after, fused gate-up matrix, half of the head rotated",
+        "pre- and post-norms, fused gate-up matrix, partial RoPE (half of the head)",
     )
     .square(),
     family("olmo", "olmo", DENSE, gated::olmo, "LayerNorm without weights, clamped projections").square(),
     family("openelm", "openelm", DENSE.layers(4), gated::openelm, "blocks of different widths"),
-    family("bitnet", "bitnet", DENSE, gated::bitnet, "norms inside the sublayers, a scale for each matrix").square(),
-    family(
-        "starcoder",
-        "starcoder",
-        Shape { n_ctx: 512, ..DENSE.heads(8, 1, 32) },
-        plain::gpt2,
-        "gpt2 with one key-value head",
-    )
-    .square(),
-    family("apertus", "apertus", DENSE, plain::apertus, "xIELU, head norms"),
-    family(
-        "minicpm3",
-        "minicpm3",
-        DENSE.heads(8, 8, 32),
-        latent::minicpm3,
-        "latent attention in a dense model, scaled residual",
-    )
-    .ungrouped(),
-    family("granitemoe", "granitemoe", MOE, mixture::granitemoe, "granite with experts and a shared expert"),
+    family("bitnet", "bitnet", DENSE, gated::bitnet, "norms inside the sublayers, a scale per matrix").square(),
+    family("starcoder", "starcoder", Shape { n_ctx: 512, ..DENSE.heads(8, 1, 32) }, plain::gpt2, "gpt2 with MQA")
+        .square(),
+    family("apertus", "apertus", DENSE, plain::apertus, "xIELU, QK-norm"),
+    family("minicpm3", "minicpm3", DENSE.heads(8, 8, 32), latent::minicpm3, "MLA in a dense model, scaled residual")
+        .ungrouped(),
+    family("granitemoe", "granitemoe", MOE, mixture::granitemoe, "granite with MoE and a shared expert"),
     family(
         "smallthinker",
         "smallthinker",
         MOE.layers(5),
         mixture::smallthinker,
-        "router before the attention, ReLU experts, three of four blocks rotated",
+        "router before the attention, ReLU experts, RoPE in three of four blocks",
     )
     .at_least(2),
-    family("hunyuan-moe", "hunyuan-moe", MOE, mixture::hunyuan_moe, "head norms after the rotation, a shared expert"),
-    family("dbrx", "dbrx", MOE, mixture::dbrx, "experts with LayerNorm, clamped projections").square(),
-    family("arctic", "arctic", MOE, mixture::arctic, "dense network beside the experts").square(),
+    family("hunyuan-moe", "hunyuan-moe", MOE, mixture::hunyuan_moe, "QK-norm after RoPE, a shared expert"),
+    family("dbrx", "dbrx", MOE, mixture::dbrx, "MoE with LayerNorm, clamped projections").square(),
+    family("arctic", "arctic", MOE, mixture::arctic, "dense MLP in parallel with the experts").square(),
     family(
         "afmoe",
         "afmoe",
         MOE.layers(5),
         mixture::afmoe,
-        "gated attention, norms before and after, window in three of four blocks, shared expert",
+        "gated attention, pre- and post-norms, SWA in three of four blocks, shared expert",
     ),
     family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
     family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
