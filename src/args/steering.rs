@@ -69,7 +69,7 @@ impl Scale {
 pub struct Steering {
     /// One dial for each `--vector`.
     pub dials: Vec<ScaledVector>,
-    /// What `--layers` says.
+    /// Layers of `--layers`.
     pub layers: Option<Layers>,
 }
 
@@ -174,7 +174,7 @@ pub fn measure_residual_norms(dial: &mut ScaledVector, model: &Arc<Model>, n_thr
 }
 
 impl Steering {
-    /// What the dials add up to on `model`; `None` when nothing is added.
+    /// The sum of the vectors on `model`; `None` without steering.
     pub fn control_vector(&self, model: &Model) -> anyhow::Result<Option<ControlVector>> {
         Ok(combine(&self.dials, self.layers.as_ref(), model)?)
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Entries kept in the history.
 const HISTORY: usize = 1000;
 
-/// What a person typed.
+/// One input of the user.
 pub enum Input {
     /// A whole input, perhaps of several lines, as it was typed.
     Text(String),
@@ -96,7 +96,7 @@ pub fn default_history() -> Option<PathBuf> {
     Some(state.join("bidpo/chat_history"))
 }
 
-/// What Tab knows.
+/// Completion with Tab.
 struct Words {
     files: FilenameCompleter,
     vectors: Vec<String>,

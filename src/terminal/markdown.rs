@@ -24,7 +24,7 @@ pub struct Markdown {
     code: bool,
 }
 
-/// What the start of a line is.
+/// Kind of a line, by its start.
 enum Start {
     Open,
     Fence,
@@ -56,7 +56,7 @@ impl Markdown {
         out
     }
 
-    /// What was held back, and the end of every style.
+    /// The buffered text, and the end of every style.
     pub fn finish(&mut self) -> String {
         let mut out = self.start.take().unwrap_or_default();
         if std::mem::take(&mut self.star) {

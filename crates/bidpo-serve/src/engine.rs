@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 
-/// What the engine's thread is told.
+/// Messages to the engine's thread.
 pub(super) enum Message {
     Job(Box<Job>),
     /// Give up everything and end.

@@ -1,4 +1,4 @@
-//! What the engine is asked for, and what it answers.
+//! Jobs for the engine, and its events.
 
 use super::sampling::Sampling;
 use bidpo_core::steer::ControlVector;
@@ -32,7 +32,7 @@ impl Scope {
     }
 }
 
-/// What is added to the residual stream, and where.
+/// The vectors added to the residual stream, and the positions they are added at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Steering {
     /// None: nothing.
@@ -42,7 +42,7 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    /// What is added at position `at`.
+    /// The vector added at position `at`.
     pub(crate) fn at(&self, at: usize, n_prompt: usize) -> Option<&Arc<ControlVector>> {
         self.vector.as_ref().filter(|_| self.scope.covers(at, n_prompt))
     }
@@ -142,7 +142,7 @@ impl Finish {
     }
 }
 
-/// What a job cost.
+/// Token counts and times of a job.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Tokens of the prompt (with what was scored).

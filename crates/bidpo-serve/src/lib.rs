@@ -78,7 +78,7 @@ pub enum ServeError {
 pub struct ServeOptions {
     /// Where to listen.
     pub addr: SocketAddr,
-    /// What clients call the model.
+    /// Model name for clients.
     pub model_id: String,
     /// Sequences computed at once.
     pub n_slots: usize,
@@ -86,7 +86,7 @@ pub struct ServeOptions {
     pub n_ctx: usize,
     /// Threads; 0 asks for the machine's default.
     pub n_threads: u32,
-    /// What a client may ask for.
+    /// Limits of a request.
     pub limits: Limits,
     /// Keys of which a client must show one; empty: none is asked for.
     pub keys: Vec<String>,

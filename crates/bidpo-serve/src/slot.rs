@@ -42,7 +42,7 @@ fn same(a: Option<&Arc<ControlVector>>, b: Option<&Arc<ControlVector>>) -> bool 
 #[derive(Debug)]
 pub(super) struct Slot {
     pub id: i32,
-    /// What the cache holds, position by position.
+    /// Contents of the KV cache, by position.
     pub cells: Vec<Cell>,
     pub work: Option<Work>,
     /// When it was used last (a count of jobs).

@@ -1,4 +1,4 @@
-//! What the handlers of a server share.
+//! State shared by the handlers of a server.
 
 use super::engine::Handle;
 use super::job::Client;
@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-/// What a client may ask for.
+/// Limits of a request.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of a request's body.

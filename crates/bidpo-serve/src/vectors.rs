@@ -53,7 +53,7 @@ pub struct SteerSpec {
     pub layers: Option<Layers>,
 }
 
-/// Which entry of a request's steering is wrong, and why.
+/// An invalid entry of a request's steering.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SpecError {
     /// The entry's number, from 0.
@@ -108,7 +108,7 @@ impl VectorStore {
         Self { model: Arc::clone(model), vectors: Vec::new(), sums: Mutex::default() }
     }
 
-    /// Loads every `.gguf` file of a folder that is a control vector for this model, in the order of their names. Files that
+    /// Loads every `.gguf` file of a directory that is a control vector for this model, in the order of their names. Files that
     /// are not are passed over; `notices` says which, and why.
     ///
     /// # Errors
@@ -186,7 +186,7 @@ impl VectorStore {
         self.vectors.iter().find(|v| v.name == name)
     }
 
-    /// What a request's steering adds up to; None: nothing.
+    /// The sum of a request's vectors; `None` without steering.
     ///
     /// # Errors
     /// [`SpecError`].
@@ -240,7 +240,7 @@ impl VectorStore {
         sum
     }
 
-    /// What `/v1/vectors` tells.
+    /// The response of `/v1/vectors`.
     pub fn describe(&self) -> Value {
         let data: Vec<Value> = self.vectors.iter().map(OfferedVector::describe).collect();
         json!({"object": "list", "data": data})

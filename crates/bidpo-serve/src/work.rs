@@ -148,7 +148,7 @@ impl Work {
         self.job.send(Event::Done(finish, usage));
     }
 
-    /// What it took so far.
+    /// Times and token counts so far.
     pub(crate) fn usage(&self) -> Usage {
         let answering = self.answering.unwrap_or_else(Instant::now);
         Usage {

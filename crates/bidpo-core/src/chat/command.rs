@@ -1,4 +1,4 @@
-//! What a line typed in the chat means: something to say, or a command that starts with a slash.
+//! Parses a line of the chat: a message, or a command that starts with a slash.
 
 use crate::layers::Layers;
 use crate::steer::Convention;
@@ -26,7 +26,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("/quit", "leave (also Ctrl-D)"),
 ];
 
-/// What else a person should know, below the list.
+/// Notes printed below the list of commands.
 pub const NOTES: &[&str] = &[
     "Several lines: end a line with \\, or put \"\"\" before the first and after the last, or press Alt-Enter.",
     "Ctrl-C stops the answer; Tab completes commands, files and vectors; the arrow keys bring back what was typed.",
@@ -48,7 +48,7 @@ pub enum Command {
     Load {
         /// Its file.
         file: PathBuf,
-        /// What it is to be called, if not as the file.
+        /// Name of the vector, if not that of the file.
         name: Option<String>,
         /// Its scale, still text.
         scale: Option<String>,
@@ -92,7 +92,7 @@ pub enum CommandError {
     #[error("there is no command {command}{}; /help lists all (to say a line that starts with a slash, put a space first)",
         .near.map_or_else(String::new, |n| format!(", did you mean {n}?")))]
     Unknown {
-        /// What was typed.
+        /// The input.
         command: String,
         /// The command that looks most like it.
         near: Option<&'static str>,

@@ -2,7 +2,7 @@
 
 use super::{ChatError, ChatSession, GenerateOptions, Generation, Generator};
 
-/// Which of the two answers a piece of text belongs to.
+/// The answer, of two, that a piece of text belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The model as it is.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What can go wrong in a chat.
+/// An error in a chat.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     /// The prompt alone fills the context.
@@ -202,7 +202,7 @@ impl Generator {
         self.n_ctx
     }
 
-    /// What steers the tokens in the KV cache.
+    /// Steering of the tokens in the KV cache.
     pub fn steering(&self) -> Option<&ControlVector> {
         self.steering.as_ref()
     }

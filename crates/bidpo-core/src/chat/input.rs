@@ -1,6 +1,6 @@
 //! Input of several lines.
 
-/// What starts and ends a block of lines.
+/// Delimiter of a multi-line block.
 const FENCE: &str = "\"\"\"";
 
 /// True once `text` needs no further line: it is neither inside a `"""` block nor ends with a backslash.
@@ -25,7 +25,7 @@ pub fn joined(text: &str) -> String {
     text.strip_suffix('\\').map_or(text.clone(), ToOwned::to_owned)
 }
 
-/// What follows the opening fence.
+/// The text after the opening fence.
 fn block(text: &str) -> Option<&str> {
     text.trim_start().strip_prefix(FENCE)
 }

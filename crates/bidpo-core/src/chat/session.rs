@@ -78,7 +78,7 @@ impl ChatSession {
         &self.stats
     }
 
-    /// What was said so far, without the system message.
+    /// Messages so far, without the system message.
     pub fn history(&self) -> &[Message] {
         &self.history
     }

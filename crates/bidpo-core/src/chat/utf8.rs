@@ -32,7 +32,7 @@ impl Utf8Decoder {
         }
     }
 
-    /// What is left at the end, an unfinished character as U+FFFD.
+    /// The rest of the bytes; an incomplete character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         let left = std::mem::take(&mut self.pending);
         String::from_utf8_lossy(&left).into_owned()

@@ -46,7 +46,7 @@ pub struct ChoiceSet {
     pub contradictions: Vec<usize>,
 }
 
-/// What an answer is where it could be either.
+/// Interpretation of an answer that could be an index or a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerAs {
     /// The text of the right choice.
@@ -55,7 +55,7 @@ pub enum AnswerAs {
     Place,
 }
 
-/// Which columns (CSV) or keys (JSONL; `a.b` reaches into an object) hold what.
+/// Columns (CSV) or keys (JSONL; `a.b` reaches into an object) of question, choices and answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// The question; several are joined by a space.

@@ -1,14 +1,14 @@
-//! What a reader should know about preference pairs before training on them: duplicates, balance, contradictions, what the
+//! Facts about preference pairs to know before training on them: duplicates, balance, contradictions, what the
 //! surface gives away, overlap with evaluation sets.
 
 use super::similar::{content, near_pairs, similarity, words};
 use super::{PreferencePair, Prompt, permutation};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What [`inspect`] needs of a pair.
+/// The texts of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Triple {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: String,
     /// The prompt, all of its messages in one text.
     pub prompt: String,
@@ -31,7 +31,7 @@ impl From<&PreferencePair> for Triple {
 /// A figure of the chosen and of the rejected answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balance {
-    /// What is counted.
+    /// Name of the count.
     pub what: String,
     /// Of the chosen answers.
     pub chosen: f64,
@@ -41,7 +41,7 @@ pub struct Balance {
     pub z: f64,
 }
 
-/// What was found.
+/// Result of [`inspect`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
     /// Pairs.
@@ -67,7 +67,7 @@ const NOT_CHANCE: f64 = 3.0;
 const GIVES_AWAY: f64 = 0.65;
 
 impl Inspection {
-    /// What somebody who trains on these pairs should be told.
+    /// Warnings for training on these pairs.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
         match self.contradictions.len() {

@@ -1,4 +1,4 @@
-//! What is said to a model: a plain text, or the messages of a chat.
+//! Prompts: plain text, or the messages of a chat.
 
 use serde::{Deserialize, Serialize};
 

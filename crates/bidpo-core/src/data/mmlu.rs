@@ -25,7 +25,7 @@ pub struct Subject {
 /// Reads all subjects of `folder`, by name. `dev` is only read if `with_dev`.
 ///
 /// # Errors
-/// [`ChoiceError`], naming file and line; a folder without test files, a subject without its development file.
+/// [`ChoiceError`], naming file and line; a directory without test files, a subject without its development file.
 pub fn load(folder: &Path, with_dev: bool) -> Result<Vec<Subject>, ChoiceError> {
     let test = folder.join("test");
     let entries = std::fs::read_dir(&test).map_err(FileError::read(&test))?;
@@ -37,7 +37,7 @@ pub fn load(folder: &Path, with_dev: bool) -> Result<Vec<Subject>, ChoiceError> 
         }
     }
     if names.is_empty() {
-        let reason = "there is no SUBJECT_test.csv in it; give the folder that holds MMLU's dev and test".into();
+        let reason = "there is no SUBJECT_test.csv in it; give the directory that holds MMLU's dev and test".into();
         return Err(ChoiceError::File { path: test, reason });
     }
     names.sort();

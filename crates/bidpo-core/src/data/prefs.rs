@@ -21,7 +21,7 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 pub struct PreferencePair {
     /// The pair's `id`, else its number in the file, from 1.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: Prompt,
     /// The answer to prefer.
     pub chosen: String,

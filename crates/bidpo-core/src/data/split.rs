@@ -1,4 +1,4 @@
-//! Which pairs to train on, which to choose by, which to report.
+//! Training, validation and test pairs.
 
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;

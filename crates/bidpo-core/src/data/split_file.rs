@@ -49,7 +49,7 @@ pub enum SplitFileError {
          the {items} items) give {got}: ask for other numbers with --train and --valid"
     )]
     Groups {
-        /// What the part is for.
+        /// Purpose of the part.
         part: &'static str,
         /// Items asked for.
         asked: usize,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use encode::TokenizedPair;
 
-/// What can go wrong between a chat and its tokens.
+/// A chat that cannot be rendered or tokenized.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// A template file cannot be read.
@@ -29,7 +29,7 @@ pub enum TemplateError {
     /// The template is not valid Jinja.
     #[error("the chat template {name} is not valid: {reason}")]
     Syntax {
-        /// Which template.
+        /// Name of the template.
         name: String,
         /// minijinja's reason, with the line.
         reason: String,
@@ -37,7 +37,7 @@ pub enum TemplateError {
     /// The template refused the messages (most often through its own `raise_exception`).
     #[error("the chat template {name} refuses this chat: {reason}")]
     Render {
-        /// Which template.
+        /// Name of the template.
         name: String,
         /// The template's, or minijinja's, reason.
         reason: String,
@@ -51,7 +51,7 @@ pub enum TemplateError {
     /// The template rewrites answers so that the response cannot be found in what it renders.
     #[error("the chat template {name} does not show the assistant's answer as it was given: use another --template")]
     LostResponse {
-        /// Which template.
+        /// Name of the template.
         name: String,
     },
     /// The tokenizer's reason.
@@ -59,7 +59,7 @@ pub enum TemplateError {
     Llama(#[from] LlamaError),
 }
 
-/// Which template to use: the value of `--template`.
+/// Choice of the template: the value of `--template`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TemplateChoice {
     /// The GGUF file's own; plain text if it carries none.

@@ -1,4 +1,4 @@
-//! Which layer `direction.N` means: two meanings are in use. See docs/vector-file.md.
+//! The layer that `direction.N` refers to: two conventions are in use. See docs/vector-file.md.
 
 use super::{SteerError, SteeringVector};
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Which of the formats a file has: its name says so.
+//! File formats, chosen by file extension.
 
 use super::{SteerError, SteeringVector};
 use ggml_grad::files::FileError;

@@ -1,4 +1,4 @@
-//! Which model file a vector belongs to.
+//! The model file that a vector belongs to.
 
 use super::Provenance;
 use ggml_grad::files::display_name;

@@ -100,7 +100,7 @@ impl Fields {
     }
 }
 
-/// What a value is, in words.
+/// The JSON type of a value, for messages.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,4 @@
-//! What a server tells of itself.
+//! Model, vectors, health and metrics of the server.
 
 use super::error::ApiError;
 use crate::state::State;

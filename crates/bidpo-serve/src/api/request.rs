@@ -1,4 +1,4 @@
-//! What every request that computes has in common: sampling, limits, steering.
+//! Fields common to all computing requests: sampling, limits, steering.
 
 use super::error::ApiError;
 use super::fields::{Fields, short};
@@ -41,7 +41,7 @@ const UNSUPPORTED: [(&str, &[&str]); 17] = [
     ("context_management", &[]),
 ];
 
-/// How a request is to be answered.
+/// Options common to all computing requests.
 #[derive(Debug)]
 pub(super) struct Common {
     pub n: usize,

@@ -18,7 +18,7 @@ use ggml_grad::llama::{PenaltyParams, SamplerParams, Token};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// What is scored.
+/// The text to score.
 enum Answer {
     Text(String),
     Tokens(Vec<Token>),

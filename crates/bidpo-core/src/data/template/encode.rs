@@ -23,7 +23,7 @@ impl TokenizedPair {
     }
 }
 
-/// What the tokenizer of one model needs to know about rendered text.
+/// Encodes rendered text with the tokenizer of one model.
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
     /// Texts that name control tokens, longest first.
