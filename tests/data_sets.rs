@@ -5,7 +5,7 @@
 
 mod common;
 
-use bidpo_core::data::inspect::{Triple, inspect, is_negation};
+use bidpo_core::data::inspect::{PairText, inspect, is_negation};
 use bidpo_core::data::similar::{content, similarity, words};
 use bidpo_core::data::{PreferencePair, PreferenceSet, Prompt, split};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,7 @@ fn no_word_gives_an_answer_away() {
 /// Accuracy of a classifier that never sees the prompt.
 fn surface(set: &str) -> f64 {
     let set = PreferenceSet::builtin(set).unwrap();
-    inspect(&set.pairs.iter().map(Triple::from).collect::<Vec<_>>()).surface.unwrap()
+    inspect(&set.pairs.iter().map(PairText::from).collect::<Vec<_>>()).surface.unwrap()
 }
 
 #[test]

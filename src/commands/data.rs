@@ -1,7 +1,7 @@
 //! `bidpo data`: inspect data files, split them, write pairs.
 
 use anyhow::{Context as _, bail, ensure};
-use bidpo_core::data::inspect::{Inspection, Triple, inspect, overlap};
+use bidpo_core::data::inspect::{Inspection, PairText, inspect, overlap};
 use bidpo_core::data::similar::NEAR;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{Part, PreferenceSet, SplitFile, permutation};
@@ -94,13 +94,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A file as prompt, preferred and other answer; TruthfulQA by its columns, anything else as preference pairs.
-fn triples(path: &Path) -> anyhow::Result<(Vec<Triple>, String)> {
+fn triples(path: &Path) -> anyhow::Result<(Vec<PairText>, String)> {
     if let Some(set) = truthfulqa(path)? {
         let triple = |(i, q): (usize, &bidpo_core::data::truthfulqa::Question)| {
             let pair = q.binary.as_ref().map(|[a, b]| (a.text.clone(), b.text.clone()));
             let first = |truth: bool| q.mc1.iter().find(|c| c.is_true == truth).map(|c| c.text.clone());
             let (chosen, rejected) = pair.or_else(|| first(true).zip(first(false))).unwrap_or_default();
-            Triple {
+            PairText {
                 place: format!("{}: question {}", path.display(), i + 1),
                 prompt: q.text.clone(),
                 chosen,
@@ -110,7 +110,7 @@ fn triples(path: &Path) -> anyhow::Result<(Vec<Triple>, String)> {
         return Ok((set.questions.iter().enumerate().map(triple).collect(), set.sha256));
     }
     let set = PreferenceSet::open(path)?;
-    Ok((set.pairs.iter().map(Triple::from).collect(), set.sha256))
+    Ok((set.pairs.iter().map(PairText::from).collect(), set.sha256))
 }
 
 /// TruthfulQA, where the file begins like one of its forms.
@@ -176,7 +176,7 @@ fn run_inspect(args: InspectArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_findings(found: &Inspection, pairs: &[Triple]) {
+fn print_findings(found: &Inspection, pairs: &[PairText]) {
     println!("\n{:<28}{:>10}{:>10}{:>8}", "", "chosen", "rejected", "z");
     for b in &found.balance {
         let mark = if b.z.abs() > 3.0 { "  <- not chance" } else { "" };

@@ -6,7 +6,7 @@ mod report;
 use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
-use bidpo_core::data::inspect::{Triple, inspect};
+use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::{ChatTemplate, PreferenceSet, Split, TemplateChoice, split};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, SteeringVector};
@@ -456,7 +456,7 @@ fn note_template_and_data(template: &ChatTemplate, set: &PreferenceSet) {
         eprintln!("note: {} pairs are too many to inspect here: run `bidpo data inspect`", set.len());
         return;
     }
-    let triples: Vec<Triple> = set.pairs.iter().map(Triple::from).collect();
+    let triples: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
     for warning in inspect(&triples).warnings() {
         eprintln!("note: {warning} (`bidpo data inspect` shows more)");
     }

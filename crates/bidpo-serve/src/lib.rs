@@ -73,28 +73,28 @@ pub enum ServeError {
     Template(#[from] TemplateError),
 }
 
-/// How to serve.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Where to listen.
+    /// Address to listen on.
     pub addr: SocketAddr,
     /// Model name for clients.
     pub model_id: String,
     /// Sequences computed at once.
     pub n_slots: usize,
-    /// Tokens of each, prompt and answer; llama.cpp rounds up to a multiple of 256.
+    /// Context of a sequence in tokens, prompt and answer; llama.cpp rounds up to a multiple of 256.
     pub n_ctx: usize,
-    /// Threads; 0 asks for the machine's default.
+    /// Number of threads; 0 is the machine's default.
     pub n_threads: u32,
     /// Limits of a request.
     pub limits: Limits,
-    /// Keys of which a client must show one; empty: none is asked for.
+    /// API keys, one of which a client must send; empty: no authentication.
     pub keys: Vec<String>,
     /// Sites whose pages may call this server.
     pub origins: Vec<String>,
-    /// Further names of this server, where it listens for this machine only.
+    /// Additional Host names to accept while listening on loopback.
     pub hosts: Vec<String>,
-    /// How long what runs may go on after a signal to end.
+    /// Time that running answers may take to finish after a signal.
     pub grace: Duration,
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The texts of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Triple {
+pub struct PairText {
     /// Its place in the file.
     pub place: String,
     /// The prompt, all of its messages in one text.
@@ -18,7 +18,7 @@ pub struct Triple {
     pub rejected: String,
 }
 
-impl From<&PreferencePair> for Triple {
+impl From<&PreferencePair> for PairText {
     fn from(p: &PreferencePair) -> Self {
         let prompt = match &p.prompt {
             Prompt::Text(text) => text.clone(),
@@ -111,7 +111,7 @@ pub fn is_negation(word: &str) -> bool {
 }
 
 /// Looks at some pairs.
-pub fn inspect(pairs: &[Triple]) -> Inspection {
+pub fn inspect(pairs: &[PairText]) -> Inspection {
     let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::new();
     let mut repeated = Vec::new();
     for (i, p) in pairs.iter().enumerate() {
@@ -145,7 +145,7 @@ pub fn inspect(pairs: &[Triple]) -> Inspection {
     }
 }
 
-fn balance(pairs: &[Triple]) -> Vec<Balance> {
+fn balance(pairs: &[PairText]) -> Vec<Balance> {
     let of = |what: &str, f: &dyn Fn(&str) -> f64| {
         let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|p| (f(&p.chosen), f(&p.rejected))).unzip();
         let n = pairs.len() as f64;
@@ -197,7 +197,7 @@ fn features(answer: &str) -> BTreeSet<String> {
 }
 
 /// Naive Bayes with add-one smoothing, cross-validated over 10 folds, averaged over five foldings; ties count half. Pairs of one prompt share a fold.
-fn surface(pairs: &[Triple]) -> f64 {
+fn surface(pairs: &[PairText]) -> f64 {
     const FOLDS: usize = 10;
     const REPEATS: u64 = 5;
     let all: Vec<[BTreeSet<String>; 2]> = pairs.iter().map(|p| [features(&p.chosen), features(&p.rejected)]).collect();
@@ -268,8 +268,8 @@ mod tests {
     use super::*;
     use crate::data::PreferenceSet;
 
-    fn triple(prompt: &str, chosen: &str, rejected: &str) -> Triple {
-        Triple { place: String::new(), prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() }
+    fn triple(prompt: &str, chosen: &str, rejected: &str) -> PairText {
+        PairText { place: String::new(), prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() }
     }
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
     fn the_built_in_sets_are_what_they_are_meant_to_be() {
         let look = |name: &str| {
             let set = PreferenceSet::builtin(name).unwrap();
-            inspect(&set.pairs.iter().map(Triple::from).collect::<Vec<_>>())
+            inspect(&set.pairs.iter().map(PairText::from).collect::<Vec<_>>())
         };
         let (facts, style) = (look("misconceptions"), look("plain-vs-flowery"));
         assert_eq!((facts.repeated.len(), facts.contradictions.len(), facts.empty_prompts), (0, 0, 0));
