@@ -11,11 +11,13 @@ mod batch;
 mod chat_template;
 mod context;
 pub(crate) mod device;
+mod dtype;
 mod eval_callback;
 mod file_tensor;
 mod gguf;
 mod logging;
 mod model;
+mod node;
 mod owned_tensor;
 mod placement;
 mod pool;
@@ -25,6 +27,7 @@ mod rpc;
 mod sampler;
 mod support;
 mod transposed;
+mod weight;
 
 pub use abort::{AbortMessage, set_abort_message};
 pub use batch::Batch;
@@ -34,11 +37,13 @@ pub use device::{
     CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit,
     ggml_version, system_info,
 };
-pub use eval_callback::{DType, EvalCallback, KernelOverride, Node, NodeId, Weight};
+pub use dtype::DType;
+pub use eval_callback::{EvalCallback, KernelOverride};
 pub use file_tensor::FileTensor;
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use logging::{last_log_lines, set_verbose};
 pub use model::{Model, ModelParams};
+pub use node::{Node, NodeId};
 pub use placement::{Offload, Placement, SplitMode};
 pub use pool::Pool;
 pub use quantize::{dequantize, quantize, to_f32};
@@ -46,6 +51,7 @@ pub use reference::{ReferenceContext, first_token};
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{PenaltyParams, Sampler, SamplerParams};
 pub use support::{Obstacle, Unsupported, Use};
+pub use weight::Weight;
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
