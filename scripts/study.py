@@ -23,7 +23,7 @@ def inspection():
     lines = (folder / "inspect.txt").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.split() == ["chosen", "rejected", "z"])
     end = next(i for i in range(start, len(lines)) if not lines[i].strip())
-    beware = [line for line in lines if line.startswith(("Beware:", "A classifier"))]
+    beware = [line for line in lines if line.startswith(("Warning:", "Beware:", "A classifier"))]
     return "\n".join("    " + line for line in lines[start:end]) + "\n\n" + "\n>\n".join(f"> {line}" for line in beware)
 
 

@@ -1,4 +1,4 @@
-//! `bidpo report`: every figure, computed again from results files.
+//! `bidpo report`: results computed again from results files.
 
 use anyhow::{Context as _, bail};
 use bidpo_core::eval::analysis::analyse;
@@ -59,8 +59,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.html {
         ggml_grad::files::write_atomically(path, report::html(&analyses).as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
-        // The words that stand first on the page.
-        analyses.iter().flat_map(|a| a.words()).for_each(|sentence| println!("{sentence}"));
+        // The summary that the page begins with.
+        analyses.iter().flat_map(|a| a.summary()).for_each(|sentence| println!("{sentence}"));
         eprintln!("bidpo: the report is {}", path.display());
     } else if args.json {
         println!("{}", serde_json::Value::from(analyses.iter().map(report::json).collect::<Vec<_>>()));

@@ -46,8 +46,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// True where the interval leaves out 0.
-    pub fn is_shown(&self) -> bool {
+    /// True where the 95 % interval excludes 0.
+    pub fn is_significant(&self) -> bool {
         !self.interval.contains(0.0)
     }
 }
@@ -147,7 +147,7 @@ mod tests {
         // Every item gains the same: the bootstrap interval is that one point.
         assert_eq!((c.difference, c.interval), (0.25, Interval { lo: 0.25, hi: 0.25 }));
         assert_eq!((c.gained, c.lost, c.higher, c.detectable, c.clustered), (3, 0, 1.0, 0.0, None));
-        assert!(c.is_shown() && !compare(MASS, &a, &a, &[None; 3]).is_shown());
+        assert!(c.is_significant() && !compare(MASS, &a, &a, &[None; 3]).is_significant());
         // Three items cannot have a small p: two of the eight sign patterns are as extreme as this one.
         assert!((c.p - 0.25).abs() < 0.02, "{}", c.p);
     }

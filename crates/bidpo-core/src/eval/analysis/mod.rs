@@ -1,13 +1,13 @@
-//! From a run's records to its figures: estimates with intervals, paired comparisons, what the data gives away, and what
-//! all of that says in words.
+//! From a run's records to its results: estimates with intervals, paired comparisons, question-blind heuristics, and a
+//! summary in sentences.
 
 mod compare;
+mod summary;
 mod surface;
-mod words;
 
 pub use compare::{Comparison, Estimate, compare, estimate};
+pub(crate) use summary::difference as difference_text;
 pub use surface::{Surface, surface};
-pub(crate) use words::difference as difference_words;
 
 use super::conditions::{STEERED, UNSTEERED};
 use super::items::Protocol;

@@ -112,7 +112,7 @@ impl Section {
         };
         Self {
             title: title(a),
-            summary: a.words(),
+            summary: a.summary(),
             figures,
             heading,
             headline,
@@ -191,7 +191,7 @@ mod tests {
             record.views[0].order = Some(vec![0, 1]);
         }
         let analysis = analyse(&run).unwrap();
-        let words = analysis.words().join("\n");
+        let words = analysis.summary().join("\n");
         assert!(
             words.contains("prefers the steered answers to those under \"unsteered\": 10 wins, 2 losses, 0 ties of 12")
         );

@@ -1,4 +1,4 @@
-//! A run's figures for a program.
+//! A run's results for a program.
 
 use crate::eval::analysis::{Analysis, Comparison, Row};
 use crate::stats::Interval;
@@ -12,7 +12,8 @@ fn comparison(c: &Comparison) -> Value {
     object!({
         "difference": c.difference,
         "interval": interval(c.interval),
-        "shown": c.is_shown(),
+        "shown": c.is_significant(),
+        "significant": c.is_significant(),
         "gained": c.gained,
         "lost": c.lost,
         "p": c.p,
@@ -38,9 +39,9 @@ fn row(r: &Row) -> Value {
     })
 }
 
-/// One object: `benchmark`, `protocol`, `n`, `words`, `measures` (each with its `conditions`), `without_model`, `manifest`, and
+/// One object: `benchmark`, `protocol`, `n`, `summary` (also as `words`, the name of 0.1.0), `measures` (each with its `conditions`), `without_model`, `manifest`, and
 /// of a judge's matches `head_to_head`.
-/// Shares are from 0 to 1, differences of shares too.
+/// Fractions are from 0 to 1, their differences from -1 to 1.
 pub fn json(a: &Analysis) -> Value {
     let measures: Vec<Value> = a
         .tables
@@ -69,12 +70,14 @@ pub fn json(a: &Analysis) -> Value {
             })
         })
         .collect();
+    let summary = a.summary();
     let mut out = object!({
         "benchmark": a.manifest.benchmark,
         "protocol": a.manifest.protocol,
         "n": a.manifest.items,
         "level": crate::eval::analysis::LEVEL,
-        "words": a.words(),
+        "words": summary,
+        "summary": summary,
         "measures": measures,
         "without_model": surface,
         "manifest": a.manifest,

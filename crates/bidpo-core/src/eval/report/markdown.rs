@@ -35,7 +35,7 @@ pub fn markdown(a: &Analysis) -> String {
     if !a.surface.is_empty() {
         others.push(surface_cells(a));
     }
-    let data = Data { title: title(a), summary: a.words(), measure, headline, others, method: method(a) };
+    let data = Data { title: title(a), summary: a.summary(), measure, headline, others, method: method(a) };
     render("report.md", TEMPLATE, data).expect("the template fits its data")
 }
 
@@ -57,16 +57,16 @@ pub(super) fn title(a: &Analysis) -> String {
 /// How the figures were computed, in a line or two.
 pub(super) fn method(a: &Analysis) -> String {
     if a.protocol == Protocol::Judge {
-        return "An answer wins if the judge prefers it in both orders; leaning: the sign of the letters' log-odds, averaged over \
+        return "An answer wins if the judge prefers it in both orders; order-averaged preference: the sign of the letters' log-odds, averaged over \
                 both orders; p: exact sign tests; interval: 95 %, Wilson."
             .into();
     }
     let binary = a.tables[0].measure.is_binary();
     let mut out = String::from(if binary {
-        "Intervals: 95 %, Wilson; differences paired, Bonett-Price; p: exact McNemar; P(higher): Jeffreys' prior on the \
+        "Intervals: 95 %, Wilson; differences paired, Bonett-Price; p: exact McNemar; P(difference > 0): Jeffreys' prior on the \
          discordant items."
     } else {
-        "Intervals: 95 %, bootstrap over items; differences paired, bootstrap; p: random signs; P(higher): Bayesian bootstrap."
+        "Intervals: 95 %, bootstrap over items; differences paired, bootstrap; p: random signs; P(difference > 0): Bayesian bootstrap."
     });
     let steered = a.tables[0].row(STEERED).and_then(|r| r.against_unsteered);
     if let Some(k) = steered.and_then(|c| c.clustered) {

@@ -99,8 +99,7 @@ pub(super) fn verdict_plot(a: &Analysis) -> Option<Figure> {
     if rows.is_empty() {
         return None;
     }
-    let picture =
-        svg::intervals("Head to head", "wins of the steered answers among those decided, %", &rows, Some(50.0));
+    let picture = svg::intervals("Head to head", "win rate of the steered answers without ties, %", &rows, Some(50.0));
     Some(figure(picture, "95 % intervals; dashed: as many wins as losses."))
 }
 

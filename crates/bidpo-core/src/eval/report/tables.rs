@@ -1,6 +1,6 @@
 //! The tables of a run: results with units and denominators, as texts.
 
-use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_words};
+use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_text};
 use crate::eval::measures::{Kind, Measure};
 use crate::stats::Interval;
 use crate::text::Table;
@@ -39,7 +39,7 @@ fn value(e: &Estimate, measure: Measure) -> String {
 fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 4] {
     let Some(c) = c else { return Default::default() };
     [
-        difference_words(measure, c),
+        difference_text(measure, c),
         format!("+{} -{}", c.gained, c.lost),
         c.p_holm.map_or_else(|| p_value(c.p), |h| format!("{} ({})", p_value(c.p), p_value(h))),
         percent(c.higher),
@@ -48,7 +48,15 @@ fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 4] {
 
 /// The conditions under the headline measure.
 pub(crate) fn main_cells(t: &MeasureTable) -> Table {
-    let header = ["condition", "value", "95 % interval", "against unsteered", "items", "p (Holm)", "P(higher)"];
+    let header = [
+        "condition",
+        "value",
+        "95 % interval",
+        "difference vs. unsteered",
+        "gained, lost",
+        "p (Holm)",
+        "P(difference > 0)",
+    ];
     let rows: Vec<Vec<String>> = t
         .rows
         .iter()
@@ -90,7 +98,8 @@ pub(crate) fn steered_cells(t: &MeasureTable) -> Option<Table> {
             Some(cells)
         })
         .collect();
-    (!rows.is_empty()).then(|| Table::new(["steered minus", "difference", "items", "p", "P(higher)"]).with(rows))
+    (!rows.is_empty())
+        .then(|| Table::new(["steered minus", "difference", "gained, lost", "p", "P(difference > 0)"]).with(rows))
 }
 
 /// How matches ended; nothing for other runs.
@@ -101,9 +110,9 @@ pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
         "ties",
         "losses",
         "sign test p",
-        "wins of those decided",
-        "leaning, orders averaged",
-        "first one chosen",
+        "win rate without ties",
+        "order-averaged preference",
+        "answer shown first chosen",
     ];
     let rows: Vec<Vec<String>> = a
         .verdicts
@@ -130,5 +139,5 @@ pub(crate) fn surface_cells(a: &Analysis) -> Table {
         .iter()
         .map(|s| vec![s.name.into(), percent(s.value), percent_interval(s.interval)])
         .collect::<Vec<_>>();
-    Table::new(["without any model", "right", "95 % interval"]).with(rows)
+    Table::new(["question-blind heuristic", "right", "95 % interval"]).with(rows)
 }

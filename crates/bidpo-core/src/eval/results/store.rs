@@ -1,7 +1,8 @@
-//! Results on disk: appended as they are made, so that an interrupted run goes on where it stopped.
+//! Results on disk, appended as they are made: an interrupted run resumes where it stopped.
 
 use super::manifest::FORM;
 use super::{ConditionFacts, ConditionKind, Manifest, Record, differences};
+use ggml_grad::files::FileError;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,22 +11,9 @@ use std::path::{Path, PathBuf};
 /// What can go wrong with results files.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
-    /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The file cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process has it.
     #[error("{0} is being written by another bidpo: wait for it, or give another --out")]
     Busy(PathBuf),
@@ -60,9 +48,9 @@ pub enum ResultsError {
 /// the middle of it) is left out; the second number is the length in bytes of what was read.
 ///
 /// # Errors
-/// [`ResultsError::Read`], [`ResultsError::Line`].
+/// [`ResultsError::File`], [`ResultsError::Line`].
 pub fn read(path: &Path) -> Result<(Manifest, Vec<Record>, u64), ResultsError> {
-    let bytes = std::fs::read(path).map_err(|source| ResultsError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
     parse(path, &bytes)
 }
 
@@ -125,7 +113,7 @@ impl Store {
     /// # Errors
     /// [`ResultsError`]; [`ResultsError::OtherRun`] says what differs.
     pub fn open(path: &Path, manifest: &Manifest) -> Result<(Self, Vec<Record>), ResultsError> {
-        let write = |source| ResultsError::Write { path: path.to_owned(), source };
+        let write = FileError::write(path);
         let mut file = lock(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(write)?;
@@ -169,20 +157,20 @@ impl Store {
     /// Keeps some records; they are with the system when this returns.
     ///
     /// # Errors
-    /// [`ResultsError::Write`].
+    /// [`ResultsError::File`].
     pub fn push(&mut self, records: &[Record]) -> Result<(), ResultsError> {
-        let write = |source| ResultsError::Write { path: self.path.clone(), source };
+        let write = FileError::write(&self.path);
         let mut text = String::new();
         for record in records {
             text += &serde_json::to_string(record).map_err(|e| write(std::io::Error::other(e)))?;
             text.push('\n');
         }
-        self.file.write_all(text.as_bytes()).map_err(write)
+        Ok(self.file.write_all(text.as_bytes()).map_err(write)?)
     }
 }
 
 fn lock(path: &Path) -> Result<File, ResultsError> {
-    let write = |source| ResultsError::Write { path: path.to_owned(), source };
+    let write = FileError::write(path);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(write)?;
     match file.try_lock() {
         Ok(()) => {}

@@ -1,4 +1,4 @@
-//! What the figures say, in words: first whether there is a difference at all, then whether anything simpler does the same.
+//! The results in sentences: first whether there is a difference at all, then whether anything simpler does the same.
 
 use super::compare::difference_unit;
 use super::{Analysis, Comparison};
@@ -23,7 +23,7 @@ pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
 }
 
 impl Analysis {
-    /// What is counted: `questions`, or `windows of text`.
+    /// Noun for the items: `questions`, `prompts` or `windows of text`.
     pub fn items_word(&self) -> &'static str {
         match self.protocol {
             Protocol::Text => "windows of text",
@@ -32,8 +32,8 @@ impl Analysis {
         }
     }
 
-    /// The summary, a sentence or two each.
-    pub fn words(&self) -> Vec<String> {
+    /// The summary, one or two sentences an entry: estimate, interval, n, verdict, power; then comparisons and warnings.
+    pub fn summary(&self) -> Vec<String> {
         if self.protocol == Protocol::Judge {
             return self.judged();
         }
@@ -59,19 +59,19 @@ impl Analysis {
         let mut after = Vec::new();
         if let ConditionKind::Steered { chosen_on: Some(chosen), layers, .. } = &steered.kind {
             after.push(format!(
-                "The setting (layer {}) was chosen among {} on {} other {items}; on these it was measured once.",
+                "The configuration (layer {}) was chosen among {} on {} other {items} and measured once on these.",
                 layers.as_ref().map_or_else(String::new, ToString::to_string),
                 chosen.settings,
                 chosen.items
             ));
         }
-        if !c.is_shown() {
+        if !c.is_significant() {
             let found = if !c.detectable.is_finite() {
-                format!("{n} {items} are too few to find any difference in four of five runs.")
+                format!("{n} {items} are too few to detect any difference with 80 % power.")
             } else if c.detectable == 0.0 {
                 // Means without any spread: nothing to estimate from what a true difference would have looked like.
                 format!(
-                    "The vector changed none of the {n} {items}; what they could have shown cannot be told from that."
+                    "The vector changed none of the {n} {items}: the minimum detectable effect cannot be estimated from that."
                 )
             } else {
                 let could = if measure.is_share() {
@@ -80,28 +80,29 @@ impl Analysis {
                     format!("{:.4} {}", c.detectable, difference_unit(measure))
                 };
                 format!(
-                    "With {n} {items} a true difference of {could} would have been found in four of five runs; a smaller one \
-                     may be there."
+                    "Minimum detectable effect at 80 % power and alpha 0.05: {could}; a smaller difference may exist."
                 )
             };
-            out.push(format!("No difference that this many {items} could show: {name} {d} with the vector. {found}"));
+            out.push(format!(
+                "{name} {d} with the vector, n = {n} {items}: not significant (95 % CI includes 0). {found}"
+            ));
         } else {
             let verb = if c.difference > 0.0 { "raises" } else { "lowers" };
-            out.push(format!("The vector {verb} {name}: {d} on {n} {items}."));
+            out.push(format!("The vector {verb} {name}: {d}, n = {n} {items} (95 % CI excludes 0)."));
             if let Some(p) = c.p_holm.filter(|&p| p > 0.05) {
                 out.push(format!(
-                    "After correction for all the conditions in the table (Holm) that is no longer significant at 5 %: p = {p:.3}."
+                    "After Holm's correction for all conditions in the table it is no longer significant at 5 %: p = {p:.3}."
                 ));
             }
         }
         out.extend(after);
         if self.manifest.selection.get("part").is_some_and(|p| p == "train") {
             out.push(format!(
-                "These {items} are the training part of the split: the vector may have been trained on them, and then they \
-                 do not show what it does on others."
+                "These {items} are the training part of the split: the vector may have been trained on them, and then the \
+                 results do not carry over to others."
             ));
         }
-        if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_shown()) {
+        if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_significant()) {
             let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
             out.push(format!(
                 "With the {} categories as clusters the interval is [{lo:+.1}, {hi:+.1}]: the other way about 0 than with \
@@ -117,9 +118,9 @@ impl Analysis {
             let Some(c) = &row.steered_against else { continue };
             let d = difference(measure, c);
             let better = c.difference * measure.direction() > 0.0;
-            out.push(match (c.is_shown(), better) {
+            out.push(match (c.is_significant(), better) {
                 (false, _) => {
-                    format!("Between the vector and {} no difference was shown ({d}).", named(&row.condition))
+                    format!("The vector against {}: {d}, not significant (95 % CI includes 0).", named(&row.condition))
                 }
                 (true, true) => format!("The vector does better than {} ({d}).", named(&row.condition)),
                 (true, false) => format!("The vector does WORSE than {} ({d}).", named(&row.condition)),
@@ -128,7 +129,7 @@ impl Analysis {
         out.extend(self.against_surface());
         if self.protocol == Protocol::Generate {
             out.push(
-                "Likeness in words to reference answers is not truth: a \"not\" more or less hardly changes it. Read some of \
+                "N-gram overlap with reference answers is not truth: a \"not\" more or less hardly changes it. Read some of \
                  the answers."
                     .into(),
             );
@@ -136,13 +137,13 @@ impl Analysis {
         out
     }
 
-    /// How matches ended.
+    /// Results of a judge's comparisons.
     fn judged(&self) -> Vec<String> {
         let judge = &self.manifest.model.file;
         let mut out: Vec<String> = self.verdicts.iter().map(|v| verdict(v, judge, self.manifest.items)).collect();
         if self.manifest.prompt.get("same_model").is_some_and(|s| s == true) {
             out.push(
-                "Beware: the judge is the model that wrote the answers. Models prefer their own, and a model that does not \
+                "Warning: the judge is the model that wrote the answers. Models prefer their own, and a model that does not \
                  know an answer cannot judge it."
                     .into(),
             );
@@ -152,7 +153,7 @@ impl Analysis {
             && (v.first - 0.5).abs() > 0.2
         {
             out.push(format!(
-                "Beware: {:.0} % of this judge's choices fell on the answer shown first (against \"{}\"); an answer wins only in \
+                "Warning: {:.0} % of this judge's choices fell on the answer shown first (against \"{}\"); an answer wins only in \
                  both orders, so most of what it could have said is lost as ties.",
                 100.0 * v.first,
                 v.against
@@ -162,7 +163,7 @@ impl Analysis {
             v.share().is_some_and(|s| v.p < 0.05 && (s > 0.5) == (v.longer > 0.5)) && (v.longer - 0.5).abs() > 0.15
         }) {
             out.push(format!(
-                "Beware: the steered answer is the longer one in {:.0} % of the pairs against \"{}\", and judges like length \
+                "Warning: the steered answer is the longer one in {:.0} % of the pairs against \"{}\", and judges like length \
                  in either direction.",
                 100.0 * v.longer,
                 v.against
@@ -171,7 +172,7 @@ impl Analysis {
         out
     }
 
-    /// What a sweep's points say.
+    /// Number of a sweep's configurations that improve on the unsteered model.
     fn points(&self) -> Option<String> {
         let table = &self.tables[0];
         let points: Vec<_> = table.rows.iter().filter(|r| matches!(r.kind, ConditionKind::Point { .. })).collect();
@@ -181,8 +182,8 @@ impl Analysis {
         });
         let n = shown.count();
         Some(format!(
-            "{} settings of layer and scale were tried on {} {}; {} improve on the unsteered model after correction for their \
-             number (Holm, 5 %).",
+            "{} configurations (layer, scale) were tried on {} {}; {} improve on the unsteered model after Holm's correction \
+             for their number (5 %).",
             points.len(),
             self.manifest.items,
             self.items_word(),
@@ -190,7 +191,7 @@ impl Analysis {
         ))
     }
 
-    /// Rules that need no model, where they do as well as the best of the conditions.
+    /// Warning where the best question-blind heuristic reaches the interval of the steered (or unsteered) model.
     fn against_surface(&self) -> Option<String> {
         let measure = self.tables[0].measure;
         if !measure.is_share() || measure.kind == Kind::Mc2 || measure.kind == Kind::Mc3 {
@@ -200,7 +201,7 @@ impl Analysis {
         let best = self.surface.iter().max_by(|a, b| a.value.total_cmp(&b.value))?;
         (best.value >= row.estimate.interval.lo).then(|| {
             format!(
-                "Beware: a rule that sees no question, \"{}\", is right on {:.1} % of these items; {} on {:.1} %.",
+                "Warning: a question-blind heuristic, \"{}\", is right on {:.1} % of these items; {} on {:.1} %.",
                 best.name,
                 100.0 * best.value,
                 row.condition,
@@ -210,7 +211,7 @@ impl Analysis {
     }
 }
 
-/// A match in words.
+/// The result of one comparison in a sentence or two.
 fn verdict(v: &PairwiseResult, judge: &str, n: usize) -> String {
     let against = named(&v.against);
     let counts = format!("{} wins, {} losses, {} ties of {n}, sign test {}", v.wins, v.losses, v.ties, p_equals(v.p));
@@ -222,7 +223,8 @@ fn verdict(v: &PairwiseResult, judge: &str, n: usize) -> String {
     );
     let said = if v.p >= 0.05 {
         format!(
-            "Head to head no difference was shown between the steered answers and those under {against}: {counts} (judge: {judge})."
+            "Head to head the difference between the steered answers and those under {against} is not significant at 5 %: \
+             {counts} (judge: {judge})."
         )
     } else {
         let verb =
@@ -242,43 +244,44 @@ mod tests {
     use super::super::analyse;
     use super::super::tests::{bits, run_of};
 
-    fn words(conditions: &[(&str, &str, &[bool])]) -> String {
-        analyse(&run_of(conditions)).unwrap().words().join("\n")
+    fn summary(conditions: &[(&str, &str, &[bool])]) -> String {
+        analyse(&run_of(conditions)).unwrap().summary().join("\n")
     }
 
     #[test]
-    fn words_follow_the_intervals() {
+    fn the_summary_follows_the_intervals() {
         let u = bits(60, |i| i % 2 == 0);
-        let same = words(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
-        assert!(same.contains("No difference that this many questions could show: mc1 +0.0 points"), "{same}");
+        let same = summary(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
+        assert!(
+            same.contains("mc1 +0.0 points") && same.contains("n = 60 questions: not significant (95 % CI includes 0)"),
+            "{same}"
+        );
         // None of 60 changed: as many would have to, in one direction.
-        assert!(same.contains("a true difference of 12.6 points would have been found"), "{same}");
+        assert!(same.contains("Minimum detectable effect at 80 % power and alpha 0.05: 12.6 points"), "{same}");
         let three = bits(3, |i| i == 0);
-        let few = words(&[("unsteered", "unsteered", &three), ("steered", "steered", &three)]);
+        let few = summary(&[("unsteered", "unsteered", &three), ("steered", "steered", &three)]);
         assert!(few.contains("3 questions are too few") && !few.contains("inf"), "{few}");
         let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
         run.manifest.protocol = "mc2".into();
         for record in run.records.iter_mut().flatten() {
             record.answers.iter_mut().for_each(|a| a.label = a.mc1.take());
         }
-        let mean = analyse(&run).unwrap().words().join("\n");
+        let mean = analyse(&run).unwrap().summary().join("\n");
         assert!(mean.contains("The vector changed none of the 60 questions"), "{mean}");
         let mut run = run_of(&[("unsteered", "unsteered", &u), ("steered", "steered", &u)]);
         for (part, said) in [("train", true), ("test", false)] {
             run.manifest.selection = serde_json::json!({ "part": part });
-            let said_now = analyse(&run).unwrap().words().join("\n").contains("may have been trained on them");
+            let said_now = analyse(&run).unwrap().summary().join("\n").contains("may have been trained on them");
             assert_eq!(said_now, said, "{part}");
         }
         let up = bits(60, |i| i % 2 == 0 || i < 30);
         let better =
-            words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up), ("system prompt", "system", &u)]);
+            summary(&[("unsteered", "unsteered", &u), ("steered", "steered", &up), ("system prompt", "system", &u)]);
         assert!(better.contains("The vector raises mc1: +25.0 points"), "{better}");
         assert!(better.contains("The vector does better than \"system prompt\""), "{better}");
         let worse =
-            words(&[("unsteered", "unsteered", &up), ("steered", "steered", &u), ("random vector", "random", &u)]);
-        assert!(
-            worse.contains("lowers mc1") && worse.contains("Between the vector and \"random vector\" no difference")
-        );
+            summary(&[("unsteered", "unsteered", &up), ("steered", "steered", &u), ("random vector", "random", &u)]);
+        assert!(worse.contains("lowers mc1") && worse.contains("The vector against \"random vector\": +0.0 points"));
         // The true answer is always the shorter one in these items.
         assert!(same.contains("\"always the shortest\", is right on 100.0 %"), "{same}");
     }
@@ -288,21 +291,21 @@ mod tests {
         // A difference that is significant by itself (6 gained, p = 0.03) and not among three.
         let u = bits(60, |i| i % 2 == 0);
         let up = bits(60, |i| i % 2 == 0 || i < 12);
-        let alone = words(&[("unsteered", "unsteered", &u), ("steered", "steered", &up)]);
+        let alone = summary(&[("unsteered", "unsteered", &u), ("steered", "steered", &up)]);
         assert!(!alone.contains("Holm"), "{alone}");
-        let among = words(&[
+        let among = summary(&[
             ("unsteered", "unsteered", &u),
             ("steered", "steered", &up),
             ("a", "random", &u),
             ("b", "random", &u),
         ]);
-        assert!(among.contains("(Holm) that is no longer significant at 5 %"), "{among}");
-        let points = words(&[
+        assert!(among.contains("it is no longer significant at 5 %"), "{among}");
+        let points = summary(&[
             ("unsteered", "unsteered", &u),
             ("L1 5%", "point", &up),
             ("L1 10%", "point", &u),
             ("L2 5%", "point", &u),
         ]);
-        assert!(points.contains("3 settings") && points.contains("none of them improve"), "{points}");
+        assert!(points.contains("3 configurations") && points.contains("none of them improve"), "{points}");
     }
 }
