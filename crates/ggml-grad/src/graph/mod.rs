@@ -5,6 +5,7 @@
 
 mod capture;
 pub mod emit;
+mod ggml_ops;
 pub mod grad;
 pub mod ir;
 mod kernels;

@@ -1,7 +1,10 @@
 //! Making the ggml graph: tensors for the nodes that are needed, op by op.
+//!
+//! [`Kernel::of`] decides what computes a node; [`Builder`] makes the tensors.
 
 use super::{Backward, Bindings, Forward, Precision, RunError};
-use crate::graph::ir::{Elem, Glu, Graph, Node, Op, Unary, Value};
+use crate::graph::ggml_ops;
+use crate::graph::ir::{Elem, Glu, Graph, InputId, Node, Op, OpParams, Unary, Value, WeightId};
 use crate::graph::kernels::activations::{self, Layout};
 use crate::graph::kernels::{attention, cpu, gelu, int8, log_prob_head, loss_head, matmul_t, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
@@ -41,6 +44,7 @@ impl Drop for Arena {
 pub(super) struct Setup {
     /// A [`crate::graph::kernels::task::LossTask`].
     pub task: *mut c_void,
+    /// GELU without ggml's table.
     pub smooth: bool,
     pub precision: Precision,
     pub n_workers: usize,
@@ -62,8 +66,11 @@ pub(super) struct Built {
 }
 
 impl Built {
+    /// Builds the graph of what `wanted` depends on.
+    ///
+    /// # Errors
+    /// [`RunError::Binding`] for inputs or weights that do not fit; [`RunError::Memory`].
     pub(super) fn new(graph: &Graph, bind: &Bindings<'_>, wanted: &[Value], setup: Setup) -> Result<Self, RunError> {
-        let n = graph.nodes().len();
         if bind.inputs.len() != graph.n_inputs() || bind.weights.len() != graph.n_weights() {
             return Err(RunError::Binding(format!(
                 "the graph has {} inputs and {} weights, the run brings {} and {}",
@@ -73,73 +80,24 @@ impl Built {
                 bind.weights.len()
             )));
         }
+        let n = graph.nodes().len();
         let needed = needed(graph, wanted, setup);
-        let memory = || RunError::Memory { nodes: n, detail: String::new() };
-        let inputs = Arena::new(graph.n_inputs(), None).ok_or_else(memory)?;
-        // A node may need two tensors.
-        let arena = Arena::new(2 * n, Some(2 * n + 64)).ok_or_else(memory)?;
-        let mut tensors: Vec<*mut sys::ggml_tensor> = vec![std::ptr::null_mut(); n];
-        let mut uploads = Vec::new();
-        let mut packs = Packs::new();
         let is_head = |v: &Value| matches!(graph.node(*v).op, Op::LossHead | Op::LogProbHead);
         let uses = |(i, node): (usize, &Node)| needed[i] && node.src.iter().any(is_head);
         let head_is_used = graph.nodes().iter().enumerate().any(uses);
-        // SAFETY: `inputs` and `arena` outlive the tensors made in them; sources are made before their users because
-        // nodes are in order.
+        let mut builder = Builder::new(graph, bind, setup)?;
+        for i in (0..n).filter(|&i| needed[i]) {
+            builder.tensors[i] = builder.tensor(i)?;
+        }
+        let Builder { inputs, arena, tensors, uploads, .. } = builder;
+        // SAFETY: the arena has room for a graph of all tensors, which are alive as long as it is.
         let ggml_graph = unsafe {
-            for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
-                match node.op {
-                    Op::Input(id) => {
-                        let t = new_tensor(inputs.0, elem_type(node.elem), node.ne);
-                        let (data, len) = bind.inputs[id.0 as usize].bytes();
-                        if len != sys::ggml_nbytes(t) {
-                            return Err(RunError::Binding(format!(
-                                "input {} wants {} bytes ({:?}), got {len}",
-                                id.0,
-                                sys::ggml_nbytes(t),
-                                node.ne
-                            )));
-                        }
-                        uploads.push((t, data, len));
-                        tensors[i] = t;
-                    }
-                    Op::Weight(id) => {
-                        let w = bind.weights[id.0 as usize].node();
-                        if w.ne() != node.ne {
-                            return Err(RunError::Binding(format!(
-                                "weight {} is {:?}, the graph wants {:?}",
-                                w.name(),
-                                w.ne(),
-                                node.ne
-                            )));
-                        }
-                        tensors[i] = w.id().ptr();
-                    }
-                    Op::MulMatT | Op::MulMatIdT | Op::LossHead => {
-                        let w = node.src[0];
-                        let tensor = plain(graph, w, bind.weights, &tensors)?;
-                        let forward = std::mem::replace(&mut tensors[w.0 as usize], tensor);
-                        tensors[i] = match node.op {
-                            Op::LossHead => loss_head(arena.0, node, &tensors, setup, &mut packs),
-                            _ => emit(arena.0, node, &tensors, setup),
-                        };
-                        tensors[w.0 as usize] = forward;
-                    }
-                    Op::Attention { .. } if setup.precision.forward == Forward::Exact => {
-                        tensors[i] = tensors[node.src[4].0 as usize];
-                    }
-                    Op::MulMat(_) if own_product(graph, node, bind.weights, setup) => {
-                        tensors[i] = product(arena.0, node, &tensors, &mut packs);
-                    }
-                    _ => tensors[i] = emit(arena.0, node, &tensors, setup),
-                }
-            }
             let ggml_graph = sys::ggml_new_graph_custom(arena.0, 2 * n + 64, false);
             for &v in wanted {
                 sys::ggml_set_output(tensors[v.0 as usize]);
             }
-            // In the order of the nodes, not in the order that a walk from the results meets them: what the backward pass
-            // computes again it computes where it is used.
+            // In the order of the nodes, not in the order of a walk from the results: the backward pass recomputes a value
+            // where it is used.
             for i in (0..n).filter(|&i| needed[i]) {
                 sys::ggml_build_forward_expand(ggml_graph, tensors[i]);
             }
@@ -178,33 +136,6 @@ fn needed(graph: &Graph, wanted: &[Value], setup: Setup) -> Vec<bool> {
     needed
 }
 
-/// The tensor of a weight, or of a view of one, that our kernels can read.
-fn plain(
-    graph: &Graph,
-    w: Value,
-    weights: &[Weight],
-    tensors: &[*mut sys::ggml_tensor],
-) -> Result<*mut sys::ggml_tensor, RunError> {
-    let mut at = w;
-    while !matches!(graph.node(at).op, Op::Weight(_) | Op::Input(_)) && !graph.node(at).src.is_empty() {
-        at = graph.node(at).src[0];
-    }
-    let Op::Weight(id) = graph.node(at).op else { return Ok(tensors[w.0 as usize]) };
-    let weight = &weights[id.0 as usize];
-    let unreadable = |why: &str| RunError::Binding(format!("weight {} {why}", weight.node().name()));
-    if at == w {
-        return weight.plain_ptr().ok_or_else(|| unreadable("cannot be read by the CPU where llama.cpp keeps it"));
-    }
-    if weight.node().is_host() {
-        return Ok(tensors[w.0 as usize]);
-    }
-    Err(unreadable(if weight.device().is_some() {
-        "is used through a view, and lies on a device: keep this model's layers on the CPU (--gpu-layers 0)"
-    } else {
-        "is used through a view, and not in host memory: load the model without repacking"
-    }))
-}
-
 fn elem_type(elem: Elem) -> sys::ggml_type {
     match elem {
         Elem::F32 | Elem::Weight => sys::GGML_TYPE_F32,
@@ -230,70 +161,73 @@ pub(in crate::graph) fn elem_of(dtype: DType) -> Elem {
     }
 }
 
-fn bits(x: f32) -> i32 {
-    x.to_bits() as i32
+/// What computes a node.
+enum Kernel {
+    /// Nothing: data of the run.
+    Input(InputId),
+    /// Nothing: a tensor of the model.
+    Weight(WeightId),
+    /// Nothing: the result of the one source that is used.
+    Source,
+    /// ggml, by this op with these parameters.
+    Ggml(sys::ggml_op, OpParams),
+    /// ggml, by a tensor that its constructor lays out: views and copies.
+    Constructor,
+    /// A kernel of bidpo's, with its user data.
+    Custom(sys::ggml_custom_op_t, *mut c_void),
+    /// As [`Kernel::Custom`], with a weight as the first source, which the kernel reads in its file layout.
+    CustomOnWeight(sys::ggml_custom_op_t, *mut c_void),
+    /// The gradient of an attention with respect to its queries, whose result the kernel extends to so many floats.
+    AttentionBackQ(*mut c_void, usize),
+    /// The int8 matmul, on quantized activations.
+    Int8MatMul,
+    /// The fused LM-head loss: two kernels, on quantized activations.
+    LossHead,
 }
 
-fn unary_params(kind: Unary) -> Vec<i32> {
-    let code = match kind {
-        Unary::Tanh => sys::GGML_UNARY_OP_TANH,
-        Unary::Silu => sys::GGML_UNARY_OP_SILU,
-        Unary::Gelu => sys::GGML_UNARY_OP_GELU,
-        Unary::GeluErf => sys::GGML_UNARY_OP_GELU_ERF,
-        Unary::GeluQuick => sys::GGML_UNARY_OP_GELU_QUICK,
-        Unary::Relu => sys::GGML_UNARY_OP_RELU,
-        Unary::Sigmoid => sys::GGML_UNARY_OP_SIGMOID,
-        Unary::Exp => sys::GGML_UNARY_OP_EXP,
-        Unary::Softplus => sys::GGML_UNARY_OP_SOFTPLUS,
-        Unary::Neg => sys::GGML_UNARY_OP_NEG,
-        Unary::Abs => sys::GGML_UNARY_OP_ABS,
-        Unary::Sgn => sys::GGML_UNARY_OP_SGN,
-        Unary::Step => sys::GGML_UNARY_OP_STEP,
-        Unary::Xielu { n, p, beta, eps } => {
-            return vec![sys::GGML_UNARY_OP_XIELU as i32, bits(n), bits(p), bits(beta), bits(eps)];
-        }
-    };
-    vec![code as i32]
-}
-
-fn glu_params(kind: Glu) -> Vec<i32> {
-    let (code, alpha, limit) = match kind {
-        Glu::Reglu => (sys::GGML_GLU_OP_REGLU, 0.0, 0.0),
-        Glu::Swiglu => (sys::GGML_GLU_OP_SWIGLU, 0.0, 0.0),
-        Glu::Geglu => (sys::GGML_GLU_OP_GEGLU, 0.0, 0.0),
-        Glu::GegluErf => (sys::GGML_GLU_OP_GEGLU_ERF, 0.0, 0.0),
-        Glu::GegluQuick => (sys::GGML_GLU_OP_GEGLU_QUICK, 0.0, 0.0),
-        Glu::SwigluOai { alpha, limit } => (sys::GGML_GLU_OP_SWIGLU_OAI, alpha, limit),
-        Glu::SwigluClamp { limit } => (sys::GGML_GLU_OP_SWIGLU_CLAMP, 0.0, limit),
-    };
-    vec![code as i32, 0, bits(alpha), bits(limit)]
-}
-
-/// The kernel of ours that computes an op, if one does. `smooth`: GELU without ggml's table.
-fn own_kernel(op: Op, smooth: bool) -> sys::ggml_custom_op_t {
-    match op {
-        Op::MulMatT => Some(matmul_t::run),
-        Op::MulMatIdT => Some(matmul_t::run_id),
-        Op::ScatterRows => Some(rows::scatter),
-        Op::Attention { .. } => Some(attention::forward),
-        Op::AttentionBackQ { .. } => Some(attention::backward_q),
-        Op::AttentionBackKv { .. } => Some(attention::backward_kv),
-        Op::LogProbHead => Some(log_prob_head::run),
-        Op::GeluBack => Some(pointwise::gelu_back),
-        Op::SiluBack => Some(pointwise::silu_back),
-        Op::RmsNormBack { .. } => Some(pointwise::rms_norm_back),
-        Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if smooth => Some(gelu::tanh),
-        Op::Unary(Unary::GeluQuick) | Op::Glu(Glu::GegluQuick) if smooth => Some(gelu::quick),
-        _ => None,
+impl Kernel {
+    /// # Errors
+    /// [`RunError::Binding`] for an op that neither ggml nor bidpo computes: a row is missing in [`ggml_ops`].
+    fn of(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> Result<Self, RunError> {
+        let none = std::ptr::null_mut();
+        let bf16 = || matmul_t::task(setup.precision.backward == Backward::Bf16);
+        Ok(match node.op {
+            Op::Input(id) => Self::Input(id),
+            Op::Weight(id) => Self::Weight(id),
+            Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::Cast | Op::SetRows => Self::Constructor,
+            Op::MulMat(_) if uses_int8(graph, node, weights, setup) => Self::Int8MatMul,
+            Op::MulMatT => Self::CustomOnWeight(Some(matmul_t::run), bf16()),
+            Op::MulMatIdT => Self::CustomOnWeight(Some(matmul_t::run_id), bf16()),
+            Op::ScatterRows => Self::Custom(Some(rows::scatter), none),
+            Op::Attention { .. } if setup.precision.forward == Forward::Exact => Self::Source,
+            Op::Attention { scale } => Self::Custom(Some(attention::forward), attention::task(scale)),
+            Op::AttentionBackQ { scale } => {
+                let [k, n_head, n, _] = graph.ne(node.src[0]);
+                Self::AttentionBackQ(attention::task(scale), attention::backward_q_floats(k, n_head, n))
+            }
+            Op::AttentionBackKv { scale } => Self::Custom(Some(attention::backward_kv), attention::task(scale)),
+            Op::LossHead => Self::LossHead,
+            Op::LogProbHead => Self::Custom(Some(log_prob_head::run), setup.task),
+            Op::GeluBack => Self::Custom(Some(pointwise::gelu_back), none),
+            Op::SiluBack => Self::Custom(Some(pointwise::silu_back), none),
+            Op::RmsNormBack { eps } => Self::Custom(Some(pointwise::rms_norm_back), pointwise::norm_task(eps)),
+            // GELU without ggml's table.
+            Op::Unary(Unary::Gelu) | Op::Glu(Glu::Geglu) if setup.smooth => Self::Custom(Some(gelu::tanh), none),
+            Op::Unary(Unary::GeluQuick) | Op::Glu(Glu::GegluQuick) if setup.smooth => {
+                Self::Custom(Some(gelu::quick), none)
+            }
+            op => {
+                let missing = || RunError::Binding(format!("no kernel computes {}", op.name()));
+                let (op, params) = ggml_ops::emit(op).ok_or_else(missing)?;
+                Self::Ggml(op, params)
+            }
+        })
     }
 }
 
-/// Rounded activations in the graph, by what they were rounded from, for which type and how they lie.
-type Packs = HashMap<(Value, sys::ggml_type, Layout), *mut sys::ggml_tensor>;
-
-/// True if a kernel of ours computes this product: of a quantized weight, plain in host memory. For a few rows ggml's would
-/// be faster; but a row's numbers must not depend on how many others there are.
-fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bool {
+/// True if bidpo's int8 kernel computes this matmul: with a quantized weight in host memory, not repacked. ggml's would be
+/// faster for a few rows, but results must be batch-invariant.
+fn uses_int8(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bool {
     let (w, x) = (graph.node(node.src[0]), graph.node(node.src[1]));
     let Op::Weight(id) = w.op else { return false };
     let weight = weights[id.0 as usize].node();
@@ -307,145 +241,218 @@ fn own_product(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> 
         && graph.is_contiguous(node.src[1])
 }
 
-/// The first product of the graph that is left to ggml, in words.
-pub(super) fn foreign_product(graph: &Graph, weights: &[Weight], setup: Setup) -> Option<String> {
+/// The first matmul of the graph that is left to ggml, in words.
+pub(super) fn ggml_matmul(graph: &Graph, weights: &[Weight], setup: Setup) -> Option<String> {
     let node = graph.nodes().iter().find(|node| match node.op {
-        Op::MulMat(_) => !own_product(graph, node, weights, setup),
+        Op::MulMat(_) => !uses_int8(graph, node, weights, setup),
         Op::MulMatId(_) => true,
         _ => false,
     })?;
     Some(match (node.op, graph.node(node.src[0]).op) {
-        (Op::MulMatId(_), _) => "the products of a mixture of experts".into(),
+        (Op::MulMatId(_), _) => "the matmuls of a mixture of experts".into(),
         (_, Op::Weight(id)) => {
             let weight = weights[id.0 as usize].node();
-            format!("products with weights in {} ({})", weight.dtype().name(), weight.name())
+            format!("matmuls with weights in {} ({})", weight.dtype().name(), weight.name())
         }
-        _ => "products of two activations".into(),
+        _ => "matmuls of two activations".into(),
     })
 }
 
-/// The activations of a product, rounded; made once for all products that use them.
-///
-/// # Safety
-/// `ctx` is alive and has room; the tensors exist; the weight's type is one that is taken apart.
-unsafe fn rounded(
-    ctx: *mut sys::ggml_context,
-    x: Value,
-    w: *mut sys::ggml_tensor,
-    layout: Layout,
-    tensors: &[*mut sys::ggml_tensor],
-    packs: &mut Packs,
-) -> *mut sys::ggml_tensor {
-    // SAFETY: by contract.
-    unsafe {
-        let (kind, tensor) = ((*w).type_, tensors[x.0 as usize]);
-        let [k, a, b, c] = (*tensor).ne.map(|n| n as usize);
-        let bytes = activations::packed_bytes(kind, layout, k, a * b * c).unwrap_or_default();
-        *packs.entry((x, kind, layout)).or_insert_with(|| {
-            let task = activations::pack_task(kind, layout);
-            custom(
-                ctx,
-                sys::GGML_TYPE_I8,
-                [bytes, 1, 1, 1],
-                &[tensor],
-                (c"round activations", Some(activations::pack)),
-                task,
-            )
+/// Quantized activations in the graph, by what they were made from, for which type of weight and how they lie.
+type QuantizedActivations = HashMap<(Value, sys::ggml_type, Layout), *mut sys::ggml_tensor>;
+
+/// Makes the tensors of a graph, sources before users.
+struct Builder<'a> {
+    graph: &'a Graph,
+    bind: &'a Bindings<'a>,
+    setup: Setup,
+    inputs: Arena,
+    arena: Arena,
+    tensors: Vec<*mut sys::ggml_tensor>,
+    uploads: Vec<(*mut sys::ggml_tensor, *const c_void, usize)>,
+    quantized: QuantizedActivations,
+}
+
+impl<'a> Builder<'a> {
+    fn new(graph: &'a Graph, bind: &'a Bindings<'a>, setup: Setup) -> Result<Self, RunError> {
+        let n = graph.nodes().len();
+        let memory = || RunError::Memory { nodes: n, detail: String::new() };
+        Ok(Self {
+            graph,
+            bind,
+            setup,
+            inputs: Arena::new(graph.n_inputs(), None).ok_or_else(memory)?,
+            // A node may need two tensors.
+            arena: Arena::new(2 * n, Some(2 * n + 64)).ok_or_else(memory)?,
+            tensors: vec![std::ptr::null_mut(); n],
+            uploads: Vec::new(),
+            quantized: HashMap::new(),
         })
     }
-}
 
-/// The tensor of a product that [`own_product`] accepts.
-///
-/// # Safety
-/// As [`emit`].
-unsafe fn product(
-    ctx: *mut sys::ggml_context,
-    node: &Node,
-    tensors: &[*mut sys::ggml_tensor],
-    packs: &mut Packs,
-) -> *mut sys::ggml_tensor {
-    // SAFETY: by contract.
-    unsafe {
-        let w = tensors[node.src[0].0 as usize];
-        let x = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
-        custom(ctx, sys::GGML_TYPE_F32, node.ne, &[w, x], (c"integer product", Some(int8::fast)), std::ptr::null_mut())
+    /// The tensor of a node whose sources have theirs.
+    fn tensor(&mut self, i: usize) -> Result<*mut sys::ggml_tensor, RunError> {
+        let graph = self.graph;
+        let node = &graph.nodes()[i];
+        let mut src: Vec<_> = used(node, self.setup).iter().map(|s| self.tensors[s.0 as usize]).collect();
+        let kernel = Kernel::of(graph, node, self.bind.weights, self.setup)?;
+        if let Kernel::CustomOnWeight(..) | Kernel::LossHead = kernel {
+            src[0] = self.file_layout(node.src[0])?;
+        }
+        let name = || CString::new(node.op.name()).unwrap_or_default();
+        // SAFETY: the arena is alive and has room for two tensors a node; the sources were made before, with the shapes
+        // and types that the IR's constructors checked.
+        Ok(unsafe {
+            match kernel {
+                Kernel::Input(id) => self.input(id, node)?,
+                Kernel::Weight(id) => self.weight(id, node)?,
+                Kernel::Source => src[0],
+                Kernel::Ggml(op, params) => ggml_node(self.arena.0, node, op, &params, &src),
+                Kernel::Constructor => constructed(self.arena.0, node, &src),
+                Kernel::Custom(run, user) | Kernel::CustomOnWeight(run, user) => {
+                    self.custom(sys::GGML_TYPE_F32, node.ne, &src, (&name(), run), user)
+                }
+                Kernel::AttentionBackQ(user, floats) => {
+                    let run: sys::ggml_custom_op_t = Some(attention::backward_q);
+                    self.custom(sys::GGML_TYPE_F32, [floats, 1, 1, 1], &src, (&name(), run), user)
+                }
+                Kernel::Int8MatMul => {
+                    let x = self.quantized(node.src[1], src[0], Layout::Columns);
+                    let run: sys::ggml_custom_op_t = Some(int8::fast);
+                    self.custom(
+                        sys::GGML_TYPE_F32,
+                        node.ne,
+                        &[src[0], x],
+                        (c"integer product", run),
+                        std::ptr::null_mut(),
+                    )
+                }
+                Kernel::LossHead => self.loss_head(node, src[0]),
+            }
+        })
     }
-}
 
-/// The tensor of [`Op::LossHead`].
-///
-/// # Safety
-/// As [`emit`].
-unsafe fn loss_head(
-    ctx: *mut sys::ggml_context,
-    node: &Node,
-    tensors: &[*mut sys::ggml_tensor],
-    setup: Setup,
-    packs: &mut Packs,
-) -> *mut sys::ggml_tensor {
-    // SAFETY: by contract.
-    unsafe {
-        let w = tensors[node.src[0].0 as usize];
-        let h = rounded(ctx, node.src[1], w, Layout::Columns, tensors, packs);
+    fn input(&mut self, id: InputId, node: &Node) -> Result<*mut sys::ggml_tensor, RunError> {
+        // SAFETY: the arena of the inputs has room for all of them.
+        let (t, n_bytes) = unsafe {
+            let t = new_tensor(self.inputs.0, elem_type(node.elem), node.ne);
+            (t, sys::ggml_nbytes(t))
+        };
+        let (data, len) = self.bind.inputs[id.0 as usize].bytes();
+        if len != n_bytes {
+            return Err(RunError::Binding(format!("input {} wants {n_bytes} bytes ({:?}), got {len}", id.0, node.ne)));
+        }
+        self.uploads.push((t, data, len));
+        Ok(t)
+    }
+
+    fn weight(&self, id: WeightId, node: &Node) -> Result<*mut sys::ggml_tensor, RunError> {
+        let w = self.bind.weights[id.0 as usize].node();
+        if w.ne() != node.ne {
+            return Err(RunError::Binding(format!(
+                "weight {} is {:?}, the graph wants {:?}",
+                w.name(),
+                w.ne(),
+                node.ne
+            )));
+        }
+        Ok(w.id().ptr())
+    }
+
+    /// The tensor of a weight, or of a view of one, in its file layout (not repacked) and in host memory.
+    fn file_layout(&self, w: Value) -> Result<*mut sys::ggml_tensor, RunError> {
+        let (graph, tensor) = (self.graph, self.tensors[w.0 as usize]);
+        let mut at = w;
+        while !matches!(graph.node(at).op, Op::Weight(_) | Op::Input(_)) && !graph.node(at).src.is_empty() {
+            at = graph.node(at).src[0];
+        }
+        let Op::Weight(id) = graph.node(at).op else { return Ok(tensor) };
+        let weight = &self.bind.weights[id.0 as usize];
+        let unreadable = |why: &str| RunError::Binding(format!("weight {} {why}", weight.node().name()));
+        if at == w {
+            return weight.plain_ptr().ok_or_else(|| unreadable("cannot be read by the CPU where llama.cpp keeps it"));
+        }
+        if weight.node().is_host() {
+            return Ok(tensor);
+        }
+        Err(unreadable(if weight.device().is_some() {
+            "is used through a view, and lies on a device: keep this model's layers on the CPU (--gpu-layers 0)"
+        } else {
+            "is used through a view, and not in host memory: load the model without repacking"
+        }))
+    }
+
+    /// The activations `x`, quantized for matmuls with `w`; made once for all matmuls that read them.
+    ///
+    /// # Safety
+    /// The arena has room; the weight's type is one that [`activations::packed_bytes`] knows.
+    unsafe fn quantized(&mut self, x: Value, w: *mut sys::ggml_tensor, layout: Layout) -> *mut sys::ggml_tensor {
+        // SAFETY: by contract.
+        unsafe {
+            let (kind, tensor) = ((*w).type_, self.tensors[x.0 as usize]);
+            if let Some(&quantized) = self.quantized.get(&(x, kind, layout)) {
+                return quantized;
+            }
+            let [k, a, b, c] = (*tensor).ne.map(|n| n as usize);
+            let n_bytes = activations::packed_bytes(kind, layout, k, a * b * c).unwrap_or_default();
+            let task = activations::pack_task(kind, layout);
+            let run: sys::ggml_custom_op_t = Some(activations::pack);
+            let quantized =
+                self.custom(sys::GGML_TYPE_I8, [n_bytes, 1, 1, 1], &[tensor], (c"round activations", run), task);
+            self.quantized.insert((x, kind, layout), quantized);
+            quantized
+        }
+    }
+
+    /// The tensor of [`Op::LossHead`].
+    ///
+    /// # Safety
+    /// The arena has room; `w` is the LM head in its file layout.
+    unsafe fn loss_head(&mut self, node: &Node, w: *mut sys::ggml_tensor) -> *mut sys::ggml_tensor {
         let [k, rows, ..] = node.ne;
-        let planes = [k, rows, setup.n_workers, 1];
-        let partial =
-            custom(ctx, sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", Some(loss_head::partial)), setup.task);
-        custom(
-            ctx,
-            sys::GGML_TYPE_F32,
-            node.ne,
-            &[partial, w],
-            (c"loss head, end", Some(loss_head::finish)),
-            setup.task,
-        )
+        let planes = [k, rows, self.setup.n_workers, 1];
+        let (partial, finish): (sys::ggml_custom_op_t, sys::ggml_custom_op_t) =
+            (Some(loss_head::partial), Some(loss_head::finish));
+        let task = self.setup.task;
+        // SAFETY: by contract.
+        unsafe {
+            let h = self.quantized(node.src[1], w, Layout::Columns);
+            let sums = self.custom(sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", partial), task);
+            self.custom(sys::GGML_TYPE_F32, node.ne, &[sums, w], (c"loss head, end", finish), task)
+        }
+    }
+
+    /// The tensor of a kernel of bidpo's.
+    ///
+    /// # Safety
+    /// The arena has room; the sources exist and are what `run` expects.
+    unsafe fn custom(
+        &self,
+        kind: sys::ggml_type,
+        ne: [usize; 4],
+        src: &[*mut sys::ggml_tensor],
+        (name, run): (&CStr, sys::ggml_custom_op_t),
+        user: *mut c_void,
+    ) -> *mut sys::ggml_tensor {
+        let (mut args, n) = (src.to_vec(), src.len() as i32);
+        let [a, b, c, d] = ne.map(|n| n as i64);
+        // SAFETY: by contract.
+        unsafe {
+            let t = sys::ggml_custom_4d(self.arena.0, kind, a, b, c, d, args.as_mut_ptr(), n, run, N_TASKS_MAX, user);
+            sys::ggml_set_name(t, name.as_ptr())
+        }
     }
 }
 
-/// A custom op.
+/// The tensor of a view or a copy, by ggml's own constructors, which know how views share memory.
 ///
 /// # Safety
-/// `ctx` is alive and has room; the sources exist and are what `run` expects.
-unsafe fn custom(
+/// `ctx` is alive and has room; the sources exist and fit the op, which is one of [`Kernel::Constructor`].
+unsafe fn constructed(
     ctx: *mut sys::ggml_context,
-    kind: sys::ggml_type,
-    ne: [usize; 4],
+    node: &Node,
     src: &[*mut sys::ggml_tensor],
-    (name, run): (&CStr, sys::ggml_custom_op_t),
-    user: *mut c_void,
 ) -> *mut sys::ggml_tensor {
-    let mut args = src.to_vec();
-    let ne = ne.map(|n| n as i64);
-    // SAFETY: by contract.
-    unsafe {
-        let t = sys::ggml_custom_4d(
-            ctx,
-            kind,
-            ne[0],
-            ne[1],
-            ne[2],
-            ne[3],
-            args.as_mut_ptr(),
-            args.len() as i32,
-            run,
-            N_TASKS_MAX,
-            user,
-        );
-        sys::ggml_set_name(t, name.as_ptr())
-    }
-}
-
-/// True for ops that only lay out, copy or convert what they read.
-fn is_layout(op: Op) -> bool {
-    matches!(op, Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::SetRows | Op::Cast)
-}
-
-/// The tensor of an op that [`is_layout`], by ggml's own constructors, which know how views share memory.
-///
-/// # Safety
-/// `ctx` is alive and has room; the sources exist and fit the op.
-unsafe fn layout(ctx: *mut sys::ggml_context, node: &Node, src: &[*mut sys::ggml_tensor]) -> *mut sys::ggml_tensor {
     let ne = node.ne.map(|n| n as i64);
     // SAFETY: by contract.
     unsafe {
@@ -466,97 +473,24 @@ unsafe fn layout(ctx: *mut sys::ggml_context, node: &Node, src: &[*mut sys::ggml
     }
 }
 
-/// Makes the ggml tensor of one node.
-///
-/// Views go through ggml's functions, which know how views share memory. All other ops are written as ggml's own
-/// constructors write them: op, parameters, sources. That is what keeps a lifted op, parameters and all, the op it was.
+/// The tensor of an op of ggml's, as ggml's constructors write it: op, parameters, sources. This keeps a lifted op, with all
+/// its parameters, the op that it was.
 ///
 /// # Safety
-/// `ctx` is alive and has room; the tensors of the node's sources exist.
-unsafe fn emit(
+/// `ctx` is alive and has room; the sources exist and fit the op.
+unsafe fn ggml_node(
     ctx: *mut sys::ggml_context,
     node: &Node,
-    tensors: &[*mut sys::ggml_tensor],
-    setup: Setup,
+    op: sys::ggml_op,
+    params: &OpParams,
+    src: &[*mut sys::ggml_tensor],
 ) -> *mut sys::ggml_tensor {
-    let src: Vec<*mut sys::ggml_tensor> = used(node, setup).iter().map(|s| tensors[s.0 as usize]).collect();
-    let f = bits;
-    let (op, params): (sys::ggml_op, Vec<i32>) = match node.op {
-        Op::Input(_) | Op::Weight(_) => unreachable!("made by the caller"),
-        _ if is_layout(node.op) => {
-            // SAFETY: live tensors of the right shapes, as the IR's constructors checked.
-            return unsafe { layout(ctx, node, &src) };
-        }
-        _ if own_kernel(node.op, setup.smooth).is_some() => {
-            let run = own_kernel(node.op, setup.smooth);
-            let user = match node.op {
-                Op::LogProbHead => setup.task,
-                Op::RmsNormBack { eps } => pointwise::norm_task(eps),
-                Op::Attention { scale } | Op::AttentionBackQ { scale } | Op::AttentionBackKv { scale } => {
-                    attention::task(scale)
-                }
-                Op::MulMatT | Op::MulMatIdT => matmul_t::task(setup.precision.backward == Backward::Bf16),
-                _ => std::ptr::null_mut(),
-            };
-            let name = CString::new(node.op.name()).unwrap_or_default();
-            // SAFETY: live tensors of the shapes that the kernel expects, as the IR's constructors checked.
-            return unsafe { custom(ctx, sys::GGML_TYPE_F32, node.ne, &src, (&name, run), user) };
-        }
-        Op::MulMatT
-        | Op::MulMatIdT
-        | Op::ScatterRows
-        | Op::LogProbHead
-        | Op::GeluBack
-        | Op::SiluBack
-        | Op::RmsNormBack { .. }
-        | Op::Attention { .. }
-        | Op::AttentionBackQ { .. }
-        | Op::AttentionBackKv { .. } => unreachable!("own_kernel has one"),
-        Op::LossHead => unreachable!("made by the caller"),
-        Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::SetRows | Op::Cast => {
-            unreachable!("laid out by ggml's constructors")
-        }
-        Op::Add => (sys::GGML_OP_ADD, vec![]),
-        Op::Sub => (sys::GGML_OP_SUB, vec![]),
-        Op::Mul => (sys::GGML_OP_MUL, vec![]),
-        Op::Div => (sys::GGML_OP_DIV, vec![]),
-        Op::AddId => (sys::GGML_OP_ADD_ID, vec![]),
-        Op::Clamp { min, max } => (sys::GGML_OP_CLAMP, vec![f(min), f(max)]),
-        Op::Sqr => (sys::GGML_OP_SQR, vec![]),
-        Op::Sqrt => (sys::GGML_OP_SQRT, vec![]),
-        Op::SumRows => (sys::GGML_OP_SUM_ROWS, vec![]),
-        Op::Mean => (sys::GGML_OP_MEAN, vec![]),
-        Op::Repeat => (sys::GGML_OP_REPEAT, vec![]),
-        Op::Scale { s, b } => (sys::GGML_OP_SCALE, vec![f(s), f(b)]),
-        Op::MulMat(p) => (sys::GGML_OP_MUL_MAT, p.to_vec()),
-        Op::MulMatId(p) => (sys::GGML_OP_MUL_MAT_ID, p.to_vec()),
-        Op::Norm { eps } => (sys::GGML_OP_NORM, vec![f(eps)]),
-        Op::L2Norm { eps } => (sys::GGML_OP_L2_NORM, vec![f(eps)]),
-        Op::RmsNorm { eps } => (sys::GGML_OP_RMS_NORM, vec![f(eps)]),
-        Op::Rope(p) => (sys::GGML_OP_ROPE, p.to_vec()),
-        Op::RopeBack(p) => (sys::GGML_OP_ROPE_BACK, p.to_vec()),
-        Op::SoftMax { scale, max_bias } => (sys::GGML_OP_SOFT_MAX, vec![f(scale), f(max_bias)]),
-        // The bias shifts scores by constants, so it has no part in the gradient; ggml insists on 0.
-        Op::SoftMaxBack { scale } => (sys::GGML_OP_SOFT_MAX_BACK, vec![f(scale), f(0.0)]),
-        Op::Glu(kind) => (sys::GGML_OP_GLU, glu_params(kind)),
-        Op::Unary(kind) => (sys::GGML_OP_UNARY, unary_params(kind)),
-        Op::Pad(extra) => {
-            let e = extra.map(|x| x as i32);
-            (sys::GGML_OP_PAD, vec![0, e[0], 0, e[1], 0, e[2], 0, e[3], 0])
-        }
-        Op::Concat { dim } => (sys::GGML_OP_CONCAT, vec![dim as i32]),
-        Op::Other { code, params, .. } => (code, params.to_vec()),
-        Op::GetRows => (sys::GGML_OP_GET_ROWS, vec![]),
-        Op::GetRowsBack => (sys::GGML_OP_GET_ROWS_BACK, vec![]),
-        Op::RepeatBack => (sys::GGML_OP_REPEAT_BACK, vec![]),
-        Op::Acc { nb, offset } => (sys::GGML_OP_ACC, vec![nb[0] as i32, nb[1] as i32, nb[2] as i32, offset as i32, 0]),
-    };
-    // SAFETY: a fresh tensor of this arena; at most 3 sources and 16 parameters, which the struct has room for.
+    // SAFETY: a fresh tensor; the struct has room for 16 parameters and 10 sources.
     unsafe {
         let t = new_tensor(ctx, elem_type(node.elem), node.ne);
         (*t).op = op;
-        (&mut (*t).op_params)[..params.len()].copy_from_slice(&params);
-        for (slot, s) in (*t).src.iter_mut().zip(&src) {
+        (*t).op_params.copy_from_slice(params);
+        for (slot, s) in (*t).src.iter_mut().zip(src) {
             *slot = *s;
         }
         t

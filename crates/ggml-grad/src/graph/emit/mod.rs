@@ -252,7 +252,7 @@ impl Executor {
     /// A product of the graph that would be left to ggml, in words; None where all are computed by kernels of bidpo's, which
     /// give each row the same numbers whatever other rows there are.
     pub fn foreign_product(&self, graph: &Graph, weights: &[Weight]) -> Option<String> {
-        build::foreign_product(graph, weights, self.setup(std::ptr::null_mut()))
+        build::ggml_matmul(graph, weights, self.setup(std::ptr::null_mut()))
     }
 
     fn setup(&self, task: *mut c_void) -> Setup {

@@ -1,13 +1,14 @@
 //! Reverse-mode differentiation as a graph-to-graph transform: one rule for each op.
 //!
-//! `rules::vjp` is the whole table. A rule gets the gradient `g` of the node's result and answers with the gradient of each
-//! active source (vector-Jacobian product). Weights, masks and positions are never active.
+//! `rules::vjp` is the table. A rule gets the gradient `g` of the node's result and returns a cotangent for each source
+//! (vector-Jacobian product). The driver here drops those of inactive sources, sums the rest down to their sources' shapes
+//! and accumulates them. Weights, masks and positions are never active.
 
 mod rules;
 
 use super::ir::{Graph, IrError, Value};
 use super::recompute::{self, Attention, AttentionMemory};
-use rules::{Part, vjp};
+use rules::{Cotangent, Window, vjp};
 use std::collections::HashMap;
 
 /// Extends `graph` by the gradients of a scalar with respect to each of `wrt`, given `seed`, its gradient with respect to
@@ -19,7 +20,7 @@ pub fn differentiate(graph: &mut Graph, of: Value, seed: Value, wrt: &[Value]) -
     differentiate_within(graph, of, seed, wrt, AttentionMemory::default())
 }
 
-/// As [`differentiate`], with a limit of one's own for the attention scores that are kept for the backward pass.
+/// As [`differentiate`], with a limit on the attention scores that are kept for the backward pass.
 ///
 /// # Errors
 /// As [`differentiate`].
@@ -121,14 +122,14 @@ impl Sweep {
             let (true, Some(g)) = (self.active[i], self.grads[i]) else { continue };
             if let Some(attention) = self.again.remove(&Value(i as u32)) {
                 for (source, d) in self.attend_again(graph, &attention, g)? {
-                    self.add(graph, source, Part::Whole(d))?;
+                    self.add(graph, source, Cotangent::Whole(d))?;
                 }
                 continue;
             }
-            match vjp(graph, Value(i as u32), g, &self.active) {
-                Ok(parts) => {
-                    for (source, part) in parts {
-                        self.add(graph, source, part)?;
+            match cotangents(graph, Value(i as u32), g, &self.active) {
+                Ok(cotangents) => {
+                    for (source, cotangent) in cotangents.into_iter().flatten() {
+                        self.add(graph, source, cotangent)?;
                     }
                 }
                 Err(e) => missing(Value(i as u32), e)?,
@@ -149,28 +150,23 @@ impl Sweep {
             for value in &part.chain {
                 active[value.0 as usize] = k || q;
             }
-            vjp(graph, node, g, &active)?
-                .into_iter()
-                .filter(|(source, _)| active[source.0 as usize])
-                .map(|(source, part)| match part {
-                    Part::Whole(d) => Ok((source, d)),
-                    Part::Window(..) => Err(nowhere("a window inside an attention")),
-                })
-                .collect()
+            let cotangents = cotangents(graph, node, g, &active)?;
+            let whole = |(source, cotangent)| match cotangent {
+                Cotangent::Whole(d) => Ok((source, d)),
+                Cotangent::Window(_) => Err(nowhere("a window inside an attention")),
+            };
+            cotangents.into_iter().flatten().map(whole).collect()
         })
     }
 
     /// Adds a contribution to a value's gradient.
-    fn add(&mut self, graph: &mut Graph, source: Value, part: Part) -> Result<(), IrError> {
+    fn add(&mut self, graph: &mut Graph, source: Value, cotangent: Cotangent) -> Result<(), IrError> {
         let slot = source.0 as usize;
-        if !self.active[slot] {
-            return Ok(());
-        }
-        self.grads[slot] = Some(match (self.grads[slot], part) {
-            (None, Part::Whole(d)) => d,
-            (Some(sum), Part::Whole(d)) => graph.accumulate(sum, d)?,
-            (sum, Part::Window(d, nb, offset)) => {
-                // Into zeros, or into what other windows have brought already.
+        self.grads[slot] = Some(match (self.grads[slot], cotangent) {
+            (None, Cotangent::Whole(d)) => d,
+            (Some(sum), Cotangent::Whole(d)) => graph.accumulate(sum, d)?,
+            (sum, Cotangent::Window(Window { g, nb, offset })) => {
+                // Into zeros, or into the gradients of other windows.
                 let base = match sum {
                     Some(sum) => graph.contiguous(sum),
                     None => {
@@ -178,9 +174,34 @@ impl Sweep {
                         graph.scale(x, 0.0, 0.0)
                     }
                 };
-                graph.acc(base, d, nb, offset)?
+                graph.acc(base, g, nb, offset)?
             }
         });
         Ok(())
     }
+}
+
+/// The cotangents of the active sources of the node that makes `v`, each in the shape of its source.
+///
+/// # Errors
+/// [`IrError::NoRule`].
+fn cotangents(
+    graph: &mut Graph,
+    v: Value,
+    g: Value,
+    active: &[bool],
+) -> Result<[Option<(Value, Cotangent)>; 3], IrError> {
+    let node = graph.node(v).clone();
+    let source = |i: usize| node.src.get(i).copied().filter(|s| active[s.0 as usize]);
+    let wanted = [0, 1, 2].map(|i| source(i).is_some());
+    let mut i = 0;
+    Ok(vjp(graph, &node, v, g, wanted)?.map(|cotangent| {
+        let source = source(i);
+        i += 1;
+        Some(match (source?, cotangent?) {
+            // A source that was repeated gets the sum over its repetitions.
+            (source, Cotangent::Whole(d)) => (source, Cotangent::Whole(graph.repeat_back(d, graph.ne(source)))),
+            window => window,
+        })
+    }))
 }

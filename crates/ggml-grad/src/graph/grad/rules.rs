@@ -1,109 +1,121 @@
-//! The rules: for each op the gradient of its sources from the gradient of its result.
+//! The rules: the gradients of an op's sources from the gradient of its result.
 
-use crate::graph::ir::{Elem, Glu, Graph, IrError, Op, Shape, Unary, Value, n_elements};
+use crate::graph::ir::{Elem, Glu, Graph, IrError, Node, Op, Unary, Value, n_elements};
 
-/// A contribution to the gradient of a value.
-pub(super) enum Part {
-    /// In the shape of the value.
+/// A contribution to the gradient of a source.
+pub(super) enum Cotangent {
+    /// In the shape of the result or of the source; the driver sums it over what the source was repeated to.
     Whole(Value),
-    /// Of a window into it: strides of dimensions 1 to 3 and offset.
-    Window(Value, [usize; 3], usize),
+    /// Of a window into the source.
+    Window(Window),
 }
 
-/// The rules. `active[v]`: value `v` depends on what is differentiated.
-pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Result<Vec<(Value, Part)>, IrError> {
-    let node = graph.node(v).clone();
-    let on = |i: usize| node.src.get(i).is_some_and(|s| active[s.0 as usize]);
+/// The gradient of a window into a value.
+pub(super) struct Window {
+    /// In the shape of the window.
+    pub g: Value,
+    /// Strides of the window's dimensions 1 to 3, in bytes.
+    pub nb: [usize; 3],
+    /// Bytes from the start of the value.
+    pub offset: usize,
+}
+
+/// By source; at most three sources of an op have gradients.
+pub(super) type Cotangents = [Option<Cotangent>; 3];
+
+/// The cotangent of the first source only.
+fn first(d: Value) -> Cotangents {
+    [Some(Cotangent::Whole(d)), None, None]
+}
+
+/// The cotangents of two sources.
+fn both(dx: Option<Value>, dy: Option<Value>) -> Cotangents {
+    [dx.map(Cotangent::Whole), dy.map(Cotangent::Whole), None]
+}
+
+/// The rules: cotangents of the sources of `node`, whose result is `v`, from `g`, the gradient of the result. `wanted[i]`:
+/// source `i` depends on what is differentiated. The driver drops all other cotangents; a rule looks at `wanted` only to
+/// leave out work, or to refuse a source.
+pub(super) fn vjp(
+    graph: &mut Graph,
+    node: &Node,
+    v: Value,
+    g: Value,
+    wanted: [bool; 3],
+) -> Result<Cotangents, IrError> {
     let none = |why: &str| IrError::NoRule { op: node.op.name(), why: why.to_owned() };
     // A rule that multiplies or reshapes wants its gradient without gaps.
     let g = graph.contiguous(g);
-    let mut out: Vec<(Value, Value)> = Vec::with_capacity(2);
-    match node.op {
-        Op::Input(_) | Op::Weight(_) => {}
-        // d(x + y) = dx + dy;  the bias rows of AddId are weights
-        Op::Add | Op::AddId => {
-            let (x, y) = (node.src[0], node.src[1]);
-            if on(0) {
-                out.push((x, g));
-            }
-            if on(1) && node.op == Op::AddId {
+    let src = &node.src[..];
+    Ok(match node.op {
+        Op::Input(_) | Op::Weight(_) => Cotangents::default(),
+        // d(x + y) = dx + dy
+        Op::Add => both(Some(g), Some(g)),
+        // The bias rows are weights.
+        Op::AddId => {
+            if wanted[1] {
                 return Err(none("a bias that depends on the steered residual stream"));
             }
-            if on(1) {
-                out.push((y, sum_to(graph, g, graph.ne(y))));
-            }
+            first(g)
         }
         // d(x - y) = dx - dy
-        Op::Sub => {
-            let (x, y) = (node.src[0], node.src[1]);
-            if on(0) {
-                out.push((x, g));
-            }
-            if on(1) {
-                let minus = graph.scale(g, -1.0, 0.0);
-                out.push((y, sum_to(graph, minus, graph.ne(y))));
-            }
-        }
+        Op::Sub => both(Some(g), wanted[1].then(|| graph.scale(g, -1.0, 0.0))),
         // d(x y) = y dx + x dy
         Op::Mul => {
-            let (x, y) = (node.src[0], node.src[1]);
-            if on(0) {
-                out.push((x, graph.mul(g, y)?));
-            }
-            if on(1) {
-                let x = graph.contiguous(x);
-                let gx = graph.mul(g, x)?;
-                out.push((y, sum_to(graph, gx, graph.ne(y))));
-            }
+            let dx = if wanted[0] { Some(graph.mul(g, src[1])?) } else { None };
+            let dy = if wanted[1] {
+                let x = graph.contiguous(src[0]);
+                Some(graph.mul(g, x)?)
+            } else {
+                None
+            };
+            both(dx, dy)
         }
         // d(x / y) = dx / y - (x / y) dy / y
         Op::Div => {
-            let (x, y) = (node.src[0], node.src[1]);
-            let gy = graph.div(g, y)?;
-            if on(0) {
-                out.push((x, gy));
-            }
-            if on(1) {
+            let gy = graph.div(g, src[1])?;
+            let dy = if wanted[1] {
                 let gvy = graph.mul(gy, v)?;
-                let minus = graph.scale(gvy, -1.0, 0.0);
-                out.push((y, sum_to(graph, minus, graph.ne(y))));
-            }
+                Some(graph.scale(gvy, -1.0, 0.0))
+            } else {
+                None
+            };
+            both(Some(gy), dy)
         }
         // d(s x + b) = s dx
-        Op::Scale { s, .. } => out.push((node.src[0], graph.scale(g, s, 0.0))),
+        Op::Scale { s, .. } => first(graph.scale(g, s, 0.0)),
         // 1 between the bounds, 0 outside
         Op::Clamp { min, max } => {
             let x = graph.contiguous(node.src[0]);
-            out.push((node.src[0], inside(graph, g, x, min, max)?));
+            first(inside(graph, g, x, min, max)?)
         }
         // d x^2 = 2 x dx
         Op::Sqr => {
             let x = graph.contiguous(node.src[0]);
             let gx = graph.mul(g, x)?;
-            out.push((node.src[0], graph.scale(gx, 2.0, 0.0)));
+            first(graph.scale(gx, 2.0, 0.0))
         }
         // y = sqrt x:  dx = g / (2 y)
         Op::Sqrt => {
             let gy = graph.div(g, v)?;
-            out.push((node.src[0], graph.scale(gy, 0.5, 0.0)));
+            first(graph.scale(gy, 0.5, 0.0))
         }
-        // Every number of the row counts once, or 1/n times.
+        // d sum(x) = sum(dx):  each element of the row counts once, or 1/n times.
         Op::SumRows | Op::Mean => {
             let ne = graph.ne(node.src[0]);
             let d = if node.op == Op::Mean { graph.scale(g, 1.0 / ne[0] as f32, 0.0) } else { g };
-            out.push((node.src[0], graph.repeat(d, ne)?));
+            first(graph.repeat(d, ne)?)
         }
-        Op::Repeat => out.push((node.src[0], sum_to(graph, g, graph.ne(node.src[0])))),
-        // out[n, m] = sum_k x[k, n] y[k, m]:  dy = x^T-product of g,  dx[k, n] = sum_m y[k, m] g[n, m]
-        Op::MulMat(_) => mul_mat_rule(graph, &node.src, g, (on(0), on(1)), &mut out, &none)?,
+        Op::Repeat => first(g),
+        Op::MulMat(_) => mul_mat_rule(graph, node, g, wanted)?,
         // out[n, s, t] = sum_k x[k, n, id(s, t)] y[k, s, t]:  dy[k, s, t] = sum_n x[k, n, id(s, t)] g[n, s, t]
         Op::MulMatId(_) => {
-            if on(0) {
+            if wanted[0] {
                 return Err(none("expert matrices that depend on the steered residual stream"));
             }
             let d = graph.mul_mat_id_t(node.src[0], g, node.src[2])?;
             // One row of y may serve all slots of its token.
-            out.push((node.src[1], sum_to(graph, d, graph.ne(node.src[1]))));
+            both(None, Some(d))
         }
         Op::RmsNorm { eps } => {
             let x = graph.contiguous(node.src[0]);
@@ -118,7 +130,7 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
                 src = vec![product, x, w];
             }
             src[0] = graph.contiguous(src[0]);
-            out.push((node.src[0], graph.same(Op::RmsNormBack { eps }, &src)));
+            first(graph.same(Op::RmsNormBack { eps }, &src))
         }
         // The mean of squares of x - mean(x) is the variance of x: this is RmsNorm of c = x - mean(x).
         // dx = dc - mean(dc)
@@ -126,59 +138,51 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
             let x = graph.contiguous(node.src[0]);
             let c = centred(graph, x)?;
             let dc = graph.same(Op::RmsNormBack { eps }, &[g, c]);
-            out.push((node.src[0], centred(graph, dc)?));
+            first(centred(graph, dc)?)
         }
         // x / |x| = rms_norm(x) / sqrt(n), but for rows shorter than eps
         Op::L2Norm { eps } => {
             let x = graph.contiguous(node.src[0]);
             let n = node.ne[0] as f32;
             let scaled = graph.scale(g, 1.0 / n.sqrt(), 0.0);
-            out.push((node.src[0], graph.same(Op::RmsNormBack { eps: eps * eps / n }, &[scaled, x])));
+            first(graph.same(Op::RmsNormBack { eps: eps * eps / n }, &[scaled, x]))
         }
         // A rotation: the gradient turns back by the same angles.
         Op::Rope(params) => {
             let mut src = node.src.clone();
             src[0] = g;
-            out.push((node.src[0], graph.same(Op::RopeBack(params), &src)));
+            first(graph.same(Op::RopeBack(params), &src))
         }
         // y = softmax(s x + mask):  dx = s y (g - <g, y>). A sink takes its share of the sums but has no column, so the
         // same holds with it.
         Op::SoftMax { scale, .. } => {
-            if on(1) || on(2) {
+            if wanted[1] || wanted[2] {
                 return Err(none("a mask or a sink that depends on the steered residual stream"));
             }
-            out.push((node.src[0], graph.same(Op::SoftMaxBack { scale }, &[g, v])));
+            first(graph.same(Op::SoftMaxBack { scale }, &[g, v]))
         }
-        Op::Attention { .. } => {
-            let d = graph.attention_back(v, g)?;
-            for i in (0..3).filter(|&i| on(i)) {
-                out.push((node.src[i], d[i]));
-            }
-        }
-        Op::Glu(kind) => glu_rule(graph, kind, &node.src, g, (on(0), on(1)), &mut out)?,
-        // Constant but for jumps.
-        Op::Unary(Unary::Sgn | Unary::Step) => {}
-        Op::Unary(kind) => out.push((node.src[0], unary_back(graph, kind, g, node.src[0])?)),
-        Op::Cont | Op::Reshape => {
-            let x = node.src[0];
-            out.push((x, graph.reshape(g, graph.ne(x))?));
-        }
+        Op::Attention { .. } => graph.attention_back(v, g)?.map(|d| Some(Cotangent::Whole(d))),
+        Op::Glu(kind) => glu_rule(graph, kind, src, g, wanted)?,
+        // Piecewise constant.
+        Op::Unary(Unary::Sgn | Unary::Step) => Cotangents::default(),
+        Op::Unary(kind) => first(unary_back(graph, kind, g, src[0])?),
+        Op::Cont | Op::Reshape => first(graph.reshape(g, graph.ne(src[0]))?),
         // Rounding aside, a cast is the identity.
         Op::Cast => {
             let f32 = graph.node(node.src[0]).elem == Elem::F32 && node.elem == Elem::F32;
             if !f32 {
                 return Err(none("a cast between different types"));
             }
-            out.push((node.src[0], g));
+            first(g)
         }
         Op::View { offset } => {
             let x = node.src[0];
             let whole =
                 graph.is_contiguous(x) && graph.is_contiguous(v) && n_elements(node.ne) == n_elements(graph.ne(x));
             if whole {
-                out.push((x, graph.reshape(g, graph.ne(x))?));
+                first(graph.reshape(g, graph.ne(x))?)
             } else if graph.is_contiguous(x) {
-                return Ok(vec![(x, Part::Window(g, [node.nb[1], node.nb[2], node.nb[3]], offset))]);
+                [Some(Cotangent::Window(Window { g, nb: [node.nb[1], node.nb[2], node.nb[3]], offset })), None, None]
             } else {
                 return Err(none("a window into a source with gaps"));
             }
@@ -189,29 +193,31 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
                 inverse[axes[i]] = i;
             }
             let d = graph.permute(g, inverse)?;
-            out.push((node.src[0], graph.contiguous(d)));
+            first(graph.contiguous(d))
         }
         Op::Pad(_) => {
-            let x = node.src[0];
             let nb = graph.node(g).nb;
-            let d = graph.view(g, graph.ne(x), nb, 0)?;
-            out.push((x, graph.contiguous(d)));
+            let d = graph.view(g, graph.ne(src[0]), nb, 0)?;
+            first(graph.contiguous(d))
         }
         Op::Concat { dim } => {
             let nb = graph.node(g).nb;
+            let mut parts = [None; 2];
             let mut offset = 0;
-            for i in 0..2 {
-                let ne = graph.ne(node.src[i]);
-                if on(i) {
+            for (i, part) in parts.iter_mut().enumerate() {
+                let ne = graph.ne(src[i]);
+                if wanted[i] {
                     let d = graph.view(g, ne, nb, offset)?;
-                    out.push((node.src[i], graph.contiguous(d)));
+                    *part = Some(graph.contiguous(d));
                 }
                 offset += nb[dim] * ne[dim];
             }
+            let [dx, dy] = parts;
+            both(dx, dy)
         }
         Op::GetRows => {
-            let (x, ids) = (node.src[0], node.src[1]);
-            out.push((x, graph.get_rows_back(g, ids, graph.ne(x))));
+            let (x, ids) = (src[0], src[1]);
+            first(graph.get_rows_back(g, ids, graph.ne(x)))
         }
         Op::Other { .. } => {
             return Err(none(
@@ -234,13 +240,7 @@ pub(super) fn vjp(graph: &mut Graph, v: Value, g: Value, active: &[bool]) -> Res
         | Op::Acc { .. }
         | Op::LossHead
         | Op::LogProbHead => return Err(none("it occurs in gradients and in choices only")),
-    }
-    Ok(out.into_iter().map(|(source, d)| (source, Part::Whole(d))).collect())
-}
-
-/// Sums `g` down to a shape it was repeated from.
-fn sum_to(graph: &mut Graph, g: Value, ne: Shape) -> Value {
-    graph.repeat_back(g, ne)
+    })
 }
 
 /// `x - mean(x)`, row by row.
@@ -264,14 +264,8 @@ fn inside(graph: &mut Graph, g: Value, x: Value, min: f32, max: f32) -> Result<V
 }
 
 /// y = act(a) b:  da = g b act'(a),  db = g act(a)
-fn glu_rule(
-    graph: &mut Graph,
-    kind: Glu,
-    src: &[Value],
-    g: Value,
-    (on_a, on_b): (bool, bool),
-    out: &mut Vec<(Value, Value)>,
-) -> Result<(), IrError> {
+fn glu_rule(graph: &mut Graph, kind: Glu, src: &[Value], g: Value, wanted: [bool; 3]) -> Result<Cotangents, IrError> {
+    let (mut da, mut db) = (None, None);
     let (a, b) = (graph.contiguous(src[0]), graph.contiguous(src[1]));
     let unary = match kind {
         Glu::Reglu => Unary::Relu,
@@ -288,39 +282,38 @@ fn glu_rule(
             };
             let low = graph.same(Op::Clamp { min: f32::NEG_INFINITY, max: limit }, &[a]);
             let sa = graph.scale(low, s, 0.0);
-            if on_a {
+            if wanted[0] {
                 let clamped = graph.same(Op::Clamp { min: -limit, max: limit }, &[b]);
                 let factor = graph.scale(clamped, 1.0, one);
                 let gb = graph.mul(g, factor)?;
                 let d = graph.same(Op::SiluBack, &[gb, sa]);
-                out.push((src[0], inside(graph, d, a, f32::NEG_INFINITY, limit)?));
+                da = Some(inside(graph, d, a, f32::NEG_INFINITY, limit)?);
             }
-            if on_b {
+            if wanted[1] {
                 let silu = graph.same(Op::Unary(Unary::Silu), &[sa]);
                 let act = graph.scale(silu, 1.0 / s, 0.0);
                 let d = graph.mul(g, act)?;
-                out.push((src[1], inside(graph, d, b, -limit, limit)?));
+                db = Some(inside(graph, d, b, -limit, limit)?);
             }
-            return Ok(());
+            return Ok(both(da, db));
         }
     };
     let g = graph.contiguous(g);
-    if on_a {
-        let d = match unary {
+    if wanted[0] {
+        da = Some(match unary {
             Unary::Silu => graph.same(Op::SiluBack, &[g, a, b]),
             Unary::Gelu => graph.same(Op::GeluBack, &[g, a, b]),
             _ => {
                 let gb = graph.mul(g, b)?;
                 unary_back(graph, unary, gb, a)?
             }
-        };
-        out.push((src[0], d));
+        });
     }
-    if on_b {
+    if wanted[1] {
         // The same with g in the place of b.
-        out.push((src[1], graph.glu(kind, a, g)?));
+        db = Some(graph.glu(kind, a, g)?);
     }
-    Ok(())
+    Ok(both(da, db))
 }
 
 /// Gradient of an elementwise function: `g f'(x)`.
@@ -338,7 +331,7 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
             let tt = graph.mul(t, t)?;
             graph.scale(tt, -1.0, 1.0)
         }
-        // A kernel of its own: about ten passes over the widest activations of the graph otherwise.
+        // One kernel: made of other ops, it would be about ten passes over the widest activations of the graph.
         Unary::Gelu => {
             let g = graph.contiguous(g);
             return Ok(graph.same(Op::GeluBack, &[g, x]));
@@ -397,32 +390,32 @@ fn unary_back(graph: &mut Graph, kind: Unary, g: Value, x: Value) -> Result<Valu
     graph.mul(g, slope)
 }
 
+/// out[n, m] = sum_k x[k, n] y[k, m]:  dy[k, m] = sum_n x[k, n] g[n, m],  dx[k, n] = sum_m y[k, m] g[n, m]
 fn mul_mat_rule(
     graph: &mut Graph,
-    src: &[Value],
+    node: &Node,
     g: Value, // [n, m, h, s], contiguous
-    (on_x, on_y): (bool, bool),
-    out: &mut Vec<(Value, Value)>,
-    none: &dyn Fn(&str) -> IrError,
-) -> Result<(), IrError> {
-    let (x, y) = (src[0], src[1]); // [k, n, hx, s], [k, m, h, s]
-    // Frozen, in a type of its own or a matrix of the model.
+    wanted: [bool; 3],
+) -> Result<Cotangents, IrError> {
+    let (x, y) = (node.src[0], node.src[1]); // [k, n, hx, s], [k, m, h, s]
+    let (mut dx, mut dy) = (None, None);
+    // A weight is frozen.
     if graph.node(x).elem == Elem::Weight || matches!(graph.node(x).op, Op::Weight(_)) {
-        if on_y {
-            out.push((y, graph.mul_mat_t(x, g)?));
+        if wanted[1] {
+            dy = Some(graph.mul_mat_t(x, g)?);
         }
-        return Ok(());
+        return Ok(both(None, dy));
     }
     let (nx, ny, ng) = (graph.ne(x), graph.ne(y), graph.ne(g));
     if nx[3] != ny[3] {
-        return Err(none("a product repeated over the outermost dimension"));
+        let why = "a matmul repeated over the outermost dimension".to_owned();
+        return Err(IrError::NoRule { op: node.op.name(), why });
     }
-    if on_y {
-        // dy[k, m] = sum_n x[k, n] g[n, m]
+    if wanted[1] {
         let xt = graph.transposed(x)?; // [n, k, hx, s]
-        out.push((y, graph.mul_mat(xt, g, 0)?));
+        dy = Some(graph.mul_mat(xt, g, 0)?);
     }
-    if on_x {
+    if wanted[0] {
         // Heads that share x (grouped-query attention) lie next to each other in y: as more rows of one product, the
         // sum over them is part of the product.
         let group = ny[2] / nx[2];
@@ -431,7 +424,7 @@ fn mul_mat_rule(
         let g = graph.reshape(g, [ng[0], ng[1] * group, nx[2], nx[3]])?; // [n, m*group, hx, s]
         let yt = graph.transposed(y)?; // [m*group, k, hx, s]
         let gt = graph.transposed(g)?; // [m*group, n, hx, s]
-        out.push((x, graph.mul_mat(yt, gt, 0)?)); // [k, n, hx, s]
+        dx = Some(graph.mul_mat(yt, gt, 0)?); // [k, n, hx, s]
     }
-    Ok(())
+    Ok(both(dx, dy))
 }

@@ -1,7 +1,6 @@
 //! The graph, and constructors of its nodes that check what they are given.
 
 use super::{Elem, Glu, InputId, IrError, Node, Op, OpParams, Shape, Value, WeightId, contiguous, dense, n_elements};
-use crate::graph::kernels;
 use std::fmt;
 
 /// A compute graph. Nodes are in order: sources come before their users.
@@ -294,6 +293,30 @@ impl Graph {
         Ok(self.f32(Op::MulMatIdT, &[w, g, ids], [a[0], b[1], b[2], 1]))
     }
 
+    /// An op of the forward pass on its sources, with the shape that follows from them: that of the first source for ops
+    /// that have no rule of their own here.
+    ///
+    /// # Errors
+    /// [`IrError::Shape`] for sources that do not fit the op.
+    pub fn apply(&mut self, op: Op, src: &[Value]) -> Result<Value, IrError> {
+        match (op, src) {
+            (Op::Add | Op::Sub | Op::Mul | Op::Div, &[x, y]) => self.binary(op, x, y),
+            (Op::AddId, &[x, y, ids]) => self.add_id(x, y, ids),
+            (Op::SumRows, &[x]) => Ok(self.sum_rows(x)),
+            (Op::Mean, &[x]) => Ok(self.mean(x)),
+            (Op::MulMat(params), &[x, y]) => self.mul_mat_with(x, y, params),
+            (Op::MulMatId(params), &[w, y, ids]) => self.mul_mat_id(w, y, ids, params),
+            (Op::Glu(kind), &[gate, up]) => self.glu(kind, gate, up),
+            (Op::Permute(axes), &[x]) => self.permute(x, axes),
+            (Op::Pad(extra), &[x]) => Ok(self.pad(x, extra)),
+            (Op::Concat { dim }, &[x, y]) => self.concat(x, y, dim),
+            (Op::GetRows, &[x, ids]) => self.get_rows(x, ids),
+            (Op::SetRows, &[x, y, ids]) => self.set_rows(x, y, ids),
+            (Op::Rope(_), &[_, _] | &[_, _, _]) | (Op::SoftMax { .. }, &[_, ..]) | (_, &[_]) => Ok(self.same(op, src)),
+            _ => Self::err(op, format!("{} sources", src.len())),
+        }
+    }
+
     /// Any op whose result has the shape of its first source.
     pub fn same(&mut self, op: Op, src: &[Value]) -> Value {
         let ne = self.ne(src[0]);
@@ -477,7 +500,7 @@ impl Graph {
     /// [`Op::Attention`]. `plain`: the same result made of other ops.
     ///
     /// # Errors
-    /// [`IrError::Shape`] for sources that do not fit, or that the kernels do not take.
+    /// [`IrError::Shape`] for sources that do not fit.
     pub fn attention(&mut self, src: [Value; 4], scale: f32, plain: Value) -> Result<Value, IrError> {
         let ne = self.attention_ne(src, scale)?;
         if self.ne(plain) != ne || !self.is_contiguous(plain) {
@@ -498,8 +521,8 @@ impl Graph {
             && nq[1].is_multiple_of(nk[1])
             && nq[3] * nk[3] == 1
             && nm[1] >= nq[2]
-            && nm[2] * nm[3] == 1
-            && kernels::attention::takes(nq[0], nv[0], nk[2], nm[0]);
+            && nm[0] >= nk[2]
+            && nm[2] * nm[3] == 1;
         let floats = |&v: &Value| self.node(v).elem == Elem::F32 && self.node(v).nb[0] == 4;
         if !fits || !src.iter().all(floats) {
             return Self::err(Op::Attention { scale }, format!("{nq:?}, {nk:?}, {nv:?} and {nm:?} do not fit"));
@@ -520,8 +543,7 @@ impl Graph {
         let mut src = self.node(attention).src[..4].to_vec();
         let [nq, nk, nv] = [0, 1, 2].map(|i| self.ne(src[i]));
         src.push(g);
-        let floats = kernels::attention::backward_q_floats(nq[0], nq[1], nq[2]);
-        let for_q = self.f32(Op::AttentionBackQ { scale }, &src, [floats, 1, 1, 1]);
+        let for_q = self.f32(Op::AttentionBackQ { scale }, &src, [n_elements(nq), 1, 1, 1]);
         src.push(for_q);
         let (of_k, of_v) = (n_elements(nk), n_elements(nv));
         let for_kv = self.f32(Op::AttentionBackKv { scale }, &src, [of_k + of_v, 1, 1, 1]);

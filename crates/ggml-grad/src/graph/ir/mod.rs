@@ -1,7 +1,7 @@
 //! The intermediate representation: a compute graph in SSA form, of the ops that llama.cpp's graphs are made of.
 //!
 //! Shapes are ggml's: four extents, fastest first, so a matrix of `n` rows of `k` numbers is `[k, n, 1, 1]`. This module
-//! knows nothing of llama.cpp: weights and inputs are numbers that whoever runs the graph resolves.
+//! knows nothing of llama.cpp, ggml or the kernels: weights and inputs are numbers that are resolved when the graph is run.
 
 mod graph;
 
@@ -223,8 +223,8 @@ pub enum Op {
         /// Factor on the scores.
         scale: f32,
     },
-    /// Gradient of [`Op::Attention`] for the queries: queries, keys, values, mask, gradient of the result. The gradient,
-    /// `[k, n_head, n]`, comes first in the result; what [`Op::AttentionBackKv`] needs follows.
+    /// Gradient of [`Op::Attention`] with respect to the queries. Sources: queries, keys, values, mask, gradient of the
+    /// result. The result holds `k n_head n` elements; the kernel may append what [`Op::AttentionBackKv`] reads.
     AttentionBackQ {
         /// As in the forward op.
         scale: f32,

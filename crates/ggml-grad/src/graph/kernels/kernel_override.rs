@@ -89,7 +89,7 @@ fn is_our_attention(node: &Node<'_>) -> bool {
         && nm[1] >= nq[1]
         && nm[2] * nm[3] == 1
         && is_contiguous(node)
-        && attention::takes(nq[0], nv[0], nk[1], nm[0])
+        && attention::supports(nq[0], nv[0], nk[1], nm[0])
 }
 
 /// Graphs of two or three nodes.

@@ -3,6 +3,7 @@
 //! The ops that llama.cpp computes it with stay in the graph: they are what runs where ggml's own kernels are asked for.
 
 use crate::graph::ir::{Elem, Graph, IrError, Node, Op, Value};
+use crate::graph::kernels;
 use crate::graph::recompute::{self, Attention};
 use std::collections::HashMap;
 
@@ -56,6 +57,8 @@ fn sources(graph: &Graph, a: &Attention) -> Option<Sources> {
     let v = behind(graph, a.v, [2, 0, 1])?;
     let src = [q, k, v, *mask];
     graph.attention_ne(src, scale).ok()?;
+    let [nq, nk, nv, nm] = src.map(|v| graph.ne(v));
+    kernels::attention::supports(nq[0], nv[0], nk[2], nm[0]).then_some(())?;
     Some(Sources { src, scale })
 }
 

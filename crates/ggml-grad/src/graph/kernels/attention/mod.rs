@@ -28,8 +28,8 @@ pub(in crate::graph) fn backward_q_floats(k: usize, n_head: usize, n: usize) -> 
     k * n_head * n + 2 * n_head * n.next_multiple_of(LANES)
 }
 
-/// SymDims that the kernels take: the mask must cover the keys in whole units.
-pub(in crate::graph) fn takes(k: usize, k_v: usize, n_kv: usize, mask: usize) -> bool {
+/// True for extents that the kernels support: `k` and `k_v` in whole units, and a mask that covers the keys in whole units.
+pub(in crate::graph) fn supports(k: usize, k_v: usize, n_kv: usize, mask: usize) -> bool {
     k.is_multiple_of(LANES) && k_v.is_multiple_of(LANES) && mask >= n_kv.next_multiple_of(LANES)
 }
 
@@ -108,6 +108,36 @@ impl Scores {
         // SAFETY: inside the tables.
         unsafe { (std::array::from_fn(|i| table.add(i * width)), std::array::from_fn(|i| other.add(i * width))) }
     }
+
+    /// Fills both tables: matmuls of a tile's rows with the operands in units, each operand with rows as long as those that
+    /// it is multiplied with. Returns the rows of both.
+    ///
+    /// # Safety
+    /// The rows and the units exist.
+    unsafe fn multiply(
+        &mut self,
+        kernels: &Kernels,
+        TileRows { head, first, count }: TileRows,
+        operands: [(&Heads, &[f32]); 2],
+    ) -> ([*mut f32; ROWS], [*mut f32; ROWS]) {
+        let (p, dp) = self.rows();
+        for ((rows, units), to) in operands.into_iter().zip([p, dp]) {
+            // SAFETY: by contract.
+            unsafe {
+                let a = (rows.rows(head, first, count), count);
+                multiply(kernels, &self.units, a, (units.as_ptr(), rows.k), to);
+            }
+        }
+        (p, dp)
+    }
+}
+
+/// The rows of a tile in one head.
+#[derive(Clone, Copy)]
+struct TileRows {
+    head: usize,
+    first: usize,
+    count: usize,
 }
 
 /// `c[i] = rows a . rows of the units`, for the units that count.
@@ -369,16 +399,9 @@ impl Sources {
                         }
                         let (row, rows) = tile_rows(tile, self.q.rows);
                         scores.units.clone_from(&open[tile]);
-                        let (p, dp) = scores.rows();
+                        let of = TileRows { head, first: row, count: rows };
+                        let (p, dp) = scores.multiply(self.kernels, of, [(&self.q, first), (&g, second)]);
                         let (units, width) = (&scores.units, scores.width());
-                        multiply(
-                            self.kernels,
-                            units,
-                            (self.q.rows(head, row, rows), rows),
-                            (first.as_ptr(), self.k.k),
-                            p,
-                        );
-                        multiply(self.kernels, units, (g.rows(head, row, rows), rows), (second.as_ptr(), self.v.k), dp);
                         for i in 0..rows {
                             let p = std::slice::from_raw_parts_mut(p[i], width);
                             let dp = std::slice::from_raw_parts_mut(dp[i], width);
@@ -443,22 +466,9 @@ impl Sources {
                     for tile in mine {
                         let (column, count) = tile_rows(tile, n_kv);
                         scores.units.clone_from(&open[tile]);
-                        let (p, dp) = scores.rows();
+                        let of = TileRows { head: kv, first: column, count };
+                        let (p, dp) = scores.multiply(self.kernels, of, [(&self.k, first), (&self.v, second)]);
                         let (units, width) = (&scores.units, scores.width());
-                        multiply(
-                            self.kernels,
-                            units,
-                            (self.k.rows(kv, column, count), count),
-                            (first.as_ptr(), self.q.k),
-                            p,
-                        );
-                        multiply(
-                            self.kernels,
-                            units,
-                            (self.v.rows(kv, column, count), count),
-                            (second.as_ptr(), self.v.k),
-                            dp,
-                        );
                         let sums = [log.add(head * padded), dot.add(head * padded)];
                         for i in 0..count {
                             let seen = Units { units, mask: mask_at(0, column + i), stride: columns * LANES };
