@@ -73,9 +73,15 @@ pub(in crate::graph) unsafe extern "C" fn run(dst: *mut sys::ggml_tensor, ith: c
             let (i2, i3) = (plane % c, plane / c);
             let matrix = w.data.cast::<u8>().add(i2 / (c / wa) * w.nb[2] + i3 / (b / wb) * w.nb[3]);
             let g = std::slice::from_raw_parts(g.data.cast::<f32>().add(plane * m * n), m * n);
-            let d = d.data.cast::<f32>().add(plane * m * k + share.k0);
-            let addend = addend.map(|a| a.add(plane * m * k + share.k0));
-            share.product(w, half, matrix, g, (share.m0, share.m1), (d, k, addend));
+            let offset = plane * m * k + share.k0;
+            let to = Tile {
+                m0: share.m0,
+                m1: share.m1,
+                d: d.data.cast::<f32>().add(offset),
+                stride: k,
+                addend: addend.map(|a| a.add(offset)),
+            };
+            share.product(w, half, matrix, g, to);
         }
     }
 }
@@ -114,7 +120,8 @@ pub(in crate::graph) unsafe extern "C" fn run_id(
             }
             sums.resize(rows.len() * width, 0.0);
             let matrix = w.data.cast::<u8>().add(expert * w.nb[2]);
-            share.product(w, half, matrix, &gathered, (0, rows.len()), (sums.as_mut_ptr(), width, None));
+            let to = Tile { m0: 0, m1: rows.len(), d: sums.as_mut_ptr(), stride: width, addend: None };
+            share.product(w, half, matrix, &gathered, to);
             for (row, sum) in rows.iter().zip(sums.chunks_exact(width)) {
                 let to = d.data.cast::<f32>().add(row * k + share.k0);
                 std::ptr::copy_nonoverlapping(sum.as_ptr(), to, width);
@@ -123,7 +130,33 @@ pub(in crate::graph) unsafe extern "C" fn run_id(
     }
 }
 
-/// What one worker computes: columns `k0..k1` of rows `m0..m1`.
+/// The part of d that one matmul writes: rows `m0..m1`, from the worker's first column on.
+#[derive(Clone, Copy)]
+struct Tile {
+    m0: usize,
+    m1: usize,
+    /// Row 0, at the worker's first column.
+    d: *mut f32, // [m, stride]
+    /// Floats from one row to the next.
+    stride: usize,
+    /// Added to the result; laid out like `d`.
+    addend: Option<*const f32>,
+}
+
+/// A worker's columns of the rows of W, as stored.
+#[derive(Clone, Copy)]
+struct StoredRows {
+    /// Row 0, at the worker's first column.
+    first: *const u8,
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Bytes of the worker's columns of a row.
+    bytes: usize,
+    n: usize,
+    width: usize,
+}
+
+/// One worker's part of d: columns `k0..k1` of rows `m0..m1`.
 struct Share {
     k0: usize,
     k1: usize,
@@ -158,20 +191,12 @@ impl Share {
         (k0 < k1 && m0 < m1).then_some(Self { k0, k1, m0, m1 })
     }
 
-    /// Rows `m0..m1` of g `[m, n]` times the matrix's columns of this worker, written to d (offset to the worker's first
-    /// column), whose rows are `stride` numbers apart; those of the addend lie like them.
+    /// The tile's rows of g `[m, n]` times the matrix's columns of this worker, written to the tile.
     ///
     /// # Safety
-    /// `matrix` points to n rows of the type and row stride of `w`; d is valid for these rows and columns.
-    unsafe fn product(
-        &self,
-        w: &sys::ggml_tensor,
-        half: Option<Format>,
-        matrix: *const u8,
-        g: &[f32],
-        (m0, m1): (usize, usize),
-        (d, stride, addend): (*mut f32, usize, Option<*const f32>),
-    ) {
+    /// `matrix` points to n rows of the type and row stride of `w`; the tile is valid for its rows and these columns.
+    unsafe fn product(&self, w: &sys::ggml_tensor, half: Option<Format>, matrix: *const u8, g: &[f32], to: Tile) {
+        let Tile { m0, m1, d, stride, addend } = to;
         let n = w.ne[1] as usize;
         let width = self.k1 - self.k0;
         // SAFETY: by contract.
@@ -187,7 +212,8 @@ impl Share {
             let empty = addend.is_none();
             PANEL.with_borrow_mut(|panel| {
                 if let Some(format) = half {
-                    panel.product(&format, (first, w.nb[1], stored), (n, width), g, (m0, m1), (d, stride, empty));
+                    let rows = StoredRows { first, stride: w.nb[1], bytes: stored, n, width };
+                    panel.product(&format, rows, g, to);
                     return;
                 }
                 if empty {
@@ -217,18 +243,16 @@ impl Share {
 }
 
 impl Panel {
-    /// The product in BF16, added to d unless that is empty: `n` rows of `width` numbers, stored as `(first, stride, bytes)` says.
+    /// The matmul in BF16, written to the tile, or added to it where it holds the addend.
     ///
     /// # Safety
     /// As [`Share::product`]; the CPU multiplies BF16.
     unsafe fn product(
         &mut self,
         format: &Format,
-        (first, row_stride, bytes): (*const u8, usize, usize),
-        (n, width): (usize, usize),
+        StoredRows { first, stride: row_stride, bytes, n, width }: StoredRows,
         g: &[f32],
-        (m0, m1): (usize, usize),
-        (d, stride, empty): (*mut f32, usize, bool),
+        Tile { m0, m1, d, stride, addend }: Tile,
     ) {
         let (m, groups) = (m1 - m0, width / format.group);
         let a_stride = n.next_multiple_of(2);
@@ -257,7 +281,7 @@ impl Panel {
                 unsafe { bf16::pair(self.rows.row(*format, 2 * p), odd, out) };
             }
             let product = bf16::Product {
-                first: empty && n0 == 0,
+                first: addend.is_none() && n0 == 0,
                 panel: &self.half,
                 width,
                 pairs,

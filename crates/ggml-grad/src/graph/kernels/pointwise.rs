@@ -112,26 +112,27 @@ unsafe fn activation(dst: *mut sys::ggml_tensor, (ith, nth): (usize, usize), slo
     }
 }
 
-/// Custom op: src0 = gradient g of the result, src1 = x, perhaps src2 = u; dst `g u silu'(x)`.
-pub(in crate::graph) unsafe extern "C" fn silu_back(
-    dst: *mut sys::ggml_tensor,
-    ith: c_int,
-    nth: c_int,
-    _: *mut c_void,
-) {
-    // SAFETY: passed on.
-    unsafe { activation(dst, (ith as usize, nth as usize), silu_slope) }
+/// Custom ops of activations: src0 = gradient g of the result, src1 = x, perhaps src2 = u; dst `g u f'(x)`.
+macro_rules! activations_back {
+    ($($(#[$doc:meta])* $name:ident = $slope:ident;)*) => {
+        $($(#[$doc])*
+        pub(in crate::graph) unsafe extern "C" fn $name(
+            dst: *mut sys::ggml_tensor,
+            ith: c_int,
+            nth: c_int,
+            _: *mut c_void,
+        ) {
+            // SAFETY: passed on.
+            unsafe { activation(dst, (ith as usize, nth as usize), $slope) }
+        })*
+    };
 }
 
-/// Custom op: the same with GELU in its tanh form.
-pub(in crate::graph) unsafe extern "C" fn gelu_back(
-    dst: *mut sys::ggml_tensor,
-    ith: c_int,
-    nth: c_int,
-    _: *mut c_void,
-) {
-    // SAFETY: passed on.
-    unsafe { activation(dst, (ith as usize, nth as usize), gelu_slope) }
+activations_back! {
+    /// Custom op: `g u silu'(x)`.
+    silu_back = silu_slope;
+    /// Custom op: `g u gelu'(x)` of the tanh form.
+    gelu_back = gelu_slope;
 }
 
 /// The user data of [`rms_norm_back`].
