@@ -1,10 +1,10 @@
-//! Watching one `llama_decode`: every node, the inputs' data, and the residual stream at the entry point. What depends on
-//! that is recorded but not computed: the lifted graph computes it.
+//! Watching one `llama_decode`: every node, the inputs' data, and the residual stream at the lowest hook point. Nodes
+//! that depend on it are recorded but not computed: the lifted graph computes them.
 
 use crate::llama::{DType, EvalCallback, Node, NodeId, Weight, sys};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// What is remembered of a node: enough to lift it after the graph itself is gone.
+/// A recorded node: enough to lift it after the graph itself is gone.
 #[derive(Debug, Clone)]
 pub(super) struct RawNode {
     pub id: NodeId,
@@ -38,9 +38,9 @@ pub fn marker(n_embd: usize, layer: usize) -> Vec<f32> {
     (0..n_embd).map(|i| 1e-30 * (layer * n_embd + i + 1) as f32).collect()
 }
 
-/// A place where a control vector is added.
+/// A hook point in the decode: the addition of a control vector.
 #[derive(Debug, Clone)]
-pub(super) struct RawEntry {
+pub(super) struct RawHookPoint {
     /// The layer whose marker was found.
     pub layer: usize,
     /// The addition.
@@ -52,20 +52,20 @@ pub(super) struct RawEntry {
 /// How much of the graph is computed while it is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CaptureMode {
-    /// What does not depend on the entry's result, the entry included.
+    /// Nodes that do not depend on the lowest hook point's result, and the hook point itself.
     Below,
     /// Nothing: only the structure and the inputs are wanted.
     Nothing,
 }
 
-/// The tap: collects the graph and the residual stream at the entry point.
+/// The tap: collects the graph and the residual stream at the lowest hook point.
 #[derive(Debug)]
 pub(super) struct Capture {
     pub nodes: Vec<RawNode>,
     pub index: HashMap<NodeId, usize>,
     pub leaves: HashMap<NodeId, RawLeaf>,
     /// The additions of the control vectors, in the order of the graph.
-    pub entries: Vec<RawEntry>,
+    pub hook_points: Vec<RawHookPoint>,
     /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`; empty if it was not
     /// computed.
     pub residual: Vec<f32>,
@@ -73,12 +73,12 @@ pub(super) struct Capture {
     pub split: bool,
     /// Numbers of the nodes, in the order of the decode, whose results are kept.
     keep: BTreeSet<usize>,
-    /// Those results.
+    /// Their results.
     pub kept: BTreeMap<usize, Vec<u8>>,
     /// Layer and bytes of each marker.
     markers: Vec<(usize, Vec<u8>)>,
-    extent: CaptureMode,
-    /// What depends on the result of the first entry: nodes, and caches that such a node writes to.
+    mode: CaptureMode,
+    /// Nodes that depend on the first hook point's result, and caches that such a node writes to.
     above: HashSet<NodeId>,
     /// For each copy that the scheduler made of a node's result for another device: the node.
     copies: HashMap<NodeId, NodeId>,
@@ -87,12 +87,12 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, extent: CaptureMode) -> Self {
+    pub(super) fn new(n_embd: usize, layers: &[usize], keep: BTreeSet<usize>, mode: CaptureMode) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashMap::new(),
             leaves: HashMap::new(),
-            entries: Vec::new(),
+            hook_points: Vec::new(),
             residual: Vec::new(),
             split: false,
             keep,
@@ -101,14 +101,14 @@ impl Capture {
                 .iter()
                 .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
                 .collect(),
-            extent,
+            mode,
             above: HashSet::new(),
             copies: HashMap::new(),
             skip: false,
         }
     }
 
-    /// Notes whether the node depends on the first entry's result: through a source, or by reading memory (a cache, a
+    /// Notes whether the node depends on the first hook point's result: through a source, or by reading memory (a cache, a
     /// tensor changed in place) that such a node writes to.
     fn depends(&mut self, node: &Node<'_>) -> bool {
         let root = node.view_src().map(|base| base.id());
@@ -165,7 +165,7 @@ impl Capture {
     }
 
     /// The layer whose marker this node adds, and the leaf that holds it.
-    fn entry(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
+    fn hook_point(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
         if node.op() != sys::GGML_OP_ADD {
             return None;
         }
@@ -191,11 +191,11 @@ fn copied_name(name: &str) -> Option<&str> {
 impl EvalCallback for Capture {
     fn wants(&mut self, node: &Node<'_>) -> bool {
         let mut src = Vec::with_capacity(3);
-        let entry = self.entry(node);
+        let hook_point = self.hook_point(node);
         for i in 0..10 {
             let s = node.src(i);
             if let Some(leaf) = s.filter(Node::is_leaf) {
-                // The copy of large inputs is only needed above the entry, but inputs are small.
+                // The copy of large inputs is only needed above the hook point, but inputs are small.
                 self.note_leaf(&leaf);
             }
             src.push(s.map(|s| self.original(s.id())));
@@ -224,16 +224,16 @@ impl EvalCallback for Capture {
             root,
             view_offset: offset,
         });
-        let first = entry.is_some() && self.entries.is_empty();
+        let first = hook_point.is_some() && self.hook_points.is_empty();
         let above = self.depends(node);
         if first {
             self.above.insert(node.id());
             self.above.extend(root);
         }
-        self.skip = self.extent == CaptureMode::Nothing || above;
-        if let Some((layer, vector)) = entry {
-            self.split |= self.entries.iter().any(|e| e.layer == layer);
-            self.entries.push(RawEntry { layer, node: node.id(), vector });
+        self.skip = self.mode == CaptureMode::Nothing || above;
+        if let Some((layer, vector)) = hook_point {
+            self.split |= self.hook_points.iter().any(|e| e.layer == layer);
+            self.hook_points.push(RawHookPoint { layer, node: node.id(), vector });
         }
         !self.skip && (first || self.keep.contains(&number))
     }
@@ -246,7 +246,7 @@ impl EvalCallback for Capture {
         if let Some(&number) = self.index.get(&node.id()).filter(|number| self.keep.contains(number)) {
             self.kept.insert(number, node.read_bytes());
         }
-        if self.entries.first().is_some_and(|e| e.node == node.id()) {
+        if self.hook_points.first().is_some_and(|e| e.node == node.id()) {
             self.residual = node.read_f32();
         }
         true

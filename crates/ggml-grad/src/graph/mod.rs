@@ -1,7 +1,8 @@
-//! The engine: lift llama.cpp's own graph, differentiate it, run it with ggml.
+//! The engine: lift llama.cpp's own graph (trace it and import it into the [`ir`]), differentiate it, run it with ggml.
 //!
 //! [`capture`] watches a decode, [`lift`] turns its upper part into the [`ir`], [`grad`] extends that by its gradient,
-//! [`emit`] runs the result. [`kernels`] holds the kernels that ggml has no (fast) equivalent of.
+//! [`emit`] runs the result. `ggml_ops` maps ggml's ops to the IR's and back; `kernels` holds the kernels that ggml lacks or
+//! computes slowly. [`passes`] rewrite graphs.
 
 mod capture;
 pub mod emit;
@@ -37,11 +38,11 @@ pub enum CaptureError {
     Lift(#[from] LiftError),
 }
 
-/// What a decode left behind for the graph above the lowest layer.
+/// A captured decode: the subgraph above the lowest layer, with the values that it needs.
 pub struct Captured {
     /// The graph.
     pub lifted: Lifted,
-    /// The residual stream at its entry, marker included, `[n_rows, n_embd]`; empty where nothing was computed.
+    /// The residual stream at its lowest hook point, marker included, `[n_rows, n_embd]`; empty where nothing was computed.
     pub residual: Vec<f32>,
     /// Values from below that are used above, by number of their node in the order of the decode.
     pub kept: SavedTensors,
@@ -97,10 +98,10 @@ fn watch(
     batch: &Batch,
     layers: &[usize],
     keep: BTreeSet<usize>,
-    extent: CaptureMode,
+    mode: CaptureMode,
 ) -> Result<Capture, LlamaError> {
     ctx.clear_kv();
-    let mut capture = Capture::new(ctx.model().n_embd(), layers, keep, extent);
+    let mut capture = Capture::new(ctx.model().n_embd(), layers, keep, mode);
     let outcome = ctx.decode_with_callback(batch, &mut capture);
     // The cache lacks what was not computed.
     ctx.clear_kv();

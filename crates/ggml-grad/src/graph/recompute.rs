@@ -1,17 +1,17 @@
 //! Attention in the backward pass, without keeping its scores.
 //!
 //! The scores of one layer are `[n_kv, n_tokens, n_head]`: kept for every layer they grow with tokens squared times heads
-//! times layers. Where that is too much, the backward pass computes them again, some heads at a time, and differentiates
+//! times layers. Where that is too much, the backward pass recomputes them, some heads at a time, and differentiates
 //! what it computed by the same rules as everything else. Each head is computed as in the forward pass; only the sum over
 //! heads that share keys and values is cut into pieces.
 
 use super::ir::{Elem, Graph, IrError, Op, Value, n_elements};
 use std::collections::HashMap;
 
-/// What the backward pass may keep of attention scores.
+/// Memory for attention scores in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionMemory {
-    /// Bytes of scores that may be kept for all layers together; if there are more, all are computed again.
+    /// Bytes of scores that may be kept for all layers together; if there are more, all are recomputed.
     pub keep: usize,
     /// Bytes of scores computed again at a time (at least one head's).
     pub chunk: usize,
@@ -41,8 +41,8 @@ pub(super) struct Attention {
     pub out: Value,
 }
 
-/// All attentions among the first `n` nodes. `active`: what depends on the entry. `wanted`: values that gradients are
-/// wanted of, which therefore cannot be inside.
+/// All attentions among the first `n` nodes. `active`: values that depend on a hook point. `wanted`: values
+/// whose gradients are wanted, which therefore cannot be inside.
 pub(super) fn find(graph: &Graph, n: usize, active: &[bool], wanted: &[Value]) -> Vec<Attention> {
     let mut users = vec![0usize; n];
     for node in &graph.nodes()[..n] {

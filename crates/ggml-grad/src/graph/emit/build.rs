@@ -161,7 +161,7 @@ pub(in crate::graph) fn elem_of(dtype: DType) -> Elem {
     }
 }
 
-/// What computes a node.
+/// How a node is computed.
 enum Kernel {
     /// Nothing: data of the run.
     Input(InputId),

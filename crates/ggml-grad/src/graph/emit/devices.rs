@@ -158,7 +158,7 @@ impl Devices {
     }
 }
 
-/// True for ops that must not leave the CPU: kernels of ours, which are functions of this process, and, where a device is a
+/// True for ops that must not leave the CPU: bidpo's kernels, which are functions of this process, and, where a device is a
 /// worker's, ops that its backend may lack. Other devices say themselves what they lack; of a worker's, ggml takes for
 /// granted that it computes everything.
 fn on_cpu(op: sys::ggml_op, workers: bool) -> bool {

@@ -1,6 +1,6 @@
 //! From the intermediate representation to a ggml graph, and running it.
 //!
-//! Inputs get a buffer of their own (ggml's allocator would recycle them), weights are the model's own tensors, and all
+//! Inputs get a separate buffer (ggml's allocator would recycle them), weights are the model's own tensors, and all
 //! else is laid out by ggml's graph allocator, whose buffer is kept between runs.
 
 #![allow(unsafe_code)] // ggml's C API, and tensors that hold addresses.
@@ -32,7 +32,7 @@ pub enum RunError {
     Memory {
         /// Nodes of the graph.
         nodes: usize,
-        /// What was asked for, where known.
+        /// The failed allocation, where known.
         detail: String,
     },
     /// ggml failed.
@@ -72,8 +72,8 @@ impl Data {
 pub enum Forward {
     /// By ggml's own kernels, as `llama_decode` does.
     Exact,
-    /// By kernels of ours where they are faster: products with quantized weights, attention, and the output matrix with the
-    /// loss. They compute what ggml's do, from activations that are rounded in the same way, but add up in another order.
+    /// By bidpo's kernels where they are faster: matmuls with quantized weights, attention, and the fused LM-head loss. They
+    /// quantize activations as ggml does and compute the same sums in a different reduction order.
     #[default]
     Fast,
 }
@@ -109,7 +109,7 @@ pub enum Backward {
     Bf16,
 }
 
-/// What may be rounded for speed.
+/// Use of reduced-precision kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Precision {
     /// The forward pass.
@@ -119,11 +119,11 @@ pub struct Precision {
 }
 
 impl Precision {
-    /// Nothing: ggml's own kernels forward, F32 backward.
+    /// None: ggml's kernels in the forward pass, F32 in the backward pass.
     pub const EXACT: Self = Self { forward: Forward::Exact, backward: Backward::F32 };
 }
 
-/// What a run needs beside the graph.
+/// The data of a run: inputs, weights, labels.
 #[derive(Default)]
 pub struct Bindings<'a> {
     /// Data of each input, by [`super::ir::InputId`].
@@ -132,16 +132,16 @@ pub struct Bindings<'a> {
     pub weights: &'a [Weight],
     /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
     pub labels: &'a [Label],
-    /// What gives the labels other coefficients than their own; only for graphs with an [`super::ir::Op::LossHead`].
+    /// Replaces the labels' coefficients; only for graphs with an [`super::ir::Op::LossHead`].
     pub weigh: Option<LabelWeightFn<'a>>,
 }
 
-/// What a run gives back.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The values asked for, contiguous, in the order asked.
+    /// The values to read, contiguous, in the order of the request.
     pub values: Vec<Vec<f32>>,
-    /// Those of them that are integers.
+    /// The same for integer values.
     pub integers: Vec<Vec<i32>>,
     /// log p of each label.
     pub log_probs: Vec<f64>,
@@ -227,30 +227,30 @@ impl Executor {
         }
     }
 
-    /// Computes GELU from now on without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
-    /// differences can be compared with a gradient.
+    /// Computes GELU in later runs without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
+    /// finite differences can be compared with a gradient.
     pub fn set_smooth(&mut self, smooth: bool) {
         self.smooth = smooth;
     }
 
-    /// Sets what may be rounded from now on.
+    /// Sets the precision of later runs.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }
 
-    /// What may be rounded.
+    /// The precision of runs.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// True if [`Graph::loss_head`] can be computed with this output matrix, on this CPU, within the precision set.
+    /// True if [`Graph::loss_head`] can be computed with this LM head, on this CPU, within the precision set.
     pub fn can_fuse_head(&self, output: &Weight) -> bool {
         let DType(kind) = output.node().dtype();
         self.precision == Precision::default() && loss_head::can_fuse(kind) && output.device().is_none()
     }
 
-    /// A product of the graph that would be left to ggml, in words; None where all are computed by kernels of bidpo's, which
-    /// give each row the same numbers whatever other rows there are.
+    /// A matmul of the graph that is left to ggml, in words; None where bidpo's kernels compute all of them. Those are
+    /// batch-invariant: a row's result does not depend on the other rows.
     pub fn foreign_product(&self, graph: &Graph, weights: &[Weight]) -> Option<String> {
         build::ggml_matmul(graph, weights, self.setup(std::ptr::null_mut()))
     }
@@ -334,12 +334,12 @@ impl Executor {
         }
     }
 
-    /// Notes from now on where the time of runs on the CPU goes, op by op.
+    /// Records the time of each op in later runs on the CPU.
     pub fn start_profile(&mut self) {
         self.profile = Some(Profile::new());
     }
 
-    /// What was noted since [`Executor::start_profile`], and no more from now on.
+    /// The profile since [`Executor::start_profile`]. Ends profiling.
     pub fn take_profile(&mut self) -> Profile {
         self.profile.take().unwrap_or_default()
     }
@@ -359,7 +359,7 @@ impl Executor {
         if let Some(size) = unsafe { self.devices.measure(bind.weights, self.backend, built.graph)? } {
             return Ok(size);
         }
-        // SAFETY: an allocator of its own, which only computes sizes: nothing is allocated, and the graph is not run.
+        // SAFETY: a separate allocator, which only computes sizes: nothing is allocated, and the graph is not run.
         unsafe {
             let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
             if alloc.is_null() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::time::{Duration, Instant};
 
-/// Time and number of the nodes of each op, by ggml's name or, for the kernels of ours, by their own.
+/// Time and number of the nodes of each op, by ggml's name or, for bidpo's kernels, by the name of the op.
 pub type Profile = BTreeMap<String, (Duration, usize)>;
 
 /// Watches one run.

@@ -46,10 +46,10 @@ pub fn differentiate_within(
         .collect()
 }
 
-/// How an op of the graph stands with the gradient.
+/// Gradient status of an op: whether a gradient reaches it, and whether it has a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GradStatus {
-    /// No gradient passes through it: it does not depend on the entry, or leads to integers only.
+    /// No gradient passes through it: it does not depend on a hook point, or leads to integers only.
     NotNeeded,
     /// Its rule is used.
     Rule,
@@ -57,8 +57,8 @@ pub enum GradStatus {
     Missing,
 }
 
-/// What [`differentiate`] would find, without stopping at the first op that has no rule: the standing of each node up to
-/// `of`. Above a missing rule the gradient does not go on, so what lies only behind it counts as not needed.
+/// The gradient status of each node up to `of`, as [`differentiate`] would find it, without stopping at the first op that
+/// has no rule. No gradient passes a missing rule, so nodes that only lead to one count as not needed.
 ///
 /// # Errors
 /// [`IrError`] when `of` does not depend on `wrt` at all.
@@ -83,15 +83,15 @@ fn nowhere(why: &str) -> IrError {
     IrError::NoRule { op: "graph".into(), why: why.to_owned() }
 }
 
-/// One walk from the result back to the entries.
+/// One walk from the result back to `wrt`.
 struct Sweep {
-    /// For each value: whether it depends on an entry.
+    /// For each value: whether it depends on a value of `wrt`.
     active: Vec<bool>,
     /// For each value: its gradient so far.
     grads: Vec<Option<Value>>,
-    /// Attentions that are computed again, by their result.
+    /// Attentions that are recomputed, by their result.
     again: HashMap<Value, Attention>,
-    /// Bytes of scores to compute again at a time.
+    /// Bytes of scores to recompute at a time.
     chunk: usize,
 }
 

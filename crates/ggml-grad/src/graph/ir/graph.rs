@@ -64,7 +64,7 @@ impl Graph {
         self.node(v).ne
     }
 
-    /// Weights that a product with their transpose reads: as they lie in the file, whatever form the forward pass uses.
+    /// Weights that a matmul with their transpose reads: in their file layout, whatever layout the forward pass uses.
     pub fn transposed_weights(&self) -> impl Iterator<Item = WeightId> {
         self.nodes.iter().filter(|n| matches!(n.op, Op::MulMatT | Op::MulMatIdT | Op::LossHead)).filter_map(|n| {
             match self.node(n.src[0]).op {
@@ -479,7 +479,7 @@ impl Graph {
         Ok(self.f32(Op::Acc { nb, offset }, &[x, y], self.ne(x)))
     }
 
-    /// The weight whose product with hidden states the logits are, if they are nothing else.
+    /// The LM head, if the logits are its matmul with hidden states and nothing else.
     pub fn output_matrix(&self, logits: Value) -> Option<WeightId> {
         let node = self.node(logits);
         let (&[w, h], Op::MulMat(_)) = (&node.src[..], node.op) else { return None };

@@ -1,6 +1,6 @@
 //! The intermediate representation: a compute graph in SSA form, of the ops that llama.cpp's graphs are made of.
 //!
-//! Shapes are ggml's: four extents, fastest first, so a matrix of `n` rows of `k` numbers is `[k, n, 1, 1]`. This module
+//! Shapes are ggml's: four extents, fastest first, so a matrix of `n` rows of `k` elements is `[k, n, 1, 1]`. This module
 //! knows nothing of llama.cpp, ggml or the kernels: weights and inputs are numbers that are resolved when the graph is run.
 
 mod graph;
@@ -172,10 +172,10 @@ pub enum Op {
     /// `x^T y` for a weight `x`: `[k, n] , [n, m] -> [k, m]`; `x` repeated over `y`'s two outer dimensions. The product a
     /// backward pass is made of. A third source, of the result's shape, is added.
     MulMatT,
-    /// As [`Op::MulMat`], with a matrix of its own for each row of `y`: `x [k, n, n_expert]`, `y [k, 1 or slots, tokens]`,
+    /// As [`Op::MulMat`], with a separate matrix for each row of `y`: `x [k, n, n_expert]`, `y [k, 1 or slots, tokens]`,
     /// third source the matrices' numbers `[slots, tokens]` `-> [n, slots, tokens]` (mixtures of experts).
     MulMatId(OpParams),
-    /// As [`Op::MulMatT`] with a matrix of its own for each row: `x [k, n, n_expert]`, `y [n, slots, tokens]`, third source
+    /// As [`Op::MulMatT`] with a separate matrix for each row: `x [k, n, n_expert]`, `y [n, slots, tokens]`, third source
     /// `[slots, tokens]` `-> [k, slots, tokens]`.
     MulMatIdT,
     /// Normalisation of each row to mean 0 and variance 1.
@@ -291,7 +291,7 @@ pub enum Op {
         /// Its parameters.
         params: OpParams,
     },
-    /// From an output matrix `x [n_embd, n_vocab]` and hidden states `y [n_embd, n_rows]` to the gradient of the same sum
+    /// The fused LM-head loss: from the LM head `x [n_embd, n_vocab]` and hidden states `y [n_embd, n_rows]` to the gradient of the same sum
     /// with respect to the hidden states: [`Op::MulMat`], [`Op::LogProbHead`] and [`Op::MulMatT`] in one, without a table of
     /// logits.
     LossHead,
@@ -334,7 +334,7 @@ pub enum IrError {
     Shape {
         /// The op.
         op: String,
-        /// What does not fit.
+        /// The mismatch.
         why: String,
     },
     /// An op whose gradient is not known for these sources.
@@ -342,7 +342,7 @@ pub enum IrError {
     NoRule {
         /// The op.
         op: String,
-        /// What is missing.
+        /// The reason.
         why: String,
     },
 }

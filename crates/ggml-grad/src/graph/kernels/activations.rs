@@ -1,7 +1,7 @@
-//! Activations rounded to bytes by ggml's own functions, laid out for the kernels that multiply them.
+//! Activations quantized to int8 by ggml's own functions, laid out for bidpo's matmul kernels.
 //!
-//! The rounding is what `ggml_mul_mat` does before every product with a quantized weight; only the order of the bytes is
-//! ours. It is an op of its own in the graph, so that it is done once by all workers together, whatever uses it.
+//! `ggml_mul_mat` quantizes in the same way before every matmul with a quantized weight; only the order of the bytes is
+//! bidpo's. Quantizing is a separate op in the graph: all workers do it together, once for all matmuls that read it.
 
 use super::quants::{Activations, Format, half};
 use super::share;
@@ -22,7 +22,7 @@ pub(in crate::graph) enum Layout {
     Columns,
 }
 
-/// Rounded activations of `m` columns of `k` numbers for weights of one format.
+/// Quantized activations of `m` columns of `k` numbers for weights of one format.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed {
     pub format: Format,
@@ -66,7 +66,7 @@ impl Packed {
     }
 }
 
-/// Bytes that [`pack`] writes for weights of type `kind`; None for a type that is not taken apart.
+/// Bytes that [`pack`] writes for weights of type `kind`; None for a type without a [`Format`].
 pub(in crate::graph) fn packed_bytes(kind: sys::ggml_type, layout: Layout, k: usize, m: usize) -> Option<usize> {
     Format::of(kind).map(|format| Packed::new(format, layout, k, m).bytes())
 }
@@ -111,10 +111,10 @@ pub(super) fn pack_columns(packed: &Packed, x: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// One column, rounded.
+/// One column, quantized.
 struct Column {
     format: Format,
-    /// What ggml's rounding writes.
+    /// The column as ggml quantizes it.
     stored: Vec<u8>,
     q: Vec<i8>,        // [k]
     scale: Vec<f32>,   // [groups]

@@ -1,6 +1,6 @@
-//! FastKernels of panels in BF16, summed in F32 (AVX512-BF16).
+//! Matmuls of panels in BF16, summed in F32 (AVX512-BF16).
 //!
-//! A panel holds rows of de-quantized weights in pairs: `[rows / 2, width]` words, the lower half of each from the even
+//! A panel holds rows of dequantized weights in pairs: `[rows / 2, width]` words, the lower half of each from the even
 //! row. Rounding to BF16 keeps eight significant bits, more than the quantized types have themselves; the errors are
 //! independent and average out over the sums.
 

@@ -1,8 +1,8 @@
-//! FastKernels of quantized weights with rounded activations, in the integer arithmetic that ggml uses for them.
+//! Int8 matmuls of quantized weights with quantized activations, in the integer arithmetic that ggml uses for them.
 //!
-//! [`exact`] gives the bits that ggml gives: for each number of the result eight sums of F32, one for each four bytes of a
-//! block in turn, added up in ggml's order. What makes it faster is that each weight is taken apart once for all tokens.
-//! [`Columns`] adds up a block in integers before it goes on in F32: fewer roundings than ggml's sums, not the same ones.
+//! [`exact`] is bit-exact with ggml: each element of the result is eight F32 sums, one for each four bytes of a block in
+//! turn, added up in ggml's order. It is faster because each weight is unpacked once for all tokens. [`Columns`] adds up a
+//! block in integers before it continues in F32: fewer roundings than ggml's sums, but not the same ones.
 
 use super::activations::{Layout, Packed, TILE_COLUMNS};
 use super::quants::Format;
@@ -18,10 +18,10 @@ use std::arch::x86_64 as x86;
 
 /// Rows of a tile of [`exact`].
 const TILE_ROWS: usize = 4;
-/// Rows of weights taken apart at once by [`exact`].
+/// Rows of weights that [`exact`] unpacks at once.
 const PANEL_ROWS: usize = 16;
 
-/// Rows of weights, taken apart.
+/// Unpacked rows of weights.
 #[derive(Default)]
 pub(super) struct Rows {
     k: usize,
@@ -40,13 +40,13 @@ impl Rows {
         self.min.resize(rows * groups, 0.0);
     }
 
-    /// Takes a stored row apart, to be row `at`.
+    /// Unpacks a stored row, to be row `at`.
     pub(super) fn unpack(&mut self, format: &Format, stored: &[u8], at: usize) {
         let (u, groups) = (at * self.k..(at + 1) * self.k, at * self.groups..(at + 1) * self.groups);
         format.unpack_row(stored, &mut self.u[u], &mut self.scale[groups.clone()], &mut self.min[groups]);
     }
 
-    /// A row taken apart.
+    /// An unpacked row.
     pub(super) fn row(&self, format: Format, r: usize) -> Row<'_> {
         let groups = r * self.groups..(r + 1) * self.groups;
         Row {
@@ -115,7 +115,7 @@ pub(in crate::graph) unsafe extern "C" fn exact(dst: *mut sys::ggml_tensor, ith:
     }
 }
 
-/// Rows of weights taken apart at once by [`fast`].
+/// Rows of weights that [`fast`] unpacks at once.
 const FAST_ROWS: usize = 32;
 
 /// True for the types that [`fast`] multiplies.
@@ -136,7 +136,7 @@ pub(in crate::graph) unsafe extern "C" fn fast(dst: *mut sys::ggml_tensor, ith: 
         let [k, n] = [w.ne[0] as usize, w.ne[1] as usize];
         let packed = Packed::new(format, Layout::Columns, k, (d.ne[1] * d.ne[2] * d.ne[3]) as usize);
         let m = packed.m;
-        // For each four numbers of a row, in cycles: products, by thirty-two rows and four columns, and rows taken apart.
+        // For each four numbers of a row, in cycles: matmuls, by thirty-two rows and four columns, and rows unpacked.
         let cost = |sixteens: usize, fours: usize| {
             let tiles = (sixteens / 2) as f64 + if sixteens.is_multiple_of(2) { 0.0 } else { 0.6 };
             8.0 * tiles * fours as f64 + 20.0 * sixteens as f64
@@ -293,7 +293,7 @@ impl Columns {
         }
     }
 
-    /// Takes `count` rows apart; the rest of the last sixteen are zeros.
+    /// Unpacks `count` rows; the rest of the last sixteen are zeros.
     ///
     /// # Safety
     /// `first` points to that many stored rows, `stride` bytes apart.
@@ -485,7 +485,7 @@ unsafe fn transpose_avx512(rows: &[u8], k: usize, out: &mut [u32]) {
     }
 }
 
-/// One row of weights, taken apart.
+/// One unpacked row of weights.
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
     pub format: Format,

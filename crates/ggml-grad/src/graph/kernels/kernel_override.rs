@@ -1,19 +1,20 @@
-//! Our kernels in llama.cpp's own graphs: the products of [`super::int8`], to ggml's bits, and [`super::attention`] in the place
-//! of llama.cpp's fused attention, in F32 and without the keys that the mask hides: where many questions share a cache, most.
+//! bidpo's kernels in llama.cpp's own graphs: the matmuls of [`super::int8`], bit-exact with ggml, and [`super::attention`] in
+//! the place of llama.cpp's fused attention, in F32 and without the keys that the mask hides (most keys, where many questions
+//! share a cache).
 
 use super::activations::{self, Layout};
 use super::{attention, cpu, int8};
 use crate::llama::{DType, KernelOverride, Node, NodeId, Pool, sys};
 use std::ffi::c_void;
 
-/// Columns from which on taking a weight apart pays.
+/// Least number of columns for which unpacking a weight pays.
 const COLUMNS: usize = 8;
 
-/// Computes the products with weights whose blocks are taken apart by [`super::quants`].
+/// Overrides llama.cpp's matmuls with weights that [`super::quants`] unpacks, and, if asked, its fused attention.
 pub struct FastKernels {
-    /// Rounded activations.
+    /// Quantized activations.
     packed: Vec<Line>,
-    /// What they were rounded from, and for which type of weight. Several products in a row use the same.
+    /// The tensor they were made from, and the type of the weight. Consecutive matmuls share them.
     packed_from: Option<(NodeId, sys::ggml_type)>,
     /// For the tensors of a graph of two nodes.
     arena: Vec<Line>,
@@ -37,7 +38,7 @@ fn bytes(lines: &mut Vec<Line>, n: usize) -> *mut c_void {
 }
 
 impl FastKernels {
-    /// FastKernels to ggml's bits. None where this CPU lacks the instructions.
+    /// An override of matmuls, bit-exact with ggml. None where this CPU lacks the instructions.
     pub fn kernel_override() -> Option<Box<dyn KernelOverride>> {
         Self::made(false)
     }
@@ -58,7 +59,7 @@ impl FastKernels {
 }
 
 /// A tensor, or what it is a copy of in another type: llama.cpp rounds keys and values of a cache in F32 to 16 bits before its
-/// fused attention. What it copied from is the cache itself, still there.
+/// fused attention. The source of that copy is the cache itself.
 fn before_rounding<'a>(t: Node<'a>) -> Node<'a> {
     match t.src(0) {
         Some(from) if t.op() == sys::GGML_OP_CPY && from.ne() == t.ne() => from,
@@ -71,7 +72,7 @@ fn attention_sources<'a>(node: &Node<'a>) -> Option<[Node<'a>; 4]> {
     Some([node.src(0)?, before_rounding(node.src(1)?), before_rounding(node.src(2)?), node.src(3)?])
 }
 
-/// True for a fused attention that our kernels compute.
+/// True for a fused attention that bidpo's kernels compute.
 fn is_our_attention(node: &Node<'_>) -> bool {
     let Some([q, k, v, mask]) = attention_sources(node) else { return false };
     let [_, max_bias, softcap] = attention::fused_params(node.params());
@@ -111,7 +112,7 @@ impl Small {
         }
     }
 
-    /// A leaf of our own on the memory of a tensor: a graph of theirs would be a graph of all that leads to them.
+    /// A new leaf on the memory of a tensor of llama.cpp's, whose own sources must not become part of the graph.
     unsafe fn leaf(&self, theirs: *const sys::ggml_tensor) -> *mut sys::ggml_tensor {
         // SAFETY: the tensor is alive.
         unsafe {
@@ -176,7 +177,7 @@ impl KernelOverride for FastKernels {
     }
 
     fn takes(&mut self, node: &Node<'_>) -> bool {
-        // About to be computed (again, where llama.cpp runs a batch in several passes): what was rounded is the old one.
+        // About to be computed (again, where llama.cpp runs a batch in several passes): the quantized activations are outdated.
         self.packed_from.take_if(|(from, _)| *from == node.id());
         if self.attends && node.op() == sys::GGML_OP_FLASH_ATTN_EXT {
             let ours = is_our_attention(node);

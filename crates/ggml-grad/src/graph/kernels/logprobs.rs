@@ -1,6 +1,6 @@
-//! Log-probabilities of tokens from hidden states: the output matrix and the softmax in one, without a table of logits.
+//! Log-probabilities of tokens from hidden states: the LM head fused with the softmax, without a table of logits.
 //!
-//! Each worker walks through its part of the vocabulary, a tile of rows of the output matrix at a time: the tile's logits
+//! Each worker walks through its part of the vocabulary, a tile of rows of the LM head at a time: the tile's logits
 //! for all hidden states, then their exponentials relative to a running maximum (the online softmax of Milakov &
 //! Gimelshein 2018, arXiv 1805.02867). Tiles are summed in F32, what comes of them in F64.
 
@@ -14,10 +14,10 @@ use crate::llama::{LlamaError, Token, Weight, sys};
 use std::ffi::c_void;
 use std::ops::Range;
 
-/// Rows of the output matrix at a time: with them, and what they are multiplied with, a tile stays in the first cache.
+/// Rows of the LM head at a time: a tile, with its operands, stays in the first-level cache.
 const TILE: usize = 32;
 
-/// The output matrix of a model, and what stands behind it.
+/// The LM head of a model, with the soft cap of its logits.
 #[derive(Debug, Clone)]
 pub struct LmHead {
     weight: Weight,
@@ -70,7 +70,7 @@ impl LmHead {
     /// the hidden states are not.
     pub fn log_probs(&self, hidden: &[f32], wanted: &[(usize, Token)]) -> Vec<f64> {
         let Some(matrix) = self.matrix() else { return vec![f64::NAN; wanted.len()] };
-        let x = Rounded::new(&matrix, hidden);
+        let x = Quantized::new(&matrix, hidden);
         let (matrix, x, nth) = (&matrix, &x, self.n_threads);
         let work = move |ith: usize| {
             let (t0, t1) = share(matrix.n.div_ceil(TILE), ith, nth);
@@ -119,10 +119,10 @@ struct Matrix {
     n: usize,
     vec_dot: unsafe extern "C" fn(i32, *mut f32, usize, *const c_void, usize, *const c_void, usize, i32),
     from_float: Option<unsafe extern "C" fn(*const f32, *mut c_void, i64)>,
-    /// Bytes of a rounded hidden state.
+    /// Bytes of a quantized hidden state.
     record: usize,
     cap: Option<f32>,
-    /// How the weights are taken apart for [`Columns`], where that can be done; ggml's own products otherwise.
+    /// The format of weights that [`Columns`] unpacks; None for those that ggml multiplies.
     format: Option<Format>,
 }
 
@@ -135,13 +135,13 @@ impl Matrix {
     }
 
     /// One worker's part of the vocabulary.
-    fn sums(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
+    fn sums(&self, x: &Quantized, tokens: Range<usize>) -> Sums {
         let matrix = self;
-        for_this_cpu!(Matrix::sums_here, (matrix: &Matrix, x: &Rounded, tokens: Range<usize>) -> Sums)
+        for_this_cpu!(Matrix::sums_here, (matrix: &Matrix, x: &Quantized, tokens: Range<usize>) -> Sums)
     }
 
     #[inline(always)]
-    fn sums_here(&self, x: &Rounded, tokens: Range<usize>) -> Sums {
+    fn sums_here(&self, x: &Quantized, tokens: Range<usize>) -> Sums {
         let mut sums = Sums { max: vec![f32::NEG_INFINITY; x.m], sum: vec![0.0; x.m] };
         let mut z = vec![f32::NEG_INFINITY; x.m * TILE]; // [rows, TILE]
         let mut columns = self.format.map(|format| Columns::new(format, self.k));
@@ -168,7 +168,7 @@ impl Matrix {
 
     /// The logit of one token.
     #[inline]
-    fn dot(&self, token: usize, x: &Rounded, row: usize) -> f32 {
+    fn dot(&self, token: usize, x: &Quantized, row: usize) -> f32 {
         assert!(token < self.n && row < x.m, "token {token} or row {row} does not exist");
         let mut z = 0.0;
         // SAFETY: the row of the matrix exists, the record was written by the type's own conversion.
@@ -180,7 +180,7 @@ impl Matrix {
     }
 
     /// The logits of `tokens`, at most [`TILE`], in all rows: `z[row][token - first]`.
-    fn tile(&self, tokens: Range<usize>, x: &Rounded, z: &mut [f32]) {
+    fn tile(&self, tokens: Range<usize>, x: &Quantized, z: &mut [f32]) {
         for (row, z) in z.chunks_exact_mut(TILE).enumerate() {
             for (z, token) in z.iter_mut().zip(tokens.clone()) {
                 *z = self.dot(token, x, row);
@@ -189,15 +189,15 @@ impl Matrix {
     }
 }
 
-/// Hidden states, rounded as ggml rounds them before it multiplies.
-struct Rounded {
+/// Hidden states, quantized as ggml does before a matmul.
+struct Quantized {
     m: usize,
     bytes: Vec<u8>,
     /// For [`Columns`].
     packed: Option<(Packed, Vec<u8>)>,
 }
 
-impl Rounded {
+impl Quantized {
     fn new(matrix: &Matrix, hidden: &[f32]) -> Self {
         let m = hidden.len() / matrix.k;
         let mut bytes = vec![0u8; m * matrix.record];

@@ -1,7 +1,7 @@
-//! The output matrix and the loss in one: from hidden states to log-probabilities of labels and to the gradient of their
-//! weighted sum with respect to the hidden states, without a table of logits.
+//! The fused LM-head loss (fused linear cross-entropy): from hidden states to log-probabilities of labels and to the
+//! gradient of their weighted sum with respect to the hidden states, without a table of logits.
 //!
-//! Each worker walks through its part of the vocabulary, 64 rows of the output matrix W at a time: logits z in the integer
+//! Each worker walks through its part of the vocabulary, 64 rows of the LM head W at a time: logits z in the integer
 //! arithmetic of [`super::int8::Columns`], their exponentials relative to a running maximum, and the sum of
 //! `exp(z) W` that the gradient needs, as in the online softmax of Milakov & Gimelshein 2018 (arXiv 1805.02867). With c the
 //! sum of a row's coefficients,
@@ -26,7 +26,7 @@ use super::task::{LargeToken, LossTask, WorkerSums};
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
 
-/// Rows of the output matrix at a time.
+/// Rows of the LM head at a time.
 const TILE: usize = 64;
 /// Probability below which a token (and its neighbour, if it is below as well) is left out of a row's gradient.
 pub(in crate::graph) const SKIPPED: f64 = 1.0 / 4_194_304.0;
@@ -49,7 +49,7 @@ fn large_share(tiles: usize, n_tiles: usize) -> f64 {
     LARGE * (n_tiles as f64 / tiles as f64 / 8.0).clamp(1.0, LENIENT)
 }
 
-/// True for output matrices that [`partial`] takes, on this CPU.
+/// True for LM heads of a type that [`partial`] supports, on this CPU.
 pub(in crate::graph) fn can_fuse(kind: sys::ggml_type) -> bool {
     super::cpu::level().has_bf16() && Format::of(kind).is_some()
 }
@@ -201,7 +201,7 @@ impl Walk<'_> {
                     self.raise(part, l.row, top);
                     logs[l.row] = part.sum[l.row].max(1.0).ln() as f32;
                 }
-                // What is not a number comes through to the sum, and by that to all of the row.
+                // A NaN reaches the sum, and through it all of the row.
                 let mass = exponentials(z, part.max[l.row], &mut e[..]);
                 part.sum[l.row] += f64::from(mass);
                 if !self.grad || l.coef == 0.0 {
@@ -350,7 +350,7 @@ pub(in crate::graph) unsafe extern "C" fn finish(
 /// A row's sum over the whole vocabulary.
 struct Total {
     of: Labelled,
-    /// What `sum` is relative to.
+    /// Maximum that `sum` is relative to.
     max: f32,
     sum: f64,
     log_z: f64,

@@ -1,10 +1,10 @@
-//! `d = W^T g` for a weight `W` in any type ggml can de-quantize.
+//! `d = W^T g` for a weight `W` in any type ggml can dequantize.
 //!
 //! W has `n` rows of `k` numbers, g has `m` rows of `n`, d gets `m` rows of `k`: `d[m][k] = sum_n g[m][n] W[n][k]`.
 //! W may also be one matrix of several: one for each plane of g (`run`) or for each row of g (`run_id`, mixtures of
 //! experts).
 //!
-//! Blocks of W's rows are de-quantized to a panel that stays in the cache, and a register-blocked product adds the panel's
+//! Blocks of W's rows are dequantized to a panel that stays in the cache, and a register-blocked product adds the panel's
 //! part to d. The panel is F32, or BF16 (with g) where that is asked for and the CPU multiplies BF16; only weights that are
 //! quantized themselves are rounded so. All sums are F32, in the same order whatever the number of threads: each number
 //! of d is summed by one worker.
@@ -33,7 +33,7 @@ thread_local! {
     static PANEL: RefCell<Panel> = RefCell::default();
 }
 
-/// What a worker keeps between calls.
+/// A worker's buffers, kept between calls.
 #[derive(Default)]
 struct Panel {
     rows: Rows,
@@ -165,13 +165,13 @@ struct Share {
 }
 
 impl Share {
-    /// A worker de-quantizes all rows of its columns, and rounds all of its rows of g: where there are many workers, parts
+    /// A worker dequantizes all rows of its columns, and rounds all of its rows of g: where there are many workers, parts
     /// that are not as wide and as long as they could be cost less. None for a worker without work.
     fn new(w: &sys::ggml_tensor, m: usize, ith: usize, nth: usize) -> Option<Self> {
         let k = w.ne[0] as usize;
         // SAFETY: arithmetic on the type's traits.
         let block = unsafe { sys::ggml_blck_size(w.type_) as usize };
-        // For each row of W, in cycles: products, columns taken apart, rows rounded. Half a tile takes more than half.
+        // For each row of W, in cycles: multiplications, columns unpacked, rows rounded. Half a tile takes more than half.
         let cost = |width: usize, rows: usize| {
             let tiles = (width / TILE_K) as f64 + if width.is_multiple_of(TILE_K) { 0.0 } else { 0.6 };
             tiles * rows as f64 + 0.5 * width as f64 + 0.15 * rows as f64
@@ -485,7 +485,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// A weight of `n` rows of `k` random numbers in a type of ggml's, and what it de-quantizes to.
+    /// A weight of `n` rows of `k` random numbers in a type of ggml's, and what it dequantizes to.
     struct Weight {
         kind: sys::ggml_type,
         bytes: Vec<u8>,

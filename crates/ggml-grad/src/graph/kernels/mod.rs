@@ -1,15 +1,16 @@
 //! The kernels that ggml has no (fast) equivalent of, run by ggml as custom ops on the CPU.
 //!
-//! [`matmul_t`]: the product with a transposed quantized weight, one for all rows or one of many for each. [`rows`]: rows
-//! added up where integers say. [`attention`]: without a table of scores. [`pointwise`]: gradients of activations and
-//! norms. [`gelu`]: without a table. [`head`]: log-probabilities of labels and the gradient
-//! of their weighted sum, fused so that no probability table is kept. [`loss_head`]: the same with the output matrix, so that
-//! no table of logits is kept either.
-//! [`logprobs`]: log-probabilities from hidden states, for evaluation.
-//!
-//! [`int8`]: products with quantized weights in ggml's integer arithmetic, from weights taken apart by [`quants`] and
-//! activations rounded by [`activations`]; [`bf16`]: products of panels in BF16. Both need instructions that [`cpu`] asks
-//! for; elsewhere ggml's kernels and F32 do the work. [`kernel_override`]: the same products in llama.cpp's own graphs.
+//! - [`matmul_t`]: matmul with a transposed quantized weight, one weight for all rows or one of many for each row.
+//! - [`rows`]: scatter-add of rows.
+//! - [`attention`]: attention and its gradient, without a table of scores.
+//! - [`pointwise`]: gradients of activations and norms. [`gelu`]: GELU without ggml's table.
+//! - [`log_prob_head`]: log-probabilities of labels and the gradient of their weighted sum, from logits. [`loss_head`]: the
+//!   same fused with the LM head, without a table of logits. [`task`]: their labels and results.
+//! - [`logprobs`]: log-probabilities from hidden states, for evaluation.
+//! - [`int8`]: int8 matmuls, from weights unpacked by [`quants`] and activations quantized by [`activations`]. [`bf16`]:
+//!   matmuls of panels in BF16. Both need a [`cpu`] level; below it, ggml's kernels and F32 take their place.
+//! - [`kernel_override`]: the same matmuls and attention in llama.cpp's own graphs.
+//! - [`numeric`]: arithmetic on rows that several of them share.
 
 #![allow(unsafe_code)] // Kernels work on raw tensors, with vector instructions.
 
@@ -32,13 +33,13 @@ pub(super) mod task;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
-/// The part `[from, to)` of `n` units that worker `ith` of `nth` takes.
+/// The part `[from, to)` of `n` units of worker `ith` of `nth`.
 fn share(n: usize, ith: usize, nth: usize) -> (usize, usize) {
     (n * ith / nth, n * (ith + 1) / nth)
 }
 
-/// How a table of `units` by `rows` is dealt to workers: so many parts across and so many down, at most `nth` in all, that
-/// the largest part costs least; that cost comes first. Of equals, the one with more parts across.
+/// Partitions a table of `units` by `rows` among workers: parts across and parts down, at most `nth` in all, such that the
+/// largest part costs least. Returns (that cost, parts across, parts down). Of equals, the one with more parts across.
 fn grid(units: usize, rows: usize, nth: usize, cost: impl Fn(usize, usize) -> f64) -> (f64, usize, usize) {
     let mut best = (f64::INFINITY, 1, 1);
     for across in (1..=units.min(nth).max(1)).rev() {

@@ -1,12 +1,12 @@
-//! Quantized weights taken apart: every number as `scale * (u - offset) + min`, with `u` an unsigned byte and scale and
+//! Unpacked quantized weights: every element as `scale * (u - offset) + min`, with `u` an unsigned byte and scale and
 //! min shared by a group of neighbours.
 //!
 //! The layouts are those of ggml (`ggml-common.h`), which the GGUF format publishes. Only types whose numbers are integers
-//! of at most eight bits in each group are here; all others go through ggml's own conversions.
+//! of at most eight bits in each group are here; ggml's conversions dequantize all others.
 
 use crate::llama::sys;
 
-/// How a type is taken apart.
+/// The block format of a type.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
     /// Numbers in a stored block.
@@ -15,17 +15,17 @@ pub(super) struct Format {
     pub bytes: usize,
     /// Neighbours that share a scale and a min: 16 or 32.
     pub group: usize,
-    /// What every `u` is too large by.
+    /// Subtracted from every `u`.
     pub offset: i32,
     /// Whether groups have a min.
     pub has_min: bool,
-    /// The type that ggml rounds activations to before it multiplies them with this one.
+    /// The type that ggml quantizes activations to for matmuls with this one.
     pub activations: Activations,
     /// Writes a row's bytes, and the scale and min of each of its groups.
     unpack: Unpack,
 }
 
-/// Takes a stored row apart into bytes, scales and mins.
+/// Unpacks a stored row into bytes, scales and mins.
 type Unpack = unsafe fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
 
 /// The [`Unpack`] of a type: the same code for any CPU and for those with [`super::cpu::CpuLevel::Avx512`].
@@ -47,7 +47,7 @@ macro_rules! unpack {
     }};
 }
 
-/// Types of rounded activations.
+/// Types of quantized activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Activations {
     /// 32 signed bytes and a 16-bit scale.
@@ -70,7 +70,7 @@ impl Activations {
 }
 
 impl Format {
-    /// The format of ggml's type; None for those that are not taken apart.
+    /// The format of ggml's type; None for those that are not unpacked here.
     pub(super) fn of(kind: sys::ggml_type) -> Option<Self> {
         let simple = |bytes, offset, unpack| Self {
             block: 32,
@@ -105,7 +105,7 @@ impl Format {
         })
     }
 
-    /// Takes a row apart: `u` gets a byte for each number, `scale` and `min` one number for each group.
+    /// Unpacks a row: `u` gets a byte for each number, `scale` and `min` one number for each group.
     pub(super) fn unpack_row(&self, row: &[u8], u: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
         // SAFETY: chosen for this CPU.
         unsafe { (self.unpack)(row, u, scale, min) };
@@ -279,7 +279,7 @@ fn q6_k(b: &[u8; 210], u: &mut [u8; 256], scale: &mut [f32; 16], min: &mut [f32;
     }
 }
 
-/// The types that are taken apart.
+/// The types that are unpacked here.
 #[cfg(test)]
 pub(super) const TYPES: [sys::ggml_type; 9] = [
     sys::GGML_TYPE_Q4_0,

@@ -14,7 +14,7 @@ struct Bench {
     ctx: *mut sys::ggml_context,
     w: *mut sys::ggml_tensor,
     x: *mut sys::ggml_tensor,
-    w_values: Vec<f32>, // [n, k], de-quantized
+    w_values: Vec<f32>, // [n, k], dequantized
     k: usize,
     m: usize,
 }
@@ -90,9 +90,9 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Every type, odd sizes, any number of threads: the bits of `ggml_mul_mat`.
+/// Every type, odd sizes, any number of threads: bit-exact with `ggml_mul_mat`.
 #[test]
-fn products_are_ggmls_bit_for_bit() {
+fn matmuls_are_bit_exact_with_ggml() {
     if !cpu::level().has_int8() {
         return;
     }
@@ -113,10 +113,10 @@ fn products_are_ggmls_bit_for_bit() {
     }
 }
 
-/// Every type, odd sizes, any number of threads: what f64 makes of ggml's rounded activations, closer than F32 can tell from
+/// Every type, odd sizes, any number of threads: what f64 makes of ggml's quantized activations, closer than F32 can tell from
 /// what `ggml_mul_mat` makes of them.
 #[test]
-fn fast_products_are_ggmls_but_for_the_order_of_sums() {
+fn fast_matmuls_differ_from_ggml_in_reduction_order_only() {
     if !cpu::level().has_int8() {
         return;
     }
@@ -146,7 +146,7 @@ fn fast_products_are_ggmls_but_for_the_order_of_sums() {
 /// Log-probabilities and the gradient of the fused head, against f64 from ggml's own logits: with small and large logits,
 /// labels far below the maximum, rows of two labels that cancel, rows without a label, tiles that are not full.
 #[test]
-fn output_matrix_and_loss_in_one() {
+fn fused_lm_head_loss_against_f64() {
     let mut rng = ChaCha8Rng::seed_from_u64(12);
     for kind in TYPES.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
         for ((k, n, m), scale) in

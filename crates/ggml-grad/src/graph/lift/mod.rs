@@ -1,6 +1,6 @@
-//! From a captured `llama_decode` to the intermediate representation.
+//! Lifting: a captured (traced) `llama_decode` is imported into the intermediate representation.
 //!
-//! Only what lies between the entry point (the addition of the control vector) and the logits is lifted. Writes to the
+//! Only the subgraph between the lowest hook point (the addition of the control vector) and the logits is lifted. Writes to the
 //! KV cache followed by views of it become plain data flow. Reads of the cache are trimmed from llama.cpp's 256-cell
 //! steps to 32-cell ones: the cells beyond the batch are masked with -inf, so they add exact zeros to sums whose order
 //! does not change at multiples of 32.
@@ -54,22 +54,22 @@ pub enum LiftError {
         /// The node.
         name: String,
     },
-    /// A pattern that this version does not understand.
+    /// A pattern that lifting does not know.
     #[error("node {name} ({op}): {why}")]
     SymbolicGraph {
         /// The node.
         name: String,
         /// Its op.
         op: &'static str,
-        /// What was met.
+        /// The pattern.
         why: String,
     },
-    /// Shapes that do not fit: a fault of the lifting.
+    /// Shapes that do not fit: an error in the lifting.
     #[error("node {name}: {source}")]
     Ir {
         /// The node.
         name: String,
-        /// What does not fit.
+        /// The mismatch.
         source: IrError,
     },
 }
@@ -88,7 +88,7 @@ pub struct HookPoint {
 /// The lifted part of a decode.
 #[derive(Debug, Clone)]
 pub struct Lifted {
-    /// The graph from the entry to the logits.
+    /// The graph from the lowest hook point to the logits.
     pub graph: Graph,
     /// Input: the residual stream before the lowest vector is added, `[n_embd, n_rows]`.
     pub residual: InputId,
@@ -112,8 +112,8 @@ struct Lifter<'a> {
     done: HashMap<NodeId, Value>,
     /// Root of a cache -> index of the node that writes it.
     writes: HashMap<NodeId, usize>,
-    /// Index of the entry among the nodes.
-    entry_at: usize,
+    /// Index of the lowest hook point among the nodes.
+    hook_at: usize,
     n_tokens: usize,
     n_kv: usize,
 }
@@ -131,31 +131,31 @@ pub(super) fn lift(
     model: &Model,
 ) -> Result<Lifted, LiftError> {
     let arch = model.architecture();
-    let entries = std::mem::take(&mut capture.entries);
+    let hook_points = std::mem::take(&mut capture.hook_points);
     if capture.split {
         return Err(LiftError::Split { n_tokens });
     }
-    if let Some(&layer) = layers.iter().find(|&&l| entries.iter().all(|e| e.layer != l)) {
+    if let Some(&layer) = layers.iter().find(|&&l| hook_points.iter().all(|e| e.layer != l)) {
         return Err(LiftError::NoEntry { layer, arch });
     }
-    let lowest = entries[0].node;
-    let last = capture.nodes.last().expect("an entry implies nodes").id;
-    let entry_node = &capture.nodes[capture.index[&lowest]];
-    let wrap = |source| LiftError::Ir { name: entry_node.name.clone(), source };
+    let lowest = hook_points[0].node;
+    let last = capture.nodes.last().expect("a hook point implies nodes").id;
+    let hook_node = &capture.nodes[capture.index[&lowest]];
+    let wrap = |source| LiftError::Ir { name: hook_node.name.clone(), source };
     let mut graph = Graph::new();
     let mut inputs = vec![Data::F32(Vec::new())];
-    let (h, residual) = graph.input(entry_node.ne, Elem::F32);
+    let (h, residual) = graph.input(hook_node.ne, Elem::F32);
     let mut done = HashMap::new();
-    let vectors: Vec<InputId> = entries
+    let vectors: Vec<InputId> = hook_points
         .iter()
         .map(|e| {
-            let (v, id) = graph.input([entry_node.ne[0], 1, 1, 1], Elem::F32);
+            let (v, id) = graph.input([hook_node.ne[0], 1, 1, 1], Elem::F32);
             inputs.push(Data::F32(Vec::new()));
             done.insert(e.vector, v);
             id
         })
         .collect();
-    let at = graph.add(h, done[&entries[0].vector]).map_err(wrap)?;
+    let at = graph.add(h, done[&hook_points[0].vector]).map_err(wrap)?;
     done.insert(lowest, at);
     let mut writes = HashMap::new();
     for (i, n) in capture.nodes.iter().enumerate() {
@@ -180,7 +180,7 @@ pub(super) fn lift(
         },
         done,
         writes,
-        entry_at: capture.index[&lowest],
+        hook_at: capture.index[&lowest],
         n_tokens,
         n_kv: kept_cells(n_tokens, model.placement().is_offloaded()),
     };
@@ -190,7 +190,7 @@ pub(super) fn lift(
         lifter.done.insert(capture.nodes[i].id, value);
     }
     lifter.out.logits = lifter.done[&last];
-    for (e, vector) in entries.iter().zip(vectors) {
+    for (e, vector) in hook_points.iter().zip(vectors) {
         let Some(&at) = lifter.done.get(&e.node) else {
             return Err(LiftError::NoEntry { layer: e.layer, arch });
         };
@@ -200,8 +200,8 @@ pub(super) fn lift(
 }
 
 impl Lifter<'_> {
-    /// The nodes between the entry and `last`, sources before users: what is reached from `last` backwards, through
-    /// sources and through the cache, without passing the entry.
+    /// The nodes between the lowest hook point and `last`, sources before users: those that are reached from `last`
+    /// backwards, through sources and through the cache, without passing the hook point.
     fn reachable(&self, last: NodeId) -> Result<Vec<usize>, LiftError> {
         let mut order = Vec::new();
         let mut missing = BTreeSet::new();
@@ -224,7 +224,7 @@ impl Lifter<'_> {
                 continue;
             }
             let node = &self.capture.nodes[i];
-            if i < self.entry_at && self.is_constant(node) {
+            if i < self.hook_at && self.is_constant(node) {
                 if !self.capture.kept.contains_key(&i) {
                     missing.insert(i);
                 }
@@ -239,8 +239,8 @@ impl Lifter<'_> {
         if missing.is_empty() { Ok(order) } else { Err(LiftError::Below { numbers: missing }) }
     }
 
-    /// True for a node below the entry that computes something. What only looks at other values, or is made of leaves
-    /// alone, is lifted as it is.
+    /// True for a node below the hook point that computes something. Views, and nodes made of leaves alone, are lifted as
+    /// they are.
     fn is_constant(&self, node: &RawNode) -> bool {
         let looks =
             matches!(node.op, sys::GGML_OP_VIEW | sys::GGML_OP_RESHAPE | sys::GGML_OP_PERMUTE | sys::GGML_OP_TRANSPOSE);
@@ -266,7 +266,7 @@ impl Lifter<'_> {
             return Ok(v);
         }
         let capture = self.capture;
-        // A value from below the entry, brought along: an input.
+        // A saved value from below the hook point: an input.
         if let Some((at, bytes)) = capture.index.get(&id).and_then(|at| Some((at, capture.kept.get(at)?))) {
             let below = &capture.nodes[*at];
             let data = data_of(below.dtype, bytes)

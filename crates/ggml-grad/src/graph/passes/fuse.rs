@@ -1,4 +1,4 @@
-//! Attention made one op, where our kernels take it.
+//! Fuses an attention into one op, where bidpo's kernels support it.
 //!
 //! The ops that llama.cpp computes it with stay in the graph: they are what runs where ggml's own kernels are asked for.
 
@@ -28,11 +28,11 @@ pub fn fuse(graph: &Graph, wanted: &[Value]) -> Result<(Graph, Vec<Value>), IrEr
     for (i, node) in graph.nodes().iter().enumerate() {
         let src: Vec<Value> = node.src.iter().map(|s| map[s.0 as usize]).collect();
         if node.op == Op::Cont && node.elem == Elem::F32 && new.is_contiguous(src[0]) {
-            // What was transposed there and back.
+            // Transposed there and back.
             map.push(new.reshape(src[0], node.ne)?);
             continue;
         }
-        // With strides of their own: what stood on a transposed result may now stand on a plain one.
+        // Strides follow from the new sources: a transposed result may have become a contiguous one.
         let copy = new.resized(&Node { src, ..node.clone() }, node.ne)?;
         let Some(of) = fused.get(&Value(i as u32)) else {
             map.push(copy);

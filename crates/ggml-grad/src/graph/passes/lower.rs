@@ -1,15 +1,14 @@
-//! A graph for devices: what only kernels of ours compute, or what some device may lack, written in ops that every backend
-//! of ggml has.
+//! Lowers a graph for devices: ops that only bidpo's kernels compute, or that a device may lack, become ops that every
+//! backend of ggml has.
 //!
-//! [`Op::MulMatT`] becomes an ordinary product with a transposed copy of the weight, gradients with an op of their own
-//! (`*Back`) become elementwise arithmetic, and the head becomes a softmax whose label entries are written in place.
+//! [`Op::MulMatT`] becomes an ordinary matmul with a transposed copy of the weight, the ops of gradients (`*Back`) become elementwise arithmetic, and the head becomes a softmax whose label entries are written in place.
 
 use crate::graph::emit::{Data, Label};
 use crate::graph::ir::{Elem, Graph, IrError, Node, Op, Unary, Value, WeightId, n_elements};
 use crate::llama::sys;
 use std::collections::BTreeMap;
 
-/// What is to be rewritten.
+/// The parts of a graph to rewrite.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
     /// For each weight: it lies on a device.
@@ -33,7 +32,7 @@ pub struct Lowered {
     pub inputs: Vec<Data>,
     /// The weights whose transposed copies the new weights are, in order.
     pub transposed: Vec<WeightId>,
-    /// What the log-probabilities of the labels follow from, where the head was rewritten.
+    /// The values that the labels' log-probabilities follow from, where the head was rewritten.
     pub head: Option<LabelScores>,
 }
 

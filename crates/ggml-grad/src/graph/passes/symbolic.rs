@@ -13,7 +13,7 @@ use crate::graph::lift::{HookPoint, Lifted};
 use crate::llama::Weight;
 use std::collections::BTreeSet;
 
-/// What an extent stands for.
+/// A symbolic extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SymDim {
     /// A number of the model's.
@@ -53,7 +53,7 @@ pub enum InputKind {
 /// A lifted graph whose extents are those of no batch in particular.
 #[derive(Debug, Clone)]
 pub struct SymbolicGraph {
-    /// Of the first batch it was learnt from, without what only ggml's own kernels need.
+    /// The graph of the first batch, without nodes that only ggml's kernels need.
     graph: Graph,
     /// For each value.
     extents: Vec<[SymDim; 4]>,
@@ -122,7 +122,7 @@ impl Pruned {
         let mut new = vec![None; needed.len()];
         let mut masks = BTreeSet::new();
         for (i, node) in fused.nodes().iter().enumerate().filter(|(i, _)| needed[*i]) {
-            // What is lifted is padded for attentions that stay ggml's, and for nothing else.
+            // Lifting pads for attentions that stay ggml's, and for nothing else.
             if let Op::Pad(_) = node.op {
                 return Err("an attention that bidpo's kernels do not take".into());
             }
@@ -185,19 +185,19 @@ impl SymbolicGraph {
         }
         let Pruned { graph, entries, logits, .. } = one;
         let weights = a.weights.clone();
-        let pattern = Self { graph, extents, inputs, residual: a.residual, entries, logits, weights };
-        // What comes out for the two batches must be what went in.
-        for (size, graph) in sizes.into_iter().zip([&pattern.graph, &two.graph]) {
-            let made = pattern.at(size).map_err(|e| e.to_string())?;
+        let symbolic = Self { graph, extents, inputs, residual: a.residual, entries, logits, weights };
+        // For the two batches, the symbolic graph must give the graphs that it was made from.
+        for (size, graph) in sizes.into_iter().zip([&symbolic.graph, &two.graph]) {
+            let made = symbolic.at(size).map_err(|e| e.to_string())?;
             let differ = |(x, y): (&Node, &Node)| {
-                let is_mask = matches!(x.op, Op::Input(id) if pattern.inputs[id.0 as usize] == InputKind::Mask);
+                let is_mask = matches!(x.op, Op::Input(id) if symbolic.inputs[id.0 as usize] == InputKind::Mask);
                 !is_mask && (x.ne != y.ne || (0..4).any(|i| x.ne[i] != 1 && x.nb[i] != y.nb[i]))
             };
             if let Some((x, y)) = made.nodes().iter().zip(graph.nodes()).find(|&pair| differ(pair)) {
                 return Err(format!("{} with strides {:?}, not {:?}", x.op.name(), x.nb, y.nb));
             }
         }
-        Ok(pattern)
+        Ok(symbolic)
     }
 
     /// The graph for a batch of these extents.
@@ -303,16 +303,16 @@ mod tests {
 
     #[test]
     fn a_graph_of_any_size_is_the_one_that_would_be_lifted() {
-        let pattern = SymbolicGraph::learn(&lifted(SIZES[0], 8, false), &lifted(SIZES[1], 8, false), SIZES).unwrap();
+        let symbolic = SymbolicGraph::learn(&lifted(SIZES[0], 8, false), &lifted(SIZES[1], 8, false), SIZES).unwrap();
         let size = SymDims { tokens: 41, outputs: 7 };
-        let (made, want) = (pattern.at(size).unwrap(), Pruned::new(&lifted(size, 8, false)).unwrap());
+        let (made, want) = (symbolic.at(size).unwrap(), Pruned::new(&lifted(size, 8, false)).unwrap());
         assert_eq!(made.nodes().len(), want.graph.nodes().len());
         for (a, b) in made.nodes().iter().zip(want.graph.nodes()) {
             assert_eq!((a.op, &a.src, a.ne, a.nb, a.elem), (b.op, &b.src, b.ne, b.nb, b.elem));
         }
-        assert_eq!(pattern.shape(0, size), Some([8, 41, 1, 1]));
-        assert_eq!(pattern.shape(2, size), Some([7, 1, 1, 1]));
-        assert_eq!((pattern.logits, pattern.entries[0].at), (want.logits, want.entries[0].at));
+        assert_eq!(symbolic.shape(0, size), Some([8, 41, 1, 1]));
+        assert_eq!(symbolic.shape(2, size), Some([7, 1, 1, 1]));
+        assert_eq!((symbolic.logits, symbolic.entries[0].at), (want.logits, want.entries[0].at));
     }
 
     #[test]

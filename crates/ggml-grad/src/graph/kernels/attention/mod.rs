@@ -223,7 +223,7 @@ unsafe fn lets_through(mask: *const f32) -> bool {
     mask.iter().fold(false, |any, &m| any | (m > f32::NEG_INFINITY))
 }
 
-/// What a worker keeps between calls.
+/// A worker's buffers, kept between calls.
 #[derive(Default)]
 struct Scratch {
     /// For each tile of rows, or of columns, the units that the mask does not hide.
@@ -513,7 +513,7 @@ pub(in crate::graph) unsafe extern "C" fn fused(dst: *mut sys::ggml_tensor, ith:
     thread_local! {
         static MASK: RefCell<Vec<f32>> = RefCell::default();
     }
-    // SAFETY: the stand-in took the node for its shapes and types, all in host memory.
+    // SAFETY: the kernel override took the node for its shapes and types, all in host memory.
     unsafe {
         let src = &(*dst).src;
         let [q, k, v] = [0, 1, 2].map(|i| {

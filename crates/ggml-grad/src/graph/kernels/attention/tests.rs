@@ -120,7 +120,7 @@ impl Numbers {
     }
 }
 
-/// What a query sees in a pair whose responses share a prompt.
+/// The keys that a query sees in a pair whose responses share a prompt.
 fn pair(prompt: usize, chosen: usize) -> impl Fn(usize, usize) -> bool {
     move |row, column| column <= row && (column < prompt || (row < prompt + chosen) == (column < prompt + chosen))
 }

@@ -63,8 +63,8 @@ fn grain(x: f32) -> f64 {
     (f64::from(x) + PLACES) - PLACES
 }
 
-/// Makes scores into probabilities: `exp(scale s + mask)` over its sum, and the logarithm of that sum. What a query sees
-/// decides the result, to the bit, not where in the units it lies: a pair's numbers are the same in company.
+/// Makes scores into probabilities: `exp(scale s + mask)` over its sum, and the logarithm of that sum. The
+/// result is batch-invariant, bit for bit: it depends on the keys that a query sees, not on their place in the units.
 #[inline(always)]
 unsafe fn soften(s: &mut [f32], row: Units<'_>, scale: f32) -> f32 {
     let mut top = [f32::NEG_INFINITY; LANES];
