@@ -7,7 +7,7 @@
 mod common;
 
 use bidpo_core::check::{Checks, EngineChecks, check_synthetic};
-use bidpo_core::train::EngineError;
+use bidpo_core::engine::EngineError;
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, Model, ModelParams, Node};
 use ggml_grad::synth::{self, Family};
 

@@ -5,8 +5,9 @@
 mod common;
 
 use bidpo_core::check::builtin_pairs;
+use bidpo_core::engine::{Cache, CacheType, Engine};
 use bidpo_core::layers::Layers;
-use bidpo_core::train::{Cache, CacheType, Engine, Event, NamedPair, TrainConfig, Trainer, TrainingBudget};
+use bidpo_core::train::{Event, NamedPair, TrainConfig, Trainer, TrainingBudget};
 use common::bench::{Bench, PAIRS};
 use ggml_grad::llama::{DType, Model, ModelParams};
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ mod common;
 
 use bidpo_core::check::{builtin_pairs, middle_layer};
 use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateChoice, TokenizedPair};
-use bidpo_core::train::{Cache, CacheType, Engine};
+use bidpo_core::engine::{Cache, CacheType, Engine};
 use ggml_grad::llama::{Batch, Context, ContextParams, EvalCallback, Model, ModelParams, Node, NodeId};
 use std::collections::HashSet;
 use std::path::Path;

@@ -8,8 +8,9 @@ mod common;
 
 use assert_cmd::Command;
 use bidpo_core::check::{Gold, builtin_pairs};
+use bidpo_core::engine::Engine;
 use bidpo_core::steer::SteeringVector;
-use bidpo_core::train::{Engine, Precision};
+use bidpo_core::train::Precision;
 use common::{GEMMA, SMOL};
 use ggml_grad::graph::emit::Forward;
 use ggml_grad::llama::{DType, Model, ModelParams, Offload};

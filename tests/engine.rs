@@ -6,8 +6,9 @@ mod common;
 
 use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
 use bidpo_core::data::TokenizedPair;
+use bidpo_core::engine::{Engine, EngineError, Example, PairLogp, check_model};
 use bidpo_core::numbers::median;
-use bidpo_core::train::{Engine, EngineError, Example, PairLogp, check_model, loss};
+use bidpo_core::train::loss;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::{Arc, LazyLock};

@@ -5,7 +5,8 @@
 mod common;
 
 use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};
-use bidpo_core::train::{Backward, Engine, Example, Forward, PairLogp, Precision, loss};
+use bidpo_core::engine::{Engine, Example, PairLogp};
+use bidpo_core::train::{Backward, Forward, Precision, loss};
 use ggml_grad::llama::{Model, ModelParams};
 use std::sync::Arc;
 

@@ -5,9 +5,10 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::engine::Engine;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ScaledVector, SteeringVector, combine};
-use bidpo_core::train::{Engine, NamedPair, Precision, TrainConfig, TrainError, Trainer};
+use bidpo_core::train::{NamedPair, Precision, TrainConfig, TrainError, Trainer};
 use common::bench::{Bench, PAIRS, steps, wait};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, ModelParams, Token};
 use std::sync::Arc;

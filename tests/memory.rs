@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 use bidpo_core::check::{F32Copy, LIMIT, central_differences, gradient, long_pair, random_vector};
-use bidpo_core::train::{Engine, Example};
+use bidpo_core::engine::{Engine, Example};
 use ggml_grad::graph::AttentionMemory;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use ggml_grad::llama::{DType, Model, ModelParams};

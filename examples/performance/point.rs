@@ -1,7 +1,7 @@
 //! One measurement.
 
 use bidpo_core::check::long_pair;
-use bidpo_core::train::Engine;
+use bidpo_core::engine::Engine;
 use ggml_grad::llama::{Model, ModelParams, ReferenceContext};
 use serde::{Deserialize, Serialize};
 use std::error::Error;

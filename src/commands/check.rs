@@ -5,8 +5,9 @@ use bidpo_core::check::{
     Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, TOGETHER_COSINE, builtin_pairs, check,
     long_pair, middle_layer,
 };
+use bidpo_core::engine::{DEVICE_LIMIT, check_model};
 use bidpo_core::layers::Layers;
-use bidpo_core::train::{DEVICE_LIMIT, Precision, check_model};
+use bidpo_core::train::Precision;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;

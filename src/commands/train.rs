@@ -8,12 +8,12 @@ use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::{ChatTemplate, PreferenceSet, Split, TemplateChoice, split};
+use bidpo_core::engine::{Cache, CacheType, Engine, check_model};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, SteeringVector};
 use bidpo_core::train::{
-    Backward, Cache, CacheType, CheckpointPlan, Engine, Forward, HeldOut, HeldOutPairs, LearningRate, NamedPair,
-    Objective, Precision, RunInputs, Schedule, Stop, TrainConfig, Trainer, TrainingBudget, VectorCard, check_model,
-    encode_pair,
+    Backward, CheckpointPlan, Forward, HeldOut, HeldOutPairs, LearningRate, NamedPair, Objective, Precision, RunInputs,
+    Schedule, Stop, TrainConfig, Trainer, TrainingBudget, VectorCard, encode_pair,
 };
 use ggml_grad::files::{FileError, check_writable, display_name};
 use ggml_grad::llama::{AbortMessage, Model};

@@ -6,7 +6,8 @@
 //! use bidpo_core::layers::Layers;
 //! use ggml_grad::llama::{Model, ModelParams, default_threads};
 //! use bidpo_core::steer::SteeringVector;
-//! use bidpo_core::train::{Engine, TrainConfig, Trainer, encode_pair};
+//! use bidpo_core::engine::Engine;
+//! use bidpo_core::train::{TrainConfig, Trainer, encode_pair};
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
 //!
@@ -29,6 +30,7 @@
 //! # }
 //! ```
 //!
+//! - [`engine`]: scores and differentiates preference pairs on a model.
 //! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
@@ -45,6 +47,7 @@ pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod data;
+pub mod engine;
 pub mod eval;
 pub mod extract;
 pub mod layers;

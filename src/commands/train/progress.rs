@@ -1,6 +1,7 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
-use bidpo_core::train::{CacheUse, Event, LayerStats, StepReport};
+use bidpo_core::engine::CacheUse;
+use bidpo_core::train::{Event, LayerStats, StepReport};
 use ggml_grad::memory::text;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;

@@ -3,9 +3,10 @@
 use crate::chat::ChatError;
 use crate::data::truthfulqa::TruthfulQaError;
 use crate::data::{PrefsError, TemplateError};
+use crate::engine::EngineError;
 use crate::eval::ScoreError;
 use crate::extract::ExtractError;
-use crate::train::{EngineError, TrainError};
+use crate::train::TrainError;
 use ggml_grad::llama::LlamaError;
 use std::path::PathBuf;
 

@@ -23,7 +23,7 @@ pub use report::{ModelReport, OpTime, Split, Threads};
 
 use crate::check::middle_layer;
 use crate::data::{ChatTemplate, TemplateChoice, TokenizedPair};
-use crate::train::check_model;
+use crate::engine::check_model;
 use ggml_grad::llama::{Model, ModelParams};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

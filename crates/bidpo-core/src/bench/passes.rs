@@ -3,8 +3,8 @@
 use super::step::{join, sequences};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alternate};
 use crate::data::TokenizedPair;
+use crate::engine::Engine;
 use crate::extract::{ExtractJob, Positions};
-use crate::train::Engine;
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Token};
 use std::collections::BTreeMap;

@@ -4,11 +4,11 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
+use crate::engine::{Engine, Example};
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
-    Engine, Example, LearningRate, Member, NamedPair, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig,
-    TrainingBudget,
+    LearningRate, Member, NamedPair, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig, TrainingBudget,
 };
 use crate::{check::file_name, data::TokenizedPair};
 use ggml_grad::graph::emit::Timings;

@@ -4,8 +4,9 @@ use super::difference::{gradient, random_vector, total};
 use super::together::together;
 use super::{Differences, Together, central_differences};
 use crate::data::TokenizedPair;
+use crate::engine::{Agreement, Engine, EngineError, Example, Survey};
 use crate::numbers::{cosine, norm};
-use crate::train::{Agreement, Engine, EngineError, Example, Precision, Survey};
+use crate::train::Precision;
 use ggml_grad::llama::{DType, Model, ModelParams};
 use std::sync::Arc;
 

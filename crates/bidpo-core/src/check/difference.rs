@@ -1,8 +1,8 @@
 //! The gradient against central differences of the lifted graph.
 
 use super::LIMIT;
+use crate::engine::{Engine, EngineError, Example, Scored};
 use crate::numbers::{cosine, median, norm};
-use crate::train::{Engine, EngineError, Example, Scored};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

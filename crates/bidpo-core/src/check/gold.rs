@@ -1,8 +1,9 @@
 //! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
 
 use crate::data::TokenizedPair;
+use crate::engine::{Engine, EngineError, Example};
 use crate::numbers::{cosine, norm};
-use crate::train::{Engine, EngineError, Example, Precision, loss};
+use crate::train::{Precision, loss};
 use ggml_grad::llama::{Model, Token};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

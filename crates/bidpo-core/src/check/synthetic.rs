@@ -1,7 +1,7 @@
 //! The checks on random models: every architecture, every type of weight.
 
 use super::{Checks, F32Copy, builtin_pairs, check};
-use crate::train::EngineError;
+use crate::engine::EngineError;
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{DType, LlamaError, Model, ModelParams};
 use ggml_grad::synth::{self, Family, SynthError};
@@ -40,7 +40,7 @@ pub fn check_synthetic(
     let path = folder.path().join(format!("{}.gguf", family.name()));
     synth::write(&path, family, &family.shape(), dtype, 1)?;
     let model = Model::load(&path, &ModelParams { plain_weights: !repack, ..ModelParams::default() })?;
-    crate::train::check_model(&model, layers.first().copied().unwrap_or(1))?;
+    crate::engine::check_model(&model, layers.first().copied().unwrap_or(1))?;
     let copy = F32Copy::new(&model)?;
     // Random models have small vocabularies, so texts are long in tokens. Short pairs do: longer than the sliding windows.
     let mut pairs = builtin_pairs(&model)?;

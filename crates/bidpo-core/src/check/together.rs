@@ -2,8 +2,8 @@
 
 use super::difference::random_vector;
 use crate::data::TokenizedPair;
+use crate::engine::{Engine, EngineError, Example};
 use crate::numbers::cosine;
-use crate::train::{Engine, EngineError, Example};
 
 /// Least cosine of the gradient of joined pairs to the sum of their own: the backward pass rounds to 16 bits. 0.99999 is
 /// usual.

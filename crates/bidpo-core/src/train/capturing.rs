@@ -1,9 +1,9 @@
 //! Before the first step: what the run will need, and what it keeps of each pair.
 
-use super::engine::{Agreement, Engine, Example};
 use super::error::TrainError;
 use super::events::{Event, MemoryNeed, NamedPair};
 use crate::data::TokenizedPair;
+use crate::engine::{Agreement, Engine, Example};
 use ggml_grad::memory::text;
 use std::sync::atomic::{AtomicBool, Ordering};
 

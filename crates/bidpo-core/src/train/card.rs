@@ -1,11 +1,11 @@
 //! What is written beside a vector: its provenance in the file, and a card to read.
 
-use super::cache::CacheType;
 use super::config::TrainConfig;
 use super::events::Stop;
 use super::heldout::HeldOut;
 use super::summary::LayerStats;
 use super::trainer::Trained;
+use crate::engine::CacheType;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 

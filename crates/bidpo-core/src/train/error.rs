@@ -1,7 +1,7 @@
 //! Errors of a training run.
 
 use super::checkpoint::CheckpointError;
-use super::engine::EngineError;
+use crate::engine::EngineError;
 use ggml_grad::memory::text;
 
 /// A run that cannot start or continue.

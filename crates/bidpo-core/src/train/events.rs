@@ -1,9 +1,9 @@
 //! Reports of a running training, for whoever watches it, and why it ended.
 
-use super::cache::CacheUse;
 use super::checkpoint::Point;
 use super::summary::RunSummary;
 use crate::data::TokenizedPair;
+use crate::engine::CacheUse;
 use std::path::Path;
 use std::time::Duration;
 

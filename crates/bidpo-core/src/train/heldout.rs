@@ -1,8 +1,8 @@
 //! Measurement of a vector on held-out pairs, beside the baselines that a claim needs.
 
-use super::engine::{Engine, EngineError, Example, PairLogp};
 use super::error::TrainError;
 use super::events::{Event, NamedPair};
+use crate::engine::{Engine, EngineError, Example, PairLogp};
 use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use crate::steer::rotated;
 use serde::Serialize;

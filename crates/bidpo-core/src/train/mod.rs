@@ -1,11 +1,9 @@
 //! Training: objective, optimizer, the run and its checkpoints, held-out measurements, the vector's card.
 
-mod cache;
 mod capturing;
 mod card;
 mod checkpoint;
 mod config;
-mod engine;
 mod error;
 mod events;
 mod heldout;
@@ -18,14 +16,9 @@ mod run;
 mod summary;
 mod trainer;
 
-pub use cache::{Cache, CacheType, CacheUse};
 pub use card::VectorCard;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
 pub use config::{AUTO_RATE, LearningRate, TrainConfig, TrainingBudget};
-pub use engine::{
-    Agreement, DEVICE_LIMIT, Engine, EngineError, Example, Joined, LossDerivative, OpCount, PairLogp, Scored, Survey,
-    check_model,
-};
 pub use error::TrainError;
 pub use events::{Event, MemoryNeed, NamedPair, StepReport, Stop};
 pub use ggml_grad::graph::emit::{Backward, Forward, Precision};

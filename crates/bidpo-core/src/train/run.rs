@@ -2,7 +2,6 @@
 
 use super::checkpoint::{Checkpoint, Point, State};
 use super::config::TrainConfig;
-use super::engine::{Engine, EngineError, Example, PairLogp};
 use super::error::TrainError;
 use super::events::{NamedPair, StepReport, Stop};
 use super::identity::RecordedIdentity;
@@ -11,6 +10,7 @@ use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::summary::RunSummary;
 use super::trainer::Trained;
+use crate::engine::{Engine, EngineError, Example, PairLogp};
 use crate::numbers::norm;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Facts about model and data that are known before the first step.
 
-use super::cache::{Cache, CacheType};
 use super::config::{LearningRate, TrainConfig};
-use super::engine::{Agreement, Engine, Example};
+use crate::engine::{Agreement, Engine, Example};
+use crate::engine::{Cache, CacheType};
 use crate::numbers::{median, norm};
 use crate::steer::mean_fraction;
 

@@ -3,12 +3,12 @@
 use super::capturing::capture_all;
 use super::checkpoint::{Checkpoint, Point};
 use super::config::TrainConfig;
-use super::engine::{Engine, Example};
 use super::error::TrainError;
 use super::events::{Event, NamedPair, Stop};
 use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
+use crate::engine::{Engine, Example};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 

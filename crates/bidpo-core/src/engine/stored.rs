@@ -1,9 +1,9 @@
 //! Captures that come from a cache.
 
+use super::cache::{Cache, CacheType, Stored};
 use super::layout::Layout;
 use super::{Engine, EngineError, Example};
 use crate::data::TokenizedPair;
-use crate::train::cache::{Cache, CacheType, Stored};
 use ggml_grad::graph::lift::LiftError;
 use ggml_grad::graph::{CaptureError, SavedTensors, capture_decode, capture_structure};
 use ggml_grad::llama;
@@ -124,7 +124,7 @@ impl Engine {
         let rounding = pairs()
             .flat_map(|(a, b)| [a.chosen - b.chosen, a.rejected - b.rejected])
             .fold(0.0f64, |max, d| max.max(d.abs()));
-        let exact = kind == crate::train::CacheType::Bf16 || pairs().all(|(a, b)| a == b);
+        let exact = kind == crate::engine::CacheType::Bf16 || pairs().all(|(a, b)| a == b);
         (bits(&rows) == bits(cached.residual()) && exact).then_some(rounding)
     }
 }

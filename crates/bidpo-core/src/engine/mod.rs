@@ -1,88 +1,35 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
+mod cache;
+mod error;
 mod joined;
 mod layout;
+mod pair_logp;
 mod placed;
 mod stored;
 mod verify;
 
+pub use cache::{Cache, CacheType, CacheUse};
+pub use error::EngineError;
 pub use joined::{Joined, LossDerivative};
+pub use pair_logp::PairLogp;
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
-use super::cache::Cache;
 use crate::data::TokenizedPair;
 use crate::numbers::norm;
-use ggml_grad::graph::emit::{
-    Bindings, Data, Executor, Forward, Label, Outcome, Precision, Profile, RunError, Timings,
-};
+use ggml_grad::graph::emit::{Bindings, Data, Executor, Forward, Label, Outcome, Precision, Profile, Timings};
 use ggml_grad::graph::grad::differentiate_within;
-use ggml_grad::graph::ir::{Elem, Graph, InputId, IrError, Op, Value};
+use ggml_grad::graph::ir::{Elem, Graph, InputId, Op, Value};
 use ggml_grad::graph::lift::{HookPoint, Lifted};
 use ggml_grad::graph::passes::fuse::fuse;
 use ggml_grad::graph::passes::lower::LabelScores;
 use ggml_grad::graph::passes::symbolic::SymbolicGraph;
-use ggml_grad::graph::{AttentionMemory, CaptureError, FastKernels};
+use ggml_grad::graph::{AttentionMemory, FastKernels};
 use ggml_grad::llama::{Context, ContextParams, DType, LlamaError, Model, Use, Weight};
 use layout::Layout;
 use placed::Parts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// What can go wrong between a pair and its gradient.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// llama.cpp.
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    /// The graph cannot be captured or lifted.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// The graph cannot be differentiated.
-    #[error(transparent)]
-    Grad(#[from] IrError),
-    /// The graph cannot be run.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A kind of model that cannot be trained on.
-    #[error(transparent)]
-    Unsupported(#[from] ggml_grad::llama::Unsupported),
-    /// A model that cannot be trained on, or a layer it does not have.
-    #[error("{0}")]
-    Model(String),
-    /// A pair that cannot be used.
-    #[error("{0}")]
-    Pair(String),
-    /// The lifted graph and `llama_decode` disagree.
-    #[error(
-        "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \
-         {n_logits} logits ({what}); training would optimise something else than what llama.cpp runs, so bidpo refuses. \
-         `bidpo check` shows the details"
-    )]
-    Disagrees {
-        /// The largest absolute difference.
-        max_diff: f32,
-        /// Number of logits compared.
-        n_logits: usize,
-        /// At which vector.
-        what: &'static str,
-    },
-}
-
-/// Summed log-probabilities of a pair's two responses, in nats.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct PairLogp {
-    /// Of the chosen response.
-    pub chosen: f64,
-    /// Of the rejected response.
-    pub rejected: f64,
-}
-
-impl PairLogp {
-    /// `chosen - rejected`.
-    pub fn gap(&self) -> f64 {
-        self.chosen - self.rejected
-    }
-}
 
 /// One or more pairs, captured: the upper graph, its gradient, the residual stream at the layer, and the reference
 /// log-probabilities.

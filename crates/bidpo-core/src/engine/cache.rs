@@ -5,7 +5,7 @@
 //! raw bytes of values from below the layer that are used above it. The metadata's `capture` holds format, key and a SHA-256
 //! over it all.
 
-use super::engine::PairLogp;
+use super::PairLogp;
 use crate::data::TokenizedPair;
 use ggml_grad::numeric::{f32_from_le, f64_from_le};
 use half::bf16;
