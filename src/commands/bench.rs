@@ -8,6 +8,7 @@ use bidpo_core::check::middle_layer;
 use bidpo_core::text::numbers::significant;
 use ggml_grad::llama::{Model, ModelParams, cpu_features, default_threads};
 use serde_json::json;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,10 +24,10 @@ pub struct Args {
     /// Threads to compute with [default: the machine's cores].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
-    /// Turns of ours and the reference.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Measure only these [default: all]: step, first-epoch, extract, truthfulqa, generate, memory, start, pytorch, threads.
+    /// Rounds: bidpo and the reference are measured alternately, this many times each.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
+    rounds: NonZeroUsize,
+    /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, start, pytorch, threads.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<Name>,
     /// TruthfulQA's mc_task.json, for the line `truthfulqa`.
@@ -53,6 +54,13 @@ pub struct Args {
     json: bool,
 }
 
+fn rounds(s: &str) -> Result<NonZeroUsize, String> {
+    s.parse()
+        .ok()
+        .filter(|n: &NonZeroUsize| n.get() <= 1000)
+        .ok_or_else(|| "must be a whole number from 1 to 1000".into())
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.write_pairs {
         ensure!(args.model.len() == 1, "--write-pairs writes the pairs of one model: give one --model");
@@ -65,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings {
         layer: args.layer,
         threads,
-        rounds: args.rounds as usize,
+        rounds: args.rounds,
         only: if args.only.is_empty() { Name::ALL.to_vec() } else { args.only.clone() },
         truthfulqa: args.truthfulqa.clone(),
         questions: args.questions as usize,
@@ -102,7 +110,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if args.strict && over { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// With the verdicts, which follow from the figures.
+/// The report with a verdict for each line.
 fn to_json(report: &ModelReport) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(report)?;
     for (i, line) in report.lines.iter().enumerate() {

@@ -388,7 +388,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut file = SteeringVector::from_layers(&config.layers, &vector, &identity.architecture)?;
     file.provenance = card.provenance();
     file.save(&files.vector)?;
-    ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector)).as_bytes())
+    ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector))?.as_bytes())
         .map_err(FileError::write(&files.card))?;
     // A run whose loss is not finite would only get there again.
     if !matches!(trained.stop, Stop::Interrupted) {

@@ -1,6 +1,7 @@
 //! The progress line of training: on stderr, a bar in a terminal, a line an epoch elsewhere.
 
 use bidpo_core::engine::CacheUse;
+use bidpo_core::text::numbers::fixed;
 use bidpo_core::train::{Event, LayerStats, StepReport};
 use ggml_grad::memory::text;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -90,7 +91,7 @@ impl Progress {
                         r.agreement.n_logits, r.agreement.relative
                     );
                 }
-                let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { figure(x, 4) };
+                let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { fixed(x, 4) };
                 let spread = |text: &dyn Fn(&LayerStats) -> String| match &r.layers[..] {
                     [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
                     layers => layers.first().map_or_else(String::new, text),
@@ -102,7 +103,7 @@ impl Progress {
                     spread(&|l| format!("{:.1}", l.median_norm)),
                     spread(&|l| format!("{:.1}", l.mean_norm)),
                     spread(&|l| shown(l.lr)),
-                    spread(&|l| figure(l.step_percent(r.n_embd), 2)),
+                    spread(&|l| fixed(l.step_percent(r.n_embd), 2)),
                     if self.several { " at each" } else { "" },
                     r.total_steps,
                     if r.total_steps == 1 { "" } else { "s" },
@@ -159,8 +160,8 @@ impl Progress {
 
     /// `|v| 6.13 (3.57 %)`, or with several layers the mean of their percentages.
     fn norm(&self, norm: f64, percent: f64) -> String {
-        let percent = figure(percent, 2);
-        if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", figure(norm, 2)) }
+        let percent = fixed(percent, 2);
+        if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", fixed(norm, 2)) }
     }
 
     pub fn finish(&self) {
@@ -178,11 +179,6 @@ pub fn cache_line(folder: &Path, used: &CacheUse) -> String {
         used.written,
         text(used.bytes_written)
     )
-}
-
-/// A number with that many decimals; in scientific notation from a million on, which a diverging run reaches.
-pub fn figure(x: f64, decimals: usize) -> String {
-    if x.abs() < 1e6 { format!("{x:.decimals$}") } else { format!("{x:.2e}") }
 }
 
 fn clock(d: Duration) -> String {

@@ -1,6 +1,7 @@
 //! Summary of a finished run: lines on stderr, results on stdout.
 
-use super::{Args, Files, progress};
+use super::{Args, Files};
+use bidpo_core::text::numbers::fixed;
 use bidpo_core::train::{HeldOut, Stop, VectorCard};
 use serde_json::json;
 
@@ -78,9 +79,9 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
         println!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
-    let percent = progress::figure(r.percent(), 2);
+    let percent = fixed(r.percent(), 2);
     let norm = match r.config.layers.len() {
-        1 => format!("norm {} ({percent} % of the median residual norm)", progress::figure(r.norm(), 3)),
+        1 => format!("norm {} ({percent} % of the median residual norm)", fixed(r.norm(), 3)),
         n => format!("{percent} % of the median residual norm (mean over {n} layers)"),
     };
     println!("{}: {}, {norm}, from step {} of {}", output.display(), r.config.layers.words(), t.best_step, t.steps);

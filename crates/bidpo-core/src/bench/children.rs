@@ -130,7 +130,7 @@ pub(super) fn start(s: &mut Subject<'_>) -> Result<Line, BenchError> {
             if same { "the same" } else { "nearly the same" }
         ),
         unit: "ms",
-        outcome: Outcome::Measured(Measured::of(&rounds).expect("there are rounds")),
+        outcome: Outcome::Measured(Measured::of(&rounds)),
         limit: Name::Start.limit(&s.model, s.layer),
     })
 }

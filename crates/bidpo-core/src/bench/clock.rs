@@ -1,16 +1,17 @@
-//! Measuring two things in turns.
+//! Interleaved measurements.
 
 use crate::numbers::median;
 use serde::Serialize;
+use std::num::NonZeroUsize;
 
 /// Median, smallest and largest of some measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The smallest.
+    /// The minimum.
     pub min: f64,
-    /// The largest.
+    /// The maximum.
     pub max: f64,
 }
 
@@ -28,19 +29,44 @@ impl Spread {
     }
 }
 
-/// Calls `ours` and `reference` in turns, `rounds` times each, after one call of each that does not count. Both return
-/// what they measured.
+/// Pairs of measurements, (bidpo, reference): at least one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rounds {
+    first: (f64, f64),
+    rest: Vec<(f64, f64)>,
+}
+
+impl Rounds {
+    /// `n` rounds.
+    ///
+    /// # Errors
+    /// The first one of `round`.
+    pub fn measure<E>(n: NonZeroUsize, mut round: impl FnMut() -> Result<(f64, f64), E>) -> Result<Self, E> {
+        let first = round()?;
+        Ok(Self { first, rest: (1..n.get()).map(|_| round()).collect::<Result<_, _>>()? })
+    }
+
+    /// Spread of a value of each round.
+    pub fn spread(&self, of: impl Fn((f64, f64)) -> f64) -> Spread {
+        let first = of(self.first);
+        let values: Vec<f64> = std::iter::once(first).chain(self.rest.iter().map(|&r| of(r))).collect();
+        Spread::of(&values).unwrap_or(Spread::exactly(first))
+    }
+}
+
+/// Calls `ours` and `reference` alternately, `rounds` times each, after one uncounted call of each. Both return their
+/// measurement.
 ///
 /// # Errors
-/// Theirs.
+/// Those of `ours` and `reference`.
 pub fn alternate<E>(
-    rounds: usize,
+    rounds: NonZeroUsize,
     ours: &mut dyn FnMut() -> Result<f64, E>,
     reference: &mut dyn FnMut() -> Result<f64, E>,
-) -> Result<Vec<(f64, f64)>, E> {
+) -> Result<Rounds, E> {
     ours()?;
     reference()?;
-    (0..rounds.max(1)).map(|_| Ok((ours()?, reference()?))).collect()
+    Rounds::measure(rounds, || Ok((ours()?, reference()?)))
 }
 
 #[cfg(test)]
@@ -63,7 +89,8 @@ mod tests {
             Ok(calls.borrow().len() as f64)
         };
         let call = RefCell::new(&mut call);
-        let got = alternate(2, &mut || (call.borrow_mut())('a'), &mut || (call.borrow_mut())('b')).unwrap();
-        assert_eq!((calls.borrow().as_str(), got), ("ababab", vec![(3.0, 4.0), (5.0, 6.0)]));
+        let two = NonZeroUsize::new(2).unwrap();
+        let got = alternate(two, &mut || (call.borrow_mut())('a'), &mut || (call.borrow_mut())('b')).unwrap();
+        assert_eq!((calls.borrow().as_str(), got), ("ababab", Rounds { first: (3.0, 4.0), rest: vec![(5.0, 6.0)] }));
     }
 }

@@ -5,12 +5,13 @@ use crate::chat::{GenerateOptions, Generator, GeneratorParams};
 use crate::data::Prompt;
 use crate::steer::ControlVector;
 use ggml_grad::llama::{Model, ModelParams, ReferenceContext};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// Tokens of an answer.
 const N: usize = 64;
 /// Turns for each of the others' rounds: an answer takes half a second, less than the machine's moods last.
-const TURNS: usize = 3;
+const TURNS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// Asks for a long answer.
 const PROMPT: &str = "Tell me a long story about a lighthouse keeper, in many paragraphs.";
 
@@ -57,14 +58,14 @@ pub(super) fn line(s: &mut Subject<'_>) -> Result<Line, BenchError> {
         }
     }
     let (_, mut reference, words) = best.expect("there are two");
-    let turns = TURNS * s.settings.rounds;
+    let turns = TURNS.saturating_mul(s.settings.rounds);
     let rounds = alternate(turns, &mut ours, &mut || Ok(per_token(reference.generate(&prompt, N)?, N)))?;
     Ok(Line {
         name: Name::Generate,
         what: format!("steered generation, greedy, {decoded} tokens"),
         against: format!("llama.cpp's unsteered generation of {N} tokens after the same prompt ({words} weights)"),
         unit: "ms/token",
-        outcome: Outcome::Measured(Measured::of(&rounds).expect("there are rounds")),
+        outcome: Outcome::Measured(Measured::of(&rounds)),
         limit: Name::Generate.limit(&s.model, s.layer),
     })
 }

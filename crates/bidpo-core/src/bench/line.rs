@@ -1,19 +1,19 @@
-//! One figure.
+//! One measured ratio.
 
-use super::Spread;
-use ggml_grad::llama::Model;
-use serde::Serialize;
+use super::{Rounds, Spread};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The figures there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The lines of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Name {
     /// A training step over llama.cpp's prefill of the same tokens.
     Step,
-    /// Capturing the examples over one prefill of each.
-    FirstEpoch,
+    /// Tracing the pairs, as the first epoch needs it, over one prefill of each.
+    #[serde(rename = "first-epoch", alias = "capture")]
+    Capture,
     /// Extraction over prefill.
     Extract,
     /// Steered over unsteered generation.
@@ -31,10 +31,10 @@ pub enum Name {
 }
 
 impl Name {
-    /// All of them, in the order they are measured in.
+    /// All lines, in the order of measurement.
     pub const ALL: [Self; 9] = [
         Self::Step,
-        Self::FirstEpoch,
+        Self::Capture,
         Self::Extract,
         Self::Truthfulqa,
         Self::Generate,
@@ -44,11 +44,11 @@ impl Name {
         Self::Threads,
     ];
 
-    /// As it is written on the command line.
+    /// The name on the command line and in JSON.
     pub fn text(self) -> &'static str {
         match self {
             Self::Step => "step",
-            Self::FirstEpoch => "first-epoch",
+            Self::Capture => "first-epoch",
             Self::Extract => "extract",
             Self::Generate => "generate",
             Self::Truthfulqa => "truthfulqa",
@@ -56,23 +56,6 @@ impl Name {
             Self::Start => "start",
             Self::Pytorch => "pytorch",
             Self::Threads => "threads",
-        }
-    }
-
-    /// The ratio it should not exceed, where one was set for this model and layer.
-    pub fn limit(self, model: &Model, layer: usize) -> Option<f64> {
-        let architecture = model.architecture();
-        let small_llama = (architecture.as_str(), model.n_layer()) == ("llama", 30);
-        match self {
-            Self::Step if small_llama && layer == 15 => Some(0.40),
-            Self::Step if (architecture.as_str(), model.n_layer(), layer) == ("gemma3", 18, 9) => Some(0.90),
-            Self::FirstEpoch | Self::Truthfulqa => Some(1.15),
-            Self::Extract => Some(1.05),
-            Self::Generate => Some(1.02),
-            Self::Start => Some(1.10),
-            Self::Pytorch => Some(0.10),
-            Self::Memory if small_llama => Some(5.0),
-            Self::Step | Self::Memory | Self::Threads => None,
         }
     }
 }
@@ -89,8 +72,8 @@ impl FromStr for Name {
     fn from_str(s: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
-            .find(|n| n.text() == s)
-            .ok_or_else(|| format!("{s:?} is no figure: there are {}", Self::ALL.map(Self::text).join(", ")))
+            .find(|n| n.text() == s || (*n == Self::Capture && s == "capture"))
+            .ok_or_else(|| format!("unknown line {s:?}: expected one of {}", Self::ALL.map(Self::text).join(", ")))
     }
 }
 
@@ -106,21 +89,21 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// From rounds of (ours, reference); `None` from none.
-    pub fn of(rounds: &[(f64, f64)]) -> Option<Self> {
-        let spread = |f: &dyn Fn(&(f64, f64)) -> f64| Spread::of(&rounds.iter().map(f).collect::<Vec<_>>());
-        let (ours, reference, ratios) = (spread(&|r| r.0)?, spread(&|r| r.1)?, spread(&|r| r.0 / r.1)?);
-        Some(Self { ours, reference, ratio: Spread { median: ours.median / reference.median, ..ratios } })
+    /// From rounds of (ours, reference).
+    pub fn of(rounds: &Rounds) -> Self {
+        let (ours, reference) = (rounds.spread(|r| r.0), rounds.spread(|r| r.1));
+        let ratios = rounds.spread(|(ours, reference)| ours / reference);
+        Self { ours, reference, ratio: Spread { median: ours.median / reference.median, ..ratios } }
     }
 }
 
-/// A figure, or why there is none.
+/// A measurement, or the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was measured.
     Measured(Measured),
-    /// It was not, because ...
+    /// Not measured, with the reason.
     NotMeasured(String),
 }
 
@@ -134,7 +117,7 @@ pub enum Verdict {
     Over,
     /// No limit was set for this model and layer.
     NoLimit,
-    /// There is no figure.
+    /// Not measured.
     NotMeasured,
 }
 
@@ -168,7 +151,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// What the ratio says.
+    /// The ratio against its limit.
     pub fn verdict(&self) -> Verdict {
         match (&self.outcome, self.limit) {
             (Outcome::NotMeasured(_), _) => Verdict::NotMeasured,
@@ -182,18 +165,22 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroUsize;
 
     #[test]
     fn names_are_read_as_they_are_written() {
         for name in Name::ALL {
             assert_eq!(name.text().parse(), Ok(name));
         }
+        assert_eq!("capture".parse(), Ok(Name::Capture));
         assert!("speed".parse::<Name>().unwrap_err().contains("first-epoch"));
     }
 
     #[test]
     fn ratios_and_verdicts() {
-        let m = Measured::of(&[(1.0, 2.0), (3.0, 2.0), (2.0, 8.0)]).unwrap();
+        let mut times = [(1.0, 2.0), (3.0, 2.0), (2.0, 8.0)].into_iter().map(Ok::<_, ()>);
+        let rounds = Rounds::measure(NonZeroUsize::new(3).unwrap(), || times.next().unwrap());
+        let m = Measured::of(&rounds.unwrap());
         assert_eq!((m.ours.median, m.reference.median), (2.0, 2.0));
         assert_eq!(m.ratio, Spread { median: 1.0, min: 0.25, max: 1.5 });
         let line = |limit| Line {
@@ -206,6 +193,5 @@ mod tests {
         };
         let verdicts = [Some(1.0), Some(0.9), None].map(|l| line(l).verdict());
         assert_eq!(verdicts, [Verdict::Within, Verdict::Over, Verdict::NoLimit]);
-        assert_eq!(Measured::of(&[]), None);
     }
 }

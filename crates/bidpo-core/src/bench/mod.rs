@@ -5,6 +5,7 @@ mod children;
 mod clock;
 mod error;
 mod generate;
+mod limits;
 mod line;
 mod pairs;
 mod passes;
@@ -14,7 +15,7 @@ mod report;
 mod step;
 mod truthfulqa;
 
-pub use clock::{Spread, alternate};
+pub use clock::{Rounds, Spread, alternate};
 pub use error::BenchError;
 pub use line::{Line, Measured, Name, Outcome, Verdict};
 pub use pairs::{N_PAIRS, PairFile, pairs, write_pairs};
@@ -25,6 +26,7 @@ use crate::check::middle_layer;
 use crate::data::{ChatTemplate, TemplateChoice, TokenizedPair};
 use crate::engine::check_model;
 use ggml_grad::llama::{Model, ModelParams};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,8 +37,8 @@ pub struct Settings {
     pub layer: Option<usize>,
     /// Threads of both sides.
     pub threads: u32,
-    /// Turns of each side.
-    pub rounds: usize,
+    /// Rounds: measurements of each side.
+    pub rounds: NonZeroUsize,
     /// The lines to measure.
     pub only: Vec<Name>,
     /// mc_task.json or TruthfulQA.csv.
@@ -76,15 +78,15 @@ pub fn bench(path: &Path, settings: &Settings, say: &mut dyn FnMut(&str)) -> Res
     let mut report = ModelReport::new(&subject.model, layer, settings.threads, &subject.pairs);
     let wants = |name: Name| settings.only.contains(&name);
 
-    if [Name::Step, Name::FirstEpoch, Name::Extract, Name::Truthfulqa].into_iter().any(wants) {
+    if [Name::Step, Name::Capture, Name::Extract, Name::Truthfulqa].into_iter().any(wants) {
         let mut prefill = Prefill::new(&subject.model, settings.threads)?;
         if wants(Name::Step) {
             let (line, split) = step::against_prefill(&mut subject, &mut prefill)?;
             report.lines.push(line);
             report.split = Some(split);
         }
-        if wants(Name::FirstEpoch) {
-            report.lines.push(passes::first_epoch(&mut subject, &mut prefill)?);
+        if wants(Name::Capture) {
+            report.lines.push(passes::capture(&mut subject, &mut prefill)?);
         }
         if wants(Name::Extract) {
             report.lines.push(passes::extract(&mut subject, &mut prefill)?);

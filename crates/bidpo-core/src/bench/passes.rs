@@ -10,8 +10,8 @@ use ggml_grad::llama::{LlamaError, Token};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// What the first epoch costs beside its steps.
-pub(super) fn first_epoch(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, BenchError> {
+/// Tracing the pairs: what the first epoch costs beside its steps.
+pub(super) fn capture(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, BenchError> {
     s.say("first epoch: capturing the pairs");
     let longest = s.pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
     let mut engine = Engine::new(&s.model, &[s.layer], longest, 1, s.settings.threads)?;
@@ -28,12 +28,12 @@ pub(super) fn first_epoch(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<
         &mut || Ok(1e3 * prefill.seconds(&way)?),
     )?;
     Ok(Line {
-        name: Name::FirstEpoch,
+        name: Name::Capture,
         what: format!("residual stream and reference log-probabilities of {} pairs", s.pairs.len()),
         against: format!("one prefill of each by llama.cpp ({})", way.words),
         unit: "ms",
-        outcome: Outcome::Measured(Measured::of(&rounds).expect("there are rounds")),
-        limit: Name::FirstEpoch.limit(&s.model, s.layer),
+        outcome: Outcome::Measured(Measured::of(&rounds)),
+        limit: Name::Capture.limit(&s.model, s.layer),
     })
 }
 
@@ -70,7 +70,7 @@ pub(super) fn extract(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
         what: format!("{} prompts, last position at all layers, context and file included", prompts.len()),
         against: format!("llama.cpp's prefill of the same {tokens} tokens ({})", way.words),
         unit: "ms",
-        outcome: Outcome::Measured(Measured::of(&rounds).expect("there are rounds")),
+        outcome: Outcome::Measured(Measured::of(&rounds)),
         limit: Name::Extract.limit(&s.model, s.layer),
     })
 }

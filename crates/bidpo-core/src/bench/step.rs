@@ -3,7 +3,7 @@
 use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
-use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Spread, Subject, alternate};
+use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
 use crate::engine::{Engine, Example};
 use crate::layers::Layers;
 use crate::numbers;
@@ -133,7 +133,7 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),
     )?;
-    let forwards = (0..=s.settings.rounds).map(|_| stepper.forward()).collect::<Result<Vec<_>, _>>()?;
+    let forwards = (0..=s.settings.rounds.get()).map(|_| stepper.forward()).collect::<Result<Vec<_>, _>>()?;
     // The first of each was a rehearsal.
     let of = |f: &dyn Fn(&Taken) -> f64| median(taken[1..].iter().map(f));
     let forward = median(forwards[1..].iter().copied());
@@ -160,7 +160,7 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
         ),
         against: format!("llama.cpp's prefill of the same {} unique tokens ({})", s.unique_tokens(), way.words),
         unit: "ms",
-        outcome: Outcome::Measured(Measured::of(&rounds).expect("there are rounds")),
+        outcome: Outcome::Measured(Measured::of(&rounds)),
         limit: Name::Step.limit(&s.model, s.layer),
     };
     Ok((line, split))
@@ -183,7 +183,7 @@ pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
         },
         &mut || Ok(many.step()?.wall),
     )?;
-    let m = Measured::of(&rounds).expect("there are rounds");
+    let m = Measured::of(&rounds);
     Ok(Threads::new(all, m.ours, m.reference, median(serial[1..].iter().copied())))
 }
 
@@ -222,15 +222,15 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
         let mut peer = Peer::start(&python, s.model.path(), &pairs, s.settings.threads)?;
         let rounds =
             alternate(s.settings.rounds, &mut || Ok::<_, BenchError>(stepper.step()?.wall), &mut || peer.step())?;
-        line.outcome = Outcome::Measured(Measured::of(&rounds).expect("there are rounds"));
+        line.outcome = Outcome::Measured(Measured::of(&rounds));
         return Ok(line);
     }
     line.against += " (measured before, by benches/peers)";
     let Some(reference) = Spread::of(&before.f32_ms) else { return Err(failed("no time in f32_ms".into())) };
     s.say("training step for the comparison with PyTorch");
     stepper.step()?; // a rehearsal
-    let walls = (0..s.settings.rounds).map(|_| Ok(stepper.step()?.wall)).collect::<Result<Vec<_>, BenchError>>()?;
-    let ours = Spread::of(&walls).expect("there are rounds");
+    let walls = Rounds::measure(s.settings.rounds, || Ok::<_, BenchError>((stepper.step()?.wall, 0.0)))?;
+    let ours = walls.spread(|r| r.0);
     if before.threads != s.settings.threads {
         line.against += &format!(", with {} threads", before.threads);
     }

@@ -1,11 +1,15 @@
 //! TruthfulQA, MC1 and MC2 in one pass.
 
-use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject};
+use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Subject};
 use crate::data::truthfulqa::TruthfulQa;
 use crate::eval::truthfulqa::{Job, prefix, qa_preamble};
 use crate::eval::{Request, Scorer, ScorerParams};
 use ggml_grad::llama::{LlamaError, Model, Token};
+use std::num::NonZeroUsize;
 use std::time::Instant;
+
+/// Rounds, at most: one takes long.
+const MOST_ROUNDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// The preamble once, each question once, each distinct answer once.
 fn unique_tokens(model: &Model, preamble: &str, requests: &[Request<'_>]) -> Result<Vec<Token>, LlamaError> {
@@ -57,10 +61,8 @@ pub(super) fn line(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line, B
         Ok::<_, BenchError>(started.elapsed().as_secs_f64())
     };
     ours(&requests[..1.min(requests.len())])?;
-    let mut rounds = Vec::new();
-    for _ in 0..s.settings.rounds.clamp(1, 3) {
-        rounds.push((ours(&requests)?, prefill.seconds(&way)?));
-    }
-    line.outcome = Outcome::Measured(Measured::of(&rounds).expect("there are rounds"));
+    let n = s.settings.rounds.min(MOST_ROUNDS);
+    let rounds = Rounds::measure(n, || Ok::<_, BenchError>((ours(&requests)?, prefill.seconds(&way)?)))?;
+    line.outcome = Outcome::Measured(Measured::of(&rounds));
     Ok(line)
 }

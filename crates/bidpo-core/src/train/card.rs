@@ -1,5 +1,6 @@
-//! What is written beside a vector: its provenance in the file, and a card to read.
+//! Records of a trained vector: the provenance in its file, and the card in Markdown beside it.
 
+use super::checkpoint::Point;
 use super::config::TrainConfig;
 use super::events::Stop;
 use super::heldout::HeldOut;
@@ -8,8 +9,10 @@ use super::trainer::Trained;
 use crate::engine::CacheType;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
+use crate::text::{TemplateFileError, numbers, render};
+use serde_json::json;
 
-/// All that is told about a trained vector.
+/// Facts about a trained vector.
 #[derive(Debug)]
 pub struct VectorCard<'a> {
     /// The settings.
@@ -22,13 +25,13 @@ pub struct VectorCard<'a> {
     pub template: (&'a str, &'a str),
     /// Name of the data and its hash.
     pub data: (&'a str, &'a str),
-    /// Pairs to train on, to validate on, to report on.
+    /// Numbers of training, validation and test pairs.
     pub split: [usize; 3],
     /// The vector as it is written (renormalised where that was asked for).
     pub vector: &'a [f32],
-    /// Figures on held-out pairs, if any were held out.
+    /// Measurements on the test pairs, if there are any.
     pub heldout: Option<&'a HeldOut>,
-    /// The system prompt that was compared with, if any.
+    /// The system prompt of the comparison, if any.
     pub baseline_prompt: Option<&'a str>,
 }
 
@@ -37,17 +40,17 @@ impl VectorCard<'_> {
         self.vector.iter().map(|&x| f64::from(x)).collect()
     }
 
-    /// Length of the vector; with several layers, of all their directions taken as one.
+    /// L2 norm of the vector; with several layers, of all directions concatenated.
     pub fn norm(&self) -> f64 {
         norm(&self.numbers())
     }
 
-    /// Length in percent of the median residual norm; with several layers, the mean over them.
+    /// That norm in percent of the median residual norm; with several layers, the mean over them.
     pub fn percent(&self) -> f64 {
         self.trained.summary.percent(&self.numbers())
     }
 
-    /// Each layer with the length of its direction, and that in percent of the median residual norm there.
+    /// Each layer with the L2 norm of its direction, and that norm in percent of the median residual norm there.
     pub fn at_layers(&self) -> Vec<(&LayerStats, f64, f64)> {
         let ready = &self.trained.summary;
         let lengths = ready.norms(&self.numbers());
@@ -132,145 +135,77 @@ impl VectorCard<'_> {
         p
     }
 
-    /// The card: how the vector was made, what was measured, how to use it. `file` is the vector's file name.
-    pub fn card(&self, file: &str) -> String {
-        let (c, ready, m) = (self.config, &self.trained.summary, self.model);
-        let mut out = format!("# {file}\n\n");
-        out += &format!(
-            "A steering vector for **{}** ({}, {}), trained by gradient on that quantized model with bidpo {}.\n\n",
-            m.name,
-            m.architecture,
-            m.quantization,
-            env!("CARGO_PKG_VERSION")
-        );
-        out += "## How it was made\n\n";
-        out += &format!(
-            "| | |\n| --- | --- |\n\
-             | objective | {}, beta {} |\n",
-            c.objective, c.beta
-        );
-        let steps: Vec<f64> = ready.layers.iter().map(|at| at.step_percent(ready.n_embd)).collect();
-        let rates = spread(ready.layers.iter().map(|at| at.lr), 4);
-        out += &match ready.layers[..] {
-            [LayerStats { layer, .. }] => format!(
-                "| layer | {layer} (added to the output of block {layer}, blocks counted from 0, at every position) |\n"
-            ),
-            _ => format!(
-                "| layers | {}, one direction each, trained together (each added to the output of its block, blocks counted \
-                 from 0, at every position) |\n",
-                c.layers
-            ),
+    /// The card in Markdown: how the vector was made, its measurements, how to use it. `file` is the vector's file name.
+    ///
+    /// # Errors
+    /// [`TemplateFileError`]; the template is a constant of this program.
+    pub fn card(&self, file: &str) -> Result<String, TemplateFileError> {
+        render("card.md", include_str!("card.md.j2"), self.data(file))
+    }
+
+    /// The values of the template. Numbers are formatted here where the card shows a setting as it was given.
+    fn data(&self, file: &str) -> serde_json::Value {
+        let (c, summary, m) = (self.config, &self.trained.summary, self.model);
+        let several = summary.layers.len() > 1;
+        let layers: Vec<_> = self
+            .at_layers()
+            .into_iter()
+            .map(|(at, norm, share)| {
+                json!({
+                    "layer": at.layer,
+                    "norm": format!("{norm:.3}"),
+                    "percent": percent(share),
+                    "median_norm": format!("{:.1}", at.median_norm),
+                    "mean_norm": format!("{:.1}", at.mean_norm),
+                })
+            })
+            .collect();
+        let or_dash = |x: Option<String>| x.unwrap_or_else(|| "-".into());
+        let epoch = |h: &Point| {
+            json!({
+                "step": h.step,
+                "train_loss": format!("{:.4}", h.train_loss),
+                "valid_loss": or_dash(h.valid_loss.map(|x| format!("{x:.4}"))),
+                "valid_accuracy": or_dash(h.valid_accuracy.map(numbers::percent)),
+                "norm": if several { percent(h.percent) } else { format!("{:.3}", h.norm) },
+            })
         };
-        out += &format!(
-            "| optimizer | AdamW, learning rate {rates} ({} % of the residual norm a step{}), {}, warm-up {:.0} %, weight \
-             decay {} |\n",
-            spread(steps.iter().copied(), 2),
-            if steps.len() > 1 { " and layer" } else { "" },
-            c.schedule,
-            100.0 * c.warmup_ratio,
-            c.weight_decay
-        );
-        out += &format!(
-            "| kernels | forward {}, backward {} (docs/performance.md) |\n",
-            c.precision.forward.name(),
-            c.precision.backward.name()
-        );
-        out += &format!(
-            "| steps | {} of {} planned, {} pairs each; kept: step {} ({}) |\n",
-            self.trained.steps,
-            ready.total_steps,
-            c.batch,
-            self.trained.best_step,
-            stop_word(&self.trained.stop)
-        );
-        out += &format!(
-            "| data | {} (SHA-256 {}), {} pairs to train on, {} to choose by, {} held out; seed {} |\n",
-            self.data.0,
-            short(self.data.1),
-            self.split[0],
-            self.split[1],
-            self.split[2],
-            c.seed
-        );
-        out += &format!("| model file | SHA-256 {} |\n", m.sha256);
-        out += &format!("| chat template | {} |\n", self.template.0);
-        if let [at] = ready.layers[..] {
-            out += &format!(
-                "| length | {:.3} = {} of the median residual norm ({:.1}; mean {:.1}) at this layer |\n\n",
-                self.norm(),
-                percent(self.percent()),
-                at.median_norm,
-                at.mean_norm
-            );
-        } else {
-            out += &format!(
-                "| length | {} of the median residual norm, the mean over the layers |\n\n\
-                 | layer | length | of the residual norm there | median residual norm | mean |\n\
-                 | --- | --- | --- | --- | --- |\n",
-                percent(self.percent())
-            );
-            for (at, length, share) in self.at_layers() {
-                out += &format!(
-                    "| {} | {length:.3} | {} | {:.1} | {:.1} |\n",
-                    at.layer,
-                    percent(share),
-                    at.median_norm,
-                    at.mean_norm
-                );
-            }
-            out += "\n";
-        }
-        out += "## What was measured\n\n";
-        match self.heldout {
-            Some(h) => {
-                out += &format!(
-                    "On {} pairs that took no part in training or in choosing the vector. \"Prefers the chosen answer\": \
-                     its summed log-probability is higher than that of the other answer.\n\n{}\n{}\n\n",
-                    self.split[2],
-                    h.table(),
-                    h.in_words()
-                );
-                if let Some(text) = self.baseline_prompt {
-                    out += &format!("The system prompt: \"{text}\"\n\n");
-                }
-                out += "These are preferences between given answers. They do not show that the model's own free answers \
-                        got better, nor what the vector costs elsewhere.\n\n";
-            }
-            None if self.split[2] > 0 => {
-                out += "The run did not finish, so nothing was measured on the held-out pairs.\n\n";
-            }
-            None => out += "Nothing was held out, so there is no figure to give.\n\n",
-        }
-        if !self.trained.history.is_empty() {
-            let several = ready.layers.len() > 1;
-            out += &format!(
-                "| after step | training loss | validation loss | validation wins | length{} |\n\
-                 | --- | --- | --- | --- | --- |\n",
-                if several { ", of the residual norm" } else { "" }
-            );
-            for h in &self.trained.history {
-                let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
-                out += &format!(
-                    "| {} | {:.4} | {} | {} | {} |\n",
-                    h.step,
-                    h.train_loss,
-                    number(h.valid_loss),
-                    h.valid_accuracy.map_or("-".into(), |a| format!("{:.1} %", 100.0 * a)),
-                    if several { percent(h.percent) } else { format!("{:.3}", h.norm) }
-                );
-            }
-            out += "\n";
-        }
-        out += "## How to use it\n\n";
-        out += &format!(
-            "    bidpo chat --model MODEL.gguf --vector {file} --scale 1\n\
-             \x20   llama-cli -m MODEL.gguf --control-vector-scaled {file}:1.0\n\n\
-             Scale 1 is {} of the median residual norm{}; negative scales turn the vector round; beyond 2 or 3 text tends to \
-             fall apart. It fits this model file only: another model of the same width loads it, and means nothing.\n",
-            percent(self.percent()),
-            if ready.layers.len() > 1 { " (the mean over the layers)" } else { "" }
-        );
-        out
+        json!({
+            "file": file,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": {
+                "name": m.name,
+                "architecture": m.architecture,
+                "quantization": m.quantization,
+                "sha256": m.sha256,
+            },
+            "objective": c.objective.name(),
+            "beta": c.beta.to_string(),
+            "several": several,
+            "layer_list": c.layers.to_string(),
+            "rates": numbers::range(summary.layers.iter().map(|at| at.lr), 4),
+            "step_percents": numbers::range(summary.layers.iter().map(|at| at.step_percent(summary.n_embd)), 2),
+            "schedule": c.schedule.name(),
+            "warmup_percent": format!("{:.0}", 100.0 * c.warmup_ratio),
+            "weight_decay": c.weight_decay.to_string(),
+            "forward": c.precision.forward.name(),
+            "backward": c.precision.backward.name(),
+            "steps": self.trained.steps,
+            "total_steps": summary.total_steps,
+            "batch": c.batch,
+            "best_step": self.trained.best_step,
+            "stop": stop_word(&self.trained.stop),
+            "data": { "name": self.data.0, "sha256": short(self.data.1) },
+            "pairs": { "train": self.split[0], "valid": self.split[1], "test": self.split[2] },
+            "seed": c.seed,
+            "template": self.template.0,
+            "norm": format!("{:.3}", self.norm()),
+            "percent": percent(self.percent()),
+            "layers": layers,
+            "heldout": self.heldout.map(|h| json!({ "table": h.table(), "summary": h.in_words() })),
+            "baseline_prompt": self.baseline_prompt,
+            "history": self.trained.history.iter().map(epoch).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -285,13 +220,6 @@ fn stop_word(stop: &Stop) -> &'static str {
 
 fn percent(x: f64) -> String {
     format!("{x:.2} %")
-}
-
-/// `0.0715`, or `0.0650 to 0.0798`.
-fn spread(values: impl Iterator<Item = f64> + Clone, decimals: usize) -> String {
-    let low = format!("{:.decimals$}", values.clone().fold(f64::INFINITY, f64::min));
-    let high = format!("{:.decimals$}", values.fold(f64::NEG_INFINITY, f64::max));
-    if low == high { low } else { format!("{low} to {high}") }
 }
 
 fn short(hash: &str) -> &str {

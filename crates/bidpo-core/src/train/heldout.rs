@@ -5,6 +5,7 @@ use super::events::{Event, NamedPair};
 use crate::engine::{Engine, EngineError, Example, PairLogp};
 use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use crate::steer::rotated;
+use crate::text::numbers::p_value;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -292,10 +293,6 @@ impl HeldOut {
         }
         out
     }
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
 }
 
 #[cfg(test)]

@@ -264,6 +264,47 @@ mod tests {
         );
     }
 
+    /// Written by bidpo 0.1.0 for `train --data q.jsonl --template none --layers 1,2 --steps 100000 --batch 2 --lr 0.5% --clip 3
+    /// --seed 7 --objective dpo` on a random model, where q.jsonl holds (a, b, c) and (b, c, a).
+    #[test]
+    fn a_checkpoint_of_0_1_0_is_accepted() {
+        let config = TrainConfig {
+            budget: TrainingBudget::Steps(100_000),
+            batch: 2,
+            learning_rate: LearningRate::Percent(0.5),
+            max_grad_norm: Some(3.0),
+            seed: 7,
+            objective: Objective::Dpo,
+            ..TrainConfig::new("1,2".parse().unwrap())
+        };
+        let (bos, space, [a, b, c]) = (1, 259, [262, 279, 271]);
+        let pair = |prompt, chosen, rejected| NamedPair {
+            name: String::new(),
+            tokens: crate::data::TokenizedPair {
+                prompt: vec![bos, space, prompt],
+                chosen: vec![space, chosen],
+                rejected: vec![space, rejected],
+            },
+        };
+        let train = [pair(a, b, c), pair(b, c, a)];
+        let inputs = RunInputs {
+            model_sha256: "72cbda522ad970809a305d5812c9e739a026be55ee15d2705ea25cc98912ac4d".into(),
+            template_sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
+            bf16_activations: false,
+        };
+        let source = IdentitySource { config: &config, inputs: &inputs, train: &train, valid: &[] };
+        let state = r#"{"fingerprint":"8f3a8c47f6e28bfbc2fd118fca6ca6b33118d5f12f61d2e3c7d5a3bac1ea67f4"}"#;
+        let recorded: RecordedIdentity = serde_json::from_str(state).unwrap();
+        assert!(source.accepts(&recorded) && recorded.max_batch_tokens().is_none());
+        let other = TrainConfig { seed: 8, ..config.clone() };
+        assert!(!IdentitySource { config: &other, ..source }.accepts(&recorded));
+        // An identity of this version comes back from its own text, batches included.
+        let current = RecordedIdentity::Current { identity: source.identity(640) };
+        let text = serde_json::to_string(&current).unwrap();
+        assert_eq!(serde_json::from_str::<RecordedIdentity>(&text).unwrap(), current);
+        assert!(source.accepts(&current) && current.max_batch_tokens() == Some(640));
+    }
+
     #[test]
     fn what_changes_the_vector_changes_the_identity() {
         let config = |layers: &str| TrainConfig::new(layers.parse::<Layers>().unwrap());

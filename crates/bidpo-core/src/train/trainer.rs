@@ -109,6 +109,9 @@ impl Trainer<'_> {
             ..RunSummary::new(self.engine, self.config, on)
         };
         observe(Event::Ready(&summary));
+        if let Some(recorded) = resumed.as_ref().and_then(|c| c.state.identity.max_batch_tokens()) {
+            self.follow_batching(recorded, observe);
+        }
         let identity = RecordedIdentity::Current { identity: source.identity(self.engine.joined_tokens()) };
         let sets = [TracedSet { pairs: train, traced: on }, TracedSet { pairs: valid, traced: by }];
         let mut run = Run::new(self.engine, self.config, sets, summary, self.interrupt);
@@ -147,6 +150,20 @@ impl Trainer<'_> {
             save(&run)?;
         }
         run.finish(stop)
+    }
+
+    /// Batches pairs as the recorded run did, as far as this machine can; the user is told where it cannot.
+    fn follow_batching(&mut self, recorded: usize, observe: &mut dyn FnMut(Event<'_>)) {
+        if recorded == 0 {
+            self.engine.forbid_joining();
+        }
+        let now = self.engine.joined_tokens();
+        if now != recorded {
+            observe(Event::Notice(&format!(
+                "the checkpoint was made with batches of up to {recorded} tokens, this run has batches of up to {now}: \
+                 the last bits of gradients differ from those of an uninterrupted run"
+            )));
+        }
     }
 
     /// Checks settings and pairs.
