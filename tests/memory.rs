@@ -79,7 +79,7 @@ fn attention_memory_does_not_grow_with_the_layers() {
     };
     let ((few, _a), (many, _b)) = (tiny(6), tiny(10));
     let all = AttentionMemory { keep: usize::MAX, chunk: 0 };
-    // SavedTensors, each of the four layers more costs at least its scores ...
+    // If stored, each of the four layers more costs at least its scores ...
     let kept = bytes(&many, TOKENS, all) - bytes(&few, TOKENS, all);
     assert!(kept > 4 * scores(TOKENS), "{kept}");
     // ... by default the four together cost less than the scores of one: what else they keep.

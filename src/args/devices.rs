@@ -1,4 +1,4 @@
-//! Where a model's layers go: options of every command that loads a model.
+//! Placement of a model's layers: options of every command that loads a model.
 
 use ggml_grad::llama::{Offload, SplitMode};
 

@@ -38,7 +38,7 @@ impl ModelArgs {
 
     /// Loads the model to train on it, unless its weights are larger than the memory there is.
     pub fn load_within_memory(&self, allow_swap: bool) -> anyhow::Result<Arc<Model>> {
-        // What is no GGUF file, `load` says better.
+        // `load` has the better message for a file that is not GGUF.
         // Of a model that goes to devices nobody knows yet how much stays here; the devices say themselves what they lack.
         let here = !allow_swap && !self.devices.offload().offloads()?;
         if let Some(bytes) = GgufFile::weight_bytes(&self.model).ok().filter(|_| here) {

@@ -143,7 +143,7 @@ pub fn load_scaled_vector(
 /// Pairs of the built-in set that are read for it: some three hundred tokens.
 const MEASURED_PAIRS: usize = 8;
 
-/// Where a vector does not know the residual norm, measures it on this model, at the vector's layers, over questions and
+/// Measures the residual norm of a vector without one on this model, at the vector's layers, over questions and
 /// answers that come with the program; says so on stderr.
 pub fn measure_residual_norms(dial: &mut ScaledVector, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<()> {
     if dial.vector.percent_of_scale(1.0).is_some() {

@@ -33,7 +33,7 @@ pub struct Args {
     /// TruthfulQA's mc_task.json, for the line `truthfulqa`.
     #[arg(long, value_name = "FILE")]
     truthfulqa: Option<PathBuf>,
-    /// How many of its questions.
+    /// Number of its questions.
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     questions: u32,
     /// Result of benches/peers/run.sh, for the line `pytorch`.

@@ -203,7 +203,7 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
         println!();
     }
     for warning in warnings {
-        println!("Beware: {warning}.");
+        println!("Warning: {warning}.");
     }
 }
 

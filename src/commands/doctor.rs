@@ -144,7 +144,7 @@ fn slow_build(features: &[CpuFeature]) -> Option<String> {
     })
 }
 
-/// What is wrong with the number of threads, if anything.
+/// A warning about the number of threads, if there is one.
 fn thread_advice(setting: Option<&str>, threads: u32, cores: usize) -> Option<String> {
     if let Some(text) = setting.filter(|t| !t.parse::<u32>().is_ok_and(|n| (1..=512).contains(&n))) {
         return Some(format!("BIDPO_THREADS is {text:?}: it must be a number from 1 to 512"));

@@ -178,7 +178,7 @@ fn label(scale: Scale, dials: &[ScaledVector]) -> String {
     }
 }
 
-/// How it went, on stderr.
+/// Prints speed and stop reason on stderr.
 fn report(answer: &Generation) {
     eprintln!(
         "bidpo: {} tokens at {:.1} tokens/s after a prompt of {} tokens at {:.1} tokens/s; {}",

@@ -89,7 +89,7 @@ impl LineEditor {
     }
 }
 
-/// Where the history lies unless the user says otherwise: `$XDG_STATE_HOME/bidpo/chat_history`, or in `~/.local/state`.
+/// Default path of the history: `$XDG_STATE_HOME/bidpo/chat_history`, or in `~/.local/state`.
 pub fn default_history() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
@@ -120,11 +120,11 @@ impl Completer for Words {
 #[derive(Debug, PartialEq)]
 enum Completion {
     Files,
-    /// Where the word starts, and what it may become.
+    /// Start of the word, and its completions.
     Words(usize, Vec<String>),
 }
 
-/// What can follow `before`: a command at the start of the line, files and vectors behind the commands that take them.
+/// Completions after `before`: a command at the start of the line, files and vectors behind the commands that take them.
 fn complete(before: &str, vectors: &[String]) -> Completion {
     let Some((command, argument)) = before.split_once(' ') else {
         // A command that takes an argument is followed by a space.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Which rows are steered. A row belongs to the answer if an answer token is predicted from it: the last token of the prompt,
+/// Steered positions. A position belongs to the answer if an answer token is predicted from it: the last token of the prompt,
 /// and every token of the answer. The others are the prompt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scope {
@@ -53,20 +53,20 @@ impl Steering {
 pub(crate) enum Client {
     /// The number of the key.
     Key(usize),
-    /// Where no key is asked for.
+    /// No key is required.
     Address(std::net::IpAddr),
 }
 
 /// One sequence to compute.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// Who asked.
+    /// The client.
     pub client: Client,
     /// The choice of the request it is.
     pub index: usize,
     /// Prompt, and behind it what is scored.
     pub tokens: Vec<Token>,
-    /// How many of them are prompt.
+    /// Number of prompt tokens among them.
     pub n_prompt: usize,
     pub steering: Steering,
     /// Tokens from this one on are scored.
@@ -106,7 +106,7 @@ impl Job {
         (last && self.max_tokens > 0) || (!last && self.score_from.is_some_and(|from| at + 1 >= from))
     }
 
-    /// How many leading tokens may come from the cache: the rest has to be computed for its logits.
+    /// Number of leading tokens that may come from the cache; the rest is computed for its logits.
     pub(crate) fn reusable(&self) -> usize {
         (0..self.tokens.len()).find(|&at| self.wants_logits(at)).unwrap_or(self.tokens.len().saturating_sub(1))
     }
@@ -147,7 +147,7 @@ impl Finish {
 pub(crate) struct Usage {
     /// Tokens of the prompt (with what was scored).
     pub n_prompt: usize,
-    /// How many of those were in the cache.
+    /// Number of those that were in the cache.
     pub n_reused: usize,
     /// Tokens generated, without the one that ended the turn.
     pub n_generated: usize,

@@ -152,7 +152,7 @@ impl Server {
         Ok(Self { listener, router, state, engine: thread, grace: options.grace })
     }
 
-    /// Where it listens: with port 0, the one that the system chose.
+    /// Address of the listener; with port 0, the port that the system chose.
     ///
     /// # Errors
     /// The system's.

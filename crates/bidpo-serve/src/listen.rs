@@ -17,13 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tower::ServiceExt;
 
-/// How long the head of a request may take: a connection that says nothing is closed.
+/// Time limit for the head of a request; an idle connection is closed.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
 /// Connections beyond this wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// How long answers that were given up may take to say so.
+/// Time limit for cancelled answers to report their end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Serves until a signal comes; then takes no more connections and no more work, gives what runs `grace` to end (or until
@@ -61,7 +61,7 @@ pub(super) async fn serve(
         let _ = stream.set_nodelay(true);
         let connection = graceful.watch(connection(stream, peer, router.clone()));
         tokio::spawn(async move {
-            // What goes wrong with one connection is the client's concern.
+            // An error of one connection concerns its client only.
             let _ = connection.await;
             drop(permit);
         });

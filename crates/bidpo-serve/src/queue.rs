@@ -1,4 +1,4 @@
-//! Who is served next: the clients in turn, each one's jobs in order.
+//! The queue: clients take turns, each client's jobs stay in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

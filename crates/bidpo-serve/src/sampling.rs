@@ -1,4 +1,4 @@
-//! How the tokens of a request are chosen.
+//! Sampling settings of a request.
 
 use ggml_grad::llama::{PenaltyParams, Sampler, SamplerParams, Token};
 

@@ -54,7 +54,7 @@ impl Slot {
         Self { id, cells: Vec::new(), work: None, used: 0 }
     }
 
-    /// How many tokens at the start of the job are in the cache, computed under the job's own steering. A position's K and V
+    /// Number of tokens at the start of the job that are in the cache, computed under the job's own steering. A position's K and V
     /// depend on the tokens and the steering of all positions up to it, and on nothing else.
     pub(crate) fn common(&self, job: &Job) -> usize {
         let n = job.reusable().min(self.cells.len());

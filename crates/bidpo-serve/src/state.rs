@@ -62,7 +62,7 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Which key a client showed. Takes as long for a wrong one as for any other: hashes are compared, all of them, in
+    /// Index of the key that a client sent. A wrong key takes as long as any other: hashes are compared, all of them, in
     /// constant time.
     pub(crate) fn find(&self, shown: &str) -> Option<Client> {
         let shown: [u8; 32] = Sha256::digest(shown.as_bytes()).into();

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where the slider of a vector ends: the lengths of its directions, each relative to the residual stream at its layer, add up
-/// to this many per cent. A rule of thumb for where text begins to fall apart, not a measurement.
+/// End of a vector's slider: the norms of its directions, each relative to the residual stream at its layer, add up
+/// to this many percent. A rule of thumb for where text begins to degenerate, not a measurement.
 const SAFE_PERCENT: f64 = 20.0;
 
 /// Sums of vectors that are remembered, so that requests with the same steering share one.
@@ -33,7 +33,7 @@ pub struct OfferedVector {
     pub warnings: Vec<String>,
 }
 
-/// How to scale a vector.
+/// Scale of a vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ScaleSpec {
     /// A factor.
@@ -140,9 +140,9 @@ impl VectorStore {
                 Err(reason) => notices.push(format!("{} is not offered: {reason}", file.display())),
             }
         }
-        // Without them there is no scale in per cent, and no more.
+        // Without them there is no scale in percent, and no more.
         if let Err(error) = store.measure(template, n_threads) {
-            notices.push(format!("scales in per cent are not available for files without residual norms: {error}"));
+            notices.push(format!("scales in percent are not available for files without residual norms: {error}"));
         }
         Ok(store)
     }
@@ -327,7 +327,7 @@ mod tests {
             layers.iter().for_each(|l| vector.provenance.set_float(&format!("residual_norm_median.{l}"), 10.0));
             OfferedVector { name: "v".into(), vector: Arc::new(vector), measured: false, warnings: Vec::new() }
         };
-        // Length 1 is 10 per cent of 10: one layer may have twice that, two layers once each.
+        // Norm 1 is 10 percent of 10: one layer may have twice that, two layers once each.
         assert!((offered("3", 1).safe_scale().unwrap() - 2.0).abs() < 1e-9);
         assert!((offered("3-4", 2).safe_scale().unwrap() - 1.0).abs() < 1e-9);
     }

@@ -1,4 +1,4 @@
-//! What the chat tells about itself.
+//! Descriptions of the chat's state.
 
 use bidpo_core::chat::{ChatSession, TokenStats};
 use bidpo_core::layers::Layers;

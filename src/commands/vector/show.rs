@@ -66,7 +66,7 @@ pub fn show(files: &[PathBuf], vectors: &[SteeringVector], as_json: bool) -> any
 fn ordered(vector: &SteeringVector) -> Vec<(&String, &GgufValue)> {
     let mut entries: Vec<_> = vector.provenance.entries.iter().collect();
     // Stable: what is not in the list keeps the order of its names, behind what is.
-    // What is said for each layer (`lr.12`) stands where the key itself would, by layer.
+    // Keys of single layers (`lr.12`) are listed in the place of the key itself, by layer.
     entries.sort_by_key(|(key, _)| {
         let (base, layer) = match key.rsplit_once('.').map(|(base, n)| (base, n.parse::<usize>())) {
             Some((base, Ok(n))) => (base, n),

@@ -49,7 +49,7 @@ pub enum ChatError {
     Steer(#[from] SteerError),
 }
 
-/// How to make a [`Generator`].
+/// Settings of a [`Generator`].
 #[derive(Debug, Clone, Default)]
 pub struct GeneratorParams {
     /// Tokens of context; 0 takes the model's training length, at most [`Generator::DEFAULT_CONTEXT`].
@@ -58,10 +58,10 @@ pub struct GeneratorParams {
     pub n_threads: u32,
 }
 
-/// How to answer.
+/// Settings of an answer.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// How each token is chosen.
+    /// Sampling settings.
     pub sampler: SamplerParams,
     /// The most tokens an answer may have.
     pub max_tokens: usize,
@@ -111,7 +111,7 @@ pub struct Generation {
     pub stop: StopReason,
     /// Tokens of the prompt.
     pub n_prompt: usize,
-    /// How many of those were still in the KV cache.
+    /// Number of those that were still in the KV cache.
     pub n_reused: usize,
     /// Time the rest of the prompt took.
     pub prompt_time: Duration,
@@ -239,7 +239,7 @@ impl Generator {
 
     /// Answers `prompt` (tokens, BOS included). `on_piece` gets the text as it comes, whole characters only.
     ///
-    /// What the cache holds of the prompt's beginning is used again. A position's K and V depend on the tokens before
+    /// The cached prefix of the prompt is reused. A position's K and V depend on the tokens before
     /// it and on the vector alone, so this changes speed, not meaning.
     ///
     /// # Errors

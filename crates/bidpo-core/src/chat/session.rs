@@ -22,12 +22,12 @@ pub struct ChatSession {
     notes: Vec<Option<AnswerNote>>,
     /// The last question, if it has no answer in the history.
     unanswered: Option<String>,
-    /// How often the last question was asked again.
+    /// Number of retries of the last question.
     retries: u32,
     dials: Vec<ScaledVector>,
     layers: Option<Layers>,
     on: bool,
-    /// What the dials add up to. It goes to the generator with the next question: turning a dial and turning it back
+    /// Sum of the scaled vectors. It goes to the generator with the next question: turning a dial and turning it back
     /// costs nothing.
     pub(super) steering: Option<ControlVector>,
     pub(super) stats: Stats,

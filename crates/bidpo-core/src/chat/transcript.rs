@@ -9,10 +9,10 @@ use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// How an answer came about.
+/// Steering and result of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AnswerNote {
-    /// Name, scale, and the scale in per cent of the residual norm where the file knows it.
+    /// Name, scale, and the scale in percent of the residual norm where the file knows it.
     vectors: Vec<(String, f32, Option<f64>)>,
     layers: Option<String>,
     n_tokens: usize,

@@ -71,12 +71,12 @@ pub struct Mapping {
     pub first: usize,
     /// Labels of the choices (ARC's `choices.label`).
     pub labels: Option<String>,
-    /// How an answer is read that could be the text of one choice and the index or letter of another one; without it such
+    /// Reading of an answer that is the text of one choice and the index or letter of another one; without it such
     /// an answer is a fault.
     pub answer_as: Option<AnswerAs>,
     /// A category.
     pub category: Option<String>,
-    /// Where a choice's cell lists several texts, what separates them; the first is taken.
+    /// Separator of several texts in a choice's cell; the first text is taken.
     pub separator: Option<String>,
     /// Choices that are the same in every item (BoolQ's `no`, `yes`), instead of `choices`.
     pub fixed: Vec<String>,
@@ -346,7 +346,7 @@ mod tests {
             let error = read("f.jsonl", &format!("{good}\n\n{line}\n"), &m).unwrap_err();
             assert!(error.starts_with("f.jsonl:3: ") && error.contains(expected), "{error}");
         }
-        // What is right and wrong at once is left out, and told.
+        // Items whose answer is right and wrong at once are skipped with a message.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f.jsonl");
         std::fs::write(&path, format!("{good}\n{}\n", r#"{"q":"Q","c":["x","y","x"],"a":0}"#)).unwrap();

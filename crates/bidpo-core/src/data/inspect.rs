@@ -37,7 +37,7 @@ pub struct Balance {
     pub chosen: f64,
     /// Of the rejected answers.
     pub rejected: f64,
-    /// How far apart they are in standard errors of the paired difference; beyond 3 it is hardly chance.
+    /// Difference in standard errors of the paired difference; beyond 3 chance is an unlikely explanation.
     pub z: f64,
 }
 

@@ -27,7 +27,7 @@ pub struct PreferencePair {
     pub chosen: String,
     /// The answer to avoid.
     pub rejected: String,
-    /// Where it stands: `file:line`.
+    /// Location: `file:line`.
     pub origin: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a number of items could have shown: the smallest true difference that a two-sided test at 5 % finds in 80 % of
+//! Minimum detectable difference: the smallest true difference that a two-sided test at 5 % finds in 80 % of
 //! all runs.
 
 use super::z;
@@ -29,7 +29,7 @@ pub fn detectable_proportion(n: usize, discordant: f64) -> f64 {
     root(psi, 1.0, |d| short(d, d))
 }
 
-/// Where `below` turns from true to false.
+/// Point at which `below` changes from true to false.
 fn root(mut lo: f64, mut hi: f64, below: impl Fn(f64) -> bool) -> f64 {
     for _ in 0..100 {
         let mid = 0.5 * (lo + hi);

@@ -81,7 +81,7 @@ impl SteeringVector {
         let Some((first, rest)) = vectors.split_first() else {
             return Err(SteerError::Invalid("a mean needs a vector".into()));
         };
-        // Which vectors go together, and what the mean keeps of their provenance, is what a sum says.
+        // The mean accepts the same vectors as a sum, and keeps the same provenance.
         let mut mean = first.linear(1.0, first, 0.0)?;
         for vector in rest {
             mean = mean.linear(1.0, vector, 1.0)?;

@@ -73,7 +73,7 @@ impl<'a> RowTap<'a> {
         Self { layers, outputs, n_outputs, n_embd, seen: BTreeMap::new(), wrong: None }
     }
 
-    /// Whether every steered layer was met, once.
+    /// True if the callback saw each steered layer exactly once.
     fn verdict(self) -> Result<(), String> {
         if let Some(reason) = self.wrong {
             return Err(reason);

@@ -40,7 +40,7 @@ pub enum SteerError {
     Mismatch(String),
 }
 
-/// How a vector was made: the `bidpo.*` keys of its file. All optional: files of other tools have none.
+/// Provenance of a vector: the `bidpo.*` keys of its file. All are optional, since files of other tools have none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Provenance {
     /// Key (without the `bidpo.` prefix) and value, in key order.
@@ -100,7 +100,7 @@ pub struct SteeringVector {
     pub directions: BTreeMap<usize, Vec<f32>>,
     /// `controlvector.model_hint`: the architecture it was made for; empty where the file does not say.
     pub model_hint: String,
-    /// How it was made.
+    /// Provenance.
     pub provenance: Provenance,
 }
 
@@ -275,7 +275,7 @@ mod tests {
         // 5, 5 and 2 percent.
         assert!((v.percent_of_scale(-1.0).unwrap() + 4.0).abs() < 1e-12);
         assert!((v.scale_for_percent(8.0).unwrap() - 2.0).abs() < 1e-6);
-        // Where a residual norm is not known, the others speak.
+        // Layers without a known residual norm are left out of the mean.
         v.provenance.entries.remove("residual_norm_median.6");
         assert!((v.percent_of_scale(1.0).unwrap() - 5.0).abs() < 1e-12);
         let error = SteeringVector::from_layers(&layers, &[1.0; 4], "llama").unwrap_err().to_string();

@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long a body may take to come in.
+/// Time limit for receiving a body.
 const TIME: Duration = Duration::from_secs(30);
 
 /// The JSON in a request's body, within the limits of size and time.

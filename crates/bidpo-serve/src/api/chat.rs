@@ -100,7 +100,7 @@ fn message(value: Value, at: &str) -> Result<Message, ApiError> {
             return Err(fields.wrong("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
         }
     };
-    // What OpenAI's own answers bring along when they are sent back, most of it empty.
+    // Keys of OpenAI's own answers, mostly empty, which clients send back in the history.
     for key in ["refusal", "annotations", "tool_calls", "audio", "function_call"] {
         if let Some(value) = fields.take(key).filter(|v| !v.as_array().is_some_and(Vec::is_empty)) {
             let name = fields.name(key);

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 #[derive(Debug)]
 pub(super) struct Fields {
     map: Map<String, Value>,
-    /// Where it stands: empty, or `messages[0].`.
+    /// Path of the object in the body: empty, or `messages[0].`.
     at: String,
 }
 
@@ -85,7 +85,7 @@ impl Fields {
     }
 
     /// # Errors
-    /// Where a field is left.
+    /// Fields that are left.
     pub(super) fn done(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, v)| !v.is_null()) {
             Some((key, _)) => {

@@ -49,7 +49,7 @@ pub(super) struct RawHookPoint {
     pub vector: NodeId,
 }
 
-/// How much of the graph is computed while it is watched.
+/// Part of the graph that is computed while it is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CaptureMode {
     /// Nodes that do not depend on the lowest hook point's result, and the hook point itself.

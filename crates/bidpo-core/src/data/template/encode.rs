@@ -244,7 +244,7 @@ impl ChatTemplate {
         let (all, shields) = self.encoder.shield(&all);
         let asked = jinja.render(&all[..all.len() - 1], true)?;
         let full = jinja.render(&all, false)?;
-        // What the template adds to the rendered prompt is the response. Templates that end their generation prompt
+        // The response is the text that the template adds to the rendered prompt. Templates that end their generation prompt
         // otherwise than a finished answer begins (reasoning models) are cut at the answer itself.
         let answer = match full.strip_prefix(asked.as_str()) {
             Some(answer) => answer,

@@ -89,7 +89,7 @@ mod tests {
             Message::assistant("Four."),
             Message::user("And <b>\"ü\" & 'x'</b>?"),
         ];
-        // What llama.cpp writes out in full, ours takes from the vocabulary.
+        // llama.cpp spells these tokens out; our templates take them from the vocabulary.
         for (ours, theirs, eos) in [
             ("chatml", "chatml", ""),
             ("llama3", "llama3", ""),

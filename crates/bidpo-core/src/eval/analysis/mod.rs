@@ -23,7 +23,7 @@ pub const RESAMPLES: usize = 10_000;
 /// Seed of them: fixed, so that the same results give the same figures.
 pub const SEED: u64 = 0;
 
-/// What is wrong with a run that cannot be analysed.
+/// Reason why a run cannot be analysed.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {reason}")]
 pub struct AnalysisError {
@@ -83,17 +83,17 @@ pub struct Changed {
 /// A run's figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Analysis {
-    /// What was run.
+    /// Manifest of the run.
     pub manifest: Manifest,
     /// The protocol.
     pub protocol: Protocol,
     /// The tables; the first is the one that conclusions are drawn from.
     pub tables: Vec<MeasureTable>,
-    /// What the data alone gives away.
+    /// Results of question-blind heuristics.
     pub surface: Vec<Surface>,
     /// Items whose preferred answer changed.
     pub changed: Vec<Changed>,
-    /// How matches before a judge ended.
+    /// Results of pairwise judging.
     pub verdicts: Vec<PairwiseResult>,
 }
 

@@ -1,4 +1,4 @@
-//! What the data alone gives away: rules that never see a model, most of them not even the question. A model, or a vector,
+//! Question-blind heuristics: rules that see no model, and most of them no question. A model, or a vector,
 //! that does no better has shown nothing about truth.
 
 use super::{LEVEL, RESAMPLES, SEED};
@@ -29,7 +29,7 @@ fn similarity(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
     shared as f64 / (a.len() + b.len() - shared).max(1) as f64
 }
 
-/// What an answer scores under each rule: the highest is chosen.
+/// Scores of an answer under each rule; the answer with the highest score is chosen.
 fn scores(answers: &[&Answer]) -> [(&'static str, Vec<f64>); 4] {
     let length = |a: &&Answer| a.text.chars().count() as f64;
     let sets: Vec<BTreeSet<String>> = answers.iter().map(|a| words(&a.text)).collect();

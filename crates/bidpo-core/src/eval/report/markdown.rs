@@ -54,7 +54,7 @@ pub(super) fn title(a: &Analysis) -> String {
     )
 }
 
-/// How the figures were computed, in a line or two.
+/// Statistical methods of the report, in one or two lines.
 pub(super) fn method(a: &Analysis) -> String {
     if a.protocol == Protocol::Judge {
         return "An answer wins if the judge prefers it in both orders; order-averaged preference: the sign of the letters' log-odds, averaged over \

@@ -23,7 +23,7 @@ fn figure(picture: String, caption: impl Into<String>) -> Figure {
     Figure { picture, caption: caption.into() }
 }
 
-/// In the unit that a plot shows: per cent for shares.
+/// In the unit that a plot shows: percent for proportions.
 fn shown(measure: Measure, x: f64) -> f64 {
     if measure.is_share() { 100.0 * x } else { x }
 }

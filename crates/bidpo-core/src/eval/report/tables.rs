@@ -102,7 +102,7 @@ pub(crate) fn steered_cells(t: &MeasureTable) -> Option<Table> {
         .then(|| Table::new(["steered minus", "difference", "gained, lost", "p", "P(difference > 0)"]).with(rows))
 }
 
-/// How matches ended; nothing for other runs.
+/// Results of pairwise judging; `None` for other runs.
 pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
     let header = [
         "steered against",
@@ -132,7 +132,7 @@ pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
 /// Measures that stand side by side in one table; more make it too wide.
 pub(crate) const SIDE_BY_SIDE: usize = 6;
 
-/// What rules without a model reach.
+/// Results of question-blind heuristics.
 pub(crate) fn surface_cells(a: &Analysis) -> Table {
     let rows = a
         .surface

@@ -1,4 +1,4 @@
-//! What was run, exactly: the first line of a results file.
+//! The manifest, first line of a results file: the exact settings of a run.
 
 use super::ConditionFacts;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ pub(super) const FORM: u32 = 1;
 /// A part of the items: every `of`-th, from the `number`-th on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
-    /// Which part, from 1.
+    /// Index of the part, from 1.
     pub number: usize,
     /// Of how many.
     pub of: usize,
@@ -96,7 +96,7 @@ pub struct DataFacts {
     pub sha256: String,
 }
 
-/// What was run.
+/// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this form.
@@ -115,7 +115,7 @@ pub struct Manifest {
     pub data: Vec<DataFacts>,
     /// Preset, preamble, template, and the form of a question: all that stands around the data's own text.
     pub prompt: Value,
-    /// Which of the data's items: split file, part, limit.
+    /// Selection of items: split file, part, limit.
     pub selection: Value,
     /// Items in all shards together.
     pub items: usize,
@@ -157,7 +157,7 @@ impl Manifest {
     }
 }
 
-/// What differs between two JSON values, as `path: left, right` (long values shortened), for error messages.
+/// Differences between two JSON values, as `path: left, right` (long values shortened), for error messages.
 pub fn differences(left: &Value, right: &Value) -> Vec<String> {
     let mut out = Vec::new();
     compare("", left, right, &mut out);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// All results of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// What was run; `shard` is the whole.
+    /// Manifest of the merged run; its `shard` is the whole.
     pub manifest: Manifest,
     /// Under each condition of the manifest, in its order, the records by item: all of them.
     pub records: Vec<Vec<Record>>,

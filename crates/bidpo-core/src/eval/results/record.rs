@@ -26,7 +26,7 @@ impl Answer {
 /// The answers scored once, in one order of presentation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
-    /// Where options were shown: the answers (their places in [`Record::answers`]) behind letters A, B, ... Absent where
+    /// Permutation of the options that were shown: the answers (their indices in [`Record::answers`]) behind letters A, B, ... Absent where
     /// each answer was scored as a continuation of the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Vec<usize>>,
@@ -61,7 +61,7 @@ pub struct Written {
     pub ended: bool,
 }
 
-/// What was measured of one item under one condition.
+/// Measurements of one item under one condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Place among the items of the run, from 0.
@@ -90,7 +90,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What is wrong with its shape, in words; `None` for a sound record.
+    /// Description of an invalid shape; `None` for a valid record.
     pub fn fault(&self) -> Option<String> {
         for (v, view) in self.views.iter().enumerate() {
             let n = self.answers.len();

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with results files.
+/// Errors of results files.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// The file cannot be read or written.
@@ -26,7 +26,7 @@ pub enum ResultsError {
     OtherRun {
         /// The file.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         what: Vec<String>,
     },
     /// A line is not what it should be.
@@ -36,7 +36,7 @@ pub enum ResultsError {
         path: PathBuf,
         /// Line, from 1.
         line: usize,
-        /// What is wrong.
+        /// Reason.
         reason: String,
     },
     /// The files do not make up a run.
@@ -181,7 +181,7 @@ fn lock(path: &Path) -> Result<File, ResultsError> {
     Ok(file)
 }
 
-/// What makes two manifests those of other runs: all that differs but shard and threads, and conditions that only one of
+/// Differences that make two manifests those of different runs: everything except shard and threads, and conditions that only one of
 /// them has. Empty for parts of one run.
 pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
     join(&there.run(), &now.run()).err().unwrap_or_default()

@@ -39,7 +39,7 @@ impl Drop for Arena {
     }
 }
 
-/// How ops become tensors.
+/// Settings for turning ops into tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
     /// A [`crate::graph::kernels::task::LossTask`].
@@ -120,7 +120,7 @@ fn used(node: &Node, setup: Setup) -> &[Value] {
     }
 }
 
-/// Which nodes the wanted values depend on.
+/// Marks the nodes that the wanted values depend on.
 fn needed(graph: &Graph, wanted: &[Value], setup: Setup) -> Vec<bool> {
     let mut needed = vec![false; graph.nodes().len()];
     for v in wanted {
@@ -161,7 +161,7 @@ pub(in crate::graph) fn elem_of(dtype: DType) -> Elem {
     }
 }
 
-/// How a node is computed.
+/// The kernel that computes a node.
 enum Kernel {
     /// Nothing: data of the run.
     Input(InputId),

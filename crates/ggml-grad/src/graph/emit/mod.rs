@@ -67,7 +67,7 @@ impl Data {
     }
 }
 
-/// How the forward pass is computed.
+/// Kernels of the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Forward {
     /// By ggml's own kernels, as `llama_decode` does.
@@ -98,7 +98,7 @@ impl Backward {
     }
 }
 
-/// How products with transposed quantized weights are computed in the backward pass.
+/// Precision of products with transposed quantized weights in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backward {
     /// Weights and gradients in F32.
@@ -147,7 +147,7 @@ pub struct Outcome {
     pub log_probs: Vec<f64>,
 }
 
-/// Where the time of an executor's runs went, summed over them.
+/// Time of an executor's runs by phase, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// Making the ggml graph.
@@ -344,7 +344,7 @@ impl Executor {
         self.profile.take().unwrap_or_default()
     }
 
-    /// Where the time of the runs since the last call went.
+    /// Time of the runs since the last call, by phase.
     pub fn take_timings(&mut self) -> Timings {
         std::mem::take(&mut self.timings)
     }

@@ -1,4 +1,4 @@
-//! Where a run's time goes, op by op.
+//! Time of a run by op.
 //!
 //! ggml asks after each node whether to abort; the answer is always no, and the time of the question is noted. A node's
 //! time is that of the first worker, with its wait for the others.

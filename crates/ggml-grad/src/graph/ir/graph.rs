@@ -373,7 +373,7 @@ impl Graph {
         if ne.contains(&0) || elem.size().is_some_and(|size| nb[0] != size) {
             return Self::err(Op::View { offset }, format!("a window {ne:?} with strides {nb:?} is not supported"));
         }
-        // How far a weight's own blocks reach is known to the weight only.
+        // Only the weight itself knows the extent of its blocks.
         if let Some(size) = elem.size() {
             let span = |ne: Shape, nb: Shape| (0..4).map(|i| (ne[i] - 1) * nb[i]).sum::<usize>() + size;
             if offset + span(ne, nb) > span(s.ne, s.nb) {

@@ -11,7 +11,7 @@ use std::ffi::{c_int, c_void};
 /// Columns (tokens) are padded to a multiple of this.
 pub(super) const TILE_COLUMNS: usize = 8;
 
-/// How the bytes lie.
+/// Layout of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::graph) enum Layout {
     /// For [`super::int8::exact`]: two columns side by side, block by block: `[column pairs, blocks]` records of 64 bytes
@@ -51,7 +51,7 @@ impl Packed {
         if self.format.offset == 0 { 128 } else { 192 }
     }
 
-    /// Where the second part begins: the sums of [`Layout::Pairs`], the scales of [`Layout::Columns`].
+    /// Offset of the second part: the sums of [`Layout::Pairs`], the scales of [`Layout::Columns`].
     pub(super) fn second(&self) -> usize {
         match self.layout {
             Layout::Pairs => self.columns() / 2 * self.groups() * self.record(),

@@ -19,7 +19,7 @@ pub struct FastKernels {
     /// For the tensors of a graph of two nodes.
     arena: Vec<Line>,
     work: Vec<Line>,
-    /// Whether fused attention is computed as well, and whether there was one that cannot be.
+    /// State of fused attention: computed too, and whether an unsupported one was met.
     attends: bool,
     refused: bool,
 }

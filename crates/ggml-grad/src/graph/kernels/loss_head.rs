@@ -128,7 +128,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
     }
 }
 
-/// Which pairs of neighbours have a number of at least `least`: bit by bit.
+/// Bit mask of the pairs of neighbours that contain a value of at least `least`.
 #[inline(always)]
 fn pairs_from(e: &[f32; TILE], least: f32) -> u32 {
     let mut pairs = [0u32; TILE / 2];

@@ -258,7 +258,7 @@ impl Panel {
         let a_stride = n.next_multiple_of(2);
         self.g.resize(m * a_stride, 0);
         for (row, out) in (m0..m1).zip(self.g.chunks_exact_mut(a_stride)) {
-            // Where n is odd, the last pair has one number only.
+            // For odd n the last pair has one value only.
             out[n..].fill(0);
             // SAFETY: by contract, the CPU has BF16.
             unsafe { bf16::round_all(&g[row * n..(row + 1) * n], out) };

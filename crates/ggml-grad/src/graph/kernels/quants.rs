@@ -17,7 +17,7 @@ pub(super) struct Format {
     pub group: usize,
     /// Subtracted from every `u`.
     pub offset: i32,
-    /// Whether groups have a min.
+    /// True if groups have a minimum.
     pub has_min: bool,
     /// The type that ggml quantizes activations to for matmuls with this one.
     pub activations: Activations,

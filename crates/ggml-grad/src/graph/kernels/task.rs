@@ -26,7 +26,7 @@ pub(in crate::graph) struct LossTask<'a> {
     pub weigh: Option<LabelWeightFn<'a>>,
     /// log p of each label, written by the run.
     pub log_probs: Vec<f64>,
-    /// Whether [`super::loss_head`] computes the gradient as well.
+    /// True if [`super::loss_head`] computes the gradient too.
     pub grad: bool,
     /// Logit of each label, written by [`super::loss_head`].
     pub logits: Vec<f32>,

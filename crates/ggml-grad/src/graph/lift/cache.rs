@@ -67,7 +67,7 @@ impl Lifter<'_> {
         let transposed = write.ne[0] == 1 && read.nb[1] > read.nb[2];
         let (head, n_head, cells) =
             if transposed { (read.ne[2], read.ne[1], read.ne[0]) } else { (read.ne[0], read.ne[1], read.ne[2]) };
-        // Where layers differ in width, all write rows of the widest one, padded.
+        // If layers differ in width, all write rows of the widest one, padded.
         let width = if transposed { ids.len() / t } else { head * n_head };
         // Tokens must sit in cells 0..t in order: then the written value is the cache's content.
         let in_order = if transposed {

@@ -7,7 +7,7 @@ use crate::graph::kernels;
 use crate::graph::recompute::{self, Attention};
 use std::collections::HashMap;
 
-/// Where an attention's sources come from.
+/// Sources of an attention.
 struct Sources {
     /// Queries, keys, values as `[k, heads, rows]`, and the mask.
     src: [Value; 4],

@@ -26,7 +26,7 @@ pub struct Plan<'a> {
 pub struct Lowered {
     /// It has all inputs and weights of the old one, then the new ones.
     pub graph: Graph,
-    /// Where each value of the old graph is in the new one.
+    /// For each value of the old graph, its value in the new one.
     pub map: Vec<Value>,
     /// Data of the new inputs.
     pub inputs: Vec<Data>,

@@ -284,7 +284,7 @@ impl Sources {
     }
 }
 
-/// How tiles are dealt to workers: heads one after the other, each worker a stretch that costs as much as any other's. So it
+/// Partition of tiles among workers: heads in order, each worker gets a contiguous range of about equal cost. So it
 /// has to do with few heads, whose keys it brings into units for itself.
 struct Deal {
     /// Cost of a head's tiles before each, and of all.

@@ -37,7 +37,7 @@ pub(super) struct Kernels {
     pub lanes: unsafe fn(*const f32, usize, usize, usize, &mut [f32]),
 }
 
-/// Which units the columns of a row stand for, and the row's mask, whose units are `stride` apart.
+/// Units of a row's columns, and the row's mask, whose units are `stride` apart.
 #[derive(Clone, Copy)]
 pub(super) struct Units<'a> {
     pub units: &'a [usize],
