@@ -1,8 +1,10 @@
 //! Groups of flags that several commands share.
 
 pub mod devices;
+pub mod eval;
 mod model;
 pub mod sampling;
 pub mod steering;
+pub mod writing;
 
 pub use model::ModelArgs;

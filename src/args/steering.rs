@@ -2,9 +2,13 @@
 
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::{PreferenceSet, Prompt};
+use bidpo_core::eval::conditions::condition::layers_of;
+use bidpo_core::eval::conditions::{Steered, vector_facts};
+use bidpo_core::eval::results::ConditionKind;
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ControlVector, Convention, ScaledVector, SteeringVector, combine, warnings};
+use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -102,6 +106,27 @@ impl SteeringArgs {
         let steering = Steering { dials, layers: self.layers.clone() };
         steering.control_vector(model)?;
         Ok(steering)
+    }
+
+    /// Loads the vectors as the steered condition of a run; `None` where there are none.
+    pub fn steered(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Option<Steered>> {
+        let steering = self.load(model, n_threads)?;
+        if steering.dials.is_empty() {
+            return Ok(None);
+        }
+        let mut vectors = Vec::new();
+        for (i, (path, dial)) in self.vectors.iter().zip(&steering.dials).enumerate() {
+            let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
+            let percent = dial.vector.percent_of_scale(dial.scale);
+            let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
+            if self.convention(i) != Convention::Output {
+                facts.convention = Some(self.convention(i).to_string());
+            }
+            vectors.push(facts);
+        }
+        let control = steering.control_vector(model)?;
+        let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());
+        Ok(Some(Steered { control, kind: ConditionKind::Steered { vectors, layers, chosen_on: None } }))
     }
 }
 

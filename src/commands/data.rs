@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::eval::common::PartName;
+use crate::args::eval::PartName;
 
 /// Options of `bidpo data`.
 #[derive(Debug, clap::Args)]

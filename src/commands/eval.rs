@@ -1,12 +1,10 @@
 //! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the figures computed from them.
 
-pub(super) mod baselines;
 mod choice;
-pub(super) mod common;
-pub(super) mod generate;
+pub(super) mod measure;
 pub(super) mod mmlu;
+pub(super) mod progress;
 mod prompts;
-pub(super) mod session;
 pub(super) mod text;
 pub(super) mod truthfulqa;
 

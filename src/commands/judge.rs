@@ -1,9 +1,10 @@
 //! `bidpo judge`: written answers of an earlier run, head to head before another judge.
 
-use super::eval::generate::{Judge, JudgingArgs, judged_file};
+use super::eval::measure::{judge, print};
 use crate::args::ModelArgs;
+use crate::args::writing::JudgingArgs;
 use anyhow::bail;
-use bidpo_core::eval::report;
+use bidpo_core::eval::judging::judged_file;
 use bidpo_core::eval::results::merge;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,12 +35,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args.out.unwrap_or_else(|| judged_file(&args.files[0]));
     ggml_grad::files::check_writable(&out)?;
     let model = args.judge.load()?;
-    let judge = Judge { model: &model, args: &args.judge, judging: &args.judging, seed: run.manifest.seed };
-    let Some(analysis) = judge.judge(&run, Some(&out))? else { return Ok(ExitCode::FAILURE) };
-    if args.json {
-        println!("{}", report::json(&analysis));
-    } else {
-        print!("{}", report::markdown(&analysis));
-    }
+    let (seed, n_threads) = (run.manifest.seed, args.judge.threads());
+    let Some(analysis) = judge(&args.judging, &model, n_threads, seed, &run, Some(&out))? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    print(&analysis, None, args.json);
     Ok(ExitCode::SUCCESS)
 }

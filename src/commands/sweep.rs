@@ -1,35 +1,31 @@
 //! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
 
-use super::eval::baselines::{self, Baseline, Compare, Steered};
-use super::eval::common::{PromptArgs, file_name, style};
-use super::eval::session::{Session, SessionError, manifest};
-use super::eval::truthfulqa::{ProtocolName, benchmark, warn_of_contradictions};
+use super::eval::measure::say;
+use super::eval::progress::run_session;
+use super::eval::truthfulqa::{ProtocolName, benchmark, default_preset, warn_of_contradictions};
 use super::eval::{mmlu, text};
 use crate::args::ModelArgs;
+use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::steering::load_vector;
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::SplitFile;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::eval::ScorerParams;
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::conditions::condition::Condition;
-use bidpo_core::eval::items::Benchmark;
-use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::conditions::{Baseline, Baselines, Condition, OtherVector, Steered, vector_facts};
+use bidpo_core::eval::items::{Protocol, part_facts};
 use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
 use bidpo_core::eval::report;
-use bidpo_core::eval::results::{
-    ChosenOn, ConditionKind, DataFacts, Manifest, Record, ResultsError, Run, Shard, Store, merge, other_run, read,
-};
-use bidpo_core::eval::runs::Measurement;
-use bidpo_core::eval::runs::Windows;
+use bidpo_core::eval::results::{ChosenOn, ConditionKind, Manifest, Shard, gather, shard_file};
+use bidpo_core::eval::runs::{Ended, Runner, TextRun, Windows, new_manifest};
 use bidpo_core::eval::sweep::{Percents, best, measured, points};
+use bidpo_core::eval::task::{DataFile, Task};
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, warnings};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,7 +64,7 @@ pub struct Args {
     /// A further vector to measure beside the chosen setting on the test items: dpo=other.gguf. At the chosen layer, as long
     /// there; with :SCALE behind the file as it stands in the file, times that.
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]")]
-    compare: Vec<Compare>,
+    compare: Vec<OtherVector>,
     /// Only the first N validation items, and the first N test items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -109,29 +105,6 @@ struct Sweep<'a> {
     shard: Shard,
 }
 
-/// How the names of a file's shards begin.
-fn shard_prefix(file: &str) -> String {
-    format!("{}.shard-", file.strip_suffix(".jsonl").unwrap_or(file))
-}
-
-/// Adds to a results file, new or not, what it lacks of some runs, and says how much that was.
-fn add(path: &Path, runs: &[Run], manifest: &Manifest) -> anyhow::Result<usize> {
-    let mut added = 0;
-    for run in runs {
-        // Shards may have had other numbers of threads each: the whole is gone on with under that of this run.
-        let merged = Manifest { conditions: run.manifest.conditions.clone(), ..manifest.clone() };
-        let (mut store, there) = Store::open(path, &merged)?;
-        let there: BTreeSet<(&str, usize)> = there.iter().map(|r| (r.condition.as_str(), r.item)).collect();
-        for records in &run.records {
-            let new: Vec<Record> =
-                records.iter().filter(|r| !there.contains(&(r.condition.as_str(), r.item))).cloned().collect();
-            store.push(&new)?;
-            added += new.len();
-        }
-    }
-    Ok(added)
-}
-
 /// How the measurement of some items ended.
 enum Part {
     /// By Ctrl-C.
@@ -143,140 +116,61 @@ enum Part {
 }
 
 impl Sweep<'_> {
-    /// Measures some items under some conditions into a file of the folder.
-    #[allow(clippy::too_many_arguments, reason = "each is one independent part of the run")]
-    fn choice(
-        &self,
-        file: &str,
-        name: &str,
-        style: &Style,
-        benchmark: &Benchmark,
-        data: &[(PathBuf, String)],
-        selection: Value,
-        conditions: &[Condition],
-    ) -> anyhow::Result<Part> {
-        let mut m = self.base.clone();
-        m.benchmark = name.into();
-        m.protocol = style.protocol.name().into();
-        m.data = data.iter().map(|(p, s)| DataFacts { file: file_name(p), sha256: s.clone() }).collect();
-        m.prompt = style.facts();
-        m.selection = selection;
-        m.items = benchmark.items.len();
-        let measurement = Measurement {
-            model: &self.model,
-            benchmark,
-            style,
-            shard: self.shard,
-            params: ScorerParams { n_threads: self.args.model.threads(), ..ScorerParams::default() },
-        };
-        self.all(file, m, conditions, |condition, session| {
-            let done = session.done(&condition.name);
-            measurement.run(condition, &done, &mut |r| session.push(r))
-        })
-    }
-
-    fn all(
-        &self,
-        file: &str,
-        mut manifest: Manifest,
-        conditions: &[Condition],
-        mut one: impl FnMut(&Condition, &mut Session) -> Result<bool, SessionError>,
-    ) -> anyhow::Result<Part> {
-        manifest.conditions = conditions.iter().map(Condition::manifest).collect();
-        manifest.shard = self.shard;
-        let path = self.args.out.join(match self.shard {
-            Shard::WHOLE => file.to_owned(),
-            Shard { number, of } => format!("{}{number}-of-{of}.jsonl", shard_prefix(file)),
-        });
-        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
-        if self.shard == Shard::WHOLE {
-            self.gather(file, &path, &manifest)?;
-        }
-        let mut session = Session::resume(manifest, Some(&path))?;
-        for condition in conditions {
-            if !one(condition, &mut session).with_context(|| path.display().to_string())? {
-                break;
-            }
-        }
-        if !session.close() {
-            return Ok(Part::Stopped);
-        }
-        if self.shard != Shard::WHOLE {
-            return Ok(Part::Shard);
-        }
-        Ok(Part::Whole(Box::new(analyse(&session.into_run()?)?)))
-    }
-
-    /// Puts the shards of a file that are in the folder, if any, together as the file itself, or adds what it lacks of them.
-    /// Shards of another run stay where they are.
-    fn gather(&self, file: &str, path: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-        let prefix = shard_prefix(file);
-        let is_shard = |n: &std::ffi::OsStr| {
-            let n = n.to_string_lossy();
-            n.starts_with(&prefix) && n.ends_with(".jsonl")
-        };
-        let mut shards: Vec<PathBuf> = std::fs::read_dir(&self.args.out)
-            .with_context(|| self.args.out.display().to_string())?
-            .filter_map(|f| Some(f.ok()?.path()))
-            .filter(|p| p.file_name().is_some_and(is_shard))
-            .collect();
-        shards.sort();
-        let (mut mine, mut others) = (Vec::new(), Vec::new());
-        for shard in shards {
-            let what = other_run(&read(&shard)?.0, manifest);
-            if what.is_empty() { mine.push(shard) } else { others.push((shard, what)) }
-        }
-        if mine.is_empty()
-            && !path.exists()
-            && let Some((path, what)) = others.first().cloned()
-        {
-            // Rather a mistaken setting than all of it again.
-            return Err(ResultsError::OtherRun { path, what }.into());
-        }
-        for (shard, what) in &others {
-            let what = what.join("; ");
-            eprintln!("bidpo: warning: {} is left alone: it is of another run ({what})", shard.display());
-        }
-        let runs = merge(&mine).with_context(|| format!("shards of {} cannot be put together", path.display()))?;
-        if runs.is_empty() {
-            return Ok(());
-        }
-        if path.exists() {
-            let added = add(path, &runs, manifest)?;
-            eprintln!("{}: {added} results added from {} shards", path.display(), mine.len());
-        } else {
-            // Under a temporary name: a file that is there counts as what a whole run left.
-            let whole = tempfile::Builder::new().prefix(".gather").tempdir_in(&self.args.out)?;
-            let made = whole.path().join(file);
-            add(&made, &runs, manifest)?;
-            std::fs::rename(&made, path).with_context(|| format!("cannot write {}", path.display()))?;
-            eprintln!("{}: put together from {} shards", path.display(), mine.len());
-        }
-        // All they hold is in there; a report on the folder would find it twice.
-        for shard in runs.iter().flat_map(|r| &r.files) {
-            std::fs::remove_file(shard).with_context(|| format!("cannot remove {}", shard.display()))?;
-        }
-        Ok(())
+    /// Measures a task under some conditions into a file of the directory.
+    fn task(&self, file: &str, task: &Task, style: &Style, conditions: &[Condition]) -> anyhow::Result<Part> {
+        let manifest = task.manifest(self.base.clone(), style, None, conditions, self.shard);
+        let runner = task.runner(&self.model, style, None, self.shard, self.args.model.threads());
+        self.session(file, manifest, conditions, &*runner)
     }
 
     /// Divergence and perplexity on a text.
     fn text(&self, path: &Path, conditions: &[Condition]) -> anyhow::Result<Part> {
         const WINDOW: usize = 256;
         let (content, data) = text::read(path)?;
-        let windows = Windows::new(&self.model, &content, WINDOW, self.args.windows as usize)
-            .with_context(|| path.display().to_string())?;
-        let mut m = self.base.clone();
-        m.benchmark = "text".into();
-        m.protocol = Protocol::Text.name().into();
-        m.data = vec![data];
-        m.prompt = json!({ "preset": null, "window": WINDOW });
-        m.selection = json!({ "limit": self.args.windows });
-        m.items = windows.len();
-        self.all("text.jsonl", m, conditions, |condition, session| {
-            let done = session.done(&condition.name);
-            let threads = self.args.model.threads();
-            windows.run(&self.model, condition, threads, self.shard, &done, &mut |r| session.push(r))
+        let limit = self.args.windows;
+        let windows =
+            Windows::new(&self.model, &content, WINDOW, limit as usize).with_context(|| path.display().to_string())?;
+        let base = Manifest { shard: self.shard, ..self.base.clone() };
+        let manifest = text::manifest(base, data, WINDOW, Some(limit), &windows, conditions);
+        let n_threads = self.args.model.threads();
+        let runner = TextRun { model: &self.model, windows: &windows, shard: self.shard, n_threads };
+        self.session("text.jsonl", manifest, conditions, &runner)
+    }
+
+    fn session(
+        &self,
+        file: &str,
+        manifest: Manifest,
+        conditions: &[Condition],
+        runner: &dyn Runner,
+    ) -> anyhow::Result<Part> {
+        let path = self.args.out.join(shard_file(file, self.shard));
+        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
+        if self.shard == Shard::WHOLE {
+            self.gather(file, &path, &manifest)?;
+        }
+        let place = path.display().to_string();
+        Ok(match run_session(&place, manifest, Some(&path), conditions, runner)? {
+            Ended::Interrupted { .. } => Part::Stopped,
+            Ended::Shard { .. } => Part::Shard,
+            Ended::Complete { run, .. } => Part::Whole(Box::new(analyse(&run)?)),
         })
+    }
+
+    /// Puts the shards of a file that are in the directory together, and says so.
+    fn gather(&self, file: &str, path: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+        let gathered = gather(&self.args.out, file, manifest)?;
+        for (shard, what) in &gathered.foreign {
+            let what = what.join("; ");
+            eprintln!("bidpo: warning: {} is left alone: it is of another run ({what})", shard.display());
+        }
+        let (path, shards) = (path.display(), gathered.shards);
+        match gathered.added {
+            _ if shards == 0 => {}
+            Some(added) => eprintln!("{path}: {added} results added from {shards} shards"),
+            None => eprintln!("{path}: put together from {shards} shards"),
+        }
+        Ok(())
     }
 }
 
@@ -323,8 +217,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for warning in warnings(&vector, &model) {
         eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
     }
-    let preset = if protocol.shows_options() { "none" } else { "qa" };
-    let style = style(&args.prompt, preset, QUESTION_FORM, protocol, args.seed, &model)?;
+    let preamble = args.prompt.preamble(default_preset(protocol))?;
+    let style = args.prompt.style(preamble, QUESTION_FORM, protocol, args.seed, &model)?;
     let layers = args.layers.as_ref().map_or_else(|| vector.layers(), |l| l.to_vec());
     let vector_name = || args.vector.display().to_string();
 
@@ -341,24 +235,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         [Condition::unsteered()].into_iter().chain(points.iter().map(|p| p.condition())).collect();
 
     let shard = args.shard.unwrap_or_default();
-    let sweep = Sweep { base: manifest(&args.model, &model, args.seed)?, model, args: &args, shard };
-    let data = [(args.data.clone(), set.sha256.clone())];
-    let part = |name: &str| -> anyhow::Result<Value> {
-        let sha256 = sha256_of_file(&split_path).with_context(|| split_path.display().to_string())?;
-        Ok(json!({ "split": file_name(&split_path), "split_sha256": sha256, "part": name, "limit": args.limit }))
-    };
+    let base = new_manifest(&model, args.model.threads(), args.seed)?;
+    let sweep = Sweep { base, model, args: &args, shard };
+    let data = vec![DataFile { path: args.data.clone(), sha256: set.sha256.clone() }];
     let stopped = Ok(ExitCode::FAILURE);
-    let on_valid =
-        match sweep.choice("valid.jsonl", "truthfulqa", &style, &items, &data, part("valid")?, &conditions)? {
-            Part::Stopped => return stopped,
-            Part::Shard => None,
-            Part::Whole(analysis) => Some(*analysis),
-        };
+    let on_valid_items = Task {
+        name: "truthfulqa",
+        benchmark: items,
+        train: None,
+        data: data.clone(),
+        selection: part_facts(&split_path, "valid", args.limit)?,
+    };
+    let on_valid = match sweep.task("valid.jsonl", &on_valid_items, &style, &conditions)? {
+        Part::Stopped => return stopped,
+        Part::Shard => None,
+        Part::Whole(analysis) => Some(*analysis),
+    };
     let mut others = Vec::new();
-    if let Some((benchmark, files)) = &costs {
-        let style = Style { protocol: Protocol::Options, ..style_none(&args, &sweep.model)? };
+    if let Some((benchmark, data)) = costs {
+        let style = capability_style(&args, &sweep.model)?;
         let selection = json!({ "few_shot": 0, "per_subject": args.per_subject });
-        match sweep.choice("mmlu.jsonl", "mmlu", &style, benchmark, files, selection, &conditions)? {
+        let task = Task { name: "mmlu", benchmark, train: None, data, selection };
+        match sweep.task("mmlu.jsonl", &task, &style, &conditions)? {
             Part::Stopped => return stopped,
             Part::Shard => {}
             Part::Whole(a) => others.push(*a),
@@ -385,7 +283,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
     let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
     let kind = ConditionKind::Steered {
-        vectors: vec![baselines::vector_facts(
+        vectors: vec![vector_facts(
             &args.vector,
             &sha256_of_file(&args.vector).with_context(vector_name)?,
             chosen.factor,
@@ -401,27 +299,30 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }),
     };
     let steered = Steered { control: Some(chosen.control.clone()), kind };
-    let on_test_items = benchmark(&set, &test, protocol)?;
     let train_items = &split.train[..split.train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
-    let train = (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?;
-    let (conditions, _) = baselines::conditions(
-        Some(&steered),
-        &Baseline::ALL,
-        &args.prompt,
-        &sweep.model,
-        &style,
-        &on_test_items,
-        train.as_ref(),
-        &args.compare,
-        args.model.threads(),
-    )?;
+    let on_test_items = Task {
+        name: "truthfulqa",
+        benchmark: benchmark(&set, &test, protocol)?,
+        train: (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?,
+        data,
+        selection: part_facts(&split_path, "test", args.limit)?,
+    };
+    let baselines = Baselines {
+        model: &sweep.model,
+        steered: Some(&steered),
+        wanted: &Baseline::ALL,
+        others: &args.compare,
+        system: &args.prompt.system,
+        n_shots: args.prompt.shots as usize,
+        style: &style,
+        benchmark: &on_test_items.benchmark,
+        train: on_test_items.train.as_ref(),
+        n_threads: args.model.threads(),
+    };
+    let conditions = baselines.conditions(&mut say)?.list;
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
     let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
-    let Part::Whole(on_test) =
-        sweep.choice(&file, "truthfulqa", &style, &on_test_items, &data, part("test")?, &conditions)?
-    else {
-        return stopped;
-    };
+    let Part::Whole(on_test) = sweep.task(&file, &on_test_items, &style, &conditions)? else { return stopped };
     if args.json {
         let object = json!({
             "chosen": { "layer": chosen.layer, "percent": chosen.percent, "factor": chosen.factor },
@@ -445,15 +346,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The style of a capability benchmark: the chat template where that is the preset, no preamble otherwise.
-fn style_none(args: &Args, model: &Model) -> anyhow::Result<Style> {
-    let name = args.prompt.prompt.as_deref().filter(|p| *p == "chat").unwrap_or("none");
-    let prompt = PromptArgs {
-        prompt: Some(name.to_owned()),
-        template: args.prompt.template.clone(),
-        system: args.prompt.system.clone(),
-        shots: args.prompt.shots,
-        train_limit: args.prompt.train_limit,
-    };
-    style(&prompt, "none", QUESTION_FORM, Protocol::Options, args.seed, model)
+/// The prompts of a capability benchmark: the chat template where that is the preset, no preamble otherwise.
+fn capability_style(args: &Args, model: &Model) -> anyhow::Result<Style> {
+    let chat = args.prompt.prompt.as_deref() == Some("chat");
+    let preamble = Preamble::named(if chat { "chat" } else { "none" })?;
+    args.prompt.style(preamble, QUESTION_FORM, Protocol::Options, args.seed, model)
 }

@@ -1,11 +1,11 @@
 //! `bidpo eval choice`.
 
-use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
-use anyhow::{Context as _, ensure};
+use super::measure::{PromptKind, measure};
+use crate::args::eval::{PromptArgs, RunArgs, SplitArgs, question_form};
 use bidpo_core::data::choice::{AnswerAs, Mapping, load};
-use bidpo_core::eval::items::Benchmark;
-use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::items::{Benchmark, Protocol};
 use bidpo_core::eval::prompt::QUESTION_FORM;
+use bidpo_core::eval::task::{DataFile, Task};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,8 +47,14 @@ pub struct Args {
     /// of scoring each as a continuation.
     #[arg(long)]
     show_options: bool,
-    /// How a question is put; {question} stands for it, \n for a new line. The answer follows after one space.
-    #[arg(long, value_name = "TEXT", default_value = "Q: {question}\\nA:", conflicts_with = "show_options")]
+    /// Prompt format of a question: {question} is replaced by it, \n by a new line. The answer follows after one space.
+    #[arg(
+        long = "prompt-format",
+        alias = "form",
+        value_name = "TEXT",
+        default_value = "Q: {question}\\nA:",
+        conflicts_with = "show_options"
+    )]
     form: String,
     #[command(flatten)]
     split: SplitArgs,
@@ -64,12 +70,12 @@ enum AnswerAsName {
     /// The text of the right choice.
     Text,
     /// Its index or letter.
-    Place,
+    #[value(alias = "place")]
+    Index,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let form = args.form.replace("\\n", "\n");
-    ensure!(form.contains("{question}"), "--form {:?} does not hold {{question}}", args.form);
+    let form = question_form(&args.form)?;
     let mapping = Mapping {
         question: args.question,
         choices: args.choices,
@@ -78,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         labels: args.labels,
         answer_as: args.answer_as.map(|a| match a {
             AnswerAsName::Text => AnswerAs::Text,
-            AnswerAsName::Place => AnswerAs::Place,
+            AnswerAsName::Index => AnswerAs::Place,
         }),
         category: args.category,
         separator: args.separator,
@@ -93,20 +99,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let items = set.items;
-    let sha256 = ggml_grad::files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
-    let selected = selected(&args.split, args.run.limit, items.len(), &sha256)?;
+    let data = DataFile::new(args.data)?;
+    let selected = args.split.select(args.run.limit, items.len(), &data.sha256)?;
     let mut selection = selected.facts;
     selection["mapping"] = serde_json::json!(format!("{mapping:?}"));
-    let case = Case {
-        name: "choice",
-        // Not in the data's order: where one column is always right, so would one letter be.
+    let kind = PromptKind {
+        // Permuted: where one column is always right, in the data's order one letter would be.
         protocol: if args.show_options { Protocol::Letter } else { Protocol::Choice },
-        benchmark: Benchmark::choice(&items, &selected.items),
-        train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
-        data: vec![(args.data, sha256)],
-        selection,
         form: if args.show_options { QUESTION_FORM.into() } else { form },
         preset: "none",
     };
-    measure(&args.run, &args.prompt, case, None)
+    let task = Task {
+        name: "choice",
+        benchmark: Benchmark::choice(&items, &selected.items),
+        train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
+        data: vec![data],
+        selection,
+    };
+    measure(&args.run, &args.prompt, kind, task, None)
 }

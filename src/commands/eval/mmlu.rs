@@ -1,11 +1,12 @@
 //! `bidpo eval mmlu`.
 
-use super::common::{Case, PromptArgs, RunArgs, measure};
-use anyhow::{Context as _, ensure};
+use super::measure::{PromptKind, measure};
+use crate::args::eval::{PromptArgs, RunArgs};
+use anyhow::ensure;
 use bidpo_core::data::mmlu;
-use bidpo_core::eval::items::Benchmark;
-use bidpo_core::eval::items::Protocol;
-use ggml_grad::files::sha256_of_file;
+use bidpo_core::eval::items::{Benchmark, Protocol};
+use bidpo_core::eval::prompt::QUESTION_FORM;
+use bidpo_core::eval::task::{DataFile, Task};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,13 +32,13 @@ pub struct Args {
     run: RunArgs,
 }
 
-/// MMLU's items, its files with their hashes, and the selection for the manifest.
+/// MMLU's items, and its files.
 pub fn load(
     folder: &Path,
     few_shot: usize,
     names: &[String],
     per_subject: Option<u32>,
-) -> anyhow::Result<(Benchmark, Vec<(PathBuf, String)>)> {
+) -> anyhow::Result<(Benchmark, Vec<DataFile>)> {
     let mut subjects = mmlu::load(folder, few_shot > 0)?;
     if let Some(unknown) = names.iter().find(|n| subjects.iter().all(|s| s.name != **n)) {
         let known: Vec<&str> = subjects.iter().map(|s| s.name.as_str()).collect();
@@ -53,9 +54,7 @@ pub fn load(
             s.dev.len()
         );
     }
-    let files: Vec<&PathBuf> = subjects.iter().flat_map(|s| &s.files).collect();
-    let hash = |p: &PathBuf| sha256_of_file(p).with_context(|| p.display().to_string()).map(|h| (p.clone(), h));
-    let files = files.into_iter().map(hash).collect::<anyhow::Result<_>>()?;
+    let files = subjects.iter().flat_map(|s| &s.files).cloned().map(DataFile::new).collect::<Result<_, _>>()?;
     Ok((Benchmark::mmlu(&subjects, few_shot, per_subject.map_or(usize::MAX, |n| n as usize)), files))
 }
 
@@ -64,17 +63,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(limit) = args.run.limit {
         benchmark.items.truncate(limit as usize);
     }
-    let case = Case {
+    let task = Task {
         name: "mmlu",
-        protocol: Protocol::Options,
         benchmark,
         train: None,
         data: files,
         selection: json!({
             "few_shot": args.few_shot, "subjects": args.subjects, "per_subject": args.per_subject, "limit": args.run.limit,
         }),
-        form: bidpo_core::eval::prompt::QUESTION_FORM.into(),
-        preset: "none",
     };
-    measure(&args.run, &args.prompt, case, None)
+    let kind = PromptKind { protocol: Protocol::Options, form: QUESTION_FORM.into(), preset: "none" };
+    measure(&args.run, &args.prompt, kind, task, None)
 }

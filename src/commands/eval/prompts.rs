@@ -1,13 +1,13 @@
 //! `bidpo eval prompts`.
 
-use super::common::{Case, PromptArgs, RunArgs, measure};
-use super::generate::WriteArgs;
-use anyhow::{Context as _, bail};
+use super::measure::{PromptKind, measure};
+use crate::args::eval::{PromptArgs, RunArgs, question_form};
+use crate::args::writing::WriteArgs;
+use anyhow::bail;
 use bidpo_core::data::Prompt;
-use bidpo_core::eval::items::Protocol;
-use bidpo_core::eval::items::{Benchmark, Item};
+use bidpo_core::eval::items::{Benchmark, Item, Protocol};
+use bidpo_core::eval::task::{DataFile, Task};
 use bidpo_core::extract::read_prompts;
-use ggml_grad::files::sha256_of_file;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +18,8 @@ pub struct Args {
     /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
-    /// How a prompt is put where there is no chat template; {question} stands for it, \n for a new line.
-    #[arg(long, value_name = "TEXT", default_value = "{question}")]
+    /// Format of a prompt without a chat template: {question} is replaced by it, \n by a new line.
+    #[arg(long = "prompt-format", alias = "form", value_name = "TEXT", default_value = "{question}")]
     form: String,
     #[command(flatten)]
     write: WriteArgs,
@@ -30,10 +30,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let form = args.form.replace("\\n", "\n");
-    if !form.contains("{question}") {
-        bail!("--form {:?} does not hold {{question}}", args.form);
-    }
+    let form = question_form(&args.form)?;
     let prompts = read_prompts(&args.data)?;
     let limit = args.run.limit.map_or(usize::MAX, |n| n as usize);
     let item = |(index, prompt): (usize, Prompt)| match prompt {
@@ -45,16 +42,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
     };
     let items = prompts.into_iter().enumerate().take(limit).map(item).collect::<anyhow::Result<_>>()?;
-    let sha256 = sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
-    let case = Case {
+    let task = Task {
         name: "prompts",
-        protocol: Protocol::Prompts,
         benchmark: Benchmark::plain(items),
         train: None,
-        data: vec![(args.data, sha256)],
+        data: vec![DataFile::new(args.data)?],
         selection: json!({ "limit": args.run.limit }),
-        form,
-        preset: "chat",
     };
-    measure(&args.run, &args.prompt, case, Some(&args.write))
+    let kind = PromptKind { protocol: Protocol::Prompts, form, preset: "chat" };
+    measure(&args.run, &args.prompt, kind, task, Some(&args.write))
 }

@@ -1,14 +1,17 @@
 //! `bidpo eval text`.
 
-use super::baselines::{self, Baseline};
-use super::common::{RunArgs, file_name};
-use super::session::Session;
+use super::measure::{complete, print};
+use super::progress::run_session;
+use crate::args::eval::RunArgs;
 use anyhow::{Context as _, bail};
+use bidpo_core::eval::analysis::analyse;
+use bidpo_core::eval::conditions::{Baseline, Condition, vector_conditions};
 use bidpo_core::eval::items::Protocol;
-use bidpo_core::eval::results::DataFacts;
-use bidpo_core::eval::runs::Windows;
+use bidpo_core::eval::results::{DataFacts, Manifest};
+use bidpo_core::eval::runs::{TextRun, Windows, new_manifest};
+use ggml_grad::files::{display_name, sha256_of_bytes};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Options of `bidpo eval text`.
@@ -25,45 +28,61 @@ pub struct Args {
 }
 
 /// Reads a text file.
-pub fn read(path: &std::path::Path) -> anyhow::Result<(String, DataFacts)> {
+pub fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let sha256 = ggml_grad::files::sha256_of_bytes(&bytes);
+    let sha256 = sha256_of_bytes(&bytes);
     let Ok(text) = String::from_utf8(bytes) else { bail!("{}: this is not UTF-8 text", path.display()) };
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
-    Ok((text, DataFacts { file: file_name(path), sha256 }))
+    Ok((text, DataFacts { file: display_name(path), sha256 }))
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let run = &args.run;
     let (text, data) = read(&args.data)?;
     run.check_out()?;
-    if let Some(b) = run.baselines.iter().flatten().find(|b| b.changes_the_prompt()) {
-        bail!("--baselines {}: a text has no prompt that it could change", b.name());
+    if let Some(name) = run.refused_baseline(Baseline::changes_the_prompt) {
+        bail!("--baselines {name}: a text has no prompt that it could change");
     }
     let model = run.model.load()?;
+    let n_threads = run.model.threads();
+    let place = args.data.display().to_string();
     let limit = run.limit.map_or(usize::MAX, |l| l as usize);
-    let windows =
-        Windows::new(&model, &text, args.window as usize, limit).with_context(|| args.data.display().to_string())?;
-    let steered = baselines::steered(&run.steering, &model, run.model.threads())?;
-    let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Flipped, Baseline::Random]);
-    let conditions = baselines::of_vector(steered.as_ref(), &wanted, &model, run.seed);
-    let mut session = Session::open(run, &model, &conditions, |m| {
-        m.benchmark = "text".into();
-        m.protocol = Protocol::Text.name().into();
-        m.data = vec![data];
-        m.prompt = json!({ "preset": null, "window": args.window });
-        m.selection = json!({ "limit": run.limit });
-        m.items = windows.len();
-    })?;
-    for condition in &conditions {
-        let done = session.done(&condition.name);
-        let threads = run.model.threads();
-        let going = windows
-            .run(&model, condition, threads, run.shard.unwrap_or_default(), &done, &mut |r| session.push(r))
-            .with_context(|| args.data.display().to_string())?;
-        if !going {
-            break;
+    let windows = Windows::new(&model, &text, args.window as usize, limit).with_context(|| place.clone())?;
+    let steered = run.steering.steered(&model, n_threads)?;
+    let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random]);
+    let conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed);
+    let shard = run.shard.unwrap_or_default();
+    let base = Manifest { shard, ..new_manifest(&model, n_threads, run.seed)? };
+    let manifest = manifest(base, data, args.window as usize, run.limit, &windows, &conditions);
+    let runner = TextRun { model: &model, windows: &windows, shard, n_threads };
+    let out = run.out_file();
+    let ended = run_session(&place, manifest, out.as_deref(), &conditions, &runner)?;
+    Ok(match complete(ended, out.as_deref(), run.json) {
+        Ok(done) => {
+            print(&analyse(&done)?, None, run.json);
+            ExitCode::SUCCESS
         }
+        Err(code) => code,
+    })
+}
+
+/// Completes the manifest of a run on windows of text.
+pub fn manifest(
+    base: Manifest,
+    data: DataFacts,
+    window: usize,
+    limit: Option<u32>,
+    windows: &Windows,
+    conditions: &[Condition],
+) -> Manifest {
+    Manifest {
+        benchmark: "text".into(),
+        protocol: Protocol::Text.name().into(),
+        data: vec![data],
+        prompt: json!({ "preset": null, "window": window }),
+        selection: json!({ "limit": limit }),
+        items: windows.len(),
+        conditions: conditions.iter().map(Condition::manifest).collect(),
+        ..base
     }
-    session.finish(run)
 }

@@ -1,11 +1,13 @@
 //! `bidpo eval truthfulqa`.
 
-use super::common::{Case, PromptArgs, RunArgs, SplitArgs, measure, selected};
-use super::generate::WriteArgs;
+use super::measure::{PromptKind, measure};
+use crate::args::eval::{PromptArgs, RunArgs, SplitArgs};
+use crate::args::writing::WriteArgs;
 use anyhow::bail;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::eval::items::Benchmark;
-use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::items::{Benchmark, Protocol};
+use bidpo_core::eval::prompt::QUESTION_FORM;
+use bidpo_core::eval::task::{DataFile, Task};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -90,18 +92,21 @@ pub fn warn_of_contradictions(set: &TruthfulQa, which: &[usize]) {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let protocol = Protocol::from(args.protocol);
     let set = TruthfulQa::load(&args.data)?;
-    let selected = selected(&args.split, args.run.limit, set.questions.len(), &set.sha256)?;
+    let selected = args.split.select(args.run.limit, set.questions.len(), &set.sha256)?;
     warn_of_contradictions(&set, &selected.items);
-    let case = Case {
+    let task = Task {
         name: "truthfulqa",
-        protocol,
         benchmark: benchmark(&set, &selected.items, protocol)?,
         train: selected.train.as_ref().map(|t| benchmark(&set, t, protocol)).transpose()?,
-        data: vec![(args.data, set.sha256.clone())],
+        data: vec![DataFile { path: args.data, sha256: set.sha256.clone() }],
         selection: selected.facts,
-        form: bidpo_core::eval::prompt::QUESTION_FORM.into(),
-        // The reference's six pairs show how a question is continued; where options are shown they would show another form.
-        preset: if protocol.shows_options() { "none" } else { "qa" },
     };
-    measure(&args.run, &args.prompt, case, protocol.writes().then_some(&args.write))
+    let kind = PromptKind { protocol, form: QUESTION_FORM.into(), preset: default_preset(protocol) };
+    measure(&args.run, &args.prompt, kind, task, protocol.writes().then_some(&args.write))
+}
+
+/// The preset where --prompt gives none. The reference's six pairs show how a question is continued; where options are shown
+/// they would show another form.
+pub fn default_preset(protocol: Protocol) -> &'static str {
+    if protocol.shows_options() { "none" } else { "qa" }
 }

@@ -1,7 +1,7 @@
 //! Evaluation, in two steps that are kept apart: [`runs`] runs inference and records [`results`]; [`analysis`] and
 //! [`report`] compute every number from them.
 //!
-//! Arrows between the modules, from the top: [`judging`], [`sweep`] -> [`runs`] -> [`conditions`] -> [`prompt`] ->
+//! Arrows between the modules, from the top: [`judging`], [`task`] -> [`runs`] -> [`conditions`] -> [`prompt`] ->
 //! [`items`], [`scoring`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
 
 pub mod analysis;
@@ -15,6 +15,7 @@ pub mod results;
 pub mod runs;
 pub mod scoring;
 pub mod sweep;
+pub mod task;
 
 pub use items::truthfulqa;
 pub use scoring::{AnswerScore, Plan, Request, ScoreError, Scorer, ScorerParams, TokenRequest};

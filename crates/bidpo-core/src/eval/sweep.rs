@@ -1,7 +1,7 @@
 //! Many settings of layer and scale: the points of a sweep, and the choice among them.
 
 use crate::eval::analysis::MeasureTable;
-use crate::eval::conditions::Condition;
+use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::results::{ConditionKind, Manifest};
 use crate::layers::Layers;
 use crate::steer::{ControlVector, SteerError, SteeringVector};
@@ -85,24 +85,6 @@ impl Configuration {
             moved_from: self.moved_from,
         };
         Condition::new(self.name(), kind, Some(self.control.clone()))
-    }
-}
-
-/// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.
-///
-/// # Errors
-/// [`SteerError::Mismatch`] for a vector of several layers that has none there.
-pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
-    if let Some(own) = vector.directions.get(&layer) {
-        return Ok((own, None));
-    }
-    let mut all = vector.directions.iter();
-    match (all.next(), all.next()) {
-        (Some((&from, one)), None) => Ok((one, Some(from))),
-        _ => Err(SteerError::Mismatch(format!(
-            "it has no direction for layer {layer}, only for layers {}: sweep those",
-            Layers::new(vector.layers()).map_or_else(|_| String::new(), |l| l.to_string())
-        ))),
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::eval::items::Item;
 use crate::eval::prompt::PromptOverride;
 use crate::eval::results::{ConditionFacts, ConditionKind};
+use crate::layers::Layers;
 use crate::numbers::norm;
-use crate::steer::ControlVector;
-use crate::steer::rotated;
+use crate::steer::{ControlVector, SteerError, SteeringVector, rotated};
 use ggml_grad::files::sha256_of_bytes;
 
 /// The model without a vector, under the preset's own prompt: what everything is compared with.
@@ -116,6 +116,24 @@ pub fn same_length(
         }
     }
     ControlVector { data, ..c.clone() }
+}
+
+/// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a vector of several layers that has none there.
+pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
+    if let Some(own) = vector.directions.get(&layer) {
+        return Ok((own, None));
+    }
+    let mut all = vector.directions.iter();
+    match (all.next(), all.next()) {
+        (Some((&from, one)), None) => Ok((one, Some(from))),
+        _ => Err(SteerError::Mismatch(format!(
+            "it has no direction for layer {layer}, only for layers {}: sweep those",
+            Layers::new(vector.layers()).map_or_else(|_| String::new(), |l| l.to_string())
+        ))),
+    }
 }
 
 /// The layers at which `c` adds something.

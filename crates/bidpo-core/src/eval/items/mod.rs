@@ -3,8 +3,10 @@
 pub mod benchmark;
 mod item;
 pub mod protocol;
+mod selection;
 pub mod truthfulqa;
 
 pub use benchmark::{Benchmark, Group};
 pub use item::Item;
 pub use protocol::Protocol;
+pub use selection::{ItemSelection, SelectionError, part_facts};

@@ -2,6 +2,7 @@
 //! what was run. Every figure is computed from these lines, and can be computed again.
 
 mod condition;
+mod gather;
 mod manifest;
 mod merge;
 mod record;
@@ -10,6 +11,7 @@ mod store;
 #[cfg(test)]
 pub(crate) use condition::tests::kind as test_kind;
 pub use condition::{ChosenOn, ConditionFacts, ConditionKind, VectorFacts};
+pub use gather::{Gathered, gather, shard_file};
 pub use manifest::{DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
 pub use record::{Answer, Record, TextScore, View, Written};

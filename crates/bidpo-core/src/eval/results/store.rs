@@ -39,6 +39,14 @@ pub enum ResultsError {
         /// Reason.
         reason: String,
     },
+    /// The shards of a run cannot be merged.
+    #[error("shards of {path} cannot be put together: {source}")]
+    Shards {
+        /// The file that they would make up.
+        path: PathBuf,
+        /// Reason.
+        source: Box<ResultsError>,
+    },
     /// The files do not make up a run.
     #[error("{0}")]
     Incomplete(String),

@@ -1,47 +1,18 @@
-//! Measuring: items under conditions, into records. Nothing is judged here.
+//! Items whose answers are scored, under a condition.
 
+use super::error::RunError;
+use super::pending::{Pending, Runner};
 use crate::eval::conditions::Condition;
 use crate::eval::items::Benchmark;
-use crate::eval::prompt::{PromptError, Prompts, Style};
+use crate::eval::prompt::{Prompts, Style};
 use crate::eval::results::{Record, Shard, View};
 use crate::eval::scoring::{AnswerScore, ScoreError, Scorer, ScorerParams};
 use crate::eval::scoring::{Plan, Request};
 use ggml_grad::llama::Model;
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// What can go wrong in a measurement.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A prompt cannot be made.
-    #[error("{place}: {source}")]
-    Prompt {
-        /// The condition.
-        place: String,
-        /// Why.
-        source: PromptError,
-    },
-    /// An item cannot be scored.
-    #[error("{place}: {source}")]
-    Score {
-        /// The item.
-        place: String,
-        /// Why.
-        source: ScoreError,
-    },
-    /// The model gives no numbers.
-    #[error(
-        "{place}: the model's log-probabilities are not finite under {condition:?}: is the scale of the vector far too large?"
-    )]
-    NotFinite {
-        /// The item.
-        place: String,
-        /// The condition.
-        condition: String,
-    },
-}
-
-/// A measurement of one condition.
+/// Scores the answers of a benchmark's items.
 #[derive(Debug)]
 pub struct Measurement<'a> {
     /// The model.
@@ -50,81 +21,74 @@ pub struct Measurement<'a> {
     pub benchmark: &'a Benchmark,
     /// Their prompts.
     pub style: &'a Style,
-    /// Which of them.
+    /// Subset of the items.
     pub shard: Shard,
     /// Sizes to compute with.
     pub params: ScorerParams,
 }
 
-impl Measurement<'_> {
-    /// Measures the items under a condition, but for those that are `done`. `sink` takes the records of one batch and ends
-    /// the work by answering false. Items share batches, and which ones share one does not depend on what is done: a run
-    /// that goes on after an interruption computes the same sums as one that was not interrupted.
-    ///
-    /// Returns false if the sink ended it.
-    ///
-    /// # Errors
-    /// [`RunError`], or what the sink fails with.
-    pub fn run<E: From<RunError>>(
-        &self,
-        condition: &Condition,
-        done: &BTreeSet<usize>,
-        sink: &mut dyn FnMut(Vec<Record>) -> Result<bool, E>,
-    ) -> Result<bool, E> {
-        let items = &self.benchmark.items;
-        let mine: Vec<usize> = self.shard.items(items.len()).collect();
+impl Runner for Measurement<'_> {
+    fn run(&self, condition: &Condition, mut pending: Pending<'_>) -> Result<ControlFlow<()>, RunError> {
         for group in 0..self.benchmark.groups.len() {
-            let of_group: Vec<usize> = mine.iter().copied().filter(|&i| items[i].group == group).collect();
-            if of_group.iter().all(|i| done.contains(i)) {
-                continue;
-            }
-            let (prompts, views) = self
-                .style
-                .prompts(self.model, self.benchmark, group, &of_group, &condition.overrides)
-                .map_err(|source| RunError::Prompt { place: format!("condition {:?}", condition.name), source })?;
-            let place = |request: usize| {
-                let item = &items[views[request].0];
-                format!("question {} ({:?})", item.index + 1, item.question)
-            };
-            let failed = |source: ScoreError| match source {
-                ScoreError::Request { request, source } => RunError::Score { place: place(request), source: *source },
-                source => RunError::Score { place: format!("condition {:?}", condition.name), source },
-            };
-            let (mut scorer, plan) = self.prepare(condition, &prompts, views.len()).map_err(failed)?;
-            // Views of an item may lie in two packs: an item is written when all of its views are there.
-            let mut pending: Vec<(usize, View)> = Vec::new();
-            for pack in 0..plan.n_packs() {
-                let requests = plan.requests(pack);
-                let whole = views[requests.clone()].iter().all(|(i, _)| done.contains(i));
-                if whole {
-                    continue;
-                }
-                let scores = scorer.run_pack(&plan, pack).map_err(failed)?;
-                for (request, scores) in requests.clone().zip(scores) {
-                    if scores.iter().any(|s| !s.logprob.is_finite()) {
-                        let condition = condition.name.clone();
-                        return Err(RunError::NotFinite { place: place(request), condition }.into());
-                    }
-                    let (item, order) = &views[request];
-                    pending.push((*item, view(order.as_ref(), &scores)));
-                }
-                let next = views.get(requests.end).map(|v| v.0);
-                let ready = pending.iter().take_while(|(i, _)| Some(*i) != next).count();
-                let mut records: Vec<Record> = Vec::new();
-                for (i, view) in pending.drain(..ready) {
-                    match records.last_mut().filter(|r| r.item == i) {
-                        Some(record) => record.views.push(view),
-                        None => records.push(self.record(i, condition, view)),
-                    }
-                }
-                // An item of which an earlier view was passed over is done.
-                records.retain(|r| !done.contains(&r.item));
-                if !sink(records)? {
-                    return Ok(false);
-                }
+            if self.group(group, condition, &mut pending)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Measurement<'_> {
+    /// Measures the items of one group. Break if the sink asked to stop.
+    fn group(
+        &self,
+        group: usize,
+        condition: &Condition,
+        pending: &mut Pending<'_>,
+    ) -> Result<ControlFlow<()>, RunError> {
+        let items = &self.benchmark.items;
+        let of_group: Vec<usize> = self.shard.items(items.len()).filter(|&i| items[i].group == group).collect();
+        if pending.none_of(&of_group) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let under = RunError::under(&condition.name);
+        let (prompts, views) =
+            self.style
+                .prompts(self.model, self.benchmark, group, &of_group, &condition.overrides)
+                .map_err(|source| RunError::Prompt { place: format!("condition {:?}", condition.name), source })?;
+        let place = |request: usize| {
+            let item = &items[views[request].0];
+            format!("question {} ({:?})", item.index + 1, item.question)
+        };
+        let failed = |source: ScoreError| match source {
+            ScoreError::Request { request, source } => RunError::Score { place: place(request), source: *source },
+            source => under(source),
+        };
+        let (mut scorer, plan) = self.prepare(condition, &prompts, views.len()).map_err(failed)?;
+        // Views of an item may lie in two packs: its record is complete with the last of them.
+        let mut open: Vec<(usize, View)> = Vec::new();
+        let of_pack = |&pack: &usize| views[plan.requests(pack)].iter().map(|v| v.0).collect();
+        pending.for_each_batch(0..plan.n_packs(), of_pack, |pack| {
+            let requests = plan.requests(pack);
+            let scores = scorer.run_pack(&plan, pack).map_err(failed)?;
+            for (request, scores) in requests.clone().zip(scores) {
+                if scores.iter().any(|s| !s.logprob.is_finite()) {
+                    return Err(RunError::NotFinite { place: place(request), condition: condition.name.clone() });
+                }
+                let (item, order) = &views[request];
+                open.push((*item, view(order.as_ref(), &scores)));
+            }
+            let next = views.get(requests.end).map(|v| v.0);
+            let ready = open.iter().take_while(|(i, _)| Some(*i) != next).count();
+            let mut records: Vec<Record> = Vec::new();
+            for (i, view) in open.drain(..ready) {
+                match records.last_mut().filter(|r| r.item == i) {
+                    Some(record) => record.views.push(view),
+                    None => records.push(self.record(i, condition, view)),
+                }
+            }
+            Ok(records)
+        })
     }
 
     fn record(&self, i: usize, condition: &Condition, view: View) -> Record {

@@ -1,10 +1,11 @@
-//! Answers that the model writes itself: many items side by side, as sequences of one context that share what their
-//! prompts begin with.
+//! Open-ended generation: many items side by side, as sequences of one context that share the common prefix of their
+//! prompts.
 //!
 //! Items are taken in waves, and a wave is the same whether or not some of it is done already: what is computed in one
 //! batch decides the last bits of a sum, and with them now and then a token.
 
-use super::choice::RunError;
+use super::error::RunError;
+use super::pending::{Pending, Runner};
 use crate::chat::Utf8Decoder;
 use crate::eval::conditions::Condition;
 use crate::eval::items::Benchmark;
@@ -13,8 +14,7 @@ use crate::eval::results::{Record, Shard, Written};
 use crate::eval::scoring::ScoreError;
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// Items side by side.
@@ -24,14 +24,14 @@ const CELLS: usize = 16_384;
 /// Sequence that holds what all prompts begin with.
 const PREFIX: i32 = 0;
 
-/// How answers are written.
+/// Decoding options.
 #[derive(Debug, Clone)]
 pub struct GenerationOptions {
     /// How each token is chosen. Each item draws from a sequence of its own.
     pub sampler: SamplerParams,
-    /// The most tokens of an answer.
+    /// Maximum tokens of an answer.
     pub max_tokens: usize,
-    /// Texts that end an answer, besides the model's own end of turn; they are no part of it.
+    /// Stop strings, besides the model's end of turn; they are not part of the answer.
     pub stops: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl GenerationOptions {
     }
 }
 
-/// A benchmark whose items are answered in the model's own words.
+/// Open-ended generation of answers to a benchmark's items.
 #[derive(Debug)]
 pub struct Generation<'a> {
     /// The model.
@@ -58,9 +58,9 @@ pub struct Generation<'a> {
     pub benchmark: &'a Benchmark,
     /// Their prompts.
     pub style: &'a Style,
-    /// Which of them.
+    /// Subset of the items.
     pub shard: Shard,
-    /// How.
+    /// Decoding options: token limit, stop strings, sampler.
     pub options: &'a GenerationOptions,
     /// Threads.
     pub n_threads: u32,
@@ -105,25 +105,15 @@ impl Answer {
     }
 }
 
-impl Generation<'_> {
-    /// Answers the items under a condition, but for those that are `done`. `sink` takes the records of one wave and ends
-    /// the work by answering false. Returns false if it did.
-    ///
-    /// # Errors
-    /// [`RunError`], or what the sink fails with.
-    pub fn run<E: From<RunError>>(
-        &self,
-        condition: &Condition,
-        done: &BTreeSet<usize>,
-        sink: &mut dyn FnMut(Vec<Record>) -> Result<bool, E>,
-    ) -> Result<bool, E> {
+impl Runner for Generation<'_> {
+    fn run(&self, condition: &Condition, mut pending: Pending<'_>) -> Result<ControlFlow<()>, RunError> {
         let items = &self.benchmark.items;
         let mine: Vec<usize> = self.shard.items(items.len()).collect();
-        if mine.iter().all(|i| done.contains(i)) {
-            return Ok(true);
+        if pending.none_of(&mine) {
+            return Ok(ControlFlow::Continue(()));
         }
+        let failed = RunError::under(&condition.name);
         let place = || format!("condition {:?}", condition.name);
-        let failed = |source: ScoreError| RunError::Score { place: place(), source };
         let (prompts, _) = self
             .style
             .prompts(self.model, self.benchmark, 0, &mine, &condition.overrides)
@@ -138,25 +128,25 @@ impl Generation<'_> {
             );
             let item = &items[*i];
             let place = format!("question {} ({:?}), {}", item.index + 1, item.question, place());
-            return Err(RunError::Score { place, source: ScoreError::Input(what) }.into());
+            return Err(RunError::Score { place, source: ScoreError::Input(what) });
         }
         let n_prefix = if self.model.is_recurrent() { 0 } else { common_prefix(&contexts) };
         let waves = waves(&contexts, n_prefix, self.options.max_tokens);
         let mut ctx = self.context(&contexts, &waves, n_prefix, condition).map_err(|e| failed(e.into()))?;
-        for wave in waves {
-            if mine[wave.clone()].iter().all(|i| done.contains(i)) {
-                continue;
-            }
-            let answers =
-                self.wave(&mut ctx, &mine[wave.clone()], &contexts[wave], n_prefix).map_err(|e| failed(e.into()))?;
-            let records = answers.into_iter().filter(|a| !done.contains(&a.item)).map(|a| self.record(condition, a));
-            if !sink(records.collect())? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        pending.for_each_batch(
+            waves,
+            |wave| mine[wave.clone()].to_vec(),
+            |wave| {
+                let answers = self
+                    .wave(&mut ctx, &mine[wave.clone()], &contexts[wave], n_prefix)
+                    .map_err(|e| failed(e.into()))?;
+                Ok(answers.into_iter().map(|a| self.record(condition, a)).collect())
+            },
+        )
     }
+}
 
+impl Generation<'_> {
     fn record(&self, condition: &Condition, answer: Answer) -> Record {
         let item = &self.benchmark.items[answer.item];
         Record {

@@ -1,9 +1,15 @@
 //! Runs: items under conditions, from the model into records.
 
-pub mod choice;
-pub mod generate;
-pub mod text;
+mod choice;
+mod error;
+mod generate;
+mod pending;
+mod session;
+mod text;
 
-pub use choice::{Measurement, RunError};
+pub use choice::Measurement;
+pub use error::RunError;
 pub use generate::{Generation, GenerationOptions};
-pub use text::Windows;
+pub use pending::{Pending, Runner, Sink};
+pub use session::{Ended, Progress, Session, new_manifest};
+pub use text::{TextRun, Windows};

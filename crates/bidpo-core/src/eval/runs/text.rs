@@ -1,12 +1,13 @@
 //! Running text: how well a model predicts it, and how far a vector moves its predictions.
 
-use super::choice::RunError;
+use super::error::RunError;
+use super::pending::{Pending, Runner};
 use crate::eval::conditions::Condition;
 use crate::eval::results::{Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
 use ggml_grad::graph::log_sum_exp;
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Bytes that the logits of one decode may take.
@@ -53,30 +54,33 @@ impl Windows {
     pub fn is_empty(&self) -> bool {
         self.windows.is_empty()
     }
+}
 
-    /// Measures the windows of a shard under a condition's vector, but for those that are `done`; as
-    /// [`super::run::Measurement::run`].
-    ///
-    /// # Errors
-    /// [`RunError`], or what the sink fails with.
-    pub fn run<E: From<RunError>>(
-        &self,
-        model: &Arc<Model>,
-        condition: &Condition,
-        n_threads: u32,
-        shard: Shard,
-        done: &BTreeSet<usize>,
-        sink: &mut dyn FnMut(Vec<Record>) -> Result<bool, E>,
-    ) -> Result<bool, E> {
-        let todo: Vec<usize> = shard.items(self.len()).filter(|i| !done.contains(i)).collect();
-        if todo.is_empty() {
-            return Ok(true);
+/// Scores the windows of a text.
+#[derive(Debug)]
+pub struct TextRun<'a> {
+    /// The model.
+    pub model: &'a Arc<Model>,
+    /// The windows, each an item.
+    pub windows: &'a Windows,
+    /// Subset of the windows.
+    pub shard: Shard,
+    /// Threads.
+    pub n_threads: u32,
+}
+
+impl Runner for TextRun<'_> {
+    fn run(&self, condition: &Condition, mut pending: Pending<'_>) -> Result<ControlFlow<()>, RunError> {
+        let (model, windows) = (self.model, self.windows);
+        let mine: Vec<usize> = self.shard.items(windows.len()).collect();
+        if pending.none_of(&mine) {
+            return Ok(ControlFlow::Continue(()));
         }
-        let failed = |source: ScoreError| RunError::Score { place: format!("condition {:?}", condition.name), source };
-        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0) + 1;
+        let failed = RunError::under(&condition.name);
+        let longest = windows.windows.iter().map(Vec::len).max().unwrap_or(0) + 1;
         let n_batch = crate::numbers::rows_within(LOGITS_BYTES, model.n_vocab()).clamp(16, 512);
         let context = || -> Result<Context, ScoreError> {
-            let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, n_threads) };
+            let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, self.n_threads) };
             Ok(Context::new(model, &params)?)
         };
         let mut plain = context().map_err(failed)?;
@@ -88,34 +92,34 @@ impl Windows {
             }
             None => None,
         };
-        for i in todo {
-            let window = &self.windows[i];
-            let text = self.window(&mut plain, steered.as_mut(), window, n_batch).map_err(failed)?;
-            let beginning: String = model.detokenize(window, false).chars().take(80).collect();
-            if !text.nll.is_finite() || !text.kl.is_finite() {
-                let condition = condition.name.clone();
-                return Err(
-                    RunError::NotFinite { place: format!("window {} ({beginning:?})", i + 1), condition }.into()
-                );
-            }
-            let record = Record {
-                item: i,
-                index: i,
-                condition: condition.name.clone(),
-                question: beginning,
-                category: None,
-                answers: Vec::new(),
-                views: Vec::new(),
-                text: Some(text),
-                written: None,
-            };
-            if !sink(vec![record])? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        pending.for_each_batch(
+            mine,
+            |&i| vec![i],
+            |i| {
+                let window = &windows.windows[i];
+                let text = self.window(&mut plain, steered.as_mut(), window, n_batch).map_err(failed)?;
+                let beginning: String = model.detokenize(window, false).chars().take(80).collect();
+                if !text.nll.is_finite() || !text.kl.is_finite() {
+                    let place = format!("window {} ({beginning:?})", i + 1);
+                    return Err(RunError::NotFinite { place, condition: condition.name.clone() });
+                }
+                Ok(vec![Record {
+                    item: i,
+                    index: i,
+                    condition: condition.name.clone(),
+                    question: beginning,
+                    category: None,
+                    answers: Vec::new(),
+                    views: Vec::new(),
+                    text: Some(text),
+                    written: None,
+                }])
+            },
+        )
     }
+}
 
+impl TextRun<'_> {
     fn window(
         &self,
         plain: &mut Context,
@@ -123,7 +127,7 @@ impl Windows {
         window: &[Token],
         n_batch: usize,
     ) -> Result<TextScore, ScoreError> {
-        let tokens: Vec<Token> = self.bos.iter().chain(window).copied().collect();
+        let tokens: Vec<Token> = self.windows.bos.iter().chain(window).copied().collect();
         let mut score = TextScore { n_tokens: 0, nll: 0.0, kl: 0.0, same_top: 0 };
         plain.clear_kv();
         if let Some(ctx) = steered.as_deref_mut() {

@@ -1,0 +1,375 @@
+//! Baselines: the conditions that a vector is compared with.
+
+use super::caa::{CaaError, mean_difference};
+use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use crate::data::{Message, Prompt, TemplateError};
+use crate::eval::items::Benchmark;
+use crate::eval::prompt::{Preset, PromptError, Style, fitting_shots};
+use crate::eval::results::{ConditionKind, VectorFacts};
+use crate::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, TRAINING_CURVE, combine, warnings};
+use ggml_grad::files::{FileError, display_name, sha256_of_file};
+use ggml_grad::llama::Model;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// The model without the vector.
+    Unsteered,
+    /// The vector times -1.
+    Negated,
+    /// A random vector with the steered vector's norm at each layer.
+    Random,
+    /// The mean difference of activations on the training items (CAA), rescaled to the steered vector's norm.
+    MeanDifference,
+    /// A system prompt, no vector.
+    System,
+    /// Solved training items in the prompt, no vector.
+    FewShot,
+    /// The options without the question, no vector.
+    ChoicesOnly,
+}
+
+impl Baseline {
+    /// All baselines.
+    pub const ALL: [Self; 7] = [
+        Self::Unsteered,
+        Self::Negated,
+        Self::Random,
+        Self::MeanDifference,
+        Self::System,
+        Self::FewShot,
+        Self::ChoicesOnly,
+    ];
+
+    /// True for the baselines that need nothing but the vector.
+    pub fn is_of_vector(self) -> bool {
+        matches!(self, Self::Unsteered | Self::Negated | Self::Random)
+    }
+
+    /// True for the baselines that are another prompt, not another vector.
+    pub fn changes_the_prompt(self) -> bool {
+        matches!(self, Self::System | Self::FewShot | Self::ChoicesOnly)
+    }
+}
+
+/// The steered condition.
+#[derive(Debug, Clone)]
+pub struct Steered {
+    /// Vectors that are added; `None` at scale 0.
+    pub control: Option<ControlVector>,
+    /// [`ConditionKind::Steered`]: the files, the layers.
+    pub kind: ConditionKind,
+}
+
+/// Entry of the manifest for a vector file, with its training losses where it has them.
+pub fn vector_facts(
+    path: &Path,
+    sha256: &str,
+    scale: f64,
+    percent: Option<f64>,
+    vector: &SteeringVector,
+) -> VectorFacts {
+    VectorFacts {
+        file: display_name(path),
+        sha256: sha256.to_owned(),
+        scale,
+        percent_of_residual_norm: percent,
+        training_curve: vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str(c).ok()),
+        convention: None,
+        other: serde_json::Map::new(),
+    }
+}
+
+/// A second vector to compare with, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtherVector {
+    /// Name of its condition.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Factor on the vector; absent where it is rescaled to the steered vector's norm at each of its layers.
+    pub scale: Option<f32>,
+}
+
+impl FromStr for OtherVector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} names no further vector: write NAME=FILE.gguf or NAME=FILE.gguf:SCALE");
+        let (name, file) = text.split_once('=').ok_or_else(bad)?;
+        let (name, file) = (name.trim(), file.trim());
+        // A path may hold a colon too: after the last one only a number is a scale.
+        let (path, scale) = match file.rsplit_once(':') {
+            Some((path, scale)) if scale.parse::<f32>().is_ok_and(f32::is_finite) => (path, scale.parse().ok()),
+            _ => (file, None),
+        };
+        if name.is_empty() || path.is_empty() || [STEERED, UNSTEERED].contains(&name) {
+            return Err(bad());
+        }
+        Ok(Self { name: name.into(), path: path.into(), scale })
+    }
+}
+
+impl OtherVector {
+    /// The condition of this vector, next to a steered vector `control`. Warnings about the vector go to `notice`.
+    fn condition(
+        &self,
+        control: &ControlVector,
+        model: &Model,
+        notice: &mut dyn FnMut(BaselineNotice),
+    ) -> Result<Condition, BaselineError> {
+        let path = || self.path.clone();
+        let steer = |source| BaselineError::Vector { path: path(), source };
+        let vector = SteeringVector::load(&self.path)?;
+        for warning in warnings(&vector, model) {
+            notice(BaselineNotice::Vector { path: path(), warning });
+        }
+        let n_embd = model.n_embd();
+        let added = match self.scale {
+            Some(scale) => {
+                let scaled = ScaledVector { name: self.name.clone(), vector: Arc::new(vector), scale };
+                combine(&[scaled], None, model)?
+            }
+            None => {
+                if vector.n_embd() != n_embd {
+                    return Err(BaselineError::Width { path: path(), width: vector.n_embd(), n_embd });
+                }
+                let at = |&l: &usize| direction(&vector, l).map(|(d, _)| (l, d.clone()));
+                let directions = layers_of(control, n_embd).iter().map(at).collect::<Result<_, _>>().map_err(steer)?;
+                Some(same_length(control, n_embd, &directions))
+            }
+        };
+        let kind = ConditionKind::OtherVector {
+            file: display_name(&self.path),
+            sha256: sha256_of_file(&self.path).map_err(FileError::read(&self.path))?,
+            scale: self.scale.map(f64::from),
+            length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
+                .into(),
+        };
+        Ok(Condition::new(&self.name, kind, added))
+    }
+}
+
+/// Errors of making the conditions of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum BaselineError {
+    /// A vector file cannot be used.
+    #[error(transparent)]
+    Steer(#[from] SteerError),
+    /// A vector does not fit.
+    #[error("{path}: {source}")]
+    Vector {
+        /// The file.
+        path: PathBuf,
+        /// Reason.
+        source: SteerError,
+    },
+    /// A vector of another width.
+    #[error("{path}: its directions have {width} components, this model needs {n_embd}")]
+    Width {
+        /// The file.
+        path: PathBuf,
+        /// Components of its directions.
+        width: usize,
+        /// Width of the model's residual stream.
+        n_embd: usize,
+    },
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The mean difference cannot be taken.
+    #[error(transparent)]
+    MeanDifference(#[from] CaaError),
+    /// A prompt cannot be made.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Two conditions of one name.
+    #[error("two conditions are called {0:?}: give --compare another name")]
+    SameName(String),
+}
+
+/// Notices while the conditions of a run are made.
+#[derive(Debug)]
+pub enum BaselineNotice {
+    /// Activations of so many training items are about to be read.
+    MeanDifference(usize),
+    /// Fewer few-shot examples fit than were asked for.
+    FewerExamples {
+        /// Examples that fit.
+        fit: usize,
+        /// Examples that were asked for.
+        wanted: usize,
+    },
+    /// The chat template takes no system prompt.
+    NoSystemPrompt(TemplateError),
+    /// A reason to doubt that a vector belongs to the model.
+    Vector {
+        /// The vector's file.
+        path: PathBuf,
+        /// The reason.
+        warning: String,
+    },
+}
+
+impl fmt::Display for BaselineNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MeanDifference(n) => write!(f, "Mean difference of activations on {n} training items ..."),
+            Self::FewerExamples { fit, wanted } => {
+                write!(f, "{fit} solved examples fit the model's context, not {wanted}.")
+            }
+            Self::NoSystemPrompt(error) => write!(f, "bidpo: the system prompt is left out: {error}"),
+            Self::Vector { path, warning } => write!(f, "bidpo: warning: {}: {warning}", path.display()),
+        }
+    }
+}
+
+/// Which baselines of a vector to make, and what they are made from.
+#[derive(Debug)]
+pub struct Baselines<'a> {
+    /// The model.
+    pub model: &'a Arc<Model>,
+    /// The vector under test.
+    pub steered: Option<&'a Steered>,
+    /// Baselines to make. Those that only a vector gives sense to are skipped without one.
+    pub wanted: &'a [Baseline],
+    /// Further vectors.
+    pub others: &'a [OtherVector],
+    /// Text of the system prompt.
+    pub system: &'a str,
+    /// Few-shot examples; fewer where the context is full.
+    pub n_shots: usize,
+    /// Prompts of the run; its seed draws the random vector.
+    pub style: &'a Style,
+    /// Items to be measured.
+    pub benchmark: &'a Benchmark,
+    /// Training items, for the mean difference and the few-shot examples.
+    pub train: Option<&'a Benchmark>,
+    /// Threads.
+    pub n_threads: u32,
+}
+
+/// The conditions of a run.
+#[derive(Debug)]
+pub struct Conditions {
+    /// Conditions, in the order in which they are run.
+    pub list: Vec<Condition>,
+    /// Comparisons that were not possible and how to make them so, as phrases.
+    pub skipped: Vec<String>,
+}
+
+/// The steered condition and those of its baselines that need nothing but the vector.
+pub fn vector_conditions(steered: Option<&Steered>, wanted: &[Baseline], n_embd: usize, seed: u64) -> Vec<Condition> {
+    let mut out = Vec::new();
+    if wanted.contains(&Baseline::Unsteered) || steered.is_none() {
+        out.push(Condition::unsteered());
+    }
+    let Some(steered) = steered else { return out };
+    out.push(Condition::new(STEERED, steered.kind.clone(), steered.control.clone()));
+    let Some(control) = &steered.control else { return out };
+    if wanted.contains(&Baseline::Negated) {
+        out.push(Condition::negated(control));
+    }
+    if wanted.contains(&Baseline::Random) {
+        out.push(Condition::random(control, n_embd, seed));
+    }
+    out
+}
+
+impl Baselines<'_> {
+    /// Makes the conditions. The mean difference runs the model on the training items.
+    ///
+    /// # Errors
+    /// [`BaselineError`].
+    pub fn conditions(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Result<Conditions, BaselineError> {
+        let n_embd = self.model.n_embd();
+        let mut list = vector_conditions(self.steered, self.wanted, n_embd, self.style.seed);
+        let mut without_items = Vec::new();
+        let control = self.steered.and_then(|s| s.control.as_ref());
+        if let Some(control) = control {
+            for other in self.others {
+                list.push(other.condition(control, self.model, notice)?);
+            }
+        }
+        if let (Some(control), true) = (control, self.wants(Baseline::MeanDifference)) {
+            match self.train {
+                Some(train) => list.push(self.mean_difference(control, train, notice)?),
+                None => without_items.push("the mean difference (CAA)"),
+            }
+        }
+        if self.wants(Baseline::System) {
+            list.extend(self.system_prompt(notice));
+        }
+        if self.wants(Baseline::FewShot) {
+            match self.train {
+                Some(train) => list.extend(self.few_shot(train, notice)?),
+                None => without_items.push("solved training items in the prompt"),
+            }
+        }
+        if self.wants(Baseline::ChoicesOnly) {
+            list.push(Condition::choices_only());
+        }
+        let mut skipped = Vec::new();
+        if !without_items.is_empty() {
+            let names = without_items.join(" and ");
+            skipped.push(format!("{names}, for which --split gives training items (`bidpo data split` writes one)"));
+        }
+        if control.is_some() && self.others.is_empty() && self.wanted.len() == Baseline::ALL.len() {
+            skipped.push(
+                "a vector trained by DPO on the same pairs (`bidpo train --objective dpo`, then --compare dpo=FILE.gguf)"
+                    .into(),
+            );
+        }
+        let same = list.iter().enumerate().find(|(i, c)| list[..*i].iter().any(|o| o.name == c.name));
+        if let Some((_, condition)) = same {
+            return Err(BaselineError::SameName(condition.name.clone()));
+        }
+        Ok(Conditions { list, skipped })
+    }
+
+    fn wants(&self, baseline: Baseline) -> bool {
+        self.wanted.contains(&baseline)
+    }
+
+    fn mean_difference(
+        &self,
+        control: &ControlVector,
+        train: &Benchmark,
+        notice: &mut dyn FnMut(BaselineNotice),
+    ) -> Result<Condition, BaselineError> {
+        let n_embd = self.model.n_embd();
+        notice(BaselineNotice::MeanDifference(train.items.len()));
+        let layers = layers_of(control, n_embd);
+        let (direction, n) = mean_difference(self.model, train, self.style, &layers, self.n_threads)?;
+        Ok(Condition::mean_difference(same_length(control, n_embd, &direction), n))
+    }
+
+    /// The system prompt, unless the chat template refuses it.
+    fn system_prompt(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Option<Condition> {
+        let system = self.system.trim();
+        if let Preset::Chat(template) = &self.style.preset {
+            let chat = Prompt::Messages(vec![Message::system(system), Message::user("x")]);
+            if let Err(error) = template.encode_prompt(self.model, &chat) {
+                notice(BaselineNotice::NoSystemPrompt(error));
+                return None;
+            }
+        }
+        Some(Condition::system_prompt(system))
+    }
+
+    fn few_shot(
+        &self,
+        train: &Benchmark,
+        notice: &mut dyn FnMut(BaselineNotice),
+    ) -> Result<Option<Condition>, BaselineError> {
+        let shots = fitting_shots(self.model, self.style, self.benchmark, train, self.n_shots)?;
+        if shots.len() < self.n_shots.min(train.items.len()) {
+            notice(BaselineNotice::FewerExamples { fit: shots.len(), wanted: self.n_shots });
+        }
+        Ok((!shots.is_empty()).then(|| Condition::few_shot(shots)))
+    }
+}

@@ -1,0 +1,90 @@
+//! Flags of open-ended generation and of its judge.
+
+use bidpo_core::data::TemplateChoice;
+use bidpo_core::eval::judging::Judge;
+use bidpo_core::eval::runs::GenerationOptions;
+use ggml_grad::llama::{Model, SamplerParams};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Options of open-ended generation.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Written answers")]
+pub struct WriteArgs {
+    /// Maximum tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub max_tokens: u32,
+    /// Temperature; 0 always takes the most likely token. The seed is --seed.
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = super::sampling::temperature)]
+    pub temp: f32,
+    /// Choose among the most likely tokens that together reach this probability (1: off).
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = super::sampling::probability)]
+    pub top_p: f32,
+    /// Penalty on the last 64 tokens of the answer (1: off).
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = super::sampling::penalty)]
+    pub repeat_penalty: f32,
+    /// A text that ends an answer (may be given several times); \n stands for a new line [default: an empty line; in a chat
+    /// only the model's end of turn].
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// The model that compares steered answers with the others, head to head [default: the model that wrote them].
+    #[arg(long, value_name = "FILE.gguf")]
+    pub judge: Option<PathBuf>,
+    /// Compare nothing head to head.
+    #[arg(long, conflicts_with = "judge")]
+    pub no_judge: bool,
+    #[command(flatten)]
+    pub judging: JudgingArgs,
+}
+
+/// Options of a judge.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Judge")]
+pub struct JudgingArgs {
+    /// What the judge is asked [default: which answer is more truthful for TruthfulQA, which is better otherwise].
+    #[arg(long, value_name = "TEXT")]
+    pub criterion: Option<String>,
+    /// Do not show the judge which answers the data call true and false.
+    #[arg(long)]
+    pub no_references: bool,
+    /// Chat format of the judge: auto (its own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
+    #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
+    pub judge_template: TemplateChoice,
+}
+
+impl JudgingArgs {
+    /// The judge on a loaded model.
+    pub fn judge<'a>(&'a self, model: &'a Arc<Model>, n_threads: u32, seed: u64) -> Judge<'a> {
+        Judge {
+            model,
+            template: &self.judge_template,
+            criterion: self.criterion.as_deref(),
+            references: !self.no_references,
+            seed,
+            n_threads,
+        }
+    }
+}
+
+impl WriteArgs {
+    /// Options for the library; `chat` decides the default stop strings.
+    pub fn options(&self, seed: u64, chat: bool) -> GenerationOptions {
+        let stops = match (&self.stop[..], chat) {
+            ([], true) => Vec::new(),
+            ([], false) => vec!["\n\n".into()],
+            (some, _) => some.iter().map(|s| s.replace("\\n", "\n")).collect(),
+        };
+        GenerationOptions {
+            sampler: SamplerParams {
+                temperature: self.temp,
+                top_p: self.top_p,
+                min_p: 0.0,
+                top_k: 0,
+                repeat_penalty: self.repeat_penalty,
+                seed: seed as u32 ^ (seed >> 32) as u32,
+            },
+            max_tokens: self.max_tokens as usize,
+            stops,
+        }
+    }
+}
