@@ -216,7 +216,7 @@ impl Preamble {
 
 /// A question's form as a flag gives it: `\n` for a new line, `{question}` in it.
 pub fn question_form(flag: &str) -> anyhow::Result<String> {
-    ensure!(flag.contains("{question}"), "--form {flag:?} does not hold {{question}}");
+    ensure!(flag.contains("{question}"), "--prompt-format {flag:?} does not hold {{question}}");
     Ok(flag.replace("\\n", "\n"))
 }
 
