@@ -1,6 +1,6 @@
 //! A llama.cpp context: decoding, the KV cache, the control vector, and the tap.
 
-use super::eval_callback::{CallbackSlot, gives_up, trampoline};
+use super::eval_callback::{CallbackSlot, aborts, trampoline};
 use super::{Batch, EvalCallback, KernelOverride, LlamaError, Model, Pool, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -140,7 +140,7 @@ impl Context {
             p.swa_full = true;
             p.cb_eval = Some(trampoline);
             p.cb_eval_user_data = (&raw mut *slot).cast();
-            p.abort_callback = Some(gives_up);
+            p.abort_callback = Some(aborts);
             p.abort_callback_data = (&raw mut *slot).cast();
             sys::llama_init_from_model(model.raw(), p)
         };
@@ -312,13 +312,13 @@ impl Context {
         if !self.awake {
             self.slot.pool.pause();
         }
-        let given_up = self.slot.stopped();
+        let given_up = self.slot.is_aborting();
         // SAFETY: right after the decode.
         if let (true, Some(tap), Some(node)) = (code == ABORTED, tap, unsafe { self.slot.last_wanted() }) {
             tap.computed(&node);
         }
-        if let Some(message) = self.slot.disarm() {
-            return Err(LlamaError::Callback(message));
+        if let Some(failure) = self.slot.disarm() {
+            return Err(failure.into());
         }
         if given_up && (code == ABORTED || code == 0) {
             // llama.cpp itself removes a token only from the first of its sequences.

@@ -132,7 +132,10 @@ pub enum LlamaError {
     /// A device or a worker that is not there, or not usable.
     #[error("{0}")]
     Device(String),
-    /// The tap panicked; the panic was kept on the Rust side of the boundary.
+    /// A kernel override failed.
+    #[error("internal error in a kernel override: {0}")]
+    Kernel(String),
+    /// A graph callback panicked; the panic was kept on the Rust side of the boundary.
     #[error("internal error in a graph callback: {0}")]
     Callback(String),
 }
