@@ -115,7 +115,7 @@ fn a_sweep_and_its_report() {
     // The page of the whole folder.
     let page = dir.path().join("report.html");
     let said = bidpo().arg("report").arg(&out).arg("--html").arg(&page).assert().success().get_output().stdout.clone();
-    assert!(String::from_utf8_lossy(&said).contains("settings of layer and scale were tried"));
+    assert!(String::from_utf8_lossy(&said).contains("configurations (layer, scale) were tried"));
     let html = std::fs::read_to_string(&page).unwrap();
     for outside in ["http:", "https:", "<script", "src=", "url("] {
         assert!(!html.contains(outside), "{outside} in the page: it would not work offline");
