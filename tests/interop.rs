@@ -6,13 +6,11 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo_core::extract::Extractor;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, SteeringVector};
-use ggml_grad::llama::{Model, ModelParams, Token};
+use ggml_grad::llama::{Model, ModelParams};
 use predicates::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -177,29 +175,11 @@ fn the_cvector_generator_measures_one_block_earlier() {
     let n_layer = 30;
     assert_eq!((generated.layers(), generated.n_embd()), ((1..n_layer).collect(), 576));
 
-    // What it does, with bidpo's activations: the mean over all positions of positive - negative, the shorter prompt
-    // padded with the token of a space, positions that do not differ left out.
+    // Its mean differences, with bidpo's activations.
     let model = Model::load(&path, &ModelParams::default()).unwrap();
-    let tokens = |text: &str| model.tokenize(text, true, true).unwrap();
-    let pad = *model.tokenize(" ", false, false).unwrap().last().unwrap();
-    let layers: Vec<usize> = (0..n_layer - 1).collect();
-    let mut extractor = Extractor::new(&model, &layers, 64, 1).unwrap();
-    let mut sums: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    for (positive, negative) in pairs {
-        let mut both: [Vec<Token>; 2] = [tokens(positive), tokens(negative)];
-        let n = both[0].len().max(both[1].len());
-        both.iter_mut().for_each(|t| t.resize(n, pad));
-        let [a, b] = both.map(|t| extractor.run(&t, 1).unwrap());
-        for layer in &layers {
-            let sum = sums.entry(*layer).or_insert_with(|| vec![0.0; 576]);
-            let rows = a[layer].chunks_exact(576).zip(b[layer].chunks_exact(576));
-            for (i, (x, y)) in rows.flat_map(|(x, y)| x.iter().zip(y).enumerate()) {
-                sum[i] += f64::from(x - y);
-            }
-        }
-    }
+    let sums = common::generator::differences(&model, &pairs, &generated.layers());
     let measured = SteeringVector {
-        directions: sums.into_iter().map(|(l, s)| (l + 1, s.into_iter().map(|x| x as f32).collect())).collect(),
+        directions: sums.into_iter().map(|(n, s)| (n, s.into_iter().map(|x| x as f32).collect())).collect(),
         model_hint: "llama".into(),
         provenance: Default::default(),
     };

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod bench;
+pub mod generator;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
