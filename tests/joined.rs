@@ -123,14 +123,14 @@ fn captured_in_groups_is_captured_alone() {
     for (model, template) in models() {
         let pairs = pairs(&model, &template);
         let Some((mut engine, examples)) = captured(&model, model.n_layer() / 2, &pairs, 1) else { return };
-        engine.plan_joining(&examples[0], 10_000).unwrap();
-        assert!(engine.joined_tokens() > 100);
+        let plan = engine.plan_batches(&examples[0], 10_000).unwrap().plan;
+        assert!(plan.max_tokens() > 100);
         let sizes: Vec<usize> = pairs.iter().map(TokenizedPair::n_tokens).collect();
-        assert!(engine.groups(&sizes).len() < pairs.len());
+        assert!(plan.batches(&sizes).len() < pairs.len());
         let tokens: Vec<&TokenizedPair> = pairs.iter().collect();
         let mut seen = 0;
         let each = engine
-            .capture_each(&tokens, &mut |_| {
+            .capture_each(&tokens, plan, &mut |_| {
                 seen += 1;
                 true
             })
@@ -142,7 +142,7 @@ fn captured_in_groups_is_captured_alone() {
             assert_eq!(a.norms, b.norms);
             assert!(a.residual() == b.residual());
         }
-        assert!(engine.capture_each(&[&pairs[0]], &mut |_| false).unwrap().is_none());
+        assert!(engine.capture_each(&[&pairs[0]], plan, &mut |_| false).unwrap().is_none());
     }
 }
 

@@ -360,8 +360,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let vector = trained.renormalised(config.renorm);
     let heldout = if trained.complete() && !pairs.test.is_empty() {
         let test = HeldOutPairs { test: &pairs.test, prompted: pairs.prompted.as_deref() };
-        let measured =
-            HeldOut::of_pairs(&mut engine, test, &vector, args.seed, &interrupt, &mut |event| progress.show(&event));
+        let measured = HeldOut::of_pairs(
+            &mut engine,
+            test,
+            trained.summary.batch_plan,
+            &vector,
+            args.seed,
+            &interrupt,
+            &mut |event| progress.show(&event),
+        );
         progress.finish();
         let measured = measured.with_context(|| {
             let checkpoint = files.checkpoint.display();

@@ -1,6 +1,6 @@
 //! Forward passes that keep something: the first epoch, and extraction.
 
-use super::step::{join, sequences};
+use super::step::{plan_batches, sequences};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alternate};
 use crate::data::TokenizedPair;
 use crate::engine::Engine;
@@ -15,14 +15,14 @@ pub(super) fn capture(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
     s.say("first epoch: capturing the pairs");
     let longest = s.pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
     let mut engine = Engine::new(&s.model, &[s.layer], longest, 1, s.settings.threads)?;
-    join(&mut engine, &s.pairs)?;
+    let plan = plan_batches(&mut engine, &s.pairs)?;
     let pairs: Vec<&TokenizedPair> = s.pairs.iter().collect();
     let way = prefill.fastest(&sequences(&s.pairs), false)?;
     let rounds = alternate(
         s.settings.rounds,
         &mut || {
             let started = Instant::now();
-            std::hint::black_box(engine.capture_each(&pairs, &mut |_| true).map_err(|(_, e)| e)?);
+            std::hint::black_box(engine.capture_each(&pairs, plan, &mut |_| true).map_err(|(_, e)| e)?);
             Ok::<_, BenchError>(1e3 * started.elapsed().as_secs_f64())
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),

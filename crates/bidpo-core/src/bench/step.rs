@@ -4,7 +4,7 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
-use crate::engine::{Engine, Example};
+use crate::engine::{BatchPlan, Engine, Example};
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
@@ -23,6 +23,7 @@ struct Ready {
     config: TrainConfig,
     pairs: Vec<NamedPair>,
     traced: Vec<Example>,
+    plan: BatchPlan,
     interrupt: AtomicBool,
 }
 
@@ -48,7 +49,7 @@ impl Ready {
     fn new(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Result<Self, BenchError> {
         let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[layer], longest, 1, threads)?;
-        join(&mut engine, pairs)?;
+        let plan = plan_batches(&mut engine, pairs)?;
         let traced = pairs.iter().map(|p| engine.capture(&[p])).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();
         let named =
@@ -62,11 +63,11 @@ impl Ready {
             ..TrainConfig::new(Layers::one(layer))
         };
         let pairs = pairs.iter().enumerate().map(named).collect();
-        Ok(Self { engine, config, pairs, traced, interrupt: AtomicBool::new(false) })
+        Ok(Self { engine, config, pairs, traced, plan, interrupt: AtomicBool::new(false) })
     }
 
     fn stepper(&mut self) -> Stepper<'_> {
-        let summary = RunSummary::new(&self.engine, &self.config, &self.traced);
+        let summary = RunSummary { batch_plan: self.plan, ..RunSummary::new(&self.engine, &self.config, &self.traced) };
         let sets = [TracedSet { pairs: &self.pairs, traced: &self.traced }, TracedSet { pairs: &[], traced: &[] }];
         let members = (0..self.pairs.len()).map(|pair| Member { pair, direction: [1.0, -1.0][pair % 2] }).collect();
         Stepper { run: Run::new(&mut self.engine, &self.config, sets, summary, &self.interrupt), members }
@@ -97,13 +98,11 @@ impl Stepper<'_> {
     }
 }
 
-/// Lets pairs be joined as the trainer does.
-pub(super) fn join(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<(), BenchError> {
-    if let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) {
-        let example = engine.capture(&[longest])?;
-        engine.plan_joining(&example, pairs.iter().map(TokenizedPair::n_tokens).sum())?;
-    }
-    Ok(())
+/// The trainer's batches of these pairs.
+pub(super) fn plan_batches(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<BatchPlan, BenchError> {
+    let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) else { return Ok(BatchPlan::UNBATCHED) };
+    let example = engine.capture(&[longest])?;
+    Ok(engine.plan_batches(&example, pairs.iter().map(TokenizedPair::n_tokens).sum())?.plan)
 }
 
 /// The unique tokens of each pair.

@@ -178,9 +178,9 @@ impl Gold {
         let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<Example>, _>>()?;
         // Together, as in training, where this precision lets pairs be joined.
         let longest = examples.iter().max_by_key(|e| e.n_tokens).expect("there are pairs");
-        engine.plan_joining(longest, examples.iter().map(|e| e.n_tokens).sum())?;
+        let plan = engine.plan_batches(longest, examples.iter().map(|e| e.n_tokens).sum())?.plan;
         let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
-        for group in engine.groups(&sizes) {
+        for group in plan.batches(&sizes) {
             let members: Vec<&Example> = examples[group.clone()].iter().collect();
             // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
             let slope = |margin: f64| loss(self.direction, self.beta, margin).slope / n;

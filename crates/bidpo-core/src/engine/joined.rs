@@ -7,7 +7,7 @@
 //! log-probabilities between the two passes.
 
 use super::layout::Joint;
-use super::{Engine, EngineError, Example, PairLogp, add_logp, sum_rows};
+use super::{BatchPlan, Engine, EngineError, Example, PairLogp, PlannedBatches, Steered, add_logp};
 use crate::data::TokenizedPair;
 use ggml_grad::graph::emit::{Data, Precision};
 use ggml_grad::graph::grad::differentiate;
@@ -16,7 +16,6 @@ use ggml_grad::graph::passes::symbolic::{InputKind, SymDim, SymDims, SymbolicGra
 use ggml_grad::graph::{SavedTensors, capture_structure};
 use ggml_grad::llama::Token;
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// Tokens of pairs that are joined, at most. More gain little, and activations grow with them.
 const MOST_TOKENS: usize = 640;
@@ -55,36 +54,24 @@ impl Example {
 }
 
 impl Engine {
-    /// Sets how many tokens of pairs may be joined, where `longest` is the longest pair and all have `tokens` tokens. Returns
-    /// [`Engine::step_bytes`] of the longest, and about what the gradient of joined pairs takes. Nothing of that depends on
-    /// how much memory there is, for joining changes the last bits of gradients.
+    /// Plans the batches of pairs of `tokens` tokens in all, the longest of which is `longest`. The plan does not depend on how
+    /// much memory is free, for batching changes the last bits of gradients.
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn plan_joining(&mut self, longest: &Example, tokens: usize) -> Result<(u64, u64), EngineError> {
+    pub fn plan_batches(&mut self, longest: &Example, tokens: usize) -> Result<PlannedBatches, EngineError> {
         let bytes = self.step_bytes(longest)?;
         let most = FREE_BYTES.max(self.model.size() / 2);
         let per_token = bytes.div_ceil(longest.n_tokens.max(1)).max(1) as u64;
-        self.joined_tokens = match self.pattern() {
+        let max_tokens = match self.pattern() {
             Ok(_) => ((most / per_token) as usize).min(MOST_TOKENS).min(tokens),
             Err(_) => 0,
         };
-        Ok((bytes as u64, per_token * self.joined_tokens as u64))
-    }
-
-    /// No pairs are joined from now on.
-    pub fn forbid_joining(&mut self) {
-        self.joined_tokens = 0;
-    }
-
-    /// Tokens of pairs that are joined, at most; 0 where none are.
-    pub fn joined_tokens(&self) -> usize {
-        self.joined_tokens
-    }
-
-    /// How pairs of so many tokens are best joined: ranges of neighbours, of about equal size.
-    pub fn groups(&self, tokens: &[usize]) -> Vec<Range<usize>> {
-        groups(tokens, self.joined_tokens)
+        Ok(PlannedBatches {
+            plan: BatchPlan::with_max_tokens(max_tokens),
+            step_bytes: bytes as u64,
+            batch_bytes: per_token * max_tokens as u64,
+        })
     }
 
     /// Why pairs cannot be joined, on this model, with this precision.
@@ -222,14 +209,19 @@ impl Engine {
         Ok((logp, sum))
     }
 
-    /// Log-probabilities of examples of a pair each, with `vectors` added.
+    /// Log-probabilities of examples of one pair each under the parameters `vectors`, in the batches of the plan.
     ///
     /// # Errors
     /// Any of [`EngineError`].
-    pub fn score_all(&mut self, examples: &[Example], vectors: &[f32]) -> Result<Vec<PairLogp>, EngineError> {
+    pub fn score_all(
+        &mut self,
+        examples: &[Example],
+        vectors: &[f32],
+        plan: BatchPlan,
+    ) -> Result<Vec<PairLogp>, EngineError> {
         let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
         let mut logp = Vec::with_capacity(examples.len());
-        for group in self.groups(&sizes) {
+        for group in plan.batches(&sizes) {
             let members: Vec<&Example> = examples[group].iter().collect();
             logp.extend(self.run_together(&members, vectors, None)?.0);
         }
@@ -242,8 +234,30 @@ impl Engine {
         vectors: &[f32],
         slope: Option<LossDerivative<'_>>,
     ) -> Result<(Vec<PairLogp>, Vec<f64>), EngineError> {
-        let data = self.split(vectors);
-        let mut bind = joined.bindings(&data);
+        let data = self.steer(joined, vectors)?;
+        let (logp, hooks) = self.run_steered(joined, &data, slope)?;
+        let sum = match slope {
+            // The labels' coefficients carry the slopes: one gradient for the whole batch.
+            Some(_) => self.gradients(joined, vectors, &hooks, 1).swap_remove(0),
+            None => Vec::new(),
+        };
+        Ok((logp, sum))
+    }
+
+    /// Log-probabilities of a batch without an intervention.
+    pub(super) fn unsteered_logps(&mut self, Joined(joined): &Joined) -> Result<Vec<PairLogp>, EngineError> {
+        let vectors = self.split(&vec![0.0; self.n_vector()]);
+        Ok(self.run_steered(joined, &Steered { residual: None, vectors }, None)?.0)
+    }
+
+    /// Log-probabilities of a batch, and with `slope` the gradient at each hook point, `[n_rows, n_embd]`, lowest layer first.
+    fn run_steered(
+        &mut self,
+        joined: &Example,
+        data: &Steered,
+        slope: Option<LossDerivative<'_>>,
+    ) -> Result<(Vec<PairLogp>, Vec<Vec<f32>>), EngineError> {
+        let mut bind = joined.steered(data);
         let (owners, labels, reference) = (&joined.owners, &joined.labels, &joined.reference);
         let by_pair = |log_probs: &[f64]| {
             let mut logp = vec![PairLogp::default(); reference.len()];
@@ -261,9 +275,7 @@ impl Engine {
         };
         bind.weigh = Some(&weigh);
         let outcome = self.exec.run(&joined.graph, &bind, computed, read)?;
-        let mut sum = vec![vec![0.0; slope.map_or(0, |_| self.n_params())]];
-        sum_rows(&outcome.values, joined, self.model.n_embd(), &mut sum);
-        Ok((by_pair(&outcome.log_probs), sum.swap_remove(0)))
+        Ok((by_pair(&outcome.log_probs), outcome.values))
     }
 }
 
@@ -316,45 +328,4 @@ fn mask(parts: &[&Data], shapes: impl Iterator<Item = Shape>, joint: &Joint, siz
         }
     }
     Some(Data::F32(out))
-}
-
-/// Ranges of neighbours of at most `most` tokens together, or one alone, and of about equal size.
-fn groups(tokens: &[usize], most: usize) -> Vec<Range<usize>> {
-    let total: usize = tokens.iter().sum();
-    let count = if most == 0 { tokens.len() } else { total.div_ceil(most) }.max(1);
-    let largest = tokens.iter().max().copied().unwrap_or(0);
-    let limit = most.min(total.div_ceil(count) + largest / 2);
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let mut sum = 0;
-    for (i, &n) in tokens.iter().enumerate() {
-        match groups.last_mut() {
-            Some(group) if sum + n <= limit => {
-                group.end = i + 1;
-                sum += n;
-            }
-            _ => {
-                groups.push(i..i + 1);
-                sum = n;
-            }
-        }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use super::groups;
-
-    #[test]
-    fn groups_hold_all_and_not_too_much() {
-        assert_eq!(groups(&[155; 4], 640).first(), Some(&(0..4)));
-        assert_eq!(groups(&[155; 5], 640), [0..3, 3..5]);
-        assert_eq!(groups(&[10, 700, 10], 640), [0..1, 1..2, 2..3]);
-        assert_eq!(groups(&[5, 6], 0), [0..1, 1..2]);
-        assert!(groups(&[], 640).is_empty());
-        let sizes: Vec<usize> = (0..50).map(|i| 20 + i * 37 % 190).collect();
-        let all = groups(&sizes, 640);
-        assert_eq!(all.iter().cloned().flatten().collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
-        assert!(all.iter().all(|g| sizes[g.clone()].iter().sum::<usize>() <= 640));
-    }
 }

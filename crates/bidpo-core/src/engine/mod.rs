@@ -1,7 +1,9 @@
 //! Preference pairs on a model: captured once, then scored and differentiated for any vector.
 
+mod batch_plan;
 mod cache;
 mod error;
+mod intervention;
 mod joined;
 mod layout;
 mod pair_logp;
@@ -9,8 +11,10 @@ mod placed;
 mod stored;
 mod verify;
 
+pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
+pub use intervention::{Add, Addition, Intervention, RowGradients};
 pub use joined::{Joined, LossDerivative};
 pub use pair_logp::PairLogp;
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
@@ -111,6 +115,15 @@ impl Example {
     }
 }
 
+/// Inputs that an intervention replaces.
+struct Steered {
+    /// The residual stream at the lowest layer with the intervention applied row by row, `[n_rows, n_embd]`; `None` where it
+    /// is as traced.
+    residual: Option<Data>,
+    /// The vector added at each layer, `[n_embd]`.
+    vectors: Vec<Data>,
+}
+
 /// What a run of an example gives.
 #[derive(Debug, Clone)]
 pub struct Scored {
@@ -137,8 +150,8 @@ pub struct Engine {
     notices: Vec<String>,
     /// The upper graph for any number of tokens, or why there is none; None while nobody asked.
     pattern: Option<Result<SymbolicGraph, String>>,
-    /// Tokens of pairs that are joined, at most.
-    joined_tokens: usize,
+    /// How parameters change the residual stream.
+    intervention: Arc<dyn Intervention>,
 }
 
 impl Engine {
@@ -169,9 +182,10 @@ impl Engine {
         let attention = AttentionMemory::default();
         let exec = Executor::new(ctx.n_threads())?;
         let (cache, keep, transposed_type, notices) = (None, BTreeSet::new(), None, Vec::new());
-        let (pattern, joined_tokens) = (None, 0);
+        let pattern = None;
+        let intervention = Arc::new(Add { n_layers: layers.len(), n_embd: model.n_embd() });
         let model = Arc::clone(model);
-        Ok(Self { exec, ctx, model, layers, attention, cache, keep, transposed_type, notices, pattern, joined_tokens })
+        Ok(Self { exec, ctx, model, layers, attention, cache, keep, transposed_type, notices, pattern, intervention })
     }
 
     /// See [`Executor::set_smooth`].
@@ -201,8 +215,24 @@ impl Engine {
         &self.layers
     }
 
-    /// Numbers in the vectors of all layers: `n_layers * n_embd`.
+    /// The engine with another kind of intervention instead of [`Add`].
+    pub fn with_intervention(mut self, intervention: Arc<dyn Intervention>) -> Self {
+        self.intervention = intervention;
+        self
+    }
+
+    /// How parameters change the residual stream at the steered layers.
+    pub fn intervention(&self) -> &dyn Intervention {
+        &*self.intervention
+    }
+
+    /// Number of parameters of the intervention: `n_layers * n_embd` for [`Add`].
     pub fn n_params(&self) -> usize {
+        self.intervention.n_params()
+    }
+
+    /// Elements of one vector for each layer: `n_layers * n_embd`.
+    fn n_vector(&self) -> usize {
         self.layers.len() * self.model.n_embd()
     }
 
@@ -258,23 +288,25 @@ impl Engine {
     ) -> Result<Example, EngineError> {
         let mut begun = self.begin(cache.as_deref_mut(), pairs)?;
         if begun.kept.is_some() {
-            self.refer(&mut begun.example)?;
+            self.compute_references(&mut begun.example)?;
         }
         Ok(begun.finish(cache))
     }
 
-    /// Captures each pair by itself, as [`Engine::capture`] does, but computes the references of [`Engine::groups`] in one
-    /// graph where they can be joined. `seen` is told of each pair and says whether to go on; None where it does not.
+    /// Captures each pair by itself, as [`Engine::capture`] does, but computes the references of each batch of the plan in
+    /// one graph where that is possible. `seen` is called with each pair and returns whether to continue; `None` where it
+    /// returned false.
     ///
     /// # Errors
     /// Any of [`EngineError`], with the pair's place.
     pub fn capture_each(
         &mut self,
         pairs: &[&TokenizedPair],
+        plan: BatchPlan,
         seen: &mut dyn FnMut(&Example) -> bool,
     ) -> Result<Option<Vec<Example>>, (usize, EngineError)> {
         let mut cache = self.cache.take();
-        let examples = self.capture_each_through(cache.as_mut(), pairs, seen);
+        let examples = self.capture_each_through(cache.as_mut(), pairs, plan, seen);
         self.cache = cache;
         examples
     }
@@ -283,23 +315,24 @@ impl Engine {
         &mut self,
         mut cache: Option<&mut Cache>,
         pairs: &[&TokenizedPair],
+        plan: BatchPlan,
         seen: &mut dyn FnMut(&Example) -> bool,
     ) -> Result<Option<Vec<Example>>, (usize, EngineError)> {
         let sizes: Vec<usize> = pairs.iter().map(|p| p.n_tokens()).collect();
         let mut examples = Vec::with_capacity(pairs.len());
-        for group in self.groups(&sizes) {
+        for group in plan.batches(&sizes) {
             let first = group.start;
             let mut begun = Vec::with_capacity(group.len());
             for i in group {
                 let one = self.begin(cache.as_deref_mut(), &pairs[i..=i]).map_err(|e| (i, e))?;
-                let goes_on = seen(&one.example);
+                let proceed = seen(&one.example);
                 begun.push(one);
-                if !goes_on {
+                if !proceed {
                     return Ok(None);
                 }
             }
             let new = begun.iter_mut().filter(|b| b.kept.is_some()).map(|b| &mut b.example).collect();
-            self.refer_together(new).map_err(|e| (first, e))?;
+            self.compute_batch_references(new).map_err(|e| (first, e))?;
             examples.extend(begun.into_iter().map(|b| b.finish(cache.as_deref_mut())));
         }
         Ok(Some(examples))
@@ -359,11 +392,11 @@ impl Engine {
         })
     }
 
-    /// Runs the example without vectors: its reference, by the same way that every policy takes, and the norms of the
-    /// residual stream at each layer.
-    fn refer(&mut self, example: &mut Example) -> Result<(), EngineError> {
+    /// Computes reference log-probabilities, on the same path as the policy's, and the norms of the residual stream at each
+    /// layer.
+    fn compute_references(&mut self, example: &mut Example) -> Result<(), EngineError> {
         let n_embd = self.model.n_embd();
-        let zeros = self.split(&vec![0.0; self.n_params()]);
+        let zeros = self.split(&vec![0.0; self.n_vector()]);
         let mut read: Vec<Value> = example.entries.iter().skip(1).map(|e| e.at).collect();
         read.extend(example.score_values());
         let outcome = self.exec.run(&example.graph, &example.bindings(&zeros), example.computed(), &read)?;
@@ -377,13 +410,16 @@ impl Engine {
         Ok(())
     }
 
-    /// As [`Engine::refer`], of several examples of a pair each.
-    fn refer_together(&mut self, mut examples: Vec<&mut Example>) -> Result<(), EngineError> {
-        // At further layers the rows of all tokens are wanted, and joined pairs lack some.
-        if self.layers.len() == 1 && examples.len() > 1 && self.joined_tokens > 0 {
-            let members: Vec<&Example> = examples.iter().map(|e| &**e).collect();
-            let zeros = vec![0.0; self.n_params()];
-            let (logp, _) = self.run_together(&members, &zeros, None)?;
+    /// As [`Engine::compute_references`], for several examples of one pair each.
+    fn compute_batch_references(&mut self, mut examples: Vec<&mut Example>) -> Result<(), EngineError> {
+        // At further layers the norms of all rows are needed, and a batch leaves some rows out.
+        let batch = if self.layers.len() == 1 && examples.len() > 1 {
+            self.join(&examples.iter().map(|e| &**e).collect::<Vec<_>>())?
+        } else {
+            None
+        };
+        if let Some(batch) = batch {
+            let logp = self.unsteered_logps(&batch)?;
             let n_embd = self.model.n_embd();
             for (example, logp) in examples.into_iter().zip(logp) {
                 example.norms = vec![example.residual().chunks_exact(n_embd).map(|row| norm(row) as f32).collect()];
@@ -391,7 +427,7 @@ impl Engine {
             }
             return Ok(());
         }
-        examples.iter_mut().try_for_each(|example| self.refer(example))
+        examples.iter_mut().try_for_each(|example| self.compute_references(example))
     }
 
     /// The example with all choices that depend on the vectors (which experts a token goes to) as they are with `vectors`
@@ -413,8 +449,8 @@ impl Engine {
         if chosen.is_empty() {
             return Ok(frozen);
         }
-        let data = self.split(vectors);
-        let outcome = self.exec.run(&example.graph, &example.bindings(&data), &[], &chosen)?;
+        let data = self.steer(example, vectors)?;
+        let outcome = self.exec.run(&example.graph, &example.steered(&data), &[], &chosen)?;
         for (value, numbers) in chosen.into_iter().zip(outcome.integers) {
             frozen.graph.freeze(value);
             frozen.inputs.push(Data::I32(numbers));
@@ -428,7 +464,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`].
     pub fn step_bytes(&mut self, example: &Example) -> Result<usize, EngineError> {
-        let data = self.split(&vec![0.0; self.n_params()]);
+        let data = self.split(&vec![0.0; self.n_vector()]);
         Ok(self.exec.measure(&example.graph, &example.bindings(&data), &example.grads)?)
     }
 
@@ -454,18 +490,53 @@ impl Engine {
 
     /// The vectors of the layers, one by one.
     fn split(&self, vectors: &[f32]) -> Vec<Data> {
-        debug_assert_eq!(vectors.len(), self.n_params());
+        debug_assert_eq!(vectors.len(), self.n_vector());
         vectors.chunks_exact(self.model.n_embd()).map(|v| Data::F32(v.to_vec())).collect()
     }
 
-    /// Scores the example's pairs with `vectors`, `[n_layers, n_embd]`, added at every position; with `want_grads`, also
-    /// the gradient of each pair's `log p(chosen) - log p(rejected)`.
+    /// The example's inputs for the parameters `theta`.
+    fn steer(&self, example: &Example, theta: &[f32]) -> Result<Steered, EngineError> {
+        let (mut vectors, mut residual) = (Vec::with_capacity(self.layers.len()), None);
+        for (at, addition) in self.intervention.additions(theta, example.residual()).into_iter().enumerate() {
+            match addition {
+                Addition::Broadcast(v) => vectors.push(Data::F32(v)),
+                Addition::Rows(rows) if at == 0 && rows.len() == example.residual().len() => {
+                    residual = Some(Data::F32(example.residual().iter().zip(&rows).map(|(h, x)| h + x).collect()));
+                    vectors.push(Data::F32(vec![0.0; self.model.n_embd()]));
+                }
+                Addition::Rows(rows) => {
+                    return Err(EngineError::Model(format!(
+                        "the intervention gives {} numbers row by row at layer {}: only the lowest layer takes rows, {} numbers here",
+                        rows.len(),
+                        self.layers[at],
+                        example.residual().len()
+                    )));
+                }
+            }
+        }
+        Ok(Steered { residual, vectors })
+    }
+
+    /// Gradients of the parameters, for each of `n` pairs, from the gradients at the hook points.
+    fn gradients(&self, example: &Example, theta: &[f32], hooks: &[Vec<f32>], n: usize) -> Vec<Vec<f64>> {
+        let mut grads = vec![vec![0.0; self.n_params()]; n];
+        let at: Vec<RowGradients<'_>> = hooks
+            .iter()
+            .zip(&example.row_pair)
+            .map(|(rows, pair)| RowGradients { rows, scale: example.gradient_scale, pair })
+            .collect();
+        self.intervention.vjp(theta, example.residual(), &at, &mut grads);
+        grads
+    }
+
+    /// Scores the example's pairs under the parameters `vectors` (for [`Add`] `[n_layers, n_embd]`, added at every
+    /// position); with `want_grads`, also the gradient of each pair's `log p(chosen) - log p(rejected)`.
     ///
     /// # Errors
     /// [`EngineError::Run`].
     pub fn run(&mut self, example: &Example, vectors: &[f32], want_grads: bool) -> Result<Scored, EngineError> {
-        let data = self.split(vectors);
-        let bind = example.bindings(&data);
+        let data = self.steer(example, vectors)?;
+        let bind = example.steered(&data);
         let (computed, mut read) =
             if want_grads { (&[][..], example.grads.clone()) } else { (example.computed(), Vec::new()) };
         read.extend(example.score_values());
@@ -476,8 +547,8 @@ impl Engine {
         }
         let mut grads = Vec::new();
         if want_grads {
-            grads = vec![vec![0.0f64; self.n_params()]; example.n_pairs()];
-            sum_rows(&outcome.values, example, self.model.n_embd(), &mut grads);
+            let hooks = &outcome.values[..example.grads.len()];
+            grads = self.gradients(example, vectors, hooks, example.n_pairs());
         }
         Ok(Scored { logp, grads })
     }
@@ -516,6 +587,14 @@ impl Example {
             outcome.log_probs = scores.log_probs(&parts[0], &parts[1], &parts[2]);
         }
         outcome
+    }
+
+    fn steered<'a>(&'a self, steered: &'a Steered) -> Bindings<'a> {
+        let mut bindings = self.bindings(&steered.vectors);
+        if let Some(residual) = &steered.residual {
+            bindings.inputs[self.residual.0 as usize] = residual;
+        }
+        bindings
     }
 
     fn bindings<'a>(&'a self, vectors: &'a [Data]) -> Bindings<'a> {
@@ -561,18 +640,6 @@ fn markers(layers: &[usize], n_embd: usize) -> Vec<f32> {
 fn mark(ctx: &mut Context, layers: &[usize]) -> Result<(), LlamaError> {
     let markers = markers(layers, ctx.model().n_embd());
     set_vectors(ctx, layers, &markers)
-}
-
-/// A vector is added to every row, so its gradient is the sum over a pair's rows: of the gradients at each layer,
-/// `[n_rows, n_embd]`, to those of each pair's vectors, `[n_layers, n_embd]`.
-fn sum_rows(layers: &[Vec<f32>], example: &Example, n_embd: usize, grads: &mut [Vec<f64>]) {
-    for (layer, (dh, row_pair)) in layers.iter().zip(&example.row_pair).enumerate() {
-        for (row, pair) in dh.chunks_exact(n_embd).zip(row_pair) {
-            for (sum, x) in grads[*pair][layer * n_embd..].iter_mut().zip(row) {
-                *sum += f64::from(*x / example.gradient_scale); // a power of two: exact
-            }
-        }
-    }
 }
 
 fn add_logp(pairs: &mut [PairLogp], (pair, chosen): (usize, bool), logp: f64) {

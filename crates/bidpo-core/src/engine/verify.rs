@@ -115,7 +115,7 @@ impl Engine {
     fn compare_with_ggml(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
         let layout = Layout::new(pairs)?;
         let n_embd = self.model.n_embd();
-        let random: Vec<f32> = (0..self.n_params())
+        let random: Vec<f32> = (0..self.n_vector())
             .map(|i| {
                 let norm = 0.05 * median(&example.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
                 let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
@@ -158,7 +158,7 @@ impl Engine {
         self.ctx.clear_control_vector();
         self.ctx.decode(&layout.batch)?;
         let bare = self.all_logits(&layout)?;
-        let zeros = vec![0.0; self.n_params()];
+        let zeros = vec![0.0; self.n_vector()];
         set_vectors(&mut self.ctx, &self.layers, &zeros)?;
         self.ctx.decode(&layout.batch)?;
         agreement.zero = distance(&self.all_logits(&layout)?, &bare);

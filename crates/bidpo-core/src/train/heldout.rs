@@ -2,7 +2,7 @@
 
 use super::error::TrainError;
 use super::events::{Event, NamedPair};
-use crate::engine::{Engine, EngineError, Example, PairLogp};
+use crate::engine::{BatchPlan, Engine, EngineError, Example, PairLogp};
 use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use crate::steer::rotated;
 use crate::text::numbers::p_value;
@@ -137,6 +137,7 @@ impl HeldOut {
     pub fn of_pairs(
         engine: &mut Engine,
         pairs: HeldOutPairs<'_>,
+        plan: BatchPlan,
         vector: &[f32],
         seed: u64,
         interrupt: &AtomicBool,
@@ -146,13 +147,13 @@ impl HeldOut {
         let mut trace = |pairs: &[NamedPair]| -> Result<Vec<Example>, TrainError> {
             let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
             engine
-                .capture_each(&tokens, &mut |_| !interrupt.load(Ordering::Relaxed))
+                .capture_each(&tokens, plan, &mut |_| !interrupt.load(Ordering::Relaxed))
                 .map_err(|(i, source)| TrainError::Pair { pair: pairs[i].name.clone(), source })?
                 .ok_or(TrainError::Interrupted)
         };
         let examples = trace(pairs.test)?;
         let prompted = pairs.prompted.map(&mut trace).transpose()?;
-        let heldout = Self::measure(engine, &examples, prompted.as_deref(), vector, seed)?;
+        let heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, seed)?;
         for notice in engine.take_cache_notices() {
             observe(Event::Notice(&notice));
         }
@@ -169,6 +170,7 @@ impl HeldOut {
         engine: &mut Engine,
         examples: &[Example],
         prompted: Option<&[Example]>,
+        plan: BatchPlan,
         vector: &[f32],
         seed: u64,
     ) -> Result<Self, EngineError> {
@@ -179,7 +181,7 @@ impl HeldOut {
         let random = rotated(vector, engine.model().n_embd(), seed);
         let negative: Vec<f32> = vector.iter().map(|x| -x).collect();
         for (name, v) in [("vector, scale +1", vector), ("vector, scale -1", &negative), ("random vector", &random)] {
-            conditions.push(Condition::new(name, &engine.score_all(examples, v)?));
+            conditions.push(Condition::new(name, &engine.score_all(examples, v, plan)?));
         }
         if let Some(prompted) = prompted {
             conditions.push(Condition::new("system prompt, no vector", &reference(prompted)));

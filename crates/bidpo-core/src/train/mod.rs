@@ -1,6 +1,5 @@
 //! Training: objective, optimizer, the run and its checkpoints, held-out measurements, the vector's card.
 
-mod capturing;
 mod card;
 mod checkpoint;
 mod config;
@@ -12,6 +11,7 @@ mod objective;
 mod optimizer;
 mod order;
 mod pairs;
+mod preflight;
 mod run;
 mod summary;
 mod trainer;

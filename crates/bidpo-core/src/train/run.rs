@@ -185,7 +185,9 @@ impl<'a> Run<'a> {
         for direction in [1.0, -1.0] {
             let of: Vec<usize> = members.iter().filter(|m| m.direction == direction).map(|m| m.pair).collect();
             let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens).collect();
-            all.extend(self.engine.groups(&sizes).into_iter().map(|batch| (of[batch].to_vec(), direction)));
+            all.extend(
+                self.summary.batch_plan.batches(&sizes).into_iter().map(|batch| (of[batch].to_vec(), direction)),
+            );
         }
         all
     }
@@ -326,7 +328,7 @@ impl<'a> Run<'a> {
         let (mut value, mut preferred, mut n) = (0.0, 0.0, 0.0);
         for &d in directions {
             let added = self.added(d);
-            let scored = self.engine.score_all(self.valid.traced, &added)?;
+            let scored = self.engine.score_all(self.valid.traced, &added, self.summary.batch_plan)?;
             for (pair, (policy, e)) in scored.iter().zip(self.valid.traced).enumerate() {
                 let margin = policy.gap() - e.reference[0].gap();
                 if !margin.is_finite() {

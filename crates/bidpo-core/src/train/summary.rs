@@ -1,8 +1,7 @@
 //! Facts about model and data that are known before the first step.
 
 use super::config::{LearningRate, TrainConfig};
-use crate::engine::{Agreement, Engine, Example};
-use crate::engine::{Cache, CacheType};
+use crate::engine::{Agreement, BatchPlan, Cache, CacheType, Engine, Example};
 use crate::numbers::{median, norm};
 use crate::steer::mean_fraction;
 
@@ -46,6 +45,8 @@ pub struct RunSummary {
     pub n_embd: usize,
     /// Steps planned.
     pub total_steps: usize,
+    /// Batches of pairs that are computed together.
+    pub batch_plan: BatchPlan,
     /// Comparison of the lifted graph with `llama_decode`.
     pub agreement: Agreement,
     /// Bytes of the traced pairs.
@@ -68,6 +69,7 @@ impl RunSummary {
             layers: config.layers.iter().enumerate().map(of_layer).collect(),
             n_embd,
             total_steps: config.total_steps(train.len()),
+            batch_plan: BatchPlan::UNBATCHED,
             agreement: Agreement::default(),
             cache_bytes: 0,
             captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
@@ -116,6 +118,7 @@ mod tests {
             layers,
             n_embd: 4,
             total_steps: 1,
+            batch_plan: BatchPlan::UNBATCHED,
             agreement: Agreement::default(),
             cache_bytes: 0,
             captured_as: CacheType::F32,

@@ -1,11 +1,11 @@
 //! The training loop.
 
-use super::capturing::capture_all;
 use super::checkpoint::{Checkpoint, Point};
 use super::config::TrainConfig;
 use super::error::TrainError;
 use super::events::{Event, NamedPair, Stop};
 use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
+use super::preflight::preflight;
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
 use crate::engine::{Engine, Example};
@@ -90,7 +90,9 @@ impl Trainer<'_> {
             None => None,
         };
         self.engine.set_precision(self.config.precision);
-        let captured = capture_all(self.engine, (train, valid), self.config.allow_swap, self.interrupt, observe)?;
+        let recorded = resumed.as_ref().and_then(|c| c.state.identity.max_batch_tokens());
+        let captured =
+            preflight(self.engine, (train, valid), self.config.allow_swap, recorded, self.interrupt, observe)?;
         let captured = captured.ok_or_else(|| {
             TrainError::Config(match resumed {
                 None => "interrupted before the first step: there is nothing to save".into(),
@@ -104,15 +106,16 @@ impl Trainer<'_> {
         }
         let (on, by) = captured.examples.split_at(train.len());
         let summary = RunSummary {
+            batch_plan: captured.plan,
             agreement: captured.agreement,
             cache_bytes: captured.examples.iter().map(Example::bytes).sum(),
             ..RunSummary::new(self.engine, self.config, on)
         };
         observe(Event::Ready(&summary));
-        if let Some(recorded) = resumed.as_ref().and_then(|c| c.state.identity.max_batch_tokens()) {
-            self.follow_batching(recorded, observe);
+        if let Some(recorded) = recorded {
+            report_batching(recorded, captured.plan.max_tokens(), observe);
         }
-        let identity = RecordedIdentity::Current { identity: source.identity(self.engine.joined_tokens()) };
+        let identity = RecordedIdentity::Current { identity: source.identity(captured.plan.max_tokens()) };
         let sets = [TracedSet { pairs: train, traced: on }, TracedSet { pairs: valid, traced: by }];
         let mut run = Run::new(self.engine, self.config, sets, summary, self.interrupt);
         if let Some(checkpoint) = resumed {
@@ -152,20 +155,6 @@ impl Trainer<'_> {
         run.finish(stop)
     }
 
-    /// Batches pairs as the recorded run did, as far as this machine can; the user is told where it cannot.
-    fn follow_batching(&mut self, recorded: usize, observe: &mut dyn FnMut(Event<'_>)) {
-        if recorded == 0 {
-            self.engine.forbid_joining();
-        }
-        let now = self.engine.joined_tokens();
-        if now != recorded {
-            observe(Event::Notice(&format!(
-                "the checkpoint was made with batches of up to {recorded} tokens, this run has batches of up to {now}: \
-                 the last bits of gradients differ from those of an uninterrupted run"
-            )));
-        }
-    }
-
     /// Checks settings and pairs.
     fn check(&self, train: &[NamedPair]) -> Result<(), TrainError> {
         if self.engine.layers() != &*self.config.layers {
@@ -182,5 +171,15 @@ impl Trainer<'_> {
             0 => Err(TrainError::Config("a run of 0 steps trains nothing: give at least one step".into())),
             _ => Ok(()),
         }
+    }
+}
+
+/// Tells the user where a resumed run cannot batch its pairs as the recorded run did.
+fn report_batching(recorded: usize, now: usize, observe: &mut dyn FnMut(Event<'_>)) {
+    if now != recorded {
+        observe(Event::Notice(&format!(
+            "the checkpoint was made with batches of up to {recorded} tokens, this run has batches of up to {now}: \
+             the last bits of gradients differ from those of an uninterrupted run"
+        )));
     }
 }

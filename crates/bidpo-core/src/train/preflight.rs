@@ -1,0 +1,175 @@
+//! Before the first step: the memory that a run needs, its batches, the checks of graph and cache, the traces of its pairs.
+
+use super::error::TrainError;
+use super::events::{Event, MemoryNeed, NamedPair};
+use crate::data::TokenizedPair;
+use crate::engine::{Agreement, BatchPlan, Engine, Example};
+use ggml_grad::memory::text;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// All pairs of a run, traced, with the facts that tracing found.
+pub(super) struct Preflight {
+    /// Training pairs, then validation pairs.
+    pub examples: Vec<Example>,
+    /// Batches of the run.
+    pub plan: BatchPlan,
+    /// Comparison of the lifted graph with `llama_decode`, on the first pair.
+    pub agreement: Agreement,
+    /// Change of a log-probability on the first pair by the rounding of the cache, in nats; `None` without a cache.
+    pub rounding: Option<f64>,
+}
+
+/// Result of the check of the first pair.
+struct Checked {
+    agreement: Agreement,
+    cache: CacheCheck,
+}
+
+/// Result of comparing a cache with a fresh capture.
+enum CacheCheck {
+    /// No cache is in use.
+    Unused,
+    /// The cache holds the numbers of the fresh capture, but for this rounding in nats.
+    Trusted(f64),
+    /// The cache holds other numbers.
+    Refused,
+}
+
+/// Traces the pairs; `None` where it was interrupted. `recorded`: tokens of a batch, at most, in the run that is resumed.
+///
+/// # Errors
+/// [`TrainError`].
+pub(super) fn preflight(
+    engine: &mut Engine,
+    (train, valid): (&[NamedPair], &[NamedPair]),
+    allow_swap: bool,
+    recorded: Option<usize>,
+    interrupt: &AtomicBool,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<Preflight>, TrainError> {
+    let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
+    let total = all.len();
+    let named = |i: usize, source| TrainError::Pair { pair: all[i].name.clone(), source };
+    // The longest pair first: its memory is known before the work begins.
+    let longest = (0..total)
+        .max_by_key(|&i| (all[i].tokens.n_tokens(), std::cmp::Reverse(i)))
+        .ok_or_else(|| TrainError::Config("there is no training pair: give at least one".into()))?;
+    let mut traced: BTreeMap<usize, Example> = BTreeMap::new();
+    traced.insert(longest, engine.capture(&[&all[longest].tokens]).map_err(|e| named(longest, e))?);
+    let plan = plan_memory(engine, &all, &traced[&longest], all[longest], allow_swap, recorded, observe)?;
+    // The first pair is the one that is checked.
+    if longest != 0 {
+        traced.insert(0, engine.capture(&[&all[0].tokens]).map_err(|e| named(0, e))?);
+    }
+    let Checked { agreement, cache } = check_first(engine, all[0], &traced[&0])?;
+    let rounding = match cache {
+        CacheCheck::Unused => None,
+        CacheCheck::Trusted(rounding) => Some(rounding),
+        CacheCheck::Refused => {
+            observe(Event::Notice(&format!(
+                "the cache holds other numbers for pair {} than are computed now: it is not used in this run; empty its \
+                 folder",
+                all[0].name
+            )));
+            engine.set_cache(None);
+            for (&i, example) in &mut traced {
+                *example = engine.capture(&[&all[i].tokens]).map_err(|e| named(i, e))?;
+            }
+            None
+        }
+    };
+    tell_notices(engine, observe);
+    let mut done = traced.len();
+    observe(Event::Captured { done, total, tokens: all[0].tokens.n_tokens() });
+    let rest: Vec<usize> = (0..total).filter(|i| !traced.contains_key(i)).collect();
+    let tokens: Vec<&TokenizedPair> = rest.iter().map(|&i| &all[i].tokens).collect();
+    let captured = engine.capture_each(&tokens, plan, &mut |example| {
+        done += 1;
+        observe(Event::Captured { done, total, tokens: example.n_tokens });
+        !interrupt.load(Ordering::Relaxed)
+    });
+    let captured = captured.map_err(|(i, e)| named(rest[i], e))?;
+    tell_notices(engine, observe);
+    let Some(captured) = captured.filter(|_| !interrupt.load(Ordering::Relaxed)) else { return Ok(None) };
+    traced.extend(rest.into_iter().zip(captured));
+    Ok(Some(Preflight { examples: traced.into_values().collect(), plan, agreement, rounding }))
+}
+
+fn tell_notices(engine: &mut Engine, observe: &mut dyn FnMut(Event<'_>)) {
+    for notice in engine.take_notices().into_iter().chain(engine.take_cache_notices()) {
+        observe(Event::Notice(&notice));
+    }
+}
+
+/// Compares the first pair's graph with `llama_decode`, and its traced numbers, which may come from a cache, with a fresh
+/// capture.
+fn check_first(engine: &mut Engine, pair: &NamedPair, example: &Example) -> Result<Checked, TrainError> {
+    let tokens = [&pair.tokens];
+    if engine.cache().is_none() {
+        return Ok(Checked { agreement: engine.verify(&tokens, example)?, cache: CacheCheck::Unused });
+    }
+    let fresh = engine.capture_fresh(&tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
+    let agreement = engine.verify(&tokens, &fresh)?;
+    let cache = engine.cache_rounding(example, &fresh).map_or(CacheCheck::Refused, CacheCheck::Trusted);
+    Ok(Checked { agreement, cache })
+}
+
+/// Plans the batches and compares the memory of the run with the free memory. `example` is the trace of `pair`, the longest
+/// one.
+fn plan_memory(
+    engine: &mut Engine,
+    all: &[&NamedPair],
+    example: &Example,
+    pair: &NamedPair,
+    allow_swap: bool,
+    recorded: Option<usize>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<BatchPlan, TrainError> {
+    let longest = example.n_tokens;
+    // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
+    let tokens: usize = all.iter().map(|p| p.tokens.n_tokens()).sum();
+    let planned =
+        engine.plan_batches(example, tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
+    let mut plan = planned.plan;
+    // A resumed run that began without batches continues without: batching changes the last bits of gradients.
+    if recorded == Some(0) {
+        plan = BatchPlan::UNBATCHED;
+    }
+    let mut need = MemoryNeed {
+        longest,
+        step_bytes: planned.step_bytes,
+        joined_tokens: plan.max_tokens(),
+        joined_bytes: if plan.is_batched() { planned.batch_bytes } else { 0 },
+        captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64
+            + (example.graph_bytes() * all.len()) as u64,
+    };
+    let model_bytes = engine.model().mapped_bytes();
+    let available = ggml_grad::memory::available();
+    let with = |bytes: u64| bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
+    let needed = with(need.step_bytes);
+    if plan.is_batched() && available.is_some_and(|n| with(need.joined_bytes) > n) {
+        observe(Event::Notice(&format!(
+            "{} for pairs computed together are more than is free: each is computed by itself, which takes longer and \
+             changes the last bits of gradients",
+            text(need.joined_bytes)
+        )));
+        plan = BatchPlan::UNBATCHED;
+        (need.joined_tokens, need.joined_bytes) = (0, 0);
+    }
+    observe(Event::Memory(&need));
+    for (device, bytes) in engine.step_device_bytes() {
+        observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));
+    }
+    match available {
+        Some(available) if needed > available && !allow_swap => Err(TrainError::Memory {
+            pair: pair.name.clone(),
+            tokens: longest,
+            step_bytes: need.step_bytes,
+            captured_bytes: need.captured_bytes,
+            model_bytes,
+            available,
+        }),
+        _ => Ok(plan),
+    }
+}
