@@ -203,11 +203,20 @@ fn without_count(mut c: ConditionFacts) -> ConditionFacts {
     c
 }
 
+/// Versions of bidpo that give the same records for the same manifest.
+const SAME_RECORDS: [&str; 2] = ["0.1.0", "0.2.0"];
+
+/// The oldest version that gives the same records as this one.
+fn records_of(version: &str) -> &str {
+    if SAME_RECORDS.contains(&version) { SAME_RECORDS[0] } else { version }
+}
+
 /// The file's manifest with the conditions that are new; what differs, if anything else does.
 fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     let value = |m: &Manifest, conditions: Vec<ConditionFacts>| {
         let conditions = conditions.into_iter().map(without_count).collect();
-        serde_json::to_value(Manifest { conditions, ..m.clone() }).unwrap_or(serde_json::Value::Null)
+        let bidpo = records_of(&m.bidpo).to_owned();
+        serde_json::to_value(Manifest { bidpo, conditions, ..m.clone() }).unwrap_or(serde_json::Value::Null)
     };
     let common = |m: &Manifest, other: &Manifest| {
         other.conditions.iter().filter_map(|c| m.condition(&c.name).cloned()).collect::<Vec<_>>()
@@ -228,4 +237,27 @@ fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     }
     union.conditions.extend(new.conditions.iter().filter(|c| old.condition(&c.name).is_none()).cloned());
     Ok(union)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_file_of_an_older_version_with_the_same_records_is_resumed() {
+        let manifest = |bidpo: &str| -> Manifest {
+            serde_json::from_value(json!({
+                "bidpo_results": 1, "bidpo": bidpo, "llama_cpp": "0", "benchmark": "mmlu", "protocol": "options",
+                "model": {"file": "m", "sha256": "x", "name": "m", "architecture": "llama", "quantization": "Q4_1"},
+                "data": [], "prompt": null, "selection": null, "items": 1, "seed": 0, "threads": 1,
+                "conditions": [{"name": "unsteered", "kind": "unsteered"}], "shard": "1/1",
+            }))
+            .unwrap()
+        };
+        assert_eq!(other_run(&manifest("0.1.0"), &manifest("0.2.0")), Vec::<String>::new());
+        // The file keeps the version that began it.
+        assert_eq!(join(&manifest("0.1.0"), &manifest("0.2.0")).unwrap().bidpo, "0.1.0");
+        assert_eq!(other_run(&manifest("9.0.0"), &manifest("0.2.0")).len(), 1);
+    }
 }
