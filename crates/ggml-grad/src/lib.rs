@@ -16,3 +16,8 @@ pub mod memory;
 pub mod numeric;
 pub mod synth;
 pub mod trace;
+
+/// Compiles the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
