@@ -1,12 +1,14 @@
-//! `bidpo train`: what it writes, the same bytes again, interruptions, and losses that are not finite.
+//! `bidpo train`: what it writes, the same bytes again, interruptions, kernels of smaller CPUs, and losses that are not finite.
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::check::TOGETHER_COSINE;
 use common::GEMMA;
 use common::bench::{Bench, PAIRS, steps, wait};
+use ggml_grad::llama::cpu_features;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -228,4 +230,35 @@ fn a_loss_that_is_not_finite_leaves_the_last_good_vector() {
         // The same settings would only end here again: nothing is left to resume.
         assert_eq!(bench.left(), ["v.gguf", "v.md"]);
     }
+}
+
+/// A run on the kernels of smaller CPUs finds the same vector. They round in other places: to 16 bits in the backward pass where the CPU
+/// multiplies BF16, and Adam's first steps see only the sign of each component.
+#[test]
+fn the_kernels_of_smaller_cpus_train_the_same_vector() {
+    let Some(bench) = Bench::new() else { return };
+    let run = |out: &str, level: Option<&str>| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
+        command.args(bench.arguments(out, "--steps 2 --batch 4 --seed 3")).env_remove("BIDPO_CPU");
+        command.envs(level.map(|level| ("BIDPO_CPU", level))).assert()
+    };
+    run("v.gguf", None).success();
+    let expected = bench.numbers("v.gguf");
+    for level in ["plain", "avx2"] {
+        // Not every CPU that runs this has AVX2.
+        if level == "avx2" && !cpu_features().iter().any(|f| f.name == "AVX2" && f.in_cpu) {
+            continue;
+        }
+        let out = format!("{level}.gguf");
+        run(&out, Some(level)).success();
+        let c = cosine(&bench.numbers(&out), &expected);
+        eprintln!("{level}: 1 - cosine {:.1e}", 1.0 - c);
+        assert!(c >= TOGETHER_COSINE, "{level}: cosine {c} with the vector of this CPU's own kernels");
+    }
+    let assert = run("x.gguf", Some("sse")).code(1);
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    for text in ["BIDPO_CPU", "\"sse\"", "plain, avx2, avx512, avx512-vnni or avx512-bf16"] {
+        assert!(stderr.contains(text), "{text} in {stderr}");
+    }
+    assert!(!bench.path("x.gguf").exists());
 }
