@@ -5,7 +5,6 @@
 mod common;
 
 use assert_cmd::Command;
-use bidpo_core::check::TOGETHER_COSINE;
 use common::GEMMA;
 use common::bench::{Bench, PAIRS, steps, wait};
 use ggml_grad::llama::cpu_features;
@@ -253,7 +252,8 @@ fn the_kernels_of_smaller_cpus_train_the_same_vector() {
         run(&out, Some(level)).success();
         let c = cosine(&bench.numbers(&out), &expected);
         eprintln!("{level}: 1 - cosine {:.1e}", 1.0 - c);
-        assert!(c >= TOGETHER_COSINE, "{level}: cosine {c} with the vector of this CPU's own kernels");
+        // Measured against AVX512-BF16: 1 - cosine of 1.6e-3 after two steps.
+        assert!(c >= 0.99, "{level}: cosine {c} with the vector of this CPU's own kernels");
     }
     let assert = run("x.gguf", Some("sse")).code(1);
     let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
