@@ -28,6 +28,7 @@ demo: models build
 lint: setup
 	cargo fmt --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 
 # One thread a test: ggml's threads wait by spinning, and cargo already runs as many tests at once as there are cores.
 test: export BIDPO_SETUP_TESTS = 1

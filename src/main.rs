@@ -1,5 +1,6 @@
 //! The `bidpo` command: parse, dispatch, exit codes. 0 done, 1 failed, 2 wrong usage.
 
+#![allow(rustdoc::bare_urls)] // the documentation of a flag is its help text
 #![allow(unreachable_pub)] // nothing is reachable from outside a program
 
 mod args;

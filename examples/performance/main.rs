@@ -21,7 +21,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 /// A point that was measured.
 pub struct Measured {
+    /// Its settings.
     pub plan: Measurement,
+    /// Its result.
     pub point: Point,
 }
 

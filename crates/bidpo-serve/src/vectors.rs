@@ -189,7 +189,7 @@ impl VectorStore {
     /// The sum of a request's vectors; `None` without steering.
     ///
     /// # Errors
-    /// [`SpecError`].
+    /// `SpecError`.
     pub fn resolve(&self, specs: &[SteerSpec]) -> Result<Option<Arc<ControlVector>>, SpecError> {
         if let Some(sum) = self.remembered(specs) {
             return Ok(Some(sum));

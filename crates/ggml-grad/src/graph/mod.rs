@@ -1,6 +1,6 @@
 //! The engine: lift llama.cpp's own graph (trace it and import it into the [`ir`]), differentiate it, run it with ggml.
 //!
-//! [`capture`] watches a decode, [`lift`] turns its upper part into the [`ir`], [`grad`] extends that by its gradient,
+//! `capture` watches a decode, [`lift`] turns its upper part into the [`ir`], [`grad`] extends that by its gradient,
 //! [`emit`] runs the result. `ggml_ops` maps ggml's ops to the IR's and back; `kernels` holds the kernels that ggml lacks or
 //! computes slowly. [`passes`] rewrite graphs.
 

@@ -13,7 +13,7 @@ pub struct Item {
     pub category: Option<String>,
     /// The answers, at least one of them true and one false.
     pub answers: Vec<Answer>,
-    /// Its place in [`Benchmark::groups`].
+    /// Its place in [`Benchmark::groups`](super::Benchmark::groups).
     pub group: usize,
 }
 

@@ -130,7 +130,7 @@ pub struct Bindings<'a> {
     pub inputs: Vec<&'a Data>,
     /// Tensor of each weight, by [`super::ir::WeightId`].
     pub weights: &'a [Weight],
-    /// Labels of the graph's [`Op::LogProbHead`], sorted by row.
+    /// Labels of the graph's [`Op::LogProbHead`](super::ir::Op::LogProbHead), sorted by row.
     pub labels: &'a [Label],
     /// Replaces the labels' coefficients; only for graphs with an [`super::ir::Op::LossHead`].
     pub weigh: Option<LabelWeightFn<'a>>,

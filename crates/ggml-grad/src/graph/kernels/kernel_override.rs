@@ -10,7 +10,7 @@ use std::ffi::c_void;
 /// Least number of columns for which unpacking a weight pays.
 const COLUMNS: usize = 8;
 
-/// Overrides llama.cpp's matmuls with weights that [`super::quants`] unpacks, and, if asked, its fused attention.
+/// Overrides llama.cpp's matmuls with weights that `quants` unpacks, and, if asked, its fused attention.
 pub struct FastKernels {
     /// Quantized activations.
     packed: Vec<Line>,
