@@ -293,6 +293,39 @@ fn vector_file(dir: &Path) -> PathBuf {
     path
 }
 
+/// Scores the answers of small_csv by hand under no question, and under each other item's.
+fn question_is_replaced(model: &Path, vector: &Path, records: &[Value]) {
+    let model = Model::load(model, &ModelParams::default()).unwrap();
+    let vector = bidpo_core::steer::SteeringVector::load(vector).unwrap();
+    let scaled = bidpo_core::steer::ScaledVector { name: "v".into(), vector: Arc::new(vector), scale: 3.0 };
+    let control = bidpo_core::steer::combine(&[scaled], None, &model).unwrap();
+    let of = |condition: &str| records.iter().filter(move |r| r["condition"] == condition).collect::<Vec<_>>();
+    let questions: Vec<&str> = of("steered").iter().map(|r| r["question"].as_str().unwrap()).collect();
+    let mut shown = Vec::new();
+    for (name, control) in [("", None), (", steered", control.as_ref())] {
+        for (i, record) in of(&format!("question hidden{name}")).into_iter().enumerate() {
+            let hidden = alone(&model, control, "Q:\nA:", record["answers"][0]["text"].as_str().unwrap());
+            assert!((numbers(&record["views"][0]["logprobs"])[0] - hidden).abs() < 1.0, "{i}: {record} {hidden}");
+        }
+        for (i, record) in of(&format!("another item's question{name}")).into_iter().enumerate() {
+            let answers = record["answers"].as_array().unwrap();
+            let distance = |question: &&str| -> f64 {
+                let text = format!("Q: {question}\nA:");
+                let by_hand = answers.iter().map(|a| alone(&model, control, &text, a["text"].as_str().unwrap()));
+                by_hand.zip(numbers(&record["views"][0]["logprobs"])).map(|(a, b)| (a - b).abs()).sum()
+            };
+            let distances: Vec<f64> = questions.iter().map(distance).collect();
+            if control.is_none() {
+                shown.push((0..3).min_by(|&a, &b| distances[a].total_cmp(&distances[b])).unwrap());
+            }
+            // The steered model sees the same question, up to int8 rounding.
+            assert!(shown[i] != i && distances[shown[i]] < 2.0, "{i}: {shown:?} {distances:?}");
+        }
+    }
+    shown.sort_unstable();
+    assert_eq!(shown, [0, 1, 2], "each question is shown once");
+}
+
 #[test]
 fn steering_comes_with_its_baselines() {
     let Some(path) = common::model(SMOL) else { return };
@@ -301,13 +334,42 @@ fn steering_comes_with_its_baselines() {
     let vector = vector_file(dir.path());
     let out = dir.path().join("items.jsonl");
     let mut command = eval(&path, &data, "pair", 3);
-    command.args(["--prompt", "none", "--scale", "3"]).arg("--vector").arg(&vector).arg("--out").arg(&out);
+    command.args([
+        "--prompt",
+        "none",
+        "--scale",
+        "3",
+        "--random",
+        "2",
+        "--system",
+        "Be true.",
+        "--system",
+        "Be brief.",
+    ]);
+    command.arg("--vector").arg(&vector).arg("--out").arg(&out);
     let summary: Value = serde_json::from_str(&output(command.arg("--json"))).unwrap();
     let (manifest, records) = results(&out);
     let names: Vec<&str> =
         manifest["conditions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["unsteered", "steered", "sign flipped", "random vector", "system prompt", "question hidden"]);
-    assert_eq!((manifest["conditions"][1]["vectors"][0]["scale"].as_f64(), records.len()), (Some(3.0), 6 * 3));
+    assert_eq!(
+        names,
+        [
+            "unsteered",
+            "steered",
+            "sign flipped",
+            "random vector 1",
+            "random vector 2",
+            "system prompt 1",
+            "system prompt 2",
+            "question hidden",
+            "question hidden, steered",
+            "another item's question",
+            "another item's question, steered"
+        ]
+    );
+    assert_eq!((manifest["conditions"][1]["vectors"][0]["scale"].as_f64(), records.len()), (Some(3.0), 11 * 3));
+    assert_eq!((manifest["threads"].as_u64(), manifest["bits_depend_on_threads"].as_bool()), (Some(1), Some(true)));
+    assert_eq!(summary["manifest"]["threads"], 1);
     let scores = |condition: &str| -> Vec<Vec<f64>> {
         let of = |r: &&Value| r["condition"] == condition;
         records.iter().filter(of).map(|r| numbers(&r["views"][0]["logprobs"])).collect()
@@ -318,6 +380,8 @@ fn steering_comes_with_its_baselines() {
             assert_ne!(scores(a), scores(b), "{a} and {b} score alike");
         }
     }
+    // The same question for all: an item's score there does not depend on its own question, under another's it does.
+    question_is_replaced(&path, &vector, &records);
     let right = |condition: &str| scores(condition).iter().filter(|s| s[0] > s[1]).count() as f64 / 3.0;
     let steered = figures(&summary, "accuracy", "steered");
     let close = |v: &Value, x: f64| assert!((v.as_f64().unwrap() - x).abs() < 1e-12, "{v} {x}");

@@ -25,11 +25,11 @@ pub enum BaselineName {
     /// The negated vector (scale -1).
     #[value(alias = "flipped")]
     Negated,
-    /// A norm-matched random vector.
+    /// Norm-matched random vectors (--random of them).
     Random,
     /// The mean difference of activations on the training items (CAA), norm-matched. Needs --split.
     Caa,
-    /// A system prompt, no vector.
+    /// System prompts, no vector.
     System,
     /// Few-shot: solved training items in the prompt, no vector. Needs --split.
     #[value(alias = "shots")]
@@ -37,6 +37,12 @@ pub enum BaselineName {
     /// The answers without their question, no vector.
     #[value(alias = "hidden")]
     ChoicesOnly,
+    /// The answers without their question, with the vector: what the vector gains there it gains by the answers' wording.
+    HiddenSteered,
+    /// The answers under another item's question, no vector.
+    Swapped,
+    /// The answers under another item's question, with the vector.
+    SwappedSteered,
     /// None of them.
     None,
 }
@@ -52,6 +58,9 @@ impl BaselineName {
             Self::System => Baseline::System,
             Self::FewShot => Baseline::FewShot,
             Self::ChoicesOnly => Baseline::ChoicesOnly,
+            Self::HiddenSteered => Baseline::ChoicesOnlySteered,
+            Self::Swapped => Baseline::Swapped,
+            Self::SwappedSteered => Baseline::SwappedSteered,
             Self::None => return None,
         })
     }
@@ -64,7 +73,8 @@ pub struct RunArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub steering: SteeringArgs,
-    /// Baselines to measure with the vector [default: all that apply].
+    /// Baselines to measure with the vector [default: all that apply]. A condition costs as much as `steered` does; a random
+    /// vector, a system prompt and a second vector are one condition each, and solved examples cost what they are long.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     pub baselines: Option<Vec<BaselineName>>,
     /// A second vector to measure next to --vector, under this name: dpo=other.gguf. It is applied at the steered layers,
@@ -72,10 +82,13 @@ pub struct RunArgs {
     /// multiplies the vector by SCALE.
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]", requires = "vectors")]
     pub compare: Vec<OtherVector>,
+    /// Random vectors of the baseline `random`: the vector's rank among them says more than one draw.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub random: u32,
     /// Only the first N items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// Seed of random vectors and of option permutations.
+    /// Seed of random vectors, of option permutations and of the questions of other items.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Write the results to this file, or into this directory: a manifest, then one line for each item and condition. The
@@ -141,9 +154,9 @@ pub struct PromptArgs {
     /// Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     pub template: TemplateChoice,
-    /// Text of the baseline `system`.
+    /// Text of the baseline `system`; several --system options are several conditions.
     #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
-    pub system: String,
+    pub system: Vec<String>,
     /// Solved training items of the baseline `few-shot` (fewer where the context is full).
     #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub shots: u32,

@@ -65,6 +65,9 @@ pub struct Args {
     /// there; with :SCALE behind the file as it stands in the file, times that.
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]")]
     compare: Vec<OtherVector>,
+    /// Random vectors that the chosen setting is compared with on the test items.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    random: u32,
     /// Only the first N validation items, and the first N test items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -312,7 +315,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         steered: Some(&steered),
         wanted: &Baseline::ALL,
         others: &args.compare,
-        system: &args.prompt.system,
+        n_random: args.random as usize,
+        systems: &args.prompt.system,
         n_shots: args.prompt.shots as usize,
         style: &style,
         benchmark: &on_test_items.benchmark,

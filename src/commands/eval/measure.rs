@@ -6,7 +6,7 @@ use crate::args::eval::{PromptArgs, RunArgs};
 use crate::args::writing::{JudgingArgs, WriteArgs};
 use anyhow::bail;
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::conditions::{Baseline, BaselineNotice, Baselines, STEERED};
+use bidpo_core::eval::conditions::{Baseline, BaselineNotice, Baselines, STEERED, swapped_places};
 use bidpo_core::eval::items::Protocol;
 use bidpo_core::eval::judging::judged_file;
 use bidpo_core::eval::prompt::{Preset, fit_examples};
@@ -49,14 +49,16 @@ pub fn measure(
     let style = prompt.style(preamble, &kind.form, protocol, run.seed, &model)?;
     let steered = run.steering.steered(&model, n_threads)?;
     // A generated answer needs its question.
-    let impossible = |b: Baseline| protocol.writes() && b == Baseline::ChoicesOnly;
+    let impossible = |b: Baseline| protocol.writes() && b.changes_the_question();
     if let Some(name) = run.refused_baseline(impossible) {
-        bail!("--baselines {name}: without its question there is nothing to write an answer to");
+        bail!("--baselines {name}: without its own question there is nothing to write an answer to");
     }
     let possible: Vec<Baseline> = Baseline::ALL.into_iter().filter(|&b| !impossible(b)).collect();
     let wanted = run.wanted(steered.is_some(), &possible);
     let options = write.map(|w| w.options(run.seed, matches!(style.preset, Preset::Chat(_))));
-    let fewer = fit_examples(&mut task.benchmark, &style, &model)?;
+    let swaps = wanted.contains(&Baseline::Swapped) || wanted.contains(&Baseline::SwappedSteered);
+    let swapped = if swaps { swapped_places(&task.benchmark, run.seed) } else { None };
+    let fewer = fit_examples(&mut task.benchmark, &style, &model, swapped.as_deref())?;
     if !fewer.is_empty() {
         eprintln!(
             "The model's context ({} tokens) holds fewer solved examples than asked for in: {}.",
@@ -70,7 +72,8 @@ pub fn measure(
         steered: steered.as_ref(),
         wanted: &wanted,
         others: &run.compare,
-        system: &prompt.system,
+        n_random: run.random as usize,
+        systems: &prompt.system,
         n_shots: prompt.shots as usize,
         style: &style,
         benchmark: &task.benchmark,

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let windows = Windows::new(&model, &text, args.window as usize, limit).with_context(|| place.clone())?;
     let steered = run.steering.steered(&model, n_threads)?;
     let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random]);
-    let conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed);
+    let conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed, run.random as usize);
     let shard = run.shard.unwrap_or_default();
     let base = Manifest { shard, ..new_manifest(&model, n_threads, run.seed)? };
     let manifest = manifest(base, data, args.window as usize, run.limit, &windows, &conditions);

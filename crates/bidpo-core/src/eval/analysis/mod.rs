@@ -157,7 +157,7 @@ fn table(run: &Run, measure: Measure) -> Result<MeasureTable, String> {
         .collect();
     // Everything that was tried on these items is one family of comparisons. With the question hidden it is another task.
     let family: Vec<usize> = (0..rows.len())
-        .filter(|&i| rows[i].against_unsteered.is_some() && rows[i].kind != ConditionKind::ChoicesOnly)
+        .filter(|&i| rows[i].against_unsteered.is_some() && !rows[i].kind.changes_the_question())
         .collect();
     let p: Vec<f64> = family.iter().filter_map(|&i| rows[i].against_unsteered.map(|c| c.p)).collect();
     for (&i, adjusted) in family.iter().zip(stats::holm(&p)) {
@@ -254,6 +254,7 @@ pub(crate) mod tests {
             items: n,
             seed: 0,
             threads: 0,
+            bits_depend_on_threads: None,
             conditions: conditions.iter().map(|(name, kind, _)| ConditionFacts::new(*name, test_kind(kind))).collect(),
             shard: Shard::WHOLE,
         };

@@ -113,7 +113,7 @@ impl Analysis {
         for row in table
             .rows
             .iter()
-            .filter(|r| r.condition != UNSTEERED && r.condition != STEERED && r.kind != ConditionKind::ChoicesOnly)
+            .filter(|r| r.condition != UNSTEERED && r.condition != STEERED && !r.kind.changes_the_question())
         {
             let Some(c) = &row.steered_against else { continue };
             let d = difference(measure, c);

@@ -2,6 +2,7 @@
 
 use super::caa::{CaaError, mean_difference};
 use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use super::swap::swapped_places;
 use crate::data::{Message, Prompt, TemplateError};
 use crate::eval::items::Benchmark;
 use crate::eval::prompt::{Preset, PromptError, Style, fitting_shots};
@@ -21,21 +22,27 @@ pub enum Baseline {
     Unsteered,
     /// The vector times -1.
     Negated,
-    /// A random vector with the steered vector's norm at each layer.
+    /// Random vectors with the steered vector's norm at each layer.
     Random,
     /// The mean difference of activations on the training items (CAA), rescaled to the steered vector's norm.
     MeanDifference,
-    /// A system prompt, no vector.
+    /// System prompts, no vector.
     System,
     /// Solved training items in the prompt, no vector.
     FewShot,
     /// The options without the question, no vector.
     ChoicesOnly,
+    /// The options without the question, with the vector.
+    ChoicesOnlySteered,
+    /// The answers under another item's question, no vector.
+    Swapped,
+    /// The answers under another item's question, with the vector.
+    SwappedSteered,
 }
 
 impl Baseline {
     /// All baselines.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Unsteered,
         Self::Negated,
         Self::Random,
@@ -43,16 +50,19 @@ impl Baseline {
         Self::System,
         Self::FewShot,
         Self::ChoicesOnly,
+        Self::ChoicesOnlySteered,
+        Self::Swapped,
+        Self::SwappedSteered,
     ];
 
-    /// True for the baselines that need nothing but the vector.
-    pub fn is_of_vector(self) -> bool {
-        matches!(self, Self::Unsteered | Self::Negated | Self::Random)
+    /// True for the baselines that are another prompt.
+    pub fn changes_the_prompt(self) -> bool {
+        matches!(self, Self::System | Self::FewShot) || self.changes_the_question()
     }
 
-    /// True for the baselines that are another prompt, not another vector.
-    pub fn changes_the_prompt(self) -> bool {
-        matches!(self, Self::System | Self::FewShot | Self::ChoicesOnly)
+    /// True for those that do not show the item's own question.
+    pub fn changes_the_question(self) -> bool {
+        matches!(self, Self::ChoicesOnly | Self::ChoicesOnlySteered | Self::Swapped | Self::SwappedSteered)
     }
 }
 
@@ -239,11 +249,13 @@ pub struct Baselines<'a> {
     pub wanted: &'a [Baseline],
     /// Further vectors.
     pub others: &'a [OtherVector],
-    /// Text of the system prompt.
-    pub system: &'a str,
+    /// Random vectors.
+    pub n_random: usize,
+    /// Texts of the system prompts.
+    pub systems: &'a [String],
     /// Few-shot examples; fewer where the context is full.
     pub n_shots: usize,
-    /// Prompts of the run; its seed draws the random vector.
+    /// Prompts of the run; its seed draws the random vectors and the questions of other items.
     pub style: &'a Style,
     /// Items to be measured.
     pub benchmark: &'a Benchmark,
@@ -263,7 +275,13 @@ pub struct Conditions {
 }
 
 /// The steered condition and those of its baselines that need nothing but the vector.
-pub fn vector_conditions(steered: Option<&Steered>, wanted: &[Baseline], n_embd: usize, seed: u64) -> Vec<Condition> {
+pub fn vector_conditions(
+    steered: Option<&Steered>,
+    wanted: &[Baseline],
+    n_embd: usize,
+    seed: u64,
+    n_random: usize,
+) -> Vec<Condition> {
     let mut out = Vec::new();
     if wanted.contains(&Baseline::Unsteered) || steered.is_none() {
         out.push(Condition::unsteered());
@@ -275,7 +293,7 @@ pub fn vector_conditions(steered: Option<&Steered>, wanted: &[Baseline], n_embd:
         out.push(Condition::negated(control));
     }
     if wanted.contains(&Baseline::Random) {
-        out.push(Condition::random(control, n_embd, seed));
+        out.extend(Condition::random(control, n_embd, seed, n_random));
     }
     out
 }
@@ -287,7 +305,7 @@ impl Baselines<'_> {
     /// [`BaselineError`].
     pub fn conditions(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Result<Conditions, BaselineError> {
         let n_embd = self.model.n_embd();
-        let mut list = vector_conditions(self.steered, self.wanted, n_embd, self.style.seed);
+        let mut list = vector_conditions(self.steered, self.wanted, n_embd, self.style.seed, self.n_random);
         let mut without_items = Vec::new();
         let control = self.steered.and_then(|s| s.control.as_ref());
         if let Some(control) = control {
@@ -302,7 +320,7 @@ impl Baselines<'_> {
             }
         }
         if self.wants(Baseline::System) {
-            list.extend(self.system_prompt(notice));
+            list.extend(self.system_prompts(notice));
         }
         if self.wants(Baseline::FewShot) {
             match self.train {
@@ -310,10 +328,8 @@ impl Baselines<'_> {
                 None => without_items.push("solved training items in the prompt"),
             }
         }
-        if self.wants(Baseline::ChoicesOnly) {
-            list.push(Condition::choices_only());
-        }
         let mut skipped = Vec::new();
+        list.extend(self.other_questions(control, &mut skipped));
         if !without_items.is_empty() {
             let names = without_items.join(" and ");
             skipped.push(format!("{names}, for which --split gives training items (`bidpo data split` writes one)"));
@@ -348,17 +364,46 @@ impl Baselines<'_> {
         Ok(Condition::mean_difference(same_length(control, n_embd, &direction), n))
     }
 
-    /// The system prompt, unless the chat template refuses it.
-    fn system_prompt(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Option<Condition> {
-        let system = self.system.trim();
-        if let Preset::Chat(template) = &self.style.preset {
-            let chat = Prompt::Messages(vec![Message::system(system), Message::user("x")]);
+    /// The conditions in which the item's own question is not shown.
+    fn other_questions(&self, control: Option<&ControlVector>, skipped: &mut Vec<String>) -> Vec<Condition> {
+        let mut out = Vec::new();
+        if self.wants(Baseline::ChoicesOnly) {
+            out.push(Condition::choices_only());
+        }
+        if let (Some(control), true) = (control, self.wants(Baseline::ChoicesOnlySteered)) {
+            out.push(Condition::choices_only_steered(control));
+        }
+        let steered = control.filter(|_| self.wants(Baseline::SwappedSteered));
+        if !self.wants(Baseline::Swapped) && steered.is_none() {
+            return out;
+        }
+        let seed = self.style.seed;
+        let Some(places) = swapped_places(self.benchmark, seed) else {
+            skipped.push("another item's question, for all items have the same one".into());
+            return out;
+        };
+        if self.wants(Baseline::Swapped) {
+            out.push(Condition::swapped(places.clone(), seed));
+        }
+        out.extend(steered.map(|control| Condition::swapped_steered(places, seed, control)));
+        out
+    }
+
+    /// The system prompts, unless the chat template refuses them.
+    fn system_prompts(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Vec<Condition> {
+        let texts: Vec<&str> = self.systems.iter().map(|s| s.trim()).collect();
+        if let (Preset::Chat(template), Some(first)) = (&self.style.preset, texts.first()) {
+            let chat = Prompt::Messages(vec![Message::system(*first), Message::user("x")]);
             if let Err(error) = template.encode_prompt(self.model, &chat) {
                 notice(BaselineNotice::NoSystemPrompt(error));
-                return None;
+                return Vec::new();
             }
         }
-        Some(Condition::system_prompt(system))
+        let name = |i: usize| match texts.len() {
+            1 => "system prompt".to_owned(),
+            _ => format!("system prompt {}", i + 1),
+        };
+        texts.iter().enumerate().map(|(i, text)| Condition::system_prompt(name(i), text, None)).collect()
     }
 
     fn few_shot(

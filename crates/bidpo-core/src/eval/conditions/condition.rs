@@ -1,8 +1,8 @@
 //! Conditions: a vector and what it has to be measured against.
 
 use crate::eval::items::Item;
-use crate::eval::prompt::PromptOverride;
-use crate::eval::results::{ConditionFacts, ConditionKind};
+use crate::eval::prompt::{PromptOverride, QuestionShown};
+use crate::eval::results::{ChosenOn, ConditionFacts, ConditionKind};
 use crate::layers::Layers;
 use crate::numbers::norm;
 use crate::steer::{ControlVector, SteerError, SteeringVector, rotated};
@@ -42,9 +42,13 @@ impl Condition {
         Self::new("sign flipped", ConditionKind::Negated, Some(flipped(control)))
     }
 
-    /// A random vector with the norms of `control`, drawn by `seed`.
-    pub fn random(control: &ControlVector, n_embd: usize, seed: u64) -> Self {
-        Self::new("random vector", ConditionKind::Random { seed }, Some(random(control, n_embd, seed)))
+    /// `n` random vectors with the norms of `control`, drawn by the seeds from `seed` on.
+    pub fn random(control: &ControlVector, n_embd: usize, seed: u64, n: usize) -> impl Iterator<Item = Self> {
+        (0..n).map(move |i| {
+            let seed = seed.wrapping_add(i as u64);
+            let kind = ConditionKind::Random { seed };
+            Self::new(format!("random vector {}", i + 1), kind, Some(random(control, n_embd, seed)))
+        })
     }
 
     /// The mean difference of activations on `training_items` items, as `control`.
@@ -53,10 +57,10 @@ impl Condition {
     }
 
     /// A system prompt, no vector.
-    pub fn system_prompt(text: &str) -> Self {
-        let kind = ConditionKind::System { system: text.to_owned() };
+    pub fn system_prompt(name: impl Into<String>, text: &str, chosen_on: Option<ChosenOn>) -> Self {
+        let kind = ConditionKind::System { system: text.to_owned(), chosen_on };
         let overrides = PromptOverride { system: Some(text.to_owned()), ..PromptOverride::default() };
-        Self { overrides, ..Self::new("system prompt", kind, None) }
+        Self { overrides, ..Self::new(name, kind, None) }
     }
 
     /// Solved training items in the prompt, no vector.
@@ -68,8 +72,30 @@ impl Condition {
 
     /// The options without the question, no vector.
     pub fn choices_only() -> Self {
-        let overrides = PromptOverride { hide_question: true, ..PromptOverride::default() };
-        Self { overrides, ..Self::new("question hidden", ConditionKind::ChoicesOnly, None) }
+        Self::new("question hidden", ConditionKind::ChoicesOnly, None).showing(QuestionShown::Hidden)
+    }
+
+    /// The options without the question, and `control`.
+    pub fn choices_only_steered(control: &ControlVector) -> Self {
+        let kind = ConditionKind::ChoicesOnlySteered;
+        Self::new("question hidden, steered", kind, Some(control.clone())).showing(QuestionShown::Hidden)
+    }
+
+    /// Each item's answers under the question of another one (`places`, drawn by `seed`), no vector.
+    pub fn swapped(places: Vec<usize>, seed: u64) -> Self {
+        let kind = ConditionKind::Swapped { seed };
+        Self::new("another item's question", kind, None).showing(QuestionShown::Swapped(places))
+    }
+
+    /// The same with `control`.
+    pub fn swapped_steered(places: Vec<usize>, seed: u64, control: &ControlVector) -> Self {
+        let kind = ConditionKind::SwappedSteered { seed };
+        let name = "another item's question, steered";
+        Self::new(name, kind, Some(control.clone())).showing(QuestionShown::Swapped(places))
+    }
+
+    fn showing(self, question: QuestionShown) -> Self {
+        Self { overrides: PromptOverride { question, ..self.overrides }, ..self }
     }
 
     /// For the manifest.

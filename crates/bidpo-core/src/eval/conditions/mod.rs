@@ -3,9 +3,11 @@
 mod baselines;
 pub mod caa;
 pub mod condition;
+mod swap;
 
 pub use baselines::{
     Baseline, BaselineError, BaselineNotice, Baselines, Conditions, OtherVector, Steered, vector_conditions,
     vector_facts,
 };
 pub use condition::{Condition, STEERED, UNSTEERED};
+pub use swap::swapped_places;

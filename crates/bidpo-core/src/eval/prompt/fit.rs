@@ -31,11 +31,17 @@ pub fn fitting_shots(
 }
 
 /// Leaves out the benchmark's own solved examples that do not fit the model's context, as MMLU's reference evaluation does:
-/// the same number for all items of a group. Returns the groups with fewer examples, each as `subject (examples left)`.
+/// the same number for all items of a group, also under the questions of other items (`swapped`). Returns the groups with
+/// fewer examples, each as `subject (examples left)`.
 ///
 /// # Errors
 /// [`PromptError`] for an item that cannot be put at all.
-pub fn fit_examples(benchmark: &mut Benchmark, style: &Style, model: &Model) -> Result<Vec<String>, PromptError> {
+pub fn fit_examples(
+    benchmark: &mut Benchmark,
+    style: &Style,
+    model: &Model,
+    swapped: Option<&[usize]>,
+) -> Result<Vec<String>, PromptError> {
     let mut fewer = Vec::new();
     for group in 0..benchmark.groups.len() {
         let wanted = benchmark.groups[group].shots.len();
@@ -43,8 +49,14 @@ pub fn fit_examples(benchmark: &mut Benchmark, style: &Style, model: &Model) -> 
         if wanted == 0 || of_group.is_empty() {
             continue;
         }
-        let longest = longest(benchmark, style, of_group);
-        let items: Vec<Item> = longest.into_iter().map(|i| Item { group: 0, ..benchmark.items[i].clone() }).collect();
+        let own = of_group.iter().map(|&i| Item { group: 0, ..benchmark.items[i].clone() });
+        let under_others = of_group.iter().filter_map(|&i| {
+            let question = benchmark.items[*swapped?.get(i)?].question.clone();
+            Some(Item { group: 0, question, ..benchmark.items[i].clone() })
+        });
+        let candidates = Benchmark::plain(own.chain(under_others).collect());
+        let longest = longest(&candidates, style, (0..candidates.items.len()).collect());
+        let items: Vec<Item> = longest.into_iter().map(|i| candidates.items[i].clone()).collect();
         let all: Vec<usize> = (0..items.len()).collect();
         let fits = most_examples(model, wanted, |k| {
             let mut own = benchmark.groups[group].clone();

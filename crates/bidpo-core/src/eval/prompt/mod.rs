@@ -36,6 +36,29 @@ const JUDGE_END_CHAT: &str = "Answer with the letter, A or B, and nothing else."
 /// What a chat says where the question is hidden: a message cannot be empty.
 const HIDDEN_CHAT: &str = "(The question is not shown.)";
 
+/// The question that stands before an item's answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum QuestionShown {
+    /// The item's own.
+    #[default]
+    Own,
+    /// None: the answers stay.
+    Hidden,
+    /// For each of [`Benchmark::items`], that of the item at this place.
+    Swapped(Vec<usize>),
+}
+
+impl QuestionShown {
+    /// The question shown for the item at place `i`; `None` where it is hidden.
+    fn of<'a>(&self, benchmark: &'a Benchmark, i: usize) -> Option<&'a str> {
+        match self {
+            Self::Own => Some(&benchmark.items[i].question),
+            Self::Hidden => None,
+            Self::Swapped(places) => Some(&benchmark.items[places[i]].question),
+        }
+    }
+}
+
 /// What a condition changes about the prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PromptOverride {
@@ -43,8 +66,8 @@ pub struct PromptOverride {
     pub system: Option<String>,
     /// Solved examples, in place of the preset's preamble and the benchmark's own examples.
     pub shots: Vec<Item>,
-    /// The question is left out, the answers stay.
-    pub hide_question: bool,
+    /// The question before the answers.
+    pub question: QuestionShown,
 }
 
 /// Prompts of one kind.
@@ -135,18 +158,18 @@ impl Style {
         facts
     }
 
-    /// The question as it is put, with its options where they are shown.
-    fn block(&self, item: &Item, order: Option<&[usize]>, hide: bool) -> String {
+    /// `question` (`None`: hidden) as it is put, with the item's options where they are shown.
+    fn block(&self, item: &Item, order: Option<&[usize]>, question: Option<&str>) -> String {
         let chat = matches!(self.preset, Preset::Chat(_));
         let Some(order) = order else {
-            return match (chat, hide) {
-                (true, true) => HIDDEN_CHAT.into(),
-                (true, false) => item.question.clone(),
-                (false, true) => self.form.replace(" {question}", "").replace("{question}", ""),
-                (false, false) => self.form.replace("{question}", &item.question),
+            return match (chat, question) {
+                (true, None) => HIDDEN_CHAT.into(),
+                (true, Some(question)) => question.to_owned(),
+                (false, None) => self.form.replace(" {question}", "").replace("{question}", ""),
+                (false, Some(question)) => self.form.replace("{question}", question),
             };
         };
-        let mut text = if hide { String::new() } else { format!("{}\n", item.question) };
+        let mut text = question.map_or_else(String::new, |q| format!("{q}\n"));
         for (i, &a) in order.iter().enumerate() {
             text += &format!("{}. {}\n", letter(i), item.answers[a].text);
         }
@@ -161,7 +184,7 @@ impl Style {
     fn shot(&self, item: &Item) -> Option<(String, String)> {
         let order = self.protocol.shot_order(item, self.seed);
         let best = item.best()?;
-        let block = self.block(item, order.as_deref(), false);
+        let block = self.block(item, order.as_deref(), Some(&item.question));
         let answer = match order {
             Some(order) => letter(order.iter().position(|&a| item.answers[a] == *best)?),
             None => best.text.clone(),
@@ -196,7 +219,7 @@ impl Style {
                 Some(order) => (0..order.len()).map(letter).collect(),
                 None => item.answers.iter().map(|a| a.text.clone()).collect(),
             };
-            (self.block(item, order.as_deref(), overrides.hide_question), answers)
+            (self.block(item, order.as_deref(), overrides.question.of(benchmark, *i)), answers)
         };
         let requests: Vec<(String, Vec<String>)> = views.iter().map(of).collect();
         let prompts = match &self.preset {
@@ -322,11 +345,11 @@ mod tests {
     #[test]
     fn plain_blocks() {
         let s = style(Protocol::Choice);
-        assert_eq!(s.block(&item("Which?"), None, false), "Q: Which?\nA:");
-        assert_eq!(s.block(&item("Which?"), None, true), "Q:\nA:");
+        assert_eq!(s.block(&item("Which?"), None, Some("Which?")), "Q: Which?\nA:");
+        assert_eq!(s.block(&item("Which?"), None, None), "Q:\nA:");
         let s = style(Protocol::Binary);
-        assert_eq!(s.block(&item("Which?"), Some(&[1, 0]), false), "Which?\nA. Red.\nB. Blue.\nAnswer:");
-        assert_eq!(s.block(&item("Which?"), Some(&[0, 1]), true), "A. Blue.\nB. Red.\nAnswer:");
+        assert_eq!(s.block(&item("Which?"), Some(&[1, 0]), Some("Which?")), "Which?\nA. Red.\nB. Blue.\nAnswer:");
+        assert_eq!(s.block(&item("Which?"), Some(&[0, 1]), None), "A. Blue.\nB. Red.\nAnswer:");
     }
 
     #[test]
@@ -359,7 +382,8 @@ mod tests {
         assert_eq!(s.plain_prefix("", &group("", 0), &none), "");
         // Examples take the preamble's place, a condition's those of the benchmark.
         assert_eq!(s.plain_prefix("P", &group("H", 1), &none), "H\n\nQ: S?\nA: Blue.\n\n");
-        let overrides = PromptOverride { system: Some("Sys".into()), shots: vec![item("T?")], hide_question: false };
+        let overrides =
+            PromptOverride { system: Some("Sys".into()), shots: vec![item("T?")], ..PromptOverride::default() };
         assert_eq!(s.plain_prefix("P", &group("H", 1), &overrides), "Sys\n\nH\n\nQ: T?\nA: Blue.\n\n");
     }
 }

@@ -71,6 +71,9 @@ pub enum ConditionKind {
     System {
         /// Text of the system prompt.
         system: String,
+        /// Where it was chosen among several; absent where it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chosen_on: Option<ChosenOn>,
     },
     /// Solved training items in the prompt, no vector.
     #[serde(rename = "shots")]
@@ -83,6 +86,21 @@ pub enum ConditionKind {
     /// The options without the question, no vector.
     #[serde(rename = "hidden")]
     ChoicesOnly,
+    /// The options without the question, with the vector under test.
+    #[serde(rename = "hidden-steered")]
+    ChoicesOnlySteered,
+    /// Each item's answers under the question of another item, no vector.
+    #[serde(rename = "swapped")]
+    Swapped {
+        /// Seed of the derangement.
+        seed: u64,
+    },
+    /// Each item's answers under the question of another item, with the vector under test.
+    #[serde(rename = "swapped-steered")]
+    SwappedSteered {
+        /// Seed of the derangement.
+        seed: u64,
+    },
     /// One configuration (layers, scale) of a sweep.
     #[serde(rename = "point")]
     Point {
@@ -157,15 +175,26 @@ impl ConditionKind {
             Self::System { .. } => "system",
             Self::FewShot { .. } => "shots",
             Self::ChoicesOnly => "hidden",
+            Self::ChoicesOnlySteered => "hidden-steered",
+            Self::Swapped { .. } => "swapped",
+            Self::SwappedSteered { .. } => "swapped-steered",
             Self::Point { .. } => "point",
             Self::Match { .. } => "match",
             Self::Unknown(kind) => kind,
         }
     }
 
+    /// True where the item's own question is not shown: a task of another kind than that of the other conditions.
+    pub fn changes_the_question(&self) -> bool {
+        matches!(
+            self,
+            Self::ChoicesOnly | Self::ChoicesOnlySteered | Self::Swapped { .. } | Self::SwappedSteered { .. }
+        )
+    }
+
     /// True for a tag that this version reads.
     fn is_known(tag: &str) -> bool {
-        const TAGS: [&str; 11] = [
+        const TAGS: [&str; 14] = [
             "unsteered",
             "steered",
             "flipped",
@@ -175,6 +204,9 @@ impl ConditionKind {
             "system",
             "shots",
             "hidden",
+            "hidden-steered",
+            "swapped",
+            "swapped-steered",
             "point",
             "match",
         ];
@@ -197,11 +229,6 @@ impl ConditionFacts {
     /// A condition that adds no vector.
     pub fn new(name: impl Into<String>, kind: ConditionKind) -> Self {
         Self { name: name.into(), kind, control_sha256: None, other: Map::new() }
-    }
-
-    /// True for the question hidden: a task of another kind than that of the other conditions.
-    pub fn is_choices_only(&self) -> bool {
-        self.kind == ConditionKind::ChoicesOnly
     }
 }
 
@@ -252,7 +279,7 @@ pub(crate) mod tests {
     pub(crate) fn kind(tag: &str) -> ConditionKind {
         let facts = |fields: &str| serde_json::from_str(&format!("{{\"kind\":{tag:?}{fields}}}")).unwrap();
         match tag {
-            "random" => facts(r#","seed":0"#),
+            "random" | "swapped" | "swapped-steered" => facts(r#","seed":0"#),
             "other vector" => facts(r#","file":"o.gguf","sha256":"y","scale":null,"length":"the steered vector's""#),
             "caa" => facts(r#","training_items":4"#),
             "system" => facts(r#","system":"Be plain.""#),
@@ -286,6 +313,21 @@ pub(crate) mod tests {
             assert_eq!(serde_json::to_string(&condition).unwrap(), line);
             assert!(condition.other.is_empty() && ConditionKind::is_known(condition.kind.name()), "{condition:?}");
             assert_eq!(condition.kind.fields().unwrap()["kind"], condition.kind.name());
+        }
+    }
+
+    #[test]
+    fn later_kinds_round_trip() {
+        for line in [
+            r#"{"name":"question hidden, steered","kind":"hidden-steered","control_sha256":"ab"}"#,
+            r#"{"name":"another item's question","kind":"swapped","seed":7}"#,
+            r#"{"name":"another item's question, steered","kind":"swapped-steered","control_sha256":"ab","seed":7}"#,
+            r#"{"name":"system prompt","kind":"system","system":"Be plain.","chosen_on":{"part":"valid","items":50,"settings":6}}"#,
+        ] {
+            let condition: ConditionFacts = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_string(&condition).unwrap(), line);
+            assert!(condition.other.is_empty() && ConditionKind::is_known(condition.kind.name()), "{condition:?}");
+            assert_eq!(condition.kind.changes_the_question(), !line.contains("system prompt"));
         }
     }
 

@@ -121,8 +121,11 @@ pub struct Manifest {
     pub items: usize,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Threads computed with. Sums differ in their last bits with it.
+    /// Threads computed with; 0 for shards with different numbers.
     pub threads: u32,
+    /// True where another number of threads gives other last bits; absent in files of 0.2.0 and before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_depend_on_threads: Option<bool>,
     /// The conditions, in the order in which they were run.
     pub conditions: Vec<ConditionFacts>,
     /// The part of the items in this file.
@@ -143,7 +146,7 @@ impl Manifest {
     /// The manifest of all shards together: what shards of one run have in common. Threads are left out too: machines
     /// differ, and the sums by no more than rounding.
     pub fn run(&self) -> Self {
-        Self { shard: Shard::WHOLE, threads: 0, ..self.clone() }
+        Self { shard: Shard::WHOLE, threads: 0, bits_depend_on_threads: None, ..self.clone() }
     }
 
     /// A condition by name.

@@ -40,7 +40,8 @@ impl Run {
             }
             lists.push(done.into_values().collect());
         }
-        Ok(Self { manifest: manifest.run(), records: lists, files })
+        let Manifest { threads, bits_depend_on_threads, .. } = *manifest;
+        Ok(Self { manifest: Manifest { threads, bits_depend_on_threads, ..manifest.run() }, records: lists, files })
     }
 
     /// The records of a condition, by item.
@@ -101,6 +102,11 @@ pub fn merge(files: &[PathBuf]) -> Result<Vec<Run>, ResultsError> {
             return Err(ResultsError::Incomplete(text));
         }
         let files = parts.iter().map(|p| p.2.clone()).collect();
+        // The threads, where all parts have the same number.
+        let first = &parts[0].0;
+        let same = |part: &Part| part.0.threads == first.threads;
+        let threads = if parts.iter().all(same) { first.threads } else { 0 };
+        let manifest = &Manifest { threads, bits_depend_on_threads: first.bits_depend_on_threads, ..manifest.clone() };
         runs.push(Run::new(manifest, parts.iter().flat_map(|p| p.1.clone()).collect(), files)?);
     }
     Ok(runs)
@@ -133,6 +139,7 @@ mod tests {
             items: 5,
             seed: 0,
             threads: 1,
+            bits_depend_on_threads: Some(true),
             conditions: vec![condition("unsteered"), condition("steered")],
             shard: shard.parse().unwrap(),
         }

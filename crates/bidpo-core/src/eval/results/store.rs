@@ -216,7 +216,8 @@ fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     let value = |m: &Manifest, conditions: Vec<ConditionFacts>| {
         let conditions = conditions.into_iter().map(without_count).collect();
         let bidpo = records_of(&m.bidpo).to_owned();
-        serde_json::to_value(Manifest { bidpo, conditions, ..m.clone() }).unwrap_or(serde_json::Value::Null)
+        serde_json::to_value(Manifest { bidpo, conditions, bits_depend_on_threads: None, ..m.clone() })
+            .unwrap_or(serde_json::Value::Null)
     };
     let common = |m: &Manifest, other: &Manifest| {
         other.conditions.iter().filter_map(|c| m.condition(&c.name).cloned()).collect::<Vec<_>>()
