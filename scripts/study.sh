@@ -44,7 +44,7 @@ step() {
 if [ ! -e "$out/text.txt" ]; then cp README.md "$out/text.txt"; fi
 split=$out/split.json
 pairs=$out/train.jsonl
-step split "$bidpo" data split "$truthfulqa" --train 256 --valid 256 --seed 0 --out "$split"
+step split "$bidpo" data split "$truthfulqa" --train 256 --valid 256 --seed 0 --split-by prompts --out "$split"
 step pairs "$bidpo" data pairs "$truthfulqa" --split "$split" --part train --out "$pairs"
 step inspect "$bidpo" data inspect "$pairs"
 for objective in bidpo dpo; do

@@ -5,9 +5,15 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::data::{ChatTemplate, PreferenceSet, Prompt, TemplateChoice, permutation};
+use bidpo_core::steer::ModelIdentity;
+use bidpo_core::train::{
+    Checkpoint, HeldOutFractions, IdentitySource, NamedPair, Parts, RecordedIdentity, RunInputs, TrainConfig,
+    TrainingBudget, encode_pair,
+};
 use common::GEMMA;
 use common::bench::{Bench, PAIRS, steps, wait};
-use ggml_grad::llama::cpu_features;
+use ggml_grad::llama::{Model, ModelParams, cpu_features};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -229,6 +235,114 @@ fn a_loss_that_is_not_finite_leaves_the_last_good_vector() {
         // The same settings would only end here again: nothing is left to resume.
         assert_eq!(bench.left(), ["v.gguf", "v.md"]);
     }
+}
+
+/// Labels swapped at random teach nothing, however often each pair is repeated: no copy of a training pair is held out.
+#[test]
+fn repeated_pairs_with_random_labels_show_no_effect() {
+    let Some(bench) = Bench::new() else { return };
+    let set = PreferenceSet::builtin("misconceptions").unwrap();
+    let swap = permutation(60, 4);
+    let pairs: Vec<[String; 3]> = (0..180)
+        .map(|i| {
+            let p = &set.pairs[i % 60];
+            let Prompt::Text(prompt) = &p.prompt else { unreachable!("the built-in sets hold texts") };
+            let (a, b) = if swap[i % 60] < 30 { (&p.chosen, &p.rejected) } else { (&p.rejected, &p.chosen) };
+            // Word for word, and with the question put in other words.
+            let prompt = if i < 120 { prompt.clone() } else { format!("Tell me this: {prompt}") };
+            [prompt, a.clone(), b.clone()]
+        })
+        .collect();
+    let borrowed: Vec<[&str; 3]> = pairs.iter().map(|p| [&*p[0], &*p[1], &*p[2]]).collect();
+    bench.write("prefs.jsonl", &borrowed);
+    let assert = bench.train("v.gguf", "--steps 24 --batch 8 --lr 4% --json").success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(stderr.contains("60 pairs repeat earlier ones word for word and are left out"), "{stderr}");
+    assert!(stderr.contains("120 pairs form 60 groups of near-duplicates"), "{stderr}");
+    let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    let said = s["summary"].as_str().unwrap();
+    assert!(said.starts_with("No effect"), "{said}");
+}
+
+#[test]
+fn pairs_of_one_prompt_are_not_held_out() {
+    let Some(bench) = Bench::new() else { return };
+    let answers: Vec<[String; 2]> = (0..14).map(|i| [format!(" Yes {i}."), format!(" No {i}.")]).collect();
+    let pairs: Vec<[&str; 3]> = answers.iter().map(|[a, b]| ["Which one is it?", a.as_str(), b.as_str()]).collect();
+    bench.write("prefs.jsonl", &pairs);
+    let assert = bench.train("v.gguf", "--steps 1 --json").success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(stderr.contains("warning: no pair is held out") && stderr.contains("--split-by"), "{stderr}");
+    let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    assert!(s["heldout"].is_null());
+    let said = bench.fails("v.gguf", "--steps 1 --test 0.2");
+    assert!(
+        said.contains("3 test pairs (--test) cannot be held out") && said.contains("largest has 14 pairs"),
+        "{said}"
+    );
+    // Who wants it all the same gets it, and the card says so.
+    let s = bench.summary("v.gguf", "--steps 1 --test 0.2 --split-by pairs");
+    assert!(s["heldout"].is_array());
+    let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+    assert!(card.contains("| split | each pair by itself; near-duplicates may be in several parts |"), "{card}");
+    // A contradiction is named.
+    bench.write("prefs.jsonl", &[["q", "a", "b"], ["q", "b", "a"], ["r", "c", "d"]]);
+    let assert = bench.train("v.gguf", "--steps 1").success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(stderr.contains("prefs.jsonl:1 and ") && stderr.contains("prefs.jsonl:2 have the same prompt"), "{stderr}");
+}
+
+/// A checkpoint of 0.2.0, which split pair by pair, goes on with its own training pairs.
+#[test]
+fn a_checkpoint_split_by_pairs_goes_on_with_its_split() {
+    let Some(bench) = Bench::new() else { return };
+    let mut pairs: Vec<[&str; 3]> = [PAIRS, PAIRS].concat();
+    pairs.extend([["Is salt sweet?", " It is salty.", " It is sweet."], ["Is wood metal?", " It is wood.", " Yes."]]);
+    bench.write("prefs.jsonl", &pairs);
+    let flags = "--steps 400 --batch 2 --val 0.2 --test 0 --patience 0";
+    // The identity of such a checkpoint: settings, and the tokens of its parts.
+    let model = Model::load(&bench.model, &ModelParams::default()).unwrap();
+    let template = ChatTemplate::new(&model, &"none".parse::<TemplateChoice>().unwrap()).unwrap();
+    let set = PreferenceSet::load(&bench.path("prefs.jsonl")).unwrap();
+    let fractions = HeldOutFractions { valid: Some(0.2), test: Some(0.0) };
+    let parts = Parts::legacy(set.len(), 0, fractions).unwrap();
+    let pick = |indices: &[usize]| -> Vec<NamedPair> {
+        indices.iter().map(|&i| encode_pair(&set.pairs[i], &model, &template, None).unwrap()).collect()
+    };
+    let mut child = bench.spawn("v.gguf", flags);
+    let checkpoint = bench.path("v.ckpt");
+    assert!(wait(&mut child, || steps(&checkpoint) >= 2), "the run ended before it could be stopped");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut config = TrainConfig::new("26".parse().unwrap());
+    (config.budget, config.batch, config.patience) = (TrainingBudget::Steps(400), 2, 0);
+    let inputs = RunInputs {
+        model_sha256: ModelIdentity::of(&model).unwrap().sha256,
+        template_sha256: template.sha256(),
+        bf16_activations: false,
+    };
+    let (train, valid) = (pick(&parts.split.train), pick(&parts.split.valid));
+    let source = IdentitySource { config: &config, inputs: &inputs, train: &train, valid: &valid };
+    // This version's own checkpoint belongs to other parts; with the identity of the old ones it is an old one.
+    assert!(!source.accepts(&Checkpoint::identity(&checkpoint).unwrap()));
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut state: Value = serde_json::from_str(&meta.metadata().as_ref().unwrap()["state"]).unwrap();
+    let RecordedIdentity::Current { identity } = Checkpoint::identity(&checkpoint).unwrap() else { unreachable!() };
+    state["identity"] = serde_json::to_value(source.identity(identity.max_batch_tokens)).unwrap();
+    let meta = std::collections::HashMap::from([("state".to_owned(), state.to_string())]);
+    let old = safetensors::serialize(tensors.tensors(), Some(meta)).unwrap();
+    std::fs::write(&checkpoint, old).unwrap();
+    let mut child = bench.spawn("v.gguf", &format!("{flags} --resume"));
+    assert!(wait(&mut child, || steps(&checkpoint) >= 5), "the old checkpoint was refused");
+    child.kill().unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("was made by an older bidpo, which split pair by pair"), "{said}");
+    assert!(source.accepts(&Checkpoint::identity(&checkpoint).unwrap()));
+    // With other settings it belongs to another run, as ever.
+    let said = bench.fails("v.gguf", &format!("{flags} --resume --beta 0.2"));
+    assert!(said.contains("belongs to another run"), "{said}");
 }
 
 /// A run on the kernels of smaller CPUs finds the same vector. They round in other places: to 16 bits in the backward pass where the CPU

@@ -1,10 +1,10 @@
 //! `bidpo data`: inspect data files, split them, write pairs.
 
 use anyhow::{Context as _, bail, ensure};
-use bidpo_core::data::inspect::{Inspection, PairText, inspect, overlap};
-use bidpo_core::data::similar::NEAR;
+use bidpo_core::data::inspect::{Inspection, PairText, inspect};
+use bidpo_core::data::similar::{NEAR, nearest};
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::data::{Part, PreferenceSet, SplitFile, permutation};
+use bidpo_core::data::{Part, PreferenceSet, SplitBy, SplitFile, permutation};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,6 +58,10 @@ struct SplitArgs {
     /// Number of validation items; the rest are test items.
     #[arg(long, value_name = "N", default_value_t = 256)]
     valid: usize,
+    /// Items that stay in one part: groups (near-duplicate prompts, or answers that are the same but for names, numbers and
+    /// one word), prompts (near-duplicate prompts; the rule of bidpo 0.2.0) or pairs (none).
+    #[arg(long, value_name = "RULE", default_value = "groups")]
+    split_by: SplitBy,
     /// Seed of the permutation.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -96,16 +100,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// A file as prompt, preferred and other answer; TruthfulQA by its columns, anything else as preference pairs.
 fn triples(path: &Path) -> anyhow::Result<(Vec<PairText>, String)> {
     if let Some(set) = truthfulqa(path)? {
-        let triple = |(i, q): (usize, &bidpo_core::data::truthfulqa::Question)| {
-            let pair = q.binary.as_ref().map(|[a, b]| (a.text.clone(), b.text.clone()));
-            let first = |truth: bool| q.mc1.iter().find(|c| c.is_true == truth).map(|c| c.text.clone());
-            let (chosen, rejected) = pair.or_else(|| first(true).zip(first(false))).unwrap_or_default();
-            PairText {
-                place: format!("{}: question {}", path.display(), i + 1),
-                prompt: q.text.clone(),
-                chosen,
-                rejected,
-            }
+        let triple = |(i, q): (usize, &bidpo_core::data::truthfulqa::Question)| PairText {
+            place: format!("{}: question {}", path.display(), i + 1),
+            ..PairText::from(q)
         };
         return Ok((set.questions.iter().enumerate().map(triple).collect(), set.sha256));
     }
@@ -129,7 +126,7 @@ fn run_inspect(args: InspectArgs) -> anyhow::Result<ExitCode> {
     for path in &args.against {
         let (theirs, _) = triples(path)?;
         let theirs: Vec<String> = theirs.into_iter().map(|t| t.prompt).collect();
-        let near = overlap(&prompts, &theirs, NEAR);
+        let near = nearest(&prompts, &theirs, NEAR);
         overlaps.push((path, theirs, near));
     }
     if args.json {
@@ -148,7 +145,7 @@ fn run_inspect(args: InspectArgs) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({
-                "pairs": found.n, "sha256": sha256, "repeated": found.repeated, "near_prompts": found.near,
+                "pairs": found.n, "sha256": sha256, "repeated": found.repeated, "near_prompts": found.near.listed, "near_prompts_count": found.near.count,
                 "contradictions": found.contradictions, "empty_prompts": found.empty_prompts, "balance": balance,
                 "surface_accuracy": found.surface, "overlap": overlaps,
             })
@@ -183,8 +180,8 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
         println!("{:<28}{:>10.2}{:>10.2}{:>8.1}{mark}", b.what, b.chosen, b.rejected, b.z);
     }
     println!("\nrepeated pairs        {}", found.repeated.len());
-    println!("near-duplicate prompts {}", found.near.len());
-    for (i, j, s) in found.near.iter().take(5) {
+    println!("near-duplicate prompts {}", found.near.count);
+    for (i, j, s) in found.near.listed.iter().take(5) {
         println!("  {s:.2}  {}  |  {}", pairs[*i].prompt, pairs[*j].prompt);
     }
     println!("contradictions        {}", found.contradictions.len());
@@ -210,8 +207,7 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
 fn run_split(args: SplitArgs) -> anyhow::Result<ExitCode> {
     ggml_grad::files::check_writable(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let (items, sha256) = triples(&args.data)?;
-    let texts: Vec<String> = items.into_iter().map(|t| t.prompt).collect();
-    let split = SplitFile::new(&args.data, &sha256, &texts, args.seed, args.train, args.valid)?;
+    let split = SplitFile::new(&args.data, &sha256, &items, args.split_by, args.seed, [args.train, args.valid])?;
     split.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     println!(
         "{}: {} to train on, {} to choose by, {} to report on; {} groups of near-duplicates kept together",

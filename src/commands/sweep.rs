@@ -8,8 +8,9 @@ use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::steering::load_vector;
 use anyhow::{Context as _, ensure};
-use bidpo_core::data::SplitFile;
+use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
+use bidpo_core::data::{SplitBy, SplitFile};
 use bidpo_core::eval::analysis::{Analysis, analyse};
 use bidpo_core::eval::conditions::{Baseline, Baselines, Condition, OtherVector, Steered, vector_facts};
 use bidpo_core::eval::items::{Protocol, part_facts};
@@ -190,8 +191,8 @@ fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> 
         );
     }
     if args.split.is_none() && !path.exists() {
-        let texts: Vec<String> = set.questions.iter().map(|q| q.text.clone()).collect();
-        let split = SplitFile::new(&args.data, &set.sha256, &texts, args.seed, 256, 256)
+        let items: Vec<PairText> = set.questions.iter().map(PairText::from).collect();
+        let split = SplitFile::new(&args.data, &set.sha256, &items, SplitBy::Groups, args.seed, [256, 256])
             .context("give a --split of your own (`bidpo data split`)")?;
         split.save(&path).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -7,13 +7,14 @@ use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
-use bidpo_core::data::{ChatTemplate, PreferenceSet, Split, TemplateChoice, split};
+use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SplitBy, TemplateChoice};
 use bidpo_core::engine::{Cache, CacheType, Engine, check_model};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, SteeringVector};
 use bidpo_core::train::{
-    Backward, CheckpointPlan, Forward, HeldOut, HeldOutPairs, LearningRate, NamedPair, Objective, Precision, RunInputs,
-    Schedule, Stop, TrainConfig, Trainer, TrainingBudget, VectorCard, encode_pair,
+    Backward, CheckpointParts, CheckpointPlan, Forward, HeldOut, HeldOutFractions, HeldOutPairs, IdentitySource,
+    LearningRate, NamedPair, Objective, Parts, Precision, RecordedIdentity, RunInputs, Schedule, Stop, TrainConfig,
+    Trainer, TrainingBudget, VectorCard, checkpoint_parts, encode_pair,
 };
 use ggml_grad::files::{FileError, check_writable, display_name};
 use ggml_grad::llama::{AbortMessage, Model};
@@ -84,6 +85,11 @@ pub struct Args {
     /// Fraction of the pairs held out as test pairs, to measure the finished vector on [default: a sixth].
     #[arg(long, value_name = "FRACTION", value_parser = fraction)]
     test: Option<f64>,
+    /// Pairs that stay in one part: groups (near-duplicate prompts, or answers that are the same but for names, numbers and
+    /// one word), prompts (near-duplicate prompts) or pairs (none: the rule of bidpo 0.2.0, under which held-out pairs may
+    /// repeat training pairs).
+    #[arg(long, value_name = "RULE", default_value = "groups")]
+    split_by: SplitBy,
     /// Epochs without a lower validation loss before stopping; 0 never stops.
     #[arg(long, default_value_t = 3)]
     patience: usize,
@@ -202,16 +208,8 @@ impl Args {
         }
     }
 
-    fn split(&self, n: usize) -> anyhow::Result<Split> {
-        // Below a dozen pairs a sixth is no measurement: everything goes into training unless the user says otherwise.
-        let sixth = if n >= 12 { 1.0 / 6.0 } else { 0.0 };
-        let part = |fraction: Option<f64>| (fraction.unwrap_or(sixth) * n as f64).round() as usize;
-        let (valid, test) = (part(self.val), part(self.test));
-        ensure!(
-            valid + test < n,
-            "{valid} validation pairs (--val) and {test} test pairs (--test) of {n} leave no training pair: lower one of them"
-        );
-        Ok(split(n, self.seed, n - valid - test, valid, test)?)
+    fn held_out(&self) -> HeldOutFractions {
+        HeldOutFractions { valid: self.val, test: self.test }
     }
 }
 
@@ -279,30 +277,41 @@ struct Pairs {
     prompted: Option<Vec<NamedPair>>,
 }
 
-impl Pairs {
-    fn encode(
-        set: &PreferenceSet,
-        split: &Split,
-        model: &Model,
-        template: &ChatTemplate,
-        baseline_prompt: Option<&str>,
-    ) -> anyhow::Result<Self> {
-        // In the order of the file, so that the first bad pair of the file is the one that is reported.
-        let all =
-            set.pairs.iter().map(|p| encode_pair(p, model, template, None)).collect::<Result<Vec<NamedPair>, _>>()?;
-        let pick = |ids: &[usize]| ids.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
-        let prompted = |text| {
-            let one = |&i: &usize| encode_pair(&set.pairs[i], model, template, Some(text));
-            split.test.iter().map(one).collect::<Result<Vec<_>, _>>()
-        };
-        Ok(Self {
-            prompted: baseline_prompt.map(prompted).transpose()?,
-            train: pick(&split.train),
-            valid: pick(&split.valid),
-            test: pick(&split.test),
-        })
+/// A set in tokens, in the order of its file.
+struct EncodedSet<'a> {
+    set: &'a PreferenceSet,
+    model: &'a Model,
+    template: &'a ChatTemplate,
+    pairs: Vec<NamedPair>,
+}
+
+impl<'a> EncodedSet<'a> {
+    /// The first bad pair of the file is the one that is reported.
+    fn new(set: &'a PreferenceSet, model: &'a Model, template: &'a ChatTemplate) -> anyhow::Result<Self> {
+        let pairs = set.pairs.iter().map(|p| encode_pair(p, model, template, None)).collect::<Result<_, _>>()?;
+        Ok(Self { set, model, template, pairs })
     }
 
+    fn pick(&self, indices: &[usize]) -> Vec<NamedPair> {
+        indices.iter().map(|&i| self.pairs[i].clone()).collect()
+    }
+
+    fn parts(&self, parts: &Parts, baseline_prompt: Option<&str>) -> anyhow::Result<Pairs> {
+        let split = &parts.split;
+        let prompted = |text| {
+            let one = |&i: &usize| encode_pair(&self.set.pairs[i], self.model, self.template, Some(text));
+            split.test.iter().map(one).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Pairs {
+            prompted: baseline_prompt.map(prompted).transpose()?,
+            train: self.pick(&split.train),
+            valid: self.pick(&split.valid),
+            test: self.pick(&split.test),
+        })
+    }
+}
+
+impl Pairs {
     /// Tokens of the longest pair.
     fn longest(&self) -> usize {
         let all = [&self.train, &self.valid, &self.test].into_iter().chain(&self.prompted).flatten();
@@ -313,37 +322,45 @@ impl Pairs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let set = PreferenceSet::open(&args.data)?;
     let files = Files::new(&args, &set.name)?;
-    let split = args.split(set.len())?;
+    let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
+    let groups = PairGroups::new(&texts, args.split_by);
+    let parts = Parts::new(&groups, args.seed, args.held_out())?;
     let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
         check_model(&model, layer)?;
     }
     let template = ChatTemplate::new(&model, &args.template)?;
-    note_template_and_data(&template, &set);
+    note_template_and_data(&template, &set, &texts);
     let builtin = || PreferenceSet::builtin_baseline_prompt(&set.name);
     let baseline_prompt = args.baseline_prompt.as_deref().or_else(builtin);
-    let pairs = Pairs::encode(&set, &split, &model, &template, baseline_prompt)?;
+    let encoded = EncodedSet::new(&set, &model, &template)?;
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let config = args.config(layers);
+    let cache = open_cache(&args, &identity)?;
+    let template_sha256 = template.sha256();
+    let inputs = RunInputs {
+        model_sha256: identity.sha256.clone(),
+        template_sha256: template_sha256.clone(),
+        // Rounded activations train another vector.
+        bf16_activations: cache.is_some() && args.cache_type == CacheType::Bf16,
+    };
+    let legacy = match args.resume {
+        true => legacy_parts(&args, &files, &config, &inputs, &encoded, &parts)?,
+        false => None,
+    };
+    let split_by = if legacy.is_some() { SplitBy::Pairs } else { args.split_by };
+    if legacy.is_none() {
+        note_groups(&groups, &parts, &texts);
+    }
+    let parts = legacy.unwrap_or(parts);
+    let pairs = encoded.parts(&parts, baseline_prompt)?;
     describe(&args, &config, &model, &identity, &template, &set.name, &pairs);
     let mut engine = Engine::new(&model, &config.layers, pairs.longest(), 1, args.model.threads())?;
-    let cache = open_cache(&args, &identity)?;
-    // Rounded activations train another vector.
-    let bf16_activations = cache.is_some() && args.cache_type == CacheType::Bf16;
     engine.set_cache(cache);
     let interrupt =
         stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
-    let template_sha256 = template.sha256();
-    let plan = CheckpointPlan {
-        path: files.checkpoint.clone(),
-        resume: args.resume,
-        inputs: RunInputs {
-            model_sha256: identity.sha256.clone(),
-            template_sha256: template_sha256.clone(),
-            bf16_activations,
-        },
-    };
+    let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };
     files.announce_checkpoint(&args);
     let mut progress = Progress::new();
     let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: Some(&plan), interrupt: &interrupt };
@@ -388,6 +405,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         template: (template.name(), &template_sha256),
         data: (&set.name, &set.sha256),
         split: [pairs.train.len(), pairs.valid.len(), pairs.test.len()],
+        split_by,
         vector: &vector,
         heldout: heldout.as_ref(),
         baseline_prompt,
@@ -442,29 +460,97 @@ fn open_cache(args: &Args, identity: &ModelIdentity) -> anyhow::Result<Option<Ca
     Ok(Some(cache))
 }
 
+/// The parts of bidpo 0.2.0, where the checkpoint to resume from was made with them.
+fn legacy_parts(
+    args: &Args,
+    files: &Files,
+    config: &TrainConfig,
+    inputs: &RunInputs,
+    set: &EncodedSet<'_>,
+    current: &Parts,
+) -> anyhow::Result<Option<Parts>> {
+    let legacy = Parts::legacy(set.pairs.len(), args.seed, args.held_out())?;
+    let accepts = |parts: &Parts, recorded: &RecordedIdentity| {
+        let (train, valid) = (set.pick(&parts.split.train), set.pick(&parts.split.valid));
+        IdentitySource { config, inputs, train: &train, valid: &valid }.accepts(recorded)
+    };
+    let made_with = checkpoint_parts(&files.checkpoint, |r| accepts(current, r), |r| accepts(&legacy, r))?;
+    if made_with != CheckpointParts::Legacy {
+        return Ok(None);
+    }
+    eprintln!(
+        "note: the checkpoint was made by an older bidpo, which split pair by pair and kept repeats: the run continues with \
+         that split, and its held-out pairs may repeat training pairs"
+    );
+    Ok(Some(legacy))
+}
+
+/// Prints what the user should know about the parts.
+fn note_groups(groups: &PairGroups, parts: &Parts, texts: &[PairText]) {
+    match groups.repeated[..] {
+        [] => {}
+        [(earlier, later)] => eprintln!(
+            "note: one pair repeats an earlier one word for word and is left out: {} repeats {}",
+            texts[later].place, texts[earlier].place
+        ),
+        [(earlier, later), ..] => eprintln!(
+            "note: {} pairs repeat earlier ones word for word and are left out (the first: {} repeats {})",
+            groups.repeated.len(),
+            texts[later].place,
+            texts[earlier].place
+        ),
+    }
+    if let [(earlier, later), ..] = groups.swapped[..] {
+        eprintln!(
+            "warning: {} and {} have the same prompt with chosen and rejected swapped ({} such pair{} in all): one of them \
+             is wrong. They stay in one part of the split",
+            texts[earlier].place,
+            texts[later].place,
+            groups.swapped.len(),
+            if groups.swapped.len() == 1 { "" } else { "s" }
+        );
+    }
+    for &(first, n) in &groups.common {
+        eprintln!(
+            "note: {n} of {} pairs share an answer as in {}: these pairs are not kept in one part, so the held-out figures \
+             measure that answer on other prompts",
+            groups.n_pairs(),
+            texts[first].place
+        );
+    }
+    if groups.largest() > 1 {
+        eprintln!(
+            "note: {} pairs form {} groups of near-duplicates, none of which is cut by the split (the largest has {} pairs)",
+            groups.n_pairs(),
+            groups.groups.len(),
+            groups.largest()
+        );
+    }
+    if let Some(unheld) = parts.unheld {
+        let part = match (unheld.valid, unheld.test) {
+            (true, true) => "no pair is held out: there is neither validation nor a test",
+            (true, false) => "no pair is held out for validation: the last step's vector is kept",
+            _ => "no pair is held out for the test: nothing is measured at the end",
+        };
+        eprintln!(
+            "warning: {part}, because the groups of near-duplicates are too large ({} groups, the largest of {} pairs). Give \
+             pairs with more different prompts and answers, or see --split-by",
+            unheld.groups, unheld.largest
+        );
+    }
+}
+
 /// Prints what the user should know about template and data.
-fn note_template_and_data(template: &ChatTemplate, set: &PreferenceSet) {
+fn note_template_and_data(template: &ChatTemplate, set: &PreferenceSet, texts: &[PairText]) {
     if let Some(notice) = template.notice() {
         eprintln!("note: {notice}");
-    }
-    match set.n_duplicates() {
-        0 => {}
-        1 => eprintln!("note: one pair repeats an earlier one word for word and counts twice"),
-        n => eprintln!("note: {n} pairs repeat earlier ones word for word and count once more each"),
     }
     match set.n_empty_prompts() {
         0 => {}
         1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),
         n => eprintln!("note: the prompts of {n} pairs are empty: they train on what follows an empty question"),
     }
-    /// Every pair is compared with every other.
-    const MOST: usize = 5000;
-    if set.len() > MOST {
-        eprintln!("note: {} pairs are too many to inspect here: run `bidpo data inspect`", set.len());
-        return;
-    }
-    let triples: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
-    for warning in inspect(&triples).warnings() {
+    for warning in inspect(texts).warnings() {
         eprintln!("note: {warning} (`bidpo data inspect` shows more)");
     }
 }

@@ -1,7 +1,8 @@
 //! Facts about preference pairs to know before training on them: duplicates, balance, contradictions, what the
 //! surface gives away, overlap with evaluation sets.
 
-use super::similar::{content, near_pairs, similarity, words};
+use super::similar::{NearPairs, near_pairs, words};
+use super::truthfulqa::Question;
 use super::{PreferencePair, Prompt, permutation};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,6 +29,16 @@ impl From<&PreferencePair> for PairText {
     }
 }
 
+impl From<&Question> for PairText {
+    /// The best answer against the best incorrect one; in files without them, the first true one against the first false one.
+    fn from(q: &Question) -> Self {
+        let pair = q.binary.as_ref().map(|[a, b]| (a.text.clone(), b.text.clone()));
+        let first = |truth: bool| q.mc1.iter().find(|c| c.is_true == truth).map(|c| c.text.clone());
+        let (chosen, rejected) = pair.or_else(|| first(true).zip(first(false))).unwrap_or_default();
+        Self { place: String::new(), prompt: q.text.clone(), chosen, rejected }
+    }
+}
+
 /// A figure of the chosen and of the rejected answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balance {
@@ -49,7 +60,7 @@ pub struct Inspection {
     /// Pairs that repeat an earlier one word for word: (earlier, later).
     pub repeated: Vec<(usize, usize)>,
     /// Prompts that ask nearly the same, with their similarity.
-    pub near: Vec<(usize, usize, f64)>,
+    pub near: NearPairs,
     /// Pairs of one prompt where one pair chooses what the other rejects.
     pub contradictions: Vec<(usize, usize)>,
     /// Empty prompts.
@@ -124,15 +135,7 @@ pub fn inspect(pairs: &[PairText]) -> Inspection {
     }
     let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     pairs.iter().enumerate().for_each(|(i, p)| by_prompt.entry(p.prompt.trim()).or_default().push(i));
-    let mut contradictions = Vec::new();
-    for same in by_prompt.values() {
-        for (k, &i) in same.iter().enumerate() {
-            let clash = |&&j: &&usize| {
-                pairs[i].chosen.trim() == pairs[j].rejected.trim() || pairs[i].rejected.trim() == pairs[j].chosen.trim()
-            };
-            contradictions.extend(same[k + 1..].iter().filter(clash).map(|&j| (i, j)));
-        }
-    }
+    let contradictions = contradictions(pairs, by_prompt.values());
     let prompts: Vec<String> = pairs.iter().map(|p| p.prompt.clone()).collect();
     Inspection {
         n: pairs.len(),
@@ -143,6 +146,25 @@ pub fn inspect(pairs: &[PairText]) -> Inspection {
         balance: balance(pairs),
         surface: (pairs.len() >= 20).then(|| surface(pairs)),
     }
+}
+
+/// Pairs of one prompt, (earlier, later), where one chooses what the other rejects.
+fn contradictions<'a>(pairs: &[PairText], same_prompt: impl Iterator<Item = &'a Vec<usize>>) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for same in same_prompt.filter(|s| s.len() > 1) {
+        let mut choosing: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut rejecting: HashMap<&str, Vec<usize>> = HashMap::new();
+        for &j in same {
+            let (chosen, rejected) = (pairs[j].chosen.trim(), pairs[j].rejected.trim());
+            let earlier = rejecting.get(chosen).into_iter().chain(choosing.get(rejected)).flatten();
+            let earlier: BTreeSet<usize> = earlier.copied().collect();
+            found.extend(earlier.into_iter().map(|i| (i, j)));
+            choosing.entry(chosen).or_default().push(j);
+            rejecting.entry(rejected).or_default().push(j);
+        }
+    }
+    found.sort_unstable();
+    found
 }
 
 fn balance(pairs: &[PairText]) -> Vec<Balance> {
@@ -209,22 +231,45 @@ fn surface(pairs: &[PairText]) -> f64 {
             *ids.entry(p.prompt.trim()).or_insert(next)
         })
         .collect();
+    // Features as numbers, in each answer in the order of their names; counts over all pairs, of chosen and rejected answers.
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let numbered: Vec<[Vec<usize>; 2]> = all
+        .iter()
+        .map(|sides| {
+            [0, 1].map(|side| {
+                let sides: &[BTreeSet<String>; 2] = sides;
+                sides[side]
+                    .iter()
+                    .map(|name| {
+                        let next = names.len();
+                        *names.entry(name).or_insert(next)
+                    })
+                    .collect()
+            })
+        })
+        .collect();
+    let count = |counts: &mut [[f64; 2]], pairs: &[usize], by: f64| {
+        for &i in pairs {
+            for (side, features) in numbered[i].iter().enumerate() {
+                features.iter().for_each(|&f| counts[f][side] += by);
+            }
+        }
+    };
+    let mut counts = vec![[0.0f64; 2]; names.len()];
+    count(&mut counts, &(0..pairs.len()).collect::<Vec<_>>(), 1.0);
     let mut right = 0.0;
     for seed in 0..REPEATS {
         let order = permutation(ids.len(), seed);
-        let fold = |i: usize| order[group[i]] % FOLDS;
         for f in 0..FOLDS {
-            let mut counts: HashMap<&str, [f64; 2]> = HashMap::new();
-            for (_, sides) in all.iter().enumerate().filter(|(i, _)| fold(*i) != f) {
-                for (side, set) in sides.iter().enumerate() {
-                    set.iter().for_each(|w| counts.entry(w).or_default()[side] += 1.0);
-                }
-            }
-            let score = |set: &BTreeSet<String>| -> f64 {
-                set.iter().filter_map(|w| counts.get(w.as_str())).map(|[a, b]| ((a + 1.0) / (b + 1.0)).ln()).sum()
+            let fold: Vec<usize> = (0..pairs.len()).filter(|&i| order[group[i]] % FOLDS == f).collect();
+            // The fold's own pairs are not counted while they are told apart.
+            count(&mut counts, &fold, -1.0);
+            let score = |features: &[usize]| -> f64 {
+                let seen = features.iter().map(|&f| counts[f]).filter(|[a, b]| a + b > 0.0);
+                seen.map(|[a, b]| ((a + 1.0) / (b + 1.0)).ln()).sum()
             };
-            for (_, [chosen, rejected]) in all.iter().enumerate().filter(|(i, _)| fold(*i) == f) {
-                let (a, b) = (score(chosen), score(rejected));
+            for &i in &fold {
+                let [a, b] = [0, 1].map(|side: usize| score(&numbered[i][side]));
                 right += if a > b {
                     1.0
                 } else if a < b {
@@ -233,40 +278,17 @@ fn surface(pairs: &[PairText]) -> f64 {
                     0.5
                 };
             }
+            count(&mut counts, &fold, 1.0);
         }
     }
     right / (REPEATS as usize * pairs.len()) as f64
-}
-
-/// The nearest of `theirs` to each of `ours`, where it is at least `least` similar: (ours, theirs, similarity). Texts
-/// without a content word ("Who are you?") are near those with the same words only.
-pub fn overlap(ours: &[String], theirs: &[String], least: f64) -> Vec<(usize, usize, f64)> {
-    let sets: Vec<BTreeSet<String>> = theirs.iter().map(|t| content(t)).collect();
-    let mut bare: HashMap<Vec<String>, usize> = HashMap::new();
-    for (j, text) in theirs.iter().enumerate().filter(|(j, _)| sets[*j].is_empty()) {
-        bare.entry(words(text)).or_insert(j);
-    }
-    // An empty prompt repeats no question.
-    bare.remove::<[String]>(&[]);
-    let mut out = Vec::new();
-    for (i, text) in ours.iter().enumerate() {
-        let own = content(text);
-        if own.is_empty() {
-            out.extend(bare.get(&words(text)).map(|&j| (i, j, 1.0)));
-            continue;
-        }
-        let nearest = sets.iter().enumerate().map(|(j, s)| (j, similarity(&own, s))).max_by(|a, b| a.1.total_cmp(&b.1));
-        if let Some((j, s)) = nearest.filter(|n| n.1 >= least) {
-            out.push((i, j, s));
-        }
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::PreferenceSet;
+    use crate::data::similar::nearest;
 
     fn triple(prompt: &str, chosen: &str, rejected: &str) -> PairText {
         PairText { place: String::new(), prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() }
@@ -285,13 +307,35 @@ mod tests {
         assert_eq!((i.repeated.as_slice(), i.empty_prompts, i.surface), (&[(0, 1)][..], 1, None));
         assert_eq!(i.contradictions, [(0, 2), (1, 2)]);
         assert!(i.warnings()[0].starts_with("2 times one pair chooses"), "{:?}", i.warnings());
-        assert!(i.near.iter().any(|n| (n.0, n.1) == (0, 3)), "{:?}", i.near);
+        assert!(i.near.listed.iter().any(|n| (n.0, n.1) == (0, 3)), "{:?}", i.near);
         let ours = ["Glass: liquid?".to_owned(), "Who are you?".to_owned()];
-        assert_eq!(overlap(&ours, &[pairs[0].prompt.clone()], 0.6).len(), 1);
+        assert_eq!(nearest(&ours, &[pairs[0].prompt.clone()], 0.6).len(), 1);
         // No content word in it, and yet the same question.
         let theirs = ["", "Are you who?", "who are you"].map(str::to_owned);
-        assert_eq!(overlap(&ours, &theirs, 0.6), [(1, 2, 1.0)]);
-        assert!(overlap(&["".to_owned()], &theirs, 0.6).is_empty());
+        assert_eq!(nearest(&ours, &theirs, 0.6), [(1, 2, 1.0)]);
+        assert!(nearest(&["".to_owned()], &theirs, 0.6).is_empty());
+    }
+
+    /// 10,000 pairs in seconds, also where all prompts are of one kind, or one prompt.
+    #[test]
+    fn ten_thousand_pairs_take_seconds() {
+        for prompt in [
+            (|i| format!("question{i} about topic{}", i % 700)) as fn(usize) -> String,
+            |i| format!("Please write a short poem about topic{i}"),
+            |_| "One prompt".to_owned(),
+        ] {
+            let pairs: Vec<PairText> = (0..10_000)
+                .map(|i| {
+                    triple(&prompt(i), &format!("It is thing{i} and other things{}", i % 90), &format!("No, it is {i}"))
+                })
+                .collect();
+            let started = std::time::Instant::now();
+            let found = inspect(&pairs);
+            let groups = crate::data::PairGroups::new(&pairs, crate::data::SplitBy::Groups);
+            let seconds = started.elapsed().as_secs_f64();
+            assert!(seconds < 60.0, "{seconds} s for {}", pairs[0].prompt);
+            assert!(found.near.listed.len() <= NearPairs::MOST && groups.n_pairs() == 10_000);
+        }
     }
 
     #[test]

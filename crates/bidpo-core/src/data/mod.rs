@@ -2,6 +2,7 @@
 
 mod builtin;
 pub mod choice;
+mod groups;
 pub mod inspect;
 mod message;
 pub mod mmlu;
@@ -13,9 +14,10 @@ mod template;
 mod text_file;
 pub mod truthfulqa;
 
+pub use groups::{PairGroups, SplitBy};
 pub use message::{Message, Prompt};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError};
-pub use split::{Split, SplitError, permutation, split};
+pub use split::{Split, SplitError, permutation, split, split_groups};
 pub use split_file::{Part, SplitFile, SplitFileError};
 pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
 pub use text_file::LineError;

@@ -119,7 +119,8 @@ impl PreferenceSet {
         self.pairs.iter().filter(|p| matches!(&p.prompt, Prompt::Text(t) if t.trim().is_empty())).count()
     }
 
-    /// Number of pairs that repeat an earlier one word for word. They are kept: a repeated pair counts twice in training.
+    /// Number of pairs that repeat an earlier one word for word. They are kept here; a split leaves them out
+    /// ([`super::PairGroups`]).
     pub fn n_duplicates(&self) -> usize {
         let mut seen = HashSet::new();
         self.pairs.iter().filter(|p| !seen.insert((&p.prompt, &p.chosen, &p.rejected))).count()

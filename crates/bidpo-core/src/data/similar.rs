@@ -1,6 +1,8 @@
 //! Texts that ask the same thing in other words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 /// Words that carry no content of a question.
 const STOP: &str = " a an and any are as at be been by can could did do does for from had has have how i if in is it its me \
@@ -30,65 +32,226 @@ pub fn similarity(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
     shared as f64 / (a.len() + b.len() - shared).max(1) as f64
 }
 
-/// Pairs `(i, j)`, i before j, of texts with a similarity of at least `least` (above 0), and that similarity. Texts with
-/// the same words are pairs too, content or not.
-pub fn near_pairs(texts: &[String], least: f64) -> Vec<(usize, usize, f64)> {
-    let sets: Vec<BTreeSet<String>> = texts.iter().map(|t| content(t)).collect();
-    let mut by_word: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (i, set) in sets.iter().enumerate() {
-        set.iter().for_each(|w| by_word.entry(w).or_default().push(i));
+/// Near-duplicates among some texts.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NearPairs {
+    /// `(i, j, similarity)` with i before j, in ascending order. A text with the content words of an earlier one is listed
+    /// with the first such text only. At most [`NearPairs::MOST`] are listed.
+    pub listed: Vec<(usize, usize, f64)>,
+    /// All of them.
+    pub count: usize,
+}
+
+impl NearPairs {
+    /// Pairs that are listed, at most.
+    pub const MOST: usize = 100_000;
+}
+
+/// Texts with a similarity of at least `least` (above 0). Texts with the same words are pairs too, content or not.
+pub fn near_pairs(texts: &[String], least: f64) -> NearPairs {
+    let mut found = NearPairs::default();
+    Join::of(texts).near(least, &mut |i, j, s| {
+        found.count += 1;
+        if found.listed.len() < NearPairs::MOST {
+            found.listed.push((i, j, s));
+        }
+    });
+    found.listed.sort_by_key(|p| (p.0, p.1));
+    found
+}
+
+/// The nearest of `theirs` to each of `ours`, where it is at least `least` similar: (ours, theirs, similarity). Of equally
+/// near ones the last. Texts without a content word ("Who are you?") are near those with the same words only, and a text
+/// without a word is near none.
+pub fn nearest(ours: &[String], theirs: &[String], least: f64) -> Vec<(usize, usize, f64)> {
+    let all: Vec<String> = theirs.iter().chain(ours).cloned().collect();
+    let join = Join::of(&all);
+    let index = join.index(0..theirs.len(), least);
+    let mut stamp = vec![usize::MAX; all.len()];
+    let mut bare: HashMap<Vec<String>, usize> = HashMap::new();
+    for (j, text) in theirs.iter().enumerate().filter(|(j, _)| join.sets[*j].is_empty()) {
+        bare.entry(words(text)).or_insert(j);
     }
-    let mut pairs = Vec::new();
-    for (i, set) in sets.iter().enumerate() {
-        let candidates: BTreeSet<usize> =
-            set.iter().filter_map(|w| by_word.get(w.as_str())).flatten().copied().filter(|&j| j > i).collect();
-        for j in candidates {
-            let s = similarity(set, &sets[j]);
-            if s >= least {
-                pairs.push((i, j, s));
+    bare.remove::<[String]>(&[]);
+    let mut out = Vec::new();
+    for (i, text) in ours.iter().enumerate() {
+        let at = theirs.len() + i;
+        if join.sets[at].is_empty() {
+            out.extend(bare.get(&words(text)).map(|&j| (i, j, 1.0)));
+            continue;
+        }
+        let mut best: Option<(usize, f64)> = None;
+        join.candidates(at, &index, least, &mut stamp, &mut |j| {
+            let s = jaccard(&join.sets[at], &join.sets[j]);
+            if s >= least && best.is_none_or(|(b, of_best)| s > of_best || (s == of_best && j > b)) {
+                best = Some((j, s));
+            }
+        });
+        out.extend(best.map(|(j, s)| (i, j, s)));
+    }
+    out
+}
+
+/// Texts as sets of content words, each word a number: the rarer the word, the lower.
+struct Join {
+    /// Content words of each text, rarest first.
+    sets: Vec<Vec<u32>>,
+    /// First text with the same words, where one is before it and it has no content word.
+    bare_twins: Vec<(usize, usize)>,
+}
+
+/// Texts by the words of their prefixes.
+type PrefixIndex = HashMap<u32, Vec<usize>>;
+
+impl Join {
+    fn of(texts: &[String]) -> Self {
+        let contents: Vec<BTreeSet<String>> = texts.iter().map(|t| content(t)).collect();
+        let mut frequency: BTreeMap<&str, usize> = BTreeMap::new();
+        contents.iter().flatten().for_each(|w| *frequency.entry(w).or_default() += 1);
+        let mut by_rarity: Vec<(usize, &str)> = frequency.into_iter().map(|(w, n)| (n, w)).collect();
+        by_rarity.sort_unstable();
+        let rank: HashMap<&str, u32> = by_rarity.iter().zip(0..).map(|(&(_, w), i)| (w, i)).collect();
+        let set = |content: &BTreeSet<String>| {
+            let mut set: Vec<u32> = content.iter().map(|w| rank[w.as_str()]).collect();
+            set.sort_unstable();
+            set
+        };
+        let sets: Vec<Vec<u32>> = contents.iter().map(set).collect();
+        let mut firsts: HashMap<Vec<String>, usize> = HashMap::new();
+        let mut bare_twins = Vec::new();
+        for i in (0..texts.len()).filter(|&i| sets[i].is_empty()) {
+            match firsts.entry(words(&texts[i])) {
+                Entry::Occupied(e) => bare_twins.push((*e.get(), i)),
+                Entry::Vacant(e) => {
+                    e.insert(i);
+                }
+            }
+        }
+        Self { sets, bare_twins }
+    }
+
+    /// Words of a set by which every set with a similarity of at least `least` can be found: two such sets share at least
+    /// `least` of the words of each, so they share one of the rarest n - ceil(least n) + 1 (Chaudhuri, Ganti and Kaushik
+    /// 2006, ICDE; Bayardo, Ma and Srikant 2007, WWW).
+    fn prefix(&self, i: usize, least: f64) -> &[u32] {
+        let set = &self.sets[i];
+        // Rounding must not shorten a prefix.
+        let shared = (least * set.len() as f64 - 1e-9).ceil().max(1.0) as usize;
+        &set[..(set.len() + 1).saturating_sub(shared).min(set.len())]
+    }
+
+    fn index(&self, range: Range<usize>, least: f64) -> PrefixIndex {
+        let mut index = PrefixIndex::new();
+        for i in range {
+            self.prefix(i, least).iter().for_each(|&w| index.entry(w).or_default().push(i));
+        }
+        index
+    }
+
+    /// Calls `found` once for each indexed set that shares a prefix word with set `i` and has a size that allows the
+    /// similarity. `stamp` has a number for each set that no set stands for.
+    fn candidates(&self, i: usize, index: &PrefixIndex, least: f64, stamp: &mut [usize], found: &mut dyn FnMut(usize)) {
+        let n = self.sets[i].len() as f64;
+        for &j in self.prefix(i, least).iter().filter_map(|w| index.get(w)).flatten() {
+            let m = self.sets[j].len() as f64;
+            if stamp[j] != i && n.min(m) >= least * n.max(m) - 1e-9 {
+                stamp[j] = i;
+                found(j);
             }
         }
     }
-    // Texts without a content word meet nowhere above.
-    let mut same: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    for i in (0..texts.len()).filter(|&i| sets[i].is_empty()) {
-        if let Some(&first) = same.get(&words(&texts[i])) {
-            pairs.push((first, i, 1.0));
-        } else {
-            same.insert(words(&texts[i]), i);
+
+    /// Calls `found` with each near pair (i, j, similarity), i before j.
+    fn near(&self, least: f64, found: &mut dyn FnMut(usize, usize, f64)) {
+        self.bare_twins.iter().for_each(|&(i, j)| found(i, j, 1.0));
+        // Equal sets are compared with others once.
+        let mut firsts: HashMap<&[u32], usize> = HashMap::new();
+        let mut index = PrefixIndex::new();
+        let mut stamp = vec![usize::MAX; self.sets.len()];
+        for (i, set) in self.sets.iter().enumerate().filter(|(_, set)| !set.is_empty()) {
+            match firsts.entry(set) {
+                Entry::Occupied(e) => {
+                    found(*e.get(), i, 1.0);
+                    continue;
+                }
+                Entry::Vacant(e) => {
+                    e.insert(i);
+                }
+            }
+            self.candidates(i, &index, least, &mut stamp, &mut |j| {
+                let s = jaccard(set, &self.sets[j]);
+                if s >= least {
+                    found(j, i, s);
+                }
+            });
+            self.prefix(i, least).iter().for_each(|&w| index.entry(w).or_default().push(i));
         }
     }
-    pairs.sort_by_key(|p| (p.0, p.1));
-    pairs
+}
+
+/// Jaccard similarity of two ascending lists.
+fn jaccard(a: &[u32], b: &[u32]) -> f64 {
+    let (mut i, mut j, mut shared) = (0, 0, 0usize);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        shared += usize::from(x == y);
+        (i, j) = (i + usize::from(x <= y), j + usize::from(y <= x));
+    }
+    shared as f64 / (a.len() + b.len() - shared).max(1) as f64
+}
+
+/// Joins items into groups.
+#[derive(Debug, Clone)]
+pub(super) struct UnionFind {
+    parent: Vec<usize>,
+}
+
+impl UnionFind {
+    pub(super) fn new(n: usize) -> Self {
+        Self { parent: (0..n).collect() }
+    }
+
+    pub(super) fn root(&mut self, mut i: usize) -> usize {
+        while self.parent[i] != i {
+            self.parent[i] = self.parent[self.parent[i]];
+            i = self.parent[i];
+        }
+        i
+    }
+
+    pub(super) fn join(&mut self, i: usize, j: usize) {
+        let (a, b) = (self.root(i), self.root(j));
+        // The smaller number is the root: groups are named by their first item.
+        self.parent[a.max(b)] = a.min(b);
+    }
+
+    /// The groups, ascending by their first items.
+    pub(super) fn groups(mut self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for i in 0..self.parent.len() {
+            groups.entry(self.root(i)).or_default().push(i);
+        }
+        groups.into_values().collect()
+    }
+}
+
+/// Joins near-duplicate texts.
+pub(super) fn join_near(texts: &[String], least: f64, groups: &mut UnionFind) {
+    Join::of(texts).near(least, &mut |i, j, _| groups.join(i, j));
 }
 
 /// Groups of texts such that no two groups hold near-duplicates of each other: the connected components of
 /// [`near_pairs`]. Ascending, by their first texts.
 pub fn groups(texts: &[String], least: f64) -> Vec<Vec<usize>> {
-    let mut parent: Vec<usize> = (0..texts.len()).collect();
-    fn root(parent: &mut [usize], mut i: usize) -> usize {
-        while parent[i] != i {
-            parent[i] = parent[parent[i]];
-            i = parent[i];
-        }
-        i
-    }
-    for (i, j, _) in near_pairs(texts, least) {
-        let (a, b) = (root(&mut parent, i), root(&mut parent, j));
-        // The smaller number is the root: groups are named by their first text.
-        let (low, high) = (a.min(b), a.max(b));
-        parent[high] = low;
-    }
-    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for i in 0..texts.len() {
-        groups.entry(root(&mut parent, i)).or_default().push(i);
-    }
-    groups.into_values().collect()
+    let mut groups = UnionFind::new(texts.len());
+    join_near(texts, least, &mut groups);
+    groups.groups()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     fn texts(list: &[&str]) -> Vec<String> {
         list.iter().map(|t| (*t).to_owned()).collect()
@@ -105,7 +268,7 @@ mod tests {
             "Is it who?",
         ]);
         assert!(similarity(&content(&t[0]), &content(&t[2])) >= NEAR);
-        assert_eq!(near_pairs(&t, NEAR).iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), [(0, 2), (3, 4)]);
+        assert_eq!(near_pairs(&t, NEAR).listed.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), [(0, 2), (3, 4)]);
         assert_eq!(groups(&t, NEAR), [vec![0, 2], vec![1], vec![3, 4], vec![5]]);
     }
 
@@ -115,5 +278,46 @@ mod tests {
         let t = texts(&["alpha beta gamma", "beta gamma delta", "gamma delta omega"]);
         assert!(similarity(&content(&t[0]), &content(&t[2])) < 0.5);
         assert_eq!(groups(&t, 0.5), [vec![0, 1, 2]]);
+    }
+
+    /// The prefix filter loses no pair: the same as comparing each with each, on texts of few words, many of them alike.
+    #[test]
+    fn the_join_equals_comparing_all() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for round in 0..60 {
+            let n = 40;
+            let vocabulary = [6, 12, 40][round % 3];
+            let texts: Vec<String> = (0..n)
+                .map(|_| {
+                    let n_words = rng.random_range(0..9);
+                    (0..n_words).map(|_| format!("word{} ", rng.random_range(0..vocabulary))).collect()
+                })
+                .collect();
+            let sets: Vec<BTreeSet<String>> = texts.iter().map(|t| content(t)).collect();
+            for least in [0.3, 0.5, NEAR, 0.75, 1.0] {
+                let mut expected = UnionFind::new(n);
+                let mut pairs = BTreeSet::new();
+                for i in 0..n {
+                    for j in i + 1..n {
+                        if sets[i] == sets[j] || similarity(&sets[i], &sets[j]) >= least {
+                            expected.join(i, j);
+                            pairs.insert((i, j));
+                        }
+                    }
+                }
+                let expected = expected.groups();
+                assert_eq!(groups(&texts, least), expected, "{texts:?}");
+                // Repeats of a set are listed with its first text only; each pair that is listed is one.
+                let near = near_pairs(&texts, least);
+                assert!(near.listed.iter().all(|p| pairs.contains(&(p.0, p.1))) && near.count == near.listed.len());
+                let (ours, theirs) = texts.split_at(n / 2);
+                for (i, own) in sets[..n / 2].iter().enumerate().filter(|(_, own)| !own.is_empty()) {
+                    let best = sets[n / 2..].iter().map(|s| similarity(own, s)).enumerate();
+                    let best = best.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|b| b.1 >= least);
+                    let found = nearest(ours, theirs, least).into_iter().find(|f| f.0 == i).map(|f| (f.1, f.2));
+                    assert_eq!(found, best, "{:?}", ours[i]);
+                }
+            }
+        }
     }
 }

@@ -50,6 +50,31 @@ pub fn split(n: usize, seed: u64, n_train: usize, n_valid: usize, n_test: usize)
     })
 }
 
+/// Splits groups of items by `seed`: no group is cut. Training takes groups from the front of one random order until it has
+/// `n_train` items, validation the next `n_valid`, the rest is for the test. A group that would exceed a part's number goes to
+/// the test part, or to validation where that would be short without it, so training and validation never have more items than
+/// asked for. Groups of one item each give the lists of [`split`].
+pub fn split_groups(groups: &[Vec<usize>], seed: u64, n_train: usize, n_valid: usize) -> Split {
+    let (mut train, mut valid, mut test) = (Vec::new(), Vec::new(), Vec::new());
+    let mut left: Vec<&Vec<usize>> = Vec::new();
+    for g in permutation(groups.len(), seed) {
+        let group = &groups[g];
+        if train.len() + group.len() <= n_train {
+            train.extend(group);
+        } else if train.len() == n_train && valid.len() + group.len() <= n_valid {
+            valid.extend(group);
+        } else {
+            left.push(group);
+        }
+    }
+    // Training that never is exactly full leaves nothing for validation above.
+    for group in left {
+        let part = if valid.len() + group.len() <= n_valid { &mut valid } else { &mut test };
+        part.extend(group);
+    }
+    Split { train, valid, test }
+}
+
 /// The numbers below `n` in an order drawn from ChaCha8 with `seed`: Fisher-Yates (Knuth, TAOCP vol. 2, algorithm 3.4.2 P)
 /// with draws by rejection. Written out because the order belongs to a vector's provenance and must not change with a
 /// version of a library.
@@ -87,6 +112,36 @@ mod tests {
         }
         assert_ne!(split(192, 1, 128, 32, 32).unwrap(), big);
         assert_eq!(split(192, 0, 128, 32, 32).unwrap(), big);
+    }
+
+    /// Random groups, random numbers: every item is in one part, every group in one part, no part has more than it may, and
+    /// single items are split as [`split`] splits them.
+    #[test]
+    fn no_group_is_ever_cut() {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        for round in 0..500u64 {
+            let n = 1 + (rng.next_u64() % 60) as usize;
+            let most = 1 + rng.next_u64() % 8;
+            let mut groups: Vec<Vec<usize>> = Vec::new();
+            for i in 0..n {
+                match groups.last_mut() {
+                    Some(g) if (g.len() as u64) < 1 + rng.next_u64() % most => g.push(i),
+                    _ => groups.push(vec![i]),
+                }
+            }
+            let n_train = (rng.next_u64() % (n as u64 + 1)) as usize;
+            let n_valid = (rng.next_u64() % (n as u64 - n_train as u64 + 1)) as usize;
+            let s = split_groups(&groups, round, n_train, n_valid);
+            let mut all: Vec<usize> = s.train.iter().chain(&s.valid).chain(&s.test).copied().collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..n).collect::<Vec<_>>());
+            assert!(s.train.len() <= n_train && s.valid.len() <= n_valid, "{s:?}");
+            let part = |i: &usize| [&s.train, &s.valid, &s.test].iter().position(|p| p.contains(i));
+            assert!(groups.iter().all(|g| g.iter().all(|i| part(i) == part(&g[0]))), "{groups:?} as {s:?}");
+            let single: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
+            let by_one = split_groups(&single, round, n_train, n_valid);
+            assert_eq!(by_one, split(n, round, n_train, n_valid, n - n_train - n_valid).unwrap());
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A split that is written down: which items to train on, to choose by, to report on.
 
-use super::{permutation, similar};
+use super::groups::{PairGroups, SplitBy};
+use super::inspect::PairText;
+use super::{Split, split_groups};
 use ggml_grad::files::{FileError, display_name};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,9 @@ pub struct SplitFile {
     pub items: usize,
     /// Seed of the order.
     pub seed: u64,
+    /// What made the groups. Files of bidpo 0.2.0 and before do not say; theirs were made by prompts.
+    #[serde(default = "by_prompts")]
+    pub by: SplitBy,
     /// Groups of near-duplicates with more than one item: none of them is cut.
     pub groups: Vec<Vec<usize>>,
     /// Training items: indices into the data, from 0. The first k of them are the smaller training set of k: larger ones contain
@@ -27,6 +32,10 @@ pub struct SplitFile {
     pub valid: Vec<usize>,
     /// Test items.
     pub test: Vec<usize>,
+}
+
+fn by_prompts() -> SplitBy {
+    SplitBy::Prompts
 }
 
 /// An invalid split, or one that cannot be made.
@@ -87,10 +96,8 @@ pub enum Part {
 }
 
 impl SplitFile {
-    /// Splits the items of a file by their texts: groups of near-duplicates ([`similar::groups`]) in an order drawn by
-    /// `seed`; training takes groups from the front until it has `n_train` items, validation the next `n_valid`, the rest
-    /// is for the test. A group that would exceed a part's number goes to the test part, or to validation where that would
-    /// be short without it. Where groups cannot make up a number exactly, a part is short by a few items.
+    /// Splits the items of a file by their groups ([`PairGroups`]) with [`split_groups`]. Where groups cannot make up a
+    /// number exactly, a part is short by a few items.
     ///
     /// # Errors
     /// [`SplitFileError::TooFew`]; [`SplitFileError::Groups`] for a part that would be empty, or short by more
@@ -98,52 +105,45 @@ impl SplitFile {
     pub fn new(
         data: &Path,
         data_sha256: &str,
-        texts: &[String],
+        items: &[PairText],
+        by: SplitBy,
         seed: u64,
-        n_train: usize,
-        n_valid: usize,
+        [n_train, n_valid]: [usize; 2],
     ) -> Result<Self, SplitFileError> {
-        let items = texts.len();
-        let n = n_train.saturating_add(n_valid);
-        if n >= items {
-            return Err(SplitFileError::TooFew { items, n });
-        }
-        let groups = similar::groups(texts, similar::NEAR);
-        let (mut train, mut valid, mut test) = (Vec::new(), Vec::new(), Vec::new());
-        let mut left: Vec<&Vec<usize>> = Vec::new();
-        for g in permutation(groups.len(), seed) {
-            let group = &groups[g];
-            if train.len() + group.len() <= n_train {
-                train.extend(group);
-            } else if train.len() == n_train && valid.len() + group.len() <= n_valid {
-                valid.extend(group);
-            } else {
-                left.push(group);
+        let mut found = PairGroups::new(items, by);
+        // Here a repeat is an item like others: it stays with the earlier one.
+        let of = found.group_of(items.len());
+        for &(earlier, later) in &found.repeated {
+            if let Some(group) = of[earlier] {
+                found.groups[group].push(later);
             }
         }
-        // Training that never is exactly full leaves nothing for validation above.
-        for group in left {
-            let part = if valid.len() + group.len() <= n_valid { &mut valid } else { &mut test };
-            part.extend(group);
+        found.groups.iter_mut().for_each(|g| g.sort_unstable());
+        let n_items = items.len();
+        let n = n_train.saturating_add(n_valid);
+        if n >= n_items {
+            return Err(SplitFileError::TooFew { items: n_items, n });
         }
+        let Split { train, valid, mut test } = split_groups(&found.groups, seed, n_train, n_valid);
         test.sort_unstable();
-        let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+        let largest = found.largest();
         for (part, asked, got) in [("train on", n_train, train.len()), ("choose by", n_valid, valid.len())] {
             let short = asked - got;
             if (got == 0 && asked > 0) || short > SHORT.max(asked / 10) {
-                return Err(SplitFileError::Groups { part, asked, got, largest, items });
+                return Err(SplitFileError::Groups { part, asked, got, largest, items: n_items });
             }
         }
         if test.is_empty() {
-            return Err(SplitFileError::TooFew { items, n });
+            return Err(SplitFileError::TooFew { items: n_items, n });
         }
         Ok(Self {
             bidpo_split: 1,
             data: display_name(data),
             data_sha256: data_sha256.to_owned(),
-            items,
+            items: n_items,
             seed,
-            groups: groups.into_iter().filter(|g| g.len() > 1).collect(),
+            by,
+            groups: found.groups.into_iter().filter(|g| g.len() > 1).collect(),
             train,
             valid,
             test,
@@ -205,6 +205,16 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    fn items(texts: &[String]) -> Vec<PairText> {
+        let item = |prompt: &String| PairText {
+            place: String::new(),
+            prompt: prompt.clone(),
+            chosen: String::new(),
+            rejected: String::new(),
+        };
+        texts.iter().map(item).collect()
+    }
+
     fn texts() -> Vec<String> {
         // Every tenth question has a near-duplicate of its neighbour.
         (0..200)
@@ -215,7 +225,8 @@ mod tests {
     }
 
     fn split(seed: u64, train: usize, valid: usize) -> SplitFile {
-        SplitFile::new(Path::new("d/x.csv"), "hash", &texts(), seed, train, valid).unwrap()
+        let items = items(&texts());
+        SplitFile::new(Path::new("d/x.csv"), "hash", &items, SplitBy::Groups, seed, [train, valid]).unwrap()
     }
 
     #[test]
@@ -233,16 +244,17 @@ mod tests {
         // Larger training sets go on where smaller ones end, but for a group that did not fit.
         let small = split(3, 16, 32);
         assert!(small.train.iter().filter(|i| !s.train.contains(i)).count() <= 1, "{:?}", small.train);
-        assert!(
-            SplitFile::new(Path::new("x"), "h", &texts(), 0, 150, 50).unwrap_err().to_string().contains("leave none")
-        );
+        let all = SplitFile::new(Path::new("x"), "h", &items(&texts()), SplitBy::Groups, 0, [150, 50]);
+        assert!(all.unwrap_err().to_string().contains("leave none"));
     }
 
     #[test]
     fn groups_that_do_not_make_up_a_number() {
         // Pairs only, and an odd number to train on: never full, and validation gets its items all the same.
         let pairs: Vec<String> = (0..100).map(|i| format!("topic{0} matter{0}", i / 2)).collect();
-        let of = |texts: &[String], train, valid| SplitFile::new(Path::new("x"), "h", texts, 0, train, valid);
+        let of = |texts: &[String], train, valid| {
+            SplitFile::new(Path::new("x"), "h", &items(texts), SplitBy::Prompts, 0, [train, valid])
+        };
         let s = of(&pairs, 31, 21).unwrap();
         assert_eq!((s.train.len(), s.valid.len(), s.test.len()), (30, 20, 50));
         assert!(of(&pairs, 1, 20).unwrap_err().to_string().contains("1 items to train on were asked for"));
@@ -261,6 +273,10 @@ mod tests {
         let s = split(0, 64, 32);
         s.save(&path).unwrap();
         assert_eq!(SplitFile::load(&path, "hash").unwrap(), s);
+        // A file of 0.2.0 does not say what made its groups.
+        let old = std::fs::read_to_string(&path).unwrap().replace("\"by\":\"groups\",", "");
+        std::fs::write(&path, old).unwrap();
+        assert_eq!(SplitFile::load(&path, "hash").unwrap(), SplitFile { by: SplitBy::Prompts, ..s.clone() });
         let error = |p: &Path, hash: &str| SplitFile::load(p, hash).unwrap_err().to_string();
         assert!(error(&path, "other").contains("SHA-256 hash"));
         let mut twice = s.clone();

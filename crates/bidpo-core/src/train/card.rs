@@ -6,6 +6,7 @@ use super::events::Stop;
 use super::heldout::HeldOut;
 use super::summary::LayerStats;
 use super::trainer::Trained;
+use crate::data::SplitBy;
 use crate::engine::CacheType;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
@@ -27,6 +28,8 @@ pub struct VectorCard<'a> {
     pub data: (&'a str, &'a str),
     /// Numbers of training, validation and test pairs.
     pub split: [usize; 3],
+    /// The pairs that stayed in one part.
+    pub split_by: SplitBy,
     /// The vector as it is written (renormalised where that was asked for).
     pub vector: &'a [f32],
     /// Measurements on the test pairs, if there are any.
@@ -117,6 +120,7 @@ impl VectorCard<'_> {
         p.set_int("pairs_train", self.split[0] as i64);
         p.set_int("pairs_valid", self.split[1] as i64);
         p.set_int("pairs_test", self.split[2] as i64);
+        p.set_str("split_by", self.split_by.name());
         p.set_int("seed", c.seed as i64);
         p.set_str("version", env!("CARGO_PKG_VERSION"));
         if let Some(h) = self.heldout {
@@ -197,6 +201,7 @@ impl VectorCard<'_> {
             "stop": stop_word(&self.trained.stop),
             "data": { "name": self.data.0, "sha256": short(self.data.1) },
             "pairs": { "train": self.split[0], "valid": self.split[1], "test": self.split[2] },
+            "split": self.split_by.words(),
             "seed": c.seed,
             "template": self.template.0,
             "norm": format!("{:.3}", self.norm()),

@@ -133,6 +133,16 @@ impl Checkpoint {
         ggml_grad::files::write_atomically(path, &file).map_err(fail)
     }
 
+    /// Reads the identity of the run that wrote a checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`], [`CheckpointError::Damaged`].
+    pub fn identity(path: &Path) -> Result<RecordedIdentity, CheckpointError> {
+        let file =
+            std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.display().to_string(), source })?;
+        Ok(state_of(&file, path)?.identity)
+    }
+
     /// Reads a checkpoint and checks that it belongs to this run, whose vector has `n` components.
     ///
     /// # Errors
@@ -141,10 +151,7 @@ impl Checkpoint {
         let name = || path.display().to_string();
         let damaged = |reason: String| CheckpointError::Damaged { path: name(), reason };
         let file = std::fs::read(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
-        let (_, meta) = SafeTensors::read_metadata(&file).map_err(|e| damaged(e.to_string()))?;
-        let state =
-            meta.metadata().as_ref().and_then(|m| m.get("state")).ok_or_else(|| damaged("no state in it".into()))?;
-        let state: State = serde_json::from_str(state).map_err(|e| damaged(e.to_string()))?;
+        let state = state_of(&file, path)?;
         if !source.accepts(&state.identity) {
             return Err(CheckpointError::OtherRun { path: name() });
         }
@@ -158,6 +165,15 @@ impl Checkpoint {
         };
         Ok(Self { v: read("v")?, m: read("m")?, s: read("s")?, best: read("best")?, good: read("good")?, state })
     }
+}
+
+/// The state in a checkpoint file.
+fn state_of(file: &[u8], path: &Path) -> Result<State, CheckpointError> {
+    let damaged = |reason: String| CheckpointError::Damaged { path: path.display().to_string(), reason };
+    let (_, meta) = SafeTensors::read_metadata(file).map_err(|e| damaged(e.to_string()))?;
+    let state =
+        meta.metadata().as_ref().and_then(|m| m.get("state")).ok_or_else(|| damaged("no state in it".into()))?;
+    serde_json::from_str(state).map_err(|e| damaged(e.to_string()))
 }
 
 #[cfg(test)]
