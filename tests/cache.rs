@@ -145,7 +145,8 @@ fn a_cache_that_holds_other_numbers_is_not_used() {
         let mut engine = Engine::new(&model, &[1], longest, 1, 1).unwrap();
         if cache {
             // The mistake: two models, one name.
-            engine.set_cache(Some(Cache::open(&dir.path().join("cache"), CacheType::F32, "one model").unwrap()));
+            engine =
+                engine.with_cache(Some(Cache::open(&dir.path().join("cache"), CacheType::F32, "one model").unwrap()));
         }
         let config = TrainConfig { budget: TrainingBudget::Steps(2), ..TrainConfig::new(Layers::one(1)) };
         let mut notices = Vec::new();

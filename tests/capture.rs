@@ -86,7 +86,7 @@ fn the_residual_stream_is_that_of_a_plain_decode() {
             for max_tokens in [pair.n_tokens(), 400] {
                 let mut engine = Engine::new(&model, &[layer], max_tokens, 1, 1).unwrap();
                 for _ in 0..2 {
-                    let example = engine.capture(&[&pair]).unwrap();
+                    let example = engine.trace(&pair).unwrap();
                     assert!(!reader.rows.is_empty() && example.residual() == reader.rows, "layer {layer}");
                 }
             }
@@ -102,10 +102,10 @@ fn the_reference_is_the_policy_without_a_vector() {
         let refs: Vec<&TokenizedPair> = pairs.iter().collect();
         let n = pairs.iter().map(TokenizedPair::n_tokens).sum();
         let mut engine = Engine::new(&model, &[2, middle_layer(&model)], n, pairs.len(), 1).unwrap();
-        let example = engine.capture(&refs).unwrap();
+        let example = engine.trace_batch(&refs).unwrap();
         let zeros = vec![0.0; engine.n_params()];
         for want_grads in [false, true] {
-            assert_eq!(engine.run(&example, &zeros, want_grads).unwrap().logp, example.reference);
+            assert_eq!(engine.run(&example, &zeros, want_grads).unwrap().logp, example.references());
         }
     }
 }
@@ -194,7 +194,7 @@ fn cost_of_a_capture() {
                 times[slot] += start.elapsed();
             }
             let start = Instant::now();
-            let example = engine.capture(&[pair]).unwrap();
+            let example = engine.trace(pair).unwrap();
             times[2] += start.elapsed();
             let start = Instant::now();
             engine.run(&example, &zeros, false).unwrap();
@@ -202,17 +202,17 @@ fn cost_of_a_capture() {
             let start = Instant::now();
             engine.run(&example, &zeros, true).unwrap();
             times[4] += start.elapsed();
-            engine.set_cache(Some(Cache::open(folder.path(), CacheType::F32, "").unwrap()));
-            engine.capture(&[pair]).unwrap();
+            engine = engine.with_cache(Some(Cache::open(folder.path(), CacheType::F32, "").unwrap()));
+            engine.trace(pair).unwrap();
             let start = Instant::now();
-            engine.capture(&[pair]).unwrap();
+            engine.trace(pair).unwrap();
             times[5] += start.elapsed();
-            engine.set_cache(None);
+            engine.take_cache();
             let start = Instant::now();
             engine.step_bytes(&example).unwrap();
             times[6] += start.elapsed();
-            bytes += example.bytes();
-            nodes += example.n_nodes();
+            bytes += example.as_ref().bytes();
+            nodes += example.as_ref().n_nodes();
         }
         let n: usize = pairs.iter().map(TokenizedPair::n_tokens).sum();
         let ms = times.map(|t| t.as_secs_f64() * 500.0 / pairs.len() as f64);

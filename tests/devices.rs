@@ -138,9 +138,9 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
         let mut engine = Engine::new(model, &[layer], pairs[0].n_tokens(), 1, 1).unwrap();
         // ggml's kernels on the CPU, as on the workers.
         engine.set_precision(Precision { forward: Forward::Exact, ..Precision::default() });
-        let example = engine.capture(&[&pairs[0]]).unwrap();
+        let example = engine.trace(&pairs[0]).unwrap();
         if let Some(exact) = exact {
-            let agreement = engine.verify(&[&pairs[0]], &example).unwrap();
+            let agreement = engine.verify(&example).unwrap();
             assert!(agreement.on_devices);
             if exact {
                 assert_eq!((agreement.unsteered, agreement.steered, agreement.zero), (0.0, 0.0, 0.0));
@@ -194,7 +194,7 @@ fn f16_copies_do_not_underflow() {
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let mut engine = Engine::new(&model, &[15], pairs[0].n_tokens(), 1, 1).unwrap();
         engine.set_transposed_type(Some(dtype));
-        let example = engine.capture(&[&pairs[0]]).unwrap();
+        let example = engine.trace(&pairs[0]).unwrap();
         assert!(model.transposed_copies().2.contains(&dtype.name()));
         let notices = engine.take_notices();
         assert!(notices.len() == 1 && notices[0].contains(&dtype.name()), "{notices:?}");

@@ -6,7 +6,7 @@ mod common;
 
 use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
 use bidpo_core::data::TokenizedPair;
-use bidpo_core::engine::{Engine, EngineError, Example, PairLogp, check_model};
+use bidpo_core::engine::{Engine, EngineError, PairLogp, TracedPair, check_model};
 use bidpo_core::numbers::median;
 use bidpo_core::train::loss;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
@@ -66,8 +66,8 @@ fn lifted_logits_equal_llama_decode_at_every_depth() {
         for layer in [1, middle_layer(model), model.n_layer() - 1] {
             let what = format!("{}, layer {layer}", model.architecture());
             let mut engine = engine(model, layer, &pairs);
-            let example = engine.capture(&refs).unwrap();
-            let a = engine.compare(&refs, &example).unwrap();
+            let example = engine.trace_batch(&refs).unwrap();
+            let a = engine.compare(&example).unwrap();
             assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "{what}");
             assert!(a.effect > 0.05, "{what}: a vector moves logits by {} only", a.effect);
             // The prompt's last token predicts two first tokens; each response's last token predicts nothing.
@@ -84,13 +84,13 @@ fn a_plain_context_gives_the_same_logits() {
         let pair = builtin_pairs(model).unwrap().remove(0);
         let (layer, n_embd, n_vocab) = (middle_layer(model), model.n_embd(), model.n_vocab());
         let mut engine = engine(model, layer, std::slice::from_ref(&pair));
-        let example = engine.capture(&[&pair]).unwrap();
+        let example = engine.trace(&pair).unwrap();
         engine.set_precision(GGMLS);
-        let by_ggml = engine.capture(&[&pair]).unwrap();
+        let by_ggml = engine.trace(&pair).unwrap();
         let n = pair.n_tokens();
         let mut ctx = Context::new(model, &ContextParams::exact(n, 2, 1)).unwrap();
         for percent in [0.0, 5.0, -20.0] {
-            let v = vector(n_embd, &example.norms[0], percent);
+            let v = vector(n_embd, &example.norms()[0], percent);
             let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
             data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(&v);
             ctx.set_control_vector(&data, layer, layer).unwrap();
@@ -136,7 +136,7 @@ fn a_plain_context_gives_the_same_logits() {
                 }
             }
             if percent == 0.0 {
-                let r = example.reference[0];
+                let r = example.reference();
                 assert!((r.chosen - scored.chosen).abs() < 1e-9 && (r.rejected - scored.rejected).abs() < 1e-9);
             }
         }
@@ -160,12 +160,12 @@ fn several_layers_give_the_same_logits() {
             let what = format!("{}, layers {layers:?}", model.architecture());
             let mut engine = Engine::new(model, &layers, n, 1, 1).unwrap();
             assert_eq!((engine.layers(), engine.n_params()), (&layers[..], layers.len() * n_embd));
-            let example = engine.capture(&[&pair]).unwrap();
-            assert_eq!(example.norms.len(), layers.len());
-            let a = engine.compare(&[&pair], &example).unwrap();
+            let example = engine.trace(&pair).unwrap();
+            assert_eq!(example.norms().len(), layers.len());
+            let a = engine.compare(&example).unwrap();
             assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "{what}");
             for percent in [0.0, 4.0, -10.0] {
-                let v = joint(n_embd, &example.norms, percent);
+                let v = joint(n_embd, example.norms(), percent);
                 let mut data = vec![0.0; (model.n_layer() - 1) * n_embd];
                 for (&layer, v) in layers.iter().zip(v.chunks(n_embd)) {
                     data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(v);
@@ -205,17 +205,17 @@ fn a_part_of_the_joint_gradient_is_that_layers_own() {
         let mut together = Engine::new(model, &layers, n, 1, 1).unwrap();
         // What lies below another layer goes through other kernels: with those that give the same bits.
         together.set_precision(GGMLS);
-        let example = together.capture(&[&pair]).unwrap();
+        let example = together.trace(&pair).unwrap();
         for (i, &layer) in layers.iter().enumerate() {
             let what = format!("{}, layer {layer}", model.architecture());
-            let v = vector(n_embd, &example.norms[i], 5.0);
+            let v = vector(n_embd, &example.norms()[i], 5.0);
             let mut padded = vec![0.0; together.n_params()];
             padded[i * n_embd..(i + 1) * n_embd].copy_from_slice(&v);
             let joint = together.run(&example, &padded, true).unwrap();
             let mut alone = engine(model, layer, std::slice::from_ref(&pair));
             alone.set_precision(GGMLS);
-            let own = alone.capture(&[&pair]).unwrap();
-            assert_eq!(own.norms[0], example.norms[i], "{what}");
+            let own = alone.trace(&pair).unwrap();
+            assert_eq!(own.norms()[0], example.norms()[i], "{what}");
             let own = alone.run(&own, &v, true).unwrap();
             let part = &joint.grads[0][i * n_embd..(i + 1) * n_embd];
             let apart = distance(part, &own.grads[0]);
@@ -236,9 +236,9 @@ fn company_does_not_matter() {
         let pairs = builtin_pairs(model).unwrap();
         let line = if model.architecture() == "gemma3" { 1.0 } else { 0.3 };
         let mut engine = engine(model, middle_layer(model), &pairs);
-        let together = engine.capture(&pairs.iter().collect::<Vec<_>>()).unwrap();
-        for (pair, all) in pairs.iter().zip(&together.reference) {
-            let alone = engine.capture(&[pair]).unwrap().reference[0];
+        let together = engine.trace_batch(&pairs.iter().collect::<Vec<_>>()).unwrap();
+        for (pair, all) in pairs.iter().zip(together.references()) {
+            let alone = engine.trace(pair).unwrap().reference();
             for (a, b) in [(alone.chosen, all.chosen), (alone.rejected, all.rejected)] {
                 assert!((a - b).abs() < line, "{}: {a} alone, {b} together", model.architecture());
             }
@@ -262,10 +262,10 @@ fn company_does_not_matter() {
 
 /// Loss and gradient with respect to v of one pair, for direction d.
 fn gradient(engine: &mut Engine, pair: &TokenizedPair, d: f64, v: &[f32]) -> (f64, Vec<f64>) {
-    let example = engine.capture(&[pair]).unwrap();
+    let example = engine.trace(pair).unwrap();
     let added: Vec<f32> = v.iter().map(|x| d as f32 * x).collect();
     let scored = engine.run(&example, &added, true).unwrap();
-    let l = loss(d, BETA, scored.logp[0].gap() - example.reference[0].gap());
+    let l = loss(d, BETA, scored.logp[0].gap() - example.reference().gap());
     (l.value, scored.grads[0].iter().map(|g| l.slope * g).collect())
 }
 
@@ -279,8 +279,8 @@ fn smol_in_f32() {
     let refs: Vec<&TokenizedPair> = pairs.iter().collect();
     for layer in [15, 29] {
         let mut engine = engine(model, layer, &pairs);
-        let example = engine.capture(&refs).unwrap();
-        let a = engine.compare(&refs, &example).unwrap();
+        let example = engine.trace_batch(&refs).unwrap();
+        let a = engine.compare(&example).unwrap();
         assert_eq!((a.unsteered, a.steered), (0.0, 0.0), "layer {layer}");
 
         let at = random_vector(&engine, &example, 1);
@@ -289,10 +289,10 @@ fn smol_in_f32() {
         assert!(d.relative_error <= 5e-4 && d.cosine >= 1.0 - 1e-6, "layer {layer}: {d:?}");
 
         // Several pairs in one capture against each alone: log-probabilities and gradients.
-        let v = vector(model.n_embd(), &example.norms[0], 5.0);
+        let v = vector(model.n_embd(), &example.norms()[0], 5.0);
         let together = engine.run(&example, &v, true).unwrap();
         for (i, pair) in pairs.iter().enumerate() {
-            let one = engine.capture(&[pair]).unwrap();
+            let one = engine.trace(pair).unwrap();
             let alone = engine.run(&one, &v, true).unwrap();
             let gap = (alone.logp[0].gap() - together.logp[i].gap()).abs();
             let apart = distance(&together.grads[i], &alone.grads[0]);
@@ -325,16 +325,16 @@ fn gemma_in_f32() {
     let pairs = builtin_pairs(copy.model()).unwrap();
     for (layer, line) in [(9, 1e-2), (17, 1e-3)] {
         let mut engine = engine(copy.model(), layer, &pairs[..1]);
-        let example = engine.capture(&[&pairs[0]]).unwrap();
+        let example = engine.trace_batch(&[&pairs[0]]).unwrap();
         let at = random_vector(&engine, &example, 1);
         let d = central_differences(&mut engine, &example, &at, 2, 1).unwrap();
         eprintln!("layer {layer}: {d:?}");
         assert!(d.relative_error <= line && d.cosine >= 1.0 - 1e-5, "layer {layer}: {d:?}");
     }
     let mut engine = engine(copy.model(), 9, &pairs);
-    let together = engine.capture(&pairs.iter().collect::<Vec<_>>()).unwrap().reference;
+    let together = engine.trace_batch(&pairs.iter().collect::<Vec<_>>()).unwrap().references().to_vec();
     for (pair, all) in pairs.iter().zip(&together) {
-        let alone = engine.capture(&[pair]).unwrap().reference[0];
+        let alone = engine.trace(pair).unwrap().reference();
         let apart = (alone.chosen - all.chosen).abs().max((alone.rejected - all.rejected).abs());
         eprintln!("alone and together within {apart:.1e}");
         assert!(apart <= 5e-2, "{alone:?} alone, {all:?} together");
@@ -342,7 +342,7 @@ fn gemma_in_f32() {
 }
 
 /// The error, without printing a whole example where there is none.
-fn refused(result: Result<Example, EngineError>) -> EngineError {
+fn refused(result: Result<TracedPair, EngineError>) -> EngineError {
     match result {
         Ok(_) => panic!("an unusable pair was captured"),
         Err(error) => error,
@@ -371,7 +371,7 @@ fn what_cannot_be_trained_on_is_an_error_of_its_kind() {
     for part in 0..3 {
         let mut pair = good.clone();
         [&mut pair.prompt, &mut pair.chosen, &mut pair.rejected][part].clear();
-        let error = refused(engine.capture(&[&pair]));
+        let error = refused(engine.trace(&pair));
         assert!(matches!(error, EngineError::Pair(_)), "{error:?}");
     }
     let n_vocab = model.n_vocab();
@@ -379,15 +379,15 @@ fn what_cannot_be_trained_on_is_an_error_of_its_kind() {
         for part in 0..3 {
             let mut pair = good.clone();
             [&mut pair.prompt, &mut pair.chosen, &mut pair.rejected][part][0] = token;
-            let text = refused(engine.capture(&[&pair])).to_string();
+            let text = refused(engine.trace(&pair)).to_string();
             assert!(text.contains(&format!("token {token}")) && text.contains(&n_vocab.to_string()), "{text}");
         }
     }
     let mut long = good.clone();
     long.chosen = good.chosen.iter().copied().cycle().take(2000).collect();
-    let text = refused(engine.capture(&[&long])).to_string();
+    let text = refused(engine.trace(&long)).to_string();
     assert!(text.contains(&long.n_tokens().to_string()), "{text}");
     // The engine still works.
-    let example = engine.capture(&[&good]).unwrap();
-    engine.verify(&[&good], &example).unwrap();
+    let example = engine.trace(&good).unwrap();
+    engine.verify(&example).unwrap();
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};
-use bidpo_core::engine::{Engine, Example, PairLogp};
+use bidpo_core::engine::{BatchScore, Engine, NotBatched, PairLogp, TracedPair};
 use bidpo_core::train::{Backward, Forward, Precision, loss};
 use ggml_grad::llama::{Model, ModelParams};
 use std::sync::Arc;
@@ -31,14 +31,19 @@ fn pairs(model: &Model, template: &TemplateChoice) -> Vec<TokenizedPair> {
 }
 
 /// Engine and pairs, each captured alone; `None` where this CPU lacks the kernels.
-fn captured(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Option<(Engine, Vec<Example>)> {
+fn captured(
+    model: &Arc<Model>,
+    layer: usize,
+    pairs: &[TokenizedPair],
+    threads: u32,
+) -> Option<(Engine, Vec<TracedPair>)> {
     let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap();
     let mut engine = Engine::new(model, &[layer], longest, 1, threads).unwrap();
-    if let Err(reason) = engine.joins() {
+    if let Err(reason) = engine.batches_pairs() {
         common::skipped(&reason.to_string());
         return None;
     }
-    let examples = pairs.iter().map(|p| engine.capture(&[p]).unwrap()).collect();
+    let examples = pairs.iter().map(|p| engine.trace(p).unwrap()).collect();
     Some((engine, examples))
 }
 
@@ -72,13 +77,13 @@ fn log_probabilities_are_those_alone_to_the_bit() {
                     examples.iter().map(|e| engine.run(e, &added, false).unwrap().logp[0]).collect();
                 for size in [2, 3, 6] {
                     for (group, alone) in examples.chunks(size).zip(alone.chunks(size)) {
-                        let members: Vec<&Example> = group.iter().collect();
+                        let members: Vec<&TracedPair> = group.iter().collect();
                         let joined = engine.join(&members).unwrap().expect("these can be joined");
-                        let rows: usize = group.iter().map(|e| e.n_tokens).sum();
+                        let rows: usize = group.iter().map(|e| e.n_tokens()).sum();
                         // The last token of each response predicts nothing.
                         assert!(joined.n_tokens() <= rows - 2 * size, "{} rows of {rows}", joined.n_tokens());
                         for slope in [None, Some(&(|m: f64| loss(1.0, 0.1, m).slope) as &(dyn Fn(f64) -> f64 + Sync))] {
-                            let (together, _) = engine.run_together(&members, &added, slope).unwrap();
+                            let together = engine.run_batch(&members, &added, slope).unwrap().logp;
                             assert_eq!(together, alone, "layer {layer}, {size} pairs");
                         }
                     }
@@ -96,13 +101,13 @@ fn the_gradient_is_the_weighted_sum_of_theirs() {
         let v = vector(engine.n_params());
         // A slope steep enough that the pairs count very differently.
         let slope = |margin: f64| loss(1.0, 2.0, margin).slope;
-        let members: Vec<&Example> = examples.iter().collect();
-        let (_, sum) = engine.run_together(&members, &v, Some(&slope)).unwrap();
+        let members: Vec<&TracedPair> = examples.iter().collect();
+        let sum = engine.run_batch(&members, &v, Some(&slope)).unwrap().grad;
         let mut want = vec![0.0; v.len()];
         let mut slopes = Vec::new();
         for e in &examples {
             let alone = engine.run(e, &v, true).unwrap();
-            let s = slope(alone.logp[0].gap() - e.reference[0].gap());
+            let s = slope(alone.logp[0].gap() - e.reference().gap());
             want.iter_mut().zip(&alone.grads[0]).for_each(|(sum, g)| *sum += s * g);
             slopes.push(s.abs());
         }
@@ -111,10 +116,10 @@ fn the_gradient_is_the_weighted_sum_of_theirs() {
         // The backward pass rounds to 16 bits.
         assert!(distance(&sum, &want) < 1e-2, "{}", distance(&sum, &want));
         // Reversed, the pairs lie elsewhere in the batch.
-        let reversed: Vec<&Example> = examples.iter().rev().collect();
-        let (_, again) = engine.run_together(&reversed, &v, Some(&slope)).unwrap();
+        let reversed: Vec<&TracedPair> = examples.iter().rev().collect();
+        let again = engine.run_batch(&reversed, &v, Some(&slope)).unwrap().grad;
         assert!(distance(&again, &sum) < 1e-2, "{}", distance(&again, &sum));
-        assert_eq!(engine.run_together(&members, &v, Some(&slope)).unwrap().1, sum, "twice the same, two results");
+        assert_eq!(engine.run_batch(&members, &v, Some(&slope)).unwrap().grad, sum, "twice the same, two results");
     }
 }
 
@@ -130,7 +135,7 @@ fn captured_in_groups_is_captured_alone() {
         let tokens: Vec<&TokenizedPair> = pairs.iter().collect();
         let mut seen = 0;
         let each = engine
-            .capture_each(&tokens, plan, &mut |_| {
+            .trace_each(&tokens, plan, &mut |_| {
                 seen += 1;
                 true
             })
@@ -138,11 +143,11 @@ fn captured_in_groups_is_captured_alone() {
             .expect("nobody stops it");
         assert_eq!((seen, each.len()), (tokens.len(), tokens.len()));
         for (a, b) in each.iter().zip(&examples) {
-            assert_eq!(a.reference, b.reference);
-            assert_eq!(a.norms, b.norms);
+            assert_eq!(a.reference(), b.reference());
+            assert_eq!(a.norms(), b.norms());
             assert!(a.residual() == b.residual());
         }
-        assert!(engine.capture_each(&[&pairs[0]], plan, &mut |_| false).unwrap().is_none());
+        assert!(engine.trace_each(&[&pairs[0]], plan, &mut |_| false).unwrap().is_none());
     }
 }
 
@@ -158,14 +163,14 @@ fn what_cannot_be_joined_is_computed_alone() {
     for (layer, precision) in [(n_layer - 4, exact), (n_layer - 1, Precision::default())] {
         let mut engine = Engine::new(&model, &[layer], longest, 1, 2).unwrap();
         engine.set_precision(precision);
-        let examples: Vec<Example> = pairs.iter().take(3).map(|p| engine.capture(&[p]).unwrap()).collect();
-        let members: Vec<&Example> = examples.iter().collect();
+        let examples: Vec<TracedPair> = pairs.iter().take(3).map(|p| engine.trace(p).unwrap()).collect();
+        let members: Vec<&TracedPair> = examples.iter().collect();
         assert!(engine.join(&members).unwrap().is_none());
         if precision == exact {
-            assert!(engine.joins().unwrap_err().contains("round"));
+            assert!(matches!(engine.batches_pairs(), Err(NotBatched::Precision)));
         }
         let v = vector(engine.n_params());
-        let (logp, sum) = engine.run_together(&members, &v, Some(&|_| -0.5)).unwrap();
+        let BatchScore { logp, grad: sum } = engine.run_batch(&members, &v, Some(&|_| -0.5)).unwrap();
         let mut want = vec![0.0; v.len()];
         for (e, logp) in examples.iter().zip(&logp) {
             let alone = engine.run(e, &v, true).unwrap();

@@ -177,7 +177,7 @@ fn llama_cpp_applies_what_was_trained() {
     let pair = &pairs[0].tokens;
     // By the kernels whose bits are llama_decode's.
     engine.set_precision(Precision::EXACT);
-    let example = engine.capture(&[pair]).unwrap();
+    let example = engine.trace(pair).unwrap();
     let mut ctx = Context::new(&model, &ContextParams::exact(pair.n_tokens(), 2, 1)).unwrap();
     let mut score = |steered: &[ScaledVector], at: Option<&Layers>| {
         match combine(steered, at, &model).unwrap() {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 use bidpo_core::check::{F32Copy, LIMIT, central_differences, gradient, long_pair, random_vector};
-use bidpo_core::engine::{Engine, Example};
+use bidpo_core::engine::{Engine, TracedBatch};
 use ggml_grad::graph::AttentionMemory;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use ggml_grad::llama::{DType, Model, ModelParams};
@@ -27,17 +27,22 @@ fn tiny(n_layer: usize) -> (Arc<Model>, TempDir) {
 }
 
 /// Engine and example of one pair. What is kept of scores matters where attention is not one op: by ggml's kernels.
-fn captured(model: &Arc<Model>, n_tokens: usize, memory: AttentionMemory) -> (Engine, Example) {
+fn captured(model: &Arc<Model>, n_tokens: usize, memory: AttentionMemory) -> (Engine, TracedBatch) {
     captured_by(Forward::Exact, model, n_tokens, memory)
 }
 
-fn captured_by(forward: Forward, model: &Arc<Model>, n_tokens: usize, memory: AttentionMemory) -> (Engine, Example) {
+fn captured_by(
+    forward: Forward,
+    model: &Arc<Model>,
+    n_tokens: usize,
+    memory: AttentionMemory,
+) -> (Engine, TracedBatch) {
     let pair = long_pair(model, n_tokens).unwrap();
     assert_eq!(pair.n_tokens(), n_tokens);
     let mut engine = Engine::new(model, &[LAYER], n_tokens, 1, 1).unwrap();
     engine.set_precision(Precision { forward, backward: Backward::F32 });
     engine.set_attention_memory(memory);
-    let example = engine.capture(&[&pair]).unwrap();
+    let example = engine.trace_batch(&[&pair]).unwrap();
     (engine, example)
 }
 
@@ -45,9 +50,8 @@ fn captured_by(forward: Forward, model: &Arc<Model>, n_tokens: usize, memory: At
 #[test]
 fn right_at_two_thousand_tokens() {
     let (model, _folder) = tiny(4);
-    let pair = long_pair(&model, TOKENS).unwrap();
     let (mut again, example) = captured(&model, TOKENS, AttentionMemory { keep: 0, chunk: 32 << 20 });
-    let agreement = again.compare(&[&pair], &example).unwrap();
+    let agreement = again.compare(&example).unwrap();
     assert_eq!((agreement.unsteered, agreement.steered, agreement.zero), (0.0, 0.0, 0.0));
 
     let at = random_vector(&again, &example, 1);
@@ -105,6 +109,6 @@ fn more_tokens_than_one_pass_takes_are_refused() {
     let (model, _folder) = tiny(3);
     let pair = long_pair(&model, 300).unwrap();
     let mut engine = Engine::new(&model, &[LAYER], 200, 1, 1).unwrap();
-    let e = engine.capture(&[&pair]).unwrap_err().to_string();
+    let e = engine.trace_batch(&[&pair]).unwrap_err().to_string();
     assert!(e.contains("300") && e.contains("tokens"), "{e}");
 }

@@ -39,7 +39,7 @@ pub fn print(model: &Path, numbers: [&str; 3]) -> Result<(), Box<dyn Error>> {
     let pair = long_pair(&model, tokens)?;
     let mut engine = Engine::new(&model, &[layer], tokens, 1, threads)?;
     let started = Instant::now();
-    let example = engine.capture(&[&pair])?;
+    let traced = engine.trace(&pair)?;
     let capture = started.elapsed().as_secs_f64();
     let vector = vec![1e-3f32; engine.n_params()];
     let (mut step, mut serial) = (f64::INFINITY, 0.0);
@@ -47,13 +47,13 @@ pub fn print(model: &Path, numbers: [&str; 3]) -> Result<(), Box<dyn Error>> {
     // The first of them warms caches.
     for _ in 0..3 {
         let started = Instant::now();
-        engine.run(&example, &vector, true)?;
+        engine.run(&traced, &vector, true)?;
         let (wall, compute) = (started.elapsed().as_secs_f64(), engine.take_timings().compute.as_secs_f64());
         if wall < step {
             (step, serial) = (wall, wall - compute);
         }
     }
-    let step_bytes = engine.step_bytes(&example)? as u64;
+    let step_bytes = engine.step_bytes(&traced)? as u64;
     let peak = ggml_grad::memory::peak(None).unwrap_or(0);
     let mut reference = ReferenceContext::new(&model, tokens, threads)?;
     let sequence = [[&pair.prompt[..], &pair.chosen, &pair.rejected].concat()];
@@ -67,7 +67,7 @@ pub fn print(model: &Path, numbers: [&str; 3]) -> Result<(), Box<dyn Error>> {
         capture,
         prefill,
         step_bytes,
-        captured_bytes: example.bytes() as u64,
+        captured_bytes: traced.bytes() as u64,
         weights: model.size(),
         peak,
         outputs: (pair.chosen.len() + pair.rejected.len() - 1) as u64,

@@ -356,8 +356,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let parts = legacy.unwrap_or(parts);
     let pairs = encoded.parts(&parts, baseline_prompt)?;
     describe(&args, &config, &model, &identity, &template, &set.name, &pairs);
-    let mut engine = Engine::new(&model, &config.layers, pairs.longest(), 1, args.model.threads())?;
-    engine.set_cache(cache);
+    let mut engine = Engine::new(&model, &config.layers, pairs.longest(), 1, args.model.threads())?.with_cache(cache);
     let interrupt =
         stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
     let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };

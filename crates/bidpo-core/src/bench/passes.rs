@@ -22,7 +22,7 @@ pub(super) fn capture(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
         s.settings.rounds,
         &mut || {
             let started = Instant::now();
-            std::hint::black_box(engine.capture_each(&pairs, plan, &mut |_| true).map_err(|(_, e)| e)?);
+            std::hint::black_box(engine.trace_each(&pairs, plan, &mut |_| true).map_err(|(_, e)| e)?);
             Ok::<_, BenchError>(1e3 * started.elapsed().as_secs_f64())
         },
         &mut || Ok(1e3 * prefill.seconds(&way)?),

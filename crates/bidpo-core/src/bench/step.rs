@@ -4,7 +4,7 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
-use crate::engine::{BatchPlan, Engine, Example};
+use crate::engine::{BatchPlan, Engine, TracedPair};
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
@@ -22,7 +22,7 @@ struct Ready {
     engine: Engine,
     config: TrainConfig,
     pairs: Vec<NamedPair>,
-    traced: Vec<Example>,
+    traced: Vec<TracedPair>,
     plan: BatchPlan,
     interrupt: AtomicBool,
 }
@@ -50,7 +50,7 @@ impl Ready {
         let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[layer], longest, 1, threads)?;
         let plan = plan_batches(&mut engine, pairs)?;
-        let traced = pairs.iter().map(|p| engine.capture(&[p])).collect::<Result<Vec<_>, _>>()?;
+        let traced = pairs.iter().map(|p| engine.trace(p)).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();
         let named =
             |(i, tokens): (usize, &TokenizedPair)| NamedPair { name: format!("{}", i + 1), tokens: tokens.clone() };
@@ -101,8 +101,8 @@ impl Stepper<'_> {
 /// The trainer's batches of these pairs.
 pub(super) fn plan_batches(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<BatchPlan, BenchError> {
     let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) else { return Ok(BatchPlan::UNBATCHED) };
-    let example = engine.capture(&[longest])?;
-    Ok(engine.plan_batches(&example, pairs.iter().map(TokenizedPair::n_tokens).sum())?.plan)
+    let traced = engine.trace(longest)?;
+    Ok(engine.plan_batches(&traced, pairs.iter().map(TokenizedPair::n_tokens).sum())?.plan)
 }
 
 /// The unique tokens of each pair.

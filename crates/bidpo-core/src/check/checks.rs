@@ -4,7 +4,7 @@ use super::difference::{gradient, random_vector, total};
 use super::together::together;
 use super::{Differences, Together, central_differences};
 use crate::data::TokenizedPair;
-use crate::engine::{Agreement, Engine, EngineError, Example, Survey};
+use crate::engine::{Agreement, Engine, EngineError, Survey, TracedBatch};
 use crate::numbers::{cosine, norm};
 use crate::train::Precision;
 use ggml_grad::llama::{DType, Model, ModelParams};
@@ -123,12 +123,16 @@ impl Checks {
 }
 
 /// What the engine rounds for speed on these pairs. Leaves the engine as it was.
-fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) -> Result<Option<Rounding>, EngineError> {
-    let at = random_vector(engine, example, 1);
-    let fast = engine.run(example, &at, true)?;
+fn rounding(
+    engine: &mut Engine,
+    pairs: &[&TokenizedPair],
+    traced: &TracedBatch,
+) -> Result<Option<Rounding>, EngineError> {
+    let at = random_vector(engine, traced, 1);
+    let fast = engine.run(traced, &at, true)?;
     let precision = engine.precision();
     engine.set_precision(Precision::EXACT);
-    let exact = engine.capture(pairs).and_then(|example| engine.run(&example, &at, true));
+    let exact = engine.trace_batch(pairs).and_then(|traced| engine.run(&traced, &at, true));
     engine.set_precision(precision);
     // Copies that only this comparison needs.
     if precision != Precision::EXACT {
@@ -156,19 +160,19 @@ fn rounding(engine: &mut Engine, pairs: &[&TokenizedPair], example: &Example) ->
 fn cosine_to_cpu(
     engine: &mut Engine,
     pairs: &[&TokenizedPair],
-    example: &Example,
+    traced: &TracedBatch,
     n_threads: u32,
 ) -> Result<Option<f64>, EngineError> {
     if !engine.is_on_devices() {
         return Ok(None);
     }
-    let at = random_vector(engine, example, 1);
-    let here = gradient(engine, example, &at)?;
+    let at = random_vector(engine, traced, 1);
+    let here = gradient(engine, traced, &at)?;
     let model = Model::load(engine.model().path(), &ModelParams::default())?;
     let n_tokens = pairs.iter().map(|p| p.n_tokens()).sum();
     let mut cpu = Engine::new(&model, engine.layers(), n_tokens, pairs.len(), n_threads)?;
-    let example = cpu.capture(pairs)?;
-    Ok(Some(cosine(&here, &gradient(&mut cpu, &example, &at)?)))
+    let traced = cpu.trace_batch(pairs)?;
+    Ok(Some(cosine(&here, &gradient(&mut cpu, &traced, &at)?)))
 }
 
 /// Checks `model` at `layers` on some pairs. `f32`: an F32 copy of it, for the gradient.
@@ -190,36 +194,36 @@ pub fn check(
     if checks.survey.missing().next().is_some() {
         return Ok(checks);
     }
-    let example = engine.capture(&refs)?;
+    let traced = engine.trace_batch(&refs)?;
     let transposed = model.transposed_copies(); // before copies in F32 are made, to compare with
     let mut found = EngineChecks {
-        agreement: engine.compare(&refs, &example)?,
+        agreement: engine.compare(&traced)?,
         differences: None,
         points: 1,
         cosine_to_f32: None,
-        cosine_to_cpu: cosine_to_cpu(&mut engine, &refs, &example, n_threads)?,
-        rounding: rounding(&mut engine, &refs, &example)?,
+        cosine_to_cpu: cosine_to_cpu(&mut engine, &refs, &traced, n_threads)?,
+        rounding: rounding(&mut engine, &refs, &traced)?,
         together: together(&mut engine, &refs)?,
-        step_bytes: engine.step_bytes(&example)?,
+        step_bytes: engine.step_bytes(&traced)?,
         n_tokens,
         device_bytes: engine.step_device_bytes(),
         transposed,
     };
     if let Some(f32) = f32 {
-        let at = random_vector(&engine, &example, 1);
-        let g = gradient(&mut engine, &example, &at)?;
+        let at = random_vector(&engine, &traced, 1);
+        let g = gradient(&mut engine, &traced, &at)?;
         let mut engine = Engine::new(f32, layers, n_tokens, pairs.len(), n_threads)?;
-        let example = engine.capture(&refs)?;
-        found.cosine_to_f32 = Some(cosine(&g, &gradient(&mut engine, &example, &at)?));
+        let traced = engine.trace_batch(&refs)?;
+        found.cosine_to_f32 = Some(cosine(&g, &gradient(&mut engine, &traced, &at)?));
         // Where the vector happens to lie at a kink (ReLU), the two sides have two slopes and the gradient is that of one of
         // them. Another vector will not; a wrong rule is wrong at each.
-        let mut best = central_differences(&mut engine, &example, &at, 6, 1)?;
+        let mut best = central_differences(&mut engine, &traced, &at, 6, 1)?;
         for seed in 2..=POINTS {
             if best.relative_error <= LIMIT {
                 break;
             }
-            let at = random_vector(&engine, &example, seed);
-            let d = central_differences(&mut engine, &example, &at, 6, 1)?;
+            let at = random_vector(&engine, &traced, seed);
+            let d = central_differences(&mut engine, &traced, &at, 6, 1)?;
             found.points = seed;
             if d.relative_error < best.relative_error {
                 best = d;

@@ -1,7 +1,7 @@
 //! The gradient against central differences of the lifted graph.
 
 use super::LIMIT;
-use crate::engine::{Engine, EngineError, Example, Scored};
+use crate::engine::{Engine, EngineError, Scored, TracedBatch};
 use crate::numbers::{cosine, median, norm};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -31,8 +31,8 @@ struct Random {
 }
 
 impl Random {
-    fn new(example: &Example, n_embd: usize, seed: u64) -> Self {
-        let units = example.norms.iter().map(|norms| median(norms).unwrap_or(0.0)).collect();
+    fn new(traced: &TracedBatch, n_embd: usize, seed: u64) -> Self {
+        let units = traced.norms().iter().map(|norms| median(norms).unwrap_or(0.0)).collect();
         Self { rng: ChaCha8Rng::seed_from_u64(seed), units, n_embd }
     }
 
@@ -48,8 +48,8 @@ impl Random {
 }
 
 /// A pseudo-random vector of 5 % of the median residual norm at each layer, `[n_layers, n_embd]`.
-pub fn random_vector(engine: &Engine, example: &Example, seed: u64) -> Vec<f32> {
-    let mut random = Random::new(example, engine.model().n_embd(), seed);
+pub fn random_vector(engine: &Engine, traced: &TracedBatch, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(traced, engine.model().n_embd(), seed);
     random.next(0.05).iter().map(|&a| a as f32).collect()
 }
 
@@ -57,8 +57,8 @@ pub fn random_vector(engine: &Engine, example: &Example, seed: u64) -> Vec<f32> 
 ///
 /// # Errors
 /// Those of [`Engine::run`].
-pub fn gradient(engine: &mut Engine, example: &Example, vectors: &[f32]) -> Result<Vec<f64>, EngineError> {
-    Ok(total(&engine.run(example, vectors, true)?))
+pub fn gradient(engine: &mut Engine, traced: &TracedBatch, vectors: &[f32]) -> Result<Vec<f64>, EngineError> {
+    Ok(total(&engine.run(traced, vectors, true)?))
 }
 
 /// The gradients of a run's pairs, added up.
@@ -83,28 +83,28 @@ pub(super) fn total(scored: &Scored) -> Vec<f64> {
 /// Those of [`Engine::run`].
 pub fn central_differences(
     engine: &mut Engine,
-    example: &Example,
+    traced: &TracedBatch,
     at: &[f32],
     n_random: usize,
     seed: u64,
 ) -> Result<Differences, EngineError> {
-    let mut random = Random::new(example, engine.model().n_embd(), seed);
-    let example = &engine.freeze_choices(example, at)?;
+    let mut random = Random::new(traced, engine.model().n_embd(), seed);
+    let traced = &engine.freeze_choices(traced, at)?;
     let directions: Vec<Vec<f64>> = (0..n_random).map(|_| random.next(1.0)).collect();
     engine.set_smooth(true);
-    let found = compare(engine, example, at, &random.units, directions);
+    let found = compare(engine, traced, at, &random.units, directions);
     engine.set_smooth(false);
     found
 }
 
 fn compare(
     engine: &mut Engine,
-    example: &Example,
+    traced: &TracedBatch,
     at: &[f32],
     units: &[f64],
     mut directions: Vec<Vec<f64>>,
 ) -> Result<Differences, EngineError> {
-    let g = gradient(engine, example, at)?;
+    let g = gradient(engine, traced, at)?;
     // The gradient's own direction, of the length that the random ones have.
     let scale = norm(units) / norm(&g);
     directions.insert(0, g.iter().map(|x| x * scale).collect());
@@ -116,7 +116,7 @@ fn compare(
     for (u, &expected) in directions.iter().zip(&analytic) {
         let mut best: Option<f64> = None;
         for &step in &STEPS_PERCENT {
-            let n = slope(engine, example, at, u, step / 100.0)?;
+            let n = slope(engine, traced, at, u, step / 100.0)?;
             if best.is_none_or(|b| (n - expected).abs() < (b - expected).abs()) {
                 best = Some(n);
                 step_percent = f64::min(step_percent, step);
@@ -138,10 +138,10 @@ fn compare(
 }
 
 /// The slope along `u`: differences over `h` and half of it to both sides, extrapolated.
-fn slope(engine: &mut Engine, example: &Example, at: &[f32], u: &[f64], h: f64) -> Result<f64, EngineError> {
+fn slope(engine: &mut Engine, traced: &TracedBatch, at: &[f32], u: &[f64], h: f64) -> Result<f64, EngineError> {
     let mut gap = |s: f64| -> Result<f64, EngineError> {
         let x: Vec<f32> = at.iter().zip(u).map(|(&v, u)| (f64::from(v) + s * u) as f32).collect();
-        Ok(engine.run(example, &x, false)?.logp.iter().map(|p| p.gap()).sum())
+        Ok(engine.run(traced, &x, false)?.logp.iter().map(|p| p.gap()).sum())
     };
     let mut difference = |h: f64| -> Result<f64, EngineError> { Ok((gap(h)? - gap(-h)?) / (2.0 * h)) };
     let (wide, narrow) = (difference(h)?, difference(h / 2.0)?);

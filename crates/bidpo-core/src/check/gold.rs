@@ -1,7 +1,7 @@
 //! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
 
 use crate::data::TokenizedPair;
-use crate::engine::{Engine, EngineError, Example};
+use crate::engine::{Engine, EngineError, TracedPair};
 use crate::numbers::{cosine, norm};
 use crate::train::{Precision, loss};
 use ggml_grad::llama::{Model, Token};
@@ -175,20 +175,20 @@ impl Gold {
         let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
         let n = pairs.len() as f64;
         let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);
-        let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<Example>, _>>()?;
+        let traced = pairs.iter().map(|pair| engine.trace(pair)).collect::<Result<Vec<TracedPair>, _>>()?;
         // Together, as in training, where this precision lets pairs be joined.
-        let longest = examples.iter().max_by_key(|e| e.n_tokens).expect("there are pairs");
-        let plan = engine.plan_batches(longest, examples.iter().map(|e| e.n_tokens).sum())?.plan;
-        let sizes: Vec<usize> = examples.iter().map(|e| e.n_tokens).collect();
+        let longest = traced.iter().max_by_key(|e| e.n_tokens()).expect("there are pairs");
+        let plan = engine.plan_batches(longest, traced.iter().map(TracedPair::n_tokens).sum())?.plan;
+        let sizes: Vec<usize> = traced.iter().map(TracedPair::n_tokens).collect();
         for group in plan.batches(&sizes) {
-            let members: Vec<&Example> = examples[group.clone()].iter().collect();
+            let members: Vec<&TracedPair> = traced[group.clone()].iter().collect();
             // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
             let slope = |margin: f64| loss(self.direction, self.beta, margin).slope / n;
-            let (policies, sum) = engine.run_together(&members, &added, Some(&slope))?;
-            grad.iter_mut().zip(&sum).for_each(|(grad, g)| *grad += g);
-            for ((example, policy), want) in members.iter().zip(&policies).zip(&self.pairs[group]) {
-                gelu |= example.ops.keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
-                let reference = example.reference[0];
+            let sum = engine.run_batch(&members, &added, Some(&slope))?;
+            grad.iter_mut().zip(&sum.grad).for_each(|(grad, g)| *grad += g);
+            for ((pair, policy), want) in members.iter().zip(&sum.logp).zip(&self.pairs[group]) {
+                gelu |= pair.as_ref().ops().keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
+                let reference = pair.reference();
                 for (a, b) in [
                     (reference.chosen, want.ref_chosen_logp),
                     (reference.rejected, want.ref_rejected_logp),

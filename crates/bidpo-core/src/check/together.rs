@@ -2,7 +2,7 @@
 
 use super::difference::random_vector;
 use crate::data::TokenizedPair;
-use crate::engine::{Engine, EngineError, Example};
+use crate::engine::{Engine, EngineError, TracedPair};
 use crate::numbers::cosine;
 
 /// Least cosine of the gradient of joined pairs to the sum of their own: the backward pass rounds to 16 bits. 0.99999 is
@@ -34,24 +34,24 @@ pub(super) fn together(engine: &mut Engine, pairs: &[&TokenizedPair]) -> Result<
     if pairs.len() < 2 {
         return Ok(Err("there is one pair only".into()));
     }
-    if let Err(reason) = engine.joins() {
-        return Ok(Err(reason));
+    if let Err(reason) = engine.batches_pairs() {
+        return Ok(Err(reason.to_string()));
     }
-    let examples = pairs.iter().map(|pair| engine.capture(&[pair])).collect::<Result<Vec<_>, _>>()?;
-    let members: Vec<&Example> = examples.iter().collect();
+    let examples = pairs.iter().map(|pair| engine.trace(pair)).collect::<Result<Vec<_>, _>>()?;
+    let members: Vec<&TracedPair> = examples.iter().collect();
     let Some(joined) = engine.join(&members)? else {
         return Ok(Err("their graphs have inputs that cannot be put together".into()));
     };
-    let at = random_vector(engine, &examples[0], 1);
-    let (logp, grad) = engine.run_together(&members, &at, Some(&|_| 1.0))?;
+    let at = random_vector(engine, examples[0].as_ref(), 1);
+    let batch = engine.run_batch(&members, &at, Some(&|_| 1.0))?;
     let mut found = Together {
         log_probability: 0.0,
         cosine: 0.0,
-        rows: examples.iter().map(|e| e.n_tokens).sum(),
+        rows: examples.iter().map(TracedPair::n_tokens).sum(),
         joined_rows: joined.n_tokens(),
     };
-    let mut sum = vec![0.0; grad.len()];
-    for (example, together) in examples.iter().zip(&logp) {
+    let mut sum = vec![0.0; batch.grad.len()];
+    for (example, together) in examples.iter().zip(&batch.logp) {
         let alone = engine.run(example, &at, true)?;
         let differences =
             [alone.logp[0].chosen - together.chosen, alone.logp[0].rejected - together.rejected].map(f64::abs);
@@ -61,6 +61,6 @@ pub(super) fn together(engine: &mut Engine, pairs: &[&TokenizedPair]) -> Result<
         }
         sum.iter_mut().zip(&alone.grads[0]).for_each(|(sum, g)| *sum += g);
     }
-    found.cosine = cosine(&grad, &sum);
+    found.cosine = cosine(&batch.grad, &sum);
     Ok(Ok(found))
 }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Version of the files and of what is in them. Goes up whenever the numbers of a capture change.
-const VERSION: &str = "bidpo captured pairs 3";
+const VERSION: &str = "bidpo captured pairs 4";
 
 /// How the residual stream is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,6 +1,6 @@
 //! Where the tokens of some pairs lie in one batch.
 
-use super::EngineError;
+use super::{EngineError, PairLogp};
 use crate::data::TokenizedPair;
 use ggml_grad::graph::emit::Label;
 use ggml_grad::graph::ir::Graph;
@@ -8,30 +8,65 @@ use ggml_grad::graph::lift::HookPoint;
 use ggml_grad::llama::{Batch, Token};
 use std::collections::HashMap;
 
+/// The labels of some pairs, by row of the logits as the LM head wants them, with coefficients +1 (chosen) and -1.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Labels {
+    pub labels: Vec<Label>,
+    /// For each label: the response that it belongs to.
+    pub owners: Vec<Owner>,
+}
+
+/// A response of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub pair: usize,
+    pub chosen: bool,
+}
+
+impl Labels {
+    fn push(&mut self, row: usize, token: Token, owner: Owner) {
+        let coef = if owner.chosen { 1.0 } else { -1.0 };
+        self.labels.push(Label { row: row as u32, token: token as u32, coef });
+        self.owners.push(owner);
+    }
+
+    fn sort_by_row(&mut self) {
+        let mut order: Vec<usize> = (0..self.labels.len()).collect();
+        order.sort_by_key(|&i| self.labels[i].row); // stable
+        self.labels = order.iter().map(|&i| self.labels[i]).collect();
+        self.owners = order.iter().map(|&i| self.owners[i]).collect();
+    }
+
+    /// Log-probabilities of the responses of `n_pairs` pairs from those of the labels.
+    pub(super) fn sums(&self, n_pairs: usize, log_probs: &[f64]) -> Vec<PairLogp> {
+        let mut sums = vec![PairLogp::default(); n_pairs];
+        for (owner, log_prob) in self.owners.iter().zip(log_probs) {
+            let pair = &mut sums[owner.pair];
+            *(if owner.chosen { &mut pair.chosen } else { &mut pair.rejected }) += log_prob;
+        }
+        sums
+    }
+}
+
 /// Where the tokens of some pairs lie in one batch.
 pub(super) struct Layout {
     pub batch: Batch,
-    pub n_pairs: usize,
     pub pairs: Vec<TokenizedPair>,
     /// Pair of each token.
     pub token_pair: Vec<usize>,
     /// Token of each row of logits.
     pub output_tokens: Vec<usize>,
-    pub labels: Vec<Label>,
-    /// For each label: its pair, and whether it belongs to the chosen response.
-    pub owners: Vec<(usize, bool)>,
+    pub labels: Labels,
 }
 
 impl Layout {
     pub(super) fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
         let mut out = Self {
             batch: Batch::new(),
-            n_pairs: pairs.len(),
             pairs: pairs.iter().map(|&p| p.clone()).collect(),
             token_pair: Vec::new(),
             output_tokens: Vec::new(),
-            labels: Vec::new(),
-            owners: Vec::new(),
+            labels: Labels::default(),
         };
         for (p, pair) in pairs.iter().enumerate() {
             if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
@@ -47,22 +82,20 @@ impl Layout {
             for (response, seq, chosen) in [(&pair.chosen, seqs[0], true), (&pair.rejected, seqs[1], false)] {
                 let mut row = shared_row;
                 for (i, &t) in response.iter().enumerate() {
-                    let coef = if chosen { 1.0 } else { -1.0 };
-                    out.labels.push(Label { row: row as u32, token: t as u32, coef });
-                    out.owners.push((p, chosen));
+                    out.labels.push(row, t, Owner { pair: p, chosen });
                     let more = i + 1 < response.len();
                     out.push(p, t, pair.prompt.len() + i, &[seq], more);
                     row = out.output_tokens.len() - 1;
                 }
             }
         }
-        by_row(&mut out.labels, &mut out.owners);
+        out.labels.sort_by_row();
         Ok(out)
     }
 
-    /// The pair of each row of the residual stream at an entry.
-    pub(super) fn row_pair(&self, graph: &Graph, entry: &HookPoint) -> Result<Vec<usize>, EngineError> {
-        let n_rows = graph.ne(entry.at)[1..].iter().product::<usize>();
+    /// The pair of each row of the residual stream at a hook point.
+    pub(super) fn row_pair(&self, graph: &Graph, hook: &HookPoint) -> Result<Vec<usize>, EngineError> {
+        let n_rows = graph.ne(hook.at)[1..].iter().product::<usize>();
         let n_tokens = self.token_pair.len();
         if n_rows > 0 && n_rows.is_multiple_of(n_tokens) {
             // One stream, or several, one after the other (gemma 3n).
@@ -73,7 +106,7 @@ impl Layout {
         } else {
             Err(EngineError::Model(format!(
                 "the residual stream at layer {} has {n_rows} rows for {} tokens",
-                entry.layer,
+                hook.layer,
                 self.token_pair.len()
             )))
         }
@@ -88,40 +121,28 @@ impl Layout {
     }
 }
 
-/// Sorts labels as the head kernel wants them, and their owners with them.
-fn by_row(labels: &mut Vec<Label>, owners: &mut Vec<(usize, bool)>) {
-    let mut order: Vec<usize> = (0..labels.len()).collect();
-    order.sort_by_key(|&i| labels[i].row); // stable
-    *labels = order.iter().map(|&i| labels[i]).collect();
-    *owners = order.iter().map(|&i| owners[i]).collect();
-}
-
-/// Where the rows of several captured pairs lie in one graph.
+/// Where the rows of several traced pairs lie in one graph.
 ///
-/// Rows of prompts that begin alike are there once. Those that predict a response's token are not shared between pairs, nor
+/// Rows of shared prompt prefixes are computed once. Those that predict a response's token are not shared between pairs, nor
 /// is a response; the last token of a response predicts nothing and is left out.
-pub(super) struct Joint {
+pub(super) struct BatchLayout {
     /// For each row: which pair it is taken from, and which of that pair's rows it is.
     pub rows: Vec<(usize, usize)>,
     /// For each pair and each of its rows: where it is here.
     pub columns: Vec<Vec<Option<usize>>>,
     /// Rows that predict a token of a response.
     pub outputs: Vec<usize>,
-    /// Labels, by row of the logits, with coefficients +1 (chosen) and -1.
-    pub labels: Vec<Label>,
-    /// For each label: its pair, and whether it belongs to the chosen response.
-    pub owners: Vec<(usize, bool)>,
+    pub labels: Labels,
 }
 
-impl Joint {
+impl BatchLayout {
     /// Of pairs with their residual streams, `[n_tokens, n_embd]`, in the order of [`Layout`].
     pub(super) fn new(pairs: &[(&TokenizedPair, &[f32])], n_embd: usize) -> Self {
         let mut out = Self {
             rows: Vec::new(),
             columns: pairs.iter().map(|(pair, _)| vec![None; pair.n_tokens()]).collect(),
             outputs: Vec::new(),
-            labels: Vec::new(),
-            owners: Vec::new(),
+            labels: Labels::default(),
         };
         // Rows of prompts that may be shared, by the row before and the token.
         let mut known: HashMap<(Option<usize>, Token), usize> = HashMap::new();
@@ -132,7 +153,7 @@ impl Joint {
             for (i, &token) in pair.prompt[..last].iter().enumerate() {
                 let same = known.get(&(before, token)).copied().filter(|&row| {
                     let (of, at) = out.rows[row];
-                    // Equal numbers, not only equal tokens: what is shared must be what each pair was captured with.
+                    // Equal numbers, not only equal tokens: what is shared must be what each pair was traced with.
                     let there = &pairs[of].1[at * n_embd..(at + 1) * n_embd];
                     there.iter().zip(stream(i)).all(|(a, b)| a.to_bits() == b.to_bits())
                 });
@@ -154,9 +175,7 @@ impl Joint {
             for (response, chosen) in [(&pair.chosen, true), (&pair.rejected, false)] {
                 let mut output = shared;
                 for (i, &token) in response.iter().enumerate() {
-                    let coef = if chosen { 1.0 } else { -1.0 };
-                    out.labels.push(Label { row: output as u32, token: token as u32, coef });
-                    out.owners.push((p, chosen));
+                    out.labels.push(output, token, Owner { pair: p, chosen });
                     if i + 1 < response.len() {
                         output = out.predict(p, at + i);
                     }
@@ -164,7 +183,7 @@ impl Joint {
                 at += response.len();
             }
         }
-        by_row(&mut out.labels, &mut out.owners);
+        out.labels.sort_by_row();
         out
     }
 
@@ -187,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_that_begin_alike_are_there_once() {
+    fn shared_prefixes_are_computed_once() {
         let pair = |prompt: &[Token], chosen: &[Token], rejected: &[Token]| TokenizedPair {
             prompt: prompt.to_vec(),
             chosen: chosen.to_vec(),
@@ -199,16 +218,16 @@ mod tests {
         let stream = |p: usize, n: usize| (0..n).map(|i| if p == 2 && i == 1 { -1.0 } else { i as f32 }).collect();
         let streams: Vec<Vec<f32>> = pairs.iter().enumerate().map(|(p, x)| stream(p, x.n_tokens())).collect();
         let parts: Vec<(&TokenizedPair, &[f32])> = pairs.iter().zip(&streams).map(|(p, s)| (p, &s[..])).collect();
-        let joint = Joint::new(&parts, 1);
+        let layout = BatchLayout::new(&parts, 1);
         assert_eq!(
-            joint.rows,
+            layout.rows,
             [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3)]
         );
-        assert_eq!(joint.outputs, [3, 4, 5, 6, 7, 10]);
-        assert_eq!(joint.columns[1], [Some(0), Some(1), Some(5), None, Some(6), Some(7), None]);
-        let labels: Vec<(u32, u32, f32)> = joint.labels.iter().map(|l| (l.row, l.token, l.coef)).collect();
+        assert_eq!(layout.outputs, [3, 4, 5, 6, 7, 10]);
+        assert_eq!(layout.columns[1], [Some(0), Some(1), Some(5), None, Some(6), Some(7), None]);
+        let labels: Vec<(u32, u32, f32)> = layout.labels.labels.iter().map(|l| (l.row, l.token, l.coef)).collect();
         assert_eq!(labels[..3], [(0, 5, 1.0), (0, 7, -1.0), (1, 6, 1.0)]);
         assert_eq!(labels[3..7], [(2, 5, 1.0), (2, 8, -1.0), (3, 8, -1.0), (4, 8, -1.0)]);
-        assert_eq!(joint.owners.iter().filter(|o| o.0 == 1).count(), 4);
+        assert_eq!(layout.labels.owners.iter().filter(|o| o.pair == 1).count(), 4);
     }
 }

@@ -1,10 +1,9 @@
 //! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
 
 use super::layout::Layout;
-use super::{Engine, EngineError, Example, PairLogp, mark, markers, set_vectors};
+use super::{Engine, EngineError, PairLogp, TracedBatch};
 use crate::data::TokenizedPair;
 use crate::numbers::median;
-use ggml_grad::graph::capture_decode;
 use ggml_grad::graph::grad::{GradStatus, survey};
 use ggml_grad::graph::ir::Value;
 use ggml_grad::graph::log_sum_exp;
@@ -75,16 +74,16 @@ impl Agreement {
 
 impl Engine {
     /// Decodes the pairs once and says of every op above the lowest layer whether a gradient passes through it and whether
-    /// it has a rule. [`Engine::capture`] refuses a model with a missing rule; this lists all that are missing.
+    /// it has a rule. [`Engine::trace_batch`] refuses a model with a missing rule; this lists all that are missing.
     ///
     /// # Errors
-    /// As [`Engine::capture`], but for missing rules.
+    /// As [`Engine::trace_batch`], but for missing rules.
     pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
         let layout = Layout::new(pairs)?;
-        let lifted = capture_decode(&mut self.ctx, &layout.batch, &self.layers, &mut self.keep)?.lifted;
+        let lifted = self.context.capture(&layout.batch)?.lifted;
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
-        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let at: Vec<Value> = lifted.hook_points.iter().map(|h| h.at).collect();
         let standing = survey(&graph, lifted.logits, head, &at)?;
         let mut ops = BTreeMap::new();
         for (value, name) in lifted.origin {
@@ -98,46 +97,38 @@ impl Engine {
         Ok(Survey { ops })
     }
 
-    /// Compares the lifted graph with `llama_decode` on this example: without a vector, and with pseudo-random ones of
+    /// Compares the lifted graph with `llama_decode` on these pairs: without a vector, and with pseudo-random ones of
     /// 5 % of the median residual norm of their layer. Returns the largest absolute difference of a logit in each case
     /// and the number of logits compared.
     ///
     /// # Errors
     /// Any of [`EngineError`]; a disagreement is reported, not raised.
-    pub fn compare(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
-        // `llama_decode` as it is, with no kernel of ours.
-        let kernel_override = self.ctx.set_kernel_override(None);
-        let agreement = self.compare_with_ggml(pairs, example);
-        self.ctx.set_kernel_override(kernel_override);
-        agreement
-    }
-
-    fn compare_with_ggml(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
-        let layout = Layout::new(pairs)?;
+    pub fn compare(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<Agreement, EngineError> {
+        let traced = traced.as_ref();
+        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>())?;
         let n_embd = self.model.n_embd();
         let random: Vec<f32> = (0..self.n_vector())
             .map(|i| {
-                let norm = 0.05 * median(&example.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
+                let norm = 0.05 * median(&traced.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
                 let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
                 norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
             })
             .collect();
-        // llama.cpp adds its vector to the bare residual stream; the captured one, of the lowest layer, holds the marker
-        // already. So what is compared with the captured one plus zero is a decode that carries the markers too.
-        let markers = markers(&self.layers, n_embd);
-        let mut unmarked = markers.clone();
-        unmarked[..n_embd].fill(0.0);
+        let zeros = vec![0.0; self.n_vector()];
         let mut agreement = Agreement { on_devices: self.is_on_devices(), ..Agreement::default() };
         let mut first_row = Vec::new();
-        for (slot, (decoded, added)) in [(&markers, &unmarked), (&random, &random)].into_iter().enumerate() {
-            set_vectors(&mut self.ctx, &self.layers, decoded)?;
-            self.ctx.decode(&layout.batch)?;
-            let lifted = self.logits(example, added)?;
+        let mut zero_logits = Vec::new();
+        for (slot, vectors) in [&zeros, &random].into_iter().enumerate() {
+            self.context.decode(&layout.batch, Some(vectors))?;
+            if slot == 0 {
+                zero_logits = self.all_logits(&layout)?;
+            }
+            let lifted = self.logits(traced, vectors)?;
             let n_vocab = self.model.n_vocab();
             let mut max = 0.0f32;
             let mut spread = Spread::default();
             for (row, &token) in layout.output_tokens.iter().enumerate() {
-                let theirs = self.ctx.logits(token)?;
+                let theirs = self.context.logits(token)?;
                 let ours = &lifted[row * n_vocab..(row + 1) * n_vocab];
                 max = max.max(distance(theirs, ours));
                 spread.add(theirs, ours);
@@ -155,14 +146,8 @@ impl Engine {
             }
             if slot == 0 { agreement.unsteered = max } else { agreement.steered = max }
         }
-        self.ctx.clear_control_vector();
-        self.ctx.decode(&layout.batch)?;
-        let bare = self.all_logits(&layout)?;
-        let zeros = vec![0.0; self.n_vector()];
-        set_vectors(&mut self.ctx, &self.layers, &zeros)?;
-        self.ctx.decode(&layout.batch)?;
-        agreement.zero = distance(&self.all_logits(&layout)?, &bare);
-        mark(&mut self.ctx, &self.layers)?;
+        self.context.decode(&layout.batch, None)?;
+        agreement.zero = distance(&zero_logits, &self.all_logits(&layout)?);
         Ok(agreement)
     }
 
@@ -174,18 +159,17 @@ impl Engine {
     /// [`EngineError::Llama`].
     pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
         let layout = Layout::new(pairs)?;
-        let exact = ContextParams::exact(layout.token_pair.len(), 2 * layout.n_pairs, self.ctx.n_threads());
+        let exact = ContextParams::exact(layout.token_pair.len(), 2 * pairs.len(), self.context.n_threads());
         let scores = |flash_attention: bool| -> Result<Vec<PairLogp>, EngineError> {
             let mut ctx = Context::new(&self.model, &ContextParams { flash_attention, ..exact })?;
-            set_vectors(&mut ctx, &self.layers, vectors)?;
+            ctx.set_layer_vectors(self.layers(), vectors)?;
             ctx.decode(&layout.batch)?;
-            let mut logp = vec![PairLogp::default(); layout.n_pairs];
-            for (owner, label) in layout.owners.iter().zip(&layout.labels) {
+            let mut log_probs = Vec::with_capacity(layout.labels.labels.len());
+            for label in &layout.labels.labels {
                 let logits = ctx.logits(layout.output_tokens[label.row as usize])?;
-                let score = f64::from(logits[label.token as usize]) - log_sum_exp(logits);
-                super::add_logp(&mut logp, *owner, score);
+                log_probs.push(f64::from(logits[label.token as usize]) - log_sum_exp(logits));
             }
-            Ok(logp)
+            Ok(layout.labels.sums(pairs.len(), &log_probs))
         };
         let (with, without) = (scores(true)?, scores(false)?);
         let apart = |(a, b): (&PairLogp, &PairLogp)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs());
@@ -196,7 +180,7 @@ impl Engine {
     fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
         let mut all = Vec::with_capacity(layout.output_tokens.len() * self.model.n_vocab());
         for &token in &layout.output_tokens {
-            all.extend_from_slice(self.ctx.logits(token)?);
+            all.extend_from_slice(self.context.logits(token)?);
         }
         Ok(all)
     }
@@ -205,8 +189,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Disagrees`].
-    pub fn verify(&mut self, pairs: &[&TokenizedPair], example: &Example) -> Result<Agreement, EngineError> {
-        let a = self.compare(pairs, example)?;
+    pub fn verify(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<Agreement, EngineError> {
+        let a = self.compare(traced)?;
         for (max_diff, what, fine) in [
             (a.unsteered, "no vector", a.agrees()),
             (a.steered, "a random vector of 5 % of the residual norm", a.agrees()),
@@ -219,7 +203,7 @@ impl Engine {
         if a.effect == 0.0 {
             return Err(EngineError::Model(format!(
                 "a control vector at layers {:?} does not move the logits of this architecture ({})",
-                self.layers,
+                self.layers(),
                 self.model.architecture()
             )));
         }

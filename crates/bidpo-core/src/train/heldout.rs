@@ -2,7 +2,7 @@
 
 use super::error::TrainError;
 use super::events::{Event, NamedPair};
-use crate::engine::{BatchPlan, Engine, EngineError, Example, PairLogp};
+use crate::engine::{BatchPlan, Engine, EngineError, PairLogp, TracedPair};
 use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
 use crate::steer::rotated;
 use crate::text::numbers::p_value;
@@ -144,10 +144,10 @@ impl HeldOut {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         observe(Event::Measuring { pairs: pairs.test.len() });
-        let mut trace = |pairs: &[NamedPair]| -> Result<Vec<Example>, TrainError> {
+        let mut trace = |pairs: &[NamedPair]| -> Result<Vec<TracedPair>, TrainError> {
             let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
             engine
-                .capture_each(&tokens, plan, &mut |_| !interrupt.load(Ordering::Relaxed))
+                .trace_each(&tokens, plan, &mut |_| !interrupt.load(Ordering::Relaxed))
                 .map_err(|(i, source)| TrainError::Pair { pair: pairs[i].name.clone(), source })?
                 .ok_or(TrainError::Interrupted)
         };
@@ -168,15 +168,14 @@ impl HeldOut {
     /// [`EngineError`].
     pub fn measure(
         engine: &mut Engine,
-        examples: &[Example],
-        prompted: Option<&[Example]>,
+        examples: &[TracedPair],
+        prompted: Option<&[TracedPair]>,
         plan: BatchPlan,
         vector: &[f32],
         seed: u64,
     ) -> Result<Self, EngineError> {
-        let reference = |examples: &[Example]| -> Vec<PairLogp> {
-            examples.iter().flat_map(|e| e.reference.iter().copied()).collect()
-        };
+        let reference =
+            |examples: &[TracedPair]| -> Vec<PairLogp> { examples.iter().map(TracedPair::reference).collect() };
         let mut conditions = vec![Condition::new("unsteered", &reference(examples))];
         let random = rotated(vector, engine.model().n_embd(), seed);
         let negative: Vec<f32> = vector.iter().map(|x| -x).collect();

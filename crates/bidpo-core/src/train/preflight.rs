@@ -3,7 +3,7 @@
 use super::error::TrainError;
 use super::events::{Event, MemoryNeed, NamedPair};
 use crate::data::TokenizedPair;
-use crate::engine::{Agreement, BatchPlan, Engine, Example};
+use crate::engine::{Agreement, BatchPlan, Engine, TracedPair};
 use ggml_grad::memory::text;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// All pairs of a run, traced, with the facts that tracing found.
 pub(super) struct Preflight {
     /// Training pairs, then validation pairs.
-    pub examples: Vec<Example>,
+    pub traced: Vec<TracedPair>,
     /// Batches of the run.
     pub plan: BatchPlan,
     /// Comparison of the lifted graph with `llama_decode`, on the first pair.
@@ -55,12 +55,12 @@ pub(super) fn preflight(
     let longest = (0..total)
         .max_by_key(|&i| (all[i].tokens.n_tokens(), std::cmp::Reverse(i)))
         .ok_or_else(|| TrainError::Config("there is no training pair: give at least one".into()))?;
-    let mut traced: BTreeMap<usize, Example> = BTreeMap::new();
-    traced.insert(longest, engine.capture(&[&all[longest].tokens]).map_err(|e| named(longest, e))?);
+    let mut traced: BTreeMap<usize, TracedPair> = BTreeMap::new();
+    traced.insert(longest, engine.trace(&all[longest].tokens).map_err(|e| named(longest, e))?);
     let plan = plan_memory(engine, &all, &traced[&longest], all[longest], allow_swap, recorded, observe)?;
     // The first pair is the one that is checked.
     if longest != 0 {
-        traced.insert(0, engine.capture(&[&all[0].tokens]).map_err(|e| named(0, e))?);
+        traced.insert(0, engine.trace(&all[0].tokens).map_err(|e| named(0, e))?);
     }
     let Checked { agreement, cache } = check_first(engine, all[0], &traced[&0])?;
     let rounding = match cache {
@@ -72,9 +72,9 @@ pub(super) fn preflight(
                  folder",
                 all[0].name
             )));
-            engine.set_cache(None);
-            for (&i, example) in &mut traced {
-                *example = engine.capture(&[&all[i].tokens]).map_err(|e| named(i, e))?;
+            engine.take_cache();
+            for (&i, pair) in &mut traced {
+                *pair = engine.trace(&all[i].tokens).map_err(|e| named(i, e))?;
             }
             None
         }
@@ -84,16 +84,16 @@ pub(super) fn preflight(
     observe(Event::Captured { done, total, tokens: all[0].tokens.n_tokens() });
     let rest: Vec<usize> = (0..total).filter(|i| !traced.contains_key(i)).collect();
     let tokens: Vec<&TokenizedPair> = rest.iter().map(|&i| &all[i].tokens).collect();
-    let captured = engine.capture_each(&tokens, plan, &mut |example| {
+    let captured = engine.trace_each(&tokens, plan, &mut |pair| {
         done += 1;
-        observe(Event::Captured { done, total, tokens: example.n_tokens });
+        observe(Event::Captured { done, total, tokens: pair.n_tokens() });
         !interrupt.load(Ordering::Relaxed)
     });
     let captured = captured.map_err(|(i, e)| named(rest[i], e))?;
     tell_notices(engine, observe);
     let Some(captured) = captured.filter(|_| !interrupt.load(Ordering::Relaxed)) else { return Ok(None) };
     traced.extend(rest.into_iter().zip(captured));
-    Ok(Some(Preflight { examples: traced.into_values().collect(), plan, agreement, rounding }))
+    Ok(Some(Preflight { traced: traced.into_values().collect(), plan, agreement, rounding }))
 }
 
 fn tell_notices(engine: &mut Engine, observe: &mut dyn FnMut(Event<'_>)) {
@@ -104,33 +104,33 @@ fn tell_notices(engine: &mut Engine, observe: &mut dyn FnMut(Event<'_>)) {
 
 /// Compares the first pair's graph with `llama_decode`, and its traced numbers, which may come from a cache, with a fresh
 /// capture.
-fn check_first(engine: &mut Engine, pair: &NamedPair, example: &Example) -> Result<Checked, TrainError> {
-    let tokens = [&pair.tokens];
+fn check_first(engine: &mut Engine, pair: &NamedPair, traced: &TracedPair) -> Result<Checked, TrainError> {
     if engine.cache().is_none() {
-        return Ok(Checked { agreement: engine.verify(&tokens, example)?, cache: CacheCheck::Unused });
+        return Ok(Checked { agreement: engine.verify(traced)?, cache: CacheCheck::Unused });
     }
-    let fresh = engine.capture_fresh(&tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
-    let agreement = engine.verify(&tokens, &fresh)?;
-    let cache = engine.cache_rounding(example, &fresh).map_or(CacheCheck::Refused, CacheCheck::Trusted);
+    let fresh =
+        engine.trace_fresh(&pair.tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
+    let agreement = engine.verify(&fresh)?;
+    let cache = engine.cache_rounding(traced, &fresh).map_or(CacheCheck::Refused, CacheCheck::Trusted);
     Ok(Checked { agreement, cache })
 }
 
-/// Plans the batches and compares the memory of the run with the free memory. `example` is the trace of `pair`, the longest
+/// Plans the batches and compares the memory of the run with the free memory. `traced` is the trace of `pair`, the longest
 /// one.
 fn plan_memory(
     engine: &mut Engine,
     all: &[&NamedPair],
-    example: &Example,
+    traced: &TracedPair,
     pair: &NamedPair,
     allow_swap: bool,
     recorded: Option<usize>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<BatchPlan, TrainError> {
-    let longest = example.n_tokens;
+    let longest = traced.n_tokens();
     // Residual streams grow with the tokens, masks with their square: by share of tokens no pair is counted too small.
     let tokens: usize = all.iter().map(|p| p.tokens.n_tokens()).sum();
     let planned =
-        engine.plan_batches(example, tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
+        engine.plan_batches(traced, tokens).map_err(|source| TrainError::Pair { pair: pair.name.clone(), source })?;
     let mut plan = planned.plan;
     // A resumed run that began without batches continues without: batching changes the last bits of gradients.
     if recorded == Some(0) {
@@ -141,8 +141,8 @@ fn plan_memory(
         step_bytes: planned.step_bytes,
         joined_tokens: plan.max_tokens(),
         joined_bytes: if plan.is_batched() { planned.batch_bytes } else { 0 },
-        captured_bytes: (example.input_bytes() as f64 * tokens as f64 / longest as f64) as u64
-            + (example.graph_bytes() * all.len()) as u64,
+        captured_bytes: (traced.as_ref().input_bytes() as f64 * tokens as f64 / longest as f64) as u64
+            + (traced.as_ref().graph_bytes() * all.len()) as u64,
     };
     let model_bytes = engine.model().mapped_bytes();
     let available = ggml_grad::memory::available();

@@ -10,7 +10,7 @@ use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::summary::RunSummary;
 use super::trainer::Trained;
-use crate::engine::{Engine, EngineError, Example, PairLogp};
+use crate::engine::{BatchScore, Engine, EngineError, PairLogp, TracedPair};
 use crate::numbers::norm;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(crate) struct TracedSet<'a> {
     /// The pairs.
     pub(crate) pairs: &'a [NamedPair],
     /// Their traces.
-    pub(crate) traced: &'a [Example],
+    pub(crate) traced: &'a [TracedPair],
 }
 
 /// A run between two steps.
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         let mut all = Vec::new();
         for direction in [1.0, -1.0] {
             let of: Vec<usize> = members.iter().filter(|m| m.direction == direction).map(|m| m.pair).collect();
-            let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens).collect();
+            let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens()).collect();
             all.extend(
                 self.summary.batch_plan.batches(&sizes).into_iter().map(|batch| (of[batch].to_vec(), direction)),
             );
@@ -230,9 +230,9 @@ impl<'a> Run<'a> {
     pub(crate) fn forward(&mut self, members: &[Member]) -> Result<(), EngineError> {
         let train = self.train;
         for (batch, d) in self.batches(members) {
-            let traced: Vec<&Example> = batch.iter().map(|&i| &train.traced[i]).collect();
+            let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
             let added = self.added(d);
-            self.engine.run_together(&traced, &added, None)?;
+            self.engine.run_batch(&traced, &added, None)?;
         }
         Ok(())
     }
@@ -240,12 +240,12 @@ impl<'a> Run<'a> {
     /// Adds losses and gradients of a batch of one direction to `sum`. Returns the pair that is not finite, if any.
     fn add_batch(&mut self, batch: &[usize], d: f64, sum: &mut StepSum) -> Result<Option<usize>, EngineError> {
         let train = self.train;
-        let traced: Vec<&Example> = batch.iter().map(|&i| &train.traced[i]).collect();
+        let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
         let (added, beta) = (self.added(d), self.config.beta);
         let slope = |margin: f64| loss(d, beta, margin).slope;
-        let (policies, grad) = self.engine.run_together(&traced, &added, Some(&slope))?;
-        let references = traced.iter().map(|e| &e.reference[0]);
-        let bad = policies.iter().zip(references).position(|(policy, r)| !sum.add(d, beta, r, policy));
+        let BatchScore { logp, grad } = self.engine.run_batch(&traced, &added, Some(&slope))?;
+        let references = traced.iter().map(|t| t.reference());
+        let bad = logp.iter().zip(references).position(|(policy, r)| !sum.add(d, beta, &r, policy));
         let bad = match bad {
             None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, &added)?),
             bad => bad,
@@ -254,14 +254,14 @@ impl<'a> Run<'a> {
             return Ok(Some(batch[at]));
         }
         sum.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
-        self.clock.tokens += traced.iter().map(|e| e.n_tokens).sum::<usize>();
+        self.clock.tokens += traced.iter().map(|t| t.n_tokens()).sum::<usize>();
         Ok(None)
     }
 
     /// Index of the first pair whose own gradient is not finite; the last one where each is finite alone.
-    fn without_gradient(&mut self, traced: &[&Example], added: &[f32]) -> Result<usize, EngineError> {
+    fn without_gradient(&mut self, traced: &[&TracedPair], added: &[f32]) -> Result<usize, EngineError> {
         for (at, pair) in traced.iter().enumerate() {
-            if self.engine.run(pair, added, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
+            if self.engine.run(*pair, added, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
                 return Ok(at);
             }
         }
@@ -330,7 +330,7 @@ impl<'a> Run<'a> {
             let added = self.added(d);
             let scored = self.engine.score_all(self.valid.traced, &added, self.summary.batch_plan)?;
             for (pair, (policy, e)) in scored.iter().zip(self.valid.traced).enumerate() {
-                let margin = policy.gap() - e.reference[0].gap();
+                let margin = policy.gap() - e.reference().gap();
                 if !margin.is_finite() {
                     return Ok(Validation::NotFinite { pair });
                 }
@@ -376,7 +376,7 @@ impl<'a> Run<'a> {
         for m in members(self.config, self.state.step - 1, self.train.pairs.len()) {
             let (added, traced) = (self.added(m.direction), &self.train.traced[m.pair]);
             let scored = self.engine.run(traced, &added, false)?;
-            if !(scored.logp[0].gap() - traced.reference[0].gap()).is_finite() {
+            if !(scored.logp[0].gap() - traced.reference().gap()).is_finite() {
                 return Ok(Some(self.train.pairs[m.pair].name.clone()));
             }
         }

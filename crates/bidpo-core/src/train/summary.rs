@@ -1,7 +1,7 @@
 //! Facts about model and data that are known before the first step.
 
 use super::config::{LearningRate, TrainConfig};
-use crate::engine::{Agreement, BatchPlan, Cache, CacheType, Engine, Example};
+use crate::engine::{Agreement, BatchPlan, Cache, CacheType, Engine, TracedPair};
 use crate::numbers::{median, norm};
 use crate::steer::mean_fraction;
 
@@ -59,10 +59,10 @@ pub struct RunSummary {
 
 impl RunSummary {
     /// Of a run over these training pairs; comparison and bytes are left empty.
-    pub(crate) fn new(engine: &Engine, config: &TrainConfig, train: &[Example]) -> Self {
+    pub(crate) fn new(engine: &Engine, config: &TrainConfig, train: &[TracedPair]) -> Self {
         let n_embd = engine.model().n_embd();
         let of_layer = |(i, &layer): (usize, &usize)| {
-            let norms: Vec<f32> = train.iter().flat_map(|e| e.norms[i].iter().copied()).collect();
+            let norms: Vec<f32> = train.iter().flat_map(|e| e.norms()[i].iter().copied()).collect();
             LayerStats::new(layer, &norms, config.learning_rate, n_embd, config.layers.len())
         };
         Self {
@@ -73,7 +73,7 @@ impl RunSummary {
             agreement: Agreement::default(),
             cache_bytes: 0,
             captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
-            train_tokens: train.iter().map(|e| e.n_tokens).sum(),
+            train_tokens: train.iter().map(TracedPair::n_tokens).sum(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
 use super::preflight::preflight;
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
-use crate::engine::{Engine, Example};
+use crate::engine::{Engine, TracedPair};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -104,11 +104,11 @@ impl Trainer<'_> {
         if let Some((cache, rounding)) = self.engine.cache().zip(captured.rounding) {
             observe(Event::Cache { folder: cache.folder(), used: cache.used(), rounding });
         }
-        let (on, by) = captured.examples.split_at(train.len());
+        let (on, by) = captured.traced.split_at(train.len());
         let summary = RunSummary {
             batch_plan: captured.plan,
             agreement: captured.agreement,
-            cache_bytes: captured.examples.iter().map(Example::bytes).sum(),
+            cache_bytes: captured.traced.iter().map(TracedPair::bytes).sum(),
             ..RunSummary::new(self.engine, self.config, on)
         };
         observe(Event::Ready(&summary));

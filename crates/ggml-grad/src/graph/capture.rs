@@ -52,7 +52,7 @@ pub(super) struct RawHookPoint {
 /// Part of the graph that is computed while it is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CaptureMode {
-    /// Nodes that do not depend on the lowest hook point's result, and the hook point itself.
+    /// Nodes that do not depend on the lowest hook point's result.
     Below,
     /// Nothing: only the structure and the inputs are wanted.
     Nothing,
@@ -66,8 +66,7 @@ pub(super) struct Capture {
     pub leaves: HashMap<NodeId, RawLeaf>,
     /// The additions of the control vectors, in the order of the graph.
     pub hook_points: Vec<RawHookPoint>,
-    /// Result of the first one: the residual stream there (plus the marker), `[n_rows, n_embd]`; empty if it was not
-    /// computed.
+    /// The residual stream at the first one, before the addition, `[n_rows, n_embd]`; empty if it was not computed.
     pub residual: Vec<f32>,
     /// True if a layer's vector was added twice: llama.cpp ran the batch in several compute passes.
     pub split: bool,
@@ -181,6 +180,22 @@ impl Capture {
     }
 }
 
+/// The rows of an F32 tensor, whatever its strides, `[n_rows, ne[0]]`.
+fn rows_of(tensor: &Node<'_>) -> Vec<f32> {
+    let (ne, nb) = (tensor.ne(), tensor.nb());
+    let bytes = tensor.read_bytes();
+    let mut rows = Vec::with_capacity(ne.iter().product());
+    for (i3, i2, i1) in (0..ne[3]).flat_map(|i3| (0..ne[2]).flat_map(move |i2| (0..ne[1]).map(move |i1| (i3, i2, i1))))
+    {
+        let row = i1 * nb[1] + i2 * nb[2] + i3 * nb[3];
+        rows.extend((0..ne[0]).map(|i0| {
+            let at = row + i0 * nb[0];
+            f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        }));
+    }
+    rows
+}
+
 /// The name of what a copy of ggml's scheduler is a copy of.
 fn copied_name(name: &str) -> Option<&str> {
     let (_, rest) = name.split_once('#')?;
@@ -230,12 +245,16 @@ impl EvalCallback for Capture {
             self.above.insert(node.id());
             self.above.extend(root);
         }
-        self.skip = self.mode == CaptureMode::Nothing || above;
+        // The addition itself is not computed: ggml may write its result over the residual stream, which is wanted as it is.
+        self.skip = self.mode == CaptureMode::Nothing || above || first;
         if let Some((layer, vector)) = hook_point {
             self.split |= self.hook_points.iter().any(|e| e.layer == layer);
             self.hook_points.push(RawHookPoint { layer, node: node.id(), vector });
         }
-        !self.skip && (first || self.keep.contains(&number))
+        match self.mode {
+            CaptureMode::Nothing => false,
+            CaptureMode::Below => first || !self.skip && self.keep.contains(&number),
+        }
     }
 
     fn skips(&mut self, _node: &Node<'_>) -> bool {
@@ -247,7 +266,7 @@ impl EvalCallback for Capture {
             self.kept.insert(number, node.read_bytes());
         }
         if self.hook_points.first().is_some_and(|e| e.node == node.id()) {
-            self.residual = node.read_f32();
+            self.residual = node.src(0).map(|stream| rows_of(&stream)).unwrap_or_default();
         }
         true
     }

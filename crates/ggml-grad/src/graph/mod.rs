@@ -42,7 +42,8 @@ pub enum CaptureError {
 pub struct Captured {
     /// The graph.
     pub lifted: Lifted,
-    /// The residual stream at its lowest hook point, marker included, `[n_rows, n_embd]`; empty where nothing was computed.
+    /// The residual stream at its lowest hook point, before a vector is added, `[n_rows, n_embd]`; empty where nothing was
+    /// computed.
     pub residual: Vec<f32>,
     /// Values from below that are used above, by number of their node in the order of the decode.
     pub kept: SavedTensors,

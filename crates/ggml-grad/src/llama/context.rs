@@ -425,6 +425,29 @@ impl Context {
         Ok(())
     }
 
+    /// As [`Context::set_control_vector`], with `vectors`, `[n_layers, n_embd]`, at `layers`, in ascending order.
+    ///
+    /// # Errors
+    /// As [`Context::set_control_vector`].
+    pub fn set_layer_vectors(&mut self, layers: &[usize], vectors: &[f32]) -> Result<(), LlamaError> {
+        let (n_layer, n_embd) = (self.model.n_layer(), self.model.n_embd());
+        let (Some(&first), Some(&last)) = (layers.first(), layers.last()) else {
+            return Err(LlamaError::ControlVector("vectors at no layer: give at least one layer".into()));
+        };
+        if vectors.len() != layers.len() * n_embd || layers.iter().any(|&l| l < 1 || l >= n_layer) {
+            return Err(LlamaError::ControlVector(format!(
+                "{} floats at layers {layers:?}: this model takes {n_embd} at each of the layers 1 to {}",
+                vectors.len(),
+                n_layer - 1
+            )));
+        }
+        let mut data = vec![0.0; (n_layer - 1) * n_embd];
+        for (layer, v) in layers.iter().zip(vectors.chunks_exact(n_embd)) {
+            data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(v);
+        }
+        self.set_control_vector(&data, first, last)
+    }
+
     /// Takes the control vector off again and clears the KV cache.
     pub fn clear_control_vector(&mut self) {
         // SAFETY: a NULL vector switches it off.

@@ -93,7 +93,7 @@ pub struct Lifted {
     /// Input: the residual stream before the lowest vector is added, `[n_embd, n_rows]`.
     pub residual: InputId,
     /// The steered layers, lowest first.
-    pub entries: Vec<HookPoint>,
+    pub hook_points: Vec<HookPoint>,
     /// `[n_vocab, n_outputs]`.
     pub logits: Value,
     /// Data of the inputs; those of `residual` and of the vectors are empty here.
@@ -171,7 +171,7 @@ pub(super) fn lift(
         out: Lifted {
             graph,
             residual,
-            entries: Vec::new(),
+            hook_points: Vec::new(),
             logits: at,
             inputs,
             weights: Vec::new(),
@@ -194,7 +194,7 @@ pub(super) fn lift(
         let Some(&at) = lifter.done.get(&e.node) else {
             return Err(LiftError::NoEntry { layer: e.layer, arch });
         };
-        lifter.out.entries.push(HookPoint { layer: e.layer, vector, at });
+        lifter.out.hook_points.push(HookPoint { layer: e.layer, vector, at });
     }
     Ok(lifter.out)
 }

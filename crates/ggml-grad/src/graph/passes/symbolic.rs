@@ -62,7 +62,7 @@ pub struct SymbolicGraph {
     /// Input: the residual stream at the lowest hook point, `[n_embd, n_tokens]`.
     pub residual: InputId,
     /// The steered layers, lowest first.
-    pub entries: Vec<HookPoint>,
+    pub hook_points: Vec<HookPoint>,
     /// `[n_vocab, n_outputs]`.
     pub logits: Value,
     /// Tensors of the weights.
@@ -96,14 +96,14 @@ impl SymDims {
 /// A graph with what is needed of it only.
 struct Pruned {
     graph: Graph,
-    entries: Vec<HookPoint>,
+    hook_points: Vec<HookPoint>,
     logits: Value,
     masks: BTreeSet<InputId>,
 }
 
 impl Pruned {
     fn new(lifted: &Lifted) -> Result<Self, String> {
-        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
+        let at: Vec<Value> = lifted.hook_points.iter().map(|e| e.at).collect();
         let (fused, map) = fuse(&lifted.graph, &at).map_err(|e| e.to_string())?;
         let logits = map[lifted.logits.0 as usize];
         // Of an attention, the kernel's sources only.
@@ -136,19 +136,19 @@ impl Pruned {
             new[i] = Some(graph.copy(node, src));
         }
         let moved = |v: Value| new[map[v.0 as usize].0 as usize].ok_or("an entry that the logits do not depend on");
-        let entries = lifted
-            .entries
+        let hook_points = lifted
+            .hook_points
             .iter()
             .map(|e| Ok(HookPoint { at: moved(e.at)?, ..e.clone() }))
             .collect::<Result<Vec<HookPoint>, &str>>()?;
-        Ok(Self { graph, entries, logits: moved(lifted.logits)?, masks })
+        Ok(Self { graph, hook_points, logits: moved(lifted.logits)?, masks })
     }
 }
 
 impl SymbolicGraph {
     /// From the graphs of two batches, whose numbers of tokens and of outputs must differ, in different proportions. The error says
     /// why these graphs cannot be made for any batch.
-    pub fn learn(a: &Lifted, b: &Lifted, sizes: [SymDims; 2]) -> Result<Self, String> {
+    pub fn infer_dims(a: &Lifted, b: &Lifted, sizes: [SymDims; 2]) -> Result<Self, String> {
         let (one, two) = (Pruned::new(a)?, Pruned::new(b)?);
         if one.graph.nodes().len() != two.graph.nodes().len() || one.masks != two.masks || one.logits != two.logits {
             return Err("llama.cpp builds different graphs for different numbers of tokens".into());
@@ -183,9 +183,9 @@ impl SymbolicGraph {
             }
             extents.push(all);
         }
-        let Pruned { graph, entries, logits, .. } = one;
+        let Pruned { graph, hook_points, logits, .. } = one;
         let weights = a.weights.clone();
-        let symbolic = Self { graph, extents, inputs, residual: a.residual, entries, logits, weights };
+        let symbolic = Self { graph, extents, inputs, residual: a.residual, hook_points, logits, weights };
         // For the two batches, the symbolic graph must give the graphs that it was made from.
         for (size, graph) in sizes.into_iter().zip([&symbolic.graph, &two.graph]) {
             let made = symbolic.at(size).map_err(|e| e.to_string())?;
@@ -290,7 +290,7 @@ mod tests {
         Lifted {
             graph,
             residual,
-            entries: vec![HookPoint { layer: 1, vector, at }],
+            hook_points: vec![HookPoint { layer: 1, vector, at }],
             logits,
             inputs: vec![Data::F32(Vec::new()); 3],
             weights: Vec::new(),
@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn a_graph_of_any_size_is_the_one_that_would_be_lifted() {
-        let symbolic = SymbolicGraph::learn(&lifted(SIZES[0], 8, false), &lifted(SIZES[1], 8, false), SIZES).unwrap();
+        let symbolic =
+            SymbolicGraph::infer_dims(&lifted(SIZES[0], 8, false), &lifted(SIZES[1], 8, false), SIZES).unwrap();
         let size = SymDims { tokens: 41, outputs: 7 };
         let (made, want) = (symbolic.at(size).unwrap(), Pruned::new(&lifted(size, 8, false)).unwrap());
         assert_eq!(made.nodes().len(), want.graph.nodes().len());
@@ -312,16 +313,16 @@ mod tests {
         }
         assert_eq!(symbolic.shape(0, size), Some([8, 41, 1, 1]));
         assert_eq!(symbolic.shape(2, size), Some([7, 1, 1, 1]));
-        assert_eq!((symbolic.logits, symbolic.entries[0].at), (want.logits, want.entries[0].at));
+        assert_eq!((symbolic.logits, symbolic.hook_points[0].at), (want.logits, want.hook_points[0].at));
     }
 
     #[test]
     fn what_differs_otherwise_is_refused() {
-        let learn = |a: Lifted, b: Lifted| SymbolicGraph::learn(&a, &b, SIZES).map(|_| ());
-        let reason = learn(lifted(SIZES[0], 8, true), lifted(SIZES[1], 8, true)).unwrap_err();
+        let infer = |a: Lifted, b: Lifted| SymbolicGraph::infer_dims(&a, &b, SIZES).map(|_| ());
+        let reason = infer(lifted(SIZES[0], 8, true), lifted(SIZES[1], 8, true)).unwrap_err();
         assert!(reason.contains("Scale"), "{reason}");
         // An extent that grows with neither.
-        let reason = learn(lifted(SIZES[0], 8, false), lifted(SIZES[1], 10, false)).unwrap_err();
+        let reason = infer(lifted(SIZES[0], 8, false), lifted(SIZES[1], 10, false)).unwrap_err();
         assert!(reason.contains("Input"), "{reason}");
     }
 

@@ -25,96 +25,20 @@
 //! own ([`crate::graph`]), so with [`Precision::EXACT`] its logits equal those of `llama_decode` bit for bit
 //! ([`Trace::verify`] checks that), and a forward or backward pass costs the layers above only.
 
-use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Precision, RunError};
-use crate::graph::grad::differentiate;
-use crate::graph::ir::{Graph, IrError, Value};
-use crate::graph::lift::HookPoint;
-use crate::graph::passes::fuse::fuse;
-use crate::graph::{CaptureError, FastKernels, capture_decode, marker};
-use crate::llama::{Batch, Context, ContextParams, LlamaError, Model, Token, Unsupported, Use, Weight};
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod downstream;
+mod error;
+mod layer_context;
 
-/// What can go wrong between tokens and a gradient.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// llama.cpp.
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    /// The kind of model.
-    #[error(transparent)]
-    Unsupported(#[from] Unsupported),
-    /// The graph cannot be captured or lifted.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// The graph cannot be differentiated.
-    #[error(transparent)]
-    Grad(#[from] IrError),
-    /// The graph cannot be run.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// Weights on a GPU or a worker.
-    #[error("the weights of the model are not all in the CPU's memory ({placement}): load it with Offload::none()")]
-    Offloaded {
-        /// Where the layers are.
-        placement: String,
-    },
-    /// No layer, a layer out of range, or one named twice.
-    #[error("layers {layers:?} cannot be traced: give at least one, each once, from 1 to {last}")]
-    Layers {
-        /// The layers asked for.
-        layers: Vec<usize>,
-        /// The last layer that has a hook point.
-        last: usize,
-    },
-    /// A layer that the trace has no hook point at.
-    #[error("layer {layer} is not traced: the layers of this trace are {traced:?}")]
-    NotTraced {
-        /// The layer asked for.
-        layer: usize,
-        /// The traced layers.
-        traced: Vec<usize>,
-    },
-    /// A vector of another width than the residual stream.
-    #[error("a vector of {found} components cannot be added to a residual stream of width {n_embd}")]
-    Width {
-        /// Components given.
-        found: usize,
-        /// Components needed.
-        n_embd: usize,
-    },
-    /// No target.
-    #[error("there is no target: give at least one position and token")]
-    NoTarget,
-    /// A target at a position without logits.
-    #[error("position {position} has no logits: the batch asked for those of {n_outputs} of its {n_tokens} tokens")]
-    Position {
-        /// The position asked for.
-        position: usize,
-        /// Positions with logits.
-        n_outputs: usize,
-        /// Tokens in the batch.
-        n_tokens: usize,
-    },
-    /// A target token outside the vocabulary.
-    #[error("token {token} is not in the vocabulary of {n_vocab} tokens")]
-    Token {
-        /// The token asked for.
-        token: Token,
-        /// Size of the vocabulary.
-        n_vocab: usize,
-    },
-    /// A residual stream of a shape that this version does not know.
-    #[error("the residual stream at layer {layer} has {n_rows} rows for {n_tokens} tokens")]
-    Rows {
-        /// The layer.
-        layer: usize,
-        /// Rows found.
-        n_rows: usize,
-        /// Tokens in the batch.
-        n_tokens: usize,
-    },
-}
+pub use downstream::DownstreamGraph;
+pub use error::TraceError;
+pub use layer_context::LayerContext;
+
+use crate::graph::emit::{Bindings, Data, Executor, Forward, Label, Precision};
+use crate::graph::ir::Graph;
+use crate::graph::lift::HookPoint;
+use crate::graph::{AttentionMemory, FastKernels};
+use crate::llama::{Batch, Context, ContextParams, Model, Token, Use};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How to trace.
 #[derive(Debug, Clone)]
@@ -187,20 +111,8 @@ pub struct Parity {
 
 #[derive(Debug)]
 struct Machine {
-    ctx: Context,
+    context: LayerContext,
     exec: Executor,
-}
-
-impl Machine {
-    /// Sets the control vectors of the layers (ascending), `[n_layers, n_embd]`; clears the cache.
-    fn set_vectors(&mut self, layers: &[usize], vectors: &[f32]) -> Result<(), LlamaError> {
-        let (n_layer, n_embd) = (self.ctx.model().n_layer(), self.ctx.model().n_embd());
-        let mut data = vec![0.0; (n_layer - 1) * n_embd];
-        for (layer, v) in layers.iter().zip(vectors.chunks_exact(n_embd)) {
-            data[(layer - 1) * n_embd..layer * n_embd].copy_from_slice(v);
-        }
-        self.ctx.set_control_vector(&data, layers[0], layers[layers.len() - 1])
-    }
 }
 
 fn lock(machine: &Mutex<Machine>) -> MutexGuard<'_, Machine> {
@@ -231,7 +143,8 @@ impl Tracer {
         ctx.set_kernel_override(FastKernels::kernel_override().filter(|_| fast));
         let mut exec = Executor::new(ctx.n_threads())?;
         exec.set_precision(options.precision);
-        Ok(Self { model: Arc::clone(model), machine: Arc::new(Mutex::new(Machine { ctx, exec })) })
+        let machine = Machine { context: LayerContext::new(ctx, &[]), exec };
+        Ok(Self { model: Arc::clone(model), machine: Arc::new(Mutex::new(machine)) })
     }
 
     /// Layers that have a hook point, `1..n_layer`: llama.cpp applies control vectors there.
@@ -264,56 +177,25 @@ impl Tracer {
         if layers.is_empty() || !in_range || layers.windows(2).any(|w| w[0] == w[1]) {
             return Err(TraceError::Layers { layers, last: self.model.n_layer() - 1 });
         }
-        let n_embd = self.model.n_embd();
-        let mut machine = lock(&self.machine);
-        let markers: Vec<f32> = layers.iter().flat_map(|&l| marker(n_embd, l)).collect();
-        machine.set_vectors(&layers, &markers)?;
-        let captured = capture_decode(&mut machine.ctx, batch, &layers, &mut BTreeSet::new())?;
-        let mut lifted = captured.lifted;
-        if machine.exec.precision().forward == Forward::Fast {
-            let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
-            let (graph, map) = fuse(&lifted.graph, &at)?;
-            lifted.graph = graph;
-            lifted.logits = map[lifted.logits.0 as usize];
-            lifted.entries.iter_mut().for_each(|e| e.at = map[e.at.0 as usize]);
-        }
-        let mut graph = lifted.graph;
-        let output = graph.output_matrix(lifted.logits).map(|w| &lifted.weights[w.0 as usize]);
-        let fused = match output.is_some_and(|w| machine.exec.can_fuse_head(w)) {
-            true => graph.loss_head(lifted.logits),
-            false => None,
-        };
-        let (head, of) = match fused {
-            Some(fused) => fused,
-            None => (graph.log_prob_head(lifted.logits)?, lifted.logits),
-        };
-        let at: Vec<Value> = lifted.entries.iter().map(|e| e.at).collect();
-        let grads = differentiate(&mut graph, of, head, &at)?;
-        graph.shrink();
-        let mut weights = lifted.weights;
-        for id in graph.transposed_weights() {
-            weights[id.0 as usize].make_plain()?;
-        }
-        let mut inputs = lifted.inputs;
-        inputs[lifted.residual.0 as usize] = Data::F32(captured.residual);
-        for hook in &lifted.entries {
-            inputs[hook.vector.0 as usize] = Data::F32(vec![0.0; n_embd]);
-        }
+        let mut guard = lock(&self.machine);
+        let machine = &mut *guard;
+        machine.context.set_layers(&layers);
+        let captured = machine.context.capture(batch)?;
+        let mut downstream =
+            DownstreamGraph::new(captured.lifted, captured.residual, &machine.exec, AttentionMemory::default())?;
+        downstream.finish()?;
+        drop(guard);
         let outputs: Vec<usize> = (0..batch.len()).filter(|&row| batch.wants_logits(row)).collect();
+        let hooks = downstream.hook_points.iter();
         let positions =
-            lifted.entries.iter().map(|hook| positions(&graph, hook, batch, &outputs)).collect::<Result<_, _>>()?;
-        drop(machine);
+            hooks.map(|hook| positions(&downstream.graph, hook, batch, &outputs)).collect::<Result<_, _>>()?;
+        let vectors = vec![Data::F32(vec![0.0; self.model.n_embd()]); layers.len()];
         Ok(Trace {
             model: Arc::clone(&self.model),
             machine: Arc::clone(&self.machine),
             batch: batch.clone(),
-            hooks: lifted.entries,
-            logits: lifted.logits,
-            graph,
-            head,
-            grads,
-            inputs,
-            weights,
+            downstream,
+            vectors,
             outputs,
             positions,
         })
@@ -340,17 +222,9 @@ pub struct Trace {
     model: Arc<Model>,
     machine: Arc<Mutex<Machine>>,
     batch: Batch,
-    graph: Graph,
-    /// Ascending by layer.
-    hooks: Vec<HookPoint>,
-    /// `[n_outputs, n_vocab]`.
-    logits: Value,
-    /// What has to run for the log-probabilities.
-    head: Value,
-    /// For each hook point: the gradient there, `[n_rows, n_embd]`.
-    grads: Vec<Value>,
-    inputs: Vec<Data>,
-    weights: Vec<Weight>,
+    downstream: DownstreamGraph,
+    /// The vector added at each layer, lowest first, `[n_embd]`.
+    vectors: Vec<Data>,
     /// Rows of the batch that have logits.
     outputs: Vec<usize>,
     /// For each hook point: the row of the batch of each row there.
@@ -363,7 +237,7 @@ impl std::fmt::Debug for Trace {
         f.debug_struct("Trace")
             .field("layers", &self.layers())
             .field("n_tokens", &self.batch.len())
-            .field("n_nodes", &self.graph.nodes().len())
+            .field("n_nodes", &self.downstream.graph.nodes().len())
             .finish_non_exhaustive()
     }
 }
@@ -371,11 +245,11 @@ impl std::fmt::Debug for Trace {
 impl Trace {
     /// The traced layers, lowest first.
     pub fn layers(&self) -> Vec<usize> {
-        self.hooks.iter().map(|h| h.layer).collect()
+        self.downstream.hook_points.iter().map(|h| h.layer).collect()
     }
 
     fn slot(&self, layer: usize) -> Result<usize, TraceError> {
-        let slot = self.hooks.iter().position(|h| h.layer == layer);
+        let slot = self.downstream.hook_points.iter().position(|h| h.layer == layer);
         slot.ok_or_else(|| TraceError::NotTraced { layer, traced: self.layers() })
     }
 
@@ -390,7 +264,7 @@ impl Trace {
         if vector.len() != n_embd {
             return Err(TraceError::Width { found: vector.len(), n_embd });
         }
-        self.inputs[self.hooks[slot].vector.0 as usize] = Data::F32(vector.to_vec());
+        self.vectors[slot] = Data::F32(vector.to_vec());
         Ok(())
     }
 
@@ -416,7 +290,7 @@ impl Trace {
     }
 
     fn bindings<'a>(&'a self, labels: &'a [Label]) -> Bindings<'a> {
-        Bindings { inputs: self.inputs.iter().collect(), weights: &self.weights, labels, weigh: None }
+        self.downstream.bindings(&self.vectors, labels)
     }
 
     /// Log-probabilities of the targets, in nats, in the order given.
@@ -426,7 +300,8 @@ impl Trace {
     pub fn forward(&self, targets: &[Target]) -> Result<Vec<f64>, TraceError> {
         let weighted: Vec<(Target, f32)> = targets.iter().map(|&t| (t, 1.0)).collect();
         let (labels, order) = self.labels(&weighted)?;
-        let outcome = lock(&self.machine).exec.run(&self.graph, &self.bindings(&labels), &[self.head], &[])?;
+        let (d, bind) = (&self.downstream, self.bindings(&labels));
+        let outcome = lock(&self.machine).exec.run(&d.graph, &bind, &[d.head], &[])?;
         Ok(in_order(&outcome.log_probs, &order))
     }
 
@@ -437,8 +312,9 @@ impl Trace {
     /// As [`Trace::forward`].
     pub fn backward(&self, targets: &[(Target, f32)]) -> Result<Gradient, TraceError> {
         let (labels, order) = self.labels(targets)?;
-        let outcome = lock(&self.machine).exec.run(&self.graph, &self.bindings(&labels), &[self.head], &self.grads)?;
-        let layers = self.hooks.iter().zip(&self.positions).zip(outcome.values);
+        let (d, bind) = (&self.downstream, self.bindings(&labels));
+        let outcome = lock(&self.machine).exec.run(&d.graph, &bind, &[d.head], &d.grads)?;
+        let layers = d.hook_points.iter().zip(&self.positions).zip(outcome.values);
         Ok(Gradient {
             log_probs: in_order(&outcome.log_probs, &order),
             layers: layers
@@ -449,14 +325,13 @@ impl Trace {
 
     /// The residual stream at a traced layer, a vector that was set there included.
     ///
-    /// At the lowest layer components below 1e-23 carry the marker by which the hook point was found (about 1e-30).
-    ///
     /// # Errors
     /// [`TraceError::NotTraced`], [`TraceError::Run`].
     pub fn residual(&self, layer: usize) -> Result<LayerRows, TraceError> {
         let slot = self.slot(layer)?;
         let bind = self.bindings(&[]);
-        let outcome = lock(&self.machine).exec.run(&self.graph, &bind, &[], &[self.hooks[slot].at])?;
+        let d = &self.downstream;
+        let outcome = lock(&self.machine).exec.run(&d.graph, &bind, &[], &[d.hook_points[slot].at])?;
         let data = outcome.values.into_iter().next().unwrap_or_default();
         Ok(LayerRows { layer, positions: self.positions[slot].clone(), data })
     }
@@ -466,14 +341,13 @@ impl Trace {
     /// # Errors
     /// [`TraceError::Run`].
     pub fn logits(&self) -> Result<Vec<f32>, TraceError> {
-        self.exact_logits(&mut lock(&self.machine), &self.inputs)
+        self.exact_logits(&mut lock(&self.machine), &self.vectors)
     }
 
-    fn exact_logits(&self, machine: &mut Machine, inputs: &[Data]) -> Result<Vec<f32>, TraceError> {
-        let precision = machine.exec.precision();
+    fn exact_logits(&self, machine: &mut Machine, vectors: &[Data]) -> Result<Vec<f32>, TraceError> {
+        let (d, precision) = (&self.downstream, machine.exec.precision());
         machine.exec.set_precision(Precision { forward: Forward::Exact, ..precision });
-        let bind = Bindings { inputs: inputs.iter().collect(), weights: &self.weights, labels: &[], weigh: None };
-        let outcome = machine.exec.run(&self.graph, &bind, &[], &[self.logits]);
+        let outcome = machine.exec.run(&d.graph, &d.bindings(vectors, &[]), &[], &[d.logits]);
         machine.exec.set_precision(precision);
         Ok(outcome?.values.into_iter().next().unwrap_or_default())
     }
@@ -484,32 +358,22 @@ impl Trace {
     /// # Errors
     /// [`TraceError::Llama`], [`TraceError::Run`]; a difference is reported, not raised.
     pub fn verify(&self) -> Result<Parity, TraceError> {
-        let (layers, n_embd, n_vocab) = (self.layers(), self.model.n_embd(), self.model.n_vocab());
+        let (n_embd, n_vocab) = (self.model.n_embd(), self.model.n_vocab());
         let mut machine = lock(&self.machine);
-        // The captured stream of the lowest layer holds its marker already; the other layers' are added in the graph.
-        let markers: Vec<f32> = layers.iter().flat_map(|&l| marker(n_embd, l)).collect();
-        let mut inputs = self.inputs.clone();
-        for (slot, (hook, marker)) in self.hooks.iter().zip(markers.chunks_exact(n_embd)).enumerate() {
-            let added = if slot == 0 { vec![0.0; n_embd] } else { marker.to_vec() };
-            inputs[hook.vector.0 as usize] = Data::F32(added);
-        }
-        let lifted = self.exact_logits(&mut machine, &inputs)?;
-        machine.set_vectors(&layers, &markers)?;
+        let zeros = vec![Data::F32(vec![0.0; n_embd]); self.vectors.len()];
+        let lifted = self.exact_logits(&mut machine, &zeros)?;
         // llama_decode as it is, without kernels of this crate.
-        let kernel_override = machine.ctx.set_kernel_override(None);
-        let decoded = machine.ctx.decode(&self.batch);
-        machine.ctx.set_kernel_override(kernel_override);
-        decoded?;
+        machine.context.decode(&self.batch, Some(&vec![0.0; self.vectors.len() * n_embd]))?;
         let mut parity = Parity { max_difference: 0.0, n_logits: 0 };
         for (&row, ours) in self.outputs.iter().zip(lifted.chunks_exact(n_vocab)) {
-            for (a, b) in machine.ctx.logits(row)?.iter().zip(ours).filter(|(a, b)| a.to_bits() != b.to_bits()) {
+            for (a, b) in machine.context.logits(row)?.iter().zip(ours).filter(|(a, b)| a.to_bits() != b.to_bits()) {
                 let difference = (a - b).abs();
                 let difference = if difference.is_nan() { f32::INFINITY } else { difference };
                 parity.max_difference = parity.max_difference.max(difference);
             }
             parity.n_logits += n_vocab;
         }
-        machine.ctx.clear_kv();
+        machine.context.clear_kv();
         Ok(parity)
     }
 }

@@ -1,75 +1,65 @@
-//! Examples whose weights lie on devices.
+//! Traced pairs whose weights are placed on devices.
 
 use super::{Engine, EngineError};
-use ggml_grad::graph::emit::{Backward, Data, Label};
-use ggml_grad::graph::ir::{Graph, Value};
-use ggml_grad::graph::lift::HookPoint;
+use ggml_grad::graph::emit::{Backward, Label};
+use ggml_grad::graph::ir::Value;
 use ggml_grad::graph::passes::lower::{LabelScores, Plan, head_weight, lower};
 use ggml_grad::llama::{DType, Weight, device_memory};
 use ggml_grad::memory::text;
+use ggml_grad::trace::DownstreamGraph;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Factor on the gradient where transposed copies are F16, whose smallest numbers are larger than many gradients.
 const F16_GRADIENT_SCALE: f32 = 1024.0;
 
-/// The graph of an example and the values of interest in it.
-pub(super) struct Parts {
-    pub graph: Graph,
-    pub weights: Vec<Weight>,
-    pub inputs: Vec<Data>,
-    pub logits: Value,
-    pub head: Value,
-    pub grads: Vec<Value>,
+/// A graph as it runs where its weights are.
+pub(super) struct Placed {
+    pub downstream: DownstreamGraph,
+    /// Values that the labels' log-probabilities follow from, where the LM head runs on a device.
+    pub scores: Option<LabelScores>,
+    /// Factor on the gradients that the graph gives.
+    pub gradient_scale: f32,
 }
 
 impl Engine {
     /// Rewrites a graph with weights on devices so that it can run there; leaves any other as it is.
-    pub(super) fn place(
-        &mut self,
-        parts: Parts,
-        mut entries: Vec<HookPoint>,
-        labels: &mut [Label],
-    ) -> Result<(Parts, Vec<HookPoint>, Option<LabelScores>, f32), EngineError> {
-        let devices: Vec<_> = parts.weights.iter().map(Weight::device).collect();
+    pub(super) fn place(&mut self, mut graph: DownstreamGraph, labels: &mut [Label]) -> Result<Placed, EngineError> {
+        let devices: Vec<_> = graph.weights.iter().map(Weight::device).collect();
         if devices.iter().all(Option::is_none) {
-            return Ok((parts, entries, None, 1.0));
+            return Ok(Placed { downstream: graph, scores: None, gradient_scale: 1.0 });
         }
         // First the copies: which type they have decides whether small gradients survive.
         let types = self.transposed_types();
-        let transposed: BTreeSet<usize> = parts.graph.transposed_weights().map(|id| id.0 as usize).collect();
+        let transposed: BTreeSet<usize> = graph.graph.transposed_weights().map(|id| id.0 as usize).collect();
         let mut kinds = BTreeMap::new();
         for i in transposed {
-            if let Some(kind) = parts.weights[i].transposed_type(&types)? {
+            if let Some(kind) = graph.weights[i].transposed_type(&types)? {
                 kinds.insert(i, kind);
             }
         }
-        self.announce_copies(&parts.weights, &kinds)?;
+        self.announce_copies(&graph.weights, &kinds)?;
         let mut copies = BTreeMap::new();
         for (&i, &kind) in &kinds {
-            if let Some(copy) = parts.weights[i].transposed(kind)? {
+            if let Some(copy) = graph.weights[i].transposed(kind)? {
                 copies.insert(i, copy);
             }
         }
         let gradient_scale = if kinds.values().any(|&k| k == DType::F16) { F16_GRADIENT_SCALE } else { 1.0 };
         let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
-        let head = head_weight(&parts.graph, parts.logits).is_some_and(|w| on_device[w.0 as usize]);
+        let head = head_weight(&graph.graph, graph.logits).is_some_and(|w| on_device[w.0 as usize]);
         for label in labels.iter_mut() {
             label.coef *= gradient_scale;
         }
-        let plan = Plan { on_device: &on_device, head, labels, inputs: &parts.inputs };
-        let lowered = lower(&parts.graph, &plan)?;
+        let plan = Plan { on_device: &on_device, head, labels, inputs: &graph.inputs };
+        let lowered = lower(&graph.graph, &plan)?;
         let map = |v: Value| lowered.map[v.0 as usize];
-        for e in &mut entries {
-            e.at = map(e.at);
-        }
-        let mut weights = parts.weights;
-        weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
-        let mut inputs = parts.inputs;
-        let (logits, head) = (map(parts.logits), map(parts.head));
-        let grads = parts.grads.iter().map(|&v| map(v)).collect();
-        inputs.extend(lowered.inputs);
-        let parts = Parts { graph: lowered.graph, weights, inputs, logits, head, grads };
-        Ok((parts, entries, lowered.head, gradient_scale))
+        graph.hook_points.iter_mut().for_each(|h| h.at = map(h.at));
+        graph.weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
+        (graph.logits, graph.head) = (map(graph.logits), map(graph.head));
+        graph.grads.iter_mut().for_each(|g| *g = map(*g));
+        graph.inputs.extend(lowered.inputs);
+        graph.graph = lowered.graph;
+        Ok(Placed { downstream: graph, scores: lowered.head, gradient_scale })
     }
 
     /// Says how much memory the copies that are not there yet will take on each device, and refuses what has no room.

@@ -1,0 +1,371 @@
+//! Several traced pairs in one graph.
+//!
+//! Weights are unpacked once per batch, and shared prompt prefixes are computed once: with a chat template that is the system
+//! prompt, at least. The log-probabilities of a pair are bitwise those that it has alone: the forward pass is batch-invariant
+//! (tests/joined.rs). Gradients are those of the sum over the pairs, each with its own weight, which follows from its
+//! log-probabilities between the two passes.
+
+use super::layout::{BatchLayout, Layout};
+use super::traced::{PairGraph, Steered};
+use super::{BatchPlan, Engine, EngineError, PairLogp, PlannedBatches, TracedPair};
+use crate::data::TokenizedPair;
+use ggml_grad::graph::SavedTensors;
+use ggml_grad::graph::emit::{Data, Executor, Precision};
+use ggml_grad::graph::grad::differentiate;
+use ggml_grad::graph::ir::{InputId, Node, Op, Shape, Value};
+use ggml_grad::graph::passes::symbolic::{InputKind, SymDim, SymDims, SymbolicGraph, gather};
+use ggml_grad::llama::Token;
+use ggml_grad::trace::{DownstreamGraph, LayerContext};
+use std::collections::BTreeMap;
+
+/// Tokens of a batch, at most. More gain little, and activations grow with them.
+const MOST_TOKENS: usize = 640;
+/// Bytes of activations that a batch may always take; beyond that, half of what the model itself takes.
+const FREE_BYTES: u64 = 192 << 20;
+
+/// From a pair's margin, the change of `log p(chosen) - log p(rejected)` against its reference, to the derivative of the loss
+/// with respect to it.
+pub type LossDerivative<'a> = &'a (dyn Fn(f64) -> f64 + Sync);
+
+/// Why pairs are computed one by one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotBatched {
+    /// Batches need the default precision.
+    #[error("pairs are batched only where forward and backward pass may round")]
+    Precision,
+    /// Weights on a device.
+    #[error("weights are placed on a device")]
+    OnDevice,
+    /// The graph cannot be made for any number of tokens.
+    #[error("{0}")]
+    Graph(String),
+    /// Matmuls that are not batch-invariant.
+    #[error("{0} are left to ggml, whose sums may depend on the other rows of a batch")]
+    GgmlMatmul(String),
+    /// An LM head that cannot be fused with the loss.
+    #[error("bidpo's kernels do not take the type of the LM head's weights")]
+    LmHead,
+}
+
+/// Several traced pairs in one graph, which they share the rows of.
+pub struct JoinedBatch {
+    graph: PairGraph,
+    references: Vec<PairLogp>,
+    n_tokens: usize,
+}
+
+impl std::fmt::Debug for JoinedBatch {
+    /// Sizes only.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinedBatch")
+            .field("n_pairs", &self.references.len())
+            .field("n_tokens", &self.n_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JoinedBatch {
+    /// Rows of the graph: shared prefixes count once.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+}
+
+/// Result of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct BatchScore {
+    /// Log-probabilities of each pair.
+    pub logp: Vec<PairLogp>,
+    /// Sum over the pairs of the gradient of `log p(chosen) - log p(rejected)`, each times its derivative of the loss,
+    /// `[n_params]`; empty when not asked for.
+    pub grad: Vec<f64>,
+}
+
+/// Tokens and outputs of a single pair's graph.
+fn extents(pair: &TokenizedPair) -> SymDims {
+    SymDims { tokens: pair.n_tokens(), outputs: pair.chosen.len() + pair.rejected.len() - 1 }
+}
+
+/// Shapes of the inputs that a graph reads.
+fn input_shapes(graph: &PairGraph) -> BTreeMap<InputId, Shape> {
+    let shape = |n: &Node| match n.op {
+        Op::Input(id) => Some((id, n.ne)),
+        _ => None,
+    };
+    graph.downstream.graph.nodes().iter().filter_map(shape).collect()
+}
+
+/// The graph for any number of tokens, from which batches are made. It is inferred once, when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct Joiner {
+    inferred: Option<Result<SymbolicGraph, NotBatched>>,
+}
+
+impl Joiner {
+    /// The graph.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn graph(&mut self, context: &mut LayerContext, exec: &Executor) -> Result<&SymbolicGraph, NotBatched> {
+        if exec.precision() != Precision::default() {
+            return Err(NotBatched::Precision);
+        }
+        self.inferred.get_or_insert_with(|| infer(context, exec)).as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Infers the graph for any number of tokens from those of two small pairs.
+fn infer(context: &mut LayerContext, exec: &Executor) -> Result<SymbolicGraph, NotBatched> {
+    // Numbers that differ, in different proportions; the tokens themselves play no part.
+    let pair = |prompt: usize, chosen: usize, rejected: usize| TokenizedPair {
+        prompt: vec![0 as Token; prompt],
+        chosen: vec![0; chosen],
+        rejected: vec![0; rejected],
+    };
+    let pairs = [pair(5, 7, 6), pair(6, 9, 8)];
+    let mut lifted = Vec::new();
+    for pair in &pairs {
+        let layout = Layout::new(&[pair]).map_err(|e| NotBatched::Graph(e.to_string()))?;
+        let one = context.capture_structure(&layout.batch, SavedTensors::new());
+        lifted.push(one.map_err(|e| NotBatched::Graph(e.to_string()))?);
+    }
+    if lifted[0].weights.iter().any(|w| w.device().is_some()) {
+        return Err(NotBatched::OnDevice);
+    }
+    let symbolic = SymbolicGraph::infer_dims(&lifted[0], &lifted[1], [extents(&pairs[0]), extents(&pairs[1])])
+        .map_err(NotBatched::Graph)?;
+    if let Some(what) = exec.foreign_product(symbolic.graph(), &symbolic.weights) {
+        return Err(NotBatched::GgmlMatmul(what));
+    }
+    match symbolic.graph().output_matrix(symbolic.logits) {
+        Some(w) if exec.can_fuse_head(&symbolic.weights[w.0 as usize]) => Ok(symbolic),
+        _ => Err(NotBatched::LmHead),
+    }
+}
+
+impl Engine {
+    /// Plans the batches of pairs of `tokens` tokens in all, the longest of which is `longest`. The plan does not depend on how
+    /// much memory is free, for batching changes the last bits of gradients.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn plan_batches(&mut self, longest: &TracedPair, tokens: usize) -> Result<PlannedBatches, EngineError> {
+        let bytes = self.step_bytes(longest)?;
+        let most = FREE_BYTES.max(self.model.size() / 2);
+        let per_token = bytes.div_ceil(longest.n_tokens().max(1)).max(1) as u64;
+        let max_tokens = match self.batches_pairs() {
+            Ok(()) => ((most / per_token) as usize).min(MOST_TOKENS).min(tokens),
+            Err(_) => 0,
+        };
+        Ok(PlannedBatches {
+            plan: BatchPlan::with_max_tokens(max_tokens),
+            step_bytes: bytes as u64,
+            batch_bytes: per_token * max_tokens as u64,
+        })
+    }
+
+    /// Pairs can be batched on this model, with this precision.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn batches_pairs(&mut self) -> Result<(), NotBatched> {
+        self.joiner.graph(&mut self.context, &self.exec).map(|_| ())
+    }
+
+    /// Joins several traced pairs in one graph. `None` where they cannot be joined.
+    ///
+    /// # Errors
+    /// [`EngineError::Grad`].
+    pub fn join(&mut self, members: &[&TracedPair]) -> Result<Option<JoinedBatch>, EngineError> {
+        let n_embd = self.model.n_embd();
+        let Ok(symbolic) = self.joiner.graph(&mut self.context, &self.exec) else { return Ok(None) };
+        let shapes: Vec<BTreeMap<InputId, Shape>> = members.iter().map(|m| input_shapes(m.graph())).collect();
+        for (m, shapes) in members.iter().zip(&shapes) {
+            let fits = |(i, kind): (usize, &InputKind)| match kind {
+                InputKind::Unused => true,
+                InputKind::Mask => shapes.contains_key(&InputId(i as u32)),
+                InputKind::Rows(..) => {
+                    shapes.get(&InputId(i as u32)).copied() == symbolic.shape(i, extents(m.tokens()))
+                }
+            };
+            let plain = m.graph().scores.is_none() && m.residual().len() == m.n_tokens() * n_embd;
+            if !plain || !symbolic.inputs.iter().enumerate().all(fits) {
+                return Ok(None);
+            }
+        }
+        let parts: Vec<(&TokenizedPair, &[f32])> = members.iter().map(|m| (m.tokens(), m.residual())).collect();
+        let layout = BatchLayout::new(&parts, n_embd);
+        let size = SymDims { tokens: layout.rows.len(), outputs: layout.outputs.len() };
+        let Some(inputs) = inputs(symbolic, members, &shapes, &layout, size) else { return Ok(None) };
+        let mut graph = symbolic.at(size)?;
+        let logits = symbolic.logits;
+        let Some((head, of)) = graph.loss_head(logits) else { return Ok(None) };
+        let hook_points = symbolic.hook_points.clone();
+        let at: Vec<Value> = hook_points.iter().map(|h| h.at).collect();
+        let grads = differentiate(&mut graph, of, head, &at)?;
+        // The labels' coefficients carry the derivatives of the loss, so all rows count towards one gradient.
+        let row_owner = at.iter().map(|&v| vec![0; graph.ne(v)[1..].iter().product()]).collect();
+        let (weights, residual) = (symbolic.weights.clone(), symbolic.residual);
+        Ok(Some(JoinedBatch {
+            graph: PairGraph {
+                downstream: DownstreamGraph { graph, hook_points, logits, head, grads, residual, inputs, weights },
+                labels: layout.labels,
+                row_owner,
+                scores: None,
+                gradient_scale: 1.0,
+            },
+            references: members.iter().map(|m| m.reference()).collect(),
+            n_tokens: size.tokens,
+        }))
+    }
+
+    /// Scores some pairs with `vectors`, `[n_layers, n_embd]`, added at every position, in one graph where they can be
+    /// joined. With `derivative`, also their gradient.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn run_batch(
+        &mut self,
+        members: &[&TracedPair],
+        vectors: &[f32],
+        derivative: Option<LossDerivative<'_>>,
+    ) -> Result<BatchScore, EngineError> {
+        let joined = if members.len() > 1 { self.join(members)? } else { None };
+        if let Some(joined) = joined {
+            return self.run_joined(&joined, vectors, derivative);
+        }
+        let mut sum = BatchScore { logp: Vec::new(), grad: vec![0.0; derivative.map_or(0, |_| self.n_params())] };
+        for member in members {
+            let scored = self.run(*member, vectors, derivative.is_some())?;
+            if let Some(derivative) = derivative {
+                for (policy, grad) in scored.logp.iter().zip(&scored.grads) {
+                    let factor = derivative(policy.gap() - member.reference().gap());
+                    sum.grad.iter_mut().zip(grad).for_each(|(sum, g)| *sum += factor * g);
+                }
+            }
+            sum.logp.extend(scored.logp);
+        }
+        Ok(sum)
+    }
+
+    /// Log-probabilities of traced pairs under the parameters `vectors`, in the batches of the plan.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn score_all(
+        &mut self,
+        traced: &[TracedPair],
+        vectors: &[f32],
+        plan: BatchPlan,
+    ) -> Result<Vec<PairLogp>, EngineError> {
+        let sizes: Vec<usize> = traced.iter().map(TracedPair::n_tokens).collect();
+        let mut logp = Vec::with_capacity(traced.len());
+        for group in plan.batches(&sizes) {
+            let members: Vec<&TracedPair> = traced[group].iter().collect();
+            logp.extend(self.run_batch(&members, vectors, None)?.logp);
+        }
+        Ok(logp)
+    }
+
+    fn run_joined(
+        &mut self,
+        joined: &JoinedBatch,
+        vectors: &[f32],
+        derivative: Option<LossDerivative<'_>>,
+    ) -> Result<BatchScore, EngineError> {
+        let steered = self.steer(&joined.graph, vectors)?;
+        let ran = self.run_steered(joined, &steered, derivative)?;
+        let grad = match derivative {
+            Some(_) => self.gradients(&joined.graph, vectors, &ran.hooks, 1).swap_remove(0),
+            None => Vec::new(),
+        };
+        Ok(BatchScore { logp: ran.logp, grad })
+    }
+
+    /// Log-probabilities of a batch without an intervention.
+    pub(super) fn unsteered_logps(&mut self, joined: &JoinedBatch) -> Result<Vec<PairLogp>, EngineError> {
+        let steered = self.unsteered();
+        Ok(self.run_steered(joined, &steered, None)?.logp)
+    }
+
+    fn run_steered(
+        &mut self,
+        joined: &JoinedBatch,
+        steered: &Steered,
+        derivative: Option<LossDerivative<'_>>,
+    ) -> Result<JoinedRun, EngineError> {
+        let (graph, labels, references) = (&joined.graph, &joined.graph.labels, &joined.references);
+        let weigh = |log_probs: &[f64]| -> Vec<f32> {
+            let logp = labels.sums(references.len(), log_probs);
+            let margins = logp.into_iter().zip(references).map(|(l, r)| l.gap() - r.gap());
+            let factors: Vec<f32> = margins.map(|margin| derivative.map_or(1.0, |d| d(margin)) as f32).collect();
+            labels.owners.iter().zip(&labels.labels).map(|(owner, l)| l.coef * factors[owner.pair]).collect()
+        };
+        let (computed, read) = match derivative {
+            Some(_) => (&[][..], &graph.downstream.grads[..]),
+            None => (graph.computed(), &[][..]),
+        };
+        let mut bind = graph.bindings(steered);
+        bind.weigh = Some(&weigh);
+        let outcome = self.exec.run(&graph.downstream.graph, &bind, computed, read)?;
+        Ok(JoinedRun { logp: labels.sums(references.len(), &outcome.log_probs), hooks: outcome.values })
+    }
+}
+
+/// Log-probabilities of a batch and, where a gradient was asked for, that at each hook point, `[n_rows, n_embd]`, lowest layer
+/// first.
+struct JoinedRun {
+    logp: Vec<PairLogp>,
+    hooks: Vec<Vec<f32>>,
+}
+
+/// The inputs of a joined graph. None where one of them is of a kind that is not known.
+fn inputs(
+    symbolic: &SymbolicGraph,
+    members: &[&TracedPair],
+    shapes: &[BTreeMap<InputId, Shape>],
+    layout: &BatchLayout,
+    size: SymDims,
+) -> Option<Vec<Data>> {
+    let vectors: Vec<InputId> = symbolic.hook_points.iter().map(|e| e.vector).collect();
+    let one = |(i, kind): (usize, &InputKind)| {
+        let id = InputId(i as u32);
+        let parts: Vec<&Data> = members.iter().map(|m| &m.graph().downstream.inputs[i]).collect();
+        match kind {
+            InputKind::Unused => Some(Data::F32(Vec::new())),
+            _ if vectors.contains(&id) => Some(Data::F32(Vec::new())),
+            InputKind::Mask => mask(&parts, shapes.iter().map(|s| s[&id]), layout, size),
+            InputKind::Rows(extents) => {
+                if extents.contains(&SymDim::Tokens(1)) {
+                    return gather(&parts, extents, &layout.rows);
+                }
+                if extents.contains(&SymDim::Outputs(1)) {
+                    // Which rows the logits are wanted of: the one thing that there is one of for each output.
+                    let own = |(part, m): (&&Data, &&TracedPair)| **part == Data::I32(m.output_rows());
+                    let known = parts.iter().zip(members).all(own);
+                    return known.then(|| Data::I32(layout.outputs.iter().map(|&row| row as i32).collect()));
+                }
+                let fixed = extents.iter().all(|e| matches!(e, SymDim::Fixed(_)));
+                (fixed && parts.iter().all(|part| *part == parts[0])).then(|| parts[0].clone())
+            }
+        }
+    };
+    symbolic.inputs.iter().enumerate().map(one).collect()
+}
+
+/// The mask of joined pairs: each row sees of its own pair what it sees there, and nothing of another.
+fn mask(parts: &[&Data], shapes: impl Iterator<Item = Shape>, layout: &BatchLayout, size: SymDims) -> Option<Data> {
+    let [width, rows, ..] = size.mask();
+    let mut out = vec![f32::NEG_INFINITY; width * rows]; // [n_tokens, n_tokens rounded up]
+    let widths: Vec<usize> = shapes.map(|ne| ne[0]).collect();
+    for (row, &(part, from)) in out.chunks_exact_mut(width).zip(&layout.rows) {
+        let Data::F32(mask) = parts[part] else { return None };
+        let mask = mask.get(from * widths[part]..(from + 1) * widths[part])?;
+        for (column, &sees) in layout.columns[part].iter().zip(mask) {
+            if let Some(column) = *column {
+                row[column] = sees;
+            }
+        }
+    }
+    Some(Data::F32(out))
+}

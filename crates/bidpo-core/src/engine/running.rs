@@ -1,0 +1,149 @@
+//! Running traced pairs: log-probabilities and gradients under an intervention.
+
+use super::traced::{PairGraph, Steered};
+use super::{Addition, Engine, EngineError, PairLogp, RowGradients, TracedBatch};
+use ggml_grad::graph::emit::{Data, Forward, Precision};
+use ggml_grad::graph::ir::{Elem, Op, Value};
+
+/// Result of a run.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// Log-probabilities of each pair with the vector added.
+    pub logp: Vec<PairLogp>,
+    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the added vectors, for each pair,
+    /// `[n_layers, n_embd]`; empty when not asked for.
+    pub grads: Vec<Vec<f64>>,
+}
+
+impl Engine {
+    /// Scores traced pairs under the parameters `vectors` (for [`super::Add`] `[n_layers, n_embd]`, added at every
+    /// position); with `want_grads`, also the gradient of each pair's `log p(chosen) - log p(rejected)`.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run(
+        &mut self,
+        traced: &impl AsRef<TracedBatch>,
+        vectors: &[f32],
+        want_grads: bool,
+    ) -> Result<Scored, EngineError> {
+        let traced = traced.as_ref();
+        let graph = &traced.graph;
+        let steered = self.steer(graph, vectors)?;
+        let (computed, mut read) =
+            if want_grads { (&[][..], graph.downstream.grads.clone()) } else { (graph.computed(), Vec::new()) };
+        read.extend(graph.score_values());
+        let outcome = self.exec.run(&graph.downstream.graph, &graph.bindings(&steered), computed, &read)?;
+        let outcome = graph.scored(outcome);
+        let n_pairs = traced.n_pairs();
+        let grads = if want_grads {
+            let hooks = &outcome.values[..graph.downstream.grads.len()];
+            self.gradients(graph, vectors, hooks, n_pairs)
+        } else {
+            Vec::new()
+        };
+        Ok(Scored { logp: graph.labels.sums(n_pairs, &outcome.log_probs), grads })
+    }
+
+    /// The graph's inputs for the parameters `theta`.
+    pub(super) fn steer(&self, graph: &PairGraph, theta: &[f32]) -> Result<Steered, EngineError> {
+        let stream = graph.downstream.residual();
+        let (mut vectors, mut residual) = (Vec::with_capacity(self.layers().len()), None);
+        for (at, addition) in self.intervention.additions(theta, stream).into_iter().enumerate() {
+            match addition {
+                Addition::Broadcast(v) => vectors.push(Data::F32(v)),
+                Addition::Rows(rows) if at == 0 && rows.len() == stream.len() => {
+                    residual = Some(Data::F32(stream.iter().zip(&rows).map(|(h, x)| h + x).collect()));
+                    vectors.push(Data::F32(vec![0.0; self.model.n_embd()]));
+                }
+                Addition::Rows(rows) => {
+                    return Err(EngineError::Model(format!(
+                        "the intervention gives {} numbers row by row at layer {}: only the lowest layer takes rows, {} numbers here",
+                        rows.len(),
+                        self.layers()[at],
+                        stream.len()
+                    )));
+                }
+            }
+        }
+        Ok(Steered { residual, vectors })
+    }
+
+    /// Gradients of the parameters, for each of `n` owners of rows, from the gradients at the hook points.
+    pub(super) fn gradients(&self, graph: &PairGraph, theta: &[f32], hooks: &[Vec<f32>], n: usize) -> Vec<Vec<f64>> {
+        let mut grads = vec![vec![0.0; self.n_params()]; n];
+        let at: Vec<RowGradients<'_>> = hooks
+            .iter()
+            .zip(&graph.row_owner)
+            .map(|(rows, pair)| RowGradients { rows, scale: graph.gradient_scale, pair })
+            .collect();
+        self.intervention.vjp(theta, graph.downstream.residual(), &at, &mut grads);
+        grads
+    }
+
+    /// The batch with all choices that depend on the intervention (which experts a token goes to) as they are with `vectors`
+    /// added, whatever is added later. The gradient is that of this function: at a change of choice the model jumps.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn freeze_choices(&mut self, traced: &TracedBatch, vectors: &[f32]) -> Result<TracedBatch, EngineError> {
+        let graph = &traced.graph.downstream.graph;
+        let chosen: Vec<Value> = (0..graph.nodes().len() as u32)
+            .map(Value)
+            .filter(|v| {
+                let node = graph.node(*v);
+                let from_floats = node.src.iter().any(|s| graph.node(*s).elem != Elem::I32);
+                node.elem == Elem::I32 && from_floats && !matches!(node.op, Op::Input(_) | Op::Weight(_))
+            })
+            .collect();
+        let mut frozen = traced.clone();
+        if chosen.is_empty() {
+            return Ok(frozen);
+        }
+        let steered = self.steer(&traced.graph, vectors)?;
+        let outcome = self.exec.run(graph, &traced.graph.bindings(&steered), &[], &chosen)?;
+        for (value, numbers) in chosen.into_iter().zip(outcome.integers) {
+            frozen.graph.downstream.graph.freeze(value);
+            frozen.graph.downstream.inputs.push(Data::I32(numbers));
+        }
+        Ok(frozen)
+    }
+
+    /// Bytes of the CPU's memory that a step on these pairs needs for inputs and activations, beside the model and the trace.
+    /// [`Engine::step_device_bytes`] then tells what it needs elsewhere.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn step_bytes(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<usize, EngineError> {
+        let (graph, steered) = (&traced.as_ref().graph, self.unsteered());
+        Ok(self.exec.measure(&graph.downstream.graph, &graph.bindings(&steered), &graph.downstream.grads)?)
+    }
+
+    /// Devices in use beside the CPU, with the bytes of activations that the step of the last [`Engine::step_bytes`] needs
+    /// there.
+    pub fn step_device_bytes(&self) -> Vec<(String, usize)> {
+        self.exec.measured_on_devices()
+    }
+
+    /// The lifted graph's logits with `vectors`, `[n_layers, n_embd]`, added, `[n_outputs, n_vocab]`, by ggml's own kernels
+    /// whatever the precision: they are there to be compared with `llama_decode`.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn logits(&mut self, traced: &impl AsRef<TracedBatch>, vectors: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let graph = &traced.as_ref().graph;
+        let steered = Steered { residual: None, vectors: self.split(vectors) };
+        let precision = self.precision();
+        self.exec.set_precision(Precision { forward: Forward::Exact, ..precision });
+        let (downstream, bind) = (&graph.downstream, graph.bindings(&steered));
+        let outcome = self.exec.run(&downstream.graph, &bind, &[], &[downstream.logits]);
+        self.exec.set_precision(precision);
+        Ok(outcome?.values.into_iter().next().unwrap_or_default())
+    }
+
+    /// The vectors of the layers, one by one.
+    pub(super) fn split(&self, vectors: &[f32]) -> Vec<Data> {
+        debug_assert_eq!(vectors.len(), self.n_vector());
+        vectors.chunks_exact(self.model.n_embd()).map(|v| Data::F32(v.to_vec())).collect()
+    }
+}
