@@ -63,8 +63,9 @@ pub fn bayes_advantage(x: &[f64], draws: usize, seed: u64) -> f64 {
     above / draws as f64
 }
 
-/// Randomisation test of a mean of paired differences: the two-sided p of |mean| among means with random signs, `draws`
-/// times by `seed`, the observed one counted in (Fisher 1935; Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
+/// Randomization test of a mean of paired differences: the two-sided p of |mean| among means with random signs. All sign
+/// patterns are enumerated where there are no more of them than `draws`; otherwise `draws` of them are drawn by `seed`, the
+/// observed one counted in (Fisher 1935; Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
 ///
 /// # Panics
 /// For no draws.
@@ -73,6 +74,12 @@ pub fn sign_flip(x: &[f64], draws: usize, seed: u64) -> f64 {
     let observed = x.iter().sum::<f64>().abs();
     // Rounding must not tell equal sums apart.
     let bar = observed - 1e-12 * x.iter().map(|v| v.abs()).sum::<f64>();
+    if let Some(patterns) = u32::try_from(x.len()).ok().and_then(|n| 1usize.checked_shl(n)).filter(|&n| n <= draws) {
+        let sum = |pattern: usize| -> f64 {
+            x.iter().enumerate().map(|(i, v)| if pattern >> i & 1 == 1 { -v } else { *v }).sum()
+        };
+        return (0..patterns).filter(|&p| sum(p).abs() >= bar).count() as f64 / patterns as f64;
+    }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let extreme = (0..draws)
         .filter(|_| x.iter().map(|v| if rng.random::<bool>() { *v } else { -*v }).sum::<f64>().abs() >= bar)
@@ -136,8 +143,12 @@ mod tests {
     #[test]
     fn sign_flips_agree_with_scipy() {
         let x = [0.3, 0.1, -0.05, 0.4, 0.2, -0.1, 0.15, 0.02];
-        let p = sign_flip(&x, 100_000, 4);
-        assert!((p - 0.0859375).abs() < 0.003, "{p}");
+        // 256 patterns are enumerated, and drawn where fewer draws are allowed.
+        assert_eq!(sign_flip(&x, 256, 4), 0.0859375);
+        let drawn: f64 = (0..400).map(|seed| sign_flip(&x, 255, seed)).sum::<f64>() / 400.0;
+        assert!((drawn - 0.0859375).abs() < 0.006 && drawn != 0.0859375, "{drawn}");
         assert_eq!(sign_flip(&[0.0; 5], 100, 0), 1.0);
+        // Eight values of one sign: 2 of 256 patterns are as extreme.
+        assert_eq!(sign_flip(&[0.1; 8], 10_000, 0), 2.0 / 256.0);
     }
 }

@@ -112,11 +112,10 @@ pub fn compare(
             stats::bayes_advantage(&x, RESAMPLES, SEED)
         },
         clustered,
-        // Of few changes the observed share is a poor guess: one is added on each side, as in the interval.
         detectable: if binary {
-            stats::detectable_proportion(n, (gained + lost + 2) as f64 / (n + 2) as f64)
-        } else if n > 1 {
-            stats::detectable_mean(n, stats::std_dev(&x))
+            stats::detectable_proportion(n as f64, (gained + lost) as f64 / n as f64, 1.0 - LEVEL)
+        } else if let Some(m) = stats::student_ratio(&d, LEVEL) {
+            stats::detectable_mean(m.standard_error, m.df, 1.0 - LEVEL)
         } else {
             f64::INFINITY
         },

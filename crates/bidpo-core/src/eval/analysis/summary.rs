@@ -102,8 +102,8 @@ impl Analysis {
                  results do not carry over to others."
             ));
         }
-        if let Some(k) = c.clustered.filter(|k| k.interval.contains(0.0) == c.is_significant()) {
-            let (lo, hi) = (100.0 * k.interval.lo, 100.0 * k.interval.hi);
+        if let Some(k) = c.clustered.filter(|k| k.estimate.interval.contains(0.0) == c.is_significant()) {
+            let (lo, hi) = (100.0 * k.estimate.interval.lo, 100.0 * k.estimate.interval.hi);
             out.push(format!(
                 "With the {} categories as clusters the interval is [{lo:+.1}, {hi:+.1}]: the other way about 0 than with \
                  {items} as independent draws. Trust the wider one.",

@@ -22,7 +22,7 @@ fn comparison(c: &Comparison) -> Value {
         "probability_higher": c.higher,
         "detectable": c.detectable,
         "clustered": c.clustered.map(|k| object!({
-            "clusters": k.groups, "standard_error": k.standard_error, "interval": interval(k.interval),
+            "clusters": k.groups, "standard_error": k.estimate.standard_error, "interval": interval(k.estimate.interval),
         })),
     })
 }

@@ -74,8 +74,8 @@ pub(super) fn method(a: &Analysis) -> String {
         out += &format!(
             " With the {} categories as clusters: steered minus unsteered [{:+.1}, {:+.1}].",
             k.groups,
-            f * k.interval.lo,
-            f * k.interval.hi
+            f * k.estimate.interval.lo,
+            f * k.estimate.interval.hi
         );
     }
     out
