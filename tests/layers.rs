@@ -46,7 +46,7 @@ fn several_layers_train_together() {
         assert!(!vector.provenance.entries.contains_key(key), "bidpo.{key} would speak of one layer");
     }
     let names: Vec<_> = s["heldout"].as_array().unwrap().iter().map(|c| c["condition"].clone()).collect();
-    assert!(names.contains(&"random vector".into()) && names.contains(&"vector, scale -1".into()), "{names:?}");
+    assert!(names.contains(&"random vector 10".into()) && names.contains(&"vector, scale -1".into()), "{names:?}");
     let (file, card) = bench.files("v.gguf");
     let card = String::from_utf8(card).unwrap();
     for text in ["| layers | 25-26,28,", "| 28 | ", "(the mean over the layers)"] {

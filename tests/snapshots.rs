@@ -3,6 +3,12 @@
 #![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
 
 use assert_cmd::Command;
+use bidpo_core::data::SplitBy;
+use bidpo_core::engine::{Agreement, BatchPlan, CacheType, PairLogp};
+use bidpo_core::eval::price::{Estimate, Price};
+use bidpo_core::stats::Interval;
+use bidpo_core::steer::ModelIdentity;
+use bidpo_core::train::{Condition, HeldOut, LayerStats, Point, RunSummary, Stop, TrainConfig, Trained, VectorCard};
 use serde_json::json;
 
 /// The command without the environment variables whose values help pages show.
@@ -78,4 +84,102 @@ fn report_in_markdown_and_html() {
     bidpo().current_dir(&folder).args(["report", "results.jsonl", "--html", "report.html"]).assert().success();
     insta::assert_snapshot!("report-markdown", String::from_utf8(run.get_output().stdout.clone()).unwrap());
     insta::assert_snapshot!("report-html", std::fs::read_to_string(folder.path().join("report.html")).unwrap());
+}
+
+fn trained(layers: &[usize]) -> Trained {
+    let stats = |&layer: &usize| LayerStats { layer, median_norm: 100.0, mean_norm: 250.0, lr: 0.5 };
+    let point = |step: usize, valid_loss: f64| Point {
+        step,
+        train_loss: 0.65 - 0.001 * step as f64,
+        valid_loss: Some(valid_loss),
+        valid_accuracy: Some(0.625),
+        norm: 0.5 * step as f64,
+        percent: 0.5 * step as f64,
+    };
+    Trained {
+        vector: [3.0, 4.0, 0.0, 0.0].repeat(layers.len()),
+        summary: RunSummary {
+            layers: layers.iter().map(stats).collect(),
+            n_embd: 4,
+            total_steps: 16,
+            batch_plan: BatchPlan::UNBATCHED,
+            agreement: Agreement::default(),
+            cache_bytes: 0,
+            captured_as: CacheType::F32,
+            train_tokens: 900,
+        },
+        history: vec![point(8, 0.66), point(16, 0.64)],
+        steps: 16,
+        best_step: 16,
+        untrained_loss: 2f64.ln(),
+        stop: Stop::Finished,
+    }
+}
+
+/// A card with everything that was measured, and one of a run over several layers that shows nothing.
+#[test]
+fn cards() {
+    let model = ModelIdentity {
+        name: "Example 1M".into(),
+        architecture: "llama".into(),
+        quantization: "Q4_0".into(),
+        sha256: "0123456789abcdef".repeat(4),
+    };
+    let condition = |name: &str, shift: f64| {
+        let pair = |i: u32| PairLogp { chosen: -30.0 + shift + (1.7 * f64::from(i)).sin(), rejected: -30.0 };
+        Condition::new(name, &(0..16).map(pair).collect::<Vec<_>>())
+    };
+    let heldout = HeldOut {
+        conditions: vec![
+            condition("unsteered", -0.4),
+            condition("vector, scale +1", 0.9),
+            condition("vector, scale -1", -1.2),
+            condition("system prompt, no vector", 0.1),
+        ],
+        random: (0..10).map(|i| condition("random vector", -0.7 + 0.05 * f64::from(i))).collect(),
+        groups: (0..16).map(|i| i / 2).collect(),
+    };
+    let estimate = |value: f64, lo: f64, hi: f64| Estimate { value, interval: Some(Interval { lo, hi }) };
+    let price = Price {
+        passages: 24,
+        not_finite: 0,
+        tokens: 2900,
+        kl_per_token: estimate(0.0612, 0.0541, 0.0683),
+        perplexity_unsteered: 20.0,
+        perplexity_steered: 20.4,
+        perplexity_change: estimate(0.02, 0.004, 0.036),
+        changed_top_tokens: estimate(0.142, 0.128, 0.156),
+    };
+    let (one, config) = (trained(&[15]), TrainConfig::new("15".parse().unwrap()));
+    let card = VectorCard {
+        config: &config,
+        trained: &one,
+        model: &model,
+        template: ("gguf", "fedcba9876543210"),
+        data: ("pairs.jsonl", "00112233445566778899"),
+        split: [64, 16, 16],
+        split_by: SplitBy::Groups,
+        vector: &one.vector,
+        heldout: Some(&heldout),
+        baseline_prompt: Some("Answer well."),
+        prompts_tried: 2,
+        price: Some(&price),
+        threads: 2,
+        cpu: "avx2",
+    };
+    insta::assert_snapshot!("card", card.card("example.gguf").unwrap());
+    let mut several = trained(&[10, 15]);
+    several.history.iter_mut().for_each(|p| p.valid_loss = p.valid_loss.map(|x| x + 0.1));
+    let config = TrainConfig::new("10,15".parse().unwrap());
+    let card = VectorCard {
+        config: &config,
+        trained: &several,
+        split: [80, 16, 0],
+        vector: &several.vector,
+        heldout: None,
+        baseline_prompt: None,
+        threads: 1,
+        ..card
+    };
+    insta::assert_snapshot!("card-several-layers", card.card("example.gguf").unwrap());
 }

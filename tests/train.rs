@@ -45,7 +45,23 @@ fn a_run_writes_a_vector_a_card_and_a_summary() {
     let (lr, median) = (s["lr"].as_f64().unwrap(), s["residual_norm_median"].as_f64().unwrap());
     assert!((lr - 0.01 * median / 576f64.sqrt()).abs() < 1e-9 * lr, "{lr} for {median}");
     let held_out = s["heldout"].as_array().unwrap();
-    assert!(!held_out.is_empty() && s["summary"].is_string(), "{s}");
+    assert!(!held_out.is_empty(), "{s}");
+    // Two held-out pairs are no measurement.
+    assert!(s["summary"].as_str().unwrap().starts_with("Only 2 held-out pairs are left"), "{s}");
+    // The price: a vector of 1 % steps near the top moves the predictions, and by little.
+    let price = &s["price"];
+    assert_eq!((price["passages"].as_u64(), price["not_finite"].as_u64()), (Some(24), Some(0)));
+    let value = |key: &str| price[key]["value"].as_f64().unwrap();
+    let kl = value("kl_per_token");
+    assert!(kl > 0.0 && kl < 1.0, "{price}");
+    assert!(
+        price["kl_per_token"]["low"].as_f64().unwrap() < kl && kl < price["kl_per_token"]["high"].as_f64().unwrap()
+    );
+    let relative =
+        price["perplexity_steered"].as_f64().unwrap() / price["perplexity_unsteered"].as_f64().unwrap() - 1.0;
+    assert!((relative - value("perplexity_change")).abs() < 1e-9, "{price}");
+    assert!((0.0..0.5).contains(&value("changed_top_tokens")), "{price}");
+    assert_eq!((s["threads"].as_u64(), s["split_by"].as_str()), (Some(1), Some("groups")));
 
     let show = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
         .args(["vector", "show", "--json"])
@@ -64,7 +80,18 @@ fn a_run_writes_a_vector_a_card_and_a_summary() {
     assert_eq!(vector.layers(), [26]);
     assert!((vector.norm(26) - s["norm"].as_f64().unwrap()).abs() < 1e-6);
     let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
-    for text in ["# v.gguf", "dpo, beta 0.1", "layer | 26", "prefs.jsonl", "How to use it"] {
+    let texts = [
+        "# v.gguf",
+        "dpo, beta 0.1",
+        "layer | 26",
+        "prefs.jsonl",
+        "How to use it",
+        "| threads, CPU | 1 thread, kernels for ",
+        "| split | pairs with near-duplicate prompts or answers",
+        "Price at scale +1, on 24 neutral passages",
+        "% of the mean (",
+    ];
+    for text in texts {
         assert!(card.contains(text), "{text:?} in {card}");
     }
 }
@@ -117,8 +144,78 @@ fn validation_chooses_the_vector_and_the_last_layer_works() {
     let s = bench.summary("v.gguf", "--epochs 3 --batch 2 --val 0.34 --test 0 --layer 29");
     let losses: Vec<f64> = s["history"].as_array().unwrap().iter().map(|p| p["valid_loss"].as_f64().unwrap()).collect();
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
+    assert_eq!(s["untrained_loss"].as_f64(), Some(2f64.ln()));
+    assert_eq!(s["beats_untrained"].as_bool(), Some(losses[best] < 2f64.ln()));
     assert_eq!(s["best_step"], s["history"][best]["step"]);
     assert_eq!(bench.vector("v.gguf").layers(), [29]);
+}
+
+/// Validation pairs that say the opposite of the training pairs: no epoch beats the untrained model, and that is said.
+#[test]
+fn a_vector_worse_than_none_is_named() {
+    let Some(bench) = Bench::new() else { return };
+    let topics = ["sky", "cat", "ice", "fire", "fish", "salt", "wood", "iron", "rain", "snow", "milk", "bread"];
+    let questions: Vec<String> = topics.iter().map(|t| format!("Tell me about {t}, please?")).collect();
+    let by_seed = Parts::legacy(12, 0, HeldOutFractions { valid: Some(0.34), test: Some(0.0) }).unwrap().split;
+    let pairs: Vec<[&str; 3]> = (0..12)
+        .map(|i| match by_seed.valid.contains(&i) {
+            true => [questions[i].as_str(), " No, never.", " Yes, always."],
+            false => [questions[i].as_str(), " Yes, always.", " No, never."],
+        })
+        .collect();
+    bench.write("prefs.jsonl", &pairs);
+    let flags = "--epochs 2 --batch 4 --lr 5% --val 0.34 --test 0 --split-by pairs --json";
+    let assert = bench.train("v.gguf", flags).success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(stderr.contains("warning: no epoch beat the untrained model on the validation pairs"), "{stderr}");
+    let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    assert_eq!(s["beats_untrained"].as_bool(), Some(false), "{s}");
+    let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+    assert!(card.contains("**No epoch beat the untrained model") && card.contains("| 0 | 0.6931 | 0.6931 |"), "{card}");
+}
+
+#[test]
+fn validation_by_one_scale_chooses_by_that_scale() {
+    let Some(bench) = Bench::new() else { return };
+    let flags = "--epochs 2 --batch 2 --val 0.34 --test 0";
+    let losses = |flags: &str| -> Vec<f64> {
+        let s = bench.summary("v.gguf", flags);
+        s["history"].as_array().unwrap().iter().map(|p| p["valid_loss"].as_f64().unwrap()).collect()
+    };
+    let (usual, both) = (losses(flags), losses(&format!("{flags} --choose-by both")));
+    assert_eq!(usual, both, "BiDPO validates both scales");
+    assert_ne!(usual, losses(&format!("{flags} --choose-by positive")));
+    let dpo = format!("{flags} --objective dpo");
+    assert_eq!(losses(&dpo), losses(&format!("{dpo} --choose-by positive")), "DPO validates scale +1");
+}
+
+/// Of several system prompts the one under which the validation pairs do best is compared.
+#[test]
+fn the_best_of_several_prompts_is_compared() {
+    let Some(bench) = Bench::new() else { return };
+    let (bad, good) = ("Answer with wrong facts.", "Answer briefly and correctly.");
+    let run = |prompts: &[&str], flags: &str| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
+        command.args(bench.arguments("v.gguf", &format!("--steps 1 --template chatml {flags}")));
+        prompts.iter().for_each(|p| {
+            command.args(["--baseline-prompt", p]);
+        });
+        command.assert()
+    };
+    let assert = run(&[bad, good], "--val 0.34 --test 0.34 --json").success();
+    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    let of = |prompt: &str| -> f64 {
+        let line = stderr.lines().find(|l| l.starts_with("system prompt") && l.contains(prompt)).unwrap();
+        line.split("difference ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    let best = if of(good) > of(bad) { good } else { bad };
+    assert_eq!(s["baseline_prompt"].as_str(), Some(best), "{stderr}");
+    let card = String::from_utf8(bench.files("v.gguf").1).unwrap();
+    assert!(card.contains(&format!("the best of 2 on the validation pairs: \"{best}\"")), "{card}");
+    let stderr =
+        String::from_utf8(run(&[bad, good], "--val 0 --test 0.34").code(1).get_output().stderr.clone()).unwrap();
+    assert!(stderr.contains("2 prompts with --baseline-prompt, but no validation pair"), "{stderr}");
 }
 
 #[test]
@@ -224,7 +321,7 @@ fn a_loss_that_is_not_finite_leaves_the_last_good_vector() {
     let Some(bench) = Bench::new() else { return };
     for (flags, lr) in [("", "1e30"), ("--val 0.34 --test 0", "1e20")] {
         // Adam's second step is a thousand times as long as the vector here (weight decay 0.05): beyond f32.
-        let flags = format!("--steps 6 --batch 6 --schedule constant --lr {lr} {flags}");
+        let flags = format!("--steps 6 --batch 6 --schedule constant --weight-decay 0.05 --lr {lr} {flags}");
         let said = bench.fails("v.gguf", &flags);
         assert!(said.contains("the loss was not finite at step ") && said.contains("prefs.jsonl:"), "{said}");
         assert!(said.contains("last good vector, from step 1,") && said.contains("--lr"), "{said}");
@@ -261,7 +358,17 @@ fn repeated_pairs_with_random_labels_show_no_effect() {
     assert!(stderr.contains("120 pairs form 60 groups of near-duplicates"), "{stderr}");
     let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
     let said = s["summary"].as_str().unwrap();
-    assert!(said.starts_with("No effect"), "{said}");
+    assert!(said.starts_with("No effect shown"), "{said}");
+    // Ten random vectors, and where the vector ranks among them.
+    assert_eq!(s["random"]["draws"], 10);
+    let rows = s["heldout"].as_array().unwrap();
+    let change = |name: &str| {
+        let row = rows.iter().find(|r| r["condition"] == name).unwrap();
+        row["logp_diff_change"]["mean"].as_f64().unwrap()
+    };
+    let own = change("vector, scale +1");
+    let above = (1..=10).filter(|i| change(&format!("random vector {i}")) >= own).count();
+    assert_eq!(s["random"]["rank"].as_u64(), Some(1 + above as u64), "{s}");
 }
 
 #[test]

@@ -8,21 +8,25 @@ use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SplitBy, TemplateChoice};
-use bidpo_core::engine::{Cache, CacheType, Engine, check_model};
+use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
+use bidpo_core::eval::price::Price;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{ModelIdentity, SteeringVector};
+use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
-    Backward, CheckpointParts, CheckpointPlan, Forward, HeldOut, HeldOutFractions, HeldOutPairs, IdentitySource,
-    LearningRate, NamedPair, Objective, Parts, Precision, RecordedIdentity, RunInputs, Schedule, Stop, TrainConfig,
-    Trainer, TrainingBudget, VectorCard, checkpoint_parts, encode_pair,
+    Backward, CheckpointParts, CheckpointPlan, ChooseBy, Forward, HeldOut, HeldOutFractions, HeldOutPairs,
+    IdentitySource, LearningRate, NamedPair, Objective, Parts, Precision, RecordedIdentity, RunInputs, Schedule, Stop,
+    TrainConfig, TrainError, Trainer, TrainingBudget, VectorCard, checkpoint_parts, encode_pair, mean_logp_diff,
 };
 use ggml_grad::files::{FileError, check_writable, display_name};
+use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::{AbortMessage, Model};
 use progress::Progress;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime};
 
 /// Options of `bidpo train`.
 #[derive(Debug, clap::Args)]
@@ -61,8 +65,8 @@ pub struct Args {
     /// Warm-up ratio: fraction of the steps in which the learning rate rises.
     #[arg(long, default_value_t = 0.1, value_parser = fraction)]
     warmup: f64,
-    /// Decoupled weight decay.
-    #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
+    /// Decoupled weight decay, in the units of the residual stream: no component grows beyond its inverse (bidpo 0.2.0: 0.05).
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
     weight_decay: f64,
     /// Training pairs in a step.
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
@@ -93,12 +97,17 @@ pub struct Args {
     /// Epochs without a lower validation loss before stopping; 0 never stops.
     #[arg(long, default_value_t = 3)]
     patience: usize,
+    /// Scales that validation averages over: both (+1 and -1) or positive (+1, for a vector that is only added)
+    /// [default: those that the objective trains].
+    #[arg(long, value_name = "SCALES")]
+    choose_by: Option<ChooseBy>,
     /// Scale the finished vector to this percentage of the median residual norm (several layers: the mean over them).
     #[arg(long, value_name = "PERCENT", value_parser = percentage)]
     renorm: Option<f64>,
-    /// A system prompt to compare with on the test pairs (each built-in set has one).
-    #[arg(long, value_name = "TEXT")]
-    baseline_prompt: Option<String>,
+    /// A system prompt to compare with on the test pairs (each built-in set has one). Repeat it to give several: the best on
+    /// the validation pairs is compared.
+    #[arg(long = "baseline-prompt", value_name = "TEXT")]
+    baseline_prompts: Vec<String>,
     /// Resume from the checkpoint of an interrupted run.
     #[arg(long, conflicts_with = "fresh")]
     resume: bool,
@@ -117,49 +126,18 @@ pub struct Args {
     cache_type: CacheType,
     /// Kernels of the forward pass: `fast` uses bidpo's where they are faster (the same arithmetic in a different reduction
     /// order; `bidpo check` measures the effect), `exact` only kernels that are bit-exact with llama_decode.
-    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
-    forward: ForwardArg,
+    #[arg(long, value_name = "KERNELS", default_value = "fast", hide_short_help = true)]
+    forward: Forward,
     /// Kernels of the backward pass with quantized weights: both operands rounded to bf16 where the CPU multiplies bf16
     /// (sums in f32), or f32.
-    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
-    backward: BackwardArg,
+    #[arg(long, value_name = "DTYPE", default_value = "bf16", hide_short_help = true)]
+    backward: Backward,
     /// Train although model and activations exceed the free memory.
     #[arg(long, hide_short_help = true)]
     allow_swap: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-}
-
-/// As [`Forward`].
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum ForwardArg {
-    Exact,
-    #[default]
-    Fast,
-}
-
-/// As [`Backward`].
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum BackwardArg {
-    F32,
-    #[default]
-    Bf16,
-}
-
-impl Args {
-    fn precision(&self) -> Precision {
-        Precision {
-            forward: match self.forward {
-                ForwardArg::Exact => Forward::Exact,
-                ForwardArg::Fast => Forward::Fast,
-            },
-            backward: match self.backward {
-                BackwardArg::F32 => Backward::F32,
-                BackwardArg::Bf16 => Backward::Bf16,
-            },
-        }
-    }
 }
 
 fn number(s: &str, ok: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
@@ -196,12 +174,13 @@ impl Args {
             schedule: self.schedule,
             warmup_ratio: self.warmup,
             weight_decay: self.weight_decay,
-            precision: self.precision(),
+            precision: Precision { forward: self.forward, backward: self.backward },
             batch: self.batch,
             budget: self.steps.map_or(TrainingBudget::Epochs(self.epochs), TrainingBudget::Steps),
             seed: self.seed,
             max_grad_norm: self.clip,
             patience: self.patience,
+            choose_by: self.choose_by,
             renorm: self.renorm,
             checkpoint_every: self.checkpoint_every,
             allow_swap: self.allow_swap,
@@ -273,8 +252,8 @@ struct Pairs {
     train: Vec<NamedPair>,
     valid: Vec<NamedPair>,
     test: Vec<NamedPair>,
-    /// The test pairs with the baseline's system prompt, if there is one.
-    prompted: Option<Vec<NamedPair>>,
+    /// The pairs with each of the baseline's system prompts.
+    prompted: Vec<Prompted>,
 }
 
 /// A set in tokens, in the order of its file.
@@ -296,14 +275,20 @@ impl<'a> EncodedSet<'a> {
         indices.iter().map(|&i| self.pairs[i].clone()).collect()
     }
 
-    fn parts(&self, parts: &Parts, baseline_prompt: Option<&str>) -> anyhow::Result<Pairs> {
+    fn parts(&self, parts: &Parts, baseline_prompts: &[&str]) -> anyhow::Result<Pairs> {
         let split = &parts.split;
-        let prompted = |text| {
+        let prompted = |text: &str| -> anyhow::Result<Prompted> {
             let one = |&i: &usize| encode_pair(&self.set.pairs[i], self.model, self.template, Some(text));
-            split.test.iter().map(one).collect::<Result<Vec<_>, _>>()
+            // A single prompt is not chosen.
+            let valid: &[usize] = if baseline_prompts.len() > 1 { &split.valid } else { &[] };
+            Ok(Prompted {
+                text: text.to_owned(),
+                valid: valid.iter().map(one).collect::<Result<_, _>>()?,
+                test: split.test.iter().map(one).collect::<Result<_, _>>()?,
+            })
         };
         Ok(Pairs {
-            prompted: baseline_prompt.map(prompted).transpose()?,
+            prompted: baseline_prompts.iter().map(|text| prompted(text)).collect::<Result<_, _>>()?,
             train: self.pick(&split.train),
             valid: self.pick(&split.valid),
             test: self.pick(&split.test),
@@ -311,11 +296,19 @@ impl<'a> EncodedSet<'a> {
     }
 }
 
+/// Pairs with a system prompt.
+struct Prompted {
+    text: String,
+    valid: Vec<NamedPair>,
+    test: Vec<NamedPair>,
+}
+
 impl Pairs {
     /// Tokens of the longest pair.
     fn longest(&self) -> usize {
-        let all = [&self.train, &self.valid, &self.test].into_iter().chain(&self.prompted).flatten();
-        all.map(|p| p.tokens.n_tokens()).max().unwrap_or_default()
+        let plain = [&self.train, &self.valid, &self.test].into_iter().flatten();
+        let prompted = self.prompted.iter().flat_map(|p| p.valid.iter().chain(&p.test));
+        plain.chain(prompted).map(|p| p.tokens.n_tokens()).max().unwrap_or_default()
     }
 }
 
@@ -332,8 +325,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let template = ChatTemplate::new(&model, &args.template)?;
     note_template_and_data(&template, &set, &texts);
-    let builtin = || PreferenceSet::builtin_baseline_prompt(&set.name);
-    let baseline_prompt = args.baseline_prompt.as_deref().or_else(builtin);
+    let baseline_prompts: Vec<&str> = match args.baseline_prompts.is_empty() {
+        true => PreferenceSet::builtin_baseline_prompt(&set.name).into_iter().collect(),
+        false => args.baseline_prompts.iter().map(String::as_str).collect(),
+    };
     let encoded = EncodedSet::new(&set, &model, &template)?;
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let config = args.config(layers);
@@ -354,7 +349,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         note_groups(&groups, &parts, &texts);
     }
     let parts = legacy.unwrap_or(parts);
-    let pairs = encoded.parts(&parts, baseline_prompt)?;
+    let pairs = encoded.parts(&parts, &baseline_prompts)?;
+    ensure!(
+        pairs.prompted.len() < 2 || !pairs.valid.is_empty() || pairs.test.is_empty(),
+        "{} prompts with --baseline-prompt, but no validation pair to choose the best of them by: give one prompt, or hold out \
+         pairs with --val",
+        pairs.prompted.len()
+    );
     describe(&args, &config, &model, &identity, &template, &set.name, &pairs);
     let mut engine = Engine::new(&model, &config.layers, pairs.longest(), 1, args.model.threads())?.with_cache(cache);
     let interrupt =
@@ -374,22 +375,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("interrupted before the first step: there is nothing to save");
     }
     let vector = trained.renormalised(config.renorm);
+    let mut file = SteeringVector::from_layers(&config.layers, &vector, &identity.architecture)?;
+    let kept = || {
+        let checkpoint = files.checkpoint.display();
+        format!("measuring (the trained vector is kept in {checkpoint}, --resume continues from it)")
+    };
+    let plan = trained.summary.batch_plan;
+    let mut best_prompt = pairs.prompted.first();
     let heldout = if trained.complete() && !pairs.test.is_empty() {
-        let test = HeldOutPairs { test: &pairs.test, prompted: pairs.prompted.as_deref() };
-        let measured = HeldOut::of_pairs(
-            &mut engine,
-            test,
-            trained.summary.batch_plan,
-            &vector,
-            args.seed,
-            &interrupt,
-            &mut |event| progress.show(&event),
-        );
+        best_prompt = choose_prompt(&mut engine, &pairs.prompted, plan, &interrupt).with_context(kept)?;
+        let test = HeldOutPairs {
+            test: &pairs.test,
+            groups: &parts.test_groups,
+            prompted: best_prompt.map(|p| p.test.as_slice()),
+        };
+        let measured = HeldOut::of_pairs(&mut engine, test, plan, &vector, args.seed, &interrupt, &mut |event| {
+            progress.show(&event)
+        });
         progress.finish();
-        let measured = measured.with_context(|| {
-            let checkpoint = files.checkpoint.display();
-            format!("measuring (the trained vector is kept in {checkpoint}, --resume continues from it)")
-        })?;
+        let measured = measured.with_context(kept)?;
         if let Some(cache) = engine.cache() {
             eprintln!("{} in all", progress::cache_line(cache.folder(), &cache.used()));
         }
@@ -397,6 +401,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
+    let price = match trained.complete() {
+        true => price(&model, &file, args.model.threads(), &interrupt).with_context(kept)?,
+        false => None,
+    };
+    let cpu = cpu_level().map_or_else(|_| "unknown", |level| level.name());
     let card = VectorCard {
         config: &config,
         trained: &trained,
@@ -407,9 +416,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         split_by,
         vector: &vector,
         heldout: heldout.as_ref(),
-        baseline_prompt,
+        baseline_prompt: best_prompt.map(|p| p.text.as_str()),
+        prompts_tried: pairs.prompted.len(),
+        price: price.as_ref(),
+        threads: args.model.threads(),
+        cpu,
     };
-    let mut file = SteeringVector::from_layers(&config.layers, &vector, &identity.architecture)?;
     file.provenance = card.provenance();
     file.save(&files.vector)?;
     ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector))?.as_bytes())
@@ -420,6 +432,48 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     report::print(&args, &card, &files)?;
     Ok(if trained.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The system prompt under which the unsteered model does best on the validation pairs; a single one is not measured.
+fn choose_prompt<'a>(
+    engine: &mut Engine,
+    prompted: &'a [Prompted],
+    plan: BatchPlan,
+    interrupt: &AtomicBool,
+) -> Result<Option<&'a Prompted>, TrainError> {
+    if prompted.len() < 2 {
+        return Ok(prompted.first());
+    }
+    let mut best: Option<(f64, &Prompted)> = None;
+    for p in prompted {
+        let difference = mean_logp_diff(engine, &p.valid, plan, interrupt)?;
+        eprintln!(
+            "system prompt {:?}: log-probability difference {difference:+.2} nats on the validation pairs",
+            p.text
+        );
+        if best.is_none_or(|(most, _)| difference > most) {
+            best = Some((difference, p));
+        }
+    }
+    Ok(best.map(|(_, p)| p))
+}
+
+/// Measures the vector on neutral text; a zero vector has no price.
+fn price(
+    model: &Arc<Model>,
+    vector: &SteeringVector,
+    n_threads: u32,
+    interrupt: &AtomicBool,
+) -> anyhow::Result<Option<Price>> {
+    let started = Instant::now();
+    let scaled = ScaledVector { name: String::new(), vector: Arc::new(vector.clone()), scale: 1.0 };
+    let Some(control) = combine(&[scaled], None, model)? else {
+        eprintln!("warning: the vector is zero: the pairs gave no gradient");
+        return Ok(None);
+    };
+    let price = Price::measure(model, &control, n_threads, interrupt)?;
+    eprintln!("measured on {} neutral passages in {:.1} s", price.passages, started.elapsed().as_secs_f64());
+    Ok(Some(price))
 }
 
 /// Prints model, settings and data on stderr.

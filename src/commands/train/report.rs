@@ -1,6 +1,7 @@
 //! Summary of a finished run: lines on stderr, results on stdout.
 
 use super::{Args, Files};
+use bidpo_core::eval::price::Price;
 use bidpo_core::text::numbers::fixed;
 use bidpo_core::train::{HeldOut, Stop, VectorCard};
 use serde_json::json;
@@ -33,6 +34,15 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
             largest / 100.0
         );
     }
+    if t.beats_untrained() == Some(false) {
+        eprintln!(
+            "warning: no epoch beat the untrained model on the validation pairs (lowest loss {:.4}, untrained {:.4}): the vector \
+             of step {} is kept, but it is not worth using",
+            t.best_valid_loss().unwrap_or(f64::NAN),
+            t.untrained_loss,
+            t.best_step
+        );
+    }
     if args.json {
         let stop = match &t.stop {
             Stop::Finished => json!("finished"),
@@ -48,6 +58,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
                     "layer": at.layer,
                     "norm": norm,
                     "norm_percent": percent,
+                    "norm_percent_of_mean": 100.0 * norm / at.mean_norm,
                     "residual_norm_median": at.median_norm,
                     "residual_norm_mean": at.mean_norm,
                     "lr": at.lr,
@@ -66,28 +77,46 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
             "layers": layers,
             "norm": r.norm(),
             "norm_percent": r.percent(),
+            "norm_percent_of_mean": r.percent_of_mean(),
             "residual_norm_median": only.map(|at| at.median_norm),
             "residual_norm_mean": only.map(|at| at.mean_norm),
             "lr": only.map(|at| at.lr),
             "steps": t.steps,
             "best_step": t.best_step,
+            "untrained_loss": t.untrained_loss,
+            "beats_untrained": t.beats_untrained(),
+            "threads": r.threads,
+            "cpu": r.cpu,
+            "split_by": r.split_by.name(),
+            "pairs": { "train": r.split[0], "valid": r.split[1], "test": r.split[2] },
             "stop": stop,
             "history": t.history,
             "heldout": r.heldout.map(HeldOut::rows),
             "summary": r.heldout.map(HeldOut::in_words),
+            "random": r.heldout.and_then(HeldOut::random_range),
+            "baseline_prompt": r.baseline_prompt,
+            "price": r.price,
+            "price_summary": r.price.map(Price::in_words),
         });
         println!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
-    let percent = fixed(r.percent(), 2);
+    let (percent, of_mean) = (fixed(r.percent(), 2), fixed(r.percent_of_mean(), 2));
     let norm = match r.config.layers.len() {
-        1 => format!("norm {} ({percent} % of the median residual norm)", fixed(r.norm(), 3)),
-        n => format!("{percent} % of the median residual norm (mean over {n} layers)"),
+        1 => format!("norm {} ({percent} % of the median residual norm, {of_mean} % of the mean)", fixed(r.norm(), 3)),
+        n => format!("{percent} % of the median residual norm, {of_mean} % of the mean (averaged over {n} layers)"),
     };
     println!("{}: {}, {norm}, from step {} of {}", output.display(), r.config.layers.words(), t.best_step, t.steps);
+    println!("{} thread{}, kernels for {}", r.threads, if r.threads == 1 { "" } else { "s" }, r.cpu);
     if let Some(h) = r.heldout {
-        println!("\nOn {} test pairs:\n\n{}\n{}\n", r.split[2], h.table(), h.in_words());
+        println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());
+    } else if t.complete() {
+        println!("\nNo test pairs were held out: whether the vector does what it was trained for was not measured.");
     }
+    if let Some(price) = r.price {
+        println!("\n{}", price.in_words());
+    }
+    println!();
     println!("card: {}", card.display());
     println!("chat: bidpo chat --model {} --vector {} --scale 1", args.model.model.display(), output.display());
     println!("llama.cpp: llama-cli -m {} --control-vector-scaled {}:1.0", args.model.model.display(), output.display());

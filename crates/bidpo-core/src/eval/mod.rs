@@ -2,13 +2,14 @@
 //! [`report`] compute every number from them.
 //!
 //! Arrows between the modules, from the top: [`judging`], [`task`] -> [`runs`] -> [`conditions`] -> [`prompt`] ->
-//! [`items`], [`scoring`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
+//! [`items`], [`scoring`]; [`price`] -> [`runs`], [`measures`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
 
 pub mod analysis;
 pub mod conditions;
 pub mod items;
 pub mod judging;
 pub mod measures;
+pub mod price;
 pub mod prompt;
 pub mod report;
 pub mod results;

@@ -4,6 +4,11 @@ use super::{SteerError, SteeringVector};
 use crate::layers::Layers;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
+/// A key that records a measurement of the vector as it was: another vector has another one.
+fn measured(key: &str) -> bool {
+    key.starts_with("heldout_") || key.starts_with("price_")
+}
+
 /// Keys that stop being true once the values change by more than a factor.
 const OF_THIS_VECTOR: [&str; 5] = ["norm", "scaled_by", "layer", "layers", "made_of"];
 
@@ -20,7 +25,7 @@ impl SteeringVector {
         }
         let entries = &mut out.provenance.entries;
         if !entries.is_empty() {
-            entries.retain(|k, _| !k.starts_with("heldout_"));
+            entries.retain(|k, _| !measured(k));
             if let Some(norm) = self.provenance.number("norm") {
                 out.provenance.set_float("norm", norm * f64::from(factor).abs());
             }
@@ -63,9 +68,7 @@ impl SteeringVector {
         }
         let mut provenance = self.provenance.clone();
         provenance.entries.retain(|k, v| {
-            other.provenance.entries.get(k) == Some(v)
-                && !k.starts_with("heldout_")
-                && !OF_THIS_VECTOR.contains(&k.as_str())
+            other.provenance.entries.get(k) == Some(v) && !measured(k) && !OF_THIS_VECTOR.contains(&k.as_str())
         });
         Ok(Self { directions, model_hint: model_hint.to_owned(), provenance })
     }
@@ -111,9 +114,9 @@ impl SteeringVector {
                 let layer = key.rsplit_once('.').and_then(|(_, n)| n.parse::<usize>().ok());
                 layer.is_some_and(|l| !layers.contains(&l))
             };
-            out.provenance.entries.retain(|k, _| {
-                !k.starts_with("heldout_") && !OF_THIS_VECTOR.contains(&k.as_str()) && !of_another_layer(k)
-            });
+            out.provenance
+                .entries
+                .retain(|k, _| !measured(k) && !OF_THIS_VECTOR.contains(&k.as_str()) && !of_another_layer(k));
             // The one residual norm that a file states belongs to its main layer.
             if !layers.contains(&self.main_layer()) {
                 out.provenance.entries.retain(|k, _| k != "residual_norm_median" && k != "residual_norm_mean");

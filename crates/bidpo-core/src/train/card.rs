@@ -1,13 +1,14 @@
 //! Records of a trained vector: the provenance in its file, and the card in Markdown beside it.
 
 use super::checkpoint::Point;
-use super::config::TrainConfig;
+use super::config::{ChooseBy, TrainConfig};
 use super::events::Stop;
 use super::heldout::HeldOut;
 use super::summary::LayerStats;
 use super::trainer::Trained;
 use crate::data::SplitBy;
 use crate::engine::CacheType;
+use crate::eval::price::Price;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 use crate::text::{TemplateFileError, numbers, render};
@@ -36,6 +37,14 @@ pub struct VectorCard<'a> {
     pub heldout: Option<&'a HeldOut>,
     /// The system prompt of the comparison, if any.
     pub baseline_prompt: Option<&'a str>,
+    /// System prompts that it was chosen from, by the validation pairs.
+    pub prompts_tried: usize,
+    /// Effect on neutral text, for a run that ended by itself.
+    pub price: Option<&'a Price>,
+    /// Threads of the run: another number gives other last bits.
+    pub threads: u32,
+    /// CPU level of bidpo's kernels ([`ggml_grad::graph::cpu_level`]).
+    pub cpu: &'a str,
 }
 
 impl VectorCard<'_> {
@@ -51,6 +60,13 @@ impl VectorCard<'_> {
     /// That norm in percent of the median residual norm; with several layers, the mean over them.
     pub fn percent(&self) -> f64 {
         self.trained.summary.percent(&self.numbers())
+    }
+
+    /// The norm in percent of the mean residual norm; with several layers, the mean over them.
+    pub fn percent_of_mean(&self) -> f64 {
+        let layers = self.at_layers();
+        let each = layers.iter().map(|(at, norm, _)| 100.0 * norm / at.mean_norm);
+        each.sum::<f64>() / layers.len().max(1) as f64
     }
 
     /// Each layer with the L2 norm of its direction, and that norm in percent of the median residual norm there.
@@ -73,6 +89,9 @@ impl VectorCard<'_> {
         p.set_float("weight_decay", c.weight_decay);
         p.set_str("forward", c.precision.forward.name());
         p.set_str("backward", c.precision.backward.name());
+        p.set_str("choose_by", c.validation().name());
+        p.set_int("threads", i64::from(self.threads));
+        p.set_str("cpu", self.cpu);
         p.set_int("batch", c.batch as i64);
         p.set_int("steps", self.trained.steps as i64);
         p.set_int("steps_planned", ready.total_steps as i64);
@@ -132,9 +151,18 @@ impl VectorCard<'_> {
                 p.set_float(&format!("heldout_{key}_low"), i.lo);
                 p.set_float(&format!("heldout_{key}_high"), i.hi);
             }
+            if let Some(r) = h.random_range() {
+                p.set_int("heldout_random_vectors", r.draws as i64);
+                p.set_int("heldout_rank_among_random", r.rank as i64);
+            }
             if let Some(text) = self.baseline_prompt {
                 p.set_str("heldout_system_prompt", text);
             }
+        }
+        if let Some(price) = self.price {
+            p.set_float("price_kl_per_token", price.kl_per_token.value);
+            p.set_float("price_perplexity_change", price.perplexity_change.value);
+            p.set_float("price_changed_top_tokens", price.changed_top_tokens.value);
         }
         p
     }
@@ -159,6 +187,7 @@ impl VectorCard<'_> {
                     "layer": at.layer,
                     "norm": format!("{norm:.3}"),
                     "percent": percent(share),
+                    "percent_of_mean": percent(100.0 * norm / at.mean_norm),
                     "median_norm": format!("{:.1}", at.median_norm),
                     "mean_norm": format!("{:.1}", at.mean_norm),
                 })
@@ -206,6 +235,19 @@ impl VectorCard<'_> {
             "template": self.template.0,
             "norm": format!("{:.3}", self.norm()),
             "percent": percent(self.percent()),
+            "percent_of_mean": percent(self.percent_of_mean()),
+            "renorm": c.renorm.map(|r| format!("{r}")),
+            "threads": self.threads,
+            "cpu": self.cpu,
+            "choose_by": match c.validation() {
+                ChooseBy::Both => "scale +1 and -1",
+                ChooseBy::Positive => "scale +1",
+            },
+            "untrained_loss": format!("{:.4}", self.trained.untrained_loss),
+            "worse_than_none": self.trained.beats_untrained() == Some(false),
+            "complete": self.trained.complete(),
+            "price": self.price.map(Price::in_words),
+            "prompts_tried": self.prompts_tried,
             "layers": layers,
             "heldout": self.heldout.map(|h| json!({ "table": h.table(), "summary": h.in_words() })),
             "baseline_prompt": self.baseline_prompt,

@@ -69,7 +69,7 @@ pub struct Point {
     pub step: usize,
     /// Mean training loss of the epoch.
     pub train_loss: f64,
-    /// Mean validation loss over both directions (one for DPO); `None` without validation pairs.
+    /// Mean validation loss over the directions of [`super::TrainConfig::validation`]; `None` without validation pairs.
     pub valid_loss: Option<f64>,
     /// Preference accuracy: the fraction of validation pairs and directions whose preferred response became more probable.
     pub valid_accuracy: Option<f64>,
@@ -102,7 +102,7 @@ pub enum CheckpointError {
     /// A checkpoint of another run.
     #[error(
         "checkpoint {path} belongs to another run (other settings, layers, data, template or model): use the settings it was \
-         made with, or start again with --fresh"
+         made with (the defaults of bidpo 0.2.0 and before had --weight-decay 0.05), or start again with --fresh"
     )]
     OtherRun {
         /// The file.

@@ -1,6 +1,6 @@
 //! Settings of a training run.
 
-use super::objective::Objective;
+use super::objective::{Objective, loss};
 use super::optimizer::Schedule;
 use crate::layers::Layers;
 use ggml_grad::graph::emit::Precision;
@@ -62,6 +62,44 @@ impl fmt::Display for LearningRate {
     }
 }
 
+/// Directions that validation averages over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChooseBy {
+    /// Scale +1 and scale -1: for a vector that is used both ways.
+    Both,
+    /// Scale +1 only: for a vector that is only added.
+    Positive,
+}
+
+impl FromStr for ChooseBy {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Both, Self::Positive]
+            .into_iter()
+            .find(|by| by.name() == s)
+            .ok_or_else(|| format!("invalid validation {s:?}: expected both or positive"))
+    }
+}
+
+impl ChooseBy {
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Positive => "positive",
+        }
+    }
+
+    /// The directions.
+    pub fn directions(self) -> &'static [f64] {
+        match self {
+            Self::Both => &[1.0, -1.0],
+            Self::Positive => &[1.0],
+        }
+    }
+}
+
 /// The length of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainingBudget {
@@ -86,7 +124,7 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// Fraction of the steps spent warming up, in `[0, 1)`.
     pub warmup_ratio: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay, in the units of the residual stream: no component grows beyond its inverse.
     pub weight_decay: f64,
     /// Training pairs in a step.
     pub batch: usize,
@@ -98,6 +136,8 @@ pub struct TrainConfig {
     pub max_grad_norm: Option<f64>,
     /// Epochs without a lower validation loss before stopping; 0 never stops.
     pub patience: usize,
+    /// Directions that validation averages over; `None` for those that the objective trains.
+    pub choose_by: Option<ChooseBy>,
     /// L2 norm that the finished vector is scaled to, in percent of the median residual norm (with several layers, the
     /// mean over them).
     pub renorm: Option<f64>,
@@ -119,17 +159,31 @@ impl TrainConfig {
             learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
-            weight_decay: 0.05,
+            weight_decay: 0.0,
             batch: 8,
             budget: TrainingBudget::Epochs(5),
             seed: 0,
             max_grad_norm: None,
             patience: 3,
+            choose_by: None,
             renorm: None,
             checkpoint_every: 10,
             precision: Precision::default(),
             allow_swap: false,
         }
+    }
+
+    /// Directions that validation averages over.
+    pub fn validation(&self) -> ChooseBy {
+        self.choose_by.unwrap_or(match self.objective {
+            Objective::Bidpo => ChooseBy::Both,
+            Objective::Dpo => ChooseBy::Positive,
+        })
+    }
+
+    /// The loss of the untrained vector, which is zero: that of margin 0, ln 2 for every pair.
+    pub fn untrained_loss(&self) -> f64 {
+        loss(1.0, self.beta, 0.0).value
     }
 
     /// Training pairs in a step, where there are `n` of them.

@@ -3,11 +3,24 @@
 use super::error::TrainError;
 use super::events::{Event, NamedPair};
 use crate::engine::{BatchPlan, Engine, EngineError, PairLogp, TracedPair};
-use crate::stats::{Interval, PairedProportions, bootstrap_mean, compare_proportions, mean, wilson};
+use crate::stats::{
+    Interval, bonett_price, clustered_mean, compare_proportions, mcnemar_exact, mean, sign_test, wilson,
+};
 use crate::steer::rotated;
-use crate::text::numbers::p_value;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Groups of held-out pairs from which on anything is said about a vector.
+pub const LEAST_GROUPS: usize = 8;
+
+/// Random vectors beside a trained one.
+pub const RANDOM_DRAWS: usize = 10;
+
+/// Name of the steered condition.
+pub(super) const STEERED: &str = "vector, scale +1";
+/// Name of the system prompt's condition.
+pub(super) const PROMPTED: &str = "system prompt, no vector";
 
 /// Log-probabilities of the held-out pairs under one condition.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,31 +30,32 @@ pub struct Condition {
     /// For each pair: whether the chosen response is more probable than the rejected one (summed log-probabilities).
     pub prefers: Vec<bool>,
     /// For each pair: `log p(chosen) - log p(rejected)`, in nats.
-    pub gaps: Vec<f64>,
+    pub logp_diffs: Vec<f64>,
 }
 
-/// A mean difference over pairs with its 95 % interval (percentile bootstrap).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// A mean difference over pairs with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeanDifference {
     /// The mean, in nats a pair.
     pub mean: f64,
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
+    /// Student's t over the groups of pairs ([`clustered_mean`]); where every pair is a group, the ordinary t interval.
+    /// `None` for fewer than two groups, and where the interval would have no width.
+    pub interval: Option<Interval>,
 }
 
-impl MeanDifference {
-    fn of(from: &Condition, to: &Condition) -> Self {
-        let d: Vec<f64> = from.gaps.iter().zip(&to.gaps).map(|(a, b)| b - a).collect();
-        let i = bootstrap_mean(&d, 0.95, 10_000, 0);
-        Self { mean: mean(&d), low: i.lo, high: i.hi }
+impl Serialize for MeanDifference {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (low, high) = (self.interval.map(|i| i.lo), self.interval.map(|i| i.hi));
+        serde_json::json!({ "mean": self.mean, "low": low, "high": high }).serialize(to)
     }
 }
 
 impl std::fmt::Display for MeanDifference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:+.2} [{:+.2}, {:+.2}]", self.mean, self.low, self.high)
+        match self.interval {
+            Some(i) => write!(f, "{:+.2} [{:+.2}, {:+.2}]", self.mean, i.lo, i.hi),
+            None => write!(f, "{:+.2}", self.mean),
+        }
     }
 }
 
@@ -51,7 +65,7 @@ impl Condition {
         Self {
             name: name.into(),
             prefers: logp.iter().map(|p| p.gap() > 0.0).collect(),
-            gaps: logp.iter().map(PairLogp::gap).collect(),
+            logp_diffs: logp.iter().map(PairLogp::gap).collect(),
         }
     }
 
@@ -66,8 +80,8 @@ impl Condition {
     }
 
     /// Mean log-probability difference, chosen minus rejected, in nats.
-    pub fn mean_gap(&self) -> f64 {
-        mean(&self.gaps)
+    pub fn mean_logp_diff(&self) -> f64 {
+        mean(&self.logp_diffs)
     }
 
     /// 95 % interval of the preference accuracy (Wilson).
@@ -79,8 +93,27 @@ impl Condition {
 /// The conditions, the first of them unsteered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
-    /// Unsteered, steered both ways, a random vector, and a system prompt where one was given.
+    /// Unsteered, steered both ways, and a system prompt where one was given.
     pub conditions: Vec<Condition>,
+    /// Random vectors of the same norm.
+    pub random: Vec<Condition>,
+    /// The group of each pair: near-duplicates count as one where intervals are computed.
+    pub groups: Vec<usize>,
+}
+
+/// What held-out pairs show of a vector, by the interval of the mean change of the log-probability difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Towards the chosen answers.
+    Towards,
+    /// Away from them.
+    Away,
+    /// The interval includes 0.
+    NotShown,
+    /// Every pair changes alike: there is no interval, and no finding.
+    NoInterval,
+    /// Fewer than [`LEAST_GROUPS`] groups of pairs.
+    TooFew,
 }
 
 /// One line of a held-out table, for JSON.
@@ -97,8 +130,12 @@ pub struct HeldOutRow {
     /// Its 95 % interval (Wilson).
     pub interval: [f64; 2],
     /// Mean log-probability difference, chosen minus rejected, in nats.
+    pub mean_logp_diff: f64,
+    /// The same under its name of bidpo 0.2.0.
     pub mean_gap: f64,
     /// Change of that difference against the unsteered model, on the same pairs.
+    pub logp_diff_change: Option<MeanDifference>,
+    /// The same under its name of bidpo 0.2.0.
     pub gap_change: Option<MeanDifference>,
     /// Change of the preference accuracy against the unsteered model, on the same pairs.
     pub against_unsteered: Option<Paired>,
@@ -109,14 +146,29 @@ pub struct HeldOutRow {
 pub struct Paired {
     /// Difference of the preference accuracies.
     pub difference: f64,
-    /// Its 95 % interval (Bonett and Price).
+    /// Its 95 % interval (Bonett and Price; with near-duplicates among the pairs Student's t over groups).
     pub interval: [f64; 2],
     /// Pairs gained.
     pub gained: usize,
     /// Pairs lost.
     pub lost: usize,
-    /// Exact McNemar p, two-sided.
+    /// Exact McNemar p, two-sided; with near-duplicates among the pairs the sign test over groups.
     pub p: f64,
+}
+
+/// The random vectors beside the trained one, for JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RandomRange {
+    /// Vectors drawn.
+    pub draws: usize,
+    /// Smallest mean change of the log-probability difference, nats.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Place of the trained vector among all of them by that change, 1 for the largest.
+    pub rank: usize,
+    /// Smallest and largest preference accuracy.
+    pub accuracy: [f64; 2],
 }
 
 /// Test pairs of a measurement.
@@ -124,8 +176,43 @@ pub struct Paired {
 pub struct HeldOutPairs<'a> {
     /// The pairs.
     pub test: &'a [NamedPair],
+    /// The group of each.
+    pub groups: &'a [usize],
     /// The same pairs with a system prompt to compare with, if any.
     pub prompted: Option<&'a [NamedPair]>,
+}
+
+/// Traces pairs for a measurement.
+fn trace(
+    engine: &mut Engine,
+    pairs: &[NamedPair],
+    plan: BatchPlan,
+    interrupt: &AtomicBool,
+) -> Result<Vec<TracedPair>, TrainError> {
+    let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
+    engine
+        .trace_each(&tokens, plan, &mut |_| !interrupt.load(Ordering::Relaxed))
+        .map_err(|(i, source)| TrainError::Pair { pair: pairs[i].name.clone(), source })?
+        .ok_or(TrainError::Interrupted)
+}
+
+fn references(examples: &[TracedPair]) -> Vec<PairLogp> {
+    examples.iter().map(TracedPair::reference).collect()
+}
+
+/// Mean log-probability difference, chosen minus rejected, of pairs under the unsteered model, in nats: how well their system
+/// prompt does.
+///
+/// # Errors
+/// [`TrainError::Pair`], [`TrainError::Interrupted`].
+pub fn mean_logp_diff(
+    engine: &mut Engine,
+    pairs: &[NamedPair],
+    plan: BatchPlan,
+    interrupt: &AtomicBool,
+) -> Result<f64, TrainError> {
+    let examples = trace(engine, pairs, plan, interrupt)?;
+    Ok(mean(&references(&examples).iter().map(PairLogp::gap).collect::<Vec<_>>()))
 }
 
 impl HeldOut {
@@ -144,25 +231,19 @@ impl HeldOut {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         observe(Event::Measuring { pairs: pairs.test.len() });
-        let mut trace = |pairs: &[NamedPair]| -> Result<Vec<TracedPair>, TrainError> {
-            let tokens: Vec<_> = pairs.iter().map(|p| &p.tokens).collect();
-            engine
-                .trace_each(&tokens, plan, &mut |_| !interrupt.load(Ordering::Relaxed))
-                .map_err(|(i, source)| TrainError::Pair { pair: pairs[i].name.clone(), source })?
-                .ok_or(TrainError::Interrupted)
-        };
-        let examples = trace(pairs.test)?;
-        let prompted = pairs.prompted.map(&mut trace).transpose()?;
-        let heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, seed)?;
+        let examples = trace(engine, pairs.test, plan, interrupt)?;
+        let prompted = pairs.prompted.map(|p| trace(engine, p, plan, interrupt)).transpose()?;
+        let mut heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, seed)?;
+        heldout.groups = pairs.groups.to_vec();
         for notice in engine.take_cache_notices() {
             observe(Event::Notice(&notice));
         }
         Ok(heldout)
     }
 
-    /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with a random vector
-    /// of the same L2 norm at each layer;
-    /// `prompted` are the same pairs with a system prompt before them, unsteered.
+    /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with random vectors
+    /// of the same L2 norm at each layer, drawn by `seed` and the numbers after it;
+    /// `prompted` are the same pairs with a system prompt before them, unsteered. Each pair is a group.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -174,18 +255,21 @@ impl HeldOut {
         vector: &[f32],
         seed: u64,
     ) -> Result<Self, EngineError> {
-        let reference =
-            |examples: &[TracedPair]| -> Vec<PairLogp> { examples.iter().map(TracedPair::reference).collect() };
-        let mut conditions = vec![Condition::new("unsteered", &reference(examples))];
-        let random = rotated(vector, engine.model().n_embd(), seed);
+        let mut conditions = vec![Condition::new("unsteered", &references(examples))];
         let negative: Vec<f32> = vector.iter().map(|x| -x).collect();
-        for (name, v) in [("vector, scale +1", vector), ("vector, scale -1", &negative), ("random vector", &random)] {
+        for (name, v) in [(STEERED, vector), ("vector, scale -1", &negative)] {
             conditions.push(Condition::new(name, &engine.score_all(examples, v, plan)?));
         }
-        if let Some(prompted) = prompted {
-            conditions.push(Condition::new("system prompt, no vector", &reference(prompted)));
+        let n_embd = engine.model().n_embd();
+        let mut random = Vec::with_capacity(RANDOM_DRAWS);
+        for draw in 0..RANDOM_DRAWS {
+            let v = rotated(vector, n_embd, seed.wrapping_add(draw as u64));
+            random.push(Condition::new(format!("random vector {}", draw + 1), &engine.score_all(examples, &v, plan)?));
         }
-        Ok(Self { conditions })
+        if let Some(prompted) = prompted {
+            conditions.push(Condition::new(PROMPTED, &references(prompted)));
+        }
+        Ok(Self { conditions, random, groups: (0..examples.len()).collect() })
     }
 
     /// A condition by name.
@@ -193,134 +277,97 @@ impl HeldOut {
         self.conditions.iter().find(|c| c.name == name)
     }
 
-    /// A condition against the unsteered model, on the same pairs.
-    pub fn against_unsteered(&self, condition: &Condition) -> Option<PairedProportions> {
-        compare_proportions(&self.conditions[0].prefers, &condition.prefers, 0.95)
+    /// Groups of pairs.
+    pub fn n_groups(&self) -> usize {
+        self.groups.iter().collect::<BTreeSet<_>>().len()
     }
 
-    /// The table as rows for JSON.
-    pub fn rows(&self) -> Vec<HeldOutRow> {
-        self.conditions
-            .iter()
-            .enumerate()
-            .map(|(i, c)| {
-                let interval = c.interval();
-                HeldOutRow {
-                    condition: c.name.clone(),
-                    preferred: c.count(),
-                    n: c.prefers.len(),
-                    accuracy: c.accuracy(),
-                    interval: [interval.lo, interval.hi],
-                    mean_gap: c.mean_gap(),
-                    gap_change: (i > 0).then(|| MeanDifference::of(&self.conditions[0], c)),
-                    against_unsteered: (i > 0).then(|| self.against_unsteered(c)).flatten().map(|d| Paired {
-                        difference: d.difference,
-                        interval: [d.interval.lo, d.interval.hi],
-                        gained: d.gained,
-                        lost: d.lost,
-                        p: d.p,
-                    }),
-                }
-            })
-            .collect()
+    /// Mean change of the log-probability difference from one condition to another, on the same pairs.
+    pub fn change(&self, from: &Condition, to: &Condition) -> MeanDifference {
+        let d: Vec<f64> = from.logp_diffs.iter().zip(&to.logp_diffs).map(|(a, b)| b - a).collect();
+        let interval = clustered_mean(&d, &self.groups, 0.95).map(|c| c.estimate).filter(|e| e.standard_error > 0.0);
+        MeanDifference { mean: mean(&d), interval: interval.map(|e| e.interval) }
     }
 
-    /// The table in Markdown, which is also readable in a terminal.
-    pub fn table(&self) -> String {
-        let mut out = String::from(
-            "| condition                | prefers the chosen answer | 95 % interval  | change, points                | gap, nats | change of the gap, nats    |\n\
-             | ------------------------ | ------------------------- | -------------- | ----------------------------- | --------- | -------------------------- |\n",
-        );
-        for row in self.rows() {
-            let share = row.against_unsteered.map_or(String::new(), |p| {
-                format!(
-                    "{:+.1} [{:+.1}, {:+.1}], p {}",
-                    100.0 * p.difference,
-                    100.0 * p.interval[0],
-                    100.0 * p.interval[1],
-                    p_value(p.p)
-                )
-            });
-            out += &format!(
-                "| {:<24} | {:<25} | {:<14} | {:<29} | {:<9} | {:<26} |\n",
-                row.condition,
-                format!("{} of {} ({:.1} %)", row.preferred, row.n, 100.0 * row.accuracy),
-                format!("{:.1} - {:.1} %", 100.0 * row.interval[0], 100.0 * row.interval[1]),
-                share,
-                format!("{:+.2}", row.mean_gap),
-                row.gap_change.map_or(String::new(), |c| c.to_string()),
-            );
+    /// What the pairs show of the vector.
+    pub fn effect(&self) -> Option<Effect> {
+        let steered = self.get(STEERED)?;
+        if self.n_groups() < LEAST_GROUPS {
+            return Some(Effect::TooFew);
         }
-        out
-    }
-
-    /// The table in words: whether there is a difference, and whether a prompt would have done as well. The mean
-    /// log-probability difference decides, since the objective trains it; preference accuracy is a coarser view of it.
-    pub fn in_words(&self) -> String {
-        let Some(steered) = self.get("vector, scale +1") else { return String::new() };
-        let n = steered.gaps.len();
-        let c = MeanDifference::of(&self.conditions[0], steered);
-        let mut out = if c.low > 0.0 {
-            format!("On {n} held-out pairs the vector moves the model towards the chosen answers: {c} nats a pair")
-        } else if c.high < 0.0 {
-            format!("On {n} held-out pairs the vector moves the model AWAY from the chosen answers: {c} nats a pair")
+        let Some(i) = self.change(&self.conditions[0], steered).interval else { return Some(Effect::NoInterval) };
+        Some(if i.lo > 0.0 {
+            Effect::Towards
+        } else if i.hi < 0.0 {
+            Effect::Away
         } else {
-            format!("No effect that {n} held-out pairs could show: the change of the gap, {c} nats a pair, may be 0")
-        };
-        if let Some(random) = self.get("random vector") {
-            out +=
-                &format!(" (a random vector of the same length: {})", MeanDifference::of(&self.conditions[0], random));
-        }
-        out += ".";
-        if let Some(d) = self.against_unsteered(steered) {
-            out += &if d.interval.contains(0.0) {
-                " Whether it changes which answer is preferred, this many pairs cannot show.".to_owned()
-            } else {
-                format!(
-                    " The share of pairs whose chosen answer is preferred changes by {:+.1} points.",
-                    100.0 * d.difference
-                )
-            };
-        }
-        if let Some(prompt) = self.get("system prompt, no vector") {
-            let c = MeanDifference::of(prompt, steered);
-            out += &if c.low > 0.0 {
-                format!(" It moves the model further than the system prompt does, by {c} nats.")
-            } else if c.high < 0.0 {
-                format!(" The system prompt alone moves the model FURTHER ({c} nats): prefer the prompt.")
-            } else {
-                format!(" Between vector and system prompt these pairs show no difference ({c} nats).")
-            };
-        }
-        out
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn condition(name: &str, gaps: &[f64]) -> Condition {
-        let logp: Vec<PairLogp> = gaps.iter().map(|&g| PairLogp { chosen: g, rejected: 0.0 }).collect();
-        Condition::new(name, &logp)
+            Effect::NotShown
+        })
     }
 
-    #[test]
-    fn words_follow_the_intervals() {
-        let held = |a: &[f64], b: &[f64]| HeldOut {
-            conditions: vec![condition("unsteered", a), condition("vector, scale +1", b)],
+    /// The random vectors beside the trained one, if there are any.
+    pub fn random_range(&self) -> Option<RandomRange> {
+        let own = self.change(&self.conditions[0], self.get(STEERED)?).mean;
+        let changes: Vec<f64> = self.random.iter().map(|c| self.change(&self.conditions[0], c).mean).collect();
+        let ends = |values: &[f64]| {
+            values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[lo, hi], &x| [lo.min(x), hi.max(x)])
         };
-        let up: Vec<f64> = (0..30).map(|i| 1.0 + 0.01 * f64::from(i)).collect();
-        let down: Vec<f64> = up.iter().map(|x| -x).collect();
-        let better = held(&down, &up);
-        assert!(better.in_words().contains("towards") && better.in_words().contains("+100.0 points"));
-        assert!(held(&up, &down).in_words().contains("AWAY"));
-        assert!(held(&up, &up).in_words().contains("No effect"));
-        let mut with_prompt = held(&down, &down);
-        with_prompt.conditions.push(condition("system prompt, no vector", &up));
-        assert!(with_prompt.in_words().contains("prefer the prompt"), "{}", with_prompt.in_words());
-        assert_eq!(with_prompt.rows().len(), 3);
-        assert_eq!(with_prompt.rows()[0].preferred, 0);
-        assert_eq!(with_prompt.rows()[2].preferred, 30);
+        let [min, max] = ends(&changes);
+        (!changes.is_empty()).then(|| RandomRange {
+            draws: changes.len(),
+            min,
+            max,
+            rank: 1 + changes.iter().filter(|&&c| c >= own).count(),
+            accuracy: ends(&self.random.iter().map(Condition::accuracy).collect::<Vec<_>>()),
+        })
+    }
+
+    /// A condition's preference accuracy against the unsteered model's, on the same pairs.
+    pub fn against_unsteered(&self, condition: &Condition) -> Option<Paired> {
+        let first = &self.conditions[0].prefers;
+        let d = compare_proportions(first, &condition.prefers, 0.95)?;
+        // So few pairs need the exact test, and an interval that is never narrower than it.
+        let interval = bonett_price(d.gained, d.lost, d.n, 0.95);
+        let mut paired = Paired {
+            difference: d.difference,
+            interval: [interval.lo, interval.hi],
+            gained: d.gained,
+            lost: d.lost,
+            p: mcnemar_exact(d.gained, d.lost),
+        };
+        if self.n_groups() < self.groups.len() {
+            // McNemar's test and its interval count pairs; pairs of one group are no independent ones.
+            let change: Vec<f64> =
+                first.iter().zip(&condition.prefers).map(|(a, b)| f64::from(*b) - f64::from(*a)).collect();
+            let mut of_group: BTreeMap<usize, f64> = BTreeMap::new();
+            self.groups.iter().zip(&change).for_each(|(g, c)| *of_group.entry(*g).or_default() += c);
+            let count = |sign: f64| of_group.values().filter(|&&c| c * sign > 0.0).count();
+            paired.p = sign_test(count(1.0), count(-1.0));
+            paired.interval = clustered_mean(&change, &self.groups, 0.95)
+                .map_or([f64::NAN; 2], |c| [c.estimate.interval.lo.max(-1.0), c.estimate.interval.hi.min(1.0)]);
+        }
+        Some(paired)
+    }
+
+    /// The table as rows for JSON, each random vector one.
+    pub fn rows(&self) -> Vec<HeldOutRow> {
+        self.conditions.iter().chain(&self.random).enumerate().map(|(i, c)| self.row(c, i == 0)).collect()
+    }
+
+    pub(super) fn row(&self, c: &Condition, unsteered: bool) -> HeldOutRow {
+        let interval = c.interval();
+        let change = (!unsteered).then(|| self.change(&self.conditions[0], c));
+        HeldOutRow {
+            condition: c.name.clone(),
+            preferred: c.count(),
+            n: c.prefers.len(),
+            accuracy: c.accuracy(),
+            interval: [interval.lo, interval.hi],
+            mean_logp_diff: c.mean_logp_diff(),
+            mean_gap: c.mean_logp_diff(),
+            logp_diff_change: change,
+            gap_change: change,
+            against_unsteered: (!unsteered).then(|| self.against_unsteered(c)).flatten(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Identity of a run: everything that decides the bytes of its vector. A checkpoint carries it, so that no run resumes
 //! from the checkpoint of another one.
 
-use super::config::{LearningRate, TrainConfig, TrainingBudget};
+use super::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
 use super::events::NamedPair;
 use super::objective::Objective;
 use super::optimizer::Schedule;
@@ -99,6 +99,9 @@ struct Settings<'a> {
     seed: u64,
     max_grad_norm: Option<f64>,
     patience: usize,
+    /// Left out where it is the objective's own: the hash is then that of bidpo 0.2.0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choose_by: Option<&'static str>,
     forward: &'static str,
     backward: &'static str,
     inputs: &'a RunInputs,
@@ -115,7 +118,9 @@ impl IdentitySource<'_> {
     pub fn accepts(&self, recorded: &RecordedIdentity) -> bool {
         match recorded {
             RecordedIdentity::Current { identity } => identity.version == VERSION && identity.run == self.run(),
-            RecordedIdentity::V1 { fingerprint } => *fingerprint == self.legacy_v1(),
+            RecordedIdentity::V1 { fingerprint } => {
+                self.unusual_validation().is_none() && *fingerprint == self.legacy_v1()
+            }
         }
     }
 
@@ -134,6 +139,7 @@ impl IdentitySource<'_> {
             seed,
             max_grad_norm,
             patience,
+            choose_by: _, // by its effect, below
             precision: Precision { forward, backward },
             renorm: _, // applied after training
             checkpoint_every: _,
@@ -160,6 +166,7 @@ impl IdentitySource<'_> {
             seed: *seed,
             max_grad_norm: *max_grad_norm,
             patience: *patience,
+            choose_by: self.unusual_validation(),
             forward: forward.name(),
             backward: backward.name(),
             inputs: self.inputs,
@@ -167,6 +174,12 @@ impl IdentitySource<'_> {
         };
         let text = serde_json::to_vec(&settings).expect("a struct of numbers and strings");
         hex(&Sha256::digest(text))
+    }
+
+    /// The directions of validation where they are not those that the objective trains.
+    fn unusual_validation(&self) -> Option<&'static str> {
+        let usual = TrainConfig { choose_by: None, ..self.config.clone() }.validation();
+        Some(self.config.validation()).filter(|&by| by != usual).map(ChooseBy::name)
     }
 
     fn hash_pairs(&self, hash: &mut Sha256) {
@@ -251,13 +264,13 @@ mod tests {
     /// The texts were printed by bidpo 0.1.0.
     #[test]
     fn settings_of_0_1_0_are_reproduced() {
-        let exact =
-            |layers: &str| TrainConfig { precision: Precision::EXACT, ..TrainConfig::new(layers.parse().unwrap()) };
+        let of = |layers: &str| TrainConfig { weight_decay: 0.05, ..TrainConfig::new(layers.parse().unwrap()) };
+        let exact = |layers: &str| TrainConfig { precision: Precision::EXACT, ..of(layers) };
         let rest = "objective: Bidpo, beta: 0.1, lr: Auto, schedule: Cosine, warmup: 0.1, weight_decay: 0.05, batch: 8, \
                     length: Epochs(5), seed: 0, clip: None, patience: 3, renorm: None, checkpoint_every: 0";
         assert_eq!(legacy_v1_settings(&exact("15")), format!("TrainConfig {{ layer: 15, {rest} }}"));
         assert_eq!(
-            legacy_v1_settings(&TrainConfig::new("14-16".parse().unwrap())),
+            legacy_v1_settings(&of("14-16")),
             format!(
                 "TrainConfig {{ layers: Layers([14, 15, 16]), {rest}, precision: Precision {{ forward: Fast, backward: Bf16 }} }}"
             )
@@ -275,6 +288,7 @@ mod tests {
             max_grad_norm: Some(3.0),
             seed: 7,
             objective: Objective::Dpo,
+            weight_decay: 0.05,
             ..TrainConfig::new("1,2".parse().unwrap())
         };
         let (bos, space, [a, b, c]) = (1, 259, [262, 279, 271]);
@@ -311,10 +325,12 @@ mod tests {
         let base = run(&config("15"));
         let same = TrainConfig { allow_swap: true, checkpoint_every: 3, renorm: Some(5.0), ..config("15") };
         assert_eq!(run(&same), base);
+        assert_eq!(run(&TrainConfig { choose_by: Some(ChooseBy::Both), ..config("15") }), base);
         let others = [
             config("14"),
             config("14-15"),
             TrainConfig { beta: 0.2, ..config("15") },
+            TrainConfig { choose_by: Some(ChooseBy::Positive), ..config("15") },
             TrainConfig { learning_rate: LearningRate::Percent(1.0), ..config("15") },
             TrainConfig { max_grad_norm: Some(1.0), ..config("15") },
             TrainConfig { budget: TrainingBudget::Steps(5), ..config("15") },

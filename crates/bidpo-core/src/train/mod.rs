@@ -6,6 +6,7 @@ mod config;
 mod error;
 mod events;
 mod heldout;
+mod heldout_text;
 mod identity;
 mod objective;
 mod optimizer;
@@ -19,11 +20,14 @@ mod trainer;
 
 pub use card::VectorCard;
 pub use checkpoint::{Checkpoint, CheckpointError, Point};
-pub use config::{AUTO_RATE, LearningRate, TrainConfig, TrainingBudget};
+pub use config::{AUTO_RATE, ChooseBy, LearningRate, TrainConfig, TrainingBudget};
 pub use error::TrainError;
 pub use events::{Event, MemoryNeed, NamedPair, StepReport, Stop};
 pub use ggml_grad::graph::emit::{Backward, Forward, Precision};
-pub use heldout::{Condition, HeldOut, HeldOutPairs, HeldOutRow, MeanDifference, Paired};
+pub use heldout::{
+    Condition, Effect, HeldOut, HeldOutPairs, HeldOutRow, LEAST_GROUPS, MeanDifference, Paired, RANDOM_DRAWS,
+    RandomRange, mean_logp_diff,
+};
 pub use identity::{IdentitySource, RecordedIdentity, RunIdentity, RunInputs};
 pub use objective::{Loss, Objective, loss};
 pub use optimizer::{AdamW, Schedule, clip};

@@ -5,7 +5,7 @@ use super::config::TrainConfig;
 use super::error::TrainError;
 use super::events::{NamedPair, StepReport, Stop};
 use super::identity::RecordedIdentity;
-use super::objective::{Objective, loss};
+use super::objective::loss;
 use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::summary::RunSummary;
@@ -83,7 +83,7 @@ pub(crate) enum EpochEnd {
 /// Validation of a vector.
 #[derive(Debug)]
 enum Validation {
-    /// Mean over pairs, and for BiDPO over both directions.
+    /// Mean over pairs and over the directions of [`TrainConfig::validation`].
     Loss {
         /// Mean loss.
         value: f64,
@@ -321,10 +321,7 @@ impl<'a> Run<'a> {
 
     /// Validates the current vector.
     fn validate(&mut self) -> Result<Validation, EngineError> {
-        let directions: &[f64] = match self.config.objective {
-            Objective::Bidpo => &[1.0, -1.0],
-            Objective::Dpo => &[1.0],
-        };
+        let directions = self.config.validation().directions();
         let (mut value, mut preferred, mut n) = (0.0, 0.0, 0.0);
         for &d in directions {
             let added = self.added(d);
@@ -363,6 +360,7 @@ impl<'a> Run<'a> {
         }
         Ok(Trained {
             vector: self.best.iter().map(|&x| x as f32).collect(),
+            untrained_loss: self.config.untrained_loss(),
             summary: self.summary,
             history: self.state.history,
             steps: self.state.step,

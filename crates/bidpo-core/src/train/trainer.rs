@@ -24,8 +24,11 @@ pub struct Trained {
     pub history: Vec<Point>,
     /// Steps taken.
     pub steps: usize,
-    /// Steps after which the vector was taken.
+    /// Steps after which the vector was taken: the epoch with the lowest validation loss, also where no epoch beat the
+    /// untrained model ([`Trained::beats_untrained`]); without validation the last step.
     pub best_step: usize,
+    /// Loss of the untrained vector, on any pairs.
+    pub untrained_loss: f64,
     /// Why the run ended.
     pub stop: Stop,
 }
@@ -39,6 +42,16 @@ impl Trained {
             Some(factor) => numbers.iter().map(|x| (x * factor) as f32).collect(),
             None => self.vector.clone(),
         }
+    }
+
+    /// Whether the vector's validation loss is below that of the untrained vector; `None` where nothing was validated.
+    pub fn beats_untrained(&self) -> Option<bool> {
+        self.best_valid_loss().map(|best| best < self.untrained_loss)
+    }
+
+    /// The lowest validation loss.
+    pub fn best_valid_loss(&self) -> Option<f64> {
+        self.history.iter().filter_map(|p| p.valid_loss).min_by(f64::total_cmp)
     }
 
     /// The run ended by itself: all steps were taken, or the validation loss stopped falling.

@@ -90,6 +90,21 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a text's scores alone, with no name and at place 0.
+    pub(in crate::eval) fn of_text(text: TextScore) -> Self {
+        Self {
+            item: 0,
+            index: 0,
+            condition: String::new(),
+            question: String::new(),
+            category: None,
+            answers: Vec::new(),
+            views: Vec::new(),
+            text: Some(text),
+            written: None,
+        }
+    }
+
     /// Description of an invalid shape; `None` for a valid record.
     pub fn fault(&self) -> Option<String> {
         for (v, view) in self.views.iter().enumerate() {

@@ -12,4 +12,5 @@ pub use error::RunError;
 pub use generate::{Generation, GenerationOptions};
 pub use pending::{Pending, Runner, Sink};
 pub use session::{Ended, Progress, Session, new_manifest};
+pub(in crate::eval) use text::TextScorer;
 pub use text::{TextRun, Windows};

@@ -5,6 +5,7 @@ use super::pending::{Pending, Runner};
 use crate::eval::conditions::Condition;
 use crate::eval::results::{Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
+use crate::steer::ControlVector;
 use ggml_grad::graph::log_sum_exp;
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
 use std::ops::ControlFlow;
@@ -45,6 +46,37 @@ impl Windows {
         Ok(Self { windows, bos })
     }
 
+    /// Each passage a window, cut where it is longer than the model was trained for.
+    ///
+    /// # Errors
+    /// [`ScoreError::Input`] where no passage has two tokens.
+    pub(in crate::eval) fn of_passages(model: &Model, passages: &[&str]) -> Result<Self, ScoreError> {
+        let bos = model.bos().filter(|_| model.adds_bos());
+        let least = if bos.is_some() { 1 } else { 2 };
+        let mut windows = Vec::with_capacity(passages.len());
+        for passage in passages {
+            let mut tokens = model.tokenize(passage, false, false)?;
+            tokens.truncate(model.n_ctx_train().saturating_sub(1));
+            if tokens.len() >= least {
+                windows.push(tokens);
+            }
+        }
+        if windows.is_empty() {
+            return Err(ScoreError::Input(format!("{} passages: there is nothing to predict", passages.len())));
+        }
+        Ok(Self { windows, bos })
+    }
+
+    /// Tokens of the longest window, with BOS.
+    pub(in crate::eval) fn longest(&self) -> usize {
+        self.windows.iter().map(Vec::len).max().unwrap_or(0) + 1
+    }
+
+    /// The tokens of window `i`, after BOS where the model wants one.
+    pub(in crate::eval) fn tokens(&self, i: usize) -> Vec<Token> {
+        self.bos.iter().chain(&self.windows[i]).copied().collect()
+    }
+
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.windows.len()
@@ -77,27 +109,15 @@ impl Runner for TextRun<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let failed = RunError::under(&condition.name);
-        let longest = windows.windows.iter().map(Vec::len).max().unwrap_or(0) + 1;
-        let n_batch = crate::numbers::rows_within(LOGITS_BYTES, model.n_vocab()).clamp(16, 512);
-        let context = || -> Result<Context, ScoreError> {
-            let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, self.n_threads) };
-            Ok(Context::new(model, &params)?)
-        };
-        let mut plain = context().map_err(failed)?;
-        let mut steered = match &condition.control {
-            Some(control) => {
-                let mut ctx = context().map_err(failed)?;
-                control.apply(&mut ctx).map_err(|e| failed(e.into()))?;
-                Some(ctx)
-            }
-            None => None,
-        };
+        let control = condition.control.as_ref();
+        let mut scorer = TextScorer::new(model, windows.longest(), self.n_threads, control).map_err(failed)?;
         pending.for_each_batch(
             mine,
             |&i| vec![i],
             |i| {
                 let window = &windows.windows[i];
-                let text = self.window(&mut plain, steered.as_mut(), window, n_batch).map_err(failed)?;
+                let both = scorer.score(&windows.tokens(i)).map_err(failed)?;
+                let text = both.steered.unwrap_or(both.unsteered);
                 let beginning: String = model.detokenize(window, false).chars().take(80).collect();
                 if !text.nll.is_finite() || !text.kl.is_finite() {
                     let place = format!("window {} ({beginning:?})", i + 1);
@@ -108,61 +128,92 @@ impl Runner for TextRun<'_> {
                     index: i,
                     condition: condition.name.clone(),
                     question: beginning,
-                    category: None,
-                    answers: Vec::new(),
-                    views: Vec::new(),
-                    text: Some(text),
-                    written: None,
+                    ..Record::of_text(text)
                 }])
             },
         )
     }
 }
 
-impl TextRun<'_> {
-    fn window(
-        &self,
-        plain: &mut Context,
-        mut steered: Option<&mut Context>,
-        window: &[Token],
-        n_batch: usize,
-    ) -> Result<TextScore, ScoreError> {
-        let tokens: Vec<Token> = self.windows.bos.iter().chain(window).copied().collect();
-        let mut score = TextScore { n_tokens: 0, nll: 0.0, kl: 0.0, same_top: 0 };
-        plain.clear_kv();
-        if let Some(ctx) = steered.as_deref_mut() {
+/// Scores of a stretch of text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::eval) struct TextScores {
+    /// Of the unsteered model.
+    pub(in crate::eval) unsteered: TextScore,
+    /// Of the steered model, if there is a vector.
+    pub(in crate::eval) steered: Option<TextScore>,
+}
+
+/// Scores stretches of text, unsteered and steered.
+#[derive(Debug)]
+pub(in crate::eval) struct TextScorer {
+    plain: Context,
+    steered: Option<Context>,
+    /// Tokens of one decode.
+    n_batch: usize,
+}
+
+impl TextScorer {
+    /// For texts of at most `longest` tokens.
+    pub(in crate::eval) fn new(
+        model: &Arc<Model>,
+        longest: usize,
+        n_threads: u32,
+        control: Option<&ControlVector>,
+    ) -> Result<Self, ScoreError> {
+        let n_batch = crate::numbers::rows_within(LOGITS_BYTES, model.n_vocab()).clamp(16, 512);
+        let context = || -> Result<Context, ScoreError> {
+            let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, n_threads) };
+            Ok(Context::new(model, &params)?)
+        };
+        let steered = match control {
+            Some(control) => {
+                let mut ctx = context()?;
+                control.apply(&mut ctx)?;
+                Some(ctx)
+            }
+            None => None,
+        };
+        Ok(Self { plain: context()?, steered, n_batch })
+    }
+
+    /// Scores the tokens from the second one on.
+    pub(in crate::eval) fn score(&mut self, tokens: &[Token]) -> Result<TextScores, ScoreError> {
+        let zero = TextScore { n_tokens: 0, nll: 0.0, kl: 0.0, same_top: 0 };
+        let mut scores = TextScores { unsteered: zero, steered: self.steered.as_ref().map(|_| zero) };
+        self.plain.clear_kv();
+        if let Some(ctx) = &mut self.steered {
             ctx.clear_kv();
         }
         // The last token is only predicted.
         let inputs = &tokens[..tokens.len() - 1];
-        for (c, chunk) in inputs.chunks(n_batch).enumerate() {
+        for (c, chunk) in inputs.chunks(self.n_batch).enumerate() {
             let mut batch = Batch::new();
             for (i, &t) in chunk.iter().enumerate() {
-                batch.add(t, c * n_batch + i, &[0], true);
+                batch.add(t, c * self.n_batch + i, &[0], true);
             }
-            plain.decode(&batch)?;
-            if let Some(ctx) = steered.as_deref_mut() {
+            self.plain.decode(&batch)?;
+            if let Some(ctx) = &mut self.steered {
                 ctx.decode(&batch)?;
             }
             for i in 0..chunk.len() {
-                let next = tokens[c * n_batch + i + 1] as usize;
-                let p = plain.logits(i)?; // [n_vocab]
-                let q = match &steered {
-                    Some(ctx) => ctx.logits(i)?,
-                    None => p,
-                };
-                let (zp, zq) = (log_sum_exp(p), log_sum_exp(q));
-                score.n_tokens += 1;
-                score.nll += zq - f64::from(q[next]);
-                if steered.is_some() {
+                let next = tokens[c * self.n_batch + i + 1] as usize;
+                let p = self.plain.logits(i)?; // [n_vocab]
+                let zp = log_sum_exp(p);
+                scores.unsteered.n_tokens += 1;
+                scores.unsteered.nll += zp - f64::from(p[next]);
+                scores.unsteered.same_top += 1;
+                if let (Some(ctx), Some(score)) = (&self.steered, &mut scores.steered) {
+                    let q = ctx.logits(i)?; // [n_vocab]
+                    let zq = log_sum_exp(q);
+                    score.n_tokens += 1;
+                    score.nll += zq - f64::from(q[next]);
                     score.kl += divergence(p, zp, q, zq);
                     score.same_top += usize::from(top(p) == top(q));
-                } else {
-                    score.same_top += 1;
                 }
             }
         }
-        Ok(score)
+        Ok(scores)
     }
 }
 

@@ -18,6 +18,7 @@ use build::{Built, Setup};
 use devices::Devices;
 use profile::Watch;
 use std::ffi::c_void;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 pub use super::kernels::task::{Label, LabelWeightFn};
@@ -78,6 +79,17 @@ pub enum Forward {
     Fast,
 }
 
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Exact, Self::Fast]
+            .into_iter()
+            .find(|k| k.name() == s)
+            .ok_or_else(|| format!("invalid kernels {s:?}: expected exact or fast"))
+    }
+}
+
 impl Forward {
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -85,6 +97,17 @@ impl Forward {
             Self::Exact => "exact",
             Self::Fast => "fast",
         }
+    }
+}
+
+impl FromStr for Backward {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::F32, Self::Bf16]
+            .into_iter()
+            .find(|k| k.name() == s)
+            .ok_or_else(|| format!("invalid kernels {s:?}: expected f32 or bf16"))
     }
 }
 
