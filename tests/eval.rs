@@ -411,6 +411,38 @@ fn steering_comes_with_its_baselines() {
     assert!(alone.contains("Without the unsteered model") && !alone.contains("| unsteered"), "{alone}");
 }
 
+/// mc_task.json gets the categories of the CSV beside it.
+#[test]
+fn categories_come_from_the_csv() {
+    let Some(path) = common::model(SMOL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let csv = small_csv(dir.path());
+    let answers = serde_json::json!({"Yes.": 1, "No.": 0});
+    let item =
+        |question: &str| serde_json::json!({"question": question, "mc1_targets": answers, "mc2_targets": answers});
+    let items =
+        serde_json::json!([item("Are bats BLIND?"), item("Is it in no other file?"), item("Is the Sun a star?")]);
+    let data = dir.path().join("mc_task.json");
+    std::fs::write(&data, items.to_string()).unwrap();
+    let run = |args: &[&str]| {
+        let out = dir.path().join("c.jsonl");
+        let mut command = eval(&path, &data, "mc1", 3);
+        output(command.args(["--prompt", "none"]).args(args).arg("--out").arg(&out));
+        let (manifest, records) = results(&out);
+        std::fs::remove_file(&out).unwrap();
+        let categories: Vec<Value> = records.iter().map(|r| r["category"].clone()).collect();
+        (manifest["selection"]["categories"].clone(), categories)
+    };
+    let found = [Value::from("Animals"), Value::Null, Value::from("Sky")];
+    let nothing = (Value::Null, vec![Value::Null; 3]);
+    assert_eq!(run(&[]), nothing, "no CSV of the usual name is there");
+    let (facts, categories) = run(&["--categories", csv.to_str().unwrap()]);
+    assert_eq!((categories, &facts["file"], &facts["questions"]), (found.to_vec(), &"small.csv".into(), &2.into()));
+    std::fs::copy(&csv, dir.path().join("TruthfulQA.csv")).unwrap();
+    assert_eq!(run(&[]).1, found);
+    assert_eq!(run(&["--categories", "none"]), nothing);
+}
+
 /// Options shown: letters are read, both orders are there, the chat template works.
 #[test]
 fn options_are_read_by_their_letters() {
@@ -549,6 +581,25 @@ fn bad_input_is_named() {
     fails(&csv, "mc1", &["--prompt", empty.to_str().unwrap()], &["empty.txt", "none"]);
     fails(&csv, "mc1", &["--out", "no/such/folder/x.jsonl"], &["no/such/folder/x.jsonl"]);
     fails(&csv, "mc1", &[], &["missing.gguf"]);
+    // What would have no effect is refused, before the model is loaded.
+    fails(&csv, "mc1", &["--max-tokens", "9"], &["--max-tokens", "--protocol generate"]);
+    fails(&csv, "generate", &["--judge", "j.gguf"], &["--judge", "--vector"]);
+    fails(&csv, "mc1", &["--shots", "9"], &["--shots", "--split"]);
+    fails(&csv, "mc1", &["--train-limit", "9"], &["--train-limit", "--split"]);
+    fails(&csv, "mc1", &["--categories", csv.to_str().unwrap()], &["--categories", "small.csv", "leave it out"]);
+    fails(&csv, "mc1", &["--system-prompts", empty.to_str().unwrap()], &["empty.txt", "one a line"]);
+    let twice = file("twice.txt", "Be true.\nBe brief.\n Be true.\n");
+    fails(&csv, "mc1", &["--system-prompts", twice.to_str().unwrap()], &["twice.txt", "Be true.", "twice"]);
+    eval(&no_model, &csv, "mc1", 1).args(["--random", "3"]).assert().code(2);
+    let more = |args: &[&str], part: &str| {
+        let mut command = bidpo();
+        command.arg("eval").args(args).arg("-m").arg(&no_model).assert().code(1).stderr(predicate::str::contains(part));
+    };
+    let prompts = file("prompts.txt", "Say hello.\n");
+    let prompts = prompts.to_str().unwrap();
+    more(&["prompts", "-d", prompts, "--shots", "3"], "--shots: this benchmark has no training items");
+    more(&["prompts", "-d", prompts, "--baselines", "caa"], "--baselines caa: this benchmark has no training items");
+    more(&["prompts", "-d", prompts, "--prompt-format", "Q {question}"], "under --prompt chat");
     eval(&no_model, &csv, "mc9", 1).assert().code(2);
     eval(&no_model, &csv, "mc1", 0).assert().code(2);
 }

@@ -109,11 +109,22 @@ fn perplexity_and_divergence() {
     let words = "The cat sat on the mat and looked at the moon. It was a quiet night, and nobody came to the door. ";
     std::fs::write(&sample, words.repeat(3)).unwrap();
     let out = dir.path().join("r.jsonl");
-    let mut command = bidpo(&["eval", "text", "--window", "24", "--limit", "2", "--scale", "3", "-m", text(&path)]);
+    let mut command =
+        bidpo(&["eval", "text", "--window", "24", "--limit", "2", "--scale", "3", "--random", "1", "-m", text(&path)]);
     command.args(["-d", text(&sample), "-v", text(&vector), "-o", text(&out)]);
+    command.args([
+        "--compare",
+        &format!("same={}:3", text(&vector)),
+        "--compare",
+        &format!("half={}:1.5", text(&vector)),
+    ]);
     let summary = summary(&mut command);
     let records = records(&out);
-    assert_eq!(records.len(), 4 * 2);
+    assert_eq!(records.len(), 6 * 2);
+    // A second vector is measured: the same one at the same scale gives the same bits, at half the scale it moves less.
+    let kl = |condition: &str| value(&summary, "kl_per_token", condition);
+    assert_eq!(kl("same"), kl("steered"));
+    assert!(kl("half") > 0.0 && kl("half") < kl("steered"), "{} {}", kl("half"), kl("steered"));
     assert_eq!(
         (value(&summary, "kl_per_token", "unsteered"), value(&summary, "same_top_token", "unsteered")),
         (0.0, 1.0)
@@ -159,6 +170,8 @@ fn perplexity_and_divergence() {
     near(value(&summary, "perplexity", "unsteered").ln(), nll[0] / f64::from(n));
     near(value(&summary, "perplexity", "steered").ln(), nll[1] / f64::from(n));
     near(value(&summary, "kl_per_token", "steered"), kl / f64::from(n));
+    let mut caa = bidpo(&["eval", "text", "--baselines", "caa", "-m", "no.gguf", "-d", text(&sample)]);
+    caa.assert().code(1).stderr(predicate::str::contains("no training items"));
     command.args(["--baselines", "system"]).assert().code(1).stderr(predicate::str::contains("has no prompt"));
 }
 
@@ -216,6 +229,49 @@ fn a_split_gives_the_baselines_their_training_items() {
         of.iter().map(|r| r["views"][0]["logprobs"][0].as_f64().unwrap()).sum()
     };
     assert!(sum("4 solved examples") > sum("unsteered") + 4.0);
+
+    // Without --shots: all training items, and the manifest says why they are not more. Of several system prompts the one
+    // that does best on the validation items is measured, and nothing else of them.
+    let out = dir.path().join("chosen.jsonl");
+    let mut command = bidpo(&["eval", "truthfulqa", "-p", "pair", "--prompt", "none", "--baselines", "shots,system"]);
+    command.args([
+        "-m",
+        text(&model),
+        "-d",
+        text(&data),
+        "-v",
+        text(&vector),
+        "--split",
+        text(&split),
+        "-o",
+        text(&out),
+    ]);
+    let said = command.assert().success().stderr(predicate::str::contains("6 solved examples of 6 training items"));
+    assert!(
+        String::from_utf8_lossy(&said.get_output().stderr).contains("The best of 6 system prompts on 4 valid items")
+    );
+    let manifest = |path: &Path| -> Value {
+        let text = std::fs::read_to_string(path).unwrap();
+        serde_json::from_str::<Value>(text.lines().next().unwrap()).unwrap()["manifest"].take()
+    };
+    let conditions = manifest(&out)["conditions"].take();
+    let names: Vec<&str> = conditions.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["steered", "system prompt", "6 solved examples"]);
+    assert_eq!(conditions[2]["limited_by"], "training-items");
+    assert_eq!(conditions[1]["chosen_on"], json!({"part": "valid", "items": 4, "settings": 6}));
+    let by = dir.path().join("chosen.system-prompts.jsonl");
+    let (tried, of_valid) = (manifest(&by)["conditions"].take(), self::records(&by));
+    let mut items: Vec<u64> = of_valid.iter().map(|r| r["index"].as_u64().unwrap()).collect();
+    items.truncate(4);
+    assert_eq!(json!(items), parts["valid"], "never the test part");
+    let right = |c: &Value| {
+        let of = of_valid.iter().filter(|r| r["condition"] == c["name"]);
+        of.filter(|r| r["views"][0]["logprobs"][0].as_f64() > r["views"][0]["logprobs"][1].as_f64()).count()
+    };
+    let tried = tried.as_array().unwrap();
+    let most = tried.iter().map(right).max().unwrap();
+    assert_eq!(tried.len(), 6);
+    assert_eq!(conditions[1]["system"], tried.iter().find(|c| right(c) == most).unwrap()["system"]);
 
     let other = questions(
         &{

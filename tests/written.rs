@@ -88,7 +88,7 @@ fn steered_answers_go_before_a_judge() {
     let base = |out: &Path, more: &[&str]| {
         let mut command = bidpo(&["eval", "truthfulqa", "--protocol", "generate", "--max-tokens", "12"]);
         command.args(["-m", text(&model), "-d", text(&data), "-v", text(&vector), "--scale", "3", "-o", text(out)]);
-        command.args(more);
+        command.args(["--random", "1"]).args(more);
         command
     };
     let out = dir.path().join("r.jsonl");
@@ -101,6 +101,11 @@ fn steered_answers_go_before_a_judge() {
         assert_eq!(n("wins") + n("ties") + n("losses"), 6);
     }
     assert_eq!(rounds[0]["against"], "unsteered");
+    // What the limit of 12 tokens cut off is counted, and said.
+    let cut = records(&out).iter().filter(|r| r["condition"] == "steered" && r["written"]["ended"] == false).count();
+    assert_eq!(figures["cut_off"][1], json!({"condition": "steered", "cut_off": cut, "answers": 6}));
+    assert!(cut >= 2, "{cut} of 6 answers do not end within 12 tokens");
+    assert!(figures["summary"].to_string().contains("the limit of 12 tokens cut off up to"), "{}", figures["summary"]);
     assert!(judged["words"].to_string().contains("the judge is the model that wrote the answers"));
 
     // The judge's file: both orders of each pair, and nothing that tells which is which.

@@ -4,7 +4,7 @@ use super::ModelArgs;
 use super::steering::SteeringArgs;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::{ChatTemplate, Part, TemplateChoice};
-use bidpo_core::eval::conditions::{Baseline, OtherVector};
+use bidpo_core::eval::conditions::{BUILTIN_SYSTEM_PROMPTS, Baseline, OtherVector, SystemPrompts};
 use bidpo_core::eval::items::{ItemSelection, Protocol};
 use bidpo_core::eval::prompt::{Preset, Style};
 use bidpo_core::eval::results::Shard;
@@ -12,10 +12,6 @@ use bidpo_core::eval::truthfulqa::qa_preamble;
 use ggml_grad::files::{check_writable, display_name};
 use ggml_grad::llama::Model;
 use std::path::{Path, PathBuf};
-
-/// The system prompt baseline, unless another one is given.
-const SYSTEM: &str =
-    "Answer truthfully. Do not repeat popular misconceptions or myths; where something is not known, say so.";
 
 /// A baseline, by its name on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -83,7 +79,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]", requires = "vectors")]
     pub compare: Vec<OtherVector>,
     /// Random vectors of the baseline `random`: the vector's rank among them says more than one draw.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "vectors",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub random: u32,
     /// Only the first N items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -127,12 +124,15 @@ impl RunArgs {
     }
 
     /// The baselines that were asked for; by default `possible` with a vector, and the unsteered model without one.
-    pub fn wanted(&self, steered: bool, possible: &[Baseline]) -> Vec<Baseline> {
-        match &self.baselines {
+    pub fn wanted(&self, steered: bool, possible: &[Baseline]) -> anyhow::Result<Vec<Baseline>> {
+        if let (false, Some(name)) = (steered, self.refused_baseline(Baseline::needs_a_vector)) {
+            bail!("--baselines {name} is made from a vector: give one with --vector");
+        }
+        Ok(match &self.baselines {
             Some(list) => list.iter().filter_map(|b| b.baseline()).collect(),
             None if steered => possible.to_vec(),
             None => vec![Baseline::Unsteered],
-        }
+        })
     }
 
     /// The first of --baselines for which `refused` holds, as it is written.
@@ -151,15 +151,20 @@ pub struct PromptArgs {
     #[arg(long, alias = "preamble", value_name = "qa|none|chat|FILE")]
     pub prompt: Option<String>,
     /// Chat format under --prompt chat: auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a
-    /// Jinja file.
-    #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
-    pub template: TemplateChoice,
-    /// Text of the baseline `system`; several --system options are several conditions.
-    #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
+    /// Jinja file [default: auto].
+    #[arg(long, value_name = "T")]
+    pub template: Option<TemplateChoice>,
+    /// Text of the baseline `system`, in place of the six built-in ones; may be given several times. Of several the best on
+    /// the validation part of --split is measured; without one all are, and none is called the best.
+    #[arg(long, value_name = "TEXT")]
     pub system: Vec<String>,
-    /// Solved training items of the baseline `few-shot` (fewer where the context is full).
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub shots: u32,
+    /// A text file of system prompts, one a line.
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    pub system_prompts: Option<PathBuf>,
+    /// Solved training items of the baseline `few-shot`, fewer where the context is full [default: as many as the vector saw
+    /// training pairs]. Every item is read after them: some two hundred cost several times the other conditions.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub shots: Option<u32>,
     /// Use only the first N training items of the split for the baselines: the number that the vector was trained on, if
     /// that was fewer than all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -174,6 +179,33 @@ pub enum Preamble {
 }
 
 impl PromptArgs {
+    /// Texts of the baseline `system`: --system, the lines of --system-prompts, or the first `n` built-in ones.
+    pub fn systems(&self, n: usize) -> anyhow::Result<SystemPrompts> {
+        let texts = match &self.system_prompts {
+            None if self.system.is_empty() => BUILTIN_SYSTEM_PROMPTS.iter().take(n).map(|s| (*s).to_owned()).collect(),
+            None => self.system.clone(),
+            Some(file) => {
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("--system-prompts {}: it cannot be read as text", file.display()))?;
+                text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::to_owned).collect()
+            }
+        };
+        let texts: Vec<String> = texts.iter().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect();
+        let source = self.system_prompts.as_ref().map_or("--system".into(), |f| f.display().to_string());
+        ensure!(!texts.is_empty(), "{source}: there is no system prompt in it; write one a line");
+        if let Some(twice) = texts.iter().enumerate().find_map(|(i, t)| texts[..i].contains(t).then_some(t)) {
+            bail!("{source}: the system prompt {twice:?} is there twice; leave one out");
+        }
+        Ok(SystemPrompts::new(texts))
+    }
+
+    /// Refuses flags about training items where there are none.
+    pub fn refuse_without_training_items(&self, why: &str) -> anyhow::Result<()> {
+        ensure!(self.train_limit.is_none(), "--train-limit: {why}");
+        ensure!(self.shots.is_none(), "--shots: {why}");
+        Ok(())
+    }
+
     /// The preset's text: --prompt, or `default`.
     pub fn preamble(&self, default: &str) -> anyhow::Result<Preamble> {
         Preamble::named(self.prompt.as_deref().unwrap_or(default))
@@ -189,9 +221,12 @@ impl PromptArgs {
         model: &Model,
     ) -> anyhow::Result<Style> {
         let preset = match preamble {
+            Preamble::Plain { name, .. } if self.template.is_some() => {
+                bail!("--template: the prompt is {name}, which has no chat format; give --prompt chat")
+            }
             Preamble::Plain { name, text } => Preset::Plain { name, preamble: text },
             Preamble::Chat => {
-                let template = ChatTemplate::new(model, &self.template)?;
+                let template = ChatTemplate::new(model, self.template.as_ref().unwrap_or(&TemplateChoice::Auto))?;
                 if template.is_none() {
                     bail!(
                         "--prompt chat: {} carries no chat template; name one with --template, or use --prompt none",
@@ -227,9 +262,15 @@ impl Preamble {
     }
 }
 
-/// A question's form as a flag gives it: `\n` for a new line, `{question}` in it.
-pub fn question_form(flag: &str) -> anyhow::Result<String> {
+/// A question's form as a flag gives it, `\n` for a new line and `{question}` in it; `default` without the flag. A chat has no
+/// form.
+pub fn question_form(flag: Option<&str>, default: &str, preset: &str) -> anyhow::Result<String> {
+    let Some(flag) = flag else { return Ok(default.to_owned()) };
     ensure!(flag.contains("{question}"), "--prompt-format {flag:?} does not hold {{question}}");
+    ensure!(
+        preset != "chat",
+        "--prompt-format: under --prompt chat the question is the user's message and has no other form; give --prompt none"
+    );
     Ok(flag.replace("\\n", "\n"))
 }
 

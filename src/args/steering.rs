@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::{PreferenceSet, Prompt};
 use bidpo_core::eval::conditions::condition::layers_of;
-use bidpo_core::eval::conditions::{Steered, vector_facts};
+use bidpo_core::eval::conditions::{Steered, training_pairs, vector_facts};
 use bidpo_core::eval::results::ConditionKind;
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
@@ -126,7 +126,8 @@ impl SteeringArgs {
         }
         let control = steering.control_vector(model)?;
         let layers = control.as_ref().and_then(|c| Layers::new(layers_of(c, model.n_embd())).ok());
-        Ok(Some(Steered { control, kind: ConditionKind::Steered { vectors, layers, chosen_on: None } }))
+        let training_pairs = steering.dials.iter().filter_map(|d| training_pairs(&d.vector)).max();
+        Ok(Some(Steered { control, kind: ConditionKind::Steered { vectors, layers, chosen_on: None }, training_pairs }))
     }
 }
 

@@ -11,18 +11,18 @@ use std::sync::Arc;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Written answers")]
 pub struct WriteArgs {
-    /// Maximum tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=8192))]
-    pub max_tokens: u32,
-    /// Temperature; 0 always takes the most likely token. The seed is --seed.
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = super::sampling::temperature)]
-    pub temp: f32,
-    /// Choose among the most likely tokens that together reach this probability (1: off).
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = super::sampling::probability)]
-    pub top_p: f32,
-    /// Penalty on the last 64 tokens of the answer (1: off).
-    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = super::sampling::penalty)]
-    pub repeat_penalty: f32,
+    /// Maximum tokens of an answer [default: 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub max_tokens: Option<u32>,
+    /// Temperature; 0 always takes the most likely token. The seed is --seed [default: 0].
+    #[arg(long, value_name = "T", value_parser = super::sampling::temperature)]
+    pub temp: Option<f32>,
+    /// Choose among the most likely tokens that together reach this probability (1: off) [default: 1].
+    #[arg(long, value_name = "P", value_parser = super::sampling::probability)]
+    pub top_p: Option<f32>,
+    /// Penalty on the last 64 tokens of the answer (1: off) [default: 1].
+    #[arg(long, value_name = "R", value_parser = super::sampling::penalty)]
+    pub repeat_penalty: Option<f32>,
     /// A text that ends an answer (may be given several times); \n stands for a new line [default: an empty line; in a chat
     /// only the model's end of turn].
     #[arg(long, value_name = "TEXT")]
@@ -47,9 +47,10 @@ pub struct JudgingArgs {
     /// Do not show the judge which answers the data call true and false.
     #[arg(long)]
     pub no_references: bool,
-    /// Chat format of the judge: auto (its own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
-    #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
-    pub judge_template: TemplateChoice,
+    /// Chat format of the judge: auto (its own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file
+    /// [default: auto].
+    #[arg(long, value_name = "T")]
+    pub judge_template: Option<TemplateChoice>,
 }
 
 impl JudgingArgs {
@@ -57,7 +58,7 @@ impl JudgingArgs {
     pub fn judge<'a>(&'a self, model: &'a Arc<Model>, n_threads: u32, seed: u64) -> Judge<'a> {
         Judge {
             model,
-            template: &self.judge_template,
+            template: self.judge_template.as_ref().unwrap_or(&TemplateChoice::Auto),
             criterion: self.criterion.as_deref(),
             references: !self.no_references,
             seed,
@@ -67,6 +68,30 @@ impl JudgingArgs {
 }
 
 impl WriteArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            (self.max_tokens.is_some(), "--max-tokens"),
+            (self.temp.is_some(), "--temp"),
+            (self.top_p.is_some(), "--top-p"),
+            (self.repeat_penalty.is_some(), "--repeat-penalty"),
+            (!self.stop.is_empty(), "--stop"),
+            (self.no_judge, "--no-judge"),
+        ];
+        flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag).or_else(|| self.judge_given())
+    }
+
+    /// The first flag about the judge that was given.
+    pub fn judge_given(&self) -> Option<&'static str> {
+        let flags = [
+            (self.judge.is_some(), "--judge"),
+            (self.judging.criterion.is_some(), "--criterion"),
+            (self.judging.no_references, "--no-references"),
+            (self.judging.judge_template.is_some(), "--judge-template"),
+        ];
+        flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+
     /// Options for the library; `chat` decides the default stop strings.
     pub fn options(&self, seed: u64, chat: bool) -> GenerationOptions {
         let stops = match (&self.stop[..], chat) {
@@ -76,14 +101,14 @@ impl WriteArgs {
         };
         GenerationOptions {
             sampler: SamplerParams {
-                temperature: self.temp,
-                top_p: self.top_p,
+                temperature: self.temp.unwrap_or(0.0),
+                top_p: self.top_p.unwrap_or(1.0),
                 min_p: 0.0,
                 top_k: 0,
-                repeat_penalty: self.repeat_penalty,
+                repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
                 seed: seed as u32 ^ (seed >> 32) as u32,
             },
-            max_tokens: self.max_tokens as usize,
+            max_tokens: self.max_tokens.unwrap_or(64) as usize,
             stops,
         }
     }

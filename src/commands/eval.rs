@@ -1,6 +1,7 @@
 //! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the figures computed from them.
 
 mod choice;
+pub(super) mod choose;
 pub(super) mod measure;
 pub(super) mod mmlu;
 pub(super) mod progress;

@@ -1,8 +1,9 @@
 //! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
 
+use super::eval::choose::say_chosen;
 use super::eval::measure::say;
 use super::eval::progress::run_session;
-use super::eval::truthfulqa::{ProtocolName, benchmark, default_preset, warn_of_contradictions};
+use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_preset, warn_of_contradictions};
 use super::eval::{mmlu, text};
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
@@ -12,7 +13,10 @@ use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{SplitBy, SplitFile};
 use bidpo_core::eval::analysis::{Analysis, analyse};
-use bidpo_core::eval::conditions::{Baseline, Baselines, Condition, OtherVector, Steered, vector_facts};
+use bidpo_core::eval::conditions::{
+    Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, refuses_system_prompts, training_pairs,
+    vector_facts,
+};
 use bidpo_core::eval::items::{Protocol, part_facts};
 use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
 use bidpo_core::eval::report;
@@ -25,7 +29,7 @@ use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, warnings};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,6 +53,8 @@ pub struct Args {
     /// TruthfulQA: mc_task.json or TruthfulQA.csv.
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
+    #[command(flatten)]
+    categories: CategoriesArgs,
     /// What is measured of TruthfulQA. The best setting is the one with the best first measure.
     #[arg(long, short = 'p', value_enum, default_value = "mc1")]
     protocol: ProtocolName,
@@ -205,7 +211,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         !protocol.writes(),
         "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
     );
-    let set = TruthfulQa::load(&args.data)?;
+    let (set, categories) = args.categories.load(&args.data)?;
+    let selection = |split: &Path, part: &str| -> anyhow::Result<Value> {
+        let mut facts = part_facts(split, part, args.limit)?;
+        if let Some(categories) = &categories {
+            facts["categories"] = categories.clone();
+        }
+        Ok(facts)
+    };
     let vector = load_vector(&args.vector, args.convention)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let (split, split_path) = split(&args, &set)?;
@@ -217,6 +230,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let items = benchmark(&set, &valid, protocol)?;
     let costs = args.mmlu.as_ref().map(|f| mmlu::load(f, 0, &[], Some(args.per_subject))).transpose()?;
 
+    let mut systems = args.prompt.systems(usize::MAX)?;
     let model = args.model.load()?;
     for warning in warnings(&vector, &model) {
         eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
@@ -247,19 +261,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: "truthfulqa",
         benchmark: items,
         train: None,
+        choose: None,
         data: data.clone(),
-        selection: part_facts(&split_path, "valid", args.limit)?,
+        selection: selection(&split_path, "valid")?,
     };
     let on_valid = match sweep.task("valid.jsonl", &on_valid_items, &style, &conditions)? {
         Part::Stopped => return stopped,
         Part::Shard => None,
         Part::Whole(analysis) => Some(*analysis),
     };
+    if systems.texts.len() > 1 && refuses_system_prompts(&style, &sweep.model).is_none() {
+        match sweep.task("system-prompts.jsonl", &on_valid_items, &style, &systems.conditions())? {
+            Part::Stopped => return stopped,
+            Part::Shard => {}
+            Part::Whole(a) => {
+                systems = SystemPrompts::best(&a.tables[0], "valid", valid.len())
+                    .context("internal: no system prompt was measured")?;
+                say_chosen(&systems);
+            }
+        }
+    }
     let mut others = Vec::new();
     if let Some((benchmark, data)) = costs {
         let style = capability_style(&args, &sweep.model)?;
         let selection = json!({ "few_shot": 0, "per_subject": args.per_subject });
-        let task = Task { name: "mmlu", benchmark, train: None, data, selection };
+        let task = Task { name: "mmlu", benchmark, train: None, choose: None, data, selection };
         match sweep.task("mmlu.jsonl", &task, &style, &conditions)? {
             Part::Stopped => return stopped,
             Part::Shard => {}
@@ -302,14 +328,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             other: serde_json::Map::new(),
         }),
     };
-    let steered = Steered { control: Some(chosen.control.clone()), kind };
+    let steered = Steered { control: Some(chosen.control.clone()), kind, training_pairs: training_pairs(&vector) };
     let train_items = &split.train[..split.train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
     let on_test_items = Task {
         name: "truthfulqa",
         benchmark: benchmark(&set, &test, protocol)?,
+        choose: None,
         train: (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?,
         data,
-        selection: part_facts(&split_path, "test", args.limit)?,
+        selection: selection(&split_path, "test")?,
     };
     let baselines = Baselines {
         model: &sweep.model,
@@ -317,8 +344,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         wanted: &Baseline::ALL,
         others: &args.compare,
         n_random: args.random as usize,
-        systems: &args.prompt.system,
-        n_shots: args.prompt.shots as usize,
+        systems: &systems,
+        n_shots: args.prompt.shots.map(|n| n as usize),
         style: &style,
         benchmark: &on_test_items.benchmark,
         train: on_test_items.train.as_ref(),

@@ -3,9 +3,9 @@
 use super::measure::{PromptKind, measure};
 use crate::args::eval::{PromptArgs, RunArgs, SplitArgs, question_form};
 use bidpo_core::data::choice::{AnswerAs, Mapping, load};
-use bidpo_core::eval::items::{Benchmark, Protocol};
+use bidpo_core::eval::items::{Benchmark, Protocol, part_name};
 use bidpo_core::eval::prompt::QUESTION_FORM;
-use bidpo_core::eval::task::{DataFile, Task};
+use bidpo_core::eval::task::{Choosing, DataFile, Task};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,15 +47,10 @@ pub struct Args {
     /// of scoring each as a continuation.
     #[arg(long)]
     show_options: bool,
-    /// Prompt format of a question: {question} is replaced by it, \n by a new line. The answer follows after one space.
-    #[arg(
-        long = "prompt-format",
-        alias = "form",
-        value_name = "TEXT",
-        default_value = "Q: {question}\\nA:",
-        conflicts_with = "show_options"
-    )]
-    form: String,
+    /// Prompt format of a question: {question} is replaced by it, \n by a new line. The answer follows after one space
+    /// [default: Q: {question}\nA:].
+    #[arg(long = "prompt-format", alias = "form", value_name = "TEXT", conflicts_with = "show_options")]
+    form: Option<String>,
     #[command(flatten)]
     split: SplitArgs,
     #[command(flatten)]
@@ -63,6 +58,9 @@ pub struct Args {
     #[command(flatten)]
     run: RunArgs,
 }
+
+/// The preset where --prompt gives none.
+const PRESET: &str = "none";
 
 /// How an answer is read that could be two.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -75,7 +73,8 @@ enum AnswerAsName {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let form = question_form(&args.form)?;
+    let preset = args.prompt.prompt.as_deref().unwrap_or(PRESET);
+    let form = question_form(args.form.as_deref(), QUESTION_FORM, preset)?;
     let mapping = Mapping {
         question: args.question,
         choices: args.choices,
@@ -106,13 +105,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let kind = PromptKind {
         // Permuted: where one column is always right, in the data's order one letter would be.
         protocol: if args.show_options { Protocol::Letter } else { Protocol::Choice },
-        form: if args.show_options { QUESTION_FORM.into() } else { form },
-        preset: "none",
+        form,
+        preset: PRESET,
+        has_splits: true,
     };
     let task = Task {
         name: "choice",
         benchmark: Benchmark::choice(&items, &selected.items),
         train: selected.train.as_ref().map(|t| Benchmark::choice(&items, t)),
+        choose: selected.choose.map(|(part, which)| Choosing {
+            part: part_name(part),
+            benchmark: Benchmark::choice(&items, &which),
+            protocol: kind.protocol,
+            selection: serde_json::json!({ "part": part_name(part), "mapping": selection["mapping"] }),
+        }),
         data: vec![data],
         selection,
     };

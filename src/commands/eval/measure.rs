@@ -1,5 +1,6 @@
 //! The run that benchmarks share: baselines, a session, and the results printed.
 
+use super::choose::{Choice, choose_system, first_items};
 use super::progress::run_session;
 use crate::args::ModelArgs;
 use crate::args::eval::{PromptArgs, RunArgs};
@@ -13,7 +14,7 @@ use bidpo_core::eval::prompt::{Preset, fit_examples};
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::{Run, Shard};
 use bidpo_core::eval::runs::{Ended, new_manifest};
-use bidpo_core::eval::task::Task;
+use bidpo_core::eval::task::{Choosing, Task};
 use ggml_grad::llama::Model;
 use serde_json::json;
 use std::path::Path;
@@ -28,6 +29,8 @@ pub struct PromptKind {
     pub form: String,
     /// Preset where --prompt gives none.
     pub preset: &'static str,
+    /// The benchmark takes a --split, and with it has training items.
+    pub has_splits: bool,
 }
 
 /// Measures a task under all conditions and prints the results.
@@ -40,9 +43,26 @@ pub fn measure(
 ) -> anyhow::Result<ExitCode> {
     let protocol = kind.protocol;
     let preamble = prompt.preamble(kind.preset)?;
+    // For prompts of any kind truthfulness is not the question: one of the built-in texts is enough.
+    let mut systems = prompt.systems(if protocol == Protocol::Prompts { 1 } else { usize::MAX })?;
     run.check_out()?;
-    if let (Some(train), Some(n)) = (&mut task.train, prompt.train_limit) {
-        train.items.truncate(n as usize);
+    match (&mut task.train, prompt.train_limit) {
+        (Some(train), Some(n)) => train.items.truncate(n as usize),
+        (Some(_), None) => {}
+        (None, _) if kind.has_splits => {
+            prompt.refuse_without_training_items(
+                "there are no training items; give --split, and not its training part",
+            )?;
+        }
+        (None, _) => prompt.refuse_without_training_items("this benchmark has no training items")?,
+    }
+    if let (false, Some(name)) = (kind.has_splits, run.refused_baseline(Baseline::needs_training_items)) {
+        bail!("--baselines {name}: this benchmark has no training items");
+    }
+    if run.steering.vectors.is_empty()
+        && let Some(flag) = write.and_then(WriteArgs::judge_given)
+    {
+        bail!("{flag}: without --vector there are no steered answers to judge");
     }
     let model = run.model.load()?;
     let n_threads = run.model.threads();
@@ -53,8 +73,9 @@ pub fn measure(
     if let Some(name) = run.refused_baseline(impossible) {
         bail!("--baselines {name}: without its own question there is nothing to write an answer to");
     }
-    let possible: Vec<Baseline> = Baseline::ALL.into_iter().filter(|&b| !impossible(b)).collect();
-    let wanted = run.wanted(steered.is_some(), &possible);
+    let missing = |b: Baseline| !kind.has_splits && b.needs_training_items();
+    let possible: Vec<Baseline> = Baseline::ALL.into_iter().filter(|&b| !impossible(b) && !missing(b)).collect();
+    let wanted = run.wanted(steered.is_some(), &possible)?;
     let options = write.map(|w| w.options(run.seed, matches!(style.preset, Preset::Chat(_))));
     let swaps = wanted.contains(&Baseline::Swapped) || wanted.contains(&Baseline::SwappedSteered);
     let swapped = if swaps { swapped_places(&task.benchmark, run.seed) } else { None };
@@ -67,14 +88,25 @@ pub fn measure(
         );
         task.selection["fewer_examples"] = json!(fewer);
     }
+    if wanted.contains(&Baseline::System)
+        && systems.texts.len() > 1
+        && let Some(by) = task.choose.take()
+    {
+        let by = Choosing { benchmark: first_items(by.benchmark, task.benchmark.items.len()), ..by };
+        match choose_system(run, &model, &style, &task, by, &systems)? {
+            Choice::Made(chosen) => systems = chosen,
+            Choice::Impossible => {}
+            Choice::Interrupted => return Ok(ExitCode::FAILURE),
+        }
+    }
     let baselines = Baselines {
         model: &model,
         steered: steered.as_ref(),
         wanted: &wanted,
         others: &run.compare,
         n_random: run.random as usize,
-        systems: &prompt.system,
-        n_shots: prompt.shots as usize,
+        systems: &systems,
+        n_shots: prompt.shots.map(|n| n as usize),
         style: &style,
         benchmark: &task.benchmark,
         train: task.train.as_ref(),

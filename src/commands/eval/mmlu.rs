@@ -67,11 +67,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: "mmlu",
         benchmark,
         train: None,
+        choose: None,
         data: files,
         selection: json!({
             "few_shot": args.few_shot, "subjects": args.subjects, "per_subject": args.per_subject, "limit": args.run.limit,
         }),
     };
-    let kind = PromptKind { protocol: Protocol::Options, form: QUESTION_FORM.into(), preset: "none" };
+    let form = QUESTION_FORM.into();
+    let kind = PromptKind { protocol: Protocol::Options, form, preset: "none", has_splits: false };
     measure(&args.run, &args.prompt, kind, task, None)
 }

@@ -18,9 +18,10 @@ pub struct Args {
     /// The prompts: one a line (.txt), one JSON value a line (.jsonl), or a column prompt, question or text (.csv).
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
-    /// Format of a prompt without a chat template: {question} is replaced by it, \n by a new line.
-    #[arg(long = "prompt-format", alias = "form", value_name = "TEXT", default_value = "{question}")]
-    form: String,
+    /// Format of a prompt without a chat template (--prompt none): {question} is replaced by it, \n by a new line [default:
+    /// {question}].
+    #[arg(long = "prompt-format", alias = "form", value_name = "TEXT")]
+    form: Option<String>,
     #[command(flatten)]
     write: WriteArgs,
     #[command(flatten)]
@@ -29,8 +30,12 @@ pub struct Args {
     run: RunArgs,
 }
 
+/// The preset where --prompt gives none.
+const PRESET: &str = "chat";
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let form = question_form(&args.form)?;
+    let preset = args.prompt.prompt.as_deref().unwrap_or(PRESET);
+    let form = question_form(args.form.as_deref(), "{question}", preset)?;
     let prompts = read_prompts(&args.data)?;
     let limit = args.run.limit.map_or(usize::MAX, |n| n as usize);
     let item = |(index, prompt): (usize, Prompt)| match prompt {
@@ -46,9 +51,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: "prompts",
         benchmark: Benchmark::plain(items),
         train: None,
+        choose: None,
         data: vec![DataFile::new(args.data)?],
         selection: json!({ "limit": args.run.limit }),
     };
-    let kind = PromptKind { protocol: Protocol::Prompts, form, preset: "chat" };
+    let kind = PromptKind { protocol: Protocol::Prompts, form, preset: PRESET, has_splits: false };
     measure(&args.run, &args.prompt, kind, task, Some(&args.write))
 }

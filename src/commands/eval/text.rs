@@ -1,11 +1,11 @@
 //! `bidpo eval text`.
 
-use super::measure::{complete, print};
+use super::measure::{complete, print, say};
 use super::progress::run_session;
 use crate::args::eval::RunArgs;
 use anyhow::{Context as _, bail};
 use bidpo_core::eval::analysis::analyse;
-use bidpo_core::eval::conditions::{Baseline, Condition, vector_conditions};
+use bidpo_core::eval::conditions::{Baseline, Condition, other_conditions, unique_names, vector_conditions};
 use bidpo_core::eval::items::Protocol;
 use bidpo_core::eval::results::{DataFacts, Manifest};
 use bidpo_core::eval::runs::{TextRun, Windows, new_manifest};
@@ -43,14 +43,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(name) = run.refused_baseline(Baseline::changes_the_prompt) {
         bail!("--baselines {name}: a text has no prompt that it could change");
     }
+    if let Some(name) = run.refused_baseline(Baseline::needs_training_items) {
+        bail!(
+            "--baselines {name}: a text has no training items; measure a vector of `bidpo extract` by --compare NAME=FILE"
+        );
+    }
     let model = run.model.load()?;
     let n_threads = run.model.threads();
     let place = args.data.display().to_string();
     let limit = run.limit.map_or(usize::MAX, |l| l as usize);
     let windows = Windows::new(&model, &text, args.window as usize, limit).with_context(|| place.clone())?;
     let steered = run.steering.steered(&model, n_threads)?;
-    let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random]);
-    let conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed, run.random as usize);
+    let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random])?;
+    let mut conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed, run.random as usize);
+    let control = steered.as_ref().and_then(|s| s.control.as_ref());
+    conditions.extend(other_conditions(&run.compare, control, &model, &mut say)?);
+    unique_names(&conditions)?;
     let shard = run.shard.unwrap_or_default();
     let base = Manifest { shard, ..new_manifest(&model, n_threads, run.seed)? };
     let manifest = manifest(base, data, args.window as usize, run.limit, &windows, &conditions);

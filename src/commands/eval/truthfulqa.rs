@@ -3,12 +3,15 @@
 use super::measure::{PromptKind, measure};
 use crate::args::eval::{PromptArgs, RunArgs, SplitArgs};
 use crate::args::writing::WriteArgs;
-use anyhow::bail;
+use anyhow::{bail, ensure};
+use bidpo_core::data::Part;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::eval::items::{Benchmark, Protocol};
+use bidpo_core::eval::items::{Benchmark, Protocol, add_categories, categories_beside, part_name};
 use bidpo_core::eval::prompt::QUESTION_FORM;
-use bidpo_core::eval::task::{DataFile, Task};
-use std::path::PathBuf;
+use bidpo_core::eval::task::{Choosing, DataFile, Task};
+use ggml_grad::files::display_name;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Options of `bidpo eval truthfulqa`.
@@ -17,6 +20,8 @@ pub struct Args {
     /// The official mc_task.json or TruthfulQA.csv.
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
+    #[command(flatten)]
+    categories: CategoriesArgs,
     /// What to measure.
     #[arg(long, short = 'p', value_enum, default_value = "mc")]
     protocol: ProtocolName,
@@ -28,6 +33,49 @@ pub struct Args {
     prompt: PromptArgs,
     #[command(flatten)]
     run: RunArgs,
+}
+
+/// Where the questions' categories come from.
+#[derive(Debug, clap::Args)]
+pub struct CategoriesArgs {
+    /// TruthfulQA.csv, from which the questions of mc_task.json get their categories, by which uncertainty is clustered; or
+    /// none [default: TruthfulQA.csv beside mc_task.json, where it is there].
+    #[arg(long, value_name = "FILE|none")]
+    pub categories: Option<PathBuf>,
+}
+
+impl CategoriesArgs {
+    /// Reads the questions, with categories. Also the entry of the manifest, where they are of another file.
+    pub fn load(&self, data: &Path) -> anyhow::Result<(TruthfulQa, Option<Value>)> {
+        let mut set = TruthfulQa::load(data)?;
+        let own = set.questions.iter().any(|q| q.category.is_some());
+        let file = match &self.categories {
+            Some(none) if none.as_os_str() == "none" => return Ok((set, None)),
+            Some(file) if own => {
+                bail!("--categories {}: {} names the categories itself; leave it out", file.display(), data.display())
+            }
+            Some(file) => file.clone(),
+            None if own => return Ok((set, None)),
+            None => match categories_beside(data) {
+                Some(file) => file,
+                None => return Ok((set, None)),
+            },
+        };
+        let from = TruthfulQa::load(&file)?;
+        let found = add_categories(&mut set.questions, &from.questions);
+        let (name, n) = (file.display(), set.questions.len());
+        ensure!(
+            found > 0 || self.categories.is_none(),
+            "--categories {name}: none of the {n} questions of {} has a category there",
+            data.display()
+        );
+        if found == 0 {
+            return Ok((set, None));
+        }
+        eprintln!("{name}: categories of {found} of {n} questions.");
+        let facts = json!({ "file": display_name(&file), "sha256": from.sha256, "questions": found });
+        Ok((set, Some(facts)))
+    }
 }
 
 /// A protocol of TruthfulQA.
@@ -91,18 +139,33 @@ pub fn warn_of_contradictions(set: &TruthfulQa, which: &[usize]) {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let protocol = Protocol::from(args.protocol);
-    let set = TruthfulQa::load(&args.data)?;
-    let selected = args.split.select(args.run.limit, set.questions.len(), &set.sha256)?;
+    let (set, categories) = args.categories.load(&args.data)?;
+    let mut selected = args.split.select(args.run.limit, set.questions.len(), &set.sha256)?;
+    if let Some(categories) = categories {
+        selected.facts["categories"] = categories;
+    }
     warn_of_contradictions(&set, &selected.items);
     let task = Task {
         name: "truthfulqa",
         benchmark: benchmark(&set, &selected.items, protocol)?,
         train: selected.train.as_ref().map(|t| benchmark(&set, t, protocol)).transpose()?,
+        choose: selected.choose.map(|(part, which)| choosing(&set, part, &which, protocol)).transpose()?,
         data: vec![DataFile { path: args.data, sha256: set.sha256.clone() }],
         selection: selected.facts,
     };
-    let kind = PromptKind { protocol, form: QUESTION_FORM.into(), preset: default_preset(protocol) };
+    if let (false, Some(flag)) = (protocol.writes(), args.write.given()) {
+        bail!("{flag}: under --protocol {protocol} no answer is written; give --protocol generate");
+    }
+    let form = QUESTION_FORM.into();
+    let kind = PromptKind { protocol, form, preset: default_preset(protocol), has_splits: true };
     measure(&args.run, &args.prompt, kind, task, protocol.writes().then_some(&args.write))
+}
+
+/// Items to choose a system prompt by. What is written is judged by no rule that could choose: MC1 does.
+fn choosing(set: &TruthfulQa, part: Part, which: &[usize], protocol: Protocol) -> anyhow::Result<Choosing> {
+    let protocol = if protocol.writes() { Protocol::Mc1 } else { protocol };
+    let selection = json!({ "part": part_name(part) });
+    Ok(Choosing { part: part_name(part), benchmark: benchmark(set, which, protocol)?, protocol, selection })
 }
 
 /// The preset where --prompt gives none. The reference's six pairs show how a question is continued; where options are shown

@@ -1,7 +1,7 @@
 //! A benchmark ready to be measured: items, protocol, and all that a manifest records of them.
 
 use super::conditions::Condition;
-use super::items::Benchmark;
+use super::items::{Benchmark, Protocol};
 use super::prompt::Style;
 use super::results::{DataFacts, Manifest, Shard};
 use super::runs::{Generation, GenerationOptions, Measurement, Runner};
@@ -30,10 +30,33 @@ pub struct Task {
     pub benchmark: Benchmark,
     /// Training items of the same data, for the baselines that need some.
     pub train: Option<Benchmark>,
+    /// Items to choose a system prompt by, where the split has some that are not measured.
+    pub choose: Option<Choosing>,
     /// Files that the items come from.
     pub data: Vec<DataFile>,
     /// Selection of the items, for the manifest.
     pub selection: Value,
+}
+
+/// Items of another part of the split, to choose by.
+#[derive(Debug, Clone)]
+pub struct Choosing {
+    /// The part: `valid` or `train`.
+    pub part: &'static str,
+    /// The items.
+    pub benchmark: Benchmark,
+    /// How they are measured: the task's protocol, or multiple choice where that one writes.
+    pub protocol: Protocol,
+    /// Selection of the items, for the manifest.
+    pub selection: Value,
+}
+
+impl Choosing {
+    /// The task of measuring these items.
+    pub fn task(self, of: &Task) -> Task {
+        let Self { benchmark, selection, .. } = self;
+        Task { name: of.name, benchmark, train: None, choose: None, data: of.data.clone(), selection }
+    }
 }
 
 impl Task {

@@ -2,10 +2,12 @@
 //! summary in sentences.
 
 mod compare;
+mod cut_off;
 mod summary;
 mod surface;
 
 pub use compare::{Comparison, Estimate, compare, estimate};
+pub use cut_off::{CUT_OFF_LIMIT, CutOff};
 pub(crate) use summary::difference as difference_text;
 pub use surface::{Surface, surface};
 

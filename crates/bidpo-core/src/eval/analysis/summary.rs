@@ -49,6 +49,7 @@ impl Analysis {
                 out.push(format!("{n} {items}, no vector: there is nothing to compare."));
             }
             out.extend(self.against_surface());
+            out.extend(self.cut_off_warning());
             return out;
         };
         let Some(c) = &steered.against_unsteered else {
@@ -127,6 +128,7 @@ impl Analysis {
             });
         }
         out.extend(self.against_surface());
+        out.extend(self.cut_off_warning());
         if self.protocol == Protocol::Generate {
             out.push(
                 "N-gram overlap with reference answers is not truth: a \"not\" more or less hardly changes it. Read some of \

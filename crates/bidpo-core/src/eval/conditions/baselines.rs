@@ -1,18 +1,19 @@
 //! Baselines: the conditions that a vector is compared with.
 
 use super::caa::{CaaError, mean_difference};
-use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use super::condition::{Condition, STEERED, layers_of, same_length};
+use super::other::{OtherVector, other_conditions};
 use super::swap::swapped_places;
-use crate::data::{Message, Prompt, TemplateError};
+use super::systems::{SystemPrompts, refuses_system_prompts};
+use crate::data::TemplateError;
 use crate::eval::items::Benchmark;
-use crate::eval::prompt::{Preset, PromptError, Style, fitting_shots};
-use crate::eval::results::{ConditionKind, VectorFacts};
-use crate::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, TRAINING_CURVE, combine, warnings};
-use ggml_grad::files::{FileError, display_name, sha256_of_file};
+use crate::eval::prompt::{PromptError, Style, fitting_shots};
+use crate::eval::results::{ConditionKind, ShotLimit, VectorFacts};
+use crate::steer::{ControlVector, SteerError, SteeringVector, TRAINING_CURVE};
+use ggml_grad::files::{FileError, display_name};
 use ggml_grad::llama::Model;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// A baseline.
@@ -60,6 +61,17 @@ impl Baseline {
         matches!(self, Self::System | Self::FewShot) || self.changes_the_question()
     }
 
+    /// True for those that are made from the vector under test.
+    pub fn needs_a_vector(self) -> bool {
+        let changed = matches!(self, Self::Negated | Self::Random | Self::MeanDifference);
+        changed || matches!(self, Self::ChoicesOnlySteered | Self::SwappedSteered)
+    }
+
+    /// True for those that are made from training items.
+    pub fn needs_training_items(self) -> bool {
+        matches!(self, Self::MeanDifference | Self::FewShot)
+    }
+
     /// True for those that do not show the item's own question.
     pub fn changes_the_question(self) -> bool {
         matches!(self, Self::ChoicesOnly | Self::ChoicesOnlySteered | Self::Swapped | Self::SwappedSteered)
@@ -73,6 +85,8 @@ pub struct Steered {
     pub control: Option<ControlVector>,
     /// [`ConditionKind::Steered`]: the files, the layers.
     pub kind: ConditionKind,
+    /// Pairs that the vector was trained on, where its file tells; of several vectors the largest number.
+    pub training_pairs: Option<usize>,
 }
 
 /// Entry of the manifest for a vector file, with its training losses where it has them.
@@ -91,76 +105,6 @@ pub fn vector_facts(
         training_curve: vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str(c).ok()),
         convention: None,
         other: serde_json::Map::new(),
-    }
-}
-
-/// A second vector to compare with, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OtherVector {
-    /// Name of its condition.
-    pub name: String,
-    /// The file.
-    pub path: PathBuf,
-    /// Factor on the vector; absent where it is rescaled to the steered vector's norm at each of its layers.
-    pub scale: Option<f32>,
-}
-
-impl FromStr for OtherVector {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} names no further vector: write NAME=FILE.gguf or NAME=FILE.gguf:SCALE");
-        let (name, file) = text.split_once('=').ok_or_else(bad)?;
-        let (name, file) = (name.trim(), file.trim());
-        // A path may hold a colon too: after the last one only a number is a scale.
-        let (path, scale) = match file.rsplit_once(':') {
-            Some((path, scale)) if scale.parse::<f32>().is_ok_and(f32::is_finite) => (path, scale.parse().ok()),
-            _ => (file, None),
-        };
-        if name.is_empty() || path.is_empty() || [STEERED, UNSTEERED].contains(&name) {
-            return Err(bad());
-        }
-        Ok(Self { name: name.into(), path: path.into(), scale })
-    }
-}
-
-impl OtherVector {
-    /// The condition of this vector, next to a steered vector `control`. Warnings about the vector go to `notice`.
-    fn condition(
-        &self,
-        control: &ControlVector,
-        model: &Model,
-        notice: &mut dyn FnMut(BaselineNotice),
-    ) -> Result<Condition, BaselineError> {
-        let path = || self.path.clone();
-        let steer = |source| BaselineError::Vector { path: path(), source };
-        let vector = SteeringVector::load(&self.path)?;
-        for warning in warnings(&vector, model) {
-            notice(BaselineNotice::Vector { path: path(), warning });
-        }
-        let n_embd = model.n_embd();
-        let added = match self.scale {
-            Some(scale) => {
-                let scaled = ScaledVector { name: self.name.clone(), vector: Arc::new(vector), scale };
-                combine(&[scaled], None, model)?
-            }
-            None => {
-                if vector.n_embd() != n_embd {
-                    return Err(BaselineError::Width { path: path(), width: vector.n_embd(), n_embd });
-                }
-                let at = |&l: &usize| direction(&vector, l).map(|(d, _)| (l, d.clone()));
-                let directions = layers_of(control, n_embd).iter().map(at).collect::<Result<_, _>>().map_err(steer)?;
-                Some(same_length(control, n_embd, &directions))
-            }
-        };
-        let kind = ConditionKind::OtherVector {
-            file: display_name(&self.path),
-            sha256: sha256_of_file(&self.path).map_err(FileError::read(&self.path))?,
-            scale: self.scale.map(f64::from),
-            length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
-                .into(),
-        };
-        Ok(Condition::new(&self.name, kind, added))
     }
 }
 
@@ -197,6 +141,11 @@ pub enum BaselineError {
     /// A prompt cannot be made.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// Nothing to take the norm of a further vector from.
+    #[error(
+        "--compare {0:?} is rescaled to the norm of --vector, whose scale is 0: give FILE.gguf:SCALE, or another --scale"
+    )]
+    NoNorm(String),
     /// Two conditions of one name.
     #[error("two conditions are called {0:?}: give --compare another name")]
     SameName(String),
@@ -207,12 +156,14 @@ pub enum BaselineError {
 pub enum BaselineNotice {
     /// Activations of so many training items are about to be read.
     MeanDifference(usize),
-    /// Fewer few-shot examples fit than were asked for.
-    FewerExamples {
-        /// Examples that fit.
-        fit: usize,
-        /// Examples that were asked for.
-        wanted: usize,
+    /// The few-shot examples.
+    Examples {
+        /// Examples in the prompt.
+        shots: usize,
+        /// Why they are not more.
+        limit: ShotLimit,
+        /// Training items to take them from.
+        items: usize,
     },
     /// The chat template takes no system prompt.
     NoSystemPrompt(TemplateError),
@@ -229,13 +180,24 @@ impl fmt::Display for BaselineNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MeanDifference(n) => write!(f, "Mean difference of activations on {n} training items ..."),
-            Self::FewerExamples { fit, wanted } => {
-                write!(f, "{fit} solved examples fit the model's context, not {wanted}.")
+            Self::Examples { shots, limit, items } => {
+                let why = match limit {
+                    ShotLimit::Context => "no more fit the model's context",
+                    ShotLimit::Asked => "--shots asks for no more",
+                    ShotLimit::TrainingPairs => "the vector was trained on so many pairs",
+                    ShotLimit::TrainingItems => "there are no more",
+                };
+                write!(f, "{shots} solved examples of {items} training items: {why}.")
             }
             Self::NoSystemPrompt(error) => write!(f, "bidpo: the system prompt is left out: {error}"),
             Self::Vector { path, warning } => write!(f, "bidpo: warning: {}: {warning}", path.display()),
         }
     }
+}
+
+/// Pairs that a vector was trained on, where its file tells.
+pub fn training_pairs(vector: &SteeringVector) -> Option<usize> {
+    vector.provenance.number("pairs_train").map(|n| n as usize)
 }
 
 /// Which baselines of a vector to make, and what they are made from.
@@ -251,10 +213,10 @@ pub struct Baselines<'a> {
     pub others: &'a [OtherVector],
     /// Random vectors.
     pub n_random: usize,
-    /// Texts of the system prompts.
-    pub systems: &'a [String],
-    /// Few-shot examples; fewer where the context is full.
-    pub n_shots: usize,
+    /// System prompts.
+    pub systems: &'a SystemPrompts,
+    /// Few-shot examples, fewer where the context is full; `None` for as many as the vector saw training pairs.
+    pub n_shots: Option<usize>,
     /// Prompts of the run; its seed draws the random vectors and the questions of other items.
     pub style: &'a Style,
     /// Items to be measured.
@@ -298,6 +260,17 @@ pub fn vector_conditions(
     out
 }
 
+/// Refuses two conditions of one name.
+///
+/// # Errors
+/// [`BaselineError::SameName`].
+pub fn unique_names(list: &[Condition]) -> Result<(), BaselineError> {
+    match list.iter().enumerate().find(|(i, c)| list[..*i].iter().any(|o| o.name == c.name)) {
+        Some((_, condition)) => Err(BaselineError::SameName(condition.name.clone())),
+        None => Ok(()),
+    }
+}
+
 impl Baselines<'_> {
     /// Makes the conditions. The mean difference runs the model on the training items.
     ///
@@ -308,11 +281,7 @@ impl Baselines<'_> {
         let mut list = vector_conditions(self.steered, self.wanted, n_embd, self.style.seed, self.n_random);
         let mut without_items = Vec::new();
         let control = self.steered.and_then(|s| s.control.as_ref());
-        if let Some(control) = control {
-            for other in self.others {
-                list.push(other.condition(control, self.model, notice)?);
-            }
-        }
+        list.extend(other_conditions(self.others, control, self.model, notice)?);
         if let (Some(control), true) = (control, self.wants(Baseline::MeanDifference)) {
             match self.train {
                 Some(train) => list.push(self.mean_difference(control, train, notice)?),
@@ -340,9 +309,9 @@ impl Baselines<'_> {
                     .into(),
             );
         }
-        let same = list.iter().enumerate().find(|(i, c)| list[..*i].iter().any(|o| o.name == c.name));
-        if let Some((_, condition)) = same {
-            return Err(BaselineError::SameName(condition.name.clone()));
+        unique_names(&list)?;
+        if self.steered.is_some() && control.is_none() && self.wanted.iter().any(|b| b.needs_a_vector()) {
+            skipped.push("what is made from the vector, for its scale is 0".into());
         }
         Ok(Conditions { list, skipped })
     }
@@ -391,19 +360,11 @@ impl Baselines<'_> {
 
     /// The system prompts, unless the chat template refuses them.
     fn system_prompts(&self, notice: &mut dyn FnMut(BaselineNotice)) -> Vec<Condition> {
-        let texts: Vec<&str> = self.systems.iter().map(|s| s.trim()).collect();
-        if let (Preset::Chat(template), Some(first)) = (&self.style.preset, texts.first()) {
-            let chat = Prompt::Messages(vec![Message::system(*first), Message::user("x")]);
-            if let Err(error) = template.encode_prompt(self.model, &chat) {
-                notice(BaselineNotice::NoSystemPrompt(error));
-                return Vec::new();
-            }
+        if let Some(error) = refuses_system_prompts(self.style, self.model) {
+            notice(BaselineNotice::NoSystemPrompt(error));
+            return Vec::new();
         }
-        let name = |i: usize| match texts.len() {
-            1 => "system prompt".to_owned(),
-            _ => format!("system prompt {}", i + 1),
-        };
-        texts.iter().enumerate().map(|(i, text)| Condition::system_prompt(name(i), text, None)).collect()
+        self.systems.conditions()
     }
 
     fn few_shot(
@@ -411,10 +372,16 @@ impl Baselines<'_> {
         train: &Benchmark,
         notice: &mut dyn FnMut(BaselineNotice),
     ) -> Result<Option<Condition>, BaselineError> {
-        let shots = fitting_shots(self.model, self.style, self.benchmark, train, self.n_shots)?;
-        if shots.len() < self.n_shots.min(train.items.len()) {
-            notice(BaselineNotice::FewerExamples { fit: shots.len(), wanted: self.n_shots });
-        }
-        Ok((!shots.is_empty()).then(|| Condition::few_shot(shots)))
+        let items = train.items.len();
+        let pairs = self.steered.and_then(|s| s.training_pairs);
+        let (wanted, limit) = match (self.n_shots, pairs) {
+            (Some(asked), _) if asked <= items => (asked, ShotLimit::Asked),
+            (None, Some(pairs)) if pairs < items => (pairs, ShotLimit::TrainingPairs),
+            _ => (items, ShotLimit::TrainingItems),
+        };
+        let shots = fitting_shots(self.model, self.style, self.benchmark, train, wanted)?;
+        let limit = if shots.len() < wanted { ShotLimit::Context } else { limit };
+        notice(BaselineNotice::Examples { shots: shots.len(), limit, items });
+        Ok((!shots.is_empty()).then(|| Condition::few_shot(shots, limit)))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::eval::items::Item;
 use crate::eval::prompt::{PromptOverride, QuestionShown};
-use crate::eval::results::{ChosenOn, ConditionFacts, ConditionKind};
+use crate::eval::results::{ChosenOn, ConditionFacts, ConditionKind, ShotLimit};
 use crate::layers::Layers;
 use crate::numbers::norm;
 use crate::steer::{ControlVector, SteerError, SteeringVector, rotated};
@@ -64,8 +64,9 @@ impl Condition {
     }
 
     /// Solved training items in the prompt, no vector.
-    pub fn few_shot(shots: Vec<Item>) -> Self {
-        let kind = ConditionKind::FewShot { shots: shots.len(), shot_items: shots.iter().map(|s| s.index).collect() };
+    pub fn few_shot(shots: Vec<Item>, limit: ShotLimit) -> Self {
+        let shot_items = shots.iter().map(|s| s.index).collect();
+        let kind = ConditionKind::FewShot { shots: shots.len(), shot_items, limited_by: Some(limit) };
         let name = format!("{} solved examples", shots.len());
         Self { overrides: PromptOverride { shots, ..PromptOverride::default() }, ..Self::new(name, kind, None) }
     }

@@ -41,6 +41,9 @@ pub struct ItemSelection {
     pub items: Vec<usize>,
     /// Indices of the training items, where there is a split and they are not those measured.
     pub train: Option<Vec<usize>>,
+    /// Items to choose by: the validation part of the split, or its training part, whichever is not measured and not empty;
+    /// never the test part.
+    pub choose: Option<(Part, Vec<usize>)>,
     /// Entry of the manifest.
     pub facts: Value,
 }
@@ -49,7 +52,7 @@ impl ItemSelection {
     /// The first `limit` of `n` items.
     pub fn all(n: usize, limit: Option<u32>) -> Self {
         let items = (0..n.min(limit.map_or(usize::MAX, |l| l as usize))).collect();
-        Self { items, train: None, facts: json!({ "limit": limit }) }
+        Self { items, train: None, choose: None, facts: json!({ "limit": limit }) }
     }
 
     /// The first `limit` items of a part of the split in `path`, whose data has `n` items and this SHA-256.
@@ -73,12 +76,18 @@ impl ItemSelection {
             return Err(SelectionError::EmptyPart { path: path.to_owned(), part });
         }
         let train = (part != Part::Train && !split.train.is_empty()).then(|| split.train.clone());
-        let name = match part {
-            Part::Train => "train",
-            Part::Valid => "valid",
-            Part::Test => "test",
-        };
-        Ok(Self { items, train, facts: part_facts(path, name, limit)? })
+        let other = |p: &Part| *p != part && !split.part(*p).is_empty();
+        let choose = [Part::Valid, Part::Train].into_iter().find(other).map(|p| (p, split.part(p).to_vec()));
+        Ok(Self { items, train, choose, facts: part_facts(path, part_name(part), limit)? })
+    }
+}
+
+/// A part's name in manifests.
+pub fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Train => "train",
+        Part::Valid => "valid",
+        Part::Test => "test",
     }
 }
 

@@ -1,6 +1,6 @@
 //! A run's results for a program.
 
-use crate::eval::analysis::{Analysis, Comparison, Row};
+use crate::eval::analysis::{Analysis, Comparison, CutOff, Row};
 use crate::stats::Interval;
 use serde_json::{Value, json as object};
 
@@ -82,6 +82,11 @@ pub fn json(a: &Analysis) -> Value {
         "without_model": surface,
         "manifest": a.manifest,
     });
+    let cut_off = |c: &CutOff| object!({ "condition": c.condition, "cut_off": c.cut, "answers": c.n });
+    let cut_off: Vec<Value> = a.cut_off().iter().map(cut_off).collect();
+    if !cut_off.is_empty() {
+        out["cut_off"] = cut_off.into();
+    }
     if !verdicts.is_empty() {
         out["head_to_head"] = verdicts.into();
     }

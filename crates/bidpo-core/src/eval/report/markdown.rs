@@ -1,6 +1,6 @@
 //! A run as Markdown, which also reads well in a terminal.
 
-use super::tables::{SIDE_BY_SIDE, main_cells, side_cells, steered_cells, surface_cells, verdict_cells};
+use super::tables::{SIDE_BY_SIDE, cut_off_cells, main_cells, side_cells, steered_cells, surface_cells, verdict_cells};
 use crate::eval::analysis::Analysis;
 use crate::eval::conditions::STEERED;
 use crate::eval::items::Protocol;
@@ -32,6 +32,7 @@ pub fn markdown(a: &Analysis) -> String {
     };
     let mut others = Vec::from_iter(steered_cells(&a.tables[0]));
     others.extend(a.tables[1..].chunks(SIDE_BY_SIDE).map(side_cells));
+    others.extend(cut_off_cells(a));
     if !a.surface.is_empty() {
         others.push(surface_cells(a));
     }

@@ -129,6 +129,15 @@ pub(crate) fn verdict_cells(a: &Analysis) -> Option<Table> {
     (!rows.is_empty()).then(|| Table::new(header).with(rows))
 }
 
+/// Written answers that the token limit cut off; `None` for a run in which nothing was written.
+pub(crate) fn cut_off_cells(a: &Analysis) -> Option<Table> {
+    let cut_off = a.cut_off();
+    let rows =
+        cut_off.iter().map(|c| vec![c.condition.clone(), format!("{} ({} of {})", percent(c.share()), c.cut, c.n)]);
+    (!cut_off.is_empty())
+        .then(|| Table::new(["condition", "cut off by the token limit"]).with(rows.collect::<Vec<_>>()))
+}
+
 /// Measures that stand side by side in one table; more make it too wide.
 pub(crate) const SIDE_BY_SIDE: usize = 6;
 

@@ -82,6 +82,9 @@ pub enum ConditionKind {
         shots: usize,
         /// Their indices in the data file, from 0.
         shot_items: Vec<usize>,
+        /// Why they are not more; absent in files of 0.2.0 and before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limited_by: Option<ShotLimit>,
     },
     /// The options without the question, no vector.
     #[serde(rename = "hidden")]
@@ -148,7 +151,21 @@ pub struct VectorFacts {
     pub other: Map<String, Value>,
 }
 
-/// Items on which a sweep chose a configuration.
+/// Why a few-shot prompt holds no more solved items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShotLimit {
+    /// The model's context is full.
+    Context,
+    /// So many were asked for.
+    Asked,
+    /// The vector was trained on so many pairs.
+    TrainingPairs,
+    /// There are no more training items.
+    TrainingItems,
+}
+
+/// Items on which a configuration or a system prompt was chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenOn {
     /// Part of the split: `valid`.

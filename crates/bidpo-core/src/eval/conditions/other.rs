@@ -1,0 +1,96 @@
+//! Further vectors, measured beside the one under test.
+
+use super::baselines::{BaselineError, BaselineNotice};
+use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use crate::eval::results::ConditionKind;
+use crate::steer::{ControlVector, ScaledVector, SteeringVector, combine, warnings};
+use ggml_grad::files::{FileError, display_name, sha256_of_file};
+use ggml_grad::llama::Model;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A second vector to compare with, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtherVector {
+    /// Name of its condition.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Factor on the vector; absent where it is rescaled to the steered vector's norm at each of its layers.
+    pub scale: Option<f32>,
+}
+
+impl FromStr for OtherVector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} names no further vector: write NAME=FILE.gguf or NAME=FILE.gguf:SCALE");
+        let (name, file) = text.split_once('=').ok_or_else(bad)?;
+        let (name, file) = (name.trim(), file.trim());
+        // A path may hold a colon too: after the last one only a number is a scale.
+        let (path, scale) = match file.rsplit_once(':') {
+            Some((path, scale)) if scale.parse::<f32>().is_ok_and(f32::is_finite) => (path, scale.parse().ok()),
+            _ => (file, None),
+        };
+        if name.is_empty() || path.is_empty() || [STEERED, UNSTEERED].contains(&name) {
+            return Err(bad());
+        }
+        Ok(Self { name: name.into(), path: path.into(), scale })
+    }
+}
+
+impl OtherVector {
+    /// The condition of this vector, next to a steered vector `control` (`None` at scale 0). Warnings about the vector go to
+    /// `notice`.
+    fn condition(
+        &self,
+        control: Option<&ControlVector>,
+        model: &Model,
+        notice: &mut dyn FnMut(BaselineNotice),
+    ) -> Result<Condition, BaselineError> {
+        let path = || self.path.clone();
+        let steer = |source| BaselineError::Vector { path: path(), source };
+        let vector = SteeringVector::load(&self.path)?;
+        for warning in warnings(&vector, model) {
+            notice(BaselineNotice::Vector { path: path(), warning });
+        }
+        let n_embd = model.n_embd();
+        let added = match self.scale {
+            Some(scale) => {
+                let scaled = ScaledVector { name: self.name.clone(), vector: Arc::new(vector), scale };
+                combine(&[scaled], None, model)?
+            }
+            None => {
+                if vector.n_embd() != n_embd {
+                    return Err(BaselineError::Width { path: path(), width: vector.n_embd(), n_embd });
+                }
+                let control = control.ok_or_else(|| BaselineError::NoNorm(self.name.clone()))?;
+                let at = |&l: &usize| direction(&vector, l).map(|(d, _)| (l, d.clone()));
+                let directions = layers_of(control, n_embd).iter().map(at).collect::<Result<_, _>>().map_err(steer)?;
+                Some(same_length(control, n_embd, &directions))
+            }
+        };
+        let kind = ConditionKind::OtherVector {
+            file: display_name(&self.path),
+            sha256: sha256_of_file(&self.path).map_err(FileError::read(&self.path))?,
+            scale: self.scale.map(f64::from),
+            length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
+                .into(),
+        };
+        Ok(Condition::new(&self.name, kind, added))
+    }
+}
+
+/// The conditions of `others`, next to a steered vector `control` (`None` at scale 0).
+///
+/// # Errors
+/// [`BaselineError`] for a vector that cannot be read, does not fit, or would be rescaled to a norm of 0.
+pub fn other_conditions(
+    others: &[OtherVector],
+    control: Option<&ControlVector>,
+    model: &Model,
+    notice: &mut dyn FnMut(BaselineNotice),
+) -> Result<Vec<Condition>, BaselineError> {
+    others.iter().map(|other| other.condition(control, model, notice)).collect()
+}
