@@ -61,7 +61,7 @@ pub struct Args {
     /// Layers to steer, one at a time: 8-22 [default: the vector's].
     #[arg(long, value_name = "LIST")]
     layers: Option<Layers>,
-    /// Scales to try, in per cent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
+    /// Scales to try, in percent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
     #[arg(long, value_name = "LIST", default_value = "-10%..10%", allow_hyphen_values = true)]
     scales: Percents,
     /// The split of the data that the vector's training pairs came from; without it test items may have been trained on

@@ -219,7 +219,7 @@ fn what_a_server_tells() {
     assert!((safe * dial["percent_at_scale_1"].as_f64().unwrap() - 20.0).abs() < 1e-6);
     assert!(!vectors.to_string().contains(".gguf") && !vectors.to_string().contains('/'), "{vectors}");
     assert_eq!(server.get("/health"), (200, "{\"status\":\"ok\"}".into()));
-    // A scale in per cent is a factor.
+    // A scale in percent is a factor.
     let factor = 5.0 / dial["percent_at_scale_1"].as_f64().unwrap();
     let answer = |scale: Value| {
         let body = with(

@@ -23,7 +23,7 @@ fn context(model: &Arc<Model>, n_seq: u32) -> Context {
     Context::new(model, &params).unwrap()
 }
 
-/// A vector over `first..=last` that means nothing, a few per cent of the residual stream.
+/// A vector over `first..=last` that means nothing, a few percent of the residual stream.
 fn vector(model: &Model, first: usize, last: usize, seed: usize) -> ControlVector {
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     let mut data = vec![0.0f32; (n_layer - 1) * n_embd];

@@ -9,7 +9,7 @@ use ggml_grad::llama::Model;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// Scales to try, in per cent of the median residual norm at the steered layer. 0, the unsteered model, is never among them.
+/// Scales to try, in percent of the median residual norm at the steered layer. 0, the unsteered model, is never among them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Percents(pub Vec<f64>);
 
@@ -20,7 +20,7 @@ impl FromStr for Percents {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "{text:?} is no list of scales: write -10%..10%, -10%..10%/5% (with a step) or -5%,5%,10%, in per cent of the \
+                "{text:?} is no list of scales: write -10%..10%, -10%..10%/5% (with a step) or -5%,5%,10%, in percent of the \
                  median residual norm"
             )
         };
@@ -60,7 +60,7 @@ impl FromStr for Percents {
 pub struct Configuration {
     /// The layer.
     pub layer: usize,
-    /// Length of what is added, signed, in per cent of the median residual norm there.
+    /// Length of what is added, signed, in percent of the median residual norm there.
     pub percent: f64,
     /// The factor on the vector.
     pub factor: f64,

@@ -326,7 +326,7 @@ impl HeldOut {
     pub fn against_unsteered(&self, condition: &Condition) -> Option<Paired> {
         let first = &self.conditions[0].prefers;
         let d = compare_proportions(first, &condition.prefers, 0.95)?;
-        // So few pairs need the exact test, and an interval that is never narrower than it.
+        // The exact test holds its level with few discordant pairs; Bonett and Price's interval is the one that errs to the wide side.
         let interval = bonett_price(d.gained, d.lost, d.n, 0.95);
         let mut paired = Paired {
             difference: d.difference,

@@ -1,6 +1,7 @@
 //! The held-out table and what it shows, as people read it.
 
-use super::heldout::{Effect, HeldOut, LEAST_GROUPS, PROMPTED, RandomRange, STEERED};
+use super::heldout::{Condition, Effect, HeldOut, LEAST_GROUPS, PROMPTED, RandomRange, STEERED};
+use crate::stats::std_dev;
 use crate::text::numbers::p_value;
 
 impl HeldOut {
@@ -116,9 +117,12 @@ impl HeldOut {
             _ => None,
         };
         if let Some((of, percent)) = end {
+            // Far from 0: even the nearest of many pairs would stay on its side.
+            let far = |c: &Condition| c.mean_logp_diff().abs() > FAR * std_dev(&c.logp_diffs);
+            let pairs = if far(unsteered) && far(steered) { "no number of pairs" } else { "none of these pairs" };
             return format!(
                 " The unsteered model prefers the chosen answer in {of} of the pairs and so does the steered one: preference \
-                 accuracy is at {percent} %, {:+.1} nats from where it changes, and no number of pairs would show a change.",
+                 accuracy is at {percent} %, {:+.1} nats from where it changes, and {pairs} would show a change.",
                 unsteered.mean_logp_diff()
             );
         }
@@ -130,6 +134,9 @@ impl HeldOut {
         }
     }
 }
+
+/// Standard deviations of the log-probability difference beyond which a mean is far from 0.
+const FAR: f64 = 4.0;
 
 fn random_words(r: RandomRange) -> String {
     format!(
@@ -164,7 +171,6 @@ fn line(row: &TableRow) -> String {
 mod tests {
     use super::*;
     use crate::engine::PairLogp;
-    use crate::train::heldout::Condition;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal, StudentT};
@@ -227,6 +233,9 @@ mod tests {
         assert!(said.contains("in none of the pairs") && said.contains("no number of pairs"), "{said}");
         let high: Vec<f64> = less.iter().map(|x| -x).collect();
         assert!(held(&high, &high).in_words().contains("in all of the pairs"));
+        // All on one side, but not far from the other.
+        let near: Vec<f64> = (0..20).map(|i| -0.1 - 0.2 * f64::from(i)).collect();
+        assert!(held(&near, &near).in_words().contains("none of these pairs would show"));
     }
 
     /// Groups count once in the exact test too: three gained pairs of one group are one gain.

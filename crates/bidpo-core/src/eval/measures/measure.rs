@@ -131,7 +131,7 @@ impl Measure {
         )
     }
 
-    /// A share, shown in per cent; the others are numbers of their own.
+    /// A share, shown in percent; the others are numbers of their own.
     pub fn is_share(self) -> bool {
         !matches!(self.kind, Kind::Perplexity | Kind::Divergence | Kind::Words)
     }
