@@ -6,7 +6,7 @@
 mod common;
 
 use bidpo_core::data::{TokenizedPair, permutation};
-use bidpo_core::engine::Engine;
+use bidpo_core::engine::{Add, Engine, Intervention};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::{
     AdamW, Event, LearningRate, NamedPair, Objective, Precision, Schedule, TrainConfig, Trained, Trainer,
@@ -49,6 +49,7 @@ fn a_hundred_steps_of_adamw_equal_pytorch() {
     let number = |v: &Value| v.as_f64().unwrap();
     let (steps, warmup) = (number(&gold["steps"]) as usize, number(&gold["warmup"]) as usize);
     let rates = numbers(&gold["rates"]);
+    let groups = Add { n_layers: rates.len(), n_embd: 8 / rates.len() }.groups(&rates);
     for schedule in ["cosine", "linear"] {
         let mut opt = AdamW::new(8, number(&gold["weight_decay"]));
         let mut x: Vec<f64> = (0..8).map(|i| (f64::from(i) - 3.5) / 4.0).collect();
@@ -57,9 +58,8 @@ fn a_hundred_steps_of_adamw_equal_pytorch() {
         let mut next = kept.next();
         for step in 0..steps {
             let factor = schedule.parse::<Schedule>().unwrap().factor(step, warmup, steps);
-            let lr: Vec<f64> = rates.iter().map(|r| r * factor).collect();
             let g: Vec<f64> = (0..8).map(|i| gradient(step as i64, i)).collect();
-            opt.step(&mut x, &g, &lr);
+            opt.step(&mut x, &g, &groups, factor);
             if let Some(point) = next.filter(|p| p["step"] == step + 1) {
                 for (ours, theirs) in x.iter().zip(point["x"].as_array().unwrap()) {
                     largest = largest.max((ours - number(theirs)).abs());

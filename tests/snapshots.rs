@@ -4,12 +4,13 @@
 
 use assert_cmd::Command;
 use bidpo_core::data::SplitBy;
-use bidpo_core::engine::{Agreement, BatchPlan, CacheType, PairLogp};
+use bidpo_core::engine::{Add, Agreement, BatchPlan, CacheType, PairLogp};
 use bidpo_core::eval::price::{Estimate, Price};
 use bidpo_core::stats::Interval;
 use bidpo_core::steer::ModelIdentity;
 use bidpo_core::train::{Condition, HeldOut, LayerStats, Point, RunSummary, Stop, TrainConfig, Trained, VectorCard};
 use serde_json::json;
+use std::sync::Arc;
 
 /// The command without the environment variables whose values help pages show.
 fn bidpo() -> Command {
@@ -97,6 +98,7 @@ fn trained(layers: &[usize]) -> Trained {
         percent: 0.5 * step as f64,
     };
     Trained {
+        intervention: Arc::new(Add { n_layers: layers.len(), n_embd: 4 }),
         vector: [3.0, 4.0, 0.0, 0.0].repeat(layers.len()),
         summary: RunSummary {
             layers: layers.iter().map(stats).collect(),

@@ -375,7 +375,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("interrupted before the first step: there is nothing to save");
     }
     let vector = trained.renormalised(config.renorm);
-    let mut file = SteeringVector::from_layers(&config.layers, &vector, &identity.architecture)?;
+    let mut file = trained.steering_vector(config.renorm, &identity.architecture)?;
     let kept = || {
         let checkpoint = files.checkpoint.display();
         format!("measuring (the trained vector is kept in {checkpoint}, --resume continues from it)")

@@ -5,7 +5,6 @@
 //! use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateChoice};
 //! use bidpo_core::layers::Layers;
 //! use ggml_grad::llama::{Model, ModelParams, default_threads};
-//! use bidpo_core::steer::SteeringVector;
 //! use bidpo_core::engine::Engine;
 //! use bidpo_core::train::{TrainConfig, Trainer, encode_pair};
 //! use std::path::Path;
@@ -25,7 +24,7 @@
 //! let never = AtomicBool::new(false);
 //! let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: None, interrupt: &never };
 //! let trained = trainer.train(train_pairs, valid_pairs, &mut |_event| {})?;
-//! SteeringVector::from_layers(&config.layers, &trained.vector, model.architecture())?.save(Path::new("dial.gguf"))?;
+//! trained.steering_vector(None, &model.architecture())?.save(Path::new("dial.gguf"))?;
 //! # Ok(())
 //! # }
 //! ```

@@ -4,7 +4,7 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
-use crate::engine::{BatchPlan, Engine, TracedPair};
+use crate::engine::{BatchPlan, Direction, Engine, TracedPair};
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
@@ -69,7 +69,8 @@ impl Ready {
     fn stepper(&mut self) -> Stepper<'_> {
         let summary = RunSummary { batch_plan: self.plan, ..RunSummary::new(&self.engine, &self.config, &self.traced) };
         let sets = [TracedSet { pairs: &self.pairs, traced: &self.traced }, TracedSet { pairs: &[], traced: &[] }];
-        let members = (0..self.pairs.len()).map(|pair| Member { pair, direction: [1.0, -1.0][pair % 2] }).collect();
+        let direction = |pair: usize| if pair.is_multiple_of(2) { Direction::Forward } else { Direction::Reverse };
+        let members = (0..self.pairs.len()).map(|pair| Member { pair, direction: direction(pair) }).collect();
         Stepper { run: Run::new(&mut self.engine, &self.config, sets, summary, &self.interrupt), members }
     }
 }

@@ -1,7 +1,7 @@
 //! Reference files: log-probabilities, loss and gradient of a few pairs, computed elsewhere in full precision.
 
 use crate::data::TokenizedPair;
-use crate::engine::{Engine, EngineError, TracedPair};
+use crate::engine::{Direction, Engine, EngineError, Parameters, TracedPair};
 use crate::numbers::{cosine, norm};
 use crate::train::{Precision, loss};
 use ggml_grad::llama::{Model, Token};
@@ -172,9 +172,12 @@ impl Gold {
         let max = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
         let mut engine = Engine::new(model, &[self.layer], max, 1, n_threads)?;
         engine.set_precision(precision);
-        let added: Vec<f32> = self.v.iter().map(|x| (self.direction * x) as f32).collect();
+        let theta: Vec<f32> = self.v.iter().map(|&x| x as f32).collect();
+        let direction = if self.direction < 0.0 { Direction::Reverse } else { Direction::Forward };
+        let d = direction.sign();
+        let at = Parameters { theta: &theta, direction };
         let n = pairs.len() as f64;
-        let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; added.len()], 0.0, 0.0f64, false);
+        let (mut grad, mut mean_loss, mut logp_difference, mut gelu) = (vec![0.0; theta.len()], 0.0, 0.0f64, false);
         let traced = pairs.iter().map(|pair| engine.trace(pair)).collect::<Result<Vec<TracedPair>, _>>()?;
         // Together, as in training, where this precision lets pairs be joined.
         let longest = traced.iter().max_by_key(|e| e.n_tokens()).expect("there are pairs");
@@ -182,9 +185,8 @@ impl Gold {
         let sizes: Vec<usize> = traced.iter().map(TracedPair::n_tokens).collect();
         for group in plan.batches(&sizes) {
             let members: Vec<&TracedPair> = traced[group.clone()].iter().collect();
-            // The gradient is with respect to v, of which d v was added: the factor d of the slope and of d v cancel.
-            let slope = |margin: f64| loss(self.direction, self.beta, margin).slope / n;
-            let sum = engine.run_batch(&members, &added, Some(&slope))?;
+            let derivative = |margin: f64| d * loss(d, self.beta, margin).slope / n;
+            let sum = engine.run_batch(&members, at, Some(&derivative))?;
             grad.iter_mut().zip(&sum.grad).for_each(|(grad, g)| *grad += g);
             for ((pair, policy), want) in members.iter().zip(&sum.logp).zip(&self.pairs[group]) {
                 gelu |= pair.as_ref().ops().keys().any(|op| op.contains("GELU") || op.contains("GEGLU"));
@@ -197,7 +199,7 @@ impl Gold {
                 ] {
                     logp_difference = logp_difference.max((a - b).abs());
                 }
-                mean_loss += loss(self.direction, self.beta, policy.gap() - reference.gap()).value / n;
+                mean_loss += loss(d, self.beta, policy.gap() - reference.gap()).value / n;
             }
         }
         let (ours, theirs) = (norm(&grad), norm(&self.mean_grad));

@@ -7,7 +7,7 @@
 
 use super::layout::{BatchLayout, Layout};
 use super::traced::{PairGraph, Steered};
-use super::{BatchPlan, Engine, EngineError, PairLogp, PlannedBatches, TracedPair};
+use super::{BatchPlan, Engine, EngineError, PairLogp, Parameters, PlannedBatches, TracedPair};
 use crate::data::TokenizedPair;
 use ggml_grad::graph::SavedTensors;
 use ggml_grad::graph::emit::{Data, Executor, Precision};
@@ -219,24 +219,25 @@ impl Engine {
         }))
     }
 
-    /// Scores some pairs with `vectors`, `[n_layers, n_embd]`, added at every position, in one graph where they can be
-    /// joined. With `derivative`, also their gradient.
+    /// Scores some pairs under parameters of the intervention, in one graph where they can be joined. With `derivative`, also
+    /// their gradient.
     ///
     /// # Errors
     /// Any of [`EngineError`].
-    pub fn run_batch(
+    pub fn run_batch<'p>(
         &mut self,
         members: &[&TracedPair],
-        vectors: &[f32],
+        at: impl Into<Parameters<'p>>,
         derivative: Option<LossDerivative<'_>>,
     ) -> Result<BatchScore, EngineError> {
+        let at = at.into();
         let joined = if members.len() > 1 { self.join(members)? } else { None };
         if let Some(joined) = joined {
-            return self.run_joined(&joined, vectors, derivative);
+            return self.run_joined(&joined, at, derivative);
         }
         let mut sum = BatchScore { logp: Vec::new(), grad: vec![0.0; derivative.map_or(0, |_| self.n_params())] };
         for member in members {
-            let scored = self.run(*member, vectors, derivative.is_some())?;
+            let scored = self.run(*member, at, derivative.is_some())?;
             if let Some(derivative) = derivative {
                 for (policy, grad) in scored.logp.iter().zip(&scored.grads) {
                     let factor = derivative(policy.gap() - member.reference().gap());
@@ -248,21 +249,22 @@ impl Engine {
         Ok(sum)
     }
 
-    /// Log-probabilities of traced pairs under the parameters `vectors`, in the batches of the plan.
+    /// Log-probabilities of traced pairs under parameters of the intervention, in the batches of the plan.
     ///
     /// # Errors
     /// Any of [`EngineError`].
-    pub fn score_all(
+    pub fn score_all<'p>(
         &mut self,
         traced: &[TracedPair],
-        vectors: &[f32],
+        at: impl Into<Parameters<'p>>,
         plan: BatchPlan,
     ) -> Result<Vec<PairLogp>, EngineError> {
+        let at = at.into();
         let sizes: Vec<usize> = traced.iter().map(TracedPair::n_tokens).collect();
         let mut logp = Vec::with_capacity(traced.len());
         for group in plan.batches(&sizes) {
             let members: Vec<&TracedPair> = traced[group].iter().collect();
-            logp.extend(self.run_batch(&members, vectors, None)?.logp);
+            logp.extend(self.run_batch(&members, at, None)?.logp);
         }
         Ok(logp)
     }
@@ -270,13 +272,13 @@ impl Engine {
     fn run_joined(
         &mut self,
         joined: &JoinedBatch,
-        vectors: &[f32],
+        at: Parameters<'_>,
         derivative: Option<LossDerivative<'_>>,
     ) -> Result<BatchScore, EngineError> {
-        let steered = self.steer(&joined.graph, vectors)?;
+        let steered = self.steer(&joined.graph, at)?;
         let ran = self.run_steered(joined, &steered, derivative)?;
         let grad = match derivative {
-            Some(_) => self.gradients(&joined.graph, vectors, &ran.hooks, 1).swap_remove(0),
+            Some(_) => self.gradients(&joined.graph, at, &ran.hooks, 1).swap_remove(0),
             None => Vec::new(),
         };
         Ok(BatchScore { logp: ran.logp, grad })

@@ -17,7 +17,7 @@ mod verify;
 pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
-pub use intervention::{Add, Addition, Intervention, RowGradients};
+pub use intervention::{Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients};
 pub use joined_batch::{BatchScore, JoinedBatch, LossDerivative, NotBatched};
 pub use pair_logp::PairLogp;
 pub use running::Scored;
@@ -119,8 +119,8 @@ impl Engine {
     }
 
     /// How parameters change the residual stream at the steered layers.
-    pub fn intervention(&self) -> &dyn Intervention {
-        &*self.intervention
+    pub fn intervention(&self) -> &Arc<dyn Intervention> {
+        &self.intervention
     }
 
     /// Number of parameters of the intervention: `n_layers * n_embd` for [`Add`].

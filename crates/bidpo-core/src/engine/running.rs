@@ -1,35 +1,35 @@
 //! Running traced pairs: log-probabilities and gradients under an intervention.
 
 use super::traced::{PairGraph, Steered};
-use super::{Addition, Engine, EngineError, PairLogp, RowGradients, TracedBatch};
+use super::{Addition, Engine, EngineError, PairLogp, Parameters, RowGradients, TracedBatch};
 use ggml_grad::graph::emit::{Data, Forward, Precision};
 use ggml_grad::graph::ir::{Elem, Op, Value};
 
 /// Result of a run.
 #[derive(Debug, Clone)]
 pub struct Scored {
-    /// Log-probabilities of each pair with the vector added.
+    /// Log-probabilities of each pair under the intervention.
     pub logp: Vec<PairLogp>,
-    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the added vectors, for each pair,
-    /// `[n_layers, n_embd]`; empty when not asked for.
+    /// Gradient of `log p(chosen) - log p(rejected)` with respect to the parameters, for each pair, `[n_params]`; empty when
+    /// not asked for.
     pub grads: Vec<Vec<f64>>,
 }
 
 impl Engine {
-    /// Scores traced pairs under the parameters `vectors` (for [`super::Add`] `[n_layers, n_embd]`, added at every
+    /// Scores traced pairs under parameters of the intervention (for [`super::Add`] `[n_layers, n_embd]`, added at every
     /// position); with `want_grads`, also the gradient of each pair's `log p(chosen) - log p(rejected)`.
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn run(
+    pub fn run<'p>(
         &mut self,
         traced: &impl AsRef<TracedBatch>,
-        vectors: &[f32],
+        at: impl Into<Parameters<'p>>,
         want_grads: bool,
     ) -> Result<Scored, EngineError> {
-        let traced = traced.as_ref();
+        let (traced, at) = (traced.as_ref(), at.into());
         let graph = &traced.graph;
-        let steered = self.steer(graph, vectors)?;
+        let steered = self.steer(graph, at)?;
         let (computed, mut read) =
             if want_grads { (&[][..], graph.downstream.grads.clone()) } else { (graph.computed(), Vec::new()) };
         read.extend(graph.score_values());
@@ -38,21 +38,21 @@ impl Engine {
         let n_pairs = traced.n_pairs();
         let grads = if want_grads {
             let hooks = &outcome.values[..graph.downstream.grads.len()];
-            self.gradients(graph, vectors, hooks, n_pairs)
+            self.gradients(graph, at, hooks, n_pairs)
         } else {
             Vec::new()
         };
         Ok(Scored { logp: graph.labels.sums(n_pairs, &outcome.log_probs), grads })
     }
 
-    /// The graph's inputs for the parameters `theta`.
-    pub(super) fn steer(&self, graph: &PairGraph, theta: &[f32]) -> Result<Steered, EngineError> {
+    /// The graph's inputs under these parameters.
+    pub(super) fn steer(&self, graph: &PairGraph, at: Parameters<'_>) -> Result<Steered, EngineError> {
         let stream = graph.downstream.residual();
         let (mut vectors, mut residual) = (Vec::with_capacity(self.layers().len()), None);
-        for (at, addition) in self.intervention.additions(theta, stream).into_iter().enumerate() {
+        for (slot, addition) in self.intervention.additions(at, stream).into_iter().enumerate() {
             match addition {
                 Addition::Broadcast(v) => vectors.push(Data::F32(v)),
-                Addition::Rows(rows) if at == 0 && rows.len() == stream.len() => {
+                Addition::Rows(rows) if slot == 0 && rows.len() == stream.len() => {
                     residual = Some(Data::F32(stream.iter().zip(&rows).map(|(h, x)| h + x).collect()));
                     vectors.push(Data::F32(vec![0.0; self.model.n_embd()]));
                 }
@@ -60,7 +60,7 @@ impl Engine {
                     return Err(EngineError::Model(format!(
                         "the intervention gives {} numbers row by row at layer {}: only the lowest layer takes rows, {} numbers here",
                         rows.len(),
-                        self.layers()[at],
+                        self.layers()[slot],
                         stream.len()
                     )));
                 }
@@ -70,23 +70,33 @@ impl Engine {
     }
 
     /// Gradients of the parameters, for each of `n` owners of rows, from the gradients at the hook points.
-    pub(super) fn gradients(&self, graph: &PairGraph, theta: &[f32], hooks: &[Vec<f32>], n: usize) -> Vec<Vec<f64>> {
+    pub(super) fn gradients(
+        &self,
+        graph: &PairGraph,
+        at: Parameters<'_>,
+        hooks: &[Vec<f32>],
+        n: usize,
+    ) -> Vec<Vec<f64>> {
         let mut grads = vec![vec![0.0; self.n_params()]; n];
-        let at: Vec<RowGradients<'_>> = hooks
+        let rows: Vec<RowGradients<'_>> = hooks
             .iter()
             .zip(&graph.row_owner)
             .map(|(rows, pair)| RowGradients { rows, scale: graph.gradient_scale, pair })
             .collect();
-        self.intervention.vjp(theta, graph.downstream.residual(), &at, &mut grads);
+        self.intervention.vjp(at, graph.downstream.residual(), &rows, &mut grads);
         grads
     }
 
-    /// The batch with all choices that depend on the intervention (which experts a token goes to) as they are with `vectors`
-    /// added, whatever is added later. The gradient is that of this function: at a change of choice the model jumps.
+    /// The batch with all choices that depend on the intervention (which experts a token goes to) as they are under
+    /// these parameters, whatever the later ones are. The gradient is that of this function: at a change of choice the model jumps.
     ///
     /// # Errors
     /// [`EngineError::Run`].
-    pub fn freeze_choices(&mut self, traced: &TracedBatch, vectors: &[f32]) -> Result<TracedBatch, EngineError> {
+    pub fn freeze_choices<'p>(
+        &mut self,
+        traced: &TracedBatch,
+        at: impl Into<Parameters<'p>>,
+    ) -> Result<TracedBatch, EngineError> {
         let graph = &traced.graph.downstream.graph;
         let chosen: Vec<Value> = (0..graph.nodes().len() as u32)
             .map(Value)
@@ -100,7 +110,7 @@ impl Engine {
         if chosen.is_empty() {
             return Ok(frozen);
         }
-        let steered = self.steer(&traced.graph, vectors)?;
+        let steered = self.steer(&traced.graph, at.into())?;
         let outcome = self.exec.run(graph, &traced.graph.bindings(&steered), &[], &chosen)?;
         for (value, numbers) in chosen.into_iter().zip(outcome.integers) {
             frozen.graph.downstream.graph.freeze(value);

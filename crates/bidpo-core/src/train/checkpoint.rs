@@ -1,6 +1,7 @@
 //! Checkpoints: everything a run needs to continue as if it had never stopped.
 
 use super::identity::{IdentitySource, RecordedIdentity};
+use crate::engine::Intervention;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -9,26 +10,29 @@ use std::path::Path;
 /// The state of a run after `step` optimizer steps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Checkpoint {
-    /// The vector.
+    /// The parameters.
     pub v: Vec<f64>,
     /// Adam's first moment.
     pub m: Vec<f64>,
     /// Adam's second moment.
     pub s: Vec<f64>,
-    /// The vector with the best validation loss so far.
+    /// The parameters with the best validation loss so far.
     pub best: Vec<f64>,
-    /// The last vector under which every loss of a step was finite.
+    /// The last parameters under which every loss of a step was finite.
     pub good: Vec<f64>,
     /// Everything else.
     pub state: State,
 }
 
 /// The part of a checkpoint that is not an array.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The run that the checkpoint belongs to.
     #[serde(flatten)]
     pub identity: RecordedIdentity,
+    /// Kind of the intervention; absent for vectors that are added.
+    #[serde(default = "added", skip_serializing_if = "is_added")]
+    pub kind: String,
     /// Steps taken.
     pub step: usize,
     /// Lowest validation loss so far.
@@ -47,6 +51,31 @@ pub struct State {
     pub epoch_pairs: usize,
     /// Losses of the epochs so far.
     pub history: Vec<Point>,
+}
+
+fn added() -> String {
+    "add".into()
+}
+
+fn is_added(kind: &str) -> bool {
+    kind == "add"
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            identity: RecordedIdentity::default(),
+            kind: added(),
+            step: 0,
+            best_loss: 0.0,
+            best_step: 0,
+            good_step: 0,
+            bad_epochs: 0,
+            epoch_loss: 0.0,
+            epoch_pairs: 0,
+            history: Vec::new(),
+        }
+    }
 }
 
 /// Floats as their bits: JSON has no infinity.
@@ -101,8 +130,8 @@ pub enum CheckpointError {
     },
     /// A checkpoint of another run.
     #[error(
-        "checkpoint {path} belongs to another run (other settings, layers, data, template or model): use the settings it was \
-         made with (the defaults of bidpo 0.2.0 and before had --weight-decay 0.05), or start again with --fresh"
+        "checkpoint {path} belongs to another run (other settings, kind of intervention, layers, data, template or \
+         model): use the settings it was made with (the defaults of bidpo 0.2.0 and before had --weight-decay 0.05), or start again with --fresh"
     )]
     OtherRun {
         /// The file.
@@ -143,19 +172,24 @@ impl Checkpoint {
         Ok(state_of(&file, path)?.identity)
     }
 
-    /// Reads a checkpoint and checks that it belongs to this run, whose vector has `n` components.
+    /// Reads a checkpoint and checks that it belongs to this run of this intervention.
     ///
     /// # Errors
     /// [`CheckpointError`].
-    pub fn load(path: &Path, source: &IdentitySource<'_>, n: usize) -> Result<Self, CheckpointError> {
+    pub fn load(
+        path: &Path,
+        source: &IdentitySource<'_>,
+        intervention: &dyn Intervention,
+    ) -> Result<Self, CheckpointError> {
         let name = || path.display().to_string();
         let damaged = |reason: String| CheckpointError::Damaged { path: name(), reason };
         let file = std::fs::read(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
         let state = state_of(&file, path)?;
-        if !source.accepts(&state.identity) {
+        if !source.accepts(&state.identity) || state.kind != intervention.kind() {
             return Err(CheckpointError::OtherRun { path: name() });
         }
         let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(e.to_string()))?;
+        let n = intervention.n_params();
         let read = |key: &str| -> Result<Vec<f64>, CheckpointError> {
             let t = tensors.tensor(key).map_err(|e| damaged(e.to_string()))?;
             if t.dtype() != Dtype::F64 || t.shape() != [n] {
@@ -179,8 +213,13 @@ fn state_of(file: &[u8], path: &Path) -> Result<State, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Add;
     use crate::train::identity::RunInputs;
     use crate::train::{NamedPair, TrainConfig};
+
+    fn add(n_embd: usize) -> Add {
+        Add { n_layers: 1, n_embd }
+    }
 
     fn example(source: &IdentitySource<'_>) -> Checkpoint {
         let identity = RecordedIdentity::Current { identity: source.identity(640) };
@@ -206,7 +245,7 @@ mod tests {
         let path = dir.path().join("c");
         with_run(0, |run| {
             example(run).save(&path).unwrap();
-            assert_eq!(Checkpoint::load(&path, run, 2).unwrap(), example(run));
+            assert_eq!(Checkpoint::load(&path, run, &add(2)).unwrap(), example(run));
         });
     }
 
@@ -216,14 +255,14 @@ mod tests {
         let path = dir.path().join("c");
         with_run(0, |run| example(run).save(&path).unwrap());
         with_run(1, |other| {
-            assert!(matches!(Checkpoint::load(&path, other, 2), Err(CheckpointError::OtherRun { .. })));
+            assert!(matches!(Checkpoint::load(&path, other, &add(2)), Err(CheckpointError::OtherRun { .. })));
         });
         with_run(0, |run| {
-            assert!(matches!(Checkpoint::load(&path, run, 3), Err(CheckpointError::Damaged { .. })));
+            assert!(matches!(Checkpoint::load(&path, run, &add(3)), Err(CheckpointError::Damaged { .. })));
             let mut bytes = std::fs::read(&path).unwrap();
             bytes.truncate(bytes.len() - 5);
             std::fs::write(&path, bytes).unwrap();
-            assert!(matches!(Checkpoint::load(&path, run, 2), Err(CheckpointError::Damaged { .. })));
+            assert!(matches!(Checkpoint::load(&path, run, &add(2)), Err(CheckpointError::Damaged { .. })));
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::objective::{Objective, loss};
 use super::optimizer::Schedule;
+use crate::engine::Direction;
 use crate::layers::Layers;
 use ggml_grad::graph::emit::Precision;
 use std::fmt;
@@ -92,10 +93,10 @@ impl ChooseBy {
     }
 
     /// The directions.
-    pub fn directions(self) -> &'static [f64] {
+    pub fn directions(self) -> &'static [Direction] {
         match self {
-            Self::Both => &[1.0, -1.0],
-            Self::Positive => &[1.0],
+            Self::Both => &[Direction::Forward, Direction::Reverse],
+            Self::Positive => &[Direction::Forward],
         }
     }
 }

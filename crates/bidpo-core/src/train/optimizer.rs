@@ -1,10 +1,11 @@
 //! AdamW with decoupled weight decay, and learning-rate schedules.
 
+use crate::engine::ParameterGroup;
 use crate::numbers::norm;
 use std::fmt;
 use std::str::FromStr;
 
-/// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) on one vector, in f64. Each block of the vector may have its own learning rate.
+/// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) in f64, with a learning rate for each group of parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -29,15 +30,21 @@ impl AdamW {
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, t: 0, m: vec![0.0; n], s: vec![0.0; n] }
     }
 
-    /// One step: changes `x` along its gradient `g`. `x` consists of equal blocks, one for each learning rate.
-    pub fn step(&mut self, x: &mut [f64], g: &[f64], lr: &[f64]) {
+    /// One step: changes `x` along its gradient `g`, each group by its learning rate times `factor`. The groups cover `x` in
+    /// order.
+    pub fn step(&mut self, x: &mut [f64], g: &[f64], groups: &[ParameterGroup], factor: f64) {
         assert!(x.len() == self.m.len() && g.len() == self.m.len(), "sizes differ");
-        assert!(!lr.is_empty() && x.len().is_multiple_of(lr.len()), "{} parameters, {} blocks", x.len(), lr.len());
-        let block = x.len() / lr.len();
+        let starts = std::iter::once(0).chain(groups.iter().map(|group| group.params.end));
+        assert!(
+            groups.iter().zip(starts).all(|(group, start)| group.params.start == start)
+                && groups.last().map_or(0, |group| group.params.end) == x.len(),
+            "groups of parameters that do not cover all {} of them in order",
+            x.len()
+        );
         self.t += 1;
         let c1 = 1.0 - self.beta1.powi(self.t as i32);
         let c2 = 1.0 - self.beta2.powi(self.t as i32);
-        let lr = lr.iter().flat_map(|&lr| std::iter::repeat_n(lr, block));
+        let lr = groups.iter().flat_map(|group| std::iter::repeat_n(group.lr * factor, group.params.len()));
         for ((((x, g), m), s), lr) in x.iter_mut().zip(g).zip(&mut self.m).zip(&mut self.s).zip(lr) {
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
             *s = self.beta2 * *s + (1.0 - self.beta2) * g * g;
@@ -113,16 +120,22 @@ pub fn clip(g: &mut [f64], limit: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// Groups of `n` parameters each.
+    fn groups(rates: &[f64], n: usize) -> Vec<ParameterGroup> {
+        let group = |(i, &lr): (usize, &f64)| ParameterGroup { params: i * n..(i + 1) * n, lr };
+        rates.iter().enumerate().map(group).collect()
+    }
+
     /// Worked by hand from the paper's algorithm, two steps of one coordinate: lr 0.1, decay 0.05, x 1, g 0.5 then -1.
     #[test]
     fn two_steps_by_hand() {
         let mut opt = AdamW::new(1, 0.05);
         let mut x = [1.0];
-        opt.step(&mut x, &[0.5], &[0.1]);
+        opt.step(&mut x, &[0.5], &groups(&[0.1], 1), 1.0);
         // m = 0.05, s = 0.00025; corrected 0.5 and 0.25: step 0.5 / (0.5 + 1e-8); decay 0.05 * 1.
         let first = 1.0 - 0.1 * (0.5 / (0.5 + 1e-8) + 0.05);
         assert!((x[0] - first).abs() < 1e-12, "{}", x[0]);
-        opt.step(&mut x, &[-1.0], &[0.1]);
+        opt.step(&mut x, &[-1.0], &groups(&[0.1], 1), 1.0);
         // m = 0.9 * 0.05 - 0.1 = -0.055, corrected by 0.19; s = 0.999 * 0.00025 + 0.001 = 0.00124975, by 0.001999.
         let (m, s) = (-0.055 / 0.19, 0.001_249_75 / 0.001_999);
         let second = first - 0.1 * (m / (f64::sqrt(s) + 1e-8) + 0.05 * first);
@@ -130,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn each_block_has_its_own_rate() {
+    fn each_group_has_its_own_rate() {
         let (mut joint, mut x) = (AdamW::new(4, 0.05), [1.0, 2.0, 3.0, 4.0]);
         let (mut low, mut high) = (AdamW::new(2, 0.05), AdamW::new(2, 0.05));
         let (mut a, mut b) = ([1.0, 2.0], [3.0, 4.0]);
         for g in [[0.5, -1.0, 2.0, 0.1], [-0.3, 0.2, 1.0, 7.0]] {
-            joint.step(&mut x, &g, &[0.1, 0.7]);
-            low.step(&mut a, &g[..2], &[0.1]);
-            high.step(&mut b, &g[2..], &[0.7]);
+            joint.step(&mut x, &g, &groups(&[0.2, 1.4], 2), 0.5);
+            low.step(&mut a, &g[..2], &groups(&[0.1], 2), 1.0);
+            high.step(&mut b, &g[2..], &groups(&[0.7], 2), 1.0);
         }
         assert_eq!((&x[..2], &x[2..]), (&a[..], &b[..]));
     }

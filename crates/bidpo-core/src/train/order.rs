@@ -3,6 +3,7 @@
 use super::config::TrainConfig;
 use super::objective::Objective;
 use crate::data::permutation;
+use crate::engine::Direction;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -11,8 +12,8 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) struct Member {
     /// Index of the pair among the training pairs.
     pub(crate) pair: usize,
-    /// +1: the vector is added and the chosen response preferred; -1: subtracted, and the rejected response preferred.
-    pub(crate) direction: f64,
+    /// Forward: the chosen response is to be preferred; reverse: the rejected one.
+    pub(crate) direction: Direction,
 }
 
 /// Pairs of the step after `step` steps, where there are `n` training pairs.
@@ -32,8 +33,9 @@ fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
         .into_iter()
         .map(|pair| {
             let direction = match config.objective {
-                Objective::Dpo => 1.0,
-                Objective::Bidpo => [1.0, -1.0][(rng.next_u32() & 1) as usize],
+                Objective::Dpo => Direction::Forward,
+                Objective::Bidpo if rng.next_u32() & 1 == 0 => Direction::Forward,
+                Objective::Bidpo => Direction::Reverse,
             };
             Member { pair, direction }
         })
@@ -55,9 +57,9 @@ mod tests {
         assert_eq!(a, epoch(&config, 0, 50));
         assert_ne!(a, epoch(&config, 1, 50));
         assert_ne!(a, epoch(&TrainConfig { seed: 1, ..config.clone() }, 0, 50));
-        let plus = a.iter().filter(|m| m.direction > 0.0).count();
-        assert!((10..40).contains(&plus), "{plus} of 50 directions are +1");
+        let plus = a.iter().filter(|m| m.direction == Direction::Forward).count();
+        assert!((10..40).contains(&plus), "{plus} of 50 directions are forward");
         let dpo = TrainConfig { objective: Objective::Dpo, ..config };
-        assert!(epoch(&dpo, 0, 50).iter().all(|m| m.direction == 1.0));
+        assert!(epoch(&dpo, 0, 50).iter().all(|m| m.direction == Direction::Forward));
     }
 }

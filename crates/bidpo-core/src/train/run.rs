@@ -10,8 +10,9 @@ use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::summary::RunSummary;
 use super::trainer::Trained;
-use crate::engine::{BatchScore, Engine, EngineError, PairLogp, TracedPair};
+use crate::engine::{BatchScore, Direction, Engine, EngineError, PairLogp, ParameterGroup, Parameters, TracedPair};
 use crate::numbers::norm;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,11 +37,13 @@ pub(crate) struct Run<'a> {
     /// Steps of the linear warm-up.
     warmup: usize,
     optimizer: AdamW,
-    /// The vector, `[n_layers, n_embd]`.
-    v: Vec<f64>,
-    /// The vector with the lowest validation loss so far.
+    /// The intervention's parameters with their learning rates, before the schedule's factor.
+    groups: Vec<ParameterGroup>,
+    /// The parameters, `[n_params]`.
+    theta: Vec<f64>,
+    /// The parameters with the lowest validation loss so far.
     best: Vec<f64>,
-    /// The vector before the last step: every loss and gradient of that step was finite.
+    /// The parameters before the last step: every loss and gradient of that step was finite.
     good: Vec<f64>,
     state: State,
     clock: Clock,
@@ -57,11 +60,11 @@ struct Clock {
 /// The result of an attempted step.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// The vector was updated.
+    /// The parameters were updated.
     Taken(StepReport),
-    /// The user interrupted; the vector is as before.
+    /// The user interrupted; the parameters are as before.
     Interrupted,
-    /// A loss or a gradient is not finite; the vector is as before.
+    /// A loss or a gradient is not finite; the parameters are as before.
     NotFinite {
         /// The pair's name.
         pair: String,
@@ -80,7 +83,7 @@ pub(crate) enum EpochEnd {
     },
 }
 
-/// Validation of a vector.
+/// Validation of parameters.
 #[derive(Debug)]
 enum Validation {
     /// Mean over pairs and over the directions of [`TrainConfig::validation`].
@@ -106,7 +109,10 @@ impl<'a> Run<'a> {
         summary: RunSummary,
         interrupt: &'a AtomicBool,
     ) -> Self {
-        let n = engine.n_params();
+        let intervention = engine.intervention();
+        let rates: Vec<f64> = summary.layers.iter().map(|l| l.lr).collect();
+        let (groups, theta) = (intervention.groups(&rates), intervention.initial(config.seed));
+        let kind = intervention.kind().to_owned();
         Self {
             engine,
             config,
@@ -115,11 +121,12 @@ impl<'a> Run<'a> {
             interrupt,
             warmup: (config.warmup_ratio * summary.total_steps as f64).ceil() as usize,
             summary,
-            optimizer: AdamW::new(n, config.weight_decay),
-            v: vec![0.0; n],
-            best: vec![0.0; n],
-            good: vec![0.0; n],
-            state: State { best_loss: f64::INFINITY, ..State::default() },
+            optimizer: AdamW::new(theta.len(), config.weight_decay),
+            groups,
+            best: theta.clone(),
+            good: theta.clone(),
+            theta,
+            state: State { kind, best_loss: f64::INFINITY, ..State::default() },
             clock: Clock { started: Instant::now(), first_step: 0, tokens: 0 },
         }
     }
@@ -127,14 +134,14 @@ impl<'a> Run<'a> {
     /// Continues from a checkpoint.
     pub(crate) fn resume(&mut self, c: Checkpoint) {
         (self.optimizer.t, self.optimizer.m, self.optimizer.s) = (c.state.step as u64, c.m, c.s);
-        (self.v, self.best, self.good, self.state) = (c.v, c.best, c.good, c.state);
+        (self.theta, self.best, self.good, self.state) = (c.v, c.best, c.good, c.state);
         self.clock = Clock { started: Instant::now(), first_step: self.state.step, tokens: 0 };
     }
 
     /// The state of the run, to be saved under this identity.
     pub(crate) fn checkpoint(&self, identity: RecordedIdentity) -> Checkpoint {
         Checkpoint {
-            v: self.v.clone(),
+            v: self.theta.clone(),
             m: self.optimizer.m.clone(),
             s: self.optimizer.s.clone(),
             best: self.best.clone(),
@@ -174,15 +181,15 @@ impl<'a> Run<'a> {
         members(self.config, self.state.step, self.train.pairs.len())
     }
 
-    /// The added vector of a direction, `[n_layers, n_embd]`.
-    fn added(&self, direction: f64) -> Vec<f32> {
-        self.v.iter().map(|x| (direction * x) as f32).collect()
+    /// The parameters as the engine takes them.
+    fn theta_f32(&self) -> Vec<f32> {
+        self.theta.iter().map(|&x| x as f32).collect()
     }
 
     /// The members as they are computed together: batches of indices of one direction.
-    fn batches(&self, members: &[Member]) -> Vec<(Vec<usize>, f64)> {
+    fn batches(&self, members: &[Member]) -> Vec<(Vec<usize>, Direction)> {
         let mut all = Vec::new();
-        for direction in [1.0, -1.0] {
+        for direction in [Direction::Forward, Direction::Reverse] {
             let of: Vec<usize> = members.iter().filter(|m| m.direction == direction).map(|m| m.pair).collect();
             let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens()).collect();
             all.extend(
@@ -197,12 +204,13 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`TrainError::Engine`].
     pub(crate) fn step(&mut self, members: &[Member]) -> Result<Step, TrainError> {
-        let mut sum = StepSum::new(self.v.len());
-        for (batch, d) in self.batches(members) {
+        let mut sum = StepSum::new(self.theta.len());
+        let theta = self.theta_f32();
+        for (batch, direction) in self.batches(members) {
             if self.interrupt.load(Ordering::Relaxed) {
                 return Ok(Step::Interrupted);
             }
-            if let Some(bad) = self.add_batch(&batch, d, &mut sum)? {
+            if let Some(bad) = self.add_batch(&batch, Parameters { theta: &theta, direction }, &mut sum)? {
                 return Ok(Step::NotFinite { pair: self.train.pairs[bad].name.clone() });
             }
         }
@@ -211,10 +219,9 @@ impl<'a> Run<'a> {
         let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
         let grad_norm = clip(&mut g, self.config.max_grad_norm.unwrap_or(f64::INFINITY));
         let factor = self.config.schedule.factor(self.state.step, self.warmup, self.summary.total_steps);
-        let lr: Vec<f64> = self.summary.layers.iter().map(|l| l.lr * factor).collect();
-        self.good.clone_from(&self.v);
+        self.good.clone_from(&self.theta);
         self.state.good_step = self.state.step;
-        self.optimizer.step(&mut self.v, &g, &lr);
+        self.optimizer.step(&mut self.theta, &g, &self.groups, factor);
         let update = updating.elapsed();
         self.state.step += 1;
         self.state.epoch_loss += sum.loss;
@@ -222,32 +229,37 @@ impl<'a> Run<'a> {
         Ok(Step::Taken(self.report(&sum, n, grad_norm, update)))
     }
 
-    /// Scores `members` under the current vector, forward only and in the batches of [`Run::step`]: what the benchmark
+    /// Scores `members` under the current parameters, forward only and in the batches of [`Run::step`]: what the benchmark
     /// subtracts from a step to time its backward pass.
     ///
     /// # Errors
     /// Any of [`EngineError`].
     pub(crate) fn forward(&mut self, members: &[Member]) -> Result<(), EngineError> {
         let train = self.train;
-        for (batch, d) in self.batches(members) {
+        let theta = self.theta_f32();
+        for (batch, direction) in self.batches(members) {
             let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
-            let added = self.added(d);
-            self.engine.run_batch(&traced, &added, None)?;
+            self.engine.run_batch(&traced, Parameters { theta: &theta, direction }, None)?;
         }
         Ok(())
     }
 
     /// Adds losses and gradients of a batch of one direction to `sum`. Returns the pair that is not finite, if any.
-    fn add_batch(&mut self, batch: &[usize], d: f64, sum: &mut StepSum) -> Result<Option<usize>, EngineError> {
+    fn add_batch(
+        &mut self,
+        batch: &[usize],
+        at: Parameters<'_>,
+        sum: &mut StepSum,
+    ) -> Result<Option<usize>, EngineError> {
         let train = self.train;
         let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
-        let (added, beta) = (self.added(d), self.config.beta);
-        let slope = |margin: f64| loss(d, beta, margin).slope;
-        let BatchScore { logp, grad } = self.engine.run_batch(&traced, &added, Some(&slope))?;
+        let (d, beta) = (at.direction.sign(), self.config.beta);
+        let derivative = |margin: f64| d * loss(d, beta, margin).slope;
+        let BatchScore { logp, grad } = self.engine.run_batch(&traced, at, Some(&derivative))?;
         let references = traced.iter().map(|t| t.reference());
         let bad = logp.iter().zip(references).position(|(policy, r)| !sum.add(d, beta, &r, policy));
         let bad = match bad {
-            None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, &added)?),
+            None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, at)?),
             bad => bad,
         };
         if let Some(at) = bad {
@@ -259,9 +271,9 @@ impl<'a> Run<'a> {
     }
 
     /// Index of the first pair whose own gradient is not finite; the last one where each is finite alone.
-    fn without_gradient(&mut self, traced: &[&TracedPair], added: &[f32]) -> Result<usize, EngineError> {
+    fn without_gradient(&mut self, traced: &[&TracedPair], theta: Parameters<'_>) -> Result<usize, EngineError> {
         for (at, pair) in traced.iter().enumerate() {
-            if self.engine.run(*pair, added, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
+            if self.engine.run(*pair, theta, true)?.grads.iter().flatten().any(|g| !g.is_finite()) {
                 return Ok(at);
             }
         }
@@ -269,6 +281,7 @@ impl<'a> Run<'a> {
     }
 
     fn report(&self, sum: &StepSum, n: f64, grad_norm: f64, update: Duration) -> StepReport {
+        let norms = self.engine.intervention().norms(&self.theta);
         let (step, total) = (self.state.step, self.summary.total_steps);
         let elapsed = self.clock.started.elapsed();
         StepReport {
@@ -278,8 +291,8 @@ impl<'a> Run<'a> {
             loss: sum.loss / n,
             margin: sum.margin / n,
             accuracy: sum.preferred / n,
-            norm: norm(&self.v),
-            percent: self.summary.percent(&self.v),
+            norm: norm(&norms),
+            percent: self.summary.percent_of_norms(&norms),
             grad_norm,
             tokens_per_second: self.clock.tokens as f64 / elapsed.as_secs_f64().max(1e-9),
             left: elapsed / (step - self.clock.first_step) as u32 * total.saturating_sub(step) as u32,
@@ -292,11 +305,12 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`TrainError::Engine`].
     pub(crate) fn end_epoch(&mut self) -> Result<EpochEnd, TrainError> {
+        let norms = self.engine.intervention().norms(&self.theta);
         let mut point = Point {
             step: self.state.step,
             train_loss: self.state.epoch_loss / self.state.epoch_pairs.max(1) as f64,
-            norm: norm(&self.v),
-            percent: self.summary.percent(&self.v),
+            norm: norm(&norms),
+            percent: self.summary.percent_of_norms(&norms),
             ..Point::default()
         };
         (self.state.epoch_loss, self.state.epoch_pairs) = (0.0, 0);
@@ -310,7 +324,7 @@ impl<'a> Run<'a> {
             (point.valid_loss, point.valid_accuracy) = (Some(value), Some(accuracy));
             if value < self.state.best_loss {
                 (self.state.best_loss, self.state.best_step, self.state.bad_epochs) = (value, self.state.step, 0);
-                self.best.clone_from(&self.v);
+                self.best.clone_from(&self.theta);
             } else {
                 self.state.bad_epochs += 1;
             }
@@ -319,13 +333,15 @@ impl<'a> Run<'a> {
         Ok(EpochEnd::Measured(point))
     }
 
-    /// Validates the current vector.
+    /// Validates the current parameters.
     fn validate(&mut self) -> Result<Validation, EngineError> {
         let directions = self.config.validation().directions();
         let (mut value, mut preferred, mut n) = (0.0, 0.0, 0.0);
-        for &d in directions {
-            let added = self.added(d);
-            let scored = self.engine.score_all(self.valid.traced, &added, self.summary.batch_plan)?;
+        let theta = self.theta_f32();
+        for &direction in directions {
+            let at = Parameters { theta: &theta, direction };
+            let d = direction.sign();
+            let scored = self.engine.score_all(self.valid.traced, at, self.summary.batch_plan)?;
             for (pair, (policy, e)) in scored.iter().zip(self.valid.traced).enumerate() {
                 let margin = policy.gap() - e.reference().gap();
                 if !margin.is_finite() {
@@ -339,12 +355,12 @@ impl<'a> Run<'a> {
         Ok(Validation::Loss { value: value / n, accuracy: preferred / n })
     }
 
-    /// Ends the run and chooses its vector.
+    /// Ends the run and chooses its parameters.
     ///
     /// # Errors
     /// [`TrainError::Engine`].
     pub(crate) fn finish(mut self, mut stop: Stop) -> Result<Trained, TrainError> {
-        // Without validation the last vector is the best one. No loss followed its last step yet that shows whether it is
+        // Without validation the last parameters are the best ones. No loss followed its last step yet that shows whether they are
         // usable, so the pairs of that step are scored once more.
         if self.state.best_step == 0 {
             if !matches!(stop, Stop::NotFinite { .. })
@@ -355,10 +371,11 @@ impl<'a> Run<'a> {
             }
             (self.best, self.state.best_step) = match stop {
                 Stop::NotFinite { .. } => (self.good, self.state.good_step),
-                _ => (self.v, self.state.step),
+                _ => (self.theta, self.state.step),
             };
         }
         Ok(Trained {
+            intervention: Arc::clone(self.engine.intervention()),
             vector: self.best.iter().map(|&x| x as f32).collect(),
             untrained_loss: self.config.untrained_loss(),
             summary: self.summary,
@@ -369,11 +386,12 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Name of a pair of the last step whose log-probabilities under the current vector are not finite.
+    /// Name of a pair of the last step whose log-probabilities under the current parameters are not finite.
     fn last_not_finite(&mut self) -> Result<Option<String>, EngineError> {
+        let theta = self.theta_f32();
         for m in members(self.config, self.state.step - 1, self.train.pairs.len()) {
-            let (added, traced) = (self.added(m.direction), &self.train.traced[m.pair]);
-            let scored = self.engine.run(traced, &added, false)?;
+            let traced = &self.train.traced[m.pair];
+            let scored = self.engine.run(traced, Parameters { theta: &theta, direction: m.direction }, false)?;
             if !(scored.logp[0].gap() - traced.reference().gap()).is_finite() {
                 return Ok(Some(self.train.pairs[m.pair].name.clone()));
             }
@@ -384,7 +402,7 @@ impl<'a> Run<'a> {
 
 /// Sums over a step's pairs.
 struct StepSum {
-    /// Gradient of the loss, `[n_layers, n_embd]`.
+    /// Gradient of the loss, `[n_params]`.
     grad: Vec<f64>,
     loss: f64,
     margin: f64,

@@ -82,21 +82,27 @@ impl RunSummary {
         v.chunks(self.n_embd.max(1)).map(norm).collect()
     }
 
-    /// Residual norm and vector norm whose quotient is the mean over the layers of their quotients.
-    fn fraction(&self, v: &[f64]) -> (f64, f64) {
-        let known: Vec<(f64, f64)> = self.layers.iter().map(|l| l.median_norm).zip(self.norms(v)).collect();
+    /// Residual norm and norm of a change whose quotient is the mean over the layers of their quotients.
+    fn fraction(&self, norms: &[f64]) -> (f64, f64) {
+        let known: Vec<(f64, f64)> = self.layers.iter().map(|l| l.median_norm).zip(norms.iter().copied()).collect();
         mean_fraction(&known).unwrap_or((1.0, 0.0))
     }
 
     /// L2 norm of `v` in percent of the median residual norm: at its layer, or as the mean over its layers.
     pub fn percent(&self, v: &[f64]) -> f64 {
-        let (residual, norm) = self.fraction(v);
+        self.percent_of_norms(&self.norms(v))
+    }
+
+    /// A change of these L2 norms, one for each layer, in percent of the median residual norm: at its layer, or as the mean
+    /// over its layers.
+    pub fn percent_of_norms(&self, norms: &[f64]) -> f64 {
+        let (residual, norm) = self.fraction(norms);
         100.0 * norm / residual
     }
 
-    /// The factor that scales `v` to this percentage; `None` for a zero vector.
-    pub fn factor_for_percent(&self, v: &[f64], percent: f64) -> Option<f64> {
-        let (residual, norm) = self.fraction(v);
+    /// The factor that scales a change of these L2 norms, one for each layer, to this percentage; `None` for no change.
+    pub fn factor_for_percent(&self, norms: &[f64], percent: f64) -> Option<f64> {
+        let (residual, norm) = self.fraction(norms);
         (norm > 0.0).then(|| percent / 100.0 * residual / norm)
     }
 }
@@ -128,7 +134,7 @@ mod tests {
         assert_eq!(ready.norms(&v), [5.0, 100.0]);
         // 2.5 % and 10 %.
         assert!((ready.percent(&v) - 6.25).abs() < 1e-12);
-        assert!((ready.factor_for_percent(&v, 12.5).unwrap() - 2.0).abs() < 1e-12);
-        assert_eq!(ready.factor_for_percent(&[0.0; 8], 5.0), None);
+        assert!((ready.factor_for_percent(&ready.norms(&v), 12.5).unwrap() - 2.0).abs() < 1e-12);
+        assert_eq!(ready.factor_for_percent(&[0.0; 2], 5.0), None);
     }
 }

@@ -8,15 +8,21 @@ use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
 use super::preflight::preflight;
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
-use crate::engine::{Engine, TracedPair};
+use crate::engine::{Engine, Intervention, NamedTensor, TracedPair};
+use crate::steer::{Provenance, SteerError, SteeringVector};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The vector, `[n_layers, n_embd]`, lowest layer first: the one with the lowest validation loss where there are
-    /// validation pairs, else the last one whose losses are finite. All zero, with `best_step` 0, where there is none.
+    /// The kind of intervention.
+    pub intervention: Arc<dyn Intervention>,
+    /// Its parameters, for vectors that are added `[n_layers, n_embd]`, lowest layer first: those with the lowest validation
+    /// loss where there are validation pairs, else the last ones whose losses are finite. As they began, with `best_step` 0,
+    /// where there are none.
     pub vector: Vec<f32>,
     /// Facts known before the first step.
     pub summary: RunSummary,
@@ -34,12 +40,13 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The vector, scaled to `percent` of the median residual norm (with several layers, the mean over them) if that is
-    /// given. A zero vector stays zero.
+    /// The parameters, scaled so that the change is `percent` of the median residual norm (with several layers, the mean over
+    /// them) if that is given. No change stays none.
     pub fn renormalised(&self, percent: Option<f64>) -> Vec<f32> {
-        let numbers: Vec<f64> = self.vector.iter().map(|&x| f64::from(x)).collect();
-        match percent.and_then(|percent| self.summary.factor_for_percent(&numbers, percent)) {
-            Some(factor) => numbers.iter().map(|x| (x * factor) as f32).collect(),
+        let theta: Vec<f64> = self.vector.iter().map(|&x| f64::from(x)).collect();
+        let norms = self.intervention.norms(&theta);
+        match percent.and_then(|percent| self.summary.factor_for_percent(&norms, percent)) {
+            Some(factor) => self.intervention.scaled(&theta, factor).iter().map(|&x| x as f32).collect(),
             None => self.vector.clone(),
         }
     }
@@ -52,6 +59,36 @@ impl Trained {
     /// The lowest validation loss.
     pub fn best_valid_loss(&self) -> Option<f64> {
         self.history.iter().filter_map(|p| p.valid_loss).min_by(f64::total_cmp)
+    }
+
+    /// Tensors of the file, scaled as [`Trained::renormalised`] does.
+    pub fn tensors(&self, percent: Option<f64>) -> Vec<NamedTensor> {
+        let layers: Vec<usize> = self.summary.layers.iter().map(|l| l.layer).collect();
+        self.intervention.tensors(&self.renormalised(percent), &layers)
+    }
+
+    /// The control vector, scaled as [`Trained::renormalised`] does, for an intervention that llama.cpp can run.
+    ///
+    /// # Errors
+    /// [`SteerError::Invalid`] for one that it cannot run, or values that are not finite.
+    pub fn steering_vector(&self, percent: Option<f64>, model_hint: &str) -> Result<SteeringVector, SteerError> {
+        let mut vector = SteeringVector {
+            directions: BTreeMap::new(),
+            model_hint: model_hint.into(),
+            provenance: Provenance::default(),
+        };
+        for tensor in self.tensors(percent) {
+            let layer = tensor.name.strip_prefix("direction.").and_then(|n| n.parse().ok()).ok_or_else(|| {
+                SteerError::Invalid(format!(
+                    "an intervention of kind {} holds tensor {}: llama.cpp adds only direction.N",
+                    self.intervention.kind(),
+                    tensor.name
+                ))
+            })?;
+            vector.directions.insert(layer, tensor.data);
+        }
+        vector.check()?;
+        Ok(vector)
     }
 
     /// The run ended by itself: all steps were taken, or the validation loss stopped falling.
@@ -71,7 +108,7 @@ pub struct CheckpointPlan {
     pub inputs: RunInputs,
 }
 
-/// Trains a vector at the engine's layers: one direction each, all of them parameters of one optimizer.
+/// Trains the engine's intervention at its layers: all parameters by one optimizer.
 #[derive(Debug)]
 pub struct Trainer<'a> {
     /// The engine, at the layers of the settings.
@@ -99,7 +136,7 @@ impl Trainer<'_> {
         let inputs = self.checkpoints.map(|p| p.inputs.clone()).unwrap_or_default();
         let source = IdentitySource { config: self.config, inputs: &inputs, train, valid };
         let resumed = match self.checkpoints.filter(|p| p.resume) {
-            Some(p) => Some(Checkpoint::load(&p.path, &source, self.engine.n_params())?),
+            Some(p) => Some(Checkpoint::load(&p.path, &source, &**self.engine.intervention())?),
             None => None,
         };
         self.engine.set_precision(self.config.precision);
