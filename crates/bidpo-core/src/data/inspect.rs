@@ -114,12 +114,7 @@ impl Inspection {
 
 const NEGATION: &str = "with a negation";
 
-/// True for a word that denies.
-pub fn is_negation(word: &str) -> bool {
-    const WORDS: [&str; 12] =
-        ["no", "not", "never", "none", "nothing", "nobody", "neither", "nor", "nowhere", "cannot", "without", "hardly"];
-    WORDS.contains(&word) || word.ends_with("n't")
-}
+pub use crate::text::is_negation;
 
 /// Looks at some pairs.
 pub fn inspect(pairs: &[PairText]) -> Inspection {

@@ -12,10 +12,7 @@ const STOP: &str = " a an and any are as at be been by can could did do does for
 /// Similarity from which on two texts count as the same question: what `Do bats see?` and `Can a bat see?` reach.
 pub const NEAR: f64 = 0.6;
 
-/// Words of a text: letters, digits and apostrophes, in lower case.
-pub fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
-}
+pub use crate::text::words;
 
 /// Content words, roughly stemmed.
 pub fn content(text: &str) -> BTreeSet<String> {

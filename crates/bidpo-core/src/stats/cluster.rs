@@ -1,7 +1,9 @@
 //! Items that come in groups: questions of one category are more alike than two questions drawn at random.
 
+use super::paired::score_interval;
+use super::proportion::wilson_at;
 use super::student::residuals;
-use super::{MeanEstimate, mean};
+use super::{Interval, MeanEstimate, mean, t_quantile, t_two_sided};
 use std::collections::BTreeMap;
 
 /// A mean whose uncertainty counts groups, not items.
@@ -55,6 +57,63 @@ pub fn clustered_ratio<G: Ord>(items: &[(f64, f64)], groups: &[G], level: f64) -
     let error = if variance.sqrt() <= 1e-12 * scale { 0.0 } else { variance.sqrt() };
     let df = degrees_of_freedom(&list, correlation(&list, total));
     Some(Clustered { groups: list.len(), estimate: MeanEstimate::new(ratio, error, df, level) })
+}
+
+/// A proportion, or a difference of paired proportions, whose uncertainty counts groups.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClusteredScore {
+    /// Number of groups.
+    pub groups: usize,
+    /// Variance of the mean relative to that of as many independent items; 1 where all items are the same.
+    pub design_effect: f64,
+    /// Degrees of freedom of t.
+    pub df: f64,
+    /// Score interval with `n / design_effect` items and the quantile of t.
+    pub interval: Interval,
+    /// Two-sided p of 0 (of a difference) by the score test, of which the interval is the inversion.
+    pub p: f64,
+}
+
+/// Smallest design effect that is believed: fewer effective items than five times those there are.
+const LEAST_EFFECT: f64 = 0.2;
+
+/// Design effect and degrees of freedom for `x`, by [`clustered_mean`].
+fn design<G: Ord>(x: &[f64], groups: &[G], level: f64) -> Option<(Clustered, f64, f64)> {
+    let c = clustered_mean(x, groups, level)?;
+    let (m, n) = (mean(x), x.len() as f64);
+    let independent = x.iter().map(|v| (v - m).powi(2)).sum::<f64>() / n / n;
+    Some(if c.estimate.standard_error > 0.0 {
+        (c, (c.estimate.standard_error.powi(2) / independent).max(LEAST_EFFECT), c.estimate.df.max(1.0))
+    } else {
+        (c, 1.0, n - 1.0)
+    })
+}
+
+/// Proportion of items that are right (1, not 0): Wilson's interval for the effective number of items, with t in the place
+/// of the normal quantile (Kott and Carr 1997, J. Official Stat. 13:43; Franco et al. 2019, J. Surv. Stat. Methodol. 7:334).
+/// `None` for fewer than two groups.
+///
+/// # Panics
+/// If there is not one group for each item.
+pub fn clustered_proportion<G: Ord>(right: &[f64], groups: &[G], level: f64) -> Option<ClusteredScore> {
+    let (c, design_effect, df) = design(right, groups, level)?;
+    let (k, n) = (right.iter().sum::<f64>() / design_effect, right.len() as f64 / design_effect);
+    let interval = wilson_at(k, n, t_quantile(0.5 + level / 2.0, df));
+    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p: 1.0 })
+}
+
+/// Difference of paired proportions from each item's -1, 0 or 1: Tango's interval in the same way. `None` for fewer than
+/// two groups.
+///
+/// # Panics
+/// If there is not one group for each item.
+pub fn clustered_difference<G: Ord>(change: &[f64], groups: &[G], level: f64) -> Option<ClusteredScore> {
+    let (c, design_effect, df) = design(change, groups, level)?;
+    let count = |sign: f64| change.iter().filter(|&&x| x == sign).count() as f64 / design_effect;
+    let (gained, lost, n) = (count(1.0), count(-1.0), change.len() as f64 / design_effect);
+    let interval = score_interval(gained, lost, n, t_quantile(0.5 + level / 2.0, df));
+    let p = if gained + lost > 0.0 { t_two_sided((gained - lost) / (gained + lost).sqrt(), df) } else { 1.0 };
+    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p })
 }
 
 /// One group: its number of items, the sum of their residuals.
@@ -129,5 +188,28 @@ mod tests {
         let c = clustered_mean(&x, &alone, 0.95).unwrap().estimate;
         close(c.standard_error, student.standard_error, 1e-12);
         close(c.df, 11.0, 1e-12);
+    }
+
+    /// NumPy and SciPy: the design effect from CR2 with full matrices, `statsmodels.stats.proportion_confint(k / deff,
+    /// n / deff, alpha=2 * norm.sf(t.ppf(0.975, df)), method="wilson")`, `brentq` on Tango's statistic, `t.sf`.
+    #[test]
+    fn score_intervals_equal_scipy() {
+        let x = [1.0, 0.0, 1.0, 0.0, 0.0, -1.0, 1.0, 1.0, 0.0, 0.0, 1.0, -1.0];
+        let g = [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3];
+        let y = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0];
+        let h = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4];
+        let d = clustered_difference(&x, &g, 0.95).unwrap();
+        close(d.design_effect, 1.2746666666666673, 1e-9);
+        close(d.interval.lo, -0.5181630492697776, 1e-6);
+        close(d.interval.hi, 0.7806363517714439, 1e-6);
+        close(d.p, 0.39463333563932834, 1e-8);
+        let p = clustered_proportion(&y, &h, 0.95).unwrap();
+        close(p.design_effect, 3.7342657342657306, 1e-9);
+        close(p.interval.lo, 0.0828746246257463, 1e-8);
+        close(p.interval.hi, 0.9171253753742536, 1e-8);
+        // Nothing right, nothing changed: as many independent items.
+        let none = clustered_proportion(&[0.0; 16], &h, 0.95).unwrap();
+        assert_eq!((none.design_effect, none.interval.lo), (1.0, 0.0));
+        assert!(none.interval.hi > 0.2 && clustered_difference(&[0.0; 16], &h, 0.95).unwrap().p == 1.0);
     }
 }

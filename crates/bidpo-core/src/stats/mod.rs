@@ -9,14 +9,16 @@ mod proportion;
 mod student;
 
 pub use bootstrap::{bayes_advantage, bootstrap_mean, bootstrap_ratio, sign_flip};
-pub use cluster::{Clustered, clustered_mean, clustered_ratio};
+pub use cluster::{
+    Clustered, ClusteredScore, clustered_difference, clustered_mean, clustered_proportion, clustered_ratio,
+};
 pub use multiple::holm;
 pub use paired::{
     PairedProportions, bonett_price, compare_proportions, mcnemar_exact, mcnemar_score, paired_difference,
     posterior_advantage, posterior_density, sign_test,
 };
 pub use power::{detectable_mean, detectable_proportion, power_proportion};
-pub use proportion::{jeffreys, wilson};
+pub use proportion::{clopper_pearson, jeffreys, wilson};
 pub use student::{MeanEstimate, student_mean, student_ratio};
 
 use statrs::distribution::{Continuous, ContinuousCDF, StudentsT};

@@ -53,16 +53,20 @@ pub fn mcnemar_score(gained: usize, lost: usize) -> f64 {
 /// For more discordant pairs than pairs, or no pairs.
 pub fn paired_difference(gained: usize, lost: usize, n: usize, level: f64) -> Interval {
     assert!(gained + lost <= n && n > 0, "{gained} gained and {lost} lost of {n}");
-    let (b, c, nf, z) = (gained as f64, lost as f64, n as f64, z(level));
+    score_interval(gained as f64, lost as f64, n as f64, z(level))
+}
+
+/// The same for counts that need not be whole and any quantile `z` in the place of the normal one.
+pub(super) fn score_interval(b: f64, c: f64, n: f64, z: f64) -> Interval {
     // The statistic at a difference d, squared against z^2: the variance uses the maximum likelihood estimate q of the
     // probability of a loss under d, the larger root of 2 n q^2 + ((2 n - b + c) d - b - c) q - c d (1 - d).
     let rejects = |d: f64| {
-        let linear = (2.0 * nf - b + c) * d - b - c;
-        let q = ((linear * linear + 8.0 * nf * c * d * (1.0 - d)).max(0.0).sqrt() - linear) / (4.0 * nf);
-        let variance = nf * (2.0 * q + d * (1.0 - d)).max(0.0);
-        (b - c - nf * d).powi(2) > z * z * variance
+        let linear = (2.0 * n - b + c) * d - b - c;
+        let q = ((linear * linear + 8.0 * n * c * d * (1.0 - d)).max(0.0).sqrt() - linear) / (4.0 * n);
+        let variance = n * (2.0 * q + d * (1.0 - d)).max(0.0);
+        (b - c - n * d).powi(2) > z * z * variance
     };
-    let estimate = (b - c) / nf;
+    let estimate = (b - c) / n;
     // From the estimate outwards the test rejects from one point on.
     let end = |outer: f64| {
         if !rejects(outer) {

@@ -3,25 +3,37 @@
 
 mod compare;
 mod cut_off;
+mod families;
+mod judged;
+mod randoms;
+mod style;
 mod summary;
 mod surface;
 
+pub(crate) use compare::difference_unit;
 pub use compare::{Comparison, Estimate, compare, estimate};
 pub use cut_off::{CUT_OFF_LIMIT, CutOff};
+pub use families::{Claim, FALLBACK};
+pub use randoms::RandomVectors;
+pub use style::{Gain, Split};
 pub(crate) use summary::difference as difference_text;
-pub use surface::{Surface, surface};
+pub use surface::{BestRule, FOLDS, Surface, SurfaceRules, surface};
 
 use super::conditions::{STEERED, UNSTEERED};
 use super::items::Protocol;
 use super::judging::PairwiseResult;
 use super::measures::{Kind, Measure};
 use crate::eval::results::{ConditionFacts, ConditionKind, Manifest, Record, Run};
-use crate::stats;
+use std::collections::BTreeSet;
 
 /// Confidence level of every interval.
 pub const LEVEL: f64 = 0.95;
 /// Resamples of a bootstrap, draws of a randomisation test.
 pub const RESAMPLES: usize = 10_000;
+/// Fewest items that anything is claimed from.
+pub const MIN_ITEMS: usize = 8;
+/// Fewest categories that intervals count as clusters.
+pub const MIN_CLUSTERS: usize = 10;
 /// Seed of them: fixed, so that the same results give the same figures.
 pub const SEED: u64 = 0;
 
@@ -91,8 +103,16 @@ pub struct Analysis {
     pub protocol: Protocol,
     /// The tables; the first is the one that conclusions are drawn from.
     pub tables: Vec<MeasureTable>,
+    /// Number of categories of the items; 0 where some have none.
+    pub categories: usize,
     /// Results of question-blind heuristics.
-    pub surface: Vec<Surface>,
+    pub surface: SurfaceRules,
+    /// The vector's effect under the first measure without the items' own questions.
+    pub gains: Vec<Gain>,
+    /// The vector's effect by whether the best question-blind rule is right.
+    pub split: Option<Split>,
+    /// The vector among random ones, under the first measure.
+    pub randoms: Option<RandomVectors>,
     /// Items whose preferred answer changed.
     pub changed: Vec<Changed>,
     /// Results of pairwise judging.
@@ -115,11 +135,25 @@ pub fn analyse(run: &Run) -> Result<Analysis, AnalysisError> {
         tables.push(table(run, measure).map_err(fail)?);
     }
     let records = run.under(UNSTEERED).or(run.records.first().map(Vec::as_slice)).unwrap_or_default();
+    let headline = tables[0].measure;
     // No rule chooses among answers that are written, or judged.
     let chooses = !protocol.writes() && protocol != Protocol::Judge;
+    let surface = if chooses { surface(records, headline) } else { SurfaceRules::default() };
+    let mut gains = style::gains(run, headline).map_err(fail)?;
+    for (i, table) in tables.iter_mut().enumerate() {
+        families::correct(&mut table.rows, if i == 0 { &mut gains } else { &mut [] });
+    }
+    let categories: Option<BTreeSet<&str>> = records.iter().map(|r| r.category.as_deref()).collect();
     Ok(Analysis {
         protocol,
-        surface: if chooses { surface(records, tables[0].measure) } else { Vec::new() },
+        categories: categories.map_or(0, |c| c.len()),
+        split: match &surface.best {
+            Some(best) => style::split(run, headline, best).map_err(fail)?,
+            None => None,
+        },
+        surface,
+        gains,
+        randoms: RandomVectors::of(&tables[0]),
         verdicts: if protocol == Protocol::Judge { verdicts(run).map_err(fail)? } else { Vec::new() },
         changed: if protocol == Protocol::Judge {
             decided(run, tables[0].measure).map_err(fail)?
@@ -142,7 +176,7 @@ fn table(run: &Run, measure: Measure) -> Result<MeasureTable, String> {
     let (unsteered, steered) = (place(UNSTEERED), place(STEERED));
     let categories: Vec<Option<&str>> =
         run.records.first().map_or_else(Vec::new, |r| r.iter().map(|r| r.category.as_deref()).collect());
-    let mut rows: Vec<Row> = run
+    let rows: Vec<Row> = run
         .manifest
         .conditions
         .iter()
@@ -150,23 +184,13 @@ fn table(run: &Run, measure: Measure) -> Result<MeasureTable, String> {
         .map(|(i, c)| Row {
             condition: c.name.clone(),
             kind: c.kind.clone(),
-            estimate: estimate(measure, &all[i]),
+            estimate: estimate(measure, &all[i], &categories),
             against_unsteered: unsteered.filter(|&u| u != i).map(|u| compare(measure, &all[u], &all[i], &categories)),
             steered_against: steered
                 .filter(|&s| s != i && Some(i) != unsteered)
                 .map(|s| compare(measure, &all[i], &all[s], &categories)),
         })
         .collect();
-    // Everything that was tried on these items is one family of comparisons. With the question hidden it is another task.
-    let family: Vec<usize> = (0..rows.len())
-        .filter(|&i| rows[i].against_unsteered.is_some() && !rows[i].kind.changes_the_question())
-        .collect();
-    let p: Vec<f64> = family.iter().filter_map(|&i| rows[i].against_unsteered.map(|c| c.p)).collect();
-    for (&i, adjusted) in family.iter().zip(stats::holm(&p)) {
-        if let Some(c) = &mut rows[i].against_unsteered {
-            c.p_holm = Some(adjusted);
-        }
-    }
     Ok(MeasureTable { measure, rows })
 }
 
@@ -232,6 +256,7 @@ fn changed(run: &Run, measure: Measure) -> Result<Vec<Changed>, String> {
 pub(crate) mod tests {
     use super::super::results::{Answer, ConditionFacts, ModelFacts, Shard, View, test_kind};
     use super::*;
+    use crate::stats;
     use serde_json::{Value, json};
 
     /// A run of right and wrong items under some conditions: `(name, kind, right)`.
@@ -302,13 +327,12 @@ pub(crate) mod tests {
         );
         let c = t.row("steered").unwrap().against_unsteered.unwrap();
         assert_eq!((c.gained, c.lost, c.difference), (5, 0, 0.125));
-        assert_eq!(c.p, stats::mcnemar_exact(5, 0));
-        // Two comparisons were made: the smaller p is doubled, the other one is 1.
-        assert_eq!(c.p_holm, Some(2.0 * c.p));
-        assert_eq!(t.row("random vector").unwrap().against_unsteered.unwrap().p_holm, Some(1.0));
+        // The primary comparison is not corrected; four categories are too few for clusters.
+        assert_eq!((c.p, c.p_holm, c.clusters), (stats::mcnemar_score(5, 0), None, None));
+        assert_eq!(c.exact_p, stats::mcnemar_exact(5, 0));
+        assert_eq!(t.row("random vector").unwrap().against_unsteered.unwrap().p_holm, None);
         assert_eq!(t.row("random vector").unwrap().steered_against.unwrap().gained, 5);
         assert!(t.row("unsteered").unwrap().against_unsteered.is_none());
-        assert_eq!(c.clustered.unwrap().groups, 4);
         assert_eq!(a.changed.len(), 5);
         assert_eq!(
             (a.changed[0].before.as_str(), a.changed[0].after.as_str()),

@@ -114,7 +114,8 @@ pub struct PairwiseResult {
     pub losses: usize,
     /// Exact sign test of wins against losses, two-sided.
     pub p: f64,
-    /// Wilson's 95 % interval of the wins' share of wins and losses; 0 to 1 where there are none.
+    /// 95 % interval of the wins' share of wins and losses (Clopper-Pearson, the inversion of the sign test); 0 to 1 where
+    /// there are none.
     pub interval: Interval,
     /// Items where the log-odds of the two letters, averaged over both orders, lean to the steered answer. What the letters
     /// or their order weigh by themselves is the same in both orders and cancels.
@@ -167,7 +168,7 @@ impl PairwiseResult {
             ties,
             losses,
             p: stats::sign_test(wins, losses),
-            interval: if n == 0 { Interval { lo: 0.0, hi: 1.0 } } else { stats::wilson(wins, n, 0.95) },
+            interval: if n == 0 { Interval { lo: 0.0, hi: 1.0 } } else { stats::clopper_pearson(wins, n, 0.95) },
             leans_to,
             leans_from,
             lean_p: stats::sign_test(leans_to, leans_from),

@@ -2,7 +2,7 @@
 
 use super::markdown::{method, title};
 use super::plots::{Figure, conditions_plot, fronts, posterior, scale_curves, training_curve, verdict_plot};
-use super::tables::{SIDE_BY_SIDE, main_cells, side_cells, steered_cells, surface_cells, verdict_cells};
+use super::tables::{SIDE_BY_SIDE, main_cells, side_cells, steered_cells, style_cells, surface_cells, verdict_cells};
 use crate::eval::analysis::Analysis;
 use crate::eval::items::Protocol;
 use crate::text::{Table, render};
@@ -36,6 +36,8 @@ struct Section {
     posterior: Option<Figure>,
     /// The steered model against each other condition.
     steered: Option<Table>,
+    /// Where the vector's gain lies.
+    style: Option<Table>,
     /// Further measures, several side by side.
     others: Vec<Table>,
     surface: Option<Table>,
@@ -118,8 +120,9 @@ impl Section {
             headline,
             posterior,
             steered: steered_cells(t),
+            style: style_cells(a),
             others: a.tables[1..].chunks(SIDE_BY_SIDE).map(side_cells).collect(),
-            surface: (!a.surface.is_empty()).then(|| surface_cells(a)),
+            surface: surface_cells(a),
             changed: changed(a),
             training: training_curve(a),
             method: method(a),

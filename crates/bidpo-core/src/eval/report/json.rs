@@ -1,6 +1,6 @@
 //! A run's results for a program.
 
-use crate::eval::analysis::{Analysis, Comparison, CutOff, Row};
+use crate::eval::analysis::{Analysis, Claim, Comparison, CutOff, MeasureTable, Row};
 use crate::stats::Interval;
 use serde_json::{Value, json as object};
 
@@ -16,14 +16,15 @@ fn comparison(c: &Comparison) -> Value {
         "significant": c.is_significant(),
         "gained": c.gained,
         "lost": c.lost,
+        "n": c.n,
         "p": c.p,
         "p_holm": c.p_holm,
+        "exact_p": c.exact_p,
         "sign_test_p": c.sign_p,
         "probability_higher": c.higher,
         "detectable": c.detectable,
-        "clustered": c.clustered.map(|k| object!({
-            "clusters": k.groups, "standard_error": k.estimate.standard_error, "interval": interval(k.estimate.interval),
-        })),
+        "clusters": c.clusters,
+        "zero_width": c.interval.is_degenerate(),
     })
 }
 
@@ -34,13 +35,58 @@ fn row(r: &Row) -> Value {
         "value": r.estimate.value,
         "interval": interval(r.estimate.interval),
         "right": r.estimate.count,
+        "clusters": r.estimate.clusters,
         "against_unsteered": r.against_unsteered.as_ref().map(comparison),
         "steered_against": r.steered_against.as_ref().map(comparison),
     })
 }
 
-/// One object: `benchmark`, `protocol`, `n`, `summary` (also as `words`, the name of 0.1.0), `measures` (each with its `conditions`), `without_model`, `manifest`, and
-/// of a judge's matches `head_to_head`.
+fn interval_method(t: &MeasureTable) -> &'static str {
+    match (t.measure.is_binary(), t.rows.first().is_some_and(|r| r.estimate.clusters.is_some())) {
+        (true, false) => "wilson",
+        (true, true) => "wilson, clustered",
+        (false, false) => "student",
+        (false, true) => "student, clustered",
+    }
+}
+
+fn claim(c: &Claim) -> Value {
+    match c {
+        Claim::Raises => object!({ "claim": "raises" }),
+        Claim::Lowers => object!({ "claim": "lowers" }),
+        Claim::BetterThan(other) => object!({ "claim": "better than", "condition": other }),
+        Claim::WorseThan(other) => object!({ "claim": "worse than", "condition": other }),
+        Claim::NeedsQuestion(other) => object!({ "claim": "gain depends on the question", "condition": other }),
+    }
+}
+
+/// The primary comparison, the family, and all that the summary asserts.
+fn inference(out: &mut Value, a: &Analysis) {
+    let measure = a.tables[0].measure.name();
+    out["primary"] = a.primary().map_or(Value::Null, |c| {
+        object!({ "comparison": "steered minus unsteered", "measure": measure, "corrected": false, "result": comparison(c) })
+    });
+    out["family"] = object!({ "correction": "holm", "alpha": a.family_alpha() });
+    out["claims"] = a.claims().iter().map(claim).collect();
+    let gains: Vec<Value> = a
+        .gains
+        .iter()
+        .map(|g| object!({ "without": g.without, "gain": comparison(&g.gain), "own_minus_this": comparison(&g.lead) }))
+        .collect();
+    out["truth_or_style"] = object!({
+        "gains": gains,
+        "rule": a.split.as_ref().map(|s| s.rule.as_str()),
+        "where_rule_is_right": a.split.as_ref().and_then(|s| s.rule_right.as_ref()).map(comparison),
+        "where_rule_is_wrong": a.split.as_ref().and_then(|s| s.rule_wrong.as_ref()).map(comparison),
+    });
+    out["random_vectors"] = a.randoms.as_ref().map_or(
+        Value::Null,
+        |r| object!({ "n": r.n, "lowest": r.lowest, "highest": r.highest, "mean": r.mean, "below_steered": r.below }),
+    );
+}
+
+/// One object: `benchmark`, `protocol`, `n`, `summary` (also as `words`, the name of 0.1.0), `measures` (each with its `conditions`), `primary`, `family`, `claims`, `truth_or_style`,
+/// `random_vectors`, `without_model` (single rules), `best_rule`, `manifest`, and of a judge's matches `head_to_head`.
 /// Fractions are from 0 to 1, their differences from -1 to 1.
 pub fn json(a: &Analysis) -> Value {
     let measures: Vec<Value> = a
@@ -49,13 +95,14 @@ pub fn json(a: &Analysis) -> Value {
         .map(|t| {
             object!({
                 "measure": t.measure.name(),
-                "interval_method": if t.measure.is_binary() { "wilson" } else { "bootstrap" },
+                "interval_method": interval_method(t),
                 "conditions": t.rows.iter().map(row).collect::<Vec<_>>(),
             })
         })
         .collect();
     let surface: Vec<Value> = a
         .surface
+        .rules
         .iter()
         .map(|s| object!({ "rule": s.name, "value": s.value, "interval": interval(s.interval) }))
         .collect();
@@ -87,6 +134,13 @@ pub fn json(a: &Analysis) -> Value {
     if !cut_off.is_empty() {
         out["cut_off"] = cut_off.into();
     }
+    inference(&mut out, a);
+    out["best_rule"] = a.surface.best.as_ref().map_or(Value::Null, |b| {
+        object!({
+            "rule": b.name, "chosen_among": b.rules, "value": b.value, "interval": interval(b.interval),
+            "beats_chance": b.beats_chance,
+        })
+    });
     if !verdicts.is_empty() {
         out["head_to_head"] = verdicts.into();
     }

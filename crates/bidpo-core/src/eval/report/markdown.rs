@@ -1,8 +1,9 @@
 //! A run as Markdown, which also reads well in a terminal.
 
-use super::tables::{SIDE_BY_SIDE, cut_off_cells, main_cells, side_cells, steered_cells, surface_cells, verdict_cells};
-use crate::eval::analysis::Analysis;
-use crate::eval::conditions::STEERED;
+use super::tables::{
+    SIDE_BY_SIDE, cut_off_cells, main_cells, side_cells, steered_cells, style_cells, surface_cells, verdict_cells,
+};
+use crate::eval::analysis::{Analysis, MIN_CLUSTERS};
 use crate::eval::items::Protocol;
 use crate::text::{Table, render};
 use serde::Serialize;
@@ -31,11 +32,10 @@ pub fn markdown(a: &Analysis) -> String {
         None => (Some(a.tables[0].measure.name()), main_cells(&a.tables[0])),
     };
     let mut others = Vec::from_iter(steered_cells(&a.tables[0]));
+    others.extend(style_cells(a));
     others.extend(a.tables[1..].chunks(SIDE_BY_SIDE).map(side_cells));
     others.extend(cut_off_cells(a));
-    if !a.surface.is_empty() {
-        others.push(surface_cells(a));
-    }
+    others.extend(surface_cells(a));
     let data = Data { title: title(a), summary: a.summary(), measure, headline, others, method: method(a) };
     render("report.md", TEMPLATE, data).expect("the template fits its data")
 }
@@ -57,29 +57,49 @@ pub(super) fn title(a: &Analysis) -> String {
 
 /// Statistical methods of the report, in one or two lines.
 pub(super) fn method(a: &Analysis) -> String {
+    let threads = match a.manifest.threads {
+        0 => String::new(),
+        1 => " Computed with 1 thread.".to_owned(),
+        n => format!(" Computed with {n} threads."),
+    };
     if a.protocol == Protocol::Judge {
-        return "An answer wins if the judge prefers it in both orders; order-averaged preference: the sign of the letters' log-odds, averaged over \
-                both orders; p: exact sign tests; interval: 95 %, Wilson."
-            .into();
-    }
-    let binary = a.tables[0].measure.is_binary();
-    let mut out = String::from(if binary {
-        "Intervals: 95 %, Wilson; differences paired, Bonett-Price; p: exact McNemar; P(difference > 0): Jeffreys' prior on the \
-         discordant items."
-    } else {
-        "Intervals: 95 %, bootstrap over items; differences paired, bootstrap; p: random signs; P(difference > 0): Bayesian bootstrap."
-    });
-    let steered = a.tables[0].row(STEERED).and_then(|r| r.against_unsteered);
-    if let Some(k) = steered.and_then(|c| c.clustered) {
-        let f = if a.tables[0].measure.is_share() { 100.0 } else { 1.0 };
-        out += &format!(
-            " With the {} categories as clusters: steered minus unsteered [{:+.1}, {:+.1}].",
-            k.groups,
-            f * k.estimate.interval.lo,
-            f * k.estimate.interval.hi
+        return format!(
+            "An answer wins if the judge prefers it in both orders; order-averaged preference: the sign of the letters' \
+             log-odds, averaged over both orders; p: exact sign tests; interval: 95 %, Clopper-Pearson, its inversion.{threads}"
         );
     }
-    out
+    let table = &a.tables[0];
+    let binary = table.measure.is_binary();
+    let clusters = table.rows.first().and_then(|r| r.estimate.clusters);
+    let base = match (binary, clusters.is_some()) {
+        (true, false) => "Intervals: 95 %, Wilson; differences paired, Tango's score interval; p: McNemar's score test",
+        (true, true) => {
+            "Intervals: 95 %, Wilson's and Tango's for the effective number of items, with t; p: the same score test"
+        }
+        (false, false) => "Intervals: 95 %, Student's t; differences paired; p: Student's t",
+        (false, true) => {
+            "Intervals: 95 %, t with cluster-robust standard errors (CR2); differences paired; p: the same t"
+        }
+    };
+    let mut out = format!("{base}. An interval excludes 0 exactly where its p is below 0.05.");
+    if let Some(k) = clusters {
+        out += &format!(" The {k} categories are clusters.");
+    } else if a.categories > 0 {
+        out += &format!(
+            " Items are taken as independent draws: {} categories do not make clusters (at least {MIN_CLUSTERS}, with several \
+             items).",
+            a.categories
+        );
+    }
+    if a.primary().is_some() {
+        out += &format!(
+            " Primary comparison: steered minus unsteered on {}, not corrected. All other comparisons of the vector are one \
+             family with Holm's correction, tested at {:.0} %.",
+            table.measure.name().replace('_', " "),
+            100.0 * a.family_alpha()
+        );
+    }
+    out + &threads
 }
 
 #[cfg(test)]
@@ -99,12 +119,15 @@ mod tests {
             "50.0 % (20 of 40)",
             "+12.5 points [",
             "+5 -0",
-            "0.062 (0.125)",
+            "0.025",
             "a\\|b",
             "steered minus",
             "mc1_per_token",
             "always the longest",
-            "With the 4 categories",
+            "best of 23, chosen on other items: always the shortest",
+            "4 categories do not make clusters",
+            "Primary comparison: steered minus unsteered on mc1, not corrected",
+            "gain where the best question-blind rule is right",
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }

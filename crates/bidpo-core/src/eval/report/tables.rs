@@ -1,7 +1,8 @@
 //! The tables of a run: results with units and denominators, as texts.
 
-use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, difference_text};
+use crate::eval::analysis::{Analysis, Comparison, Estimate, MeasureTable, Row, difference_text, difference_unit};
 use crate::eval::measures::{Kind, Measure};
+use crate::eval::results::ConditionKind;
 use crate::stats::Interval;
 use crate::text::Table;
 use crate::text::numbers::{interval, p_value, percent};
@@ -36,37 +37,73 @@ fn value(e: &Estimate, measure: Measure) -> String {
     }
 }
 
-fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 4] {
+fn comparison(measure: Measure, c: Option<&Comparison>) -> [String; 3] {
     let Some(c) = c else { return Default::default() };
     [
         difference_text(measure, c),
         format!("+{} -{}", c.gained, c.lost),
         c.p_holm.map_or_else(|| p_value(c.p), |h| format!("{} ({})", p_value(c.p), p_value(h))),
-        percent(c.higher),
     ]
 }
 
-/// The conditions under the headline measure.
+/// Heading of the posterior probability, with its prior.
+fn probability_heading(measure: Measure) -> &'static str {
+    if measure.is_binary() { "P(difference > 0), Jeffreys' prior" } else { "P(difference > 0), Bayesian bootstrap" }
+}
+
+/// The posterior probability that a condition is higher; empty for controls, of which nobody asks that.
+fn probability(r: &Row, c: Option<&Comparison>) -> String {
+    let control =
+        matches!(r.kind, ConditionKind::Random { .. } | ConditionKind::Negated) || r.kind.changes_the_question();
+    c.filter(|_| !control).map_or_else(String::new, |c| percent(c.higher))
+}
+
+/// Several random vectors in one row: mean and range of the figures, range of the differences.
+fn random_cells(t: &MeasureTable, rows: &[&Row]) -> Vec<String> {
+    let values: Vec<f64> = rows.iter().map(|r| r.estimate.value).collect();
+    let ends = |x: &[f64]| x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)));
+    let (lo, hi) = ends(&values);
+    let differences: Vec<f64> = rows.iter().filter_map(|r| Some(r.against_unsteered?.difference)).collect();
+    let (least, most) = ends(&differences);
+    let change = match t.measure {
+        _ if differences.is_empty() => String::new(),
+        m if m.is_share() => format!("{:+.1} to {:+.1} {}", 100.0 * least, 100.0 * most, difference_unit(m)),
+        m => format!("{least:+.4} to {most:+.4} {}", difference_unit(m)),
+    };
+    vec![
+        format!("random vectors ({})", rows.len()),
+        format!("{} (mean)", figure(t.measure, crate::stats::mean(&values))),
+        format!("range {} to {}", figure(t.measure, lo), figure(t.measure, hi)),
+        change,
+        String::new(),
+        String::new(),
+        String::new(),
+    ]
+}
+
+/// The conditions under the headline measure. Several random vectors share a row.
 pub(crate) fn main_cells(t: &MeasureTable) -> Table {
+    let corrected = t.rows.iter().any(|r| r.against_unsteered.is_some_and(|c| c.p_holm.is_some()));
     let header = [
         "condition",
         "value",
         "95 % interval",
         "difference vs. unsteered",
         "gained, lost",
-        "p (Holm)",
-        "P(difference > 0)",
+        if corrected { "p (Holm)" } else { "p (uncorrected)" },
+        probability_heading(t.measure),
     ];
-    let rows: Vec<Vec<String>> = t
-        .rows
-        .iter()
-        .map(|r| {
-            let mut cells =
-                vec![r.condition.clone(), value(&r.estimate, t.measure), range(t.measure, r.estimate.interval)];
-            cells.extend(comparison(t.measure, r.against_unsteered.as_ref()));
-            cells
-        })
-        .collect();
+    let random: Vec<&Row> = t.rows.iter().filter(|r| matches!(r.kind, ConditionKind::Random { .. })).collect();
+    let shared = |r: &Row| random.len() > 1 && matches!(r.kind, ConditionKind::Random { .. });
+    let rows = t.rows.iter().filter_map(|r| {
+        if shared(r) {
+            return (r.condition == random[0].condition).then(|| random_cells(t, &random));
+        }
+        let mut cells = vec![r.condition.clone(), value(&r.estimate, t.measure), range(t.measure, r.estimate.interval)];
+        cells.extend(comparison(t.measure, r.against_unsteered.as_ref()));
+        cells.push(probability(r, r.against_unsteered.as_ref()));
+        Some(cells)
+    });
     Table::new(header).with(rows)
 }
 
@@ -87,19 +124,46 @@ pub(crate) fn side_cells(tables: &[MeasureTable]) -> Table {
     Table::new(header).with(rows)
 }
 
-/// The steered model against each of the other conditions.
+/// The steered model against each of the other conditions, but for those of another question and for several random
+/// vectors.
 pub(crate) fn steered_cells(t: &MeasureTable) -> Option<Table> {
+    let random = t.rows.iter().filter(|r| matches!(r.kind, ConditionKind::Random { .. })).count();
     let rows: Vec<Vec<String>> = t
         .rows
         .iter()
+        .filter(|r| !r.kind.changes_the_question())
+        .filter(|r| random < 2 || !matches!(r.kind, ConditionKind::Random { .. }))
         .filter_map(|r| {
             let mut cells = vec![r.condition.clone()];
             cells.extend(comparison(t.measure, Some(r.steered_against.as_ref()?)));
+            cells.push(probability(r, r.steered_against.as_ref()));
             Some(cells)
         })
         .collect();
-    (!rows.is_empty())
-        .then(|| Table::new(["steered minus", "difference", "gained, lost", "p", "P(difference > 0)"]).with(rows))
+    let header = ["steered minus", "difference", "gained, lost", "p (Holm)", probability_heading(t.measure)];
+    (!rows.is_empty()).then(|| Table::new(header).with(rows))
+}
+
+/// Where the vector's gain lies: without the items' own questions, and by whether the best question-blind rule is right.
+pub(crate) fn style_cells(a: &Analysis) -> Option<Table> {
+    let measure = a.tables[0].measure;
+    let cells = |name: String, c: &Comparison| {
+        let mut cells = vec![name, c.n.to_string()];
+        cells.extend(comparison(measure, Some(c)));
+        cells
+    };
+    let mut rows = Vec::new();
+    for g in &a.gains {
+        rows.push(cells(format!("gain with \"{}\"", g.without), &g.gain));
+        rows.push(cells(format!("own question's gain minus gain with \"{}\"", g.without), &g.lead));
+    }
+    if let Some(s) = &a.split {
+        let of = |c: &Option<Comparison>, what: &str| {
+            c.as_ref().map(|c| cells(format!("gain where the best question-blind rule is {what}"), c))
+        };
+        rows.extend([of(&s.rule_right, "right"), of(&s.rule_wrong, "wrong")].into_iter().flatten());
+    }
+    (!rows.is_empty()).then(|| Table::new(["truth or style", "n", "difference", "gained, lost", "p (Holm)"]).with(rows))
 }
 
 /// Results of pairwise judging; `None` for other runs.
@@ -141,12 +205,13 @@ pub(crate) fn cut_off_cells(a: &Analysis) -> Option<Table> {
 /// Measures that stand side by side in one table; more make it too wide.
 pub(crate) const SIDE_BY_SIDE: usize = 6;
 
-/// Results of question-blind heuristics.
-pub(crate) fn surface_cells(a: &Analysis) -> Table {
-    let rows = a
-        .surface
-        .iter()
-        .map(|s| vec![s.name.into(), percent(s.value), percent_interval(s.interval)])
-        .collect::<Vec<_>>();
-    Table::new(["question-blind heuristic", "right", "95 % interval"]).with(rows)
+/// Results of question-blind heuristics; `None` where there are none.
+pub(crate) fn surface_cells(a: &Analysis) -> Option<Table> {
+    let single = a.surface.rules.iter().map(|s| vec![s.name.clone(), percent(s.value), percent_interval(s.interval)]);
+    let best = a.surface.best.iter().map(|b| {
+        let name = format!("best of {}, chosen on other items: {}", b.rules, b.name);
+        vec![name, percent(b.value), percent_interval(b.interval)]
+    });
+    let rows: Vec<_> = single.chain(best).collect();
+    (!rows.is_empty()).then(|| Table::new(["question-blind heuristic", "right", "95 % interval"]).with(rows))
 }
