@@ -452,7 +452,10 @@ fn options_are_read_by_their_letters() {
     for prompt in ["none", "chat"] {
         let out = dir.path().join(format!("{prompt}.jsonl"));
         let mut command = eval(&path, &data, "binary", 3);
-        command.args(["--prompt", prompt, "--baselines", "unsteered,system,hidden", "--json"]).arg("--out").arg(&out);
+        command
+            .args(["--prompt", prompt, "--baselines", "unsteered,system,hidden", "--system", "Be true.", "--json"])
+            .arg("--out")
+            .arg(&out);
         let summary: Value = serde_json::from_str(&output(&mut command)).unwrap();
         let (manifest, records) = results(&out);
         assert_eq!((manifest["prompt"]["preset"].as_str(), records.len()), (Some(prompt), 9));

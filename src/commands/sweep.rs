@@ -1,10 +1,13 @@
 //! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
 
+mod session;
+
+use self::session::{Part, Sweep, Whole};
 use super::eval::choose::say_chosen;
 use super::eval::measure::say;
-use super::eval::progress::run_session;
+use super::eval::mmlu;
+use super::eval::text::Text;
 use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_preset, warn_of_contradictions};
-use super::eval::{mmlu, text};
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::steering::load_vector;
@@ -12,31 +15,36 @@ use anyhow::{Context as _, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{SplitBy, SplitFile};
-use bidpo_core::eval::analysis::{Analysis, analyse};
+use bidpo_core::eval::analysis::Analysis;
 use bidpo_core::eval::conditions::{
-    Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, refuses_system_prompts, training_pairs,
-    vector_facts,
+    Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, UNSTEERED, refuses_system_prompts,
+    training_pairs, vector_facts,
 };
-use bidpo_core::eval::items::{Protocol, part_facts};
+use bidpo_core::eval::items::{Benchmark, Protocol, part_facts};
+use bidpo_core::eval::measures::Kind;
+use bidpo_core::eval::price::Price;
 use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
 use bidpo_core::eval::report;
-use bidpo_core::eval::results::{ChosenOn, ConditionKind, Manifest, Shard, gather, shard_file};
-use bidpo_core::eval::runs::{Ended, Runner, TextRun, Windows, new_manifest};
-use bidpo_core::eval::sweep::{Percents, best, measured, points};
+use bidpo_core::eval::results::{ChoiceRule, ChosenOn, ConditionKind, Run, Shard};
+use bidpo_core::eval::runs::new_manifest;
+use bidpo_core::eval::sweep::{Configuration, Percents, best, choose, measured as measured_points, points};
 use bidpo_core::eval::task::{DataFile, Task};
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Convention, warnings};
+use bidpo_core::steer::{Convention, SteeringVector, warnings};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Items on whose prompts the residual norm is measured.
 const NORM_ITEMS: usize = 16;
+
+/// Tokens of a window of --text.
+const WINDOW: usize = 256;
 
 /// Options of `bidpo sweep`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +63,7 @@ pub struct Args {
     data: PathBuf,
     #[command(flatten)]
     categories: CategoriesArgs,
-    /// What is measured of TruthfulQA. The best setting is the one with the best first measure.
+    /// What is measured of TruthfulQA. Settings are compared by the first measure.
     #[arg(long, short = 'p', value_enum, default_value = "mc1")]
     protocol: ProtocolName,
     /// Layers to steer, one at a time: 8-22 [default: the vector's].
@@ -82,14 +90,19 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER")]
     mmlu: Option<PathBuf>,
     /// Questions of each subject.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "mmlu", value_parser = clap::value_parser!(u32).range(1..))]
     per_subject: u32,
-    /// What the settings cost: divergence of the predictions on this text, and its perplexity.
+    /// What the settings cost: divergence of the predictions on this text, and its perplexity [default: the 24 built-in
+    /// neutral passages].
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Windows of 256 tokens taken from the text.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "text", value_parser = clap::value_parser!(u32).range(1..))]
     windows: u32,
+    /// Choose the best setting among those whose KL(unsteered || steered) on the text is at most this many nats a token
+    /// [default: the smallest scale within one standard error of the best].
+    #[arg(long, value_name = "KL", value_parser = positive)]
+    budget: Option<f64>,
     /// Seed of the split, of random vectors, and of the order of options.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -105,83 +118,6 @@ pub struct Args {
     /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,
-}
-
-/// What all parts of a sweep share.
-struct Sweep<'a> {
-    args: &'a Args,
-    model: Arc<Model>,
-    base: Manifest,
-    shard: Shard,
-}
-
-/// How the measurement of some items ended.
-enum Part {
-    /// By Ctrl-C.
-    Stopped,
-    /// The items of one shard are there.
-    Shard,
-    /// All are there.
-    Whole(Box<Analysis>),
-}
-
-impl Sweep<'_> {
-    /// Measures a task under some conditions into a file of the directory.
-    fn task(&self, file: &str, task: &Task, style: &Style, conditions: &[Condition]) -> anyhow::Result<Part> {
-        let manifest = task.manifest(self.base.clone(), style, None, conditions, self.shard);
-        let runner = task.runner(&self.model, style, None, self.shard, self.args.model.threads());
-        self.session(file, manifest, conditions, &*runner)
-    }
-
-    /// Divergence and perplexity on a text.
-    fn text(&self, path: &Path, conditions: &[Condition]) -> anyhow::Result<Part> {
-        const WINDOW: usize = 256;
-        let (content, data) = text::read(path)?;
-        let limit = self.args.windows;
-        let windows =
-            Windows::new(&self.model, &content, WINDOW, limit as usize).with_context(|| path.display().to_string())?;
-        let base = Manifest { shard: self.shard, ..self.base.clone() };
-        let manifest = text::manifest(base, data, WINDOW, Some(limit), &windows, conditions);
-        let n_threads = self.args.model.threads();
-        let runner = TextRun { model: &self.model, windows: &windows, shard: self.shard, n_threads };
-        self.session("text.jsonl", manifest, conditions, &runner)
-    }
-
-    fn session(
-        &self,
-        file: &str,
-        manifest: Manifest,
-        conditions: &[Condition],
-        runner: &dyn Runner,
-    ) -> anyhow::Result<Part> {
-        let path = self.args.out.join(shard_file(file, self.shard));
-        eprintln!("{}: {} items, {} conditions", path.display(), manifest.items, conditions.len());
-        if self.shard == Shard::WHOLE {
-            self.gather(file, &path, &manifest)?;
-        }
-        let place = path.display().to_string();
-        Ok(match run_session(&place, manifest, Some(&path), conditions, runner)? {
-            Ended::Interrupted { .. } => Part::Stopped,
-            Ended::Shard { .. } => Part::Shard,
-            Ended::Complete { run, .. } => Part::Whole(Box::new(analyse(&run)?)),
-        })
-    }
-
-    /// Puts the shards of a file that are in the directory together, and says so.
-    fn gather(&self, file: &str, path: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-        let gathered = gather(&self.args.out, file, manifest)?;
-        for (shard, what) in &gathered.foreign {
-            let what = what.join("; ");
-            eprintln!("bidpo: warning: {} is left alone: it is of another run ({what})", shard.display());
-        }
-        let (path, shards) = (path.display(), gathered.shards);
-        match gathered.added {
-            _ if shards == 0 => {}
-            Some(added) => eprintln!("{path}: {added} results added from {shards} shards"),
-            None => eprintln!("{path}: put together from {shards} shards"),
-        }
-        Ok(())
-    }
 }
 
 /// The split that was given, or the folder's own, made where there is none yet.
@@ -205,148 +141,259 @@ fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> 
     Ok((SplitFile::load(&path, &set.sha256)?, path))
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let protocol = Protocol::from(args.protocol);
-    ensure!(
-        !protocol.writes(),
-        "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
-    );
-    let (set, categories) = args.categories.load(&args.data)?;
-    let selection = |split: &Path, part: &str| -> anyhow::Result<Value> {
-        let mut facts = part_facts(split, part, args.limit)?;
-        if let Some(categories) = &categories {
-            facts["categories"] = categories.clone();
-        }
-        Ok(facts)
-    };
-    let vector = load_vector(&args.vector, args.convention)?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let (split, split_path) = split(&args, &set)?;
-    let limit = args.limit.map_or(usize::MAX, |l| l as usize);
-    let first = |items: &[usize]| items.iter().copied().take(limit).collect::<Vec<_>>();
-    let (valid, test) = (first(&split.valid), first(&split.test));
-    ensure!(!valid.is_empty() && !test.is_empty(), "{}: no validation or no test items", split_path.display());
-    warn_of_contradictions(&set, &[&valid[..], &test].concat());
-    let items = benchmark(&set, &valid, protocol)?;
-    let costs = args.mmlu.as_ref().map(|f| mmlu::load(f, 0, &[], Some(args.per_subject))).transpose()?;
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    number.ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
 
-    let mut systems = args.prompt.systems(usize::MAX)?;
-    let model = args.model.load()?;
-    for warning in warnings(&vector, &model) {
-        eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
+/// What a sweep works on, read before the model is loaded.
+struct Inputs {
+    set: TruthfulQa,
+    vector: SteeringVector,
+    split: SplitFile,
+    split_path: PathBuf,
+    /// Entry of the manifest for categories of another file.
+    categories: Option<Value>,
+    valid: Vec<usize>,
+    test: Vec<usize>,
+    capability: Option<(Benchmark, Vec<DataFile>)>,
+    systems: SystemPrompts,
+}
+
+impl Inputs {
+    fn read(args: &Args) -> anyhow::Result<Self> {
+        let protocol = Protocol::from(args.protocol);
+        ensure!(
+            !protocol.writes(),
+            "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
+        );
+        let (set, categories) = args.categories.load(&args.data)?;
+        let vector = load_vector(&args.vector, args.convention)?;
+        std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+        let (split, split_path) = split(args, &set)?;
+        let limit = args.limit.map_or(usize::MAX, |l| l as usize);
+        let first = |items: &[usize]| items.iter().copied().take(limit).collect::<Vec<_>>();
+        let (valid, test) = (first(&split.valid), first(&split.test));
+        ensure!(!valid.is_empty() && !test.is_empty(), "{}: no validation or no test items", split_path.display());
+        warn_of_contradictions(&set, &[&valid[..], &test].concat());
+        let capability = args.mmlu.as_ref().map(|f| mmlu::load(f, 0, &[], Some(args.per_subject))).transpose()?;
+        let systems = args.prompt.systems(usize::MAX)?;
+        Ok(Self { set, vector, split, split_path, categories, valid, test, capability, systems })
     }
-    let preamble = args.prompt.preamble(default_preset(protocol))?;
-    let style = args.prompt.style(preamble, QUESTION_FORM, protocol, args.seed, &model)?;
-    let layers = args.layers.as_ref().map_or_else(|| vector.layers(), |l| l.to_vec());
-    let vector_name = || args.vector.display().to_string();
 
-    // The scale's unit: the residual stream on the prompts of the validation items themselves.
-    let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
-    let (prompts, _) = style.prompts(&model, &items, 0, &some, &PromptOverride::default())?;
-    let contexts: Vec<_> = prompts.tokens(&model)?.into_iter().map(|r| r.context).collect();
-    let norms: BTreeMap<usize, f64> = residual_norms(&model, &layers, &contexts, args.model.threads())?
-        .into_iter()
-        .map(|(layer, stats)| (layer, stats.median))
-        .collect();
-    let points = points(&vector, &layers, &args.scales, &norms, &model).with_context(vector_name)?;
-    let conditions: Vec<Condition> =
-        [Condition::unsteered()].into_iter().chain(points.iter().map(|p| p.condition())).collect();
+    /// A task on some items of the data.
+    fn task(&self, args: &Args, which: &[usize], train: &[usize], part: &str) -> anyhow::Result<Task> {
+        let protocol = Protocol::from(args.protocol);
+        let mut selection = part_facts(&self.split_path, part, args.limit)?;
+        if let Some(categories) = &self.categories {
+            selection["categories"] = categories.clone();
+        }
+        Ok(Task {
+            name: "truthfulqa",
+            benchmark: benchmark(&self.set, which, protocol)?,
+            train: (!train.is_empty()).then(|| benchmark(&self.set, train, protocol)).transpose()?,
+            choose: None,
+            data: vec![DataFile { path: args.data.clone(), sha256: self.set.sha256.clone() }],
+            selection,
+        })
+    }
+}
 
-    let shard = args.shard.unwrap_or_default();
-    let base = new_manifest(&model, args.model.threads(), args.seed)?;
-    let sweep = Sweep { base, model, args: &args, shard };
-    let data = vec![DataFile { path: args.data.clone(), sha256: set.sha256.clone() }];
-    let stopped = Ok(ExitCode::FAILURE);
-    let on_valid_items = Task {
-        name: "truthfulqa",
-        benchmark: items,
-        train: None,
-        choose: None,
-        data: data.clone(),
-        selection: selection(&split_path, "valid")?,
-    };
-    let on_valid = match sweep.task("valid.jsonl", &on_valid_items, &style, &conditions)? {
-        Part::Stopped => return stopped,
-        Part::Shard => None,
-        Part::Whole(analysis) => Some(*analysis),
-    };
-    if systems.texts.len() > 1 && refuses_system_prompts(&style, &sweep.model).is_none() {
-        match sweep.task("system-prompts.jsonl", &on_valid_items, &style, &systems.conditions())? {
-            Part::Stopped => return stopped,
+/// The configurations to try, and the median residual norms that their scales are relative to.
+struct Points {
+    norms: BTreeMap<usize, f64>,
+    list: Vec<Configuration>,
+}
+
+impl Points {
+    /// The scale's unit is the residual stream on the prompts of the validation items themselves.
+    fn new(args: &Args, inputs: &Inputs, style: &Style, items: &Benchmark, model: &Arc<Model>) -> anyhow::Result<Self> {
+        let layers = args.layers.as_ref().map_or_else(|| inputs.vector.layers(), |l| l.to_vec());
+        let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
+        let (prompts, _) = style.prompts(model, items, 0, &some, &PromptOverride::default())?;
+        let contexts: Vec<_> = prompts.tokens(model)?.into_iter().map(|r| r.context).collect();
+        let norms: BTreeMap<usize, f64> = residual_norms(model, &layers, &contexts, args.model.threads())?
+            .into_iter()
+            .map(|(layer, stats)| (layer, stats.median))
+            .collect();
+        let list = points(&inputs.vector, &layers, &args.scales, &norms, model)
+            .with_context(|| args.vector.display().to_string())?;
+        Ok(Self { norms, list })
+    }
+}
+
+/// What was measured of all configurations.
+struct Measured {
+    on_valid: Analysis,
+    capability: Option<Analysis>,
+    on_text: Box<Whole>,
+    systems: SystemPrompts,
+}
+
+/// How measuring ended.
+enum Outcome {
+    /// All results are there.
+    Whole(Box<Measured>),
+    /// Those of one shard are.
+    Shard,
+    /// By Ctrl-C.
+    Stopped,
+}
+
+/// Measures all configurations, and the system prompts, on the validation items; the configurations also on what they may
+/// cost.
+fn measure(
+    sweep: &Sweep<'_>,
+    inputs: &mut Inputs,
+    style: &Style,
+    task: &Task,
+    text: &Text,
+    conditions: &[Condition],
+) -> anyhow::Result<Outcome> {
+    let on_valid = sweep.task("valid.jsonl", task, style, conditions)?;
+    if on_valid.is_stopped() {
+        return Ok(Outcome::Stopped);
+    }
+    let mut systems = inputs.systems.clone();
+    if systems.texts.len() > 1 && refuses_system_prompts(style, &sweep.model).is_none() {
+        match sweep.task("system-prompts.jsonl", task, style, &systems.conditions())? {
+            Part::Stopped => return Ok(Outcome::Stopped),
             Part::Shard => {}
-            Part::Whole(a) => {
-                systems = SystemPrompts::best(&a.tables[0], "valid", valid.len())
+            Part::Whole(whole) => {
+                systems = SystemPrompts::best(&whole.analysis.tables[0], "valid", inputs.valid.len())
                     .context("internal: no system prompt was measured")?;
                 say_chosen(&systems);
             }
         }
     }
-    let mut others = Vec::new();
-    if let Some((benchmark, data)) = costs {
-        let style = capability_style(&args, &sweep.model)?;
-        let selection = json!({ "few_shot": 0, "per_subject": args.per_subject });
+    let mut capability = None;
+    if let Some((benchmark, data)) = inputs.capability.take() {
+        let style = capability_style(sweep.args, &sweep.model)?;
+        let selection = json!({ "few_shot": 0, "per_subject": sweep.args.per_subject });
         let task = Task { name: "mmlu", benchmark, train: None, choose: None, data, selection };
-        match sweep.task("mmlu.jsonl", &task, &style, &conditions)? {
-            Part::Stopped => return stopped,
-            Part::Shard => {}
-            Part::Whole(a) => others.push(*a),
+        let part = sweep.task("mmlu.jsonl", &task, &style, conditions)?;
+        if part.is_stopped() {
+            return Ok(Outcome::Stopped);
         }
+        capability = part.whole().map(|w| w.analysis);
     }
-    if let Some(path) = &args.text {
-        match sweep.text(path, &conditions)? {
-            Part::Stopped => return stopped,
-            Part::Shard => {}
-            Part::Whole(a) => others.push(*a),
-        }
+    let on_text = sweep.text(text, conditions)?;
+    if on_text.is_stopped() {
+        return Ok(Outcome::Stopped);
     }
-    let Some(on_valid) = on_valid else {
-        let folder = args.out.display().to_string();
-        if args.json {
-            println!("{}", json!({ "shard": shard, "folder": folder }));
-        } else {
-            println!("Shard {shard} is in {folder}. With all shards there, the same command without --shard goes on.");
+    Ok(match (on_valid.whole(), on_text.whole()) {
+        (Some(on_valid), Some(on_text)) => {
+            Outcome::Whole(Box::new(Measured { on_valid: on_valid.analysis, capability, on_text, systems }))
         }
-        return Ok(ExitCode::SUCCESS);
-    };
+        _ => Outcome::Shard,
+    })
+}
 
+/// Says what the chosen configuration costs: in the results of the text it is one of the conditions.
+fn price_of(chosen: &Configuration, on_text: &Run) -> anyhow::Result<Price> {
+    let name = chosen.name();
+    let records = |condition: &str| {
+        on_text.under(condition).with_context(|| format!("the results on text lack the condition {condition:?}"))
+    };
+    Price::of_records(records(UNSTEERED)?, records(&name)?).context("internal: the results on text hold no scores")
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut inputs = Inputs::read(&args)?;
+    let protocol = Protocol::from(args.protocol);
+    let model = args.model.load()?;
+    for warning in warnings(&inputs.vector, &model) {
+        eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
+    }
+    let style = args.prompt.style(
+        args.prompt.preamble(default_preset(protocol))?,
+        QUESTION_FORM,
+        protocol,
+        args.seed,
+        &model,
+    )?;
+    let on_valid_items = inputs.task(&args, &inputs.valid, &[], "valid")?;
+    let points = Points::new(&args, &inputs, &style, &on_valid_items.benchmark, &model)?;
+    let text = match &args.text {
+        Some(path) => Text::of_file(path, &model, WINDOW, Some(args.windows))?,
+        None => Text::neutral(&model, None)?,
+    };
+    let conditions: Vec<Condition> =
+        [Condition::unsteered()].into_iter().chain(points.list.iter().map(|p| p.condition())).collect();
+    let base = new_manifest(&model, args.model.threads(), args.seed)?;
+    let sweep = Sweep { base, model, args: &args, shard: args.shard.unwrap_or_default() };
+    match measure(&sweep, &mut inputs, &style, &on_valid_items, &text, &conditions)? {
+        Outcome::Stopped => Ok(ExitCode::FAILURE),
+        Outcome::Shard => {
+            let (shard, folder) = (sweep.shard, args.out.display().to_string());
+            if args.json {
+                println!("{}", json!({ "shard": shard, "folder": folder }));
+            } else {
+                println!(
+                    "Shard {shard} is in {folder}. With all shards there, the same command without --shard goes on."
+                );
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Whole(measured) => finish(&sweep, &inputs, &style, &points, &text, &measured),
+    }
+}
+
+/// Chooses a configuration, measures it on the test items with all baselines, and prints everything.
+fn finish(
+    sweep: &Sweep<'_>,
+    inputs: &Inputs,
+    style: &Style,
+    points: &Points,
+    text: &Text,
+    measured: &Measured,
+) -> anyhow::Result<ExitCode> {
+    let args = sweep.args;
+    let vector_name = || args.vector.display().to_string();
+    let Measured { on_valid, on_text, .. } = measured;
     // Earlier settings of the folder count among those that were tried, whether or not they are asked for again.
-    let tried = measured(&on_valid.manifest, &points, &vector, &sweep.model).with_context(vector_name)?;
-    let chosen = best(&tried, &on_valid.tables[0]).context("internal: a sweep without points")?;
-    let kind = ConditionKind::Steered {
-        vectors: vec![vector_facts(
-            &args.vector,
-            &sha256_of_file(&args.vector).with_context(vector_name)?,
-            chosen.factor,
-            Some(chosen.percent),
-            &vector,
-        )],
-        layers: Some(Layers::one(chosen.layer)),
-        chosen_on: Some(ChosenOn {
-            part: "valid".into(),
-            items: valid.len(),
-            settings: tried.len(),
-            other: serde_json::Map::new(),
-        }),
+    let tried =
+        measured_points(&on_valid.manifest, &points.list, &inputs.vector, &sweep.model).with_context(vector_name)?;
+    let rule = args.budget.map_or(ChoiceRule::OneStandardError, |kl| ChoiceRule::Budget { kl });
+    let kl = on_text.analysis.tables.iter().find(|t| t.measure.kind == Kind::Divergence);
+    let kl = kl.context("internal: the results on text hold no KL")?;
+    let (priced, others): (Vec<Configuration>, Vec<_>) =
+        tried.iter().cloned().partition(|p| kl.row(&p.name()).is_some());
+    if !others.is_empty() {
+        eprintln!(
+            "bidpo: {} settings of an earlier sweep have no results on the text and cannot be chosen; name their scales and \
+             layers to measure them",
+            others.len()
+        );
+    }
+    let chosen = choose(&priced, &on_valid.tables[0], kl, rule)?;
+    let price = price_of(chosen, &on_text.run)?;
+    let sha256 = sha256_of_file(&args.vector).with_context(vector_name)?;
+    let facts = vector_facts(&args.vector, &sha256, chosen.factor, Some(chosen.percent), &inputs.vector);
+    let chosen_on = ChosenOn {
+        part: "valid".into(),
+        items: inputs.valid.len(),
+        settings: tried.len(),
+        rule: Some(rule),
+        other: serde_json::Map::new(),
     };
-    let steered = Steered { control: Some(chosen.control.clone()), kind, training_pairs: training_pairs(&vector) };
-    let train_items = &split.train[..split.train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
-    let on_test_items = Task {
-        name: "truthfulqa",
-        benchmark: benchmark(&set, &test, protocol)?,
-        choose: None,
-        train: (!train_items.is_empty()).then(|| benchmark(&set, train_items, protocol)).transpose()?,
-        data,
-        selection: selection(&split_path, "test")?,
-    };
+    let layers = Some(Layers::one(chosen.layer));
+    let kind = ConditionKind::Steered { vectors: vec![facts], layers, chosen_on: Some(chosen_on) };
+    let control = Some(chosen.control.clone());
+    let steered = Steered { control, kind, training_pairs: training_pairs(&inputs.vector) };
+    let train = &inputs.split.train;
+    let train = &train[..train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
+    let on_test_items = inputs.task(args, &inputs.test, train, "test")?;
     let baselines = Baselines {
         model: &sweep.model,
         steered: Some(&steered),
         wanted: &Baseline::ALL,
         others: &args.compare,
         n_random: args.random as usize,
-        systems: &systems,
+        systems: &measured.systems,
         n_shots: args.prompt.shots.map(|n| n as usize),
-        style: &style,
+        style,
         benchmark: &on_test_items.benchmark,
         train: on_test_items.train.as_ref(),
         n_threads: args.model.threads(),
@@ -354,25 +401,37 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let conditions = baselines.conditions(&mut say)?.list;
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
     let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
-    let Part::Whole(on_test) = sweep.task(&file, &on_test_items, &style, &conditions)? else { return stopped };
+    let Part::Whole(on_test) = sweep.task(&file, &on_test_items, style, &conditions)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let costs = || measured.capability.iter().chain([&on_text.analysis]);
+    let best = best(&tried, &on_valid.tables[0]).map(Configuration::name).unwrap_or_default();
     if args.json {
         let object = json!({
-            "chosen": { "layer": chosen.layer, "percent": chosen.percent, "factor": chosen.factor },
-            "residual_norm_median": norms,
-            "valid": report::json(&on_valid),
-            "costs": others.iter().map(report::json).collect::<Vec<_>>(),
-            "test": report::json(&on_test),
+            "chosen": {
+                "layer": chosen.layer, "percent": chosen.percent, "factor": chosen.factor, "rule": rule, "best": best,
+            },
+            "price": price,
+            "residual_norm_median": points.norms,
+            "valid": report::json(on_valid),
+            "costs": costs().map(report::json).collect::<Vec<_>>(),
+            "test": report::json(&on_test.analysis),
         });
         println!("{object}");
     } else {
-        println!("{}", report::markdown(&on_valid));
-        others.iter().for_each(|a| println!("{}", report::markdown(a)));
-        println!(
-            "Best on the {} validation items: {}. On the test items, which it was not chosen by:\n",
-            valid.len(),
-            chosen.name()
-        );
-        print!("{}", report::markdown(&on_test));
+        println!("{}", report::markdown(on_valid));
+        costs().for_each(|a| println!("{}", report::markdown(a)));
+        let why = match rule {
+            ChoiceRule::OneStandardError if best == chosen.name() => {
+                "the best, and no smaller scale is near".to_owned()
+            }
+            ChoiceRule::OneStandardError => format!("the smallest scale within one standard error of the best, {best}"),
+            ChoiceRule::Budget { kl } => format!("the best with a KL of at most {kl} nats a token"),
+        };
+        println!("Chosen on the {} validation items: {} ({why}).", inputs.valid.len(), chosen.name());
+        println!("{}", price.in_words_of(&chosen.name(), text.windows_word(), ""));
+        println!("On the test items, which it was not chosen by:\n");
+        print!("{}", report::markdown(&on_test.analysis));
     }
     eprintln!("bidpo: `bidpo report --html report.html {}` draws all of it", args.out.display());
     Ok(ExitCode::SUCCESS)

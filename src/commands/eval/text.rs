@@ -7,9 +7,11 @@ use anyhow::{Context as _, bail};
 use bidpo_core::eval::analysis::analyse;
 use bidpo_core::eval::conditions::{Baseline, Condition, other_conditions, unique_names, vector_conditions};
 use bidpo_core::eval::items::Protocol;
+use bidpo_core::eval::price::{neutral_facts, neutral_windows};
 use bidpo_core::eval::results::{DataFacts, Manifest};
 use bidpo_core::eval::runs::{TextRun, Windows, new_manifest};
 use ggml_grad::files::{display_name, sha256_of_bytes};
+use ggml_grad::llama::Model;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,18 +19,18 @@ use std::process::ExitCode;
 /// Options of `bidpo eval text`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A text file.
+    /// A text file [default: the 24 built-in neutral passages].
     #[arg(long, short = 'd', value_name = "FILE")]
-    data: PathBuf,
-    /// Tokens in a window: the text is cut into such pieces, and each is predicted by itself.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
-    window: u32,
+    data: Option<PathBuf>,
+    /// Tokens in a window: the text is cut into such pieces, and each is predicted by itself [default: 512].
+    #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(2..))]
+    window: Option<u32>,
     #[command(flatten)]
     run: RunArgs,
 }
 
 /// Reads a text file.
-pub fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
+fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let sha256 = sha256_of_bytes(&bytes);
     let Ok(text) = String::from_utf8(bytes) else { bail!("{}: this is not UTF-8 text", path.display()) };
@@ -38,7 +40,6 @@ pub fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let run = &args.run;
-    let (text, data) = read(&args.data)?;
     run.check_out()?;
     if let Some(name) = run.refused_baseline(Baseline::changes_the_prompt) {
         bail!("--baselines {name}: a text has no prompt that it could change");
@@ -50,9 +51,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let model = run.model.load()?;
     let n_threads = run.model.threads();
-    let place = args.data.display().to_string();
-    let limit = run.limit.map_or(usize::MAX, |l| l as usize);
-    let windows = Windows::new(&model, &text, args.window as usize, limit).with_context(|| place.clone())?;
+    let (place, text) = match &args.data {
+        Some(path) => {
+            let window = args.window.unwrap_or(512) as usize;
+            (path.display().to_string(), Text::of_file(path, &model, window, run.limit)?)
+        }
+        None => ("the neutral passages".to_owned(), Text::neutral(&model, run.limit)?),
+    };
     let steered = run.steering.steered(&model, n_threads)?;
     let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random])?;
     let mut conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed, run.random as usize);
@@ -61,8 +66,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     unique_names(&conditions)?;
     let shard = run.shard.unwrap_or_default();
     let base = Manifest { shard, ..new_manifest(&model, n_threads, run.seed)? };
-    let manifest = manifest(base, data, args.window as usize, run.limit, &windows, &conditions);
-    let runner = TextRun { model: &model, windows: &windows, shard, n_threads };
+    let manifest = text.manifest(base, &conditions);
+    let runner = TextRun { model: &model, windows: &text.windows, shard, n_threads };
     let out = run.out_file();
     let ended = run_session(&place, manifest, out.as_deref(), &conditions, &runner)?;
     Ok(match complete(ended, out.as_deref(), run.json) {
@@ -74,23 +79,47 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Completes the manifest of a run on windows of text.
-pub fn manifest(
-    base: Manifest,
+/// A text to measure on.
+pub struct Text {
+    /// Its windows.
+    pub windows: Windows,
     data: DataFacts,
-    window: usize,
+    /// Tokens of a window; absent for passages.
+    window: Option<usize>,
     limit: Option<u32>,
-    windows: &Windows,
-    conditions: &[Condition],
-) -> Manifest {
-    Manifest {
-        benchmark: "text".into(),
-        protocol: Protocol::Text.name().into(),
-        data: vec![data],
-        prompt: json!({ "preset": null, "window": window }),
-        selection: json!({ "limit": limit }),
-        items: windows.len(),
-        conditions: conditions.iter().map(Condition::manifest).collect(),
-        ..base
+}
+
+impl Text {
+    /// The first `limit` windows of a file.
+    pub fn of_file(path: &Path, model: &Model, window: usize, limit: Option<u32>) -> anyhow::Result<Self> {
+        let (content, data) = read(path)?;
+        let windows = Windows::new(model, &content, window, limit.map_or(usize::MAX, |l| l as usize))
+            .with_context(|| path.display().to_string())?;
+        Ok(Self { windows, data, window: Some(window), limit })
+    }
+
+    /// The first `limit` neutral passages.
+    pub fn neutral(model: &Model, limit: Option<u32>) -> anyhow::Result<Self> {
+        let windows = neutral_windows(model)?.first(limit.map_or(usize::MAX, |l| l as usize));
+        Ok(Self { windows, data: neutral_facts(), window: None, limit })
+    }
+
+    /// What its windows are called.
+    pub fn windows_word(&self) -> &'static str {
+        if self.window.is_some() { "windows of text" } else { "neutral passages" }
+    }
+
+    /// Completes the manifest of a run on it.
+    pub fn manifest(&self, base: Manifest, conditions: &[Condition]) -> Manifest {
+        Manifest {
+            benchmark: "text".into(),
+            protocol: Protocol::Text.name().into(),
+            data: vec![self.data.clone()],
+            prompt: json!({ "preset": null, "window": self.window }),
+            selection: json!({ "limit": self.limit }),
+            items: self.windows.len(),
+            conditions: conditions.iter().map(Condition::manifest).collect(),
+            ..base
+        }
     }
 }

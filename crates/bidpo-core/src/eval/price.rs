@@ -1,12 +1,13 @@
 //! The price of a vector: how far it moves the model on text that has nothing to do with its training pairs.
 
 use super::measures::{Kind, Measure};
-use super::results::{Record, TextScore};
+use super::results::{DataFacts, Record, TextScore};
 use super::runs::{TextScorer, Windows};
 use super::scoring::ScoreError;
 use crate::stats::{Interval, student_ratio};
 use crate::steer::ControlVector;
 use crate::text::numbers::{fixed, percent};
+use ggml_grad::files::sha256_of_bytes;
 use ggml_grad::llama::Model;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
@@ -18,6 +19,19 @@ const NEUTRAL: &str = include_str!("../../../../data/neutral.txt");
 /// The built-in neutral passages.
 pub fn neutral_passages() -> Vec<&'static str> {
     NEUTRAL.split("\n\n").map(str::trim).filter(|p| !p.is_empty()).collect()
+}
+
+/// The neutral passages, one window each.
+///
+/// # Errors
+/// [`ScoreError::Input`] for a model whose context holds no two tokens.
+pub fn neutral_windows(model: &Model) -> Result<Windows, ScoreError> {
+    Windows::of_passages(model, &neutral_passages())
+}
+
+/// The neutral passages in a manifest's list of data files.
+pub fn neutral_facts() -> DataFacts {
+    DataFacts { file: "neutral passages (built in)".into(), sha256: sha256_of_bytes(NEUTRAL.as_bytes()) }
 }
 
 /// A value with its 95 % interval over passages; no interval where all passages have the same value.
@@ -111,6 +125,13 @@ impl Price {
         Ok(Self::of(&scores))
     }
 
+    /// From the records of the same windows of text under the unsteered model and under a vector; `None` for records of
+    /// anything else.
+    pub fn of_records(unsteered: &[Record], steered: &[Record]) -> Option<Self> {
+        let both = unsteered.iter().zip(steered).map(|(u, s)| Some([u.text?, s.text?]));
+        both.collect::<Option<Vec<_>>>().map(|scores| Self::of(&scores))
+    }
+
     /// From the scores of each passage, unsteered and steered.
     fn of(scores: &[[TextScore; 2]]) -> Self {
         let finite: Vec<&[TextScore; 2]> =
@@ -137,10 +158,15 @@ impl Price {
 
     /// The price in one sentence, or two where the vector breaks the model.
     pub fn in_words(&self) -> String {
+        self.in_words_of("scale +1", "neutral passages", " that have nothing to do with the pairs")
+    }
+
+    /// The same of a `setting` on `texts` (a plural), `about` them.
+    pub fn in_words_of(&self, setting: &str, texts: &str, about: &str) -> String {
         let broken = match self.not_finite {
             0 => String::new(),
             n => format!(
-                "On {n} of {} neutral passages the predictions at scale +1 are not finite: the vector breaks the model. ",
+                "On {n} of {} {texts} the predictions at {setting} are not finite: the vector breaks the model. ",
                 n + self.passages
             ),
         };
@@ -149,8 +175,7 @@ impl Price {
         }
         let signed = |x: f64| if x < 1e3 { format!("{:+.1} %", 100.0 * x) } else { format!("{:+.1e} %", 100.0 * x) };
         format!(
-            "{broken}Price at scale +1, on {} neutral passages ({} tokens) that have nothing to do with the pairs: \
-             KL(unsteered || steered) {} nats a token, perplexity {}, and {} of the tokens have another most probable \
+            "{broken}Price at {setting}, on {} {texts} ({} tokens){about}: KL(unsteered || steered) {} nats a token, perplexity {}, and {} of the tokens have another most probable \
              prediction.",
             self.passages,
             self.tokens,

@@ -1,8 +1,8 @@
 //! Many settings of layer and scale: the points of a sweep, and the choice among them.
 
-use crate::eval::analysis::MeasureTable;
+use crate::eval::analysis::{Estimate, MeasureTable};
 use crate::eval::conditions::condition::{Condition, direction};
-use crate::eval::results::{ConditionKind, Manifest};
+use crate::eval::results::{ChoiceRule, ConditionKind, Manifest};
 use crate::layers::Layers;
 use crate::steer::{ControlVector, SteerError, SteeringVector};
 use ggml_grad::llama::Model;
@@ -189,11 +189,84 @@ pub fn points(
     Ok(out)
 }
 
+/// Errors of choosing a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// No point was measured.
+    #[error("none of the configurations was measured")]
+    NoPoints,
+    /// Every point costs more than the budget.
+    #[error(
+        "--budget {budget}: the smallest KL of all configurations is {lowest:.4} nats a token ({name}); give a larger budget, \
+         or smaller --scales"
+    )]
+    OverBudget {
+        /// The budget, nats a token.
+        budget: f64,
+        /// The smallest KL.
+        lowest: f64,
+        /// Its configuration.
+        name: String,
+    },
+}
+
+/// Standard error of a figure: of a share from its count, otherwise from its interval, which is taken for a normal one.
+fn standard_error(e: &Estimate) -> f64 {
+    match e.count {
+        Some(count) => {
+            let p = count as f64 / e.n as f64;
+            (p * (1.0 - p) / e.n as f64).sqrt()
+        }
+        None => (e.interval.hi - e.interval.lo) / (2.0 * 1.959_964),
+    }
+}
+
+/// The point that `rule` chooses on `table`'s measure; `kl` is the table of the divergence on text.
+///
+/// # Errors
+/// [`ChoiceError`].
+pub fn choose<'a>(
+    points: &'a [Configuration],
+    table: &MeasureTable,
+    kl: &MeasureTable,
+    rule: ChoiceRule,
+) -> Result<&'a Configuration, ChoiceError> {
+    let top = best(points, table).ok_or(ChoiceError::NoPoints)?;
+    let cost = |p: &Configuration| kl.row(&p.name()).map(|r| r.estimate.value);
+    let mut near: Vec<&Configuration> = match rule {
+        ChoiceRule::OneStandardError => {
+            let sign = table.measure.direction();
+            let estimate = |p: &Configuration| table.row(&p.name()).map(|r| r.estimate);
+            let least = estimate(top).map_or(f64::NAN, |e| sign * e.value - standard_error(&e));
+            // The other sign is another direction, not a smaller scale of this one.
+            let same_sign = points.iter().filter(|p| p.percent.signum() == top.percent.signum());
+            same_sign.filter(|p| estimate(p).is_some_and(|e| sign * e.value >= least)).collect()
+        }
+        ChoiceRule::Budget { kl: budget } => {
+            let within: Vec<_> = points.iter().filter(|p| cost(p).is_some_and(|c| c <= budget)).collect();
+            if within.is_empty() {
+                let by_cost = points.iter().filter_map(|p| Some((cost(p)?, p.name())));
+                let (lowest, name) = by_cost.min_by(|a, b| a.0.total_cmp(&b.0)).ok_or(ChoiceError::NoPoints)?;
+                return Err(ChoiceError::OverBudget { budget, lowest, name });
+            }
+            within
+        }
+    };
+    if rule == ChoiceRule::OneStandardError {
+        let smallest = near.iter().map(|p| p.percent.abs()).fold(f64::INFINITY, f64::min);
+        near.retain(|p| p.percent.abs() == smallest);
+    }
+    best(near, table).ok_or(ChoiceError::NoPoints)
+}
+
 /// The best of some points on a table's measure; of equals the one with the smallest scale, then the lowest layer.
-pub fn best<'a>(points: &'a [Configuration], table: &MeasureTable) -> Option<&'a Configuration> {
+pub fn best<'a>(
+    points: impl IntoIterator<Item = &'a Configuration>,
+    table: &MeasureTable,
+) -> Option<&'a Configuration> {
     let sign = table.measure.direction();
     let value = |p: &Configuration| table.row(&p.name()).map(|r| sign * r.estimate.value);
-    points.iter().filter(|p| value(p).is_some()).max_by(|a, b| {
+    points.into_iter().filter(|p| value(p).is_some()).max_by(|a, b| {
         let by_value = value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN));
         by_value.then(b.percent.abs().total_cmp(&a.percent.abs())).then(b.layer.cmp(&a.layer))
     })
@@ -240,5 +313,37 @@ mod tests {
         ]);
         let analysis = analyse(&run).unwrap();
         assert_eq!(best(&points, &analysis.tables[0]), Some(&points[1]));
+    }
+
+    /// Of 100 items 40 are right at best: a standard error of sqrt(0.4 * 0.6 / 100) = 4.9 points.
+    #[test]
+    fn the_rules_choose() {
+        let point = |percent| Configuration {
+            layer: 3,
+            percent,
+            factor: 1.0,
+            control: ControlVector { data: vec![], first: 3, last: 3 },
+            moved_from: None,
+        };
+        let points = [point(-2.0), point(2.0), point(5.0), point(10.0), point(20.0)];
+        let right: Vec<Vec<bool>> = [37, 30, 36, 40, 39].iter().map(|&k| bits(100, |i| i < k)).collect();
+        let low = bits(100, |i| i < 25);
+        let names: Vec<String> = points.iter().map(Configuration::name).collect();
+        let mut conditions = vec![("unsteered", "unsteered", &low[..])];
+        conditions.extend(names.iter().zip(&right).map(|(n, r)| (n.as_str(), "point", &r[..])));
+        let analysis = analyse(&run_of(&conditions)).unwrap();
+        let table = &analysis.tables[0];
+        // The divergence of a point is its scale over 100.
+        let mut kl = table.clone();
+        for (row, p) in kl.rows[1..].iter_mut().zip(&points) {
+            row.estimate.value = p.percent.abs() / 100.0;
+        }
+        let chosen = |rule| choose(&points, table, &kl, rule).map(|p| p.percent);
+        // +5 % is within one standard error, +2 % is not; the other sign is another direction.
+        assert_eq!(chosen(ChoiceRule::OneStandardError).unwrap(), 5.0);
+        assert_eq!(chosen(ChoiceRule::Budget { kl: 0.5 }).unwrap(), 10.0);
+        assert_eq!(chosen(ChoiceRule::Budget { kl: 0.03 }).unwrap(), -2.0);
+        let error = chosen(ChoiceRule::Budget { kl: 0.01 }).unwrap_err().to_string();
+        assert!(error.starts_with("--budget 0.01: the smallest KL of all configurations is 0.0200"), "{error}");
     }
 }

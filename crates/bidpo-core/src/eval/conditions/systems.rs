@@ -57,7 +57,7 @@ impl SystemPrompts {
                 best = Some((value, system));
             }
         }
-        let chosen_on = ChosenOn { part: part.to_owned(), items, settings, other: serde_json::Map::new() };
+        let chosen_on = ChosenOn { part: part.to_owned(), items, settings, rule: None, other: serde_json::Map::new() };
         best.map(|(_, text)| Self { texts: vec![text.clone()], chosen_on: Some(chosen_on) })
     }
 }

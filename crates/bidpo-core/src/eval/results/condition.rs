@@ -174,9 +174,26 @@ pub struct ChosenOn {
     pub items: usize,
     /// Number of configurations that were compared.
     pub settings: usize,
+    /// The rule that chose a scale; absent where the best figure did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ChoiceRule>,
     /// Keys that this version does not know.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// Rule by which the scale of a vector is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChoiceRule {
+    /// The smallest scale whose figure is within one standard error of the best one: the rule by which Breiman, Friedman,
+    /// Olshen and Stone (1984, section 3.4.3) choose the size of a tree.
+    OneStandardError,
+    /// The best figure among the scales whose KL(unsteered || steered) on text is small enough.
+    Budget {
+        /// Largest KL allowed, nats a token.
+        kl: f64,
+    },
 }
 
 impl ConditionKind {

@@ -257,7 +257,8 @@ mod tests {
         let path = dir.path().join("r");
         let chosen = |part: &str, settings: usize| {
             let mut m = manifest("1/1");
-            let chosen_on = Some(ChosenOn { part: part.into(), items: 5, settings, other: serde_json::Map::new() });
+            let chosen_on =
+                Some(ChosenOn { part: part.into(), items: 5, settings, rule: None, other: serde_json::Map::new() });
             m.conditions[1].kind = ConditionKind::Steered { vectors: Vec::new(), layers: None, chosen_on };
             m
         };

@@ -77,6 +77,13 @@ impl Windows {
         self.bos.iter().chain(&self.windows[i]).copied().collect()
     }
 
+    /// The first `n` of them, at least one.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        self.windows.truncate(n.max(1));
+        self
+    }
+
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.windows.len()
