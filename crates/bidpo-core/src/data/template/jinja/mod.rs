@@ -1,0 +1,167 @@
+//! Jinja as chat templates use it: minijinja set up the way Hugging Face's `apply_chat_template` sets up Jinja2 (an immutable
+//! sandbox, `trim_blocks`, `lstrip_blocks`, loop controls), with limits on the work of a rendering.
+
+mod budget;
+mod filters;
+mod format;
+mod json;
+mod methods;
+mod ops;
+mod python;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use super::{Message, TemplateError, date};
+use budget::{MAX_SOURCE, MAX_STEPS, charge};
+use jiff::Timestamp;
+use minijinja::value::{Rest, Value};
+use minijinja::{Environment, Error, ErrorKind, Output, State, context};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const NAME: &str = "chat";
+/// Depth of macro calls and loops.
+const MAX_CALLS: usize = 200;
+/// Bytes of stack for compiling and rendering: a template may nest as deep as it is long.
+const STACK: usize = 256 << 20;
+
+/// A compiled template with the vocabulary's texts it may write.
+#[derive(Debug)]
+pub(super) struct JinjaTemplate {
+    environment: Environment<'static>,
+    name: String,
+    source: String,
+    bos: String,
+    eos: String,
+}
+
+impl JinjaTemplate {
+    pub(super) fn new(name: &str, source: String, bos: &str, eos: &str) -> Result<Self, TemplateError> {
+        Self::at(name, source, bos, eos, None)
+    }
+
+    /// As [`JinjaTemplate::new`], for a template that asks for the date: `clock`, or the present.
+    fn at(name: &str, source: String, bos: &str, eos: &str, clock: Option<Timestamp>) -> Result<Self, TemplateError> {
+        let syntax = |reason: String| TemplateError::Syntax { name: name.to_owned(), reason };
+        if source.len() > MAX_SOURCE {
+            return Err(syntax(format!("it has {} bytes, more than {MAX_SOURCE}", source.len())));
+        }
+        let compiled = with_stack(|| compile(&source, clock)).map_err(syntax)?;
+        let environment = compiled.map_err(|e| syntax(reason(&e)))?;
+        Ok(Self { environment, name: name.to_owned(), source, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
+        let failed = |reason: String| TemplateError::Render { name: self.name.clone(), reason };
+        let rendered = with_stack(|| self.render_here(messages, add_generation_prompt)).map_err(failed)?;
+        rendered.map_err(|e| failed(reason(&e)))
+    }
+
+    fn render_here(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        // Hugging Face passes tools and documents as None, and templates ask `is not none`.
+        let none = Value::from(());
+        self.environment.get_template(NAME)?.render(context! {
+            messages => messages,
+            add_generation_prompt => add_generation_prompt,
+            bos_token => self.bos,
+            eos_token => self.eos,
+            tools => none,
+            documents => none,
+        })
+    }
+}
+
+/// The template in an environment of its own.
+fn compile(source: &str, clock: Option<Timestamp>) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_keep_trailing_newline(true);
+    environment.set_fuel(Some(MAX_STEPS));
+    environment.set_recursion_limit(MAX_CALLS);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(write_value);
+    environment.add_function("raise_exception", raise_exception);
+    let now = move || clock.unwrap_or_else(date::now);
+    environment.add_function("strftime_now", move |format: &str| date::strftime(format, now()));
+    // minijinja's own, not Jinja2's.
+    for extra in ["zip", "chain", "lines"] {
+        environment.remove_filter(extra);
+    }
+    ops::install(&mut environment);
+    filters::install(&mut environment);
+    // Jinja2 reads every kind of line end as a line feed.
+    let lines = source.replace("\r\n", "\n").replace('\r', "\n");
+    let rewritten = rewrite::rewrite(&without_generation_tags(&lines))?;
+    environment.add_template_owned(NAME, rewritten)?;
+    Ok(environment)
+}
+
+/// Runs `work` in a thread with a stack that no template within its limits can fill. A panic of the engine's own is an error
+/// of the template, not of the program.
+fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("template".into()).stack_size(STACK);
+        let handle = thread
+            .spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(work)))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        match handle.join() {
+            Ok(Ok(done)) => Ok(done),
+            _ => Err("the template engine failed on it".into()),
+        }
+    })
+}
+
+/// Writes what `{{ ... }}` shows: `str()` of the value, counted.
+fn write_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let failed = |_| Error::from(ErrorKind::WriteFailure);
+    match value.as_str() {
+        Some(text) => {
+            charge(state, text.len())?;
+            out.write_str(text).map_err(failed)
+        }
+        None => {
+            let text = python::str_of(value)?;
+            charge(state, text.len())?;
+            out.write_str(&text).map_err(failed)
+        }
+    }
+}
+
+/// minijinja's error with its line, and without the template's text.
+fn reason(error: &Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it takes more than {MAX_STEPS} steps, which no chat needs: rendering was stopped");
+    }
+    let what = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
+    match error.line() {
+        Some(line) if error.kind() != ErrorKind::InvalidOperation => format!("{what} (line {line})"),
+        _ => what,
+    }
+}
+
+fn raise_exception(message: Rest<String>) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.join(" ")))
+}
+/// Turns Hugging Face's `{% generation %}` ... `{% endgeneration %}` (marks for training masks, no effect on the text)
+/// into blocks that every Jinja knows.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(end) = rest[start..].find("%}").map(|i| start + i) else { break };
+        let inner = &rest[start + 2..end];
+        let tag = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        out += &rest[..start + 2];
+        match tag {
+            "generation" => out += &inner.replace("generation", "if true"),
+            "endgeneration" => out += &inner.replace("endgeneration", "endif"),
+            _ => out += inner,
+        }
+        out += "%}";
+        rest = &rest[end + 2..];
+    }
+    out + rest
+}
