@@ -50,7 +50,7 @@ fn a_run_writes_a_vector_a_card_and_a_summary() {
     assert!(s["summary"].as_str().unwrap().starts_with("Only 2 held-out pairs are left"), "{s}");
     // The price: a vector of 1 % steps near the top moves the predictions, and by little.
     let price = &s["price"];
-    assert_eq!((price["passages"].as_u64(), price["not_finite"].as_u64()), (Some(24), Some(0)));
+    assert_eq!((price["passages"].as_u64(), price["not_finite"].as_u64()), (Some(2), Some(0)));
     let value = |key: &str| price[key]["value"].as_f64().unwrap();
     let kl = value("kl_per_token");
     assert!(kl > 0.0 && kl < 1.0, "{price}");
@@ -88,7 +88,7 @@ fn a_run_writes_a_vector_a_card_and_a_summary() {
         "How to use it",
         "| threads, CPU | 1 thread, kernels for ",
         "| split | pairs with near-duplicate prompts or answers",
-        "Price at scale +1, on 24 neutral passages",
+        "Price at scale +1, on 2 neutral passages",
         "% of the mean (",
     ];
     for text in texts {
@@ -359,6 +359,11 @@ fn repeated_pairs_with_random_labels_show_no_effect() {
     let s: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
     let said = s["summary"].as_str().unwrap();
     assert!(said.starts_with("No effect shown"), "{said}");
+    // A number of passages that gives no interval is refused.
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
+    command.args(bench.arguments("v.gguf", "--steps 1 --val 0 --test 0")).env("BIDPO_NEUTRAL_PASSAGES", "1");
+    let stderr = String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap();
+    assert!(stderr.contains("expected a number from 2 to 24"), "{stderr}");
     // Ten random vectors, and where the vector ranks among them.
     assert_eq!(s["random"]["draws"], 10);
     let rows = s["heldout"].as_array().unwrap();

@@ -9,7 +9,7 @@ use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SplitBy, TemplateChoice};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
-use bidpo_core::eval::price::Price;
+use bidpo_core::eval::price::{Price, neutral_passages};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
@@ -313,6 +313,7 @@ impl Pairs {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let passages = n_passages()?;
     let set = PreferenceSet::open(&args.data)?;
     let files = Files::new(&args, &set.name)?;
     let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
@@ -402,7 +403,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None
     };
     let price = match trained.complete() {
-        true => price(&model, &file, args.model.threads(), &interrupt).with_context(kept)?,
+        true => price(&model, &file, passages, args.model.threads(), &interrupt).with_context(kept)?,
         false => None,
     };
     let cpu = cpu_level().map_or_else(|_| "unknown", |level| level.name());
@@ -458,10 +459,21 @@ fn choose_prompt<'a>(
     Ok(best.map(|(_, p)| p))
 }
 
+/// Neutral passages to measure on: all of them. Tests, which train hundreds of vectors, take fewer by BIDPO_NEUTRAL_PASSAGES; the
+/// output and the card give their number.
+fn n_passages() -> anyhow::Result<usize> {
+    const VARIABLE: &str = "BIDPO_NEUTRAL_PASSAGES";
+    let all = neutral_passages().len();
+    let Some(value) = std::env::var_os(VARIABLE) else { return Ok(all) };
+    let n = value.to_str().and_then(|v| v.parse().ok()).filter(|n| (2..=all).contains(n));
+    n.with_context(|| format!("{VARIABLE} is {value:?}: expected a number from 2 to {all}"))
+}
+
 /// Measures the vector on neutral text; a zero vector has no price.
 fn price(
     model: &Arc<Model>,
     vector: &SteeringVector,
+    passages: usize,
     n_threads: u32,
     interrupt: &AtomicBool,
 ) -> anyhow::Result<Option<Price>> {
@@ -471,7 +483,7 @@ fn price(
         eprintln!("warning: the vector is zero: the pairs gave no gradient");
         return Ok(None);
     };
-    let price = Price::measure(model, &control, n_threads, interrupt)?;
+    let price = Price::measure(model, &control, passages, n_threads, interrupt)?;
     eprintln!("measured on {} neutral passages in {:.1} s", price.passages, started.elapsed().as_secs_f64());
     Ok(Some(price))
 }

@@ -18,6 +18,9 @@ pub const PAIRS: [[&str; 3]; 6] = [
     ["Do fish swim?", " Fish swim.", " Fish walk."],
 ];
 
+/// All neutral passages take longer than a test's own training.
+const NEUTRAL_PASSAGES: (&str, &str) = ("BIDPO_NEUTRAL_PASSAGES", "2");
+
 /// A folder with `prefs.jsonl` in it, and the model.
 pub struct Bench {
     dir: tempfile::TempDir,
@@ -80,7 +83,10 @@ impl Bench {
     }
 
     pub fn train(&self, out: &str, flags: &str) -> assert_cmd::assert::Assert {
-        let assert = Command::new(assert_cmd::cargo::cargo_bin!("bidpo")).args(self.arguments(out, flags)).assert();
+        let assert = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
+            .args(self.arguments(out, flags))
+            .env(NEUTRAL_PASSAGES.0, NEUTRAL_PASSAGES.1)
+            .assert();
         let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
         assert!(!stderr.contains("panicked"), "{stderr}");
         assert
@@ -99,6 +105,7 @@ impl Bench {
     pub fn spawn(&self, out: &str, flags: &str) -> Child {
         std::process::Command::new(assert_cmd::cargo::cargo_bin!("bidpo"))
             .args(self.arguments(out, flags))
+            .env(NEUTRAL_PASSAGES.0, NEUTRAL_PASSAGES.1)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

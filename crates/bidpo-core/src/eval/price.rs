@@ -102,17 +102,20 @@ pub enum PriceError {
 }
 
 impl Price {
-    /// Measures `control` on the neutral passages, each predicted by itself. Passages longer than the model's context are cut.
+    /// Measures `control` on the first `passages` neutral passages, each predicted by itself. Passages longer than the model's
+    /// context are cut.
     ///
     /// # Errors
     /// [`PriceError`].
     pub fn measure(
         model: &Arc<Model>,
         control: &ControlVector,
+        passages: usize,
         n_threads: u32,
         interrupt: &AtomicBool,
     ) -> Result<Self, PriceError> {
-        let windows = Windows::of_passages(model, &neutral_passages())?;
+        let neutral = neutral_passages();
+        let windows = Windows::of_passages(model, &neutral[..passages.clamp(1, neutral.len())])?;
         let mut scorer = TextScorer::new(model, windows.longest(), n_threads, Some(control))?;
         let mut scores = Vec::with_capacity(windows.len());
         for i in 0..windows.len() {
