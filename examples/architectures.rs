@@ -31,7 +31,7 @@ fn run(case: &Case) -> Result<Found, SyntheticError> {
     let differences = engine.and_then(|e| e.differences.as_ref());
     Ok(Found {
         passed: checks.passed(),
-        exact: engine.is_some_and(|e| e.exact() && e.zero_is_none()),
+        exact: engine.is_some_and(|e| e.exact() && e.zero_vector_is_noop()),
         relative_error: differences.map_or(f64::NAN, |d| d.relative_error),
         cosine: engine.and_then(|e| e.cosine_to_f32).unwrap_or(f64::NAN),
         ops: checks.survey.ops.keys().copied().collect(),

@@ -231,7 +231,7 @@ fn a_part_of_the_joint_gradient_is_that_layers_own() {
 /// llama.cpp rounds activations to 8 bits before each product with a quantized weight: where a sum runs in another order
 /// a rounding may flip, so the quantized models carry noise here. The tight lines are in `smol_in_f32`, `gemma_in_f32`.
 #[test]
-fn company_does_not_matter() {
+fn scores_are_batch_invariant() {
     for model in models() {
         let pairs = builtin_pairs(model).unwrap();
         let line = if model.architecture() == "gemma3" { 1.0 } else { 0.3 };

@@ -1,14 +1,13 @@
-//! `bidpo check`: is the engine right for this model?
+//! `bidpo check`: checks of the engine on a model.
 
 use anyhow::Context as _;
 use bidpo_core::check::{
-    Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, TOGETHER_COSINE, builtin_pairs, check,
-    long_pair, middle_layer,
+    BatchCheck, CheckReport, Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs,
+    check, long_pair, middle_layer,
 };
 use bidpo_core::engine::{DEVICE_LIMIT, check_model};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::Precision;
-use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "LIST", conflicts_with = "layer")]
     layers: Option<Layers>,
     /// Reference files to compare with (log-probabilities, loss and gradient computed elsewhere).
-    #[arg(long, value_name = "FILE.json", num_args = 1..)]
+    #[arg(long, visible_alias = "reference", value_name = "FILE.json", num_args = 1..)]
     gold: Vec<PathBuf>,
     /// Check with one pair of N tokens (prompt and both answers) instead of three short ones. Says what memory a gradient
     /// over that many takes.
@@ -68,37 +67,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             golds_compared.push(gold.compare(copy.model(), true, Precision::default(), threads)?);
         }
     }
-    let passed = checks.passed() && golds_compared.iter().all(|r| r.passed);
+    let report = CheckReport::new(&model, &checks, &golds_compared);
+    let passed = report.passed();
     if args.json {
-        let report = json!({
-            "model": model.path().display().to_string(),
-            "architecture": model.architecture(),
-            "layers": checks.layers,
-            "ops": checks.survey.ops,
-            "logits": checks.engine.as_ref().map(|e| json!({
-                "compared": e.agreement.n_logits, "max_difference": e.agreement.unsteered,
-                "max_difference_steered": e.agreement.steered, "effect_of_vector": e.agreement.effect,
-                "max_difference_of_zero_vector": e.agreement.zero, "on_devices": e.agreement.on_devices,
-                "relative_difference": e.agreement.relative })),
-            "devices": checks.engine.as_ref().map(|e| json!({
-                "activation_bytes": e.device_bytes.iter().map(|(d, n)| json!({ "device": d, "bytes": n })).collect::<Vec<_>>(),
-                "transposed_copies": e.transposed.0, "transposed_bytes": e.transposed.1, "transposed_types": e.transposed.2 })),
-            "placement": model.placement().words(),
-            "gradient": checks.engine.as_ref().and_then(|e| e.differences.as_ref().map(|d| json!({
-                "directions": d.directions, "cosine": d.cosine, "relative_error": d.relative_error,
-                "limit": LIMIT, "vectors_tried": e.points, "cosine_quantized_to_f32": e.cosine_to_f32 }))),
-            "gradient_on_devices": checks.engine.as_ref().and_then(|e| e.cosine_to_cpu.map(|c| json!({
-                "cosine_to_cpu": c, "limit": DEVICE_COSINE }))),
-            "rounded_for_speed": checks.engine.as_ref().and_then(|e| e.rounding.map(|r| json!({
-                "log_probability": r.log_probability, "fused_attention": r.fused_attention, "cosine": r.cosine, "relative_error": r.relative_error }))),
-            "pairs_together": checks.engine.as_ref().and_then(|e| e.together.as_ref().ok().map(|t| json!({
-                "log_probability": t.log_probability, "cosine": t.cosine, "limit": TOGETHER_COSINE,
-                "rows": t.rows, "joined_rows": t.joined_rows }))),
-            "pairs_not_joined": checks.engine.as_ref().and_then(|e| e.together.as_ref().err()),
-            "step_bytes": checks.engine.as_ref().map(|e| e.step_bytes),
-            "gold": golds_compared,
-            "passed": passed,
-        });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         println!("{} ({}), {}", model.path().display(), model.description(), layers.words());
@@ -163,15 +134,15 @@ fn print_engine(e: &EngineChecks) {
                 a.relative
             )
         } else {
-            "equality is demanded".into()
+            "equality is required".into()
         }
     );
-    println!("{} a vector of zeros against none: largest difference {:e}", verdict(e.zero_is_none()), a.zero);
-    println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.moves()), a.effect);
+    println!("{} a vector of zeros against none: largest difference {:e}", verdict(e.zero_vector_is_noop()), a.zero);
+    println!("{} a vector of 5 % of the residual norm moves logits by up to {:.3}", verdict(e.has_effect()), a.effect);
     match &e.differences {
         Some(d) => println!(
             "{} gradient against central differences, f32 weights{}, {} directions, step {} % of the residual norm: relative error {:.1e} (limit {:.0e}), cosine {:.8}{}",
-            verdict(e.smooth()),
+            verdict(e.gradient_matches()),
             if a.on_devices { " on the CPU" } else { "" },
             d.directions,
             d.step_percent,
@@ -211,27 +182,32 @@ fn print_engine(e: &EngineChecks) {
             println!("       nothing is rounded for speed: this CPU, or this type of weights, has no faster kernels")
         }
     }
-    match &e.together {
-        Ok(t) => println!(
-            "{} pairs computed together, as in a step of training ({} rows in {}): log-probabilities differ by {:e} from those alone (equality is demanded), gradient 1 - cosine {:.1e}",
+    match &e.batch {
+        BatchCheck::Compared(t) => println!(
+            "{} pairs in one batch, as in a training step ({} tokens in {}): log-probabilities differ by {:e} from those of each pair alone (equality is required), gradient 1 - cosine {:.1e}",
             verdict(t.passed()),
             t.rows,
             t.joined_rows,
             t.log_probability,
             1.0 - t.cosine
         ),
-        Err(reason) => println!("       pairs are computed one by one: {reason}"),
+        BatchCheck::Skipped(reason) => println!("skipped: batched pairs: {reason}"),
     }
-    println!("       a gradient over {} tokens takes {:.1} MB beside the model", e.n_tokens, e.step_bytes as f64 / 1e6);
+    println!(
+        "       a gradient over {} tokens takes {:.1} MB of additional memory",
+        e.n_tokens,
+        e.step_bytes as f64 / 1e6
+    );
     for (device, bytes) in &e.device_bytes {
         println!("       and {:.1} MB on {device}", *bytes as f64 / 1e6);
     }
-    let (n, bytes, types) = &e.transposed;
-    if *n > 0 {
+    let copies = &e.transposed;
+    if copies.count > 0 {
         println!(
-            "       {n} weights lie on devices once more, transposed: {:.1} MB in {}",
-            *bytes as f64 / 1e6,
-            types.join(" and ")
+            "       devices hold transposed copies of {} weights: {:.1} MB in {}",
+            copies.count,
+            copies.bytes as f64 / 1e6,
+            copies.types.join(" and ")
         );
     }
 }

@@ -1,13 +1,15 @@
 //! All checks that need no reference from outside, in one go.
 
+use super::batch_parity::batch_parity;
 use super::difference::{gradient, random_vector, total};
-use super::together::together;
-use super::{Differences, Together, central_differences};
+use super::{BatchCheck, BatchParity, Differences, central_differences};
 use crate::data::TokenizedPair;
 use crate::engine::{Agreement, Engine, EngineError, Survey, TracedBatch};
 use crate::numbers::{cosine, norm};
 use crate::train::Precision;
 use ggml_grad::llama::{DType, Model, ModelParams};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Largest relative error of the gradient against central differences on F32 weights that counts as right. The models
@@ -24,7 +26,7 @@ const DEVICE_ROUNDING_COSINE: f64 = 0.999;
 /// Vectors to compare the gradient at, at most.
 const POINTS: u64 = 3;
 
-/// What was found about a model at some layers.
+/// The checks of a model at some layers.
 #[derive(Debug, Clone)]
 pub struct Checks {
     /// The layers, lowest first.
@@ -35,7 +37,7 @@ pub struct Checks {
     pub engine: Option<EngineChecks>,
 }
 
-/// What was found where every op has its rule.
+/// The checks that need a rule for every op.
 #[derive(Debug, Clone)]
 pub struct EngineChecks {
     /// Lifted graph and `llama_decode`.
@@ -53,20 +55,34 @@ pub struct EngineChecks {
     /// What the default kernels round for speed, against ggml's forward pass and a backward pass in F32; None where they do
     /// the same.
     pub rounding: Option<Rounding>,
-    /// Pairs computed together against each by itself; or why they are not.
-    pub together: Result<Together, String>,
+    /// Pairs in one batch against each pair alone.
+    pub batch: BatchCheck,
     /// Bytes of inputs and activations that the gradient took.
     pub step_bytes: usize,
     /// Tokens of the pairs.
     pub n_tokens: usize,
     /// Devices in use beside the CPU, with the bytes of activations that the gradient took there.
-    pub device_bytes: Vec<(String, usize)>,
-    /// Transposed copies of weights on devices: how many, their bytes, their types.
-    pub transposed: (usize, u64, Vec<String>),
+    pub device_bytes: BTreeMap<String, usize>,
+    /// Transposed copies of weights on devices.
+    pub transposed: TransposedCopies,
+}
+
+/// Transposed copies of weights, which the backward pass on devices reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TransposedCopies {
+    /// Number of copies.
+    #[serde(rename = "transposed_copies")]
+    pub count: usize,
+    /// Their bytes.
+    #[serde(rename = "transposed_bytes")]
+    pub bytes: u64,
+    /// Their types.
+    #[serde(rename = "transposed_types")]
+    pub types: Vec<String>,
 }
 
 /// Differences between the default kernels and those that round nothing for speed, at a vector of 5 % of the residual norm.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rounding {
     /// Largest difference of a response's log-probability, in nats.
     pub log_probability: f64,
@@ -75,7 +91,7 @@ pub struct Rounding {
     pub fused_attention: Option<f64>,
     /// Cosine of the angle between the gradients.
     pub cosine: f64,
-    /// Length of the gradients' difference over the gradient's length.
+    /// Norm of the gradients' difference over the gradient's norm.
     pub relative_error: f64,
 }
 
@@ -86,12 +102,12 @@ impl EngineChecks {
     }
 
     /// A vector of zeros changes nothing.
-    pub fn zero_is_none(&self) -> bool {
-        self.agreement.zero_is_none()
+    pub fn zero_vector_is_noop(&self) -> bool {
+        self.agreement.zero_vector_is_noop()
     }
 
     /// A vector changes something.
-    pub fn moves(&self) -> bool {
+    pub fn has_effect(&self) -> bool {
         self.agreement.effect > 0.0
     }
 
@@ -103,13 +119,13 @@ impl EngineChecks {
     }
 
     /// The gradient is that of the function, as far as it was compared. Written so that NaN fails.
-    pub fn smooth(&self) -> bool {
+    pub fn gradient_matches(&self) -> bool {
         self.differences.as_ref().is_none_or(|d| d.relative_error <= LIMIT)
     }
 
-    /// Pairs have the same numbers in company.
-    pub fn same_together(&self) -> bool {
-        self.together.as_ref().map_or(true, Together::passed)
+    /// Pairs have the same log-probabilities in any batch.
+    pub fn batch_invariant(&self) -> bool {
+        self.batch.parity().is_none_or(BatchParity::passed)
     }
 }
 
@@ -117,7 +133,12 @@ impl Checks {
     /// True if all is well.
     pub fn passed(&self) -> bool {
         self.engine.as_ref().is_some_and(|e| {
-            e.exact() && e.zero_is_none() && e.moves() && e.smooth() && e.devices_agree() && e.same_together()
+            e.exact()
+                && e.zero_vector_is_noop()
+                && e.has_effect()
+                && e.gradient_matches()
+                && e.devices_agree()
+                && e.batch_invariant()
         })
     }
 }
@@ -195,7 +216,7 @@ pub fn check(
         return Ok(checks);
     }
     let traced = engine.trace_batch(&refs)?;
-    let transposed = model.transposed_copies(); // before copies in F32 are made, to compare with
+    let (count, bytes, types) = model.transposed_copies(); // before copies in F32 are made, to compare with
     let mut found = EngineChecks {
         agreement: engine.compare(&traced)?,
         differences: None,
@@ -203,11 +224,11 @@ pub fn check(
         cosine_to_f32: None,
         cosine_to_cpu: cosine_to_cpu(&mut engine, &refs, &traced, n_threads)?,
         rounding: rounding(&mut engine, &refs, &traced)?,
-        together: together(&mut engine, &refs)?,
+        batch: batch_parity(&mut engine, &refs)?,
         step_bytes: engine.step_bytes(&traced)?,
         n_tokens,
-        device_bytes: engine.step_device_bytes(),
-        transposed,
+        device_bytes: engine.step_device_bytes().into_iter().collect(),
+        transposed: TransposedCopies { count, bytes, types },
     };
     if let Some(f32) = f32 {
         let at = random_vector(&engine, &traced, 1);

@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 /// 0.1 % rounding takes over. In a model with kinks (ReLU) some directions want a shorter one: fewer lie within the step.
 const STEPS_PERCENT: [f64; 3] = [0.2, 0.05, 0.0125];
 
-/// What the comparison found.
-#[derive(Debug, Clone, PartialEq)]
+/// Slopes along the gradient and random directions against central differences.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Differences {
     /// Directions tried: the gradient's own, then random ones.
     pub directions: usize,

@@ -52,7 +52,7 @@ pub enum GoldError {
         source: std::io::Error,
     },
     /// Not such a file.
-    #[error("{path} is no reference file: {reason}")]
+    #[error("{path} is not a reference file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
@@ -64,14 +64,14 @@ pub enum GoldError {
     Engine(#[from] EngineError),
 }
 
-/// The least agreement that counts as right.
+/// Tolerances of the comparison with a reference file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Lines {
+pub struct Tolerances {
     /// Least cosine of the two gradients, given as `1 - cosine` at most.
     pub one_minus_cosine: f64,
     /// Largest `|ours - theirs| / |theirs|` of the gradient.
     pub relative_error: f64,
-    /// Largest deviation of the ratio of the two lengths from 1.
+    /// Largest deviation of the ratio of the two norms from 1.
     pub norm_ratio: f64,
     /// Largest difference of a log-probability, in nats.
     pub logp: f64,
@@ -79,8 +79,8 @@ pub struct Lines {
     pub loss: f64,
 }
 
-impl Lines {
-    /// The line for a forward pass in full precision or through quantized kernels, on the CPU or on devices. GELU models are
+impl Tolerances {
+    /// Tolerances for a forward pass in full precision or through quantized kernels, on the CPU or on devices. GELU models are
     /// judged more mildly: ggml evaluates GELU through a table of 16-bit floats. So are quantized products on devices: CUDA's
     /// keep the scales of activations as 16-bit floats and were measured at 0.0077, 0.12, 0.03, 2.9 and 0.018 on SmolLM2.
     pub fn of(f32_weights: bool, gelu: bool, on_devices: bool) -> Self {
@@ -94,7 +94,7 @@ impl Lines {
     }
 }
 
-/// How a model compares with a reference file.
+/// Differences between a model and a reference file.
 #[derive(Debug, Clone, Serialize)]
 pub struct GoldResult {
     /// Name of the reference file.
@@ -111,9 +111,10 @@ pub struct GoldResult {
     pub logp_difference: f64,
     /// Difference of the mean loss.
     pub loss_difference: f64,
-    /// The line it was judged by.
-    pub lines: Lines,
-    /// True if every figure is on the right side.
+    /// The tolerances that it was judged by.
+    #[serde(rename = "lines")]
+    pub tolerances: Tolerances,
+    /// True if every difference is within its tolerance.
     pub passed: bool,
 }
 
@@ -204,7 +205,7 @@ impl Gold {
         }
         let (ours, theirs) = (norm(&grad), norm(&self.mean_grad));
         let diff: Vec<f64> = grad.iter().zip(&self.mean_grad).map(|(a, b)| a - b).collect();
-        let lines = Lines::of(f32_weights, gelu, model.placement().is_offloaded());
+        let tolerances = Tolerances::of(f32_weights, gelu, model.placement().is_offloaded());
         let mut r = GoldResult {
             file: super::file_name(&self.path),
             mode: match (f32_weights, precision == Precision::EXACT) {
@@ -217,15 +218,15 @@ impl Gold {
             norm_ratio: ours / theirs,
             logp_difference,
             loss_difference: (mean_loss - self.mean_loss).abs(),
-            lines,
+            tolerances,
             passed: false,
         };
         // Written so that NaN fails.
-        r.passed = r.cosine >= 1.0 - lines.one_minus_cosine
-            && r.relative_error <= lines.relative_error
-            && (r.norm_ratio - 1.0).abs() <= lines.norm_ratio
-            && r.logp_difference <= lines.logp
-            && r.loss_difference <= lines.loss;
+        r.passed = r.cosine >= 1.0 - tolerances.one_minus_cosine
+            && r.relative_error <= tolerances.relative_error
+            && (r.norm_ratio - 1.0).abs() <= tolerances.norm_ratio
+            && r.logp_difference <= tolerances.logp
+            && r.loss_difference <= tolerances.loss;
         Ok(r)
     }
 }

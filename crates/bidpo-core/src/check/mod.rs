@@ -1,17 +1,19 @@
-//! Is the engine right for this model? Logits against `llama_decode`, the gradient against central differences, and
+//! Checks of the engine on a model: logits against `llama_decode`, the gradient against central differences, and
 //! both against reference values from outside.
 
+mod batch_parity;
 mod checks;
 mod difference;
 mod gold;
+mod report;
 mod synthetic;
-mod together;
 
-pub use checks::{Checks, DEVICE_COSINE, EngineChecks, LIMIT, check};
+pub use batch_parity::{BATCH_COSINE, BatchCheck, BatchParity, SkipReason};
+pub use checks::{Checks, DEVICE_COSINE, EngineChecks, LIMIT, Rounding, TransposedCopies, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
-pub use gold::{Gold, GoldError, GoldResult, Lines};
+pub use gold::{Gold, GoldError, GoldResult, Tolerances};
+pub use report::CheckReport;
 pub use synthetic::{SyntheticError, check_synthetic};
-pub use together::{TOGETHER_COSINE, Together};
 
 use crate::data::TokenizedPair;
 use ggml_grad::files::FileError;

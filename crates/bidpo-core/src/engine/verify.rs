@@ -1,4 +1,4 @@
-//! Is the lifted graph what llama.cpp computes, and has every op on the gradient's way a rule?
+//! The lifted graph against `llama_decode`, and its ops against the table of gradient rules.
 
 use super::layout::Layout;
 use super::{Engine, EngineError, PairLogp, TracedBatch};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// The ops of a lifted graph, by ggml's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// How often each occurs.
+    /// Counts.
     pub ops: BTreeMap<&'static str, OpCount>,
 }
 
@@ -24,7 +24,7 @@ impl Survey {
     }
 }
 
-/// How often an op occurs in a graph.
+/// Counts of an op in a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct OpCount {
     /// With a gradient and a rule for it.
@@ -35,20 +35,26 @@ pub struct OpCount {
     pub missing: usize,
 }
 
-/// How closely the lifted graph follows `llama_decode`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// Differences between the lifted graph and `llama_decode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Agreement {
     /// Largest difference of a logit without a vector.
+    #[serde(rename = "max_difference")]
     pub unsteered: f32,
     /// Largest difference of a logit with a vector of 5 % of the median residual norm.
+    #[serde(rename = "max_difference_steered")]
     pub steered: f32,
     /// Logits compared in each case.
+    #[serde(rename = "compared")]
     pub n_logits: usize,
-    /// How far that vector moved a logit of the first row, at most: 0 means that it does nothing.
+    /// Largest change of a logit of the first row by that vector: 0 means that it does nothing.
+    #[serde(rename = "effect_of_vector")]
     pub effect: f32,
     /// Largest difference of a logit between llama.cpp with a vector of zeros and without any.
+    #[serde(rename = "max_difference_of_zero_vector")]
     pub zero: f32,
     /// Root mean square of the differences, over the standard deviation of llama.cpp's logits; the larger of both cases.
+    #[serde(rename = "relative_difference")]
     pub relative: f64,
     /// Weights lie on devices, whose kernels need not give the same bits in two graphs: differences count as rounding up to
     /// [`DEVICE_LIMIT`].
@@ -62,7 +68,7 @@ pub const DEVICE_LIMIT: f64 = 0.01;
 impl Agreement {
     /// A vector of zeros changes nothing; on devices, next to nothing of what a vector does (ops that are fused without it
     /// are not with it).
-    pub fn zero_is_none(&self) -> bool {
+    pub fn zero_vector_is_noop(&self) -> bool {
         self.zero == 0.0 || self.on_devices && self.effect.is_finite() && self.zero <= self.effect / 20.0
     }
 
@@ -151,7 +157,7 @@ impl Engine {
         Ok(agreement)
     }
 
-    /// How far llama.cpp's own fused attention moves the log-probability of a response, at most, in nats, with vectors added.
+    /// Largest change of a response's log-probability, in nats, by llama.cpp's own fused attention, with vectors added.
     /// It sums in another order than its other attention and rounds keys and values to 16 bits; where activations are rounded
     /// to 8 bits, either can decide a step. A measure for what kernels of ours change, which only sum in another order.
     ///
@@ -194,7 +200,7 @@ impl Engine {
         for (max_diff, what, fine) in [
             (a.unsteered, "no vector", a.agrees()),
             (a.steered, "a random vector of 5 % of the residual norm", a.agrees()),
-            (a.zero, "llama_decode itself, a vector of zeros against none", a.zero_is_none()),
+            (a.zero, "llama_decode itself, a vector of zeros against none", a.zero_vector_is_noop()),
         ] {
             if !fine && max_diff != 0.0 {
                 return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
@@ -286,6 +292,6 @@ mod tests {
         assert!(!agrees(&[f32::NAN; 2], &[f32::NAN; 2]));
         assert!(!agrees(&[1.0, -1.0], &[1.0, f32::INFINITY]));
         let lost = Agreement { zero: f32::INFINITY, effect: f32::INFINITY, on_devices: true, ..Agreement::default() };
-        assert!(!lost.zero_is_none());
+        assert!(!lost.zero_vector_is_noop());
     }
 }
