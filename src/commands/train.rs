@@ -65,8 +65,8 @@ pub struct Args {
     /// Warm-up ratio: fraction of the steps in which the learning rate rises.
     #[arg(long, default_value_t = 0.1, value_parser = fraction)]
     warmup: f64,
-    /// Decoupled weight decay, in the units of the residual stream: no component grows beyond its inverse (bidpo 0.2.0: 0.05).
-    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
+    /// Decoupled weight decay, in the units of the residual stream: no component grows beyond its inverse. 0: none.
+    #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
     weight_decay: f64,
     /// Training pairs in a step.
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]

@@ -160,7 +160,7 @@ impl TrainConfig {
             learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
-            weight_decay: 0.0,
+            weight_decay: 0.05,
             batch: 8,
             budget: TrainingBudget::Epochs(5),
             seed: 0,
