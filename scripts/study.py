@@ -34,6 +34,13 @@ def short():
     return "\n>\n".join(line for line in chosen.splitlines() if line.startswith("> "))
 
 
+def price():
+    """What the chosen scale costs, as the sweep says it."""
+    lines = (folder / "sweep.txt").read_text().splitlines()
+    said = [line for line in lines if line.startswith(("Chosen on the ", "Price at "))]
+    return "\n>\n".join(f"> {line}" for line in said)
+
+
 def minutes(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
@@ -48,13 +55,18 @@ On the test questions:
 
 {short()}
 
+{price()}
+
 ## How
 
 1. TruthfulQA (January 2025) is split: 256 questions to train on, 256 to choose by, the rest to report on; near-duplicates never
    cross. The pairs are each training question's best answer against its best incorrect one.
 2. `bidpo train` makes a vector for the middle layer by BiDPO with the default settings, and one by DPO.
-3. `bidpo sweep` tries scales on the 256 questions to choose by, and what each costs on MMLU and on running text.
-4. The best scale is measured once on the test questions, beside everything that could do the same.
+3. `bidpo sweep` tries scales on the 256 questions to choose by, and what each costs on MMLU and on neutral text. It chooses the
+   smallest scale within one standard error of the best one, and the best of six system prompts.
+4. The chosen scale is measured once on the test questions, beside everything that could do the same: ten random vectors, the
+   mean difference of activations, DPO, the system prompt, as many solved examples as fit; and both models with the question
+   hidden or replaced by another one, which shows how much of the gain needs the question.
 5. With that scale the model answers in its own words, and a judge (the model itself: a weak one) compares the answers.
 
 | step | minutes |

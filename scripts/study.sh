@@ -40,8 +40,6 @@ step() {
     touch "$out/$name.done"
 }
 
-# Running text to see what a scale costs: a copy, for the original may change before the study goes on.
-if [ ! -e "$out/text.txt" ]; then cp README.md "$out/text.txt"; fi
 split=$out/split.json
 pairs=$out/train.jsonl
 step split "$bidpo" data split "$truthfulqa" --train 256 --valid 256 --seed 0 --split-by prompts --out "$split"
@@ -53,8 +51,8 @@ for objective in bidpo dpo; do
         --cache "$out/cache" --output "$out/$objective.gguf" --fresh
 done
 step sweep "$bidpo" sweep --model "$model" --vector "$out/bidpo.gguf" --data "$truthfulqa" --split "$split" --protocol mc \
-    --scales=-10%..20%/5% --mmlu "$mmlu" --per-subject 2 --text "$out/text.txt" --windows 8 --prompt chat \
-    --compare "DPO, same length=$out/dpo.gguf" --out "$out/sweep"
+    --scales=-10%..20%/5% --mmlu "$mmlu" --per-subject 2 --prompt chat --random 10 \
+    --compare "DPO, same norm=$out/dpo.gguf" --out "$out/sweep"
 # The chosen scale, of the file with the test items.
 chosen=$(python3 - "$out/sweep" <<'PY'
 import glob, json, sys
