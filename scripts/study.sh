@@ -64,9 +64,10 @@ print(best["vectors"][0]["scale"], best["layers"])
 PY
 )
 read -r scale layer <<< "$chosen"
+# Answers end at an empty line: without it this model repeats itself, and even 512 tokens cut off a third of the steered ones.
 step generate "$bidpo" eval truthfulqa --model "$model" --data "$truthfulqa" --split "$split" --protocol generate \
-    --vector "$out/bidpo.gguf" --scale="$scale" --layers "$layer" --prompt chat --max-tokens 48 --limit 128 \
-    --baselines unsteered,random,system --out "$out/generate"
+    --vector "$out/bidpo.gguf" --scale="$scale" --layers "$layer" --prompt chat --max-tokens 128 --stop '\n\n' \
+    --limit 128 --baselines unsteered,random,system --random 1 --out "$out/generate"
 results=("$out"/sweep/{valid,mmlu,text}.jsonl "$out"/sweep/test-*.jsonl "$out/generate")
 "$bidpo" report "${results[@]}" --html "$docs/study.html" --no-items > "$out/words.txt"
 python3 scripts/study.py "$out" "$docs/study.md" <("$bidpo" report "${results[@]}")
