@@ -1,4 +1,4 @@
-//! How much memory there is.
+//! Free and used memory.
 
 /// Bytes that can be allocated without swapping, as the system estimates; `None` where it does not say (all but Linux).
 pub fn available() -> Option<u64> {

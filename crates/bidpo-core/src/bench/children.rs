@@ -1,4 +1,4 @@
-//! What is measured on processes of its own: peak memory, and the time to the first token.
+//! Measurements on separate processes: peak memory, and the time to the first token.
 
 use super::pairs::texts;
 use super::{BenchError, Line, Measured, Name, Outcome, Spread, Subject, alternate};
@@ -15,7 +15,7 @@ fn failed(what: &'static str, reason: impl ToString) -> BenchError {
     BenchError::Child { what, reason: reason.to_string() }
 }
 
-/// What a process said last on stderr.
+/// Last lines of a process on stderr.
 fn last_words(child: &mut Child) -> String {
     let mut text = String::new();
     if let Some(err) = &mut child.stderr {

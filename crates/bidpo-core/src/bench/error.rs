@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! Errors of the benchmark.
 
 use crate::chat::ChatError;
 use crate::data::truthfulqa::TruthfulQaError;
@@ -48,13 +48,13 @@ pub enum BenchError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A process that was measured failed.
     #[error("{what} failed: {reason}")]
     Child {
-        /// What it was.
+        /// The kind of work.
         what: &'static str,
         /// Its last words.
         reason: String,

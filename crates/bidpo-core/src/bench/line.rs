@@ -136,11 +136,11 @@ impl Verdict {
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
-    /// Which.
+    /// Name of the measurement.
     pub name: Name,
-    /// What ours is, exactly.
+    /// Description of bidpo's work.
     pub what: String,
-    /// What it is compared with, exactly.
+    /// Description of the reference.
     pub against: String,
     /// Unit of both.
     pub unit: &'static str,

@@ -30,7 +30,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What to measure, and how.
+/// Settings of a benchmark.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Steered layer; the middle one if not given.
@@ -43,7 +43,7 @@ pub struct Settings {
     pub only: Vec<Name>,
     /// mc_task.json or TruthfulQA.csv.
     pub truthfulqa: Option<PathBuf>,
-    /// How many of its questions.
+    /// Number of its questions.
     pub questions: usize,
     /// Result of benches/peers.
     pub pytorch: Option<PathBuf>,

@@ -6,7 +6,7 @@ use ggml_grad::graph::emit::Profile;
 use ggml_grad::llama::Model;
 use serde::Serialize;
 
-/// Where a step's time goes, milliseconds, medians over the rounds. All but `compute` is serial.
+/// Parts of a step's time, milliseconds, medians over the rounds. All but `compute` is serial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Split {
     /// The whole step.
@@ -31,12 +31,12 @@ pub struct Split {
     pub ops: Vec<OpTime>,
 }
 
-/// What the nodes of an op took in a step.
+/// Time of an op's nodes in a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OpTime {
     /// ggml's name of the op, or that of a kernel of ours.
     pub op: String,
-    /// How many there are.
+    /// Number of nodes.
     pub nodes: usize,
     /// Milliseconds of the first thread, with its wait for the others.
     pub millis: f64,
@@ -123,9 +123,9 @@ pub struct ModelReport {
     pub tokens: usize,
     /// The figures.
     pub lines: Vec<Line>,
-    /// Where a step's time goes.
+    /// Parts of a step's time.
     pub split: Option<Split>,
-    /// How it grows with the threads.
+    /// Growth with the threads.
     pub threads: Option<Threads>,
 }
 

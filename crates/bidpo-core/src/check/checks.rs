@@ -52,7 +52,7 @@ pub struct EngineChecks {
     /// Cosine of the angle between the gradient on devices and the one that the CPU gives with the same file, at one vector.
     /// None where no weight lies on a device.
     pub cosine_to_cpu: Option<f64>,
-    /// What the default kernels round for speed, against ggml's forward pass and a backward pass in F32; None where they do
+    /// Effect of the reduced-precision kernels, against ggml's forward pass and a backward pass in F32; None where they do
     /// the same.
     pub rounding: Option<Rounding>,
     /// Pairs in one batch against each pair alone.
@@ -143,7 +143,7 @@ impl Checks {
     }
 }
 
-/// What the engine rounds for speed on these pairs. Leaves the engine as it was.
+/// Effect of the reduced-precision kernels on these pairs. Leaves the engine as it was.
 fn rounding(
     engine: &mut Engine,
     pairs: &[&TokenizedPair],

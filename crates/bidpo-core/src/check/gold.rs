@@ -56,7 +56,7 @@ pub enum GoldError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// The engine.

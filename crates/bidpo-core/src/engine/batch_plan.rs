@@ -1,8 +1,8 @@
-//! Which traced pairs are computed together: a value that planning returns and that steps are given.
+//! The division of traced pairs into batches: a value that planning returns and steps are given.
 
 use std::ops::Range;
 
-/// How traced pairs are divided into batches. Batching changes the last bits of gradients, so the plan is part of a run's
+/// Division of traced pairs into batches. Batching changes the last bits of gradients, so the plan is part of a run's
 /// identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BatchPlan {
@@ -23,7 +23,7 @@ impl BatchPlan {
         self.max_tokens
     }
 
-    /// Whether pairs are batched at all.
+    /// True where pairs are batched at all.
     pub const fn is_batched(self) -> bool {
         self.max_tokens > 0
     }

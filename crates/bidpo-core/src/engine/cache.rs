@@ -1,4 +1,4 @@
-//! What was captured of pairs, on disk between runs: a file a capture, named after all that decides its numbers.
+//! Traced pairs on disk between runs: one file a trace, named after all that decides its numbers.
 //!
 //! The files are safetensors, so that other tools can read the residual streams: `residual` `[n_rows, n_embd]` (F32 or
 //! BF16), `norms.N` `[n_rows]` of each steered layer, `reference` `[n_pairs, 2]` (F64: chosen, rejected), and `kept.N`, the
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Version of the files and of what is in them. Goes up whenever the numbers of a capture change.
 const VERSION: &str = "bidpo captured pairs 4";
 
-/// How the residual stream is stored.
+/// Storage type of the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheType {
     /// As it was computed.
@@ -53,7 +53,7 @@ impl std::str::FromStr for CacheType {
     }
 }
 
-/// What a cache did for a run.
+/// Reads and writes of a cache in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheUse {
     /// Captures read from it.
@@ -76,7 +76,7 @@ pub struct Cache {
     notices: Vec<String>,
 }
 
-/// What is stored of a capture.
+/// Contents of a cache file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stored {
     /// `[n_rows, n_embd]`
@@ -111,12 +111,12 @@ impl Cache {
         &self.folder
     }
 
-    /// How residual streams are stored.
+    /// Storage type of residual streams.
     pub fn kind(&self) -> CacheType {
         self.kind
     }
 
-    /// What it did so far.
+    /// Reads and writes so far.
     pub fn used(&self) -> CacheUse {
         self.used
     }
@@ -144,7 +144,7 @@ impl Cache {
         self.folder.join(format!("{key}.safetensors"))
     }
 
-    /// What is stored under a key. A file that cannot be trusted is noticed and counts as none.
+    /// The contents stored under a key. A file that cannot be trusted is noticed and counts as none.
     pub(super) fn load(&mut self, key: &str) -> Option<Stored> {
         let path = self.path(key);
         let bytes = match std::fs::read(&path) {

@@ -5,7 +5,7 @@ use ggml_grad::graph::emit::RunError;
 use ggml_grad::graph::ir::IrError;
 use ggml_grad::llama::{LlamaError, Unsupported};
 
-/// What can go wrong between a pair and its gradient.
+/// Errors between a pair and its gradient.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// llama.cpp.

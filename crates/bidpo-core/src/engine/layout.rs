@@ -1,4 +1,4 @@
-//! Where the tokens of some pairs lie in one batch.
+//! Positions of the tokens of some pairs in one batch.
 
 use super::{EngineError, PairLogp};
 use crate::data::TokenizedPair;
@@ -48,7 +48,7 @@ impl Labels {
     }
 }
 
-/// Where the tokens of some pairs lie in one batch.
+/// Positions of the tokens of some pairs in one batch.
 pub(super) struct Layout {
     pub batch: Batch,
     pub pairs: Vec<TokenizedPair>,
@@ -121,7 +121,7 @@ impl Layout {
     }
 }
 
-/// Where the rows of several traced pairs lie in one graph.
+/// Positions of the rows of several traced pairs in one graph.
 ///
 /// Rows of shared prompt prefixes are computed once. Those that predict a response's token are not shared between pairs, nor
 /// is a response; the last token of a response predicts nothing and is left out.

@@ -97,7 +97,7 @@ impl Engine {
         self.context.set_kernel_override(FastKernels::kernel_override().filter(|_| fast));
     }
 
-    /// What may be rounded.
+    /// Precision of traces and runs.
     pub fn precision(&self) -> Precision {
         self.exec.precision()
     }
@@ -118,7 +118,7 @@ impl Engine {
         self
     }
 
-    /// How parameters change the residual stream at the steered layers.
+    /// The kind of change at the steered layers.
     pub fn intervention(&self) -> &Arc<dyn Intervention> {
         &self.intervention
     }

@@ -98,7 +98,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What the user should know about devices since this was asked last.
+    /// Notices about devices since this was asked last.
     pub fn take_notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
     }

@@ -16,7 +16,7 @@ struct PendingTrace<T> {
     source: Source,
 }
 
-/// Where a trace came from.
+/// Origin of a trace.
 enum Source {
     /// The cache: it has its references.
     Cache,
@@ -24,14 +24,14 @@ enum Source {
     Decode { saved: SavedTensors, key: Option<String> },
 }
 
-/// What came of a stored trace.
+/// Result of reading a stored trace.
 enum Restored {
     Traced(Box<TracedBatch>),
     /// It does not fit the graph.
     Unusable(String),
 }
 
-/// Whether the cache may be read and written.
+/// Use of the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum CachePolicy {
     Use,

@@ -5,7 +5,7 @@ use super::{Batch, EvalCallback, KernelOverride, LlamaError, Model, Pool, Token,
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What `llama_decode` answers where the abort callback stopped it.
+/// Answer of `llama_decode` where the abort callback stopped it.
 const ABORTED: i32 = 2;
 
 /// Type of the KV cache's elements.
@@ -17,7 +17,7 @@ pub enum KvType {
     F32,
 }
 
-/// How to make a context.
+/// Options of a context.
 #[derive(Debug, Clone)]
 pub struct ContextParams {
     /// Tokens the KV cache holds, all sequences together.

@@ -11,7 +11,7 @@ pub const LLAMA_CPP_SYS_VERSION: &str = "0.1.161";
 pub struct Device {
     /// ggml's name, for example `CPU` or `CUDA0`.
     pub name: String,
-    /// What it is.
+    /// Kind of device.
     pub description: String,
     /// `CPU`, `GPU`, `integrated GPU` or `accelerator`.
     pub kind: &'static str,

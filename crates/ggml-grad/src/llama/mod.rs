@@ -61,7 +61,7 @@ use std::path::PathBuf;
 /// A token id of the model's vocabulary.
 pub type Token = i32;
 
-/// What can go wrong between bidpo and llama.cpp.
+/// Errors of llama.cpp and its files.
 #[derive(Debug, thiserror::Error)]
 pub enum LlamaError {
     /// The file cannot be opened, read or written.

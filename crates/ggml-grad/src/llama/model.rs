@@ -11,13 +11,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// How to load a model.
+/// Options of loading a model.
 #[derive(Debug, Clone)]
 pub struct ModelParams {
     /// Keep the weights as they lie in the file, so that the training engine can read them. `false` lets llama.cpp
     /// repack them for its own kernels (a little faster for generation on some CPUs, unreadable for the engine).
     pub plain_weights: bool,
-    /// Which layers go to which device.
+    /// Placement of the layers on devices.
     pub offload: Offload,
     /// Load the vocabulary only.
     pub vocab_only: bool,
@@ -185,7 +185,7 @@ impl Model {
         (all.len(), all.values().map(|t| t.bytes() as u64).sum(), types)
     }
 
-    /// Where the layers lie.
+    /// Placement of the layers.
     pub fn placement(&self) -> &Placement {
         &self.placement
     }

@@ -1,10 +1,10 @@
-//! Which layers of a model lie on which device.
+//! Placement of a model's layers on devices.
 
 use super::device::{device_description, device_name, find_device, local_gpus};
 use super::{LlamaError, init, rpc, sys};
 use std::cell::RefCell;
 
-/// How the layers are divided between several devices (llama.cpp's `--split-mode`).
+/// Division of the layers between several devices (llama.cpp's `--split-mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SplitMode {
     /// One device takes all.
@@ -16,14 +16,14 @@ pub enum SplitMode {
     Row,
 }
 
-/// Where a model's layers are to go.
+/// Requested placement of a model's layers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Offload {
     /// Layers to offload, the last ones first, the output after them; None: all.
     pub n_gpu_layers: Option<u32>,
     /// Names of devices, in the order in which they are used; None: the workers, then every GPU.
     pub devices: Option<Vec<String>>,
-    /// How layers are divided between them.
+    /// Division of the layers between them.
     pub split_mode: SplitMode,
     /// The device that takes all with [`SplitMode::None`], counted among those in use.
     pub main_gpu: usize,
@@ -105,14 +105,14 @@ impl Offload {
     }
 }
 
-/// Where a loaded model lies.
+/// Placement of a loaded model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Device of each layer.
     pub layers: Vec<String>,
     /// Device of the output.
     pub output: String,
-    /// What the devices are called at length.
+    /// Full names of the devices.
     words: Vec<(String, String)>,
 }
 

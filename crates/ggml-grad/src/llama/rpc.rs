@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// How long a worker may take to answer the first message before it counts as busy.
+/// Time for a worker's answer to the first message; after that it counts as busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `ggml-rpc.h`: the protocol of the llama.cpp that this build contains.

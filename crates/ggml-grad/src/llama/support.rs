@@ -1,4 +1,4 @@
-//! Which models are refused for which use.
+//! Models that are refused, for each use.
 
 use super::Model;
 use std::path::PathBuf;

@@ -51,7 +51,7 @@ impl Family {
         self.arch
     }
 
-    /// What sets the family apart, in one line.
+    /// Features of the family, in one line.
     pub fn exercises(&self) -> &'static str {
         self.exercises
     }

@@ -3,7 +3,7 @@
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How a tensor's values are made.
+/// Distribution of a tensor's values.
 #[derive(Debug, Clone)]
 pub(super) enum Init {
     /// Normal numbers.

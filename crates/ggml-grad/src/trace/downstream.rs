@@ -17,7 +17,7 @@ pub struct DownstreamGraph {
     pub hook_points: Vec<HookPoint>,
     /// `[n_outputs, n_vocab]`.
     pub logits: Value,
-    /// What has to run for the log-probabilities.
+    /// Value to compute for the log-probabilities.
     pub head: Value,
     /// For each hook point: the gradient there, `[n_rows, n_embd]`.
     pub grads: Vec<Value>,

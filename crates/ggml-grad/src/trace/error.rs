@@ -5,7 +5,7 @@ use crate::graph::emit::RunError;
 use crate::graph::ir::IrError;
 use crate::llama::{LlamaError, Token, Unsupported};
 
-/// What can go wrong between tokens and a gradient.
+/// Errors between tokens and a gradient.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// llama.cpp.
@@ -26,7 +26,7 @@ pub enum TraceError {
     /// Weights on a GPU or a worker.
     #[error("the weights of the model are not all in the CPU's memory ({placement}): load it with Offload::none()")]
     Offloaded {
-        /// Where the layers are.
+        /// Placement of the layers.
         placement: String,
     },
     /// No layer, a layer out of range, or one named twice.

@@ -40,7 +40,7 @@ use crate::graph::{AttentionMemory, FastKernels};
 use crate::llama::{Batch, Context, ContextParams, Model, Token, Use};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How to trace.
+/// Options of a tracer.
 #[derive(Debug, Clone)]
 pub struct TraceOptions {
     /// Tokens of a batch, at most.
