@@ -14,7 +14,9 @@ use simulation::{Cell, Power, coverage, false_claims, power};
 fn limits(cell: &Cell) -> (f64, f64) {
     let few_can_change = cell.what.contains("paired difference") && cell.n <= 50;
     let skewed = cell.what.contains("log-normal") || cell.what.contains("logit shifted");
+    let few_categories = cell.what.contains("proportion in categories") && cell.n <= 20;
     match cell.n {
+        _ if few_categories => (90.0, 99.0),
         _ if few_can_change => (93.5, 100.0),
         8 if skewed => (87.0, 96.5),
         20 if skewed => (90.0, 96.5),
@@ -39,8 +41,9 @@ fn check(coverage: &[Cell], claims: &[Cell], power: &[Power], replicates: usize,
     }
     for p in power {
         let noise = noise(80.0, replicates);
-        // Below the churn that chance makes at these sizes the normal approximation of the formula is rough.
-        assert!((p.found - 80.0).abs() <= 5.0 + noise, "{p:?}: printed is 80 %");
+        // With 50 items the formula's normal approximation is rough, towards a power that is too small.
+        let above = if p.n == 50 { 9.0 } else { 5.0 };
+        assert!((75.0 - noise..=80.0 + above + noise).contains(&p.found), "{p:?}: printed is 80 %");
         assert!((p.five_points_found - p.five_points).abs() <= 5.0 + noise, "{p:?}");
     }
 }
