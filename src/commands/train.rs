@@ -347,6 +347,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let split_by = if legacy.is_some() { SplitBy::Pairs } else { args.split_by };
     if legacy.is_none() {
+        if split_by == SplitBy::Pairs {
+            eprintln!("note: --split-by pairs cuts groups: held-out pairs may be near-duplicates of training pairs");
+        }
         note_groups(&groups, &parts, &texts);
     }
     let parts = legacy.unwrap_or(parts);
