@@ -292,8 +292,8 @@ fn prompts_data_and_references_of_the_other_commands() {
         bench.fails(1, &format!("check --model M --no-f32 --layer {layer}"), &[&format!("layer {layer}"), "1 to 29"]);
     }
     bench.fails(1, "check --model M --no-f32 --gold DIR/missing.json", &["missing.json", "No such file"]);
-    bench.fails(1, "check --model M --no-f32 --gold DIR/object.json", &["object.json is no reference file"]);
-    bench.fails(1, "check --model M --no-f32 --gold DIR/cut.json", &["cut.json is no reference file"]);
+    bench.fails(1, "check --model M --no-f32 --gold DIR/object.json", &["object.json is not a reference file"]);
+    bench.fails(1, "check --model M --no-f32 --gold DIR/cut.json", &["cut.json is not a reference file"]);
 }
 
 /// Architectures that cannot be trained on, from small random models.
