@@ -133,7 +133,7 @@ fn a_sweep_and_its_report() {
     let [layer, percent] = [&narrow["chosen"]["layer"], &narrow["chosen"]["percent"]];
     let file = out.join(format!("test-layer{layer}{:+}pc.jsonl", percent.as_f64().unwrap()));
     let before = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, before.replace("\"settings\":6", "\"settings\":4")).unwrap();
+    std::fs::write(&file, before.replacen("\"settings\":6", "\"settings\":4", 1)).unwrap();
     run("-20%,20%");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 
