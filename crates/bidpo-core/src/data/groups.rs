@@ -11,7 +11,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SplitBy {
-    /// Pairs with near-duplicate prompts, or with answers of one skeleton ([`skeleton_groups`]).
+    /// Pairs with near-duplicate prompts, or with answers of one skeleton (equal but for names, numbers and one word).
     #[default]
     Groups,
     /// Pairs with near-duplicate prompts.
