@@ -77,7 +77,7 @@ impl Drop for Worker {
 
 fn bidpo() -> Command {
     let mut command = Command::cargo_bin("bidpo").unwrap();
-    command.env("BIDPO_THREADS", "1");
+    command.env("BIDPO_THREADS", "1").env("BIDPO_NEUTRAL_PASSAGES", "2");
     command
 }
 
@@ -152,7 +152,7 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
     let want = gradient(&load(&path, &Offload::none()), None);
     for place in places(&a, &b, n_layer) {
         let model = load(&path, &place.offload);
-        assert!(model.placement().is_offloaded(), "{}: {}", place.name, model.placement().words());
+        assert!(model.placement().is_offloaded(), "{}: {}", place.name, model.placement());
         let got = gradient(&model, Some(place.exact));
         let cosine = cosine(&got.grads[0], &want.grads[0]);
         let difference = (got.logp[0].chosen - want.logp[0].chosen).abs();
@@ -162,8 +162,8 @@ fn graphs_agree(name: &str, n_layer: usize, layer: usize, gold: &str) {
         let (limit, nats) = if place.exact { (1e-4, 0.02) } else { (3e-2, 4.0) };
         assert!(1.0 - cosine < limit, "{name} on {}: gradient, 1 - cosine {:e}", place.name, 1.0 - cosine);
         assert!(difference < nats, "{name} on {}: {difference} nats", place.name);
-        // gemma's table of logits makes its reference a matter of half a minute on one thread: in one place only.
-        if name != GEMMA || place.name == "CPU and two workers" || !place.exact {
+        // The reference takes up to half a minute on one thread. The other places are compared with the CPU above.
+        if place.name == "CPU and two workers" || !place.exact {
             let r = gold.compare(&model, false, Precision::default(), 1).unwrap();
             assert!(r.passed, "{name} on {}: {r:?}", place.name);
         }
