@@ -31,7 +31,7 @@ impl ModelArgs {
             ModelParams { plain_weights: !self.repack, offload: self.devices.offload(), ..ModelParams::default() };
         let model = Model::load(&self.model, &params)?;
         if model.placement().is_offloaded() {
-            eprintln!("{}", model.placement().words());
+            eprintln!("{}", model.placement());
         }
         Ok(model)
     }

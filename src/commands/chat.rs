@@ -348,7 +348,7 @@ impl Chat {
             eprintln!("{}", printable(&describe(dial)));
         }
         if let Some(layers) = self.session.layers() {
-            eprintln!("restricted to {} (/layers all lifts it)", layers.words());
+            eprintln!("restricted to {} (/layers all lifts it)", layers.labelled());
         }
         if !self.session.is_on() {
             eprintln!("steering is off (/on switches it on)");

@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{} ({}), {}", model.path().display(), model.description(), layers.words());
+        println!("{} ({}), {}", model.path().display(), model.description(), layers.labelled());
         print_ops(&checks);
         if let Some(e) = &checks.engine {
             print_engine(e);

@@ -505,7 +505,7 @@ fn describe(
         "{} ({}), {} of {}, {} thread{}, template {}",
         identity.name,
         model.description(),
-        config.layers.words(),
+        config.layers.labelled(),
         model.n_layer(),
         args.model.threads(),
         if args.model.threads() == 1 { "" } else { "s" },

@@ -175,7 +175,7 @@ impl Extractor {
             op_offload: true,
         };
         let mut ctx = Context::new(model, &params)?;
-        ctx.set_kernel_override(ggml_grad::graph::FastKernels::kernel_override());
+        ctx.set_kernel_override(ggml_grad::graph::FastKernels::if_supported());
         Ok(Self { ctx, layers, limit, n_tokens_max, last_only })
     }
 

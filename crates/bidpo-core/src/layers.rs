@@ -56,7 +56,7 @@ impl Layers {
     }
 
     /// For use in a sentence: `layer 15`, `layers 10-20`.
-    pub fn words(&self) -> String {
+    pub fn labelled(&self) -> String {
         format!("layer{} {self}", if self.0.len() == 1 { "" } else { "s" })
     }
 }
@@ -147,7 +147,7 @@ mod tests {
             assert_eq!((&*read, read.to_string().as_str()), (layers, canonical), "{text}");
             assert_eq!(canonical.parse(), Ok(read));
         }
-        assert_eq!((Layers::one(3).words(), Layers(vec![3, 4]).words()), ("layer 3".into(), "layers 3-4".into()));
+        assert_eq!((Layers::one(3).labelled(), Layers(vec![3, 4]).labelled()), ("layer 3".into(), "layers 3-4".into()));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Server {
         let listener = std::net::TcpListener::bind(options.addr).map_err(no_listener)?;
         listener.set_nonblocking(true).map_err(no_listener)?;
         let mut ctx = Context::new(model, &context_params(options))?;
-        ctx.set_kernel_override(ggml_grad::graph::FastKernels::kernel_override());
+        ctx.set_kernel_override(ggml_grad::graph::FastKernels::if_supported());
         if !vectors.vectors().is_empty() {
             startup::check_steering(&mut ctx)?;
         }

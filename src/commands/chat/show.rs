@@ -22,7 +22,7 @@ pub fn layers(session: &ChatSession) -> String {
     let mut out = String::new();
     let only = session.layers();
     for dial in session.dials() {
-        let own = Layers::new(dial.vector.layers()).map_or_else(|e| e.to_string(), |l| l.words());
+        let own = Layers::new(dial.vector.layers()).map_or_else(|e| e.to_string(), |l| l.labelled());
         out += &format!("{} at {}, {own}\n", dial.name, short(dial.scale));
         let mut lines: Vec<(usize, usize, String)> = Vec::new();
         for layer in dial.vector.layers() {
@@ -45,7 +45,7 @@ pub fn layers(session: &ChatSession) -> String {
         }
     }
     match only {
-        Some(list) => out += &format!("restricted to {} (/layers all lifts it)\n", list.words()),
+        Some(list) => out += &format!("restricted to {} (/layers all lifts it)\n", list.labelled()),
         None => out += &format!("this model takes layers 1-{}\n", session.model().n_layer() - 1),
     }
     out

@@ -106,7 +106,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
         1 => format!("norm {} ({percent} % of the median residual norm, {of_mean} % of the mean)", fixed(r.norm(), 3)),
         n => format!("{percent} % of the median residual norm, {of_mean} % of the mean (averaged over {n} layers)"),
     };
-    println!("{}: {}, {norm}, from step {} of {}", output.display(), r.config.layers.words(), t.best_step, t.steps);
+    println!("{}: {}, {norm}, from step {} of {}", output.display(), r.config.layers.labelled(), t.best_step, t.steps);
     println!("{} thread{}, kernels for {}", r.threads, if r.threads == 1 { "" } else { "s" }, r.cpu);
     if let Some(h) = r.heldout {
         println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Writes the vector, and says what was written, on stderr.
 pub fn write(vector: &SteeringVector, path: &Path) -> anyhow::Result<ExitCode> {
     vector.save(path)?;
-    let layers = Layers::new(vector.layers())?.words();
+    let layers = Layers::new(vector.layers())?.labelled();
     let norm = super::show::significant(vector.total_norm());
     eprintln!("bidpo: {}: {layers}, {} dimensions, norm {norm}", path.display(), vector.n_embd());
     if Format::of(path) == Format::Npy {

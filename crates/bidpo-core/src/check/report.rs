@@ -90,7 +90,7 @@ impl<'a> CheckReport<'a> {
             ops: &checks.survey.ops,
             logits: engine.map(|e| &e.agreement),
             devices: engine.map(devices),
-            placement: model.placement().words(),
+            placement: model.placement().to_string(),
             gradient: engine.and_then(gradient),
             gradient_on_devices: engine
                 .and_then(|e| e.cosine_to_cpu)

@@ -69,7 +69,7 @@ impl Engine {
             return Err(EngineError::Model(format!("layers {layers:?}: at least one, and each once")));
         }
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
-        ctx.set_kernel_override(FastKernels::kernel_override());
+        ctx.set_kernel_override(FastKernels::if_supported());
         let exec = Executor::new(ctx.n_threads())?;
         Ok(Self {
             model: Arc::clone(model),
@@ -94,7 +94,7 @@ impl Engine {
         self.exec.set_precision(precision);
         // Below the lowest layer they give ggml's bits in either case; but what is asked for are its own kernels.
         let fast = precision.forward == Forward::Fast;
-        self.context.set_kernel_override(FastKernels::kernel_override().filter(|_| fast));
+        self.context.set_kernel_override(FastKernels::if_supported().filter(|_| fast));
     }
 
     /// Precision of traces and runs.

@@ -240,7 +240,7 @@ impl Engine {
         format!(
             "layers {:?}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers(),
-            self.model.placement().words(),
+            self.model.placement(),
             self.context.n_threads(),
             self.precision(),
             env!("CARGO_PKG_VERSION"),

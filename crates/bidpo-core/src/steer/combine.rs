@@ -61,7 +61,7 @@ fn sum(
     let mismatch = |text: String| Err(SteerError::Mismatch(text));
     let top = n_layer.saturating_sub(1);
     if let Some(list) = layers.filter(|list| list.iter().any(|&l| l < 1 || l > top)) {
-        return mismatch(format!("{} cannot be steered: this model takes 1-{top}", list.words()));
+        return mismatch(format!("{} cannot be steered: this model takes 1-{top}", list.labelled()));
     }
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
@@ -89,8 +89,8 @@ fn sum(
         let (Some(&(&first, _)), Some(&(&last, _))) = (inside.first(), inside.last()) else {
             return mismatch(format!(
                 "vector {name} steers {}, none of them in {}: it would have no effect",
-                Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.words()),
-                layers.map_or_else(|| format!("layers 1-{top}"), Layers::words)
+                Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.labelled()),
+                layers.map_or_else(|| format!("layers 1-{top}"), Layers::labelled)
             ));
         };
         for (layer, direction) in inside {

@@ -104,7 +104,7 @@ impl SteeringVector {
     /// [`SteerError::Mismatch`] for a layer that it does not steer.
     pub fn only(&self, layers: &Layers) -> Result<Self, SteerError> {
         if let Some(layer) = layers.iter().find(|l| !self.directions.contains_key(l)) {
-            let own = Layers::new(self.layers()).map_or_else(|e| e.to_string(), |l| l.words());
+            let own = Layers::new(self.layers()).map_or_else(|e| e.to_string(), |l| l.labelled());
             return Err(SteerError::Mismatch(format!("it has no direction for layer {layer}, only for {own}")));
         }
         let mut out = self.clone();

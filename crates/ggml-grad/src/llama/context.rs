@@ -176,8 +176,8 @@ impl Context {
         std::mem::replace(&mut self.slot.kernel_override, kernel_override)
     }
 
-    /// True once the stand-in could not take a node that it was made for: see [`KernelOverride::refused`].
-    pub fn stand_in_refused(&self) -> bool {
+    /// True once the kernel override could not take a node that it was made for: see [`KernelOverride::refused`].
+    pub fn kernel_override_refused(&self) -> bool {
         self.slot.kernel_override.as_ref().is_some_and(|s| s.refused())
     }
 
@@ -298,10 +298,10 @@ impl Context {
             logits: logits.as_mut_ptr(),
         };
         let _ = last_log_lines();
-        let stands_in = self.slot.kernel_override.as_ref().is_some_and(|s| batch.len() >= s.least_tokens());
+        let overridden = self.slot.kernel_override.as_ref().is_some_and(|s| batch.len() >= s.least_tokens());
         match &mut tap {
-            Some(tap) => self.slot.arm(Some(&mut **tap), gives_up, stands_in),
-            None => self.slot.arm(None, false, stands_in),
+            Some(tap) => self.slot.arm(Some(&mut **tap), gives_up, overridden),
+            None => self.slot.arm(None, false, overridden),
         }
         // SAFETY: all arrays hold n_tokens entries and outlive the call; the slot's tap is cleared right after it.
         let code = unsafe {

@@ -161,8 +161,14 @@ impl Placement {
         (all - elsewhere) as f64 / all as f64
     }
 
-    /// For a reader: `layers 0-14 on CPU, 15-29 and the output on CUDA0 (NVIDIA H100)`.
-    pub fn words(&self) -> String {
+    fn long<'a>(&'a self, name: &'a str) -> &'a str {
+        self.words.iter().find(|(n, _)| n == name).map_or(name, |(_, words)| words)
+    }
+}
+
+/// For a reader: `layers 0-14 on CPU, 15-29 and the output on CUDA0 (NVIDIA H100)`.
+impl std::fmt::Display for Placement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut runs: Vec<(usize, usize, &str)> = Vec::new();
         for (i, device) in self.layers.iter().enumerate() {
             match runs.last_mut() {
@@ -191,11 +197,7 @@ impl Placement {
         if !output.is_empty() {
             text.push(output);
         }
-        text.join(", ")
-    }
-
-    fn long<'a>(&'a self, name: &'a str) -> &'a str {
-        self.words.iter().find(|(n, _)| n == name).map_or(name, |(_, words)| words)
+        f.write_str(&text.join(", "))
     }
 }
 
@@ -217,7 +219,7 @@ mod tests {
         let p = Placement::finish(&[]);
         assert_eq!((p.layers.clone(), p.output.as_str()), (vec!["CPU".into(), "CUDA0".into()], "CUDA0"));
         assert!(p.is_offloaded());
-        assert_eq!(p.words(), "layer 0 on CPU, 1 and the output on CUDA0");
+        assert_eq!(p.to_string(), "layer 0 on CPU, 1 and the output on CUDA0");
         assert!((p.share_on_cpu() - 1.0 / 3.0).abs() < 1e-12);
     }
 
@@ -228,10 +230,10 @@ mod tests {
             output: output.to_owned(),
             words: vec![("A".into(), "A (big)".into())],
         };
-        assert_eq!(of(&["CPU"; 3], "CPU").words(), "layers 0-2 and the output on CPU");
+        assert_eq!(of(&["CPU"; 3], "CPU").to_string(), "layers 0-2 and the output on CPU");
         assert!(!of(&["CPU"; 3], "CPU").is_offloaded());
-        assert_eq!(of(&["CPU", "CPU", "A"], "CPU").words(), "layers 0-1 on CPU, 2 on A (big), the output on CPU");
-        assert_eq!(of(&["A", "B", "B"], "B").words(), "layer 0 on A (big), 1-2 and the output on B");
+        assert_eq!(of(&["CPU", "CPU", "A"], "CPU").to_string(), "layers 0-1 on CPU, 2 on A (big), the output on CPU");
+        assert_eq!(of(&["A", "B", "B"], "B").to_string(), "layer 0 on A (big), 1-2 and the output on B");
     }
 
     #[test]

@@ -135,12 +135,12 @@ impl Tracer {
     pub fn new(model: &Arc<Model>, options: &TraceOptions) -> Result<Self, TraceError> {
         model.supports(Use::Trace)?;
         if model.placement().is_offloaded() {
-            return Err(TraceError::Offloaded { placement: model.placement().words() });
+            return Err(TraceError::Offloaded { placement: model.placement().to_string() });
         }
         let params = ContextParams::exact(options.max_tokens, options.max_sequences, options.n_threads);
         let mut ctx = Context::new(model, &params)?;
         let fast = options.precision.forward == Forward::Fast;
-        ctx.set_kernel_override(FastKernels::kernel_override().filter(|_| fast));
+        ctx.set_kernel_override(FastKernels::if_supported().filter(|_| fast));
         let mut exec = Executor::new(ctx.n_threads())?;
         exec.set_precision(options.precision);
         let machine = Machine { context: LayerContext::new(ctx, &[]), exec };

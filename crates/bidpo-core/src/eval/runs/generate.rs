@@ -184,7 +184,7 @@ impl Generation<'_> {
                 ..ContextParams::default()
             },
         )?;
-        ctx.set_kernel_override(ggml_grad::graph::FastKernels::kernel_override());
+        ctx.set_kernel_override(ggml_grad::graph::FastKernels::if_supported());
         // First the vector, then the beginning: K and V depend on it.
         if let Some(control) = &condition.control {
             control.apply(&mut ctx)?;

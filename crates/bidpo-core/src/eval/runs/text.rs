@@ -173,7 +173,7 @@ impl TextScorer {
             let params = ContextParams { n_batch: n_batch as u32, ..ContextParams::exact(longest, 1, n_threads) };
             let mut ctx = Context::new(model, &params)?;
             // Bit-exact with ggml's own products, and faster.
-            ctx.set_kernel_override(FastKernels::kernel_override());
+            ctx.set_kernel_override(FastKernels::if_supported());
             Ok(ctx)
         };
         let steered = match control {

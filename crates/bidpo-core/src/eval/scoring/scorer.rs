@@ -330,13 +330,13 @@ impl Scorer {
         let ours =
             match ggml_grad::graph::FastKernels::with_attention().filter(|_| !self.model.placement().is_offloaded()) {
                 Some(kernel_override) => {
-                    Some(self.context(need, true, kernel_override)?).filter(|(ctx, _)| !ctx.stand_in_refused())
+                    Some(self.context(need, true, kernel_override)?).filter(|(ctx, _)| !ctx.kernel_override_refused())
                 }
                 None => None,
             };
         let (mut ctx, head) = match ours {
             Some(ready) => ready,
-            None => self.context(need, false, ggml_grad::graph::FastKernels::kernel_override())?,
+            None => self.context(need, false, ggml_grad::graph::FastKernels::if_supported())?,
         };
         ctx.clear_kv();
         if !self.prefix_tokens.is_empty() {

@@ -39,7 +39,7 @@ fn bytes(lines: &mut Vec<Line>, n: usize) -> *mut c_void {
 
 impl FastKernels {
     /// An override of matmuls, bit-exact with ggml. None where this CPU lacks the instructions.
-    pub fn kernel_override() -> Option<Box<dyn KernelOverride>> {
+    pub fn if_supported() -> Option<Box<dyn KernelOverride>> {
         Self::made(false)
     }
 
