@@ -6,76 +6,15 @@ mod common;
 
 use assert_cmd::Command;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine, warnings};
+use common::raw_gguf::{Raw, floats};
 use ggml_grad::llama::{Batch, Context, ContextParams, EvalCallback, Model, ModelParams, Node};
 use predicates::prelude::*;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 fn bidpo() -> Command {
     Command::cargo_bin("bidpo").unwrap()
-}
-
-/// A little GGUF writer of its own, so that files can be wrong in ways that bidpo's writer refuses.
-#[derive(Clone)]
-struct Raw {
-    architecture: &'static str,
-    /// Name, ggml type, dimensions, data.
-    tensors: Vec<(&'static str, u32, Vec<u64>, Vec<u8>)>,
-}
-
-fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
-impl Raw {
-    fn new(tensors: Vec<(&'static str, u32, Vec<u64>, Vec<u8>)>) -> Self {
-        Self { architecture: "controlvector", tensors }
-    }
-
-    fn one(name: &'static str, values: &[f32]) -> Self {
-        Self::new(vec![(name, 0, vec![values.len() as u64], floats(values))])
-    }
-
-    /// The layout of the GGUF specification, version 3: magic, version, counts, key-values, tensor infos, data aligned
-    /// to 32.
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        let string = |out: &mut Vec<u8>, s: &str| {
-            out.extend((s.len() as u64).to_le_bytes());
-            out.extend(s.as_bytes());
-        };
-        out.extend(3u32.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend(2u64.to_le_bytes());
-        for (key, value) in [("general.architecture", self.architecture), ("controlvector.model_hint", "llama")] {
-            string(&mut out, key);
-            out.extend(8u32.to_le_bytes());
-            string(&mut out, value);
-        }
-        let mut offset = 0u64;
-        for (name, kind, ne, data) in &self.tensors {
-            string(&mut out, name);
-            out.extend((ne.len() as u32).to_le_bytes());
-            ne.iter().for_each(|n| out.extend(n.to_le_bytes()));
-            out.extend(kind.to_le_bytes());
-            out.extend(offset.to_le_bytes());
-            offset += (data.len() as u64).next_multiple_of(32);
-        }
-        for (_, _, _, data) in &self.tensors {
-            out.resize(out.len().next_multiple_of(32), 0);
-            out.extend(data);
-        }
-        out.resize(out.len().next_multiple_of(32), 0);
-        out
-    }
-
-    fn write(&self, folder: &Path) -> PathBuf {
-        let path = folder.join("made.gguf");
-        std::fs::write(&path, self.bytes()).unwrap();
-        path
-    }
 }
 
 #[test]
@@ -120,7 +59,7 @@ fn unusable_files_say_why() {
         ),
         (Raw::new(vec![f32s("direction.1", &good), f32s("direction.01", &good)]), "two directions for layer 1"),
         (
-            Raw { architecture: "llama", tensors: vec![] },
+            Raw { architecture: "llama", ..Raw::new(vec![]) },
             "not a control vector: it is a GGUF of architecture \"llama\"",
         ),
     ];
@@ -258,7 +197,6 @@ fn vectors_are_made_of_vectors() {
     fails(&["convert", "v.npy", "-o", "x.gguf"], 1, "does not say which layer");
     fails(&["convert", "v.npy", "--layers", "3", "-o", "x.gguf"], 1, "v.npy: not a .npy file");
     fails(&["convert", "a.gguf", "--layers", "4", "-o", "x.gguf"], 1, "no direction for layer 4, only for layer 3");
-    fails(&["convert", "a.gguf", "--architecture", "gemma3", "-o", "x.gguf"], 1, "made for the llama architecture");
     fails(&["convert", "a.gguf", "-o", "no/such/folder/x.npy"], 1, "cannot write");
     fails(&["add", "a.gguf", "b.gguf", "--weights", "1", "-o", "x.gguf"], 1, "1 weights for 2 vectors");
     fails(&["add", "a.gguf", "-o", "x.gguf"], 2, "2 values required");

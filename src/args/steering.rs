@@ -1,13 +1,16 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
 use anyhow::{Context as _, bail, ensure};
+use bidpo_core::chat::printable;
 use bidpo_core::data::{PreferenceSet, Prompt};
 use bidpo_core::eval::conditions::condition::layers_of;
 use bidpo_core::eval::conditions::{Steered, training_pairs, vector_facts};
 use bidpo_core::eval::results::ConditionKind;
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{ControlVector, Convention, ScaledVector, SteeringVector, combine, warnings};
+use bidpo_core::steer::{
+    ControlVector, Convention, ScaledVector, SteeringVector, architecture_note, combine, warnings,
+};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use std::path::{Path, PathBuf};
@@ -98,9 +101,7 @@ impl SteeringArgs {
         for (i, path) in self.vectors.iter().enumerate() {
             let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
             let dial = load_scaled_vector(path, scale, self.convention(i), model, n_threads)?;
-            for warning in warnings(&dial.vector, model) {
-                eprintln!("bidpo: warning: {}: {warning}", path.display());
-            }
+            say_doubts(path, &dial.vector, model);
             dials.push(dial);
         }
         let steering = Steering { dials, layers: self.layers.clone() };
@@ -164,6 +165,16 @@ pub fn load_scaled_vector(
     }
     dial.scale = scale.factor(&dial.vector).with_context(|| path.display().to_string())?;
     Ok(dial)
+}
+
+/// Says on stderr what speaks against using the vector on this model.
+pub fn say_doubts(path: &Path, vector: &SteeringVector, model: &Model) {
+    if let Some(note) = architecture_note(vector, model) {
+        eprintln!("bidpo: note: {}: {}", path.display(), printable(&note));
+    }
+    for warning in warnings(vector, model) {
+        eprintln!("bidpo: warning: {}: {}", path.display(), printable(&warning));
+    }
 }
 
 /// Pairs of the built-in set that are read for it: some three hundred tokens.

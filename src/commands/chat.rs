@@ -3,7 +3,7 @@
 mod show;
 
 use crate::args::sampling::{PromptArgs, SamplingArgs};
-use crate::args::steering::{Scale, SteeringArgs, load_scaled_vector, measure_residual_norms};
+use crate::args::steering::{Scale, SteeringArgs, load_scaled_vector, measure_residual_norms, say_doubts};
 use crate::terminal::columns::{LiveColumns, terminal_width};
 use crate::terminal::editor::{Input, LineEditor};
 use crate::terminal::interrupt::Interrupt;
@@ -14,7 +14,7 @@ use bidpo_core::chat::{
     is_complete, joined, printable,
 };
 use bidpo_core::data::ChatTemplate;
-use bidpo_core::steer::{Convention, warnings};
+use bidpo_core::steer::Convention;
 use show::{describe, short};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -311,9 +311,7 @@ impl Chat {
             ensure!(!name.contains('='), "{name:?} cannot be a name: /scale NAME=X could not tell where it ends");
             dial.name = name;
         }
-        for warning in warnings(&dial.vector, self.session.model()) {
-            eprintln!("bidpo: warning: {}: {}", file.display(), printable(&warning));
-        }
+        say_doubts(file, &dial.vector, self.session.model());
         self.session.add_dial(dial)?;
         self.show_scales();
         Ok(())

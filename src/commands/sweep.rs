@@ -10,7 +10,7 @@ use super::eval::text::Text;
 use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_preset, warn_of_contradictions};
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
-use crate::args::steering::load_vector;
+use crate::args::steering::{load_vector, say_doubts};
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
@@ -31,7 +31,7 @@ use bidpo_core::eval::sweep::{Configuration, Percents, best, choose, measured as
 use bidpo_core::eval::task::{DataFile, Task};
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Convention, SteeringVector, warnings};
+use bidpo_core::steer::{Convention, SteeringVector};
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
@@ -303,9 +303,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut inputs = Inputs::read(&args)?;
     let protocol = Protocol::from(args.protocol);
     let model = args.model.load()?;
-    for warning in warnings(&inputs.vector, &model) {
-        eprintln!("bidpo: warning: {}: {warning}", args.vector.display());
-    }
+    say_doubts(&args.vector, &inputs.vector, &model);
     let style = args.prompt.style(
         args.prompt.preamble(default_preset(protocol))?,
         QUESTION_FORM,

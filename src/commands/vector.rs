@@ -7,7 +7,7 @@ mod show;
 use crate::args::steering::{Scale, normalized};
 use anyhow::{Context as _, ensure};
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Convention, Format, SteeringVector};
+use bidpo_core::steer::{Convention, Format, Match, SteeringVector, match_architecture};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -58,7 +58,7 @@ enum Command {
         /// For a .npy file: the layers of its rows, lowest first (15, 10-20). For other files: keep only these layers.
         #[arg(long, value_name = "LIST")]
         layers: Option<Layers>,
-        /// Architecture that the vector belongs to (llama, gemma3, ...), if the file does not state it.
+        /// Architecture to state (llama, gemma3, ...), in place of what the file states.
         #[arg(long, value_name = "NAME")]
         architecture: Option<String>,
         #[command(flatten)]
@@ -120,13 +120,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Convert { file, output, layers, architecture, reading } => {
             let mut vector = reading.load_one(&file, layers.as_ref())?;
             if let Some(name) = architecture {
-                ensure!(
-                    vector.model_hint.is_empty() || vector.model_hint == name,
-                    "{} was made for the {} architecture: --architecture is for files that do not say",
-                    file.display(),
-                    vector.model_hint
-                );
-                vector.model_hint = name;
+                let stated = std::mem::replace(&mut vector.model_hint, name);
+                if match_architecture(&stated, &vector.model_hint) == Match::Different {
+                    let file = file.display();
+                    eprintln!("bidpo: note: {file} says {stated}; the new file says {}, as asked", vector.model_hint);
+                }
             }
             make::write(&vector, &output.output)
         }

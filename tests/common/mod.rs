@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod generator;
+pub mod raw_gguf;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,9 @@
 use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateError};
 use bidpo_core::extract::{ExtractError, residual_norms};
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, combine, warnings};
+use bidpo_core::steer::{
+    ControlVector, ScaledVector, SteerError, SteeringVector, architecture_note, combine, warnings,
+};
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -130,7 +132,8 @@ impl VectorStore {
             match fitting(&file, model) {
                 Ok(vector) => {
                     let doubts = warnings(&vector, model);
-                    notices.extend(doubts.iter().map(|w| format!("{}: {w}", file.display())));
+                    let note = architecture_note(&vector, model);
+                    notices.extend(doubts.iter().chain(&note).map(|w| format!("{}: {w}", file.display())));
                     let (name, vector) = (name_of(&file, model), Arc::new(vector));
                     if store.get(&name).is_some() {
                         return Err(VectorsError::Twice { path: folder.to_owned(), name });

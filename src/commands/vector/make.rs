@@ -1,8 +1,9 @@
 //! Vectors made of vectors, and where they go.
 
 use anyhow::Context as _;
+use bidpo_core::chat::printable;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Format, SteeringVector};
+use bidpo_core::steer::{Format, Match, SteeringVector, match_architecture};
 use ggml_grad::files::sha256_of_file;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ pub fn add(files: &[PathBuf], vectors: &[SteeringVector], weights: &[f32]) -> an
     let ([first, second, rest @ ..], [w1, w2, weights_of_rest @ ..]) = (vectors, weights) else {
         anyhow::bail!("a sum needs two vectors");
     };
+    say_names(files, vectors);
     let mut sum = first.linear(*w1, second, *w2)?;
     for (vector, &weight) in rest.iter().zip(weights_of_rest) {
         sum = sum.linear(1.0, vector, weight)?;
@@ -37,10 +39,31 @@ pub fn add(files: &[PathBuf], vectors: &[SteeringVector], weights: &[f32]) -> an
 
 /// The mean.
 pub fn average(files: &[PathBuf], vectors: &[SteeringVector]) -> anyhow::Result<SteeringVector> {
+    say_names(files, vectors);
     let mut mean = SteeringVector::average(vectors)?;
     let names = files.iter().map(|f| named(f)).collect::<anyhow::Result<Vec<_>>>()?;
     record(&mut mean, format!("mean of {}", names.join(", ")));
     Ok(mean)
+}
+
+/// Says on stderr where the files do not name one architecture by the same word.
+fn say_names(files: &[PathBuf], vectors: &[SteeringVector]) {
+    let stated = |i: usize| match vectors[i].model_hint.as_str() {
+        "" => "nothing".to_owned(),
+        name => printable(&format!("{name:?}")),
+    };
+    for i in 1..vectors.len() {
+        let (first, other) = (&vectors[0].model_hint, &vectors[i].model_hint);
+        let meaning = match match_architecture(first, other) {
+            Match::Same => "two names of one architecture",
+            Match::Unknown => "nothing tells whether both were made for one model",
+            Match::Different => continue, // an error follows
+        };
+        if first != other {
+            let (a, b) = (files[0].display(), files[i].display());
+            eprintln!("bidpo: note: {a} says {} as its architecture, {b} {}: {meaning}", stated(0), stated(i));
+        }
+    }
 }
 
 /// The file's name and the start of its SHA-256.

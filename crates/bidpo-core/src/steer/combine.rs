@@ -1,5 +1,6 @@
 //! The sum of scaled vectors, as the buffer that llama.cpp adds to the residual stream.
 
+use super::architecture::{Match, match_architecture};
 use super::{SteerError, SteeringVector, identity};
 use crate::layers::Layers;
 use ggml_grad::llama::{Context, LlamaError, Model};
@@ -107,11 +108,23 @@ fn sum(
     Ok(touched.map(|(first, last)| ControlVector { data, first, last }))
 }
 
+/// That nothing tells whether `vector` was made for the architecture of `model`: its file names none that llama.cpp has, under no
+/// name of it. `None` where the file names one, or says nothing at all.
+pub fn architecture_note(vector: &SteeringVector, model: &Model) -> Option<String> {
+    let (stated, architecture) = (vector.model_hint.as_str(), model.architecture());
+    let unknown = match_architecture(stated, &architecture) == Match::Unknown && !stated.is_empty();
+    unknown.then(|| {
+        format!(
+            "its architecture is given as {stated:?}; nothing tells whether it was made for this model ({architecture})"
+        )
+    })
+}
+
 /// Reasons to doubt that `vector` belongs to `model`: made for another architecture, or for another model file. Hashes
 /// the model's file when nothing cheaper decides.
 pub fn warnings(vector: &SteeringVector, model: &Model) -> Vec<String> {
     let architecture = model.architecture();
-    if !vector.model_hint.is_empty() && vector.model_hint != architecture {
+    if match_architecture(&vector.model_hint, &architecture) == Match::Different {
         return vec![format!(
             "it was made for the {} architecture, this model is {architecture}: do not expect it to work",
             vector.model_hint

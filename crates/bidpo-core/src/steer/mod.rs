@@ -1,24 +1,23 @@
 //! Steering vectors as values: arithmetic, norms, provenance, their files (GGUF, safetensors, npy), and what they add up to on a
 //! model.
 
+mod architecture;
 mod combine;
 mod compare;
 mod convention;
-mod formats;
-mod gguf;
+mod files;
 mod identity;
-mod npy;
 mod ops;
 mod random;
 mod rows;
-mod tensors;
 mod vector;
 
-pub use combine::{ControlVector, ScaledVector, combine, warnings};
+pub use architecture::{Match, match_architecture};
+pub use combine::{ControlVector, ScaledVector, architecture_note, combine, warnings};
 pub use compare::{LayerComparison, VectorComparison};
 pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, NormalizedVector};
-pub use formats::Format;
+pub use files::Format;
 pub use identity::ModelIdentity;
 pub use random::rotated;
 pub use rows::decode_steered;

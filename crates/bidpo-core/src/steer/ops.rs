@@ -1,5 +1,6 @@
 //! Arithmetic: a steering vector is a small value with `+ - * /` and a sign.
 
+use super::architecture::{Match, is_stated, match_architecture, of_llama_cpp};
 use super::{SteerError, SteeringVector};
 use crate::layers::Layers;
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -11,6 +12,13 @@ fn measured(key: &str) -> bool {
 
 /// Keys that stop being true once the values change by more than a factor.
 const OF_THIS_VECTOR: [&str; 5] = ["norm", "scaled_by", "layer", "layers", "made_of"];
+
+/// Of two names of one architecture the one that llama.cpp uses, else the first that says something.
+fn common_name<'a>(x: &'a str, y: &'a str) -> &'a str {
+    let named = [x, y].into_iter().filter(|name| is_stated(name));
+    let own = named.clone().find(|name| of_llama_cpp(name) == Some(name));
+    own.or_else(|| named.clone().next()).unwrap_or(if x.is_empty() { y } else { x })
+}
 
 impl SteeringVector {
     /// The vector times `factor`. Its provenance says so (`scaled_by`, `norm`), and held-out figures, which were
@@ -48,14 +56,14 @@ impl SteeringVector {
                 other.n_embd()
             )));
         }
-        let hints = (self.model_hint.as_str(), other.model_hint.as_str());
-        let model_hint = match hints {
-            (x, y) if x == y || y.is_empty() => x,
-            ("", y) => y,
-            (x, y) => {
-                return Err(SteerError::Mismatch(format!("a vector made for {x} cannot be added to one made for {y}")));
-            }
-        };
+        let (x, y) = (self.model_hint.as_str(), other.model_hint.as_str());
+        if match_architecture(x, y) == Match::Different {
+            return Err(SteerError::Mismatch(format!(
+                "a vector made for {x} cannot be added to one made for {y}; if both belong to one model, bidpo vector convert \
+                 --architecture NAME writes the right name into a file"
+            )));
+        }
+        let model_hint = common_name(x, y);
         let mut directions = self.directions.clone();
         for x in directions.values_mut().flatten() {
             *x *= a;
@@ -201,6 +209,14 @@ mod tests {
         assert!((&a + &other).unwrap_err().to_string().contains("gemma3"));
         other.model_hint.clear();
         assert_eq!((&other + &a).unwrap().model_hint, "llama");
+        for name in ["mistral", "unknown", "of-our-own"] {
+            other.model_hint = name.into();
+            assert_eq!((&other + &a).unwrap().model_hint, (&a + &other).unwrap().model_hint);
+        }
+        other.model_hint = "mistral".into();
+        assert_eq!((&other + &a).unwrap().model_hint, "llama", "one architecture, llama.cpp's name of it");
+        other.model_hint = "unknown".into();
+        assert_eq!((&other + &other).unwrap().model_hint, "unknown");
     }
 
     #[test]

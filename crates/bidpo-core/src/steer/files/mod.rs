@@ -1,5 +1,9 @@
 //! File formats, chosen by file extension.
 
+mod gguf;
+mod npy;
+mod safetensors;
+
 use super::{SteerError, SteeringVector};
 use ggml_grad::files::FileError;
 use std::path::Path;

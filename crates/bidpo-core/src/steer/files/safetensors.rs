@@ -1,11 +1,11 @@
 //! The vector as a safetensors file: a tensor `direction.N` for each layer, everything else as JSON in one metadata key.
 
 use super::gguf::{MAX_N_EMBD, layer_of};
-use super::{SteerError, SteeringVector};
+use crate::steer::{SteerError, SteeringVector};
+use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use ggml_grad::llama::GgufValue;
 use ggml_grad::numeric;
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,8 +21,8 @@ impl SteeringVector {
     /// or no usable control vector.
     pub fn load_safetensors(path: &Path) -> Result<Self, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
-        let bytes = super::formats::read(path)?;
-        let damaged = |e: safetensors::SafeTensorError| refuse(format!("not a safetensors file, or damaged: {e}"));
+        let bytes = super::read(path)?;
+        let damaged = |e: ::safetensors::SafeTensorError| refuse(format!("not a safetensors file, or damaged: {e}"));
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         let mut vector =
@@ -76,7 +76,7 @@ impl SteeringVector {
     /// [`SteerError::Invalid`] for values that no reader would take.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, SteerError> {
         self.check()?;
-        let invalid = |e: safetensors::SafeTensorError| SteerError::Invalid(e.to_string());
+        let invalid = |e: ::safetensors::SafeTensorError| SteerError::Invalid(e.to_string());
         let data: Vec<(String, Vec<u8>)> = self
             .directions
             .iter()
@@ -103,7 +103,7 @@ impl SteeringVector {
             })
             .collect();
         let meta = json!({ "model_hint": self.model_hint, "provenance": provenance }).to_string();
-        safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), meta)]))).map_err(invalid)
+        ::safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), meta)]))).map_err(invalid)
     }
 }
 

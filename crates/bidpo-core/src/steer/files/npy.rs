@@ -1,8 +1,8 @@
 //! The numbers alone, as numpy's `.npy`: `[n_embd]` for one layer, `[n_layers, n_embd]` for several, lowest layer first.
 
 use super::gguf::MAX_N_EMBD;
-use super::{SteerError, SteeringVector};
 use crate::layers::Layers;
+use crate::steer::{SteerError, SteeringVector};
 use half::f16;
 use npyz::{NpyFile, Order, WriterBuilder};
 use std::path::Path;
@@ -16,7 +16,7 @@ impl SteeringVector {
     /// is cut short, or has another number of rows than there are layers.
     pub fn load_npy(path: &Path, layers: &Layers) -> Result<Self, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
-        let bytes = super::formats::read(path)?;
+        let bytes = super::read(path)?;
         let header =
             NpyFile::new(&bytes[..]).map_err(|e| refuse(format!("not a .npy file of numbers, or damaged: {e}")))?;
         let shape = header.shape().to_vec();

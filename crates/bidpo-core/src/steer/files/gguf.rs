@@ -1,6 +1,6 @@
 //! The file: a GGUF control vector as llama.cpp loads it, with provenance in keys of our own. See docs/vector-file.md.
 
-use super::{Provenance, SteerError, SteeringVector};
+use crate::steer::{Provenance, SteerError, SteeringVector};
 use ggml_grad::llama::{DType, GgufFile, GgufValue, GgufWriter};
 use std::collections::BTreeMap;
 use std::path::Path;
