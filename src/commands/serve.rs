@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use bidpo_core::chat::Generator;
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
-use bidpo_serve::{Limits, ServeOptions, Server, VectorStore};
+use bidpo_serve::{Limits, LogSink, ServeOptions, Server, VectorStore};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +35,13 @@ pub struct Args {
     /// Context of a sequence in tokens, prompt and answer [default: the model's training context, at most 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     ctx: Option<u32>,
+    /// Refuse requests with unknown parameters (default: ignore and name them in the header x-bidpo-warning).
+    #[arg(long)]
+    strict_api: bool,
+    /// Answer a chat that ends with the assistant's message with a new message (default: continue that message; a request
+    /// decides with continue_final_message or add_generation_prompt).
+    #[arg(long)]
+    no_prefill_assistant: bool,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -125,6 +132,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             max_output: args.limits.max_output.map_or(n_ctx, |n| n as usize),
             places: n_slots + args.limits.queue as usize,
         },
+        log: LogSink::new(|line| eprintln!("bidpo: {line}")),
+        strict_api: args.strict_api,
+        continue_answers: !args.no_prefill_assistant,
         keys,
         origins: args.access.origins,
         hosts: args.access.hosts,

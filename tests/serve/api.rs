@@ -236,7 +236,8 @@ fn what_a_server_tells() {
 
 #[test]
 fn what_is_refused_says_why() {
-    let Some(server) = Server::start(&["--max-body", "20000", "--ctx", "256", "--max-output", "100", "--queue", "2"])
+    let Some(server) =
+        Server::start(&["--max-body", "20000", "--ctx", "256", "--max-output", "100", "--queue", "2", "--strict-api"])
     else {
         return;
     };
@@ -262,11 +263,12 @@ fn what_is_refused_says_why() {
         ),
         (json!({"messages": m, "temperature": -1}), "temperature", "invalid_value", "from 0 to"),
         (json!({"messages": m, "n": 8}), "n", "invalid_value", "at most 6"),
-        (json!({"messages": m, "max_tokens": 101}), "max_tokens", "invalid_value", "from 1 to 100"),
+        (json!({"messages": m, "max_tokens": 0}), "max_tokens", "invalid_value", "-1 for no limit"),
         (json!({"messages": m, "top_logprobs": 2}), "top_logprobs", "invalid_value", "needs logprobs"),
-        (json!({"messages": m, "stop": [""]}), "stop", "invalid_value", "strings"),
+        (json!({"messages": m, "stop": [1]}), "stop", "invalid_value", "strings"),
         (json!({"messages": m, "logit_bias": {"99999999": 1}}), "logit_bias", "invalid_value", "no token"),
         (json!({"messages": m, "colour": 1}), "colour", "unknown_parameter", "unknown"),
+        (json!({"messages": m, "vector": DIAL}), "vector", "unknown_parameter", "\"steering\": ["),
         (json!({"messages": m, "scope": "some"}), "scope", "invalid_value", "answer"),
         (
             json!({"messages": m, "steering": [{"vector": "../../etc/passwd"}]}),

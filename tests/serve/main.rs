@@ -5,6 +5,8 @@
 mod api;
 mod browser;
 mod client;
+mod fields;
+
 #[path = "../common/mod.rs"]
 mod common;
 mod http;

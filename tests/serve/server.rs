@@ -2,7 +2,7 @@
 
 use crate::common;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -29,8 +29,17 @@ pub fn command(model: &Path) -> Command {
 impl Server {
     /// On the small model; None where that is missing.
     pub fn start(args: &[&str]) -> Option<Self> {
-        let model = common::model(common::SMOL)?;
-        let mut process = command(&model).args(["--port", "0"]).args(args).spawn().unwrap();
+        Self::spawn(command(&common::model(common::SMOL)?).args(args))
+    }
+
+    /// As [`Server::start`]; what it writes to stderr is kept for [`Server::stderr`].
+    pub fn start_with_stderr(args: &[&str]) -> Option<Self> {
+        Self::spawn(command(&common::model(common::SMOL)?).args(args).stderr(Stdio::piped()))
+    }
+
+    /// Starts a command of [`command`] on a free port.
+    pub fn spawn(command: &mut Command) -> Option<Self> {
+        let mut process = command.args(["--port", "0"]).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url =
@@ -78,6 +87,14 @@ impl Server {
         let line =
             text.lines().find(|l| l.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Ends the server; all that it wrote to stderr.
+    pub fn stderr(&mut self) -> String {
+        let _ = self.process.kill();
+        let mut text = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
     }
 
     /// Sends the process a signal.

@@ -14,6 +14,7 @@ mod engine;
 mod http;
 mod job;
 mod listen;
+mod log;
 mod logprobs;
 mod metrics;
 mod page;
@@ -27,6 +28,7 @@ mod vectors;
 mod work;
 
 pub use job::Scope;
+pub use log::LogSink;
 pub use startup::check_steering;
 pub use state::Limits;
 pub use vectors::{OfferedVector, VectorStore, VectorsError};
@@ -88,6 +90,12 @@ pub struct ServeOptions {
     pub n_threads: u32,
     /// Limits of a request.
     pub limits: Limits,
+    /// Where lines for whoever runs the server go.
+    pub log: LogSink,
+    /// Refuse requests with fields that the server does not know, instead of ignoring these.
+    pub strict_api: bool,
+    /// Continue a last message of the assistant, where the request does not say otherwise.
+    pub continue_answers: bool,
     /// API keys, one of which a client must send; empty: no authentication.
     pub keys: Vec<String>,
     /// Sites whose pages may call this server.
@@ -144,6 +152,9 @@ impl Server {
             places: Arc::new(Semaphore::new(options.limits.places)),
             limits: options.limits.clone(),
             metrics,
+            log: log::Log::new(options.log.clone()),
+            strict_api: options.strict_api,
+            continue_answers: options.continue_answers,
             keys: state::Keys::new(&options.keys),
             hosts: options.addr.ip().is_loopback().then(|| options.hosts.clone()),
             draining: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 
 use super::engine::Handle;
 use super::job::Client;
+use super::log::Log;
 use super::metrics::Metrics;
 use super::vectors::VectorStore;
 use bidpo_core::data::ChatTemplate;
@@ -41,6 +42,12 @@ pub(super) struct State {
     pub places: Arc<Semaphore>,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
+    /// Lines for whoever runs the server.
+    pub log: Log,
+    /// Unknown fields of a request are refused.
+    pub strict_api: bool,
+    /// A last message of the assistant is continued where the request does not say.
+    pub continue_answers: bool,
     pub keys: Keys,
     /// Names of this server, where it listens for this machine only.
     pub hosts: Option<Vec<String>>,

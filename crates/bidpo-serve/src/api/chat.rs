@@ -2,17 +2,19 @@
 
 use super::body;
 use super::error::ApiError;
-use super::fields::{Fields, kind};
+use super::fields::Fields;
+use super::messages;
+use super::notes::Notes;
 use super::request::{MAX_TOP_LOGPROBS, common};
 use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
+use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};
 use axum::response::{IntoResponse, Response};
-use bidpo_core::data::{Message, Prompt};
-use ggml_grad::llama::{Model, Token};
+use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -23,24 +25,20 @@ pub(crate) async fn chat(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
-    let messages = messages(&mut fields)?;
+    let mut notes = Notes::new(state.strict_api);
+    let chat = messages::chat(&mut fields, &state, &mut notes)?;
     let common = common(&mut fields, &state)?;
-    let most = state.limits.max_output as i64;
-    let max_tokens = match (fields.integer("max_completion_tokens", 1..=most)?, fields.integer("max_tokens", 1..=most)?)
-    {
-        (Some(a), Some(b)) if a != b => {
-            return Err(fields.wrong("max_tokens", "is not what max_completion_tokens says; give one of them"));
-        }
-        (a, b) => a.or(b).map(|n| n as usize),
-    };
+    // Of two limits the smaller one obeys both.
+    let limits = [token_limit(&mut fields, "max_completion_tokens", 1)?, token_limit(&mut fields, "max_tokens", 1)?];
+    let max_tokens = limits.into_iter().flatten().min();
     let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
-    if top.is_some() && !logprobs {
+    if top.is_some_and(|n| n > 0) && !logprobs {
         return Err(fields.wrong("top_logprobs", "needs logprobs: true"));
     }
-    fields.done()?;
+    fields.done(&mut notes)?;
 
-    let tokens = encode(&state, messages).await?;
+    let tokens = messages::encode(&state, chat).await?;
     let max_tokens = remaining_context(&state, "messages", tokens.len(), max_tokens)?;
     let options = CompletionOptions::of(&common, logprobs.then(|| top.unwrap_or(0) as usize));
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
@@ -48,88 +46,14 @@ pub(crate) async fn chat(
     let model = Arc::clone(&state.model);
     if common.stream {
         let header = ResponseHeader::new(&state, "chatcmpl", "chat.completion.chunk");
-        return Ok(stream(header, events, common.n, common.include_usage, 1, ChatParts { model, logprobs }));
+        let parts = ChatParts { model, logprobs };
+        return Ok(notes.mark(&state, stream(header, events, common.n, common.include_usage, 1, parts)));
     }
     let (choices, usage) = gather(events, common.n).await?;
     let choices = choices.iter().enumerate().map(|(i, c)| choice_json(&model, i, c, logprobs)).collect();
     let mut answer = ResponseHeader::new(&state, "chatcmpl", "chat.completion").wrap(choices);
     answer["usage"] = usage_json(&usage, 1);
-    Ok(Json(answer).into_response())
-}
-
-/// Tokens of a chat with the prompt for an answer.
-pub(super) async fn encode(state: &Arc<State>, messages: Vec<Message>) -> Result<Vec<Token>, ApiError> {
-    let state = Arc::clone(state);
-    let encoded =
-        tokio::task::spawn_blocking(move || state.template.encode_prompt(&state.model, &Prompt::Messages(messages)));
-    let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
-    encoded.map_err(|e| ApiError::template("messages", &e))
-}
-
-/// Reads `messages`.
-pub(super) fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
-    let list = fields.list("messages")?.ok_or_else(|| fields.wrong("messages", "is missing"))?;
-    if list.is_empty() {
-        return Err(fields.wrong("messages", "is empty"));
-    }
-    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"))).collect()
-}
-
-fn message(value: Value, at: &str) -> Result<Message, ApiError> {
-    let mut fields = Fields::new(value, at)?;
-    let role = fields.text("role")?.ok_or_else(|| fields.wrong("role", "is missing"))?;
-    let role = match role.as_str() {
-        "system" | "developer" => "system",
-        "user" => "user",
-        "assistant" => "assistant",
-        "tool" | "function" => {
-            let name = fields.name("role");
-            return Err(ApiError::unsupported(&name, format!("{name}: tools are not supported by this server")));
-        }
-        other => return Err(fields.wrong("role", &format!("must be system, user or assistant, not {other:?}"))),
-    };
-    let content = match fields.take("content") {
-        None => return Err(fields.wrong("content", "is missing")),
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => {
-            let at = fields.name("content");
-            let texts = parts.into_iter().enumerate().map(|(i, part)| part_text(part, &format!("{at}[{i}]")));
-            texts.collect::<Result<String, _>>()?
-        }
-        Some(other) => {
-            return Err(fields.wrong("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
-        }
-    };
-    // Keys of OpenAI's own answers, mostly empty, which clients send back in the history.
-    for key in ["refusal", "annotations", "tool_calls", "audio", "function_call"] {
-        if let Some(value) = fields.take(key).filter(|v| !v.as_array().is_some_and(Vec::is_empty)) {
-            let name = fields.name(key);
-            return Err(ApiError::unsupported(
-                &name,
-                format!("{name} is not supported by this server (got {})", kind(&value)),
-            ));
-        }
-    }
-    fields.done()?;
-    Ok(Message { role: role.into(), content })
-}
-
-fn part_text(value: Value, at: &str) -> Result<String, ApiError> {
-    let mut fields = Fields::new(value, at)?;
-    match fields.text("type")?.as_deref() {
-        Some("text") => {}
-        Some(other) => {
-            let name = fields.name("type");
-            return Err(ApiError::unsupported(
-                &name,
-                format!("{name}: only text is supported by this server, not {other:?}"),
-            ));
-        }
-        None => return Err(fields.wrong("type", "is missing")),
-    }
-    let text = fields.text("text")?.ok_or_else(|| fields.wrong("text", "is missing"))?;
-    fields.done()?;
-    Ok(text)
+    Ok(notes.mark(&state, Json(answer).into_response()))
 }
 
 fn logprobs_json(model: &Arc<Model>, tokens: &[TokenInfo], wanted: bool) -> Value {

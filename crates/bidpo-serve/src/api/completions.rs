@@ -3,8 +3,10 @@
 use super::body;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::notes::Notes;
 use super::request::{MAX_TOP_LOGPROBS, common};
 use super::respond::{Choice, ResponseHeader, StreamFormat, finite, gather, stream, token_text, usage_json};
+use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
@@ -35,21 +37,20 @@ pub(crate) async fn completions(
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
     let prompt = fields.take("prompt").ok_or_else(|| fields.wrong("prompt", "is missing"))?;
     let common = common(&mut fields, &state)?;
-    let max_tokens =
-        fields.integer("max_tokens", 0..=state.limits.max_output as i64)?.map_or(DEFAULT_TOKENS, |n| n as usize);
+    let mut notes = Notes::new(state.strict_api);
+    // Null is not set, which OpenAI's API takes as 16; -1 is no limit.
+    let unset = !fields.is_set("max_tokens");
+    let max_tokens = if unset { Some(DEFAULT_TOKENS) } else { token_limit(&mut fields, "max_tokens", 0)? };
     let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|n| n as usize);
     let echo = fields.boolean("echo")?.unwrap_or(false);
-    if max_tokens == 0 && !echo {
-        return Err(fields.wrong("max_tokens", "is 0, which means nothing without echo: true"));
-    }
-    fields.done()?;
+    fields.done(&mut notes)?;
 
     let shared = Arc::clone(&state);
     let given = tokio::task::spawn_blocking(move || prompts(&shared, prompt));
     let given = given.await.map_err(|e| ApiError::internal(e.to_string()))??;
     let mut sequences = Vec::new();
     for g in &given {
-        let max_tokens = remaining_context(&state, "prompt", g.tokens.len(), Some(max_tokens))?;
+        let max_tokens = remaining_context(&state, "prompt", g.tokens.len(), max_tokens)?;
         let score_from = (echo && top.is_some()).then_some(1);
         sequences.push(Sequence { tokens: g.tokens.clone(), n_prompt: g.tokens.len(), score_from, max_tokens });
     }
@@ -65,13 +66,13 @@ pub(crate) async fn completions(
     };
     if common.stream {
         let header = ResponseHeader::new(&state, "cmpl", "text_completion");
-        return Ok(stream(header, events, n, common.include_usage, n_prompts, parts));
+        return Ok(notes.mark(&state, stream(header, events, n, common.include_usage, n_prompts, parts)));
     }
     let (choices, usage) = gather(events, n).await?;
     let choices = choices.into_iter().enumerate().map(|(i, c)| parts.whole(i, c)).collect();
     let mut answer = ResponseHeader::new(&state, "cmpl", "text_completion").wrap(choices);
     answer["usage"] = usage_json(&usage, n_prompts);
-    Ok(Json(answer).into_response())
+    Ok(notes.mark(&state, Json(answer).into_response()))
 }
 
 /// Reads `prompt`: a string, a list of strings, a list of tokens, or a list of such lists.

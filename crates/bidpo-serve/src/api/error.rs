@@ -38,6 +38,11 @@ impl ApiError {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
+    /// 400: a field that the server does not know.
+    pub(crate) fn unknown(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: Some("unknown_parameter"), ..Self::invalid(param, message) }
+    }
+
     /// 400: the prompt does not fit into the context.
     pub(crate) fn too_long(param: &str, message: impl Into<String>) -> Self {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }

@@ -1,6 +1,7 @@
 //! The fields of a JSON object, taken out one by one: what is left over in the end was not understood.
 
 use super::error::ApiError;
+use super::notes::Notes;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
@@ -29,6 +30,21 @@ impl Fields {
         format!("{}{key}", self.at)
     }
 
+    /// True if the field is there, null included.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// True if the field is there, and not null.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    /// Puts a field back.
+    pub(super) fn put(&mut self, key: &str, value: Value) {
+        self.map.insert(key.to_owned(), value);
+    }
+
     /// Takes a field; null is as good as none.
     pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|v| !v.is_null())
@@ -53,7 +69,7 @@ impl Fields {
     /// A whole number in a range.
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
-        let number = value.as_i64().filter(|x| range.contains(x));
+        let number = whole(&value).filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
         let what = || format!("must be a whole number from {low} to {high}, not {}", short(&value));
         number.map(Some).ok_or_else(|| self.wrong(key, &what()))
@@ -84,20 +100,33 @@ impl Fields {
         }
     }
 
+    /// Ends the reading of an object in which unknown fields may be ignored.
+    ///
+    /// # Errors
+    /// Fields that are left, as [`Notes::unknown`] decides.
+    pub(super) fn done(self, notes: &mut Notes) -> Result<(), ApiError> {
+        self.map.iter().filter(|(_, v)| !v.is_null()).try_for_each(|(key, _)| notes.unknown(&self.at, key))
+    }
+
+    /// Ends the reading of an object whose fields are bidpo's own.
+    ///
     /// # Errors
     /// Fields that are left.
-    pub(super) fn done(self) -> Result<(), ApiError> {
+    pub(super) fn none_left(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, v)| !v.is_null()) {
             Some((key, _)) => {
                 let name = self.name(key);
-                Err(ApiError {
-                    code: Some("unknown_parameter"),
-                    ..ApiError::invalid(&name, format!("unknown parameter {name}"))
-                })
+                Err(ApiError::unknown(&name, format!("unknown parameter {name}")))
             }
             None => Ok(()),
         }
     }
+}
+
+/// A whole number, also where a client writes it as 100.0; beyond 64 bits the nearest that fits.
+fn whole(value: &Value) -> Option<i64> {
+    let float = || value.as_f64().filter(|x| x.fract() == 0.0).map(|x| x as i64);
+    value.as_i64().or_else(float)
 }
 
 /// The JSON type of a value, for messages.
@@ -143,16 +172,18 @@ mod tests {
             (error.message.as_str(), error.param.as_deref()),
             ("t must be a number from 0 to 2, not 3.5", Some("t"))
         );
-        assert_eq!(f.done(), Ok(()));
+        assert_eq!(f.none_left(), Ok(()));
         let error = fields(json!({"n": 1.5})).integer("n", 1..=4).unwrap_err();
         assert_eq!(error.message, "n must be a whole number from 1 to 4, not 1.5");
+        assert_eq!(fields(json!({"n": 3.0})).integer("n", 1..=4), Ok(Some(3)));
+        assert!(fields(json!({"n": 1e300})).integer("n", 1..=4).is_err());
     }
 
     #[test]
     fn what_is_left_is_an_error() {
         let mut f = Fields::new(json!({"role": "user", "colour": 1}), "messages[2]").unwrap();
         f.take("role");
-        let error = f.done().unwrap_err();
+        let error = f.none_left().unwrap_err();
         assert_eq!(
             (error.message.as_str(), error.code),
             ("unknown parameter messages[2].colour", Some("unknown_parameter"))

@@ -6,9 +6,13 @@ mod completions;
 mod error;
 mod fields;
 mod info;
+mod messages;
+mod notes;
 mod request;
 mod respond;
+mod samplers;
 mod score;
+mod steering;
 mod submit;
 
 pub(super) use chat::chat;

@@ -1,11 +1,13 @@
 //! `/v1/score`: how likely a given answer is, token by token, under some steering.
 
 use super::body;
-use super::chat::{encode, messages};
 use super::error::ApiError;
 use super::fields::Fields;
-use super::request::{MAX_TOP_LOGPROBS, model, steering};
+use super::messages::{Chat, Ending, encode, messages};
+use super::notes::Notes;
+use super::request::{MAX_TOP_LOGPROBS, model};
 use super::respond::{finite, gather, now, tokens_json, usage_json};
+use super::steering::steering;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::Client;
 use crate::sampling::Sampling;
@@ -32,7 +34,8 @@ pub(crate) async fn score(
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
     model(&mut fields, &state)?;
-    let messages = messages(&mut fields)?;
+    let mut notes = Notes::new(state.strict_api);
+    let messages = messages(&mut fields, &mut notes)?;
     let n_vocab = state.model.n_vocab();
     let answer = match (fields.text("answer")?, fields.list("tokens")?) {
         (Some(text), None) => Answer::Text(text),
@@ -46,11 +49,11 @@ pub(crate) async fn score(
     };
     let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?.unwrap_or(0) as usize;
     let steering = steering(&mut fields, &state)?;
-    fields.done()?;
+    fields.done(&mut notes)?;
 
     let (tokens, n_prompt) = match answer {
         Answer::Tokens(answer) => {
-            let prompt = encode(&state, messages).await?;
+            let prompt = encode(&state, Chat { messages, ending: Ending::Answer }).await?;
             let n = prompt.len();
             ([prompt, answer].concat(), n)
         }
@@ -77,13 +80,13 @@ pub(crate) async fn score(
     let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &options)?, 1).await?;
     let scored = choices.into_iter().next().map(|c| c.scored).unwrap_or_default();
     let sum: f64 = scored.iter().filter_map(|t| t.logprob).sum();
-    Ok(Json(json!({
+    let answer = json!({
         "object": "score",
         "created": now(),
         "model": state.model_id,
         "tokens": tokens_json(&state.model, &scored),
         "logprob": finite(sum),
         "usage": usage_json(&usage, 1),
-    }))
-    .into_response())
+    });
+    Ok(notes.mark(&state, Json(answer).into_response()))
 }

@@ -101,8 +101,8 @@ pub(super) fn submit(
     Ok(receiver)
 }
 
-/// Checks a prompt against the limits and returns how many tokens may follow it: `asked`, or the remaining context if that is
-/// smaller.
+/// Checks a prompt against the limits and returns how many tokens may follow it: `asked`, `--max-output` or the remaining
+/// context, whichever is smallest.
 ///
 /// # Errors
 /// 400 for a prompt above `--max-prompt` or one that leaves no context for an answer.
@@ -125,5 +125,5 @@ pub(super) fn remaining_context(
         return Err(ApiError::too_long(param, message));
     }
     // The last token needs no place in the cache.
-    Ok(asked.unwrap_or(limits.max_output).min(n_ctx + 1 - n_prompt))
+    Ok(asked.unwrap_or(usize::MAX).min(limits.max_output).min(n_ctx + 1 - n_prompt))
 }

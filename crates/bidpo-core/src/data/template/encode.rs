@@ -273,6 +273,46 @@ impl ChatTemplate {
     }
 }
 
+/// Stands behind the last message while the template runs: whatever is written after it is dropped. Shields end below it.
+const END_MARK: char = '\u{F_FFFE}';
+
+impl ChatTemplate {
+    /// Tokens of a chat whose last message is unfinished: all up to the end of that message's text, so that the model goes on
+    /// with it. Under `none` the messages are joined by newlines.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::encode_prompt`], and [`TemplateError::LostResponse`] for a template that does not show the message.
+    pub fn encode_unfinished(&self, model: &Model, messages: &[Message]) -> Result<Vec<Token>, TemplateError> {
+        let (Some(jinja), Some(last)) = (&self.jinja, messages.last()) else {
+            return self.encode_prompt(model, &Prompt::Messages(messages.to_vec()));
+        };
+        if last.content.trim().is_empty() {
+            return self.encode_prompt(model, &Prompt::Messages(messages[..messages.len() - 1].to_vec()));
+        }
+        let (mut all, shields) = self.encoder.shield(messages);
+        if let Some(last) = all.last_mut() {
+            last.content.push(END_MARK);
+        }
+        let mut text = jinja.render(&all, false)?;
+        let end = text.rfind(END_MARK).ok_or_else(|| TemplateError::LostResponse { name: self.name.clone() })?;
+        text.truncate(end);
+        Ok(with_bos(model, self.encoder.run(model, &text, &shields, &[])?))
+    }
+
+    /// Tokens of a chat as the template writes it, without a generation prompt.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::encode_prompt`].
+    pub fn encode_finished(&self, model: &Model, messages: &[Message]) -> Result<Vec<Token>, TemplateError> {
+        let Some(jinja) = &self.jinja else {
+            return self.encode_prompt(model, &Prompt::Messages(messages.to_vec()));
+        };
+        let (all, shields) = self.encoder.shield(messages);
+        let tokens = with_bos(model, self.encoder.run(model, &jinja.render(&all, false)?, &shields, &[])?);
+        if tokens.is_empty() { Err(TemplateError::EmptyPrompt) } else { Ok(tokens) }
+    }
+}
+
 fn messages(prompt: &Prompt) -> Vec<Message> {
     match prompt {
         Prompt::Text(text) => vec![Message::user(text)],

@@ -1,0 +1,211 @@
+//! The messages of a chat, as OpenAI's clients and those of other servers write them.
+
+use super::error::ApiError;
+use super::fields::{Fields, kind};
+use super::notes::Notes;
+use crate::state::State;
+use bidpo_core::data::{Message, Prompt, TemplateError};
+use ggml_grad::llama::Token;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// What follows the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// A new answer: the template's generation prompt.
+    Answer,
+    /// More of the last message, which is the assistant's.
+    Continue,
+    /// Whatever the model makes of a finished chat.
+    Bare,
+}
+
+/// The chat of a request.
+#[derive(Debug)]
+pub(super) struct Chat {
+    pub messages: Vec<Message>,
+    pub ending: Ending,
+}
+
+/// Reads `messages`, and the two fields that say what follows them.
+pub(super) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Result<Chat, ApiError> {
+    let messages = messages(fields, notes)?;
+    let continued = messages.last().is_some_and(|m| m.role == "assistant");
+    let (generate, continues) = (fields.boolean("add_generation_prompt")?, fields.boolean("continue_final_message")?);
+    let ending = match (generate, continues) {
+        (Some(true), Some(true)) => {
+            return Err(fields.wrong("continue_final_message", "and add_generation_prompt cannot both be true"));
+        }
+        (_, Some(true)) if !continued => {
+            return Err(fields.wrong("continue_final_message", "is true, and the last message is not the assistant's"));
+        }
+        (_, Some(true)) => Ending::Continue,
+        (Some(true), _) => Ending::Answer,
+        (Some(false), Some(false)) => Ending::Bare,
+        (None, Some(false)) => Ending::Answer,
+        (Some(false), None) if continued => Ending::Continue,
+        (Some(false), None) => Ending::Bare,
+        (None, None) if continued && state.continue_answers => Ending::Continue,
+        (None, None) => Ending::Answer,
+    };
+    Ok(Chat { messages, ending })
+}
+
+/// Reads `messages`.
+pub(super) fn messages(fields: &mut Fields, notes: &mut Notes) -> Result<Vec<Message>, ApiError> {
+    let list = fields.list("messages")?.ok_or_else(|| fields.wrong("messages", "is missing"))?;
+    if list.is_empty() {
+        return Err(fields.wrong("messages", "is empty"));
+    }
+    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"), notes)).collect()
+}
+
+/// Keys of messages that change nothing: names that templates do not show, marks of caches and of clients.
+const HARMLESS: [&str; 4] = ["name", "annotations", "cache_control", "prefix"];
+
+fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiError> {
+    let mut fields = Fields::new(value, at)?;
+    let role = fields.text("role")?.ok_or_else(|| fields.wrong("role", "is missing"))?;
+    let role = match role.as_str() {
+        "system" | "developer" => "system",
+        "user" => "user",
+        "assistant" => "assistant",
+        "tool" | "function" => {
+            let name = fields.name("role");
+            return Err(ApiError::unsupported(&name, format!("{name}: tools are not supported by this server")));
+        }
+        other => {
+            return Err(fields.wrong("role", &format!("must be system, developer, user or assistant, not {other:?}")));
+        }
+    };
+    let given = fields.has("content");
+    let content = match fields.take("content") {
+        // OpenAI's clients send null for an assistant that only refused or called tools.
+        None if given || role == "assistant" => None,
+        None => return Err(fields.wrong("content", "is missing")),
+        Some(Value::String(text)) => Some(text),
+        Some(Value::Array(parts)) => {
+            let at = fields.name("content");
+            let texts = parts.into_iter().enumerate().map(|(i, part)| part_text(part, &format!("{at}[{i}]"), notes));
+            Some(texts.collect::<Result<String, _>>()?)
+        }
+        Some(other) => {
+            return Err(fields.wrong("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
+        }
+    };
+    // The words of a refusal stand in the place of the content.
+    let refusal = fields.text("refusal")?;
+    // Keys of OpenAI's own answers, mostly empty, which clients send back in the history.
+    for key in ["tool_calls", "audio", "function_call"] {
+        if let Some(value) = fields.take(key).filter(|v| !is_empty(v)) {
+            let name = fields.name(key);
+            return Err(ApiError::unsupported(
+                &name,
+                format!("{name} is not supported by this server (got {})", kind(&value)),
+            ));
+        }
+    }
+    HARMLESS.iter().for_each(|key| drop(fields.take(key)));
+    fields.done(notes)?;
+    Ok(Message { role: role.into(), content: content.or(refusal).unwrap_or_default() })
+}
+
+/// True for an empty list or object.
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// The text of one part of a message's content.
+fn part_text(value: Value, at: &str, notes: &mut Notes) -> Result<String, ApiError> {
+    if let Value::String(text) = value {
+        return Ok(text);
+    }
+    let mut fields = Fields::new(value, at)?;
+    let key = match fields.text("type")?.as_deref() {
+        Some("text" | "input_text" | "output_text") => "text",
+        Some("refusal") => "refusal",
+        Some(other) => {
+            let name = fields.name("type");
+            return Err(ApiError::unsupported(
+                &name,
+                format!("{name}: only text is supported by this server, not {other:?}"),
+            ));
+        }
+        None if fields.has("text") => "text",
+        None => return Err(fields.wrong("type", "is missing")),
+    };
+    let text = fields.text(key)?.ok_or_else(|| fields.wrong(key, "is missing"))?;
+    ["cache_control", "annotations", "logprobs"].iter().for_each(|key| drop(fields.take(key)));
+    fields.done(notes)?;
+    Ok(text)
+}
+
+/// Tokens of a chat, ready for what follows it.
+pub(super) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Vec<Token>, ApiError> {
+    let state = Arc::clone(state);
+    let encoded = tokio::task::spawn_blocking(move || encode_chat(&state, chat));
+    let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
+    encoded.map_err(|e| ApiError::template("messages", &e))
+}
+
+fn encode_chat(state: &State, chat: Chat) -> Result<Vec<Token>, TemplateError> {
+    let (template, model) = (&state.template, &state.model);
+    match chat.ending {
+        Ending::Answer => template.encode_prompt(model, &Prompt::Messages(chat.messages)),
+        Ending::Continue => template.encode_unfinished(model, &chat.messages),
+        Ending::Bare => template.encode_finished(model, &chat.messages),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(value: Value) -> Result<Message, ApiError> {
+        message(value, "messages[0]", &mut Notes::new(true))
+    }
+
+    #[test]
+    fn messages_of_many_clients_are_read() {
+        let text = |value| read(value).map(|m| (m.role, m.content)).unwrap();
+        let pair = |role: &str, content: &str| (role.to_owned(), content.to_owned());
+        for (value, want) in [
+            (json!({"role": "system", "name": "example_user", "content": "Ahoy?"}), pair("system", "Ahoy?")),
+            (json!({"role": "developer", "content": "Be brief."}), pair("system", "Be brief.")),
+            (json!({"role": "assistant", "content": null, "tool_calls": [], "audio": {}}), pair("assistant", "")),
+            (json!({"role": "assistant"}), pair("assistant", "")),
+            (json!({"role": "user", "content": null}), pair("user", "")),
+            (json!({"role": "user", "content": []}), pair("user", "")),
+            (json!({"role": "assistant", "content": null, "refusal": "No."}), pair("assistant", "No.")),
+            (
+                json!({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, "b",
+                       {"type": "input_text", "text": "c"}], "cache_control": {"type": "ephemeral"}}),
+                pair("user", "abc"),
+            ),
+            (
+                json!({"role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": []},
+                       {"type": "refusal", "refusal": "b"}], "refusal": null, "annotations": [], "function_call": null}),
+                pair("assistant", "ab"),
+            ),
+        ] {
+            assert_eq!(text(value.clone()), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_message_is_named() {
+        for (value, param) in [
+            (json!("hi"), "messages[0]"),
+            (json!({"content": "x"}), "messages[0].role"),
+            (json!({"role": "king", "content": "x"}), "messages[0].role"),
+            (json!({"role": "user"}), "messages[0].content"),
+            (json!({"role": "user", "content": 3}), "messages[0].content"),
+            (json!({"role": "user", "content": [{"type": "image_url"}]}), "messages[0].content[0].type"),
+            (json!({"role": "user", "content": [{"type": "text"}]}), "messages[0].content[0].text"),
+            (json!({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls"),
+        ] {
+            assert_eq!(read(value.clone()).unwrap_err().param.as_deref(), Some(param), "{value}");
+        }
+    }
+}
