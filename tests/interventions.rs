@@ -5,7 +5,8 @@
 use bidpo_core::check::random_vector;
 use bidpo_core::data::TokenizedPair;
 use bidpo_core::engine::{
-    Addition, Direction, Engine, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, TracedPair,
+    Addition, Direction, Engine, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, Stream,
+    TracedPair,
 };
 use bidpo_core::layers::Layers;
 use bidpo_core::numbers::{cosine, norm};
@@ -62,7 +63,8 @@ impl Intervention for LinearGate {
         vec![ParameterGroup { params: 0..n + 1, lr }, ParameterGroup { params: n + 1..2 * n + 1, lr: rates[0] }]
     }
 
-    fn additions(&self, at: Parameters<'_>, residual: &[f32]) -> Vec<Addition> {
+    fn additions(&self, at: Parameters<'_>, stream: &Stream<'_>) -> Vec<Addition> {
+        let residual = stream.rows;
         let (_, _, v) = self.parts(at.theta);
         let mut rows = Vec::with_capacity(residual.len());
         for row in residual.chunks_exact(self.n_embd) {
@@ -73,7 +75,8 @@ impl Intervention for LinearGate {
     }
 
     /// dw = sum_t (g_t.v) h_t, db = sum_t g_t.v, dv = sum_t gate_t g_t.
-    fn vjp(&self, at: Parameters<'_>, residual: &[f32], gradients: &[RowGradients<'_>], grads: &mut [Vec<f64>]) {
+    fn vjp(&self, at: Parameters<'_>, stream: &Stream<'_>, gradients: &[RowGradients<'_>], grads: &mut [Vec<f64>]) {
+        let residual = stream.rows;
         let (n, (_, _, v)) = (self.n_embd, self.parts(at.theta));
         let of = &gradients[0];
         let rows = of.rows.chunks_exact(n).zip(residual.chunks_exact(n)).zip(of.pair);
@@ -87,12 +90,16 @@ impl Intervention for LinearGate {
         }
     }
 
-    fn norms(&self, theta: &[f64]) -> Vec<f64> {
+    fn norms(&self, theta: &[f64], _residual: &[f64]) -> Vec<f64> {
         vec![theta[self.n_embd].abs() * norm(&theta[self.n_embd + 1..])]
     }
 
     fn scaled(&self, theta: &[f64], factor: f64) -> Vec<f64> {
         theta.iter().enumerate().map(|(i, x)| if i > self.n_embd { factor * x } else { *x }).collect()
+    }
+
+    fn random(&self, theta: &[f32], _seed: u64) -> Vec<f32> {
+        theta.to_vec()
     }
 
     fn tensors(&self, theta: &[f32], layers: &[usize]) -> Vec<NamedTensor> {
@@ -292,7 +299,9 @@ fn training_a_gate_held_at_one_trains_adds_vector() {
     // Renormalised, the change has that size; what is written is what the kind says.
     let scaled = held.renormalised(Some(7.0));
     let theta: Vec<f64> = scaled.iter().map(|&x| f64::from(x)).collect();
-    assert!((held.summary.percent_of_norms(&held.intervention.norms(&theta)) - 7.0).abs() < 1e-5);
+    assert!(
+        (held.summary.percent_of_norms(&held.intervention.norms(&theta, &held.summary.medians())) - 7.0).abs() < 1e-5
+    );
     assert_eq!(held.tensors(None)[2].data, added.vector);
     assert_eq!(added.steering_vector(None, "llama").unwrap().directions[&LAYER], added.vector);
     let error = held.steering_vector(None, "llama").unwrap_err().to_string();

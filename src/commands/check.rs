@@ -2,10 +2,11 @@
 
 use anyhow::Context as _;
 use bidpo_core::check::{
-    BatchCheck, CheckReport, Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, builtin_pairs,
-    check, long_pair, middle_layer,
+    BatchCheck, CheckReport, Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, PartDifference,
+    builtin_pairs, check, kind_differences, long_pair, middle_layer,
 };
 use bidpo_core::engine::{DEVICE_LIMIT, check_model};
+use bidpo_core::intervention::{Kind, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::Precision;
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ pub struct Args {
     /// over that many takes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
     tokens: Option<u32>,
+    /// Check the gradient of every parameter of a kind of intervention too: gate, linear-gate, prompt-gate, project, clamp or
+    /// lowrank (docs/interventions.md).
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["layers", "no_f32"])]
+    kind: Option<Kind>,
     /// Leave out what needs an F32 copy of the model (4 bytes a parameter in the temporary folder).
     #[arg(long)]
     no_f32: bool,
@@ -67,10 +72,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             golds_compared.push(gold.compare(copy.model(), true, Precision::default(), threads)?);
         }
     }
+    let mut parts = Vec::new();
+    if let (Some(kind), Some(copy), [layer]) = (args.kind, &copy, &layers[..]) {
+        parts = kind_differences(copy.model(), *layer, &kind.into(), &Scope::ALL, &pairs, threads)?;
+    }
     let report = CheckReport::new(&model, &checks, &golds_compared);
-    let passed = report.passed();
+    let passed = report.passed() && parts.iter().all(PartDifference::passed);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut value = serde_json::to_value(&report)?;
+        value["passed"] = passed.into();
+        if let Some(kind) = args.kind {
+            value["kind"] = serde_json::json!({ "name": kind.name(), "parts": parts });
+        }
+        println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
         println!("{} ({}), {}", model.path().display(), model.description(), layers.labelled());
         print_ops(&checks);
@@ -88,6 +102,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 r.norm_ratio,
                 r.logp_difference,
                 r.loss_difference,
+            );
+        }
+        for d in &parts {
+            println!(
+                "{} gradient of {} ({}) against central differences, f32 weights: {:.6e} and {:.6e}, relative error {:.1e} (limit {LIMIT:.0e})",
+                verdict(d.passed()),
+                d.part,
+                d.applied,
+                d.analytic,
+                d.numeric,
+                d.relative_error
             );
         }
         println!("{}", if passed { "all checks passed" } else { "some checks FAILED: do not train on this model" });

@@ -10,6 +10,7 @@ use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SplitBy, TemplateChoice};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
 use bidpo_core::eval::price::{Price, neutral_passages};
+use bidpo_core::intervention::{KindSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
@@ -168,6 +169,8 @@ impl Args {
     fn config(&self, layers: Layers) -> TrainConfig {
         TrainConfig {
             layers,
+            kind: KindSpec::default(),
+            scope: Scope::ALL,
             objective: self.objective,
             beta: self.beta,
             learning_rate: self.lr,

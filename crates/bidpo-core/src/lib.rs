@@ -49,6 +49,7 @@ pub mod data;
 pub mod engine;
 pub mod eval;
 pub mod extract;
+pub mod intervention;
 pub mod layers;
 pub mod numbers;
 pub mod stats;

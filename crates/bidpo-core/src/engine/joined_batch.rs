@@ -194,7 +194,7 @@ impl Engine {
             }
         }
         let parts: Vec<(&TokenizedPair, &[f32])> = members.iter().map(|m| (m.tokens(), m.residual())).collect();
-        let layout = BatchLayout::new(&parts, n_embd);
+        let layout = BatchLayout::new(&parts, n_embd, &self.scope);
         let size = SymDims { tokens: layout.rows.len(), outputs: layout.outputs.len() };
         let Some(inputs) = inputs(symbolic, members, &shapes, &layout, size) else { return Ok(None) };
         let mut graph = symbolic.at(size)?;
@@ -211,6 +211,7 @@ impl Engine {
                 downstream: DownstreamGraph { graph, hook_points, logits, head, grads, residual, inputs, weights },
                 labels: layout.labels,
                 row_owner,
+                sequences: Some(layout.sequences),
                 scores: None,
                 gradient_scale: 1.0,
             },

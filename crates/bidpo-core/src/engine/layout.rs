@@ -2,6 +2,7 @@
 
 use super::{EngineError, PairLogp};
 use crate::data::TokenizedPair;
+use crate::intervention::{Place, Scope, Sequences};
 use ggml_grad::graph::emit::Label;
 use ggml_grad::graph::ir::Graph;
 use ggml_grad::graph::lift::HookPoint;
@@ -54,6 +55,8 @@ pub(super) struct Layout {
     pub pairs: Vec<TokenizedPair>,
     /// Pair of each token.
     pub token_pair: Vec<usize>,
+    /// Position of each token in its sequence.
+    positions: Vec<usize>,
     /// Token of each row of logits.
     pub output_tokens: Vec<usize>,
     pub labels: Labels,
@@ -65,6 +68,7 @@ impl Layout {
             batch: Batch::new(),
             pairs: pairs.iter().map(|&p| p.clone()).collect(),
             token_pair: Vec::new(),
+            positions: Vec::new(),
             output_tokens: Vec::new(),
             labels: Labels::default(),
         };
@@ -112,9 +116,32 @@ impl Layout {
         }
     }
 
+    /// Places of the rows of the residual stream at a hook point; `None` where a token has several.
+    pub(super) fn sequences(&self, n_rows: usize) -> Option<Sequences> {
+        let all = (0..self.token_pair.len()).collect::<Vec<_>>();
+        let tokens = match n_rows {
+            n if n == all.len() => &all,
+            // As in [`Layout::row_pair`].
+            n if n == self.output_tokens.len() => &self.output_tokens,
+            _ => return None,
+        };
+        let place = |&t: &usize| {
+            let sequence = self.token_pair[t];
+            Place { sequence, at: self.positions[t], n_prompt: self.pairs[sequence].prompt.len() }
+        };
+        let places: Vec<Place> = tokens.iter().map(place).collect();
+        let of_prompt = |p: usize| {
+            let rows = places.iter().enumerate().filter(|(_, x)| x.sequence == p && x.at < x.n_prompt);
+            rows.map(|(row, _)| row).collect()
+        };
+        let prompts = (0..self.pairs.len()).map(of_prompt).collect();
+        Some(Sequences { places, prompts })
+    }
+
     fn push(&mut self, pair: usize, token: Token, pos: usize, seqs: &[i32], logits: bool) {
         let i = self.batch.add(token, pos, seqs, logits);
         self.token_pair.push(pair);
+        self.positions.push(pos);
         if logits {
             self.output_tokens.push(i);
         }
@@ -133,25 +160,30 @@ pub(super) struct BatchLayout {
     /// Rows that predict a token of a response.
     pub outputs: Vec<usize>,
     pub labels: Labels,
+    pub sequences: Sequences,
 }
 
 impl BatchLayout {
-    /// Of pairs with their residual streams, `[n_tokens, n_embd]`, in the order of [`Layout`].
-    pub(super) fn new(pairs: &[(&TokenizedPair, &[f32])], n_embd: usize) -> Self {
+    /// Of pairs with their residual streams, `[n_tokens, n_embd]`, in the order of [`Layout`]. Rows are shared only where the
+    /// scope treats all pairs alike.
+    pub(super) fn new(pairs: &[(&TokenizedPair, &[f32])], n_embd: usize, scope: &Scope) -> Self {
         let mut out = Self {
             rows: Vec::new(),
             columns: pairs.iter().map(|(pair, _)| vec![None; pair.n_tokens()]).collect(),
             outputs: Vec::new(),
             labels: Labels::default(),
+            sequences: Sequences::default(),
         };
-        // Rows of prompts that may be shared, by the row before and the token.
-        let mut known: HashMap<(Option<usize>, Token), usize> = HashMap::new();
+        // Rows of prompts that may be shared, by the row before, the token, and whether the scope covers it.
+        let mut known: HashMap<(Option<usize>, Token, bool), usize> = HashMap::new();
         for (p, &(pair, residual)) in pairs.iter().enumerate() {
             let stream = |row: usize| &residual[row * n_embd..(row + 1) * n_embd];
             let last = pair.prompt.len() - 1;
             let mut before = None;
+            let place = |at: usize| Place { sequence: p, at, n_prompt: pair.prompt.len() };
             for (i, &token) in pair.prompt[..last].iter().enumerate() {
-                let same = known.get(&(before, token)).copied().filter(|&row| {
+                let key = (before, token, scope.covers(place(i)));
+                let same = known.get(&key).copied().filter(|&row| {
                     let (of, at) = out.rows[row];
                     // Equal numbers, not only equal tokens: what is shared must be what each pair was traced with.
                     let there = &pairs[of].1[at * n_embd..(at + 1) * n_embd];
@@ -163,21 +195,22 @@ impl BatchLayout {
                         row
                     }
                     None => {
-                        let row = out.add(p, i);
-                        known.insert((before, token), row);
+                        let row = out.add(p, i, place(i));
+                        known.insert(key, row);
                         row
                     }
                 };
                 before = Some(row);
             }
-            let shared = out.predict(p, last);
+            let shared = out.predict(p, last, place(last));
+            out.sequences.prompts.push(out.columns[p][..=last].iter().copied().flatten().collect());
             let mut at = pair.prompt.len();
             for (response, chosen) in [(&pair.chosen, true), (&pair.rejected, false)] {
                 let mut output = shared;
                 for (i, &token) in response.iter().enumerate() {
                     out.labels.push(output, token, Owner { pair: p, chosen });
                     if i + 1 < response.len() {
-                        output = out.predict(p, at + i);
+                        output = out.predict(p, at + i, place(pair.prompt.len() + i));
                     }
                 }
                 at += response.len();
@@ -187,15 +220,16 @@ impl BatchLayout {
         out
     }
 
-    fn add(&mut self, pair: usize, row: usize) -> usize {
+    fn add(&mut self, pair: usize, row: usize, place: Place) -> usize {
         self.columns[pair][row] = Some(self.rows.len());
+        self.sequences.places.push(place);
         self.rows.push((pair, row));
         self.rows.len() - 1
     }
 
     /// Adds a row whose logits are wanted; gives its place among those.
-    fn predict(&mut self, pair: usize, row: usize) -> usize {
-        let row = self.add(pair, row);
+    fn predict(&mut self, pair: usize, row: usize, place: Place) -> usize {
+        let row = self.add(pair, row, place);
         self.outputs.push(row);
         self.outputs.len() - 1
     }
@@ -218,12 +252,18 @@ mod tests {
         let stream = |p: usize, n: usize| (0..n).map(|i| if p == 2 && i == 1 { -1.0 } else { i as f32 }).collect();
         let streams: Vec<Vec<f32>> = pairs.iter().enumerate().map(|(p, x)| stream(p, x.n_tokens())).collect();
         let parts: Vec<(&TokenizedPair, &[f32])> = pairs.iter().zip(&streams).map(|(p, s)| (p, &s[..])).collect();
-        let layout = BatchLayout::new(&parts, 1);
+        let layout = BatchLayout::new(&parts, 1, &Scope::ALL);
         assert_eq!(
             layout.rows,
             [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3)]
         );
         assert_eq!(layout.outputs, [3, 4, 5, 6, 7, 10]);
+        assert_eq!(layout.sequences.prompts, [vec![0, 1, 2, 3], vec![0, 1, 5], vec![0, 8, 9, 10]]);
+        let place = layout.sequences.places[7];
+        assert_eq!((place.sequence, place.at, place.n_prompt, place.is_answer()), (1, 4, 3, true));
+        // The last two of the prompt: the second row is one of the second pair's and none of the first one's.
+        let apart = BatchLayout::new(&parts, 1, &"last:2".parse().unwrap());
+        assert_eq!(apart.columns[1][..2], [Some(0), Some(5)]);
         assert_eq!(layout.columns[1], [Some(0), Some(1), Some(5), None, Some(6), Some(7), None]);
         let labels: Vec<(u32, u32, f32)> = layout.labels.labels.iter().map(|l| (l.row, l.token, l.coef)).collect();
         assert_eq!(labels[..3], [(0, 5, 1.0), (0, 7, -1.0), (1, 6, 1.0)]);

@@ -3,7 +3,6 @@
 mod batch_plan;
 mod cache;
 mod error;
-mod intervention;
 mod joined_batch;
 mod layout;
 mod pair_logp;
@@ -14,10 +13,12 @@ mod traced;
 mod tracing;
 mod verify;
 
+pub use crate::intervention::{
+    Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, Scope, Stream,
+};
 pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
-pub use intervention::{Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients};
 pub use joined_batch::{BatchScore, JoinedBatch, LossDerivative, NotBatched};
 pub use pair_logp::PairLogp;
 pub use running::Scored;
@@ -44,6 +45,7 @@ pub struct Engine {
     cache: Option<Cache>,
     joiner: Joiner,
     intervention: Arc<dyn Intervention>,
+    scope: Scope,
 }
 
 impl Engine {
@@ -81,6 +83,7 @@ impl Engine {
             cache: None,
             joiner: Joiner::default(),
             intervention: Arc::new(Add { n_layers: layers.len(), n_embd: model.n_embd() }),
+            scope: Scope::ALL,
         })
     }
 
@@ -116,6 +119,17 @@ impl Engine {
     pub fn with_intervention(mut self, intervention: Arc<dyn Intervention>) -> Self {
         self.intervention = intervention;
         self
+    }
+
+    /// The engine with the intervention at some positions only.
+    pub fn with_scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Positions at which the intervention acts.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The kind of change at the steered layers.

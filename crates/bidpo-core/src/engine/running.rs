@@ -1,7 +1,7 @@
 //! Running traced pairs: log-probabilities and gradients under an intervention.
 
 use super::traced::{PairGraph, Steered};
-use super::{Addition, Engine, EngineError, PairLogp, Parameters, RowGradients, TracedBatch};
+use super::{Addition, Engine, EngineError, PairLogp, Parameters, RowGradients, Stream, TracedBatch};
 use ggml_grad::graph::emit::{Data, Forward, Precision};
 use ggml_grad::graph::ir::{Elem, Op, Value};
 
@@ -47,10 +47,11 @@ impl Engine {
 
     /// The graph's inputs under these parameters.
     pub(super) fn steer(&self, graph: &PairGraph, at: Parameters<'_>) -> Result<Steered, EngineError> {
-        let stream = graph.downstream.residual();
+        let places = graph.stream();
+        let stream = places.rows;
         let (mut vectors, mut residual) = (Vec::with_capacity(self.layers().len()), None);
-        for (slot, addition) in self.intervention.additions(at, stream).into_iter().enumerate() {
-            match addition {
+        for (slot, addition) in self.intervention.additions(at, &places).into_iter().enumerate() {
+            match self.within_scope(addition, &places)? {
                 Addition::Broadcast(v) => vectors.push(Data::F32(v)),
                 Addition::Rows(rows) if slot == 0 && rows.len() == stream.len() => {
                     residual = Some(Data::F32(stream.iter().zip(&rows).map(|(h, x)| h + x).collect()));
@@ -69,6 +70,32 @@ impl Engine {
         Ok(Steered { residual, vectors })
     }
 
+    /// The addition at the positions of the scope, and nothing elsewhere.
+    fn within_scope(&self, addition: Addition, stream: &Stream<'_>) -> Result<Addition, EngineError> {
+        let by_row = matches!(addition, Addition::Rows(_));
+        if (by_row || !self.scope.is_all()) && stream.places.is_empty() {
+            return Err(EngineError::Model(format!(
+                "{} has several rows for a token at layer {}: only kind add with scope all can be trained there",
+                self.model.path().display(),
+                self.layers()[0]
+            )));
+        }
+        if self.scope.is_all() {
+            return Ok(addition);
+        }
+        let n = self.model.n_embd();
+        let mut rows = match addition {
+            Addition::Broadcast(v) => v.repeat(stream.places.len()),
+            Addition::Rows(rows) => rows,
+        };
+        for (row, place) in rows.chunks_exact_mut(n).zip(stream.places) {
+            if !self.scope.covers(*place) {
+                row.fill(0.0);
+            }
+        }
+        Ok(Addition::Rows(rows))
+    }
+
     /// Gradients of the parameters, for each of `n` owners of rows, from the gradients at the hook points.
     pub(super) fn gradients(
         &self,
@@ -78,12 +105,21 @@ impl Engine {
         n: usize,
     ) -> Vec<Vec<f64>> {
         let mut grads = vec![vec![0.0; self.n_params()]; n];
-        let rows: Vec<RowGradients<'_>> = hooks
+        let stream = graph.stream();
+        let masked: Option<Vec<Vec<f32>>> = (!self.scope.is_all()).then(|| {
+            let mut hooks = hooks.to_vec();
+            let rows = hooks.iter_mut().flat_map(|rows| rows.chunks_exact_mut(self.model.n_embd()).zip(stream.places));
+            rows.filter(|(_, place)| !self.scope.covers(**place)).for_each(|(row, _)| row.fill(0.0));
+            hooks
+        });
+        let rows: Vec<RowGradients<'_>> = masked
+            .as_deref()
+            .unwrap_or(hooks)
             .iter()
             .zip(&graph.row_owner)
             .map(|(rows, pair)| RowGradients { rows, scale: graph.gradient_scale, pair })
             .collect();
-        self.intervention.vjp(at, graph.downstream.residual(), &rows, &mut grads);
+        self.intervention.vjp(at, &stream, &rows, &mut grads);
         grads
     }
 

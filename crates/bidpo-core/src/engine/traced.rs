@@ -3,6 +3,7 @@
 use super::PairLogp;
 use super::layout::Labels;
 use crate::data::TokenizedPair;
+use crate::intervention::{Sequences, Stream};
 use ggml_grad::graph::emit::{Bindings, Data, Outcome};
 use ggml_grad::graph::ir::Value;
 use ggml_grad::graph::passes::lower::LabelScores;
@@ -16,6 +17,8 @@ pub(super) struct PairGraph {
     pub labels: Labels,
     /// For each hook point and each row of the residual stream there: the gradient that it counts towards.
     pub row_owner: Vec<Vec<usize>>,
+    /// Places of the rows of the residual stream at the lowest hook point; `None` where a token has several rows there.
+    pub sequences: Option<Sequences>,
     /// Values that the labels' log-probabilities follow from, where the LM head runs on a device; the executor records them
     /// otherwise.
     pub scores: Option<LabelScores>,
@@ -33,6 +36,12 @@ pub(super) struct Steered {
 }
 
 impl PairGraph {
+    /// The residual stream at the lowest hook point.
+    pub(super) fn stream(&self) -> Stream<'_> {
+        let rows = self.downstream.residual();
+        self.sequences.as_ref().map_or(Stream { rows, ..Stream::default() }, |sequences| Stream::new(rows, sequences))
+    }
+
     /// Values that the log-probabilities are made of.
     pub(super) fn score_values(&self) -> impl Iterator<Item = Value> + '_ {
         self.scores.iter().flat_map(LabelScores::values)

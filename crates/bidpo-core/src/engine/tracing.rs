@@ -193,6 +193,7 @@ impl Engine {
             .iter()
             .map(|h| layout.row_pair(&lifted.graph, h))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
+        let sequences = layout.sequences(residual.len() / self.model.n_embd());
         let downstream = DownstreamGraph::new(lifted, residual, &self.exec, self.attention)?;
         let mut placed = self.place(downstream, &mut layout.labels.labels)?;
         placed.downstream.finish()?;
@@ -201,6 +202,7 @@ impl Engine {
                 downstream: placed.downstream,
                 labels: layout.labels,
                 row_owner,
+                sequences,
                 scores: placed.scores,
                 gradient_scale: placed.gradient_scale,
             },

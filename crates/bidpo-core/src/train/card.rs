@@ -9,6 +9,7 @@ use super::trainer::Trained;
 use crate::data::SplitBy;
 use crate::engine::CacheType;
 use crate::eval::price::Price;
+use crate::intervention::Kind;
 use crate::numbers::norm;
 use crate::steer::{ModelIdentity, Provenance, TRAINING_CURVE};
 use crate::text::{TemplateFileError, numbers, render};
@@ -52,14 +53,22 @@ impl VectorCard<'_> {
         self.vector.iter().map(|&x| f64::from(x)).collect()
     }
 
-    /// L2 norm of the vector; with several layers, of all directions concatenated.
+    /// L2 norm of the change at each layer, lowest first ([`crate::intervention::Intervention::norms`]).
+    fn norms(&self) -> Vec<f64> {
+        self.trained.intervention.norms(&self.numbers(), &self.trained.summary.medians())
+    }
+
+    /// L2 norm of the change; with several layers, of all directions concatenated.
     pub fn norm(&self) -> f64 {
-        norm(&self.numbers())
+        match self.config.kind.kind {
+            Kind::Add => norm(&self.numbers()),
+            _ => norm(&self.norms()),
+        }
     }
 
     /// That norm in percent of the median residual norm; with several layers, the mean over them.
     pub fn percent(&self) -> f64 {
-        self.trained.summary.percent(&self.numbers())
+        self.trained.summary.percent_of_norms(&self.norms())
     }
 
     /// The norm in percent of the mean residual norm; with several layers, the mean over them.
@@ -72,8 +81,7 @@ impl VectorCard<'_> {
     /// Each layer with the L2 norm of its direction, and that norm in percent of the median residual norm there.
     pub fn at_layers(&self) -> Vec<(&LayerStats, f64, f64)> {
         let ready = &self.trained.summary;
-        let lengths = ready.norms(&self.numbers());
-        ready.layers.iter().zip(lengths).map(|(at, n)| (at, n, 100.0 * n / at.median_norm)).collect()
+        ready.layers.iter().zip(self.norms()).map(|(at, n)| (at, n, 100.0 * n / at.median_norm)).collect()
     }
 
     /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.

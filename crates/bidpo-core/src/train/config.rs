@@ -3,6 +3,7 @@
 use super::objective::{Objective, loss};
 use super::optimizer::Schedule;
 use crate::engine::Direction;
+use crate::intervention::{KindSpec, Scope};
 use crate::layers::Layers;
 use ggml_grad::graph::emit::Precision;
 use std::fmt;
@@ -115,6 +116,10 @@ pub enum TrainingBudget {
 pub struct TrainConfig {
     /// The steered layers. Each has one direction; all directions are trained together.
     pub layers: Layers,
+    /// Kind of intervention, with its settings.
+    pub kind: KindSpec,
+    /// Positions at which it acts.
+    pub scope: Scope,
     /// The objective.
     pub objective: Objective,
     /// Inverse temperature of the preference model.
@@ -155,6 +160,8 @@ impl TrainConfig {
     pub fn new(layers: Layers) -> Self {
         Self {
             layers,
+            kind: KindSpec::default(),
+            scope: Scope::ALL,
             objective: Objective::Bidpo,
             beta: 0.1,
             learning_rate: LearningRate::Auto,

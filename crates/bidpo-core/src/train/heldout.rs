@@ -2,11 +2,10 @@
 
 use super::error::TrainError;
 use super::events::{Event, NamedPair};
-use crate::engine::{BatchPlan, Engine, EngineError, PairLogp, TracedPair};
+use crate::engine::{BatchPlan, Direction, Engine, EngineError, PairLogp, Parameters, TracedPair};
 use crate::stats::{
     Interval, bonett_price, clustered_mean, compare_proportions, mcnemar_exact, mean, sign_test, wilson,
 };
-use crate::steer::rotated;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -256,14 +255,13 @@ impl HeldOut {
         seed: u64,
     ) -> Result<Self, EngineError> {
         let mut conditions = vec![Condition::new("unsteered", &references(examples))];
-        let negative: Vec<f32> = vector.iter().map(|x| -x).collect();
-        for (name, v) in [(STEERED, vector), ("vector, scale -1", &negative)] {
-            conditions.push(Condition::new(name, &engine.score_all(examples, v, plan)?));
+        for (name, direction) in [(STEERED, Direction::Forward), ("vector, scale -1", Direction::Reverse)] {
+            let at = Parameters { theta: vector, direction };
+            conditions.push(Condition::new(name, &engine.score_all(examples, at, plan)?));
         }
-        let n_embd = engine.model().n_embd();
         let mut random = Vec::with_capacity(RANDOM_DRAWS);
         for draw in 0..RANDOM_DRAWS {
-            let v = rotated(vector, n_embd, seed.wrapping_add(draw as u64));
+            let v = engine.intervention().random(vector, seed.wrapping_add(draw as u64));
             random.push(Condition::new(format!("random vector {}", draw + 1), &engine.score_all(examples, &v, plan)?));
         }
         if let Some(prompted) = prompted {

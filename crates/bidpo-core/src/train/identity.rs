@@ -5,6 +5,7 @@ use super::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
 use super::events::NamedPair;
 use super::objective::Objective;
 use super::optimizer::Schedule;
+use crate::intervention::{Kind, KindSpec, Scope};
 use ggml_grad::files::hex;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,11 @@ pub struct IdentitySource<'a> {
 struct Settings<'a> {
     version: u32,
     layers: &'a [usize],
+    /// Left out for vectors that are added at every position: the hash is then that of bidpo 0.2.0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
     objective: &'static str,
     beta: f64,
     learning_rate: String,
@@ -119,7 +125,10 @@ impl IdentitySource<'_> {
         match recorded {
             RecordedIdentity::Current { identity } => identity.version == VERSION && identity.run == self.run(),
             RecordedIdentity::V1 { fingerprint } => {
-                self.unusual_validation().is_none() && *fingerprint == self.legacy_v1()
+                self.unusual_validation().is_none()
+                    && self.config.kind == KindSpec::default()
+                    && self.config.scope == Scope::ALL
+                    && *fingerprint == self.legacy_v1()
             }
         }
     }
@@ -128,6 +137,8 @@ impl IdentitySource<'_> {
         // Each field is named: a new setting does not compile before it is decided here whether it changes the vector.
         let TrainConfig {
             layers,
+            kind,
+            scope,
             objective,
             beta,
             learning_rate,
@@ -154,6 +165,8 @@ impl IdentitySource<'_> {
         let settings = Settings {
             version: VERSION,
             layers,
+            kind: (kind.kind != Kind::Add).then(|| format!("{} {}", kind.kind, kind.settings())),
+            scope: (!scope.is_all()).then(|| scope.to_string()),
             objective: objective.name(),
             beta: *beta,
             learning_rate: learning_rate.to_string(),
@@ -331,6 +344,10 @@ mod tests {
             config("14-15"),
             TrainConfig { beta: 0.2, ..config("15") },
             TrainConfig { choose_by: Some(ChooseBy::Positive), ..config("15") },
+            TrainConfig { kind: Kind::Gate.into(), ..config("15") },
+            TrainConfig { kind: Kind::PromptGate.into(), ..config("15") },
+            TrainConfig { kind: KindSpec { tau: 0.5, ..Kind::Gate.into() }, ..config("15") },
+            TrainConfig { scope: "prompt".parse().unwrap(), ..config("15") },
             TrainConfig { learning_rate: LearningRate::Percent(1.0), ..config("15") },
             TrainConfig { max_grad_norm: Some(1.0), ..config("15") },
             TrainConfig { budget: TrainingBudget::Steps(5), ..config("15") },

@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
     }
 
     fn report(&self, sum: &StepSum, n: f64, grad_norm: f64, update: Duration) -> StepReport {
-        let norms = self.engine.intervention().norms(&self.theta);
+        let norms = self.engine.intervention().norms(&self.theta, &self.summary.medians());
         let (step, total) = (self.state.step, self.summary.total_steps);
         let elapsed = self.clock.started.elapsed();
         StepReport {
@@ -305,7 +305,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`TrainError::Engine`].
     pub(crate) fn end_epoch(&mut self) -> Result<EpochEnd, TrainError> {
-        let norms = self.engine.intervention().norms(&self.theta);
+        let norms = self.engine.intervention().norms(&self.theta, &self.summary.medians());
         let mut point = Point {
             step: self.state.step,
             train_loss: self.state.epoch_loss / self.state.epoch_pairs.max(1) as f64,

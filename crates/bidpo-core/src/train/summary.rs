@@ -77,6 +77,11 @@ impl RunSummary {
         }
     }
 
+    /// Median norm of the residual stream at each layer, lowest first.
+    pub fn medians(&self) -> Vec<f64> {
+        self.layers.iter().map(|l| l.median_norm).collect()
+    }
+
     /// L2 norm of the direction at each layer of `v`, `[n_layers, n_embd]`.
     pub fn norms(&self, v: &[f64]) -> Vec<f64> {
         v.chunks(self.n_embd.max(1)).map(norm).collect()

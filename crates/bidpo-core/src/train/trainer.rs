@@ -44,7 +44,7 @@ impl Trained {
     /// them) if that is given. No change stays none.
     pub fn renormalised(&self, percent: Option<f64>) -> Vec<f32> {
         let theta: Vec<f64> = self.vector.iter().map(|&x| f64::from(x)).collect();
-        let norms = self.intervention.norms(&theta);
+        let norms = self.intervention.norms(&theta, &self.summary.medians());
         match percent.and_then(|percent| self.summary.factor_for_percent(&norms, percent)) {
             Some(factor) => self.intervention.scaled(&theta, factor).iter().map(|&x| x as f32).collect(),
             None => self.vector.clone(),

@@ -1,0 +1,137 @@
+//! The gradient of each part of an intervention's parameters against central differences.
+
+use super::LIMIT;
+use crate::data::TokenizedPair;
+use crate::engine::{Engine, EngineError, TracedBatch};
+use crate::intervention::{Direction, Intervention, KindSpec, NamedTensor, Parameters, Scope};
+use crate::numbers::{median, norm};
+use crate::train::Precision;
+use ggml_grad::llama::Model;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Steps along a direction, in units of the part's size: short ones for parts with curvature, long ones where rounding is near.
+const STEPS: [f64; 6] = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
+/// Size of the parameters compared at, in first steps of Adam.
+const SIZE: f64 = 3.0;
+
+/// The slope along one direction of a part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartDifference {
+    /// Tensor of the part.
+    pub part: String,
+    /// `add` or `subtract`: the direction in which the intervention was applied.
+    pub applied: &'static str,
+    /// Slope by the gradient.
+    pub analytic: f64,
+    /// Slope by central differences.
+    pub numeric: f64,
+    /// `|numeric - analytic| / |analytic|`, less what the rounding of the log-probabilities to F32 explains.
+    pub relative_error: f64,
+}
+
+impl PartDifference {
+    /// Written so that NaN fails.
+    pub fn passed(&self) -> bool {
+        self.relative_error <= LIMIT
+    }
+}
+
+/// Random parameters about those that a run begins with, so that every part has an effect.
+pub fn random_parameters(intervention: &dyn Intervention, residual: f64, n_embd: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut theta = intervention.initial(seed);
+    for group in intervention.groups(&[rate(residual, n_embd)]) {
+        for x in &mut theta[group.params] {
+            *x += SIZE * group.lr * rng.sample::<f64, _>(StandardNormal);
+        }
+    }
+    theta.iter().map(|&x| x as f32).collect()
+}
+
+/// The learning rate whose [`SIZE`] steps make a vector of 5 % of the residual norm.
+fn rate(residual: f64, n_embd: usize) -> f64 {
+    0.05 * residual / (n_embd as f64).sqrt() / SIZE
+}
+
+/// Compares the gradient of every part of a kind with central differences of `log p(chosen) - log p(rejected)`, summed over
+/// the pairs: along the gradient's own part, applied forward and reversed. `model` should hold F32 weights.
+///
+/// # Errors
+/// [`EngineError`].
+pub fn kind_differences(
+    model: &Arc<Model>,
+    layer: usize,
+    spec: &KindSpec,
+    scope: &Scope,
+    pairs: &[TokenizedPair],
+    n_threads: u32,
+) -> Result<Vec<PartDifference>, EngineError> {
+    let n_embd = model.n_embd();
+    let intervention = spec.intervention(1, n_embd).map_err(|e| EngineError::Model(e.to_string()))?;
+    let n_tokens = pairs.iter().map(TokenizedPair::n_tokens).sum();
+    let mut engine = Engine::new(model, &[layer], n_tokens, pairs.len(), n_threads)?
+        .with_intervention(Arc::clone(&intervention))
+        .with_scope(scope.clone());
+    engine.set_precision(Precision::EXACT);
+    engine.set_smooth(true);
+    let traced = engine.trace_batch(&pairs.iter().collect::<Vec<_>>())?;
+    let residual = median(&traced.norms()[0]).unwrap_or(1.0);
+    let theta = random_parameters(&*intervention, residual, n_embd, 1);
+    let groups = intervention.groups(&[rate(residual, n_embd)]);
+    let traced = engine.freeze_choices(&traced, &theta)?;
+    let mut found = Vec::new();
+    for (direction, applied) in [(Direction::Forward, "add"), (Direction::Reverse, "subtract")] {
+        let at = Parameters { theta: &theta, direction };
+        let scored = engine.run(&traced, at, true)?;
+        let size: f64 = scored.logp.iter().map(|p| p.chosen.abs() + p.rejected.abs()).sum();
+        let rounding = f64::from(f32::EPSILON) / 2.0 * size;
+        let mut grad = vec![0.0; theta.len()];
+        scored.grads.iter().for_each(|g| grad.iter_mut().zip(g).for_each(|(sum, g)| *sum += g));
+        let mut first = 0;
+        for NamedTensor { name, data, .. } in intervention.tensors(&theta, &[layer]) {
+            let part = first..first + data.len();
+            first = part.end;
+            let analytic = norm(&grad[part.clone()]);
+            let unit: Vec<f64> = grad[part.clone()].iter().map(|g| g / analytic).collect();
+            let group = groups.iter().find(|g| g.params.contains(&part.start));
+            let size = group.map_or(1.0, |g| SIZE * g.lr * (data.len() as f64).sqrt());
+            let (mut best, mut relative_error) = (f64::NAN, f64::INFINITY);
+            for step in STEPS {
+                let numeric = slope(&mut engine, &traced, at, part.start, &unit, step * size)?;
+                let error = ((numeric - analytic).abs() - rounding / (step * size)).max(0.0) / analytic;
+                if best.is_nan() || error < relative_error {
+                    (best, relative_error) = (numeric, error);
+                }
+                if relative_error <= LIMIT / 4.0 {
+                    break;
+                }
+            }
+            found.push(PartDifference { part: name, applied, analytic, numeric: best, relative_error });
+        }
+    }
+    Ok(found)
+}
+
+/// The slope along `unit` from parameter `first` on: differences over `h` and half of it, extrapolated.
+fn slope(
+    engine: &mut Engine,
+    traced: &TracedBatch,
+    at: Parameters<'_>,
+    first: usize,
+    unit: &[f64],
+    h: f64,
+) -> Result<f64, EngineError> {
+    let mut gap = |s: f64| -> Result<f64, EngineError> {
+        let mut moved = at.theta.to_vec();
+        moved[first..].iter_mut().zip(unit).for_each(|(x, u)| *x = (f64::from(*x) + s * u) as f32);
+        let at = Parameters { theta: &moved, ..at };
+        Ok(engine.run(traced, at, false)?.logp.iter().map(|p| p.gap()).sum())
+    };
+    let mut difference = |h: f64| -> Result<f64, EngineError> { Ok((gap(h)? - gap(-h)?) / (2.0 * h)) };
+    let (wide, narrow) = (difference(h)?, difference(h / 2.0)?);
+    Ok((4.0 * narrow - wide) / 3.0)
+}

@@ -1,0 +1,172 @@
+//! Every kind of intervention: gradients against central differences, rows in company, scopes.
+
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+
+use bidpo_core::check::{kind_differences, random_parameters};
+use bidpo_core::data::TokenizedPair;
+use bidpo_core::engine::{Direction, Engine, Parameters, TracedPair};
+use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::numbers::{cosine, median};
+use bidpo_core::train::Precision;
+use ggml_grad::llama::{DType, Model, ModelParams};
+use ggml_grad::synth;
+use std::sync::Arc;
+
+const LAYER: usize = 1;
+
+fn model(family: &str, dtype: DType) -> (tempfile::TempDir, Arc<Model>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let family = synth::family(family).unwrap();
+    synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
+    let model = Model::load(&path, &ModelParams::default()).unwrap();
+    (directory, model)
+}
+
+/// Four pairs whose prompts begin alike and have different lengths.
+fn pairs() -> Vec<TokenizedPair> {
+    let pair = |prompt: &[i32], chosen: &[i32], rejected: &[i32]| TokenizedPair {
+        prompt: prompt.to_vec(),
+        chosen: chosen.to_vec(),
+        rejected: rejected.to_vec(),
+    };
+    vec![
+        pair(&[1, 300, 17, 290, 310], &[45, 300, 271], &[303, 280]),
+        pair(&[1, 300, 17, 290, 299], &[281, 302], &[45, 300, 290, 271]),
+        pair(&[1, 300, 17, 45], &[310, 303, 299], &[290, 302, 281]),
+        pair(&[1, 300, 17, 45, 46, 281], &[303, 17], &[299, 310]),
+    ]
+}
+
+fn specs() -> Vec<KindSpec> {
+    let mut specs: Vec<KindSpec> = Kind::EACH.into_iter().map(KindSpec::from).collect();
+    specs.push(KindSpec { mean: true, tau: 0.5, ..Kind::PromptGate.into() });
+    specs.push(KindSpec { rank: 2, ..Kind::LowRank.into() });
+    specs
+}
+
+fn engine(model: &Arc<Model>, spec: &KindSpec, scope: &Scope, precision: Precision) -> Engine {
+    let longest = pairs().iter().map(TokenizedPair::n_tokens).max().unwrap();
+    let mut engine = Engine::new(model, &[LAYER], longest, 1, 1)
+        .unwrap()
+        .with_intervention(spec.intervention(1, model.n_embd()).unwrap())
+        .with_scope(scope.clone());
+    engine.set_precision(precision);
+    engine
+}
+
+#[test]
+fn every_part_of_every_kind_agrees_with_central_differences() {
+    for family in ["llama", "gemma3", "qwen2"] {
+        let (_directory, model) = model(family, DType::F32);
+        for spec in specs() {
+            let found = kind_differences(&model, LAYER, &spec, &Scope::ALL, &pairs()[..2], 1).unwrap();
+            assert!(!found.is_empty() && found.len().is_multiple_of(2));
+            for d in found {
+                assert!(d.passed() && d.analytic > 0.0, "{family}, {} {}: {d:?}", spec.kind, spec.settings());
+            }
+        }
+    }
+}
+
+#[test]
+fn scopes_agree_with_central_differences() {
+    let (_directory, model) = model("llama", DType::F32);
+    for scope in ["prompt", "answer", "first:2", "last:2", "after:1", "first:1+after:2"] {
+        for kind in [Kind::Add, Kind::Gate, Kind::LowRank] {
+            let scope: Scope = scope.parse().unwrap();
+            for d in kind_differences(&model, LAYER, &kind.into(), &scope, &pairs()[..2], 1).unwrap() {
+                assert!(d.passed() && d.analytic > 0.0, "{kind}, scope {scope}: {d:?}");
+            }
+        }
+    }
+}
+
+/// What a scope leaves out is out: the parts of the two halves add up to the whole for a vector so small that the model is
+/// linear in it, and the last answer token alone does not move its own prediction by what comes behind it.
+#[test]
+fn a_scope_of_everything_is_all_and_parts_are_not() {
+    let (_directory, model) = model("llama", DType::F32);
+    let spec = KindSpec::default();
+    let logp = |scope: &str| {
+        let mut engine = engine(&model, &spec, &scope.parse().unwrap(), Precision::EXACT);
+        let traced = engine.trace(&pairs()[0]).unwrap();
+        let residual = median(&traced.norms()[0]).unwrap();
+        let theta = random_parameters(&**engine.intervention(), residual, model.n_embd(), 1);
+        engine.run(&traced, &theta, false).unwrap().logp[0]
+    };
+    let (all, prompt, answer) = (logp("all"), logp("prompt"), logp("answer"));
+    assert_eq!(all, logp("prompt+answer"));
+    assert!(all != prompt && all != answer && prompt != answer);
+    assert_eq!(logp("first:5+after:1"), all);
+}
+
+/// The bits of a pair alone, whatever it shares its graph with.
+#[test]
+fn pairs_in_company_give_what_each_gives_alone() {
+    let (_directory, model) = model("llama", DType::from_name("q8_0").unwrap());
+    let scopes = ["all", "prompt", "last:2", "answer", "first:2"].map(|s| s.parse::<Scope>().unwrap());
+    for (spec, scope) in specs().into_iter().flat_map(|k| scopes.iter().map(move |s| (k, s))) {
+        let mut engine = engine(&model, &spec, scope, Precision::default());
+        if engine.batches_pairs().is_err() {
+            return; // this CPU lacks the kernels
+        }
+        let traced: Vec<TracedPair> = pairs().iter().map(|p| engine.trace(p).unwrap()).collect();
+        let members: Vec<&TracedPair> = traced.iter().collect();
+        let residual = median(&traced[0].norms()[0]).unwrap();
+        let theta = random_parameters(&**engine.intervention(), residual, model.n_embd(), 2);
+        let at = Parameters { theta: &theta, direction: Direction::Reverse };
+        let batch = engine.run_batch(&members, at, Some(&|margin| 1.0 + margin)).unwrap();
+        let mut sum = vec![0.0; theta.len()];
+        for (pair, together) in traced.iter().zip(&batch.logp) {
+            let alone = engine.run(pair, at, true).unwrap();
+            assert_eq!(alone.logp[0], *together, "{}, {scope}", spec.kind);
+            let factor = 1.0 + (together.gap() - pair.reference().gap());
+            sum.iter_mut().zip(&alone.grads[0]).for_each(|(sum, g)| *sum += factor * g);
+        }
+        if sum.iter().any(|x| *x != 0.0) {
+            let agreement = cosine(&batch.grad, &sum);
+            assert!(agreement > 0.999, "{}, {scope}: {agreement}", spec.kind);
+        }
+        let joined = engine.join(&members).unwrap().expect("these can be joined");
+        let rows: usize = traced.iter().map(TracedPair::n_tokens).sum();
+        assert!(joined.n_tokens() < rows - traced.len(), "{scope}: no prefix is shared");
+    }
+}
+
+/// A gate that is fully open adds the vector, to the last bit, in both directions.
+#[test]
+fn an_open_gate_is_add() {
+    for family in ["llama", "gemma3"] {
+        let (_directory, model) = model(family, DType::F32);
+        let n = model.n_embd();
+        let mut added = engine(&model, &KindSpec::default(), &Scope::ALL, Precision::EXACT);
+        let traced = added.trace(&pairs()[0]).unwrap();
+        let residual = median(&traced.norms()[0]).unwrap();
+        let v = random_parameters(&**added.intervention(), residual, n, 1);
+        for (kind, bias) in [(Kind::Gate, 1e3), (Kind::LinearGate, 1.0)] {
+            let mut gated = engine(&model, &kind.into(), &Scope::ALL, Precision::EXACT);
+            let theta: Vec<f32> = std::iter::repeat_n(0.0, n).chain([bias]).chain(v.iter().copied()).collect();
+            let pair = gated.trace(&pairs()[0]).unwrap();
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let want = added.run(&traced, Parameters { theta: &v, direction }, true).unwrap();
+                let got = gated.run(&pair, Parameters { theta: &theta, direction }, true).unwrap();
+                assert_eq!(got.logp, want.logp, "{family}, {kind}");
+                assert_eq!(got.grads[0][n + 1..], want.grads[0][..], "{family}, {kind}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_kind_changes_anything_before_the_first_step() {
+    let (_directory, model) = model("llama", DType::F32);
+    for spec in specs() {
+        let mut engine = engine(&model, &spec, &Scope::ALL, Precision::EXACT);
+        let traced = engine.trace(&pairs()[0]).unwrap();
+        let theta: Vec<f32> = engine.intervention().initial(3).iter().map(|&x| x as f32).collect();
+        let run = engine.run(&traced, &theta, true).unwrap();
+        assert_eq!(run.logp[0], traced.reference(), "{}", spec.kind);
+        assert!(run.grads[0].iter().any(|g| *g != 0.0), "{}: nothing would ever be trained", spec.kind);
+    }
+}
