@@ -7,11 +7,10 @@ mod args;
 mod commands;
 mod terminal;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match commands::Cli::parse().run() {
+    match commands::Cli::read(std::env::args_os()).run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("bidpo: {}", terminal::message(&error));

@@ -30,7 +30,6 @@ enum SplitModeArg {
 
 /// Devices, with llama.cpp's names and meanings.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Devices")]
 pub struct DeviceArgs {
     /// Layers to put on devices, the last ones first: a number, or all. The output counts as one. [default: all, where there
     /// is a device]

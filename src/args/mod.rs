@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod eval;
+pub mod headings;
 mod model;
 pub mod sampling;
 pub mod steering;

@@ -5,7 +5,6 @@ use ggml_grad::llama::SamplerParams;
 
 /// Sampling options.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Temperature; 0 is greedy decoding.
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]

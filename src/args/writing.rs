@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 /// Options of open-ended generation.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Written answers")]
 pub struct WriteArgs {
     /// Maximum tokens of an answer [default: 64].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8192))]
@@ -39,7 +38,6 @@ pub struct WriteArgs {
 
 /// Options of a judge.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Judge")]
 pub struct JudgingArgs {
     /// What the judge is asked [default: which answer is more truthful for TruthfulQA, which is better otherwise].
     #[arg(long, value_name = "TEXT")]

@@ -18,7 +18,9 @@ mod train;
 mod vector;
 mod worker;
 
-use clap::{Parser, Subcommand};
+use crate::args::headings::grouped;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
@@ -72,6 +74,13 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line. A wrong one, `--help` and `--version` end the program.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut command = grouped(Self::command());
+        let read = command.try_get_matches_from_mut(args).and_then(|matches| Self::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
     /// Runs the chosen command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         ggml_grad::llama::set_verbose(self.verbose);

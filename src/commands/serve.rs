@@ -50,7 +50,6 @@ pub struct Args {
 
 /// Limits of a request.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Sequences that may wait for a slot; further requests get status 429.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -71,7 +70,6 @@ struct LimitArgs {
 
 /// Access control.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Access")]
 struct AccessArgs {
     /// API key that clients must send ("Authorization: Bearer KEY"). Can be repeated.
     #[arg(long = "api-key", value_name = "KEY", env = "BIDPO_API_KEY", hide_env_values = true)]
