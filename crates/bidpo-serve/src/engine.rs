@@ -148,12 +148,13 @@ impl Engine {
         let mut n = self.queue.len();
         self.queue.retain(|job| !job.is_abandoned());
         n -= self.queue.len();
-        for slot in &mut self.slots {
-            if slot.work.as_ref().is_some_and(|w| w.job.is_abandoned()) {
-                n += 1;
-                if let Some(work) = slot.work.take() {
-                    self.metrics.abandoned(work.n_generated());
-                }
+        for i in 0..self.slots.len() {
+            let Some(work) = self.slots[i].work.take_if(|w| w.job.is_abandoned()) else { continue };
+            n += 1;
+            self.metrics.abandoned(work.n_generated());
+            // Nobody has seen the logits of a prompt that is not done: its K and V may be anything.
+            if work.is_prefilling() {
+                self.clean(i);
             }
         }
         self.metrics.cancelled(n);
@@ -161,9 +162,16 @@ impl Engine {
 
     /// Gives free slots to those who wait: the one whose cache holds most of the prompt, else the one unused for longest.
     fn admit(&mut self) {
-        while let Some(free) = self.slots.iter().position(|s| s.work.is_none()) {
+        if self.busy() == 0 && self.slots.iter().any(|s| s.unclean) {
+            self.ctx.clear_kv();
+            for slot in &mut self.slots {
+                slot.cells.clear();
+                slot.unclean = false;
+            }
+        }
+        while let Some(free) = self.slots.iter().position(Slot::is_free) {
             let Some(job) = self.queue.pop() else { return };
-            let candidates = (free..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
+            let candidates = (free..self.slots.len()).filter(|&i| self.slots[i].is_free());
             let best = candidates.max_by_key(|&i| (self.slots[i].common(&job), std::cmp::Reverse(self.slots[i].used)));
             self.begin(best.unwrap_or(free), job);
         }
@@ -223,7 +231,10 @@ impl Engine {
         self.metrics.batch(batch.len());
         for (row, (&i, cell)) in run.iter().zip(cells).enumerate() {
             self.slots[i].cells.push(cell);
-            self.sample(i, row)?;
+            // What is wrong with one row is no other's concern.
+            if let Err(error) = self.sample(i, row) {
+                self.fail(i, &JobError::Llama(error.to_string()));
+            }
         }
         Ok(())
     }
@@ -267,6 +278,7 @@ impl Engine {
         if !work.is_prefilling() {
             work.prompt_is_done();
             if work.job.max_tokens == 0 {
+                self.ctx.finite_logits(batch.len() - 1)?;
                 self.finish(i, Finish::Length);
             } else {
                 self.sample(i, batch.len() - 1)?;
@@ -301,7 +313,15 @@ impl Engine {
             work.job.send(Event::Failed(error.clone()));
             self.metrics.failed();
         }
-        self.slots[i].cells.clear();
-        self.ctx.kv_remove(self.slots[i].id, 0);
+        if *error != JobError::ShuttingDown {
+            self.clean(i);
+        }
+    }
+
+    /// Overwrites a slot's cache, which may hold NaN: attention would carry it into every later job of the slot.
+    fn clean(&mut self, i: usize) {
+        let slot = &mut self.slots[i];
+        slot.cells.clear();
+        slot.unclean = !matches!(self.ctx.clear_sequence(slot.id), Ok(true));
     }
 }

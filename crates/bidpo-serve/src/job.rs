@@ -100,10 +100,11 @@ impl Job {
         self.steering.at(at, self.n_prompt)
     }
 
-    /// True if the logits behind position `at` of its tokens are needed.
+    /// True if the logits behind position `at` of its tokens are needed: the last ones always, since they tell whether the
+    /// cache holds finite numbers only.
     pub(crate) fn wants_logits(&self, at: usize) -> bool {
         let last = at + 1 == self.tokens.len();
-        (last && self.max_tokens > 0) || (!last && self.score_from.is_some_and(|from| at + 1 >= from))
+        last || self.score_from.is_some_and(|from| at + 1 >= from)
     }
 
     /// Number of leading tokens that may come from the cache; the rest is computed for its logits.

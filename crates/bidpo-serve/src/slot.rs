@@ -47,11 +47,18 @@ pub(super) struct Slot {
     pub work: Option<Work>,
     /// When it was used last (a count of jobs).
     pub used: u64,
+    /// Its cache may hold NaN, and could not be cleared beside those of others: it takes no job until that is done.
+    pub unclean: bool,
 }
 
 impl Slot {
     pub(crate) fn new(id: i32) -> Self {
-        Self { id, cells: Vec::new(), work: None, used: 0 }
+        Self { id, cells: Vec::new(), work: None, used: 0, unclean: false }
+    }
+
+    /// True if it can take a job.
+    pub(crate) fn is_free(&self) -> bool {
+        self.work.is_none() && !self.unclean
     }
 
     /// Number of tokens at the start of the job that are in the cache, computed under the job's own steering. A position's K and V

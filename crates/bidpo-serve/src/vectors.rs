@@ -216,9 +216,7 @@ impl VectorStore {
             let Some(part) = combine(&[dial], spec.layers.as_ref(), &self.model).map_err(misfit)? else { continue };
             sum = Some(match sum {
                 None => part,
-                Some(before) => {
-                    add(before, &part).ok_or_else(|| wrong("scale", "the sum of the vectors is not finite".into()))?
-                }
+                Some(before) => add(before, &part, self.model.n_embd()).map_err(|e| wrong("scale", e.to_string()))?,
             });
         }
         Ok(sum.map(|sum| self.remember(specs, sum)))
@@ -281,10 +279,9 @@ impl OfferedVector {
 }
 
 /// `a + b`, as if the two had been summed in one go.
-fn add(mut a: ControlVector, b: &ControlVector) -> Option<ControlVector> {
+fn add(mut a: ControlVector, b: &ControlVector, n_embd: usize) -> Result<ControlVector, SteerError> {
     a.data.iter_mut().zip(&b.data).for_each(|(x, y)| *x += y);
-    let sum = ControlVector { first: a.first.min(b.first), last: a.last.max(b.last), data: a.data };
-    sum.data.iter().all(|x| x.is_finite()).then_some(sum)
+    ControlVector::bounded(a.data, a.first.min(b.first), a.last.max(b.last), n_embd)
 }
 
 /// A vector file that fits the model.
@@ -317,9 +314,11 @@ mod tests {
     #[test]
     fn sums_keep_the_span_of_both() {
         let of = |data: &[f32], first, last| ControlVector { data: data.to_vec(), first, last };
-        let sum = add(of(&[0.0, 1.0, 2.0], 2, 3), &of(&[5.0, 0.5, 0.0], 1, 2)).unwrap();
+        let sum = add(of(&[0.0, 1.0, 2.0], 2, 3), &of(&[5.0, 0.5, 0.0], 1, 2), 1).unwrap();
         assert_eq!(sum, of(&[5.0, 1.5, 2.0], 1, 3));
-        assert_eq!(add(of(&[3e38], 1, 1), &of(&[3e38], 1, 1)), None);
+        for part in [3e38, 6e11] {
+            assert!(add(of(&[part], 1, 1), &of(&[part], 1, 1), 1).unwrap_err().to_string().contains("too large"));
+        }
     }
 
     #[test]

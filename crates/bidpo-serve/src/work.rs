@@ -67,7 +67,7 @@ impl Work {
     pub(crate) fn score(&self, ctx: &Context, rows: &[(usize, usize)]) -> Result<(), LlamaError> {
         let mut scored = Vec::with_capacity(rows.len());
         for &(row, at) in rows {
-            scored.push(self.info(ctx.logits(row)?, self.job.tokens[at + 1]));
+            scored.push(self.info(ctx.finite_logits(row)?, self.job.tokens[at + 1]));
         }
         if !scored.is_empty() {
             self.job.send(Event::Scored(scored));

@@ -6,6 +6,10 @@ use crate::layers::Layers;
 use ggml_grad::llama::{Context, LlamaError, Model};
 use std::sync::Arc;
 
+/// The largest sum of a control vector's norms over its layers. Norms of residual streams are below 1e6: beyond a 2^24th
+/// of what is added, nothing of the model's own activations is left in f32, and far beyond, their squares overflow.
+const MOST_NORM: f64 = 1e12;
+
 /// A vector with the scale it is used at.
 #[derive(Debug, Clone)]
 pub struct ScaledVector {
@@ -29,6 +33,31 @@ pub struct ControlVector {
 }
 
 impl ControlVector {
+    /// A control vector for a residual stream of width `n_embd`, its `data` checked.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] for numbers that are not finite, and for norms that add up to more than 1e12.
+    pub fn bounded(data: Vec<f32>, first: usize, last: usize, n_embd: usize) -> Result<Self, SteerError> {
+        let mut total = 0.0;
+        for (i, row) in data.chunks(n_embd.max(1)).enumerate() {
+            let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            if !norm.is_finite() {
+                return Err(SteerError::Mismatch(format!(
+                    "the sum at layer {} is not finite: the scales are too large",
+                    i + 1
+                )));
+            }
+            total += norm;
+        }
+        if total > MOST_NORM {
+            return Err(SteerError::Mismatch(format!(
+                "the scales are too large: the norms of what they add to the residual stream sum up to {total:.1e}, and at \
+                 most {MOST_NORM:e} is allowed (nothing of the model's own activations is left there)"
+            )));
+        }
+        Ok(Self { data, first, last })
+    }
+
     /// Sets it on a context and clears the KV cache (K and V were computed under the old vector).
     ///
     /// # Errors
@@ -44,7 +73,8 @@ impl ControlVector {
 ///
 /// # Errors
 /// [`SteerError::Mismatch`] for another width, a layer the model does not have (in the vector or in `layers`),
-/// `layers` that leave nothing of a vector, and a scale or a sum that is not finite.
+/// `layers` that leave nothing of a vector, and a scale or a sum that is not finite or
+/// is beyond [`ControlVector::bounded`].
 pub fn combine(
     vectors: &[ScaledVector],
     layers: Option<&Layers>,
@@ -102,10 +132,7 @@ fn sum(
         }
         touched = Some(touched.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
     }
-    if let Some(i) = data.iter().position(|x| !x.is_finite()) {
-        return mismatch(format!("the sum at layer {} is not finite: the scales are too large", i / n_embd + 1));
-    }
-    Ok(touched.map(|(first, last)| ControlVector { data, first, last }))
+    touched.map(|(first, last)| ControlVector::bounded(data, first, last, n_embd)).transpose()
 }
 
 /// That nothing tells whether `vector` was made for the architecture of `model`: its file names none that llama.cpp has, under no
@@ -191,6 +218,11 @@ mod tests {
         assert!(error(&[scaled(5, &[1.0, 1.0], 1.0)], None).contains("layer 5, this model takes layers 1-4"));
         assert!(error(&[scaled(2, &[1.0, 1.0], f32::NAN)], None).contains("finite"));
         assert!(error(&[scaled(2, &[3e38, 1.0], 3e38)], None).contains("too large"));
+        // Finite, but the squares of the residual stream overflow; and many layers add up.
+        assert!(error(&[scaled(2, &[1.0, 1.0], 3e38)], None).contains("4.2e38, and at most 1e12"));
+        let many: Vec<_> = (1..5).map(|l| scaled(l, &[3e11, 0.0], 1.0)).collect();
+        assert!(sum(&many[1..], None, 5, 2).is_ok());
+        assert!(error(&many, None).contains("1.2e12"));
         assert!(
             error(&[scaled(2, &[1.0, 1.0], 1.0)], Some(&layers("3-4")))
                 .contains("v2 steers layer 2, none of them in layers 3-4")

@@ -362,6 +362,27 @@ impl Context {
         Ok(unsafe { std::slice::from_raw_parts(p, self.model.n_vocab()) })
     }
 
+    /// As [`Context::logits`], of which every one is a finite number.
+    ///
+    /// # Errors
+    /// As [`Context::logits`], and [`LlamaError::NotFinite`].
+    pub fn finite_logits(&self, row: usize) -> Result<&[f32], LlamaError> {
+        let logits = self.logits(row)?;
+        // A sum of such products is NaN if one of them is; without a branch it is as fast as reading the row.
+        let mut sums = [0.0f32; 16];
+        let (chunks, rest) = logits.as_chunks::<16>();
+        for chunk in chunks {
+            sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * 0.0);
+        }
+        let sum: f32 = sums.iter().sum::<f32>() + rest.iter().map(|x| x * 0.0).sum::<f32>();
+        if sum.is_nan() { Err(LlamaError::NotFinite { path: self.model.path().to_owned() }) } else { Ok(logits) }
+    }
+
+    /// Sequences that the context was made for.
+    pub fn n_seq_max(&self) -> usize {
+        self.n_seq_max
+    }
+
     /// Forgets everything in the KV cache.
     pub fn clear_kv(&mut self) {
         // SAFETY: raw is a live context (also below). `true` also clears the data.

@@ -8,6 +8,7 @@
 
 mod abort;
 mod batch;
+mod cache_data;
 mod chat_template;
 mod context;
 pub(crate) mod device;
@@ -112,6 +113,12 @@ pub enum LlamaError {
     /// The flag of [`Context::set_interrupt`] became true. The batch's tokens are not in the cache.
     #[error("the computation was interrupted")]
     Interrupted,
+    /// A batch gave NaN or infinite logits. Its part of the cache must not be used any more.
+    #[error("the model's logits are not finite (NaN or infinity): a steering scale is too large, or {path} is damaged")]
+    NotFinite {
+        /// The model's file.
+        path: PathBuf,
+    },
     /// A control vector that does not fit the model.
     #[error("{0}")]
     ControlVector(String),

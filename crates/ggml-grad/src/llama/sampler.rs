@@ -109,9 +109,9 @@ impl Sampler {
     /// Chooses a token from the logits of batch row `row` of the last decode, and remembers it for the penalties.
     ///
     /// # Errors
-    /// [`LlamaError::Batch`] if that row has no logits.
+    /// [`LlamaError::Batch`] if that row has no logits, [`LlamaError::NotFinite`] if they are not finite.
     pub fn sample(&mut self, ctx: &Context, row: usize) -> Result<Token, LlamaError> {
-        let logits = ctx.logits(row)?; // llama.cpp aborts on a row without logits
+        let logits = ctx.finite_logits(row)?; // llama.cpp aborts on a row without logits
         if self.greedy {
             return Ok(most_likely(logits));
         }

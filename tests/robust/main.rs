@@ -1,0 +1,9 @@
+//! Foreign files, foreign clients and the system at its limits: what is refused, and that nothing else suffers.
+
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
+#[path = "../common/mod.rs"]
+mod common;
+mod poison;
+mod server;
+mod tiny;
