@@ -4,6 +4,7 @@ pub mod devices;
 pub mod eval;
 pub mod headings;
 mod model;
+mod probe;
 pub mod sampling;
 pub mod steering;
 pub mod writing;

@@ -27,6 +27,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Loads the model with its weights in file layout, unless `--repack` is given.
     pub fn load(&self) -> anyhow::Result<Arc<Model>> {
+        super::probe::probe(&self.model)?;
         let params =
             ModelParams { plain_weights: !self.repack, offload: self.devices.offload(), ..ModelParams::default() };
         let model = Model::load(&self.model, &params)?;

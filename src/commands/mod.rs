@@ -10,6 +10,7 @@ mod extract;
 mod first_token;
 mod generate;
 mod judge;
+mod probe;
 mod report;
 mod serve;
 mod sweep;
@@ -65,6 +66,9 @@ enum Command {
     /// llama.cpp alone, for `bench`.
     #[command(hide = true)]
     FirstToken(first_token::Args),
+    /// A trial run of a model file.
+    #[command(hide = true, name = "probe-model")]
+    Probe(probe::Args),
     /// Write a small random model, for tests and benchmarks.
     Synth(synth::Args),
     /// Report CPU features, devices and settings of this build and machine.
@@ -99,6 +103,7 @@ impl Cli {
             Command::Vector(args) => vector::run(args),
             Command::Bench(args) => bench::run(args),
             Command::FirstToken(args) => first_token::run(args),
+            Command::Probe(args) => probe::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Worker(args) => worker::run(args),

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod models;
 mod poison;
 mod server;
 mod tiny;

@@ -32,9 +32,9 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
 }
 
-/// The last words for what ggml said, `FILE:LINE: REASON`.
+/// The last words for what ggml said.
 fn words(message: &str, note: Option<&str>) -> String {
-    let lost = message.contains("ggml-rpc") || message.contains("RPC server");
+    let lost = message.contains("RPC server") || message.contains("ggml-rpc");
     let what = if lost {
         "the connection to a worker broke: the worker ended, could not be reached any more, or could not compute what it was \
          sent"
@@ -48,12 +48,17 @@ fn words(message: &str, note: Option<&str>) -> String {
     text
 }
 
-unsafe extern "C" fn on_abort(message: *const c_char) {
+/// Called by the shim where ggml's assert cannot become an error (`csrc/guard.cpp`).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ggml_grad_last_words(message: *const c_char) {
     let message = if message.is_null() {
         String::new()
     } else {
         // SAFETY: ggml passes a NUL-terminated string.
-        unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
+        let message = unsafe { CStr::from_ptr(message) };
+        let rpc = message.to_bytes().windows(8).any(|w| w == b"ggml-rpc");
+        let text = super::guard::without_path(message);
+        if rpc { format!("ggml-rpc: {text}") } else { text }
     };
     // Not waited for: the thread that holds it may be the one that is stuck.
     let note = NOTE.try_lock().ok().and_then(|n| n.clone());
@@ -66,9 +71,14 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     unsafe { _exit(1) }
 }
 
+unsafe extern "C" {
+    /// The shim's callback; only ggml calls it.
+    fn ggml_grad_on_abort(message: *const c_char);
+}
+
 pub(super) fn install() {
     // SAFETY: a plain function that lives forever.
-    unsafe { sys::ggml_set_abort_callback(Some(on_abort)) };
+    unsafe { sys::ggml_set_abort_callback(Some(ggml_grad_on_abort)) };
 }
 
 #[cfg(test)]

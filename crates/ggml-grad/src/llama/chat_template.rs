@@ -2,6 +2,7 @@
 //!
 //! bidpo renders the Jinja template of the GGUF file instead; these are the outside oracle that its tests compare with.
 
+use super::guard::{guarded, throwing};
 use super::{LlamaError, init, sys};
 use std::ffi::{CString, c_char};
 
@@ -29,16 +30,13 @@ pub fn apply_builtin_chat_format(
     loop {
         // SAFETY: all strings are NUL-terminated and outlive the call; buf is writable for its length. llama.cpp
         // answers with the length it needs, and writes no more than it was given.
-        let n = unsafe {
-            sys::llama_chat_apply_template(
-                format_c.as_ptr(),
-                chat.as_ptr(),
-                chat.len(),
-                add_generation_prompt,
-                buf.as_mut_ptr().cast::<c_char>(),
-                buf.len() as i32,
-            )
-        };
+        let (format_c, chat, n_chat) = (format_c.as_ptr(), chat.as_ptr(), chat.len());
+        let (text, size) = (buf.as_mut_ptr().cast::<c_char>(), buf.len() as i32);
+        // SAFETY: as above.
+        let n = guarded(|| unsafe {
+            throwing::llama_chat_apply_template(format_c, chat, n_chat, add_generation_prompt, text, size)
+        })
+        .map_err(LlamaError::Failed)?;
         if n < 0 {
             return Err(LlamaError::Unsupported(format!("llama.cpp knows no chat format named {format}")));
         }

@@ -1,12 +1,16 @@
 //! A llama.cpp context: decoding, the KV cache, the control vector, and the tap.
 
 use super::eval_callback::{CallbackSlot, aborts, trampoline};
+use super::guard::{guarded, throwing};
 use super::{Batch, EvalCallback, KernelOverride, LlamaError, Model, Pool, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Answer of `llama_decode` where the abort callback stopped it.
 const ABORTED: i32 = 2;
+
+/// Stands for a code where `llama_decode` threw.
+const THREW: i32 = i32::MIN;
 
 /// Type of the KV cache's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +117,7 @@ impl Context {
         let mut slot = Box::new(CallbackSlot::new(model, pool));
         let _ = last_log_lines();
         // SAFETY: the model is alive; the slot is boxed, so its address holds as long as the context does.
-        let raw = unsafe {
+        let p = unsafe {
             let mut p = sys::llama_context_default_params();
             p.n_ctx = params.n_ctx;
             p.n_batch = params.n_batch;
@@ -142,8 +146,11 @@ impl Context {
             p.cb_eval_user_data = (&raw mut *slot).cast();
             p.abort_callback = Some(aborts);
             p.abort_callback_data = (&raw mut *slot).cast();
-            sys::llama_init_from_model(model.raw(), p)
+            p
         };
+        let model_raw = model.raw();
+        // SAFETY: as above.
+        let raw = guarded(|| unsafe { throwing::llama_init_from_model(model_raw, p) }).map_err(no_context)?;
         if raw.is_null() {
             return Err(no_context(last_log_lines()));
         }
@@ -304,10 +311,16 @@ impl Context {
             None => self.slot.arm(None, false, overridden),
         }
         // SAFETY: all arrays hold n_tokens entries and outlive the call; the slot's tap is cleared right after it.
-        let code = unsafe {
-            let code = sys::llama_decode(self.raw, raw);
-            sys::llama_synchronize(self.raw);
+        let context = self.raw;
+        // SAFETY: as above.
+        let decoded = guarded(|| unsafe {
+            let code = throwing::llama_decode(context, raw);
+            throwing::llama_synchronize(context);
             code
+        });
+        let (code, thrown) = match decoded {
+            Ok(code) => (code, None),
+            Err(reason) => (THREW, Some(reason)),
         };
         if !self.awake {
             self.slot.pool.pause();
@@ -334,7 +347,7 @@ impl Context {
             return Err(LlamaError::Interrupted);
         }
         if code != 0 {
-            let mut reason = last_log_lines();
+            let mut reason = thrown.unwrap_or_else(last_log_lines);
             if code == 1 {
                 reason = format!("no room in the KV cache of {} tokens; {reason}", self.n_ctx);
             }
@@ -433,10 +446,12 @@ impl Context {
             )));
         }
         // SAFETY: data has the length llama.cpp expects, so that no stale value of an earlier call remains.
-        let code = unsafe {
-            sys::llama_set_adapter_cvec(self.raw, data.as_ptr(), data.len(), n_embd as i32, first as i32, last as i32)
-        };
-        if code != 0 {
+        let (raw, p, n) = (self.raw, data.as_ptr(), data.len());
+        // SAFETY: as above.
+        let set = guarded(|| unsafe {
+            throwing::llama_set_adapter_cvec(raw, p, n, n_embd as i32, first as i32, last as i32)
+        });
+        if set.map_err(LlamaError::Failed)? != 0 {
             return Err(LlamaError::ControlVector(format!(
                 "llama.cpp refused the control vector: {}",
                 last_log_lines()

@@ -275,6 +275,7 @@ impl CallbackSlot {
 /// The function llama.cpp calls for each node: before it (`ask`) and, where that call answered true, after it. A Rust panic
 /// must not unwind into C: it is caught, kept, and turned into a stop of the graph.
 pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
+    super::guard::computing();
     // SAFETY: user is the boxed slot of the context that is decoding; nothing else borrows it during the call.
     let slot = unsafe { &mut *user.cast::<CallbackSlot>() };
     if let (Watch::Idle, Override::Idle) = (&slot.watch, &slot.overriding) {

@@ -1,5 +1,6 @@
 //! GGUF files: metadata and tensors, through ggml's own reader and writer.
 
+use super::guard::{guarded, throwing};
 use super::{DType, LlamaError, init, logging::last_log_lines, sys};
 use crate::files::FileError;
 use std::collections::BTreeMap;
@@ -63,12 +64,10 @@ impl GgufFile {
             .map_err(|_| LlamaError::Gguf(format!("{}: the path holds a NUL byte", path.display())))?;
         let _ = last_log_lines();
         // SAFETY: the path is NUL-terminated; no ggml context is asked for, so only metadata is read.
-        let raw = unsafe {
-            sys::gguf_init_from_file(
-                c_path.as_ptr(),
-                sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() },
-            )
-        };
+        let (name, params) = (c_path.as_ptr(), sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() });
+        // SAFETY: as above.
+        let raw = guarded(|| unsafe { throwing::gguf_init_from_file(name, params) })
+            .map_err(|reason| LlamaError::Gguf(format!("{} is damaged: {reason}", path.display())))?;
         if raw.is_null() {
             return Err(LlamaError::Gguf(format!("{} is damaged: {}", path.display(), last_log_lines())));
         }
@@ -324,7 +323,9 @@ impl GgufWriter {
         // SAFETY: the path is NUL-terminated; no ggml context is asked for, so only metadata is read; set_kv copies.
         unsafe {
             let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
-            let from = sys::gguf_init_from_file(c_path.as_ptr(), params);
+            let name = c_path.as_ptr();
+            let from = guarded(|| throwing::gguf_init_from_file(name, params))
+                .map_err(|reason| LlamaError::Gguf(format!("{} cannot be read: {reason}", path.display())))?;
             if from.is_null() {
                 return Err(LlamaError::Gguf(format!("{} cannot be read: {}", path.display(), last_log_lines())));
             }

@@ -16,6 +16,7 @@ mod dtype;
 mod eval_callback;
 mod file_tensor;
 mod gguf;
+mod guard;
 mod logging;
 mod model;
 mod node;
@@ -28,6 +29,7 @@ mod rpc;
 mod sampler;
 mod support;
 mod transposed;
+mod vet;
 mod weight;
 
 pub use abort::{AbortMessage, set_abort_message};
@@ -132,6 +134,17 @@ pub enum LlamaError {
         key: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// llama.cpp threw an exception, or a check of its own failed.
+    #[error("llama.cpp failed: {0}")]
+    Failed(String),
+    /// A tensor or a value of a model's file that llama.cpp cannot compute with.
+    #[error("{path} cannot be used as a model: {reason}")]
+    Vetted {
+        /// The file.
+        path: PathBuf,
+        /// The tensor or key, its value, and what would do.
+        reason: String,
     },
     /// The model cannot be used with this tool.
     #[error("{0}")]

@@ -1,8 +1,9 @@
 //! A loaded model and its vocabulary.
 
+use super::guard::{guarded, throwing};
 use super::{
     DType, FileTensor, LlamaError, Offload, Placement, SplitMode, Token, init, logging::last_log_lines, sys,
-    transposed::TransposedTensor,
+    transposed::TransposedTensor, vet,
 };
 use crate::files::FileError;
 use std::collections::HashMap;
@@ -78,6 +79,7 @@ impl Model {
         }
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| LlamaError::Load { path: path.to_owned(), reason: "the path holds a NUL byte".into() })?;
+        vet::tensors_and_sizes(path)?;
         let devices = params.offload.resolve()?;
         let shares = params.offload.shares(devices.len())?;
         // NULL ends the list. Without a device llama.cpp keeps everything in the CPU's memory.
@@ -86,7 +88,7 @@ impl Model {
         let _ = last_log_lines();
         Placement::start();
         // SAFETY: the defaults are a plain struct; the path is NUL-terminated, and it and the lists outlive the call.
-        let raw = unsafe {
+        let p = unsafe {
             let mut p = sys::llama_model_default_params();
             p.devices = list.as_mut_ptr();
             p.n_gpu_layers = match params.offload.n_gpu_layers {
@@ -103,10 +105,15 @@ impl Model {
             p.tensor_split = shares.as_ref().map_or(std::ptr::null(), |s| s.as_ptr());
             p.use_extra_bufts = !params.plain_weights;
             p.vocab_only = params.vocab_only;
-            sys::llama_model_load_from_file(c_path.as_ptr(), p)
+            p
         };
+        let name = c_path.as_ptr();
+        // SAFETY: as above.
+        let loaded = guarded(|| unsafe { throwing::llama_model_load_from_file(name, p) });
+        let raw = *loaded.as_ref().unwrap_or(&std::ptr::null_mut());
         if raw.is_null() {
-            let mut reason = last_log_lines();
+            vet::tokens(path)?;
+            let mut reason = loaded.err().unwrap_or_else(last_log_lines);
             if reason.contains("failed to read") || reason.contains("not within the file bounds") {
                 reason += "; the file seems to be cut short or damaged: fetch it again";
             } else if reason.contains("'controlvector'") {
@@ -367,18 +374,12 @@ impl Model {
             .map_err(|_| LlamaError::Tokenize(format!("a text of {} bytes is too long", text.len())))?;
         let mut tokens: Vec<Token> = vec![0; text.len() + 8];
         for _ in 0..2 {
+            let (vocab, p) = (self.vocab, text.as_ptr().cast::<c_char>());
+            let (out, n_out) = (tokens.as_mut_ptr(), tokens.len() as i32);
             // SAFETY: text is valid for len bytes, tokens for tokens.len() entries.
-            let n = unsafe {
-                sys::llama_tokenize(
-                    self.vocab,
-                    text.as_ptr().cast::<c_char>(),
-                    len,
-                    tokens.as_mut_ptr(),
-                    tokens.len() as i32,
-                    add_special,
-                    parse_special,
-                )
-            };
+            let n =
+                guarded(|| unsafe { throwing::llama_tokenize(vocab, p, len, out, n_out, add_special, parse_special) })
+                    .map_err(|reason| self.no_token(text, &reason))?;
             if n == i32::MIN {
                 break;
             }
@@ -391,23 +392,37 @@ impl Model {
         Err(LlamaError::Tokenize(format!("a text of {} bytes is too long", text.len())))
     }
 
-    /// The bytes of one token. `special`: control tokens give their text (`<|im_end|>`) instead of nothing.
+    /// The error for a text on which the tokenizer failed; names the first character that it cannot take alone.
+    fn no_token(&self, text: &str, reason: &str) -> LlamaError {
+        let mut characters: Vec<char> = text.chars().take(1000).collect();
+        characters.dedup();
+        let fails = |c: &char| {
+            let (mut buffer, mut tokens) = ([0u8; 4], [0; 16]);
+            let alone = c.encode_utf8(&mut buffer);
+            let (vocab, p, n) = (self.vocab, alone.as_ptr().cast::<c_char>(), alone.len() as i32);
+            let (out, n_out) = (tokens.as_mut_ptr(), tokens.len() as i32);
+            // SAFETY: the text is valid for n bytes, tokens for n_out entries.
+            guarded(|| unsafe { throwing::llama_tokenize(vocab, p, n, out, n_out, false, false) }).is_err()
+        };
+        let path = self.path.display();
+        LlamaError::Tokenize(match characters.iter().find(|c| fails(c)) {
+            Some(c) => format!("the vocabulary of {path} has no token for {c:?}, nor for its bytes: leave it out"),
+            None => format!("llama.cpp's tokenizer failed on a text of {} bytes with {path}: {reason}", text.len()),
+        })
+    }
+
+    /// The bytes of one token. `special`: control tokens give their text (`<|im_end|>`) instead of nothing. A token whose bytes
+    /// llama.cpp cannot tell gives those of U+FFFD.
     pub fn token_bytes(&self, token: Token, special: bool) -> Vec<u8> {
         if token < 0 || token as usize >= self.n_vocab() {
             return Vec::new();
         }
         let mut buf = vec![0u8; 64];
         for _ in 0..2 {
+            let (vocab, p, size) = (self.vocab, buf.as_mut_ptr().cast::<c_char>(), buf.len() as i32);
             // SAFETY: buf is writable for its length; the token is in range.
-            let n = unsafe {
-                sys::llama_token_to_piece(
-                    self.vocab,
-                    token,
-                    buf.as_mut_ptr().cast::<c_char>(),
-                    buf.len() as i32,
-                    0,
-                    special,
-                )
+            let Ok(n) = guarded(|| unsafe { throwing::llama_token_to_piece(vocab, token, p, size, 0, special) }) else {
+                return char::REPLACEMENT_CHARACTER.to_string().into_bytes();
             };
             if n >= 0 {
                 buf.truncate(n as usize);

@@ -1,5 +1,6 @@
 //! llama.cpp as its own programs call it, to be measured against: no callback, no control vector, its own defaults.
 
+use super::guard::{guarded, throwing};
 use super::{LlamaError, Model, Pool, Sampler, SamplerParams, Token, logging::last_log_lines, sys};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,8 @@ impl ReferenceContext {
             p.n_threads = n_threads as i32;
             p.n_threads_batch = n_threads as i32;
             p.swa_full = false;
-            let raw = sys::llama_init_from_model(model.raw(), p);
+            let model_raw = model.raw();
+            let raw = guarded(|| throwing::llama_init_from_model(model_raw, p)).map_err(LlamaError::Failed)?;
             if raw.is_null() {
                 return Err(no_context(last_log_lines()));
             }
@@ -109,12 +111,16 @@ impl ReferenceContext {
         let _ = last_log_lines();
         for piece in tokens.chunks_mut(2048) {
             // SAFETY: the batch points at `piece`, which outlives the call; llama.cpp checks ids and positions.
-            let code = unsafe {
-                let code =
-                    sys::llama_decode(self.raw, sys::llama_batch_get_one(piece.as_mut_ptr(), piece.len() as i32));
-                sys::llama_synchronize(self.raw);
+            let (raw, n) = (self.raw, piece.len() as i32);
+            // SAFETY: as below.
+            let batch = unsafe { sys::llama_batch_get_one(piece.as_mut_ptr(), n) };
+            // SAFETY: as above: the tokens outlive the call.
+            let code = guarded(|| unsafe {
+                let code = throwing::llama_decode(raw, batch);
+                throwing::llama_synchronize(raw);
                 code
-            };
+            })
+            .map_err(LlamaError::Failed)?;
             if code != 0 {
                 return Err(LlamaError::Decode { code, n_tokens: piece.len(), reason: last_log_lines() });
             }
@@ -160,17 +166,23 @@ pub fn first_token(path: &std::path::Path, text: &str, n_threads: u32) -> Result
         // The example leaves llama.cpp's four threads; here both sides have the same number.
         p.n_threads = n_threads as i32;
         p.n_threads_batch = n_threads as i32;
-        let ctx = sys::llama_init_from_model(model.raw(), p);
+        let model_raw = model.raw();
+        let ctx = guarded(|| throwing::llama_init_from_model(model_raw, p)).map_err(LlamaError::Failed)?;
         if ctx.is_null() {
             return Err(LlamaError::Context { n_ctx: tokens.len() as u32, reason: last_log_lines() });
         }
         let mut sampler = Sampler::new(model.n_vocab(), &SamplerParams::default());
-        let code = sys::llama_decode(ctx, sys::llama_batch_get_one(tokens.as_mut_ptr(), tokens.len() as i32));
-        let bytes = if code == 0 {
-            let token = sys::llama_sampler_sample(sampler.raw(), ctx, -1);
+        let batch = sys::llama_batch_get_one(tokens.as_mut_ptr(), tokens.len() as i32);
+        let chosen = sampler.raw();
+        let decoded = guarded(|| {
+            let code = throwing::llama_decode(ctx, batch);
+            (code, if code == 0 { throwing::llama_sampler_sample(chosen, ctx, -1) } else { 0 })
+        });
+        let bytes = if let Ok((0, token)) = decoded {
             Ok(model.token_bytes(token, true))
         } else {
-            Err(LlamaError::Decode { code, n_tokens: tokens.len(), reason: last_log_lines() })
+            let reason = decoded.as_ref().err().cloned().unwrap_or_else(last_log_lines);
+            Err(LlamaError::Decode { code: decoded.map_or(-1, |d| d.0), n_tokens: tokens.len(), reason })
         };
         sys::llama_free(ctx);
         bytes

@@ -1,5 +1,6 @@
 //! Choosing the next token.
 
+use super::guard::{guarded, throwing};
 use super::{Context, LlamaError, Token, sys};
 
 /// Sampling options, with llama.cpp's meanings.
@@ -116,7 +117,9 @@ impl Sampler {
             return Ok(most_likely(logits));
         }
         // SAFETY: both are alive and the row has logits.
-        Ok(unsafe { sys::llama_sampler_sample(self.raw, ctx.raw(), row as i32) })
+        let (raw, ctx) = (self.raw, ctx.raw());
+        // SAFETY: both are alive and the row has logits.
+        guarded(|| unsafe { throwing::llama_sampler_sample(raw, ctx, row as i32) }).map_err(LlamaError::Failed)
     }
 
     pub(super) fn raw(&mut self) -> *mut sys::llama_sampler {
