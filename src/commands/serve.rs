@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use bidpo_core::chat::Generator;
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
-use bidpo_serve::{Limits, LogSink, ServeOptions, Server, VectorStore};
+use bidpo_serve::{Limits, LogSink, ModelNames, ServeOptions, Server, VectorStore};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,9 +23,10 @@ pub struct Args {
     /// Port; 0 picks a free one.
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// Model name for clients [default: the file name without .gguf].
-    #[arg(long, value_name = "NAME")]
-    alias: Option<String>,
+    /// Model name for clients [default: the file name without .gguf]. NAME=MODEL@VECTOR:SCALE,... is another name for the
+    /// steered model (short=@honest:1.5). Can be repeated.
+    #[arg(long = "alias", value_name = "NAME[=MODEL@VECTOR:SCALE]")]
+    aliases: Vec<String>,
     /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     template: TemplateChoice,
@@ -120,7 +121,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stem = args.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
     let options = ServeOptions {
         addr: SocketAddr::new(args.host, args.port),
-        model_id: args.alias.or(stem).unwrap_or_else(|| "model".into()),
+        names: ModelNames::parse(&args.aliases, stem.as_deref().unwrap_or("model"))?,
         n_slots,
         n_ctx,
         n_threads,

@@ -1,5 +1,6 @@
 //! Many clients at once, each with steering of its own: every answer is the one that the same request gets alone.
 
+use crate::common;
 use crate::server::{DIAL, Server, ask, with};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,13 +21,16 @@ fn request(i: usize) -> Value {
     let steering = match i % 5 {
         0 => json!([]),
         1 => json!([{"vector": DIAL, "scale": 1.0}]),
-        2 => json!([{"vector": DIAL, "scale": -1.0}]),
+        2 => json!([]),
         3 => json!([{"vector": "misconceptions", "scale": "8%"}, {"vector": DIAL, "scale": 0.5}]),
         _ => json!([{"vector": "misconceptions", "scale": -1.0}]),
     };
     let scope = ["all", "answer", "prompt"][i / 5 % 3];
     let body = with(ask(QUESTIONS[i % QUESTIONS.len()], 6 + i * 7 % 19), json!({"steering": steering, "scope": scope}));
-    with(body, json!({"logprobs": true, "top_logprobs": 1}))
+    let body = with(body, json!({"logprobs": true, "top_logprobs": 1}));
+    // Steered through the model's name.
+    let steered = format!("{}@{DIAL}:-1", common::SMOL.trim_end_matches(".gguf"));
+    if i % 5 == 2 { with(body, json!({"model": steered})) } else { body }
 }
 
 #[test]

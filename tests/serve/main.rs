@@ -12,6 +12,7 @@ mod common;
 mod http;
 mod kinds;
 mod load;
+mod models;
 mod page;
 mod rows;
 mod server;

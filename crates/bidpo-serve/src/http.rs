@@ -20,19 +20,46 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddr(pub IpAddr);
 
+/// Endpoints that clients know from elsewhere and that are refused with a sentence.
+const NOT_OFFERED: [&str; 9] = [
+    "/embeddings",
+    "/embedding",
+    "/moderations",
+    "/rerank",
+    "/reranking",
+    "/infill",
+    "/images/generations",
+    "/audio/speech",
+    "/audio/transcriptions",
+];
+
 /// All routes. `origins`: sites whose pages may call this server.
 pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
-    let keyed = Router::new()
-        .route("/v1/chat/completions", post(api::chat))
-        .route("/v1/completions", post(api::completions))
+    let mut keyed = Router::new()
         .route("/v1/score", post(api::score))
-        .route("/v1/models", get(api::models))
-        .route("/v1/models/{id}", get(api::model))
         .route("/v1/vectors", get(api::vectors))
         .route("/metrics", get(api::metrics))
-        .route_layer(from_fn_with_state(Arc::clone(state), keyed));
+        .route("/props", get(api::props))
+        .route("/tokenizer_info", get(api::tokenizer_info));
+    // With and without the version, as llama-server has them.
+    for version in ["/v1", ""] {
+        let at = |path: &str| format!("{version}{path}");
+        keyed = keyed
+            .route(&at("/chat/completions"), post(api::chat))
+            .route(&at("/completions"), post(api::completions))
+            .route(&at("/models"), get(api::models))
+            .route(&at("/models/{*id}"), get(api::model))
+            .route(&at("/tokenize"), post(api::tokenize))
+            .route(&at("/detokenize"), post(api::detokenize))
+            .route(&at("/apply-template"), post(api::apply_template));
+        for path in NOT_OFFERED {
+            keyed = keyed.route(&at(path), post(api::not_offered));
+        }
+    }
+    let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(state), keyed_only));
     let open = Router::new()
         .route("/health", get(api::health))
+        .route("/v1/health", get(api::health))
         .route("/", get(page::html))
         .route("/app.css", get(page::css))
         .route("/app.js", get(page::js))
@@ -57,7 +84,7 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
 }
 
 /// Asks for a key where there are any, and notes who the client is.
-async fn keyed(extract::State(state): extract::State<Arc<State>>, mut request: Request, next: Next) -> Response {
+async fn keyed_only(extract::State(state): extract::State<Arc<State>>, mut request: Request, next: Next) -> Response {
     let client = if state.keys.is_empty() {
         let peer = request.extensions().get::<ClientAddr>().map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
         Client::Address(peer)

@@ -77,6 +77,8 @@ pub(super) struct Job {
     pub stop: Vec<String>,
     /// Log-probabilities are wanted, and of so many of the most likely tokens.
     pub top_logprobs: Option<usize>,
+    /// The token that ends the turn is told too, without text.
+    pub tell_end: bool,
     pub events: UnboundedSender<(usize, Event)>,
     /// Its place in the queue, free again when the job is dropped.
     #[expect(dead_code, reason = "it is there to be dropped")]

@@ -17,6 +17,7 @@ mod listen;
 mod log;
 mod logprobs;
 mod metrics;
+mod models;
 mod page;
 mod queue;
 mod sampling;
@@ -29,9 +30,10 @@ mod work;
 
 pub use job::Scope;
 pub use log::LogSink;
+pub use models::{Alias, AliasError, ModelNames};
 pub use startup::check_steering;
 pub use state::Limits;
-pub use vectors::{OfferedVector, VectorStore, VectorsError};
+pub use vectors::{OfferedVector, ScaleSpec, SteerSpec, VectorStore, VectorsError};
 
 use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
 use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
@@ -58,6 +60,9 @@ pub enum ServeError {
     /// An origin that is no header value.
     #[error("{0:?} is no origin: give one such as https://example.org, or * for every page")]
     Origin(String),
+    /// A name of a steered model that cannot be used.
+    #[error(transparent)]
+    Alias(#[from] AliasError),
     /// The engine's thread ended by itself.
     #[error("the engine stopped with an internal error")]
     Engine,
@@ -80,8 +85,8 @@ pub enum ServeError {
 pub struct ServeOptions {
     /// Address to listen on.
     pub addr: SocketAddr,
-    /// Model name for clients.
-    pub model_id: String,
+    /// Names that clients may give the model.
+    pub names: ModelNames,
     /// Sequences computed at once.
     pub n_slots: usize,
     /// Context of a sequence in tokens, prompt and answer; llama.cpp rounds up to a multiple of 256.
@@ -129,6 +134,10 @@ impl Server {
         model.supports(Use::Serve)?;
         let origins = options.origins.iter().map(|o| o.parse().map_err(|_| ServeError::Origin(o.clone())));
         let origins = origins.collect::<Result<Vec<_>, _>>()?;
+        for alias in &options.names.aliases {
+            let wrong = |e: vectors::SpecError| AliasError::Steering { name: alias.name.clone(), reason: e.reason };
+            vectors.resolve(&alias.steering).map_err(wrong)?;
+        }
         let no_listener = |source| ServeError::Listen { addr: options.addr, source };
         let listener = std::net::TcpListener::bind(options.addr).map_err(no_listener)?;
         listener.set_nonblocking(true).map_err(no_listener)?;
@@ -142,7 +151,7 @@ impl Server {
         let (engine, thread) = engine::Handle::start(ctx, options.n_slots, n_ctx, Arc::clone(&metrics))?;
         let state = Arc::new(state::State {
             model: Arc::clone(model),
-            model_id: options.model_id.clone(),
+            names: options.names.clone(),
             created: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()),
             template,
             plain: ChatTemplate::new(model, &TemplateChoice::None)?,

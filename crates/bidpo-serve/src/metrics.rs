@@ -31,6 +31,7 @@ pub(super) struct Metrics {
     generated_tokens: Counter,
     batches: Counter,
     batch_rows: Counter,
+    slots: Gauge,
     running: Gauge,
     waiting: Gauge,
     queue_seconds: Histogram,
@@ -53,6 +54,7 @@ impl Metrics {
             generated_tokens: Counter::default(),
             batches: Counter::default(),
             batch_rows: Counter::default(),
+            slots: Gauge::default(),
             running: Gauge::default(),
             waiting: Gauge::default(),
             queue_seconds: seconds(),
@@ -72,9 +74,8 @@ impl Metrics {
         r.register("generation_batch_rows", "Rows of those batches", m.batch_rows.clone());
         r.register("jobs_running", "Sequences being computed", m.running.clone());
         r.register("jobs_waiting", "Sequences in the queue", m.waiting.clone());
-        let slots: Gauge = Gauge::default();
-        slots.set(n_slots as i64);
-        r.register("slots", "Sequences that can be computed at once", slots);
+        m.slots.set(n_slots as i64);
+        r.register("slots", "Sequences that can be computed at once", m.slots.clone());
         let s = Unit::Seconds;
         r.register_with_unit("queue_time", "Time in the queue", s.clone(), m.queue_seconds.clone());
         r.register_with_unit(
@@ -98,6 +99,11 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+
+    /// Sequences that can be computed at once.
+    pub(crate) fn n_slots(&self) -> i64 {
+        self.slots.get()
     }
 
     pub(crate) fn answered(&self, route: String, status: u16) {

@@ -4,6 +4,7 @@ use super::engine::Handle;
 use super::job::Client;
 use super::log::Log;
 use super::metrics::Metrics;
+use super::models::ModelNames;
 use super::vectors::VectorStore;
 use bidpo_core::data::ChatTemplate;
 use ggml_grad::llama::Model;
@@ -30,7 +31,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub(super) struct State {
     pub model: Arc<Model>,
-    pub model_id: String,
+    /// Names that clients may give the model.
+    pub names: ModelNames,
     /// When the model was loaded, in seconds since 1970.
     pub created: u64,
     pub template: ChatTemplate,

@@ -44,6 +44,21 @@ pub enum ScaleSpec {
     Percent(f64),
 }
 
+impl std::str::FromStr for ScaleSpec {
+    type Err = ();
+
+    /// A number, or a number with a percent sign.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let text = text.trim();
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent: f64 = percent.trim().parse().map_err(drop)?;
+            return if percent.is_finite() { Ok(Self::Percent(percent)) } else { Err(()) };
+        }
+        let factor: f32 = text.parse().map_err(drop)?;
+        if factor.is_finite() { Ok(Self::Factor(factor)) } else { Err(()) }
+    }
+}
+
 /// One vector of a request's steering.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteerSpec {
@@ -53,6 +68,21 @@ pub struct SteerSpec {
     pub scale: ScaleSpec,
     /// The layers it is limited to.
     pub layers: Option<Layers>,
+}
+
+impl SteerSpec {
+    /// As an entry of `steering`.
+    pub(crate) fn describe(&self) -> Value {
+        let scale = match self.scale {
+            ScaleSpec::Factor(f) => json!(f),
+            ScaleSpec::Percent(p) => json!(format!("{p}%")),
+        };
+        let mut value = json!({"vector": self.vector, "scale": scale});
+        if let Some(layers) = &self.layers {
+            value["layers"] = json!(layers.to_string());
+        }
+        value
+    }
 }
 
 /// An invalid entry of a request's steering.
@@ -183,6 +213,11 @@ impl VectorStore {
     /// The vectors, in order.
     pub fn vectors(&self) -> &[OfferedVector] {
         &self.vectors
+    }
+
+    /// The vectors' names.
+    pub fn names(&self) -> Vec<String> {
+        self.vectors.iter().map(|v| v.name.clone()).collect()
     }
 
     fn get(&self, name: &str) -> Option<&OfferedVector> {

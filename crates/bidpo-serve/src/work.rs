@@ -30,6 +30,8 @@ pub(super) struct Work {
     n_sent: usize,
     /// A stop sequence was met: nothing more goes out.
     stopped: bool,
+    /// The token that ended the turn, where it is told.
+    end: Option<TokenInfo>,
 }
 
 impl Work {
@@ -49,6 +51,7 @@ impl Work {
             n_text: 0,
             n_sent: 0,
             stopped: false,
+            end: None,
             job,
         }
     }
@@ -90,6 +93,9 @@ impl Work {
         let model = ctx.model();
         let token = self.sampler.sample(ctx, row)?;
         if model.is_eog(token) {
+            if self.job.tell_end && self.job.top_logprobs.is_some() {
+                self.end = Some(self.info(ctx.logits(row)?, token));
+            }
             return Ok(Some(Finish::Stop));
         }
         self.n_generated += 1;
@@ -143,6 +149,9 @@ impl Work {
                 let held = self.filter.finish();
                 self.send(held, false);
             }
+        }
+        if let Some(end) = self.end.take() {
+            self.job.send(Event::Text { text: String::new(), tokens: vec![end] });
         }
         let usage = self.usage();
         self.job.send(Event::Done(finish, usage));

@@ -45,13 +45,13 @@ pub(crate) async fn chat(
     let events = submit(&state, &client, vec![sequence], common.n, &options)?;
     let model = Arc::clone(&state.model);
     if common.stream {
-        let header = ResponseHeader::new(&state, "chatcmpl", "chat.completion.chunk");
+        let header = ResponseHeader::new(common.model.clone(), "chatcmpl", "chat.completion.chunk");
         let parts = ChatParts { model, logprobs };
         return Ok(notes.mark(&state, stream(header, events, common.n, common.include_usage, 1, parts)));
     }
     let (choices, usage) = gather(events, common.n).await?;
     let choices = choices.iter().enumerate().map(|(i, c)| choice_json(&model, i, c, logprobs)).collect();
-    let mut answer = ResponseHeader::new(&state, "chatcmpl", "chat.completion").wrap(choices);
+    let mut answer = ResponseHeader::new(common.model.clone(), "chatcmpl", "chat.completion").wrap(choices);
     answer["usage"] = usage_json(&usage, 1);
     Ok(notes.mark(&state, Json(answer).into_response()))
 }

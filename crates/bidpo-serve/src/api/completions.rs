@@ -56,7 +56,9 @@ pub(crate) async fn completions(
     }
     let n_prompts = sequences.len();
     let n = n_prompts * common.n;
-    let events = submit(&state, &client, sequences, common.n, &CompletionOptions::of(&common, top))?;
+    // As OpenAI's API does here, and not for chats. lm-evaluation-harness counts on a token behind the prompt.
+    let options = CompletionOptions { tell_end: true, ..CompletionOptions::of(&common, top) };
+    let events = submit(&state, &client, sequences, common.n, &options)?;
     let mut parts = TextParts {
         model: Arc::clone(&state.model),
         top,
@@ -65,12 +67,12 @@ pub(crate) async fn completions(
         n: common.n,
     };
     if common.stream {
-        let header = ResponseHeader::new(&state, "cmpl", "text_completion");
+        let header = ResponseHeader::new(common.model.clone(), "cmpl", "text_completion");
         return Ok(notes.mark(&state, stream(header, events, n, common.include_usage, n_prompts, parts)));
     }
     let (choices, usage) = gather(events, n).await?;
     let choices = choices.into_iter().enumerate().map(|(i, c)| parts.whole(i, c)).collect();
-    let mut answer = ResponseHeader::new(&state, "cmpl", "text_completion").wrap(choices);
+    let mut answer = ResponseHeader::new(common.model.clone(), "cmpl", "text_completion").wrap(choices);
     answer["usage"] = usage_json(&usage, n_prompts);
     Ok(notes.mark(&state, Json(answer).into_response()))
 }

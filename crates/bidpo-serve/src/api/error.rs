@@ -74,9 +74,26 @@ impl ApiError {
 
     /// 404 for a model.
     pub(crate) fn no_model(name: &str, have: &str) -> Self {
-        let message = format!("there is no model {name:?}; this server has {have:?}");
+        let message = format!(
+            "there is no model {name:?}; this server has {have:?}, steered as \"{have}@VECTOR:SCALE\" (see /v1/models)"
+        );
+        Self::model(message)
+    }
+
+    /// 404 for a model whose name holds vectors that cannot be applied.
+    pub(crate) fn model_without(name: &str, reason: &str) -> Self {
+        Self::model(format!("there is no model {name:?}: {reason}"))
+    }
+
+    fn model(message: String) -> Self {
         let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
         Self { param: Some("model".into()), ..error }
+    }
+
+    /// 400 for a part of OpenAI's API that this server does not have.
+    pub(crate) fn no_endpoint(path: &str, reason: &str) -> Self {
+        let message = format!("{path} is not supported by this server: {reason}");
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("unsupported_endpoint"), message)
     }
 
     /// 405.

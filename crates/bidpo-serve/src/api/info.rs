@@ -2,17 +2,18 @@
 
 use super::error::ApiError;
 use crate::state::State;
+use crate::vectors::SteerSpec;
 use axum::Json;
 use axum::extract::{self, Path};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-fn model_json(state: &State) -> Value {
-    json!({
-        "id": state.model_id,
+fn model_json(state: &State, name: &str, steering: &[SteerSpec]) -> Value {
+    let mut value = json!({
+        "id": name,
         "object": "model",
         "created": state.created,
         "owned_by": "bidpo",
@@ -27,12 +28,20 @@ fn model_json(state: &State) -> Value {
             "chat_template": state.template.name(),
             "max_output_tokens": state.limits.max_output,
         },
-    })
+    });
+    if !steering.is_empty() {
+        value["parent"] = json!(state.names.base);
+        value["steering"] = steering.iter().map(SteerSpec::describe).collect();
+    }
+    value
 }
 
-/// `/v1/models`.
+/// `/v1/models`: the model, the model with each vector, the aliases.
 pub(crate) async fn models(extract::State(state): extract::State<Arc<State>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [model_json(&state)]}))
+    let vectors = state.vectors.names();
+    let listed = state.names.listed(vectors.iter().map(String::as_str));
+    let data: Vec<Value> = listed.iter().map(|a| model_json(&state, &a.name, &a.steering)).collect();
+    Json(json!({"object": "list", "data": data}))
 }
 
 /// `/v1/models/{id}`.
@@ -40,7 +49,9 @@ pub(crate) async fn model(
     extract::State(state): extract::State<Arc<State>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    if id == state.model_id { Ok(Json(model_json(&state))) } else { Err(ApiError::no_model(&id, &state.model_id)) }
+    let steering = state.names.find(&id).ok_or_else(|| ApiError::no_model(&id, &state.names.base))?;
+    state.vectors.resolve(&steering).map_err(|e| ApiError::model_without(&id, &e.reason))?;
+    Ok(Json(model_json(&state, &id, &steering)))
 }
 
 /// `/v1/vectors`.
@@ -64,4 +75,20 @@ pub(crate) async fn health(extract::State(state): extract::State<Arc<State>>) ->
 pub(crate) async fn metrics(extract::State(state): extract::State<Arc<State>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], state.metrics.text()).into_response()
+}
+
+/// Endpoints of OpenAI's and llama.cpp's API that this server does not have, each with the reason.
+pub(crate) async fn not_offered(uri: Uri) -> ApiError {
+    let path = uri.path();
+    let last = path.trim_end_matches('/').trim_start_matches("/v1/").trim_start_matches('/');
+    let reason = match last {
+        "embeddings" | "embedding" | "api/embed" | "api/embeddings" => {
+            "it loads the model for writing text, not for embeddings; run an embedding model behind another server"
+        }
+        "moderations" => "there is no moderation model",
+        "rerank" | "reranking" => "there is no reranking model",
+        "infill" => "send the format of the model's own infill tokens to /v1/completions",
+        _ => "it serves text: /v1/chat/completions, /v1/completions, /v1/score",
+    };
+    ApiError::no_endpoint(path, reason)
 }

@@ -14,9 +14,11 @@ mod samplers;
 mod score;
 mod steering;
 mod submit;
+mod tokens;
 
 pub(super) use chat::chat;
 pub(super) use completions::completions;
 pub(super) use error::ApiError;
-pub(super) use info::{health, metrics, model, models, vectors};
+pub(super) use info::{health, metrics, model, models, not_offered, vectors};
 pub(super) use score::score;
+pub(super) use tokens::{apply_template, detokenize, props, tokenize, tokenizer_info};

@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use super::fields::{Fields, short};
 use super::samplers::{sampling, stop};
-use super::steering::steering;
+use super::steering::model_and_steering;
 use crate::job::Steering;
 use crate::sampling::Sampling;
 use crate::state::State;
@@ -53,6 +53,8 @@ const UNSUPPORTED: [(&str, &[&str]); 17] = [
 /// Options common to all computing requests.
 #[derive(Debug)]
 pub(super) struct Common {
+    /// The model's name, as the client gave it.
+    pub model: String,
     pub n: usize,
     pub sampling: Sampling,
     pub stop: Vec<String>,
@@ -63,7 +65,7 @@ pub(super) struct Common {
 
 /// Reads the fields that chat and completion share, and refuses those that cannot be obeyed.
 pub(super) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiError> {
-    model(fields, state)?;
+    let (model, steering) = model_and_steering(fields, state)?;
     for key in HARMLESS {
         fields.take(key);
     }
@@ -88,19 +90,12 @@ pub(super) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiEr
         include_usage = options.boolean("include_usage")?.unwrap_or(false);
     }
     Ok(Common {
+        model,
         n: n as usize,
         sampling: sampling(fields, state)?,
         stop: stop(fields)?,
         stream,
         include_usage,
-        steering: steering(fields, state)?,
+        steering,
     })
-}
-
-/// Checks the field `model`, which may be left out.
-pub(super) fn model(fields: &mut Fields, state: &State) -> Result<(), ApiError> {
-    match fields.text("model")? {
-        Some(name) if !name.is_empty() && name != state.model_id => Err(ApiError::no_model(&name, &state.model_id)),
-        _ => Ok(()),
-    }
 }

@@ -3,7 +3,6 @@
 use super::error::ApiError;
 use super::submit::Events;
 use crate::job::{Event, Finish, TokenInfo, Usage};
-use crate::state::State;
 use axum::response::sse;
 use axum::response::{IntoResponse, Response};
 use ggml_grad::llama::{Model, Token};
@@ -30,9 +29,9 @@ pub(super) struct ResponseHeader {
 }
 
 impl ResponseHeader {
-    pub(super) fn new(state: &State, prefix: &str, object: &'static str) -> Self {
+    pub(super) fn new(model: String, prefix: &str, object: &'static str) -> Self {
         let id = format!("{prefix}-{:032x}", rand::random::<u128>());
-        Self { id, object, created: now(), model: state.model_id.clone() }
+        Self { id, object, created: now(), model }
     }
 
     /// A response, or a chunk of one, with these choices.

@@ -5,9 +5,9 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::messages::{Chat, Ending, encode, messages};
 use super::notes::Notes;
-use super::request::{MAX_TOP_LOGPROBS, model};
+use super::request::MAX_TOP_LOGPROBS;
 use super::respond::{finite, gather, now, tokens_json, usage_json};
-use super::steering::steering;
+use super::steering::model_and_steering;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::Client;
 use crate::sampling::Sampling;
@@ -33,7 +33,7 @@ pub(crate) async fn score(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
-    model(&mut fields, &state)?;
+    let (model, steering) = model_and_steering(&mut fields, &state)?;
     let mut notes = Notes::new(state.strict_api);
     let messages = messages(&mut fields, &mut notes)?;
     let n_vocab = state.model.n_vocab();
@@ -48,7 +48,6 @@ pub(crate) async fn score(
         _ => return Err(fields.wrong("answer", "or tokens (a list that is not empty) is needed: one of them")),
     };
     let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?.unwrap_or(0) as usize;
-    let steering = steering(&mut fields, &state)?;
     fields.done(&mut notes)?;
 
     let (tokens, n_prompt) = match answer {
@@ -75,6 +74,7 @@ pub(crate) async fn score(
         stop: Vec::new(),
         steering,
         top_logprobs: Some(top),
+        tell_end: false,
     };
     let sequence = Sequence { tokens, n_prompt, score_from: Some(n_prompt), max_tokens: 0 };
     let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &options)?, 1).await?;
@@ -83,7 +83,7 @@ pub(crate) async fn score(
     let answer = json!({
         "object": "score",
         "created": now(),
-        "model": state.model_id,
+        "model": model,
         "tokens": tokens_json(&state.model, &scored),
         "logprob": finite(sum),
         "usage": usage_json(&usage, 1),

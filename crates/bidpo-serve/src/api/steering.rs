@@ -11,26 +11,59 @@ use serde_json::Value;
 /// The most vectors of a request.
 const MAX_STEERING: usize = 16;
 
-/// Reads `steering` and `scope`.
-pub(super) fn steering(fields: &mut Fields, state: &State) -> Result<Steering, ApiError> {
+/// Reads `model`, which may be left out, `steering` and `scope`. The vectors that the model's name holds come first.
+pub(super) fn model_and_steering(fields: &mut Fields, state: &State) -> Result<(String, Steering), ApiError> {
+    let name = fields.text("model")?.filter(|name| !name.is_empty()).unwrap_or_else(|| state.names.base.clone());
+    let Some(of_model) = state.names.find(&name) else { return Err(ApiError::no_model(&name, &state.names.base)) };
+    let steering = steering(fields, state, of_model).map_err(|e| match e {
+        SteeringError::Model(reason) => ApiError::model_without(&name, &reason),
+        SteeringError::Api(error) => error,
+    })?;
+    Ok((name, steering))
+}
+
+/// An error about the vectors of the model's name, or about a field.
+enum SteeringError {
+    Model(String),
+    Api(ApiError),
+}
+
+impl From<ApiError> for SteeringError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
+    }
+}
+
+/// Reads `steering` and `scope`. `of_model`: what is added before.
+fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Result<Steering, SteeringError> {
     let scope = match fields.text("scope")?.as_deref() {
         None | Some("all") => Scope::All,
         Some("prompt") => Scope::Prompt,
         Some("answer") => Scope::Answer,
         Some(other) => {
-            return Err(fields.wrong("scope", &format!("must be \"all\", \"prompt\" or \"answer\", not {other:?}")));
+            return Err(fields
+                .wrong("scope", &format!("must be \"all\", \"prompt\" or \"answer\", not {other:?}"))
+                .into());
         }
     };
     let list = fields.list("steering")?.unwrap_or_default();
     let at = fields.name("steering");
-    if list.len() > MAX_STEERING {
-        return Err(ApiError::invalid(&at, format!("{at} holds {} entries, {MAX_STEERING} are allowed", list.len())));
+    let n = of_model.len() + list.len();
+    if n > MAX_STEERING {
+        let message = format!("{at} holds {n} entries with the model's own, {MAX_STEERING} are allowed");
+        return Err(ApiError::invalid(&at, message).into());
     }
-    let specs =
-        list.into_iter().enumerate().map(|(i, v)| spec(v, &format!("{at}[{i}]"))).collect::<Result<Vec<_>, _>>()?;
-    let vector = state.vectors.resolve(&specs).map_err(|e| {
-        let name = format!("{at}[{}].{}", e.entry, e.field);
-        ApiError::invalid(&name, format!("{name}: {}", e.reason))
+    let n_model = of_model.len();
+    let mut specs = of_model;
+    for (i, value) in list.into_iter().enumerate() {
+        specs.push(spec(value, &format!("{at}[{i}]"))?);
+    }
+    let vector = state.vectors.resolve(&specs).map_err(|e| match e.entry.checked_sub(n_model) {
+        None => SteeringError::Model(e.reason),
+        Some(entry) => {
+            let name = format!("{at}[{entry}].{}", e.field);
+            SteeringError::Api(ApiError::invalid(&name, format!("{name}: {}", e.reason)))
+        }
     })?;
     Ok(Steering { vector, scope })
 }

@@ -30,6 +30,8 @@ pub(super) struct CompletionOptions {
     pub stop: Vec<String>,
     pub steering: Steering,
     pub top_logprobs: Option<usize>,
+    /// With log-probabilities: the token that ends the turn is told too.
+    pub tell_end: bool,
 }
 
 impl CompletionOptions {
@@ -39,6 +41,7 @@ impl CompletionOptions {
             stop: common.stop.clone(),
             steering: common.steering.clone(),
             top_logprobs,
+            tell_end: false,
         }
     }
 }
@@ -88,6 +91,7 @@ pub(super) fn submit(
                 sampling,
                 stop: options.stop.clone(),
                 top_logprobs: options.top_logprobs,
+                tell_end: options.tell_end,
                 events: events.clone(),
                 place,
                 since,

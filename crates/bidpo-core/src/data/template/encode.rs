@@ -1,5 +1,6 @@
 //! From rendered text to tokens.
 
+use super::jinja::JinjaTemplate;
 use super::{ChatTemplate, Message, TemplateError};
 use crate::data::Prompt;
 use ggml_grad::llama::{LlamaError, Model, Token};
@@ -289,14 +290,31 @@ impl ChatTemplate {
         if last.content.trim().is_empty() {
             return self.encode_prompt(model, &Prompt::Messages(messages[..messages.len() - 1].to_vec()));
         }
-        let (mut all, shields) = self.encoder.shield(messages);
-        if let Some(last) = all.last_mut() {
+        let (all, shields) = self.encoder.shield(messages);
+        let text = self.up_to_last_content(jinja, all)?;
+        Ok(with_bos(model, self.encoder.run(model, &text, &shields, &[])?))
+    }
+
+    /// The text of [`ChatTemplate::encode_unfinished`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn render_unfinished(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        match (&self.jinja, messages.split_last()) {
+            (Some(_), Some((last, before))) if last.content.trim().is_empty() => self.render(before, true),
+            (Some(jinja), Some(_)) => self.up_to_last_content(jinja, messages.to_vec()),
+            _ => self.render(messages, false),
+        }
+    }
+
+    fn up_to_last_content(&self, jinja: &JinjaTemplate, mut messages: Vec<Message>) -> Result<String, TemplateError> {
+        if let Some(last) = messages.last_mut() {
             last.content.push(END_MARK);
         }
-        let mut text = jinja.render(&all, false)?;
+        let mut text = jinja.render(&messages, false)?;
         let end = text.rfind(END_MARK).ok_or_else(|| TemplateError::LostResponse { name: self.name.clone() })?;
         text.truncate(end);
-        Ok(with_bos(model, self.encoder.run(model, &text, &shields, &[])?))
+        Ok(text)
     }
 
     /// Tokens of a chat as the template writes it, without a generation prompt.
