@@ -16,7 +16,7 @@ struct Case {
     layer: usize,
 }
 
-/// What it found.
+/// Findings.
 struct Found {
     passed: bool,
     exact: bool,

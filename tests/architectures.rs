@@ -123,7 +123,7 @@ fn repacked_weights() {
     assert!(!repacks || met > 0, "no weight was repacked: this test tested nothing");
 }
 
-/// What has no residual stream of this kind is refused with the architecture's name.
+/// A model without a residual stream of this kind is refused with the architecture's name.
 #[test]
 fn refused_architectures() {
     let refused: Vec<&Family> = synth::families().iter().filter(|f| f.is_refused()).collect();

@@ -1,4 +1,4 @@
-//! What a capture keeps of a pair is what llama.cpp computes, although most of the graph is skipped; and what it costs.
+//! A capture keeps the values that llama.cpp computes, although most of the graph is skipped; and its memory and time are bounded.
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 

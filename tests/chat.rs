@@ -545,7 +545,7 @@ fn chat_commands_by_pipe() {
     assert_eq!(ends[1..], ["a: scale 1", "b: scale 1", "a: scale 1", "b: scale 1", "a: scale 2", "b: scale -0.491"]);
 }
 
-/// What the model writes cannot steer the terminal: drawn from the whole vocabulary, its text holds control characters.
+/// The model's text cannot control the terminal: drawn from the whole vocabulary, it holds control characters.
 #[test]
 fn control_characters_of_the_model_do_not_come_out() {
     let Some(model) = common::model(SMOL) else { return };
@@ -571,7 +571,7 @@ struct Terminal {
     pty: Arc<pty_process::blocking::Pty>,
     child: std::process::Child,
     shown: Arc<std::sync::Mutex<String>>,
-    /// Where the next search starts.
+    /// Offset at which the next search starts.
     at: usize,
 }
 

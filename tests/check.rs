@@ -8,7 +8,7 @@ use assert_cmd::Command;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// What the README beside the reference files demands of one model in one mode.
+/// Limits that the README beside the reference files sets for one model in one mode.
 struct Line {
     cosine: f64,
     relative_error: f64,

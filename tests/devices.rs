@@ -81,7 +81,7 @@ fn bidpo() -> Command {
     command
 }
 
-/// Where layers go: a name, the library's words and the command line's.
+/// A placement of layers: its name, the library's options and the command line's flags.
 struct Place {
     name: &'static str,
     offload: Offload,

@@ -264,7 +264,7 @@ fn files_of_python_packages_load() {
     assert_eq!(SteeringVector::load(&out).unwrap(), expected);
 }
 
-/// What `bidpo vector convert` writes is read by the same packages, to the last number.
+/// The same packages read the files that `bidpo vector convert` writes, bit for bit.
 #[test]
 fn python_packages_read_what_is_converted() {
     let Some(mut python) = common::python_packages() else { return };

@@ -151,7 +151,7 @@ fn captured_in_groups_is_captured_alone() {
     }
 }
 
-/// Where pairs cannot be joined they are computed one by one, and the reason is known.
+/// Pairs that cannot be joined are computed one by one, and the reason is known.
 #[test]
 fn what_cannot_be_joined_is_computed_alone() {
     let Some((model, template)) = models().into_iter().next() else { return };

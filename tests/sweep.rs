@@ -29,7 +29,7 @@ fn data(dir: &Path) -> (PathBuf, PathBuf) {
     (data, split)
 }
 
-/// What the browser makes of a page, `width` points wide.
+/// Layout of a page in the browser, `width` points wide.
 fn dom(browser: &str, page: &Path, width: usize) -> String {
     let profile = tempfile::tempdir().unwrap();
     let mut command = Command::new(browser);

@@ -53,7 +53,7 @@ impl Sizes {
     }
 }
 
-/// What a point is for.
+/// Purpose of a point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// The cost model is fitted to it.

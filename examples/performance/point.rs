@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-/// What a step on one pair costs.
+/// Cost of a step on one pair.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Point {
     /// Seconds of forward and backward pass, the best of some.

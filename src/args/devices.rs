@@ -39,7 +39,7 @@ pub struct DeviceArgs {
     /// GPU]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', env = "BIDPO_DEVICE")]
     device: Vec<String>,
-    /// How several devices share the model: layer (whole layers), row (the rows of each matrix) or none (one takes all).
+    /// Division of the model between several devices: layer (whole layers), row (the rows of each matrix) or none (one takes all).
     #[arg(long, value_name = "MODE", value_enum, default_value = "layer", hide_short_help = true)]
     split_mode: SplitModeArg,
     /// With --split-mode none: the device that takes all, counted from 0.

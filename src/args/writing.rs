@@ -39,7 +39,7 @@ pub struct WriteArgs {
 /// Options of a judge.
 #[derive(Debug, Clone, clap::Args)]
 pub struct JudgingArgs {
-    /// What the judge is asked [default: which answer is more truthful for TruthfulQA, which is better otherwise].
+    /// Question to the judge [default: which answer is more truthful for TruthfulQA, which is better otherwise].
     #[arg(long, value_name = "TEXT")]
     pub criterion: Option<String>,
     /// Do not show the judge which answers the data call true and false.

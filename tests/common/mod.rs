@@ -51,7 +51,7 @@ pub fn skipped(reason: &str) {
 ///
 /// # Panics
 ///
-/// Where it is missing: it belongs to the repository.
+/// The file is missing: it belongs to the repository.
 pub fn gold(rel: &str) -> PathBuf {
     in_repository("tests/gold", rel)
 }
@@ -60,7 +60,7 @@ pub fn gold(rel: &str) -> PathBuf {
 ///
 /// # Panics
 ///
-/// Where it is missing: it belongs to the repository.
+/// The file is missing: it belongs to the repository.
 pub fn data(rel: &str) -> PathBuf {
     in_repository("tests/data", rel)
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const HEAD: usize = 4;
 const TOKENS: usize = 5;
 
-/// What lies between the two products beside the softmax.
+/// Nodes between the two products besides the softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Plain,

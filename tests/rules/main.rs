@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 
 const LINE: f64 = 1e-3;
 
-/// Where an op is met.
+/// The place of an op in its graph.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
     /// No rule needed: a leaf.
@@ -125,7 +125,8 @@ ops! {
     Op::LogProbHead => Gradient;
 }
 
-/// What the numeric side evaluates where ggml's own forward is a staircase: the values of the result from the entry.
+/// Function that the numeric side evaluates in place of ggml's own forward where that one is a step function: from the
+/// values of the hook point to the result.
 type Formula = fn(&[f64]) -> Vec<f64>;
 
 /// A graph under construction with the data of its inputs; input 0 is the entry.

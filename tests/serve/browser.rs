@@ -14,7 +14,7 @@ pub struct Browser {
     socket: WebSocket<MaybeTlsStream<TcpStream>>,
     session: Value,
     number: u64,
-    /// What the page wrote to its console as errors, or threw.
+    /// Errors that the page wrote to its console, or threw.
     pub complaints: Vec<String>,
     _profile: tempfile::TempDir,
 }
@@ -132,7 +132,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// What the system says about dark and light.
+    /// The system's colour scheme, dark or light.
     pub fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         self.call(

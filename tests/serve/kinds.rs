@@ -31,7 +31,7 @@ fn load(family: &str, dtype: DType) -> Arc<Model> {
     Model::load(&path, &ModelParams { plain_weights: true, ..ModelParams::default() }).unwrap()
 }
 
-/// How far the logits of three sequences together are from those of each alone.
+/// Largest difference between the logits of three sequences together and those of each alone.
 fn moved(model: &Arc<Model>) -> f32 {
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     let data = (0..(n_layer - 1) * n_embd).map(|i| (i % 5) as f32 * 0.02).collect();

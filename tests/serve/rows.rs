@@ -43,7 +43,7 @@ fn prompts(model: &Model) -> Vec<Vec<Token>> {
     TEXTS.iter().map(|t| model.tokenize(&t.repeat(6), true, false).unwrap()).collect()
 }
 
-/// What is added at a position of a sequence.
+/// The vector added at a position of a sequence.
 type Steer<'a> = &'a dyn Fn(usize) -> Option<&'a ControlVector>;
 
 /// Logits behind the prompt and behind each of `n - 1` greedy tokens, of every sequence: `[n_seq][n][n_vocab]`. Prompts are

@@ -1,4 +1,4 @@
-//! Which prompt tokens does the next token depend on? Gradient times residual stream, summed over each position.
+//! Saliency of prompt tokens for the next token: gradient times residual stream, summed over each position.
 //!
 //!     cargo run --release -p ggml-grad --example saliency -- MODEL.gguf "The capital of France is" [LAYER]
 

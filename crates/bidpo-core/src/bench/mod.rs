@@ -1,4 +1,4 @@
-//! How fast is it? Every figure is a ratio to llama.cpp itself (or to another reference), both measured in turns in one
+//! Speed. Every figure is a ratio to llama.cpp itself (or to another reference), both measured in turns in one
 //! run on this machine.
 
 mod children;

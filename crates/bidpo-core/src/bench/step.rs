@@ -240,7 +240,7 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     Ok(line)
 }
 
-/// What benches/peers writes (and more, which is for readers).
+/// The file that benches/peers writes (it holds more, for readers).
 #[derive(Debug, serde::Deserialize)]
 struct Before {
     model: String,

@@ -126,9 +126,9 @@ impl Capture {
         self.copies.get(&id).copied().unwrap_or(id)
     }
 
-    /// Where a graph runs on several devices, ggml's scheduler puts a copy, `DEVICE#NAME#NUMBER`, in the place of a source
-    /// that lies elsewhere; nothing but the name leads back from it. Names repeat, but a copy is of what was computed last
-    /// under its name, shape and type: the same tensor is not copied twice to one place.
+    /// Records the source of a copy. In a graph on several devices ggml's scheduler replaces a source on another device by a
+    /// copy, `DEVICE#NAME#NUMBER`; only the name leads back to the source. Names repeat, but a copy is of the tensor that
+    /// was computed last under its name, shape and type: the same tensor is not copied twice to one device.
     fn note_copy(&mut self, leaf: &Node<'_>) {
         if self.copies.contains_key(&leaf.id()) {
             return;

@@ -1,4 +1,4 @@
-//! What happens when ggml gives up.
+//! Handling of ggml's aborts.
 //!
 //! ggml ends the process at a broken promise, and its RPC client does so when a worker goes away: no error can be returned
 //! from there. What can be done is to say why, and to leave with the exit code of a failure.
@@ -9,20 +9,20 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-/// What is said about a file, once it is there.
+/// Note about a file, once it is there.
 #[derive(Debug, Clone)]
 pub struct AbortMessage {
     /// The file.
     pub file: PathBuf,
     /// It must have been written since then: an older one is another run's.
     pub since: SystemTime,
-    /// What is safe, and how to go on.
+    /// Text: what is safe, and how to go on.
     pub text: String,
 }
 
 static NOTE: Mutex<Option<AbortMessage>> = Mutex::new(None);
 
-/// What the user is told beside the reason, should ggml end the process from now on. None takes it back.
+/// Sets the note that the user reads beside the reason, should ggml end the process from now on. None removes it.
 pub fn set_abort_message(note: Option<AbortMessage>) {
     *NOTE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = note;
 }

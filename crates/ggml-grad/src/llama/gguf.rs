@@ -559,7 +559,7 @@ impl GgufWriter {
         crate::files::persist(temporary, path).map_err(|e| fail(&e))
     }
 
-    /// What ggml would abort on.
+    /// A value that ggml would abort on.
     fn check(&self) -> Result<(), String> {
         let mut names = std::collections::HashSet::new();
         for t in &self.tensors {

@@ -139,7 +139,7 @@ impl Placement {
         ASSIGNED.with_borrow_mut(Vec::clear);
     }
 
-    /// What the load that has just ended on this thread reported; one line for each layer, and one for the output.
+    /// Placement that the load which has just ended on this thread reported: one line for each layer, and one for the output.
     pub(super) fn finish(devices: &[sys::ggml_backend_dev_t]) -> Self {
         let mut assigned = ASSIGNED.with_borrow_mut(std::mem::take);
         assigned.sort();

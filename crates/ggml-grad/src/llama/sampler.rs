@@ -33,7 +33,7 @@ pub struct PenaltyParams {
     pub frequency: f32,
     /// Taken from a logit once if the token was sampled (0: off).
     pub presence: f32,
-    /// How many of the last tokens the two look at.
+    /// Number of last tokens that both penalties look at.
     pub window: usize,
 }
 

@@ -38,7 +38,7 @@ pub(super) struct ModelBuilder<'a> {
     refused: Option<LlamaError>,
 }
 
-/// What an attention's projections have besides their matrices.
+/// Tensors of an attention's projections besides their matrices.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bias {
     /// Nothing.

@@ -110,7 +110,7 @@ pub enum SynthError {
     Shape {
         /// The family.
         family: &'static str,
-        /// Which number is wrong, and what it can be.
+        /// The wrong number, and the values that it can have.
         reason: String,
     },
     /// The type cannot hold weights, or the file cannot be written.

@@ -40,8 +40,8 @@ const LOGS: usize = 32;
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
 const LARGE: f64 = 1.0 / 64.0;
-/// Where a worker has seen little, its sum is little, and many a token would seem large: up to so many times that share is
-/// let pass as not.
+/// The share is raised for a worker that has seen few tiles, at most by this factor: its sum is still small, so that many
+/// tokens would seem large.
 const LENIENT: f64 = 8.0;
 
 /// [`LARGE`] for a worker that has seen `tiles` of `n_tiles`.
