@@ -52,7 +52,7 @@ for objective in bidpo dpo; do
 done
 step sweep "$bidpo" sweep --model "$model" --vector "$out/bidpo.gguf" --data "$truthfulqa" --split "$split" --protocol mc \
     --scales=-10%..20%/5% --mmlu "$mmlu" --per-subject 2 --prompt chat --random 10 \
-    --compare "DPO, same norm=$out/dpo.gguf" --out "$out/sweep"
+    --compare "DPO=$out/dpo.gguf" --out "$out/sweep"
 # The chosen scale, of the file with the test items.
 chosen=$(python3 - "$out/sweep" <<'PY'
 import glob, json, sys

@@ -39,6 +39,51 @@ fn dom(browser: &str, page: &Path, width: usize) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
+/// Each compared vector is on the test items at the scale that the rule chooses for it, and at the divergence of the chosen
+/// setting.
+fn compared_vectors_have_their_own_scales(sweep: &Value) {
+    let conditions = sweep["test"]["manifest"]["conditions"].as_array().unwrap();
+    let chosen = sweep["chosen"]["percent"].as_f64().unwrap().abs();
+    let valid = sweep["valid"]["measures"][0]["conditions"].as_array().unwrap();
+    for of in ["random vector 1", "mean difference (CAA)", "other"] {
+        let mine: Vec<&Value> = conditions.iter().filter(|c| c["kind"] == "rescaled" && c["of"] == of).collect();
+        let own = mine.iter().find(|c| c.get("chosen_on").is_some()).unwrap();
+        assert_eq!(
+            (&own["chosen_on"]["part"], &own["chosen_on"]["rule"]),
+            (&"valid".into(), &"one-standard-error".into())
+        );
+        // The same rule by hand: the smallest scale of the best one's sign within a standard error of the best.
+        let tried: Vec<(f64, f64)> = valid
+            .iter()
+            .filter_map(|c| {
+                let setting = c["condition"].as_str().unwrap().strip_prefix(&format!("{of} at layer "))?;
+                let percent = setting.split(", ").nth(1).unwrap().trim_end_matches(" %").parse().unwrap();
+                Some((percent, c["value"].as_f64().unwrap()))
+            })
+            .collect();
+        assert_eq!(own["chosen_on"]["settings"], tried.len());
+        let best = tried.iter().map(|t| t.1).fold(f64::MIN, f64::max);
+        let least = best - (best * (1.0 - best) / 4.0).sqrt();
+        let percent = own["percent"].as_f64().unwrap();
+        let value = tried.iter().find(|t| t.0 == percent).unwrap().1;
+        assert!(value >= least && tried.iter().all(|t| t.1 < best || t.0.abs() >= percent.abs()), "{tried:?} {own}");
+        for equal in mine.iter().filter_map(|c| c.get("equal_kl")) {
+            let (kl, target) = (equal["kl"].as_f64().unwrap(), equal["target"].as_f64().unwrap());
+            assert!((kl / target - 1.0).abs() <= 0.05, "{kl} {target}");
+            assert!((target / sweep["price"]["kl_per_token"]["value"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+        }
+        // At the chosen norm the same computation is not done twice: the figures are the same.
+        if percent == chosen {
+            let of_test = |name: &str| {
+                let rows = sweep["test"]["measures"][0]["conditions"].as_array().unwrap();
+                rows.iter().find(|r| r["condition"] == name).unwrap()["value"].clone()
+            };
+            assert_eq!(of_test(own["name"].as_str().unwrap()), of_test(of));
+        }
+    }
+    assert!(conditions.iter().any(|c| c.get("equal_kl").is_some()), "{conditions:?}");
+}
+
 fn steered_rule(sweep: &Value) -> Value {
     assert_eq!(sweep["chosen"]["rule"], sweep["test"]["manifest"]["conditions"][1]["chosen_on"]["rule"]);
     sweep["chosen"]["rule"].clone()
@@ -72,9 +117,10 @@ fn a_sweep_and_its_report() {
     let out = dir.path().join("sweep");
     let command = |scales: &str| {
         let mut command = bidpo();
-        command
-            .args(["sweep", "-p", "pair", "--prompt", "none", "--layers", "14-15", "--scales", scales, "--shots", "2"]);
+        command.args(["sweep", "-p", "pair", "--prompt", "none", "--layers", "14-15", "--scales", scales]);
+        command.args(["--shots", "2", "--random", "2", "--system", "Be true.", "--system", "Be brief."]);
         command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
+        command.arg("--compare").arg(format!("other={}", vector.display()));
         command.arg("--text").arg(&sample).arg("-o").arg(&out).arg("--json");
         command
     };
@@ -85,9 +131,9 @@ fn a_sweep_and_its_report() {
     let conditions = |v: &Value| v["measures"][0]["conditions"].as_array().unwrap().clone();
     let names: Vec<String> =
         conditions(&first["valid"]).iter().map(|c| c["condition"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(names, ["unsteered", "layer 14, -20 %", "layer 14, +20 %", "layer 15, -20 %", "layer 15, +20 %"]);
+    assert_eq!(names[..5], ["unsteered", "layer 14, -20 %", "layer 14, +20 %", "layer 15, -20 %", "layer 15, +20 %"]);
     // The chosen setting is within one standard error of the best on validation, and is what the test measures.
-    let best = conditions(&first["valid"])[1..].iter().map(|c| c["value"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+    let best = conditions(&first["valid"])[1..5].iter().map(|c| c["value"].as_f64().unwrap()).fold(f64::MIN, f64::max);
     let least = best - (best * (1.0 - best) / 4.0).sqrt();
     let chosen = format!("layer {}, {:+} %", first["chosen"]["layer"], first["chosen"]["percent"].as_f64().unwrap());
     let of = conditions(&first["valid"]).into_iter().find(|c| c["condition"] == chosen.as_str()).unwrap();
@@ -98,6 +144,7 @@ fn a_sweep_and_its_report() {
     assert_eq!((&steered["name"], &steered["chosen_on"]["settings"]), (&"steered".into(), &4.into()));
     assert_eq!(first["test"]["manifest"]["selection"]["part"], "test");
     assert!(conditions(&first["test"]).len() >= 8, "all baselines");
+    compared_vectors_have_their_own_scales(&first);
     // A vector of one layer is moved to another, and the file says so.
     assert_eq!(first["valid"]["manifest"]["conditions"][1]["moved_from"], 15);
     // The scale is what it says: 20 % of the residual norm there, over the vector's own length.
@@ -108,7 +155,10 @@ fn a_sweep_and_its_report() {
 
     // Again, nothing is computed; another scale adds to what is there.
     let before = std::fs::read(out.join("valid.jsonl")).unwrap();
-    command("-20%,20%").assert().success().stderr(predicate::str::contains("nothing is computed").count(4));
+    let again = command("-20%,20%").assert().success().get_output().stderr.clone();
+    let again = String::from_utf8_lossy(&again);
+    let parts = again.lines().filter(|l| l.ends_with(" conditions")).count();
+    assert!(parts >= 6 && again.matches("nothing is computed").count() == parts, "{again}");
     assert_eq!(before, std::fs::read(out.join("valid.jsonl")).unwrap());
     let more = command("-20%,10%,20%").assert().success().get_output().stderr.clone();
     assert!(
@@ -124,22 +174,33 @@ fn a_sweep_and_its_report() {
     let narrow = command("-20%,20%").assert().success().get_output().clone();
     let said = String::from_utf8_lossy(&narrow.stderr).into_owned();
     assert!(said.contains("did not finish them: \"layer 15, +10 %\""), "{said}");
-    command("-20%,10%,20%").assert().success().stderr(predicate::str::contains("Going on after 27 of 28 results"));
+    let wide = command("-20%,10%,20%").assert().success().get_output().clone();
+    assert!(String::from_utf8_lossy(&wide.stderr).contains("Going on after 27 of 28 results"));
     // Whatever is asked for now, the choice is among all that was tried, and says so.
-    let (wide, narrow) = (run("-20%,10%,20%"), run("-20%,20%"));
+    let wide: Value = serde_json::from_slice(&wide.stdout).unwrap();
+    let narrow = run("-20%,20%");
     assert_eq!(wide["chosen"], narrow["chosen"]);
-    assert_eq!(narrow["test"]["manifest"]["conditions"][1]["chosen_on"]["settings"], 6);
+    let settings = |sweep: &Value| -> Vec<Value> {
+        let conditions = sweep["test"]["manifest"]["conditions"].as_array().unwrap();
+        conditions.iter().filter_map(|c| Some(c.get("chosen_on")?["settings"].clone())).collect()
+    };
+    // The steered model, of two system prompts the best, the first random vector, the other vector, the mean difference.
+    assert_eq!(settings(&wide), [6, 2, 3, 3, 3].map(Value::from));
+    assert_eq!(settings(&wide), settings(&narrow));
     // The same choice among fewer, as a folder before it was swept further has it.
     let [layer, percent] = [&narrow["chosen"]["layer"], &narrow["chosen"]["percent"]];
     let file = out.join(format!("test-layer{layer}{:+}pc.jsonl", percent.as_f64().unwrap()));
     let before = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, before.replacen("\"settings\":6", "\"settings\":4", 1)).unwrap();
-    run("-20%,20%");
+    let again = run("-20%,20%");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 
     // A budget on the divergence: what it does not allow is not chosen, and where it allows nothing it says so.
-    let lowest: f64 = run("-20%,20%")["costs"][0]["measures"][1]["conditions"].as_array().unwrap()[1..]
+    let lowest: f64 = again["costs"][0]["measures"][1]["conditions"]
+        .as_array()
+        .unwrap()
         .iter()
+        .filter(|c| c["condition"].as_str().unwrap().starts_with("layer "))
         .map(|c| c["value"].as_f64().unwrap())
         .fold(f64::MAX, f64::min);
     let within = command("-20%,20%").args(["--budget", &(lowest * 1.01).to_string()]).assert().success();
@@ -181,12 +242,15 @@ fn shards_of_a_sweep_are_put_together() {
     let (data, split) = data(dir.path());
     let vector = common::any_vector(dir.path());
     let out = dir.path().join("sweep");
+    let sample = dir.path().join("t.txt");
+    std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(24)).unwrap();
     let command = |more: &[&str]| {
         let mut command = bidpo();
         command.args(["sweep", "-p", "pair", "--prompt", "none", "--shots", "2", "--json"]);
         if !more.contains(&"--scales") {
             command.args(["--scales", "-20%,20%"]);
         }
+        command.args(["--random", "1", "--system", "Be brief.", "--same-norm-only"]).arg("--text").arg(&sample);
         command.arg("-m").arg(&model).arg("-d").arg(&data).arg("-v").arg(&vector).arg("--split").arg(&split);
         command.arg("-o").arg(&out).args(more);
         command

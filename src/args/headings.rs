@@ -27,7 +27,7 @@ const SHARED: &[(&str, &[&str])] = &[
     ),
     ("Sampling", &["max-tokens", "temp", "top-p", "min-p", "top-k", "repeat-penalty", "stop"]),
     ("Judge", &["judge", "no-judge", "criterion", "no-references", "judge-template"]),
-    ("Baselines", &["baselines", "compare", "random"]),
+    ("Baselines", &["baselines", "compare", "random", "same-norm-only"]),
     ("Output", &["output", "out", "json", "columns", "shard"]),
 ];
 

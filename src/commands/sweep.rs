@@ -1,7 +1,9 @@
 //! `bidpo sweep`: many layers and scales on validation items, the best of them on test items.
 
+mod comparisons;
 mod session;
 
+use self::comparisons::Comparisons;
 use self::session::{Part, Sweep, Whole};
 use super::eval::choose::say_chosen;
 use super::eval::measure::say;
@@ -18,7 +20,7 @@ use bidpo_core::data::{SplitBy, SplitFile};
 use bidpo_core::eval::analysis::Analysis;
 use bidpo_core::eval::conditions::{
     Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, UNSTEERED, refuses_system_prompts,
-    training_pairs, vector_facts,
+    training_pairs, unique_names, vector_facts,
 };
 use bidpo_core::eval::items::{Benchmark, Protocol, part_facts};
 use bidpo_core::eval::measures::Kind;
@@ -27,7 +29,7 @@ use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::{ChoiceRule, ChosenOn, ConditionKind, Run, Shard};
 use bidpo_core::eval::runs::new_manifest;
-use bidpo_core::eval::sweep::{Configuration, Percents, best, choose, measured as measured_points, points};
+use bidpo_core::eval::sweep::{Compared, Configuration, Percents, best, choose, measured as measured_points, points};
 use bidpo_core::eval::task::{DataFile, Task};
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
@@ -83,6 +85,12 @@ pub struct Args {
     /// Random vectors that the chosen setting is compared with on the test items.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     random: u32,
+    /// Compare at the chosen setting's norm only. By default the vectors of --compare, the mean difference (CAA) and the first
+    /// random vector are swept too, at the chosen layer, and stand on the test items also at their own best scale and at the
+    /// scale whose KL on the text equals that of the chosen setting. For each vector that costs as much as one layer of the
+    /// sweep (for the random one up to four scales), and two more conditions on the test items.
+    #[arg(long)]
+    same_norm_only: bool,
     /// Only the first N validation items, and the first N test items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -206,17 +214,25 @@ struct Points {
     list: Vec<Configuration>,
 }
 
+/// The median residual norm at each of `layers`, on the prompts of the items themselves.
+fn median_norms(
+    args: &Args,
+    style: &Style,
+    items: &Benchmark,
+    model: &Arc<Model>,
+    layers: &[usize],
+) -> anyhow::Result<BTreeMap<usize, f64>> {
+    let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
+    let (prompts, _) = style.prompts(model, items, 0, &some, &PromptOverride::default())?;
+    let contexts: Vec<_> = prompts.tokens(model)?.into_iter().map(|r| r.context).collect();
+    let norms = residual_norms(model, layers, &contexts, args.model.threads())?;
+    Ok(norms.into_iter().map(|(layer, stats)| (layer, stats.median)).collect())
+}
+
 impl Points {
-    /// The scale's unit is the residual stream on the prompts of the validation items themselves.
     fn new(args: &Args, inputs: &Inputs, style: &Style, items: &Benchmark, model: &Arc<Model>) -> anyhow::Result<Self> {
         let layers = args.layers.as_ref().map_or_else(|| inputs.vector.layers(), |l| l.to_vec());
-        let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
-        let (prompts, _) = style.prompts(model, items, 0, &some, &PromptOverride::default())?;
-        let contexts: Vec<_> = prompts.tokens(model)?.into_iter().map(|r| r.context).collect();
-        let norms: BTreeMap<usize, f64> = residual_norms(model, &layers, &contexts, args.model.threads())?
-            .into_iter()
-            .map(|(layer, stats)| (layer, stats.median))
-            .collect();
+        let norms = median_norms(args, style, items, model, &layers)?;
         let list = points(&inputs.vector, &layers, &args.scales, &norms, model)
             .with_context(|| args.vector.display().to_string())?;
         Ok(Self { norms, list })
@@ -229,6 +245,12 @@ struct Measured {
     capability: Option<Analysis>,
     on_text: Box<Whole>,
     systems: SystemPrompts,
+}
+
+/// What the configurations are measured on.
+struct MeasuredOn<'a> {
+    valid: &'a Task,
+    text: &'a Text,
 }
 
 /// How measuring ended.
@@ -334,7 +356,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Whole(measured) => finish(&sweep, &inputs, &style, &points, &text, &measured),
+        Outcome::Whole(measured) => {
+            let on = MeasuredOn { valid: &on_valid_items, text: &text };
+            finish(&sweep, &inputs, &style, &points, on, &measured)
+        }
     }
 }
 
@@ -344,7 +369,7 @@ fn finish(
     inputs: &Inputs,
     style: &Style,
     points: &Points,
-    text: &Text,
+    on: MeasuredOn<'_>,
     measured: &Measured,
 ) -> anyhow::Result<ExitCode> {
     let args = sweep.args;
@@ -396,7 +421,31 @@ fn finish(
         train: on_test_items.train.as_ref(),
         n_threads: args.model.threads(),
     };
-    let conditions = baselines.conditions(&mut say)?.list;
+    let made = baselines.conditions(&mut say)?;
+    let compared = match args.same_norm_only {
+        true => Vec::new(),
+        false => Compared::among(&made, &args.compare, &inputs.vector, chosen.layer, chosen.percent)?,
+    };
+    let mut conditions = made.list;
+    let mut found = None;
+    if !compared.is_empty() {
+        let kl = kl.row(&chosen.name()).context("internal: the chosen setting has no KL")?.estimate.value;
+        // An earlier run may have swept the chosen layer.
+        let norms = match points.norms.contains_key(&chosen.layer) {
+            true => points.norms.clone(),
+            false => median_norms(args, style, &on.valid.benchmark, &sweep.model, &[chosen.layer])?,
+        };
+        let norm = *norms.get(&chosen.layer).context("internal: the chosen layer has no norm")?;
+        let comparisons =
+            Comparisons { sweep, layer: chosen.layer, norm, rule, kl, style, on_valid: on.valid, text: on.text };
+        let Some(of_compared) = comparisons.find(&compared, &args.scales)? else { return Ok(ExitCode::FAILURE) };
+        conditions.extend(of_compared.conditions.iter().cloned());
+        unique_names(&conditions)?;
+        found = Some(of_compared);
+    }
+    // With all that was tried for the other vectors.
+    let on_valid = found.as_ref().map_or(on_valid, |f| &f.on_valid.analysis);
+    let on_text = found.as_ref().map_or(on_text, |f| &f.on_text);
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
     let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
     let Part::Whole(on_test) = sweep.task(&file, &on_test_items, style, &conditions)? else {
@@ -427,7 +476,7 @@ fn finish(
             ChoiceRule::Budget { kl } => format!("the best with a KL of at most {kl} nats a token"),
         };
         println!("Chosen on the {} validation items: {} ({why}).", inputs.valid.len(), chosen.name());
-        println!("{}", price.in_words_of(&chosen.name(), text.windows_word(), ""));
+        println!("{}", price.in_words_of(&chosen.name(), on.text.windows_word(), ""));
         println!("On the test items, which it was not chosen by:\n");
         print!("{}", report::markdown(&on_test.analysis));
     }

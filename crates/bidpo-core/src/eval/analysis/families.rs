@@ -42,6 +42,7 @@ pub(super) fn in_family(row: &Row) -> bool {
             | K::MeanDifference { .. }
             | K::System { .. }
             | K::FewShot { .. }
+            | K::Rescaled { .. }
             | K::Unknown(_) => true,
             K::Unsteered | K::Steered { .. } | K::Random { .. } | K::Point { .. } | K::Match { .. } => false,
             K::ChoicesOnly | K::ChoicesOnlySteered | K::Swapped { .. } | K::SwappedSteered { .. } => false,

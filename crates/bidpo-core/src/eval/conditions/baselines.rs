@@ -12,6 +12,7 @@ use crate::eval::results::{ConditionKind, ShotLimit, VectorFacts};
 use crate::steer::{ControlVector, SteerError, SteeringVector, TRAINING_CURVE};
 use ggml_grad::files::{FileError, display_name};
 use ggml_grad::llama::Model;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -234,6 +235,8 @@ pub struct Conditions {
     pub list: Vec<Condition>,
     /// Comparisons that were not possible and how to make them so, as phrases.
     pub skipped: Vec<String>,
+    /// The mean difference of activations as it was taken, `[n_embd]` a layer; empty where it is not among the conditions.
+    pub mean_difference: BTreeMap<usize, Vec<f32>>,
 }
 
 /// The steered condition and those of its baselines that need nothing but the vector.
@@ -280,11 +283,18 @@ impl Baselines<'_> {
         let n_embd = self.model.n_embd();
         let mut list = vector_conditions(self.steered, self.wanted, n_embd, self.style.seed, self.n_random);
         let mut without_items = Vec::new();
+        let mut direction = BTreeMap::new();
         let control = self.steered.and_then(|s| s.control.as_ref());
         list.extend(other_conditions(self.others, control, self.model, notice)?);
         if let (Some(control), true) = (control, self.wants(Baseline::MeanDifference)) {
             match self.train {
-                Some(train) => list.push(self.mean_difference(control, train, notice)?),
+                Some(train) => {
+                    notice(BaselineNotice::MeanDifference(train.items.len()));
+                    let layers = layers_of(control, n_embd);
+                    let (taken, n) = mean_difference(self.model, train, self.style, &layers, self.n_threads)?;
+                    list.push(Condition::mean_difference(same_length(control, n_embd, &taken), n));
+                    direction = taken;
+                }
                 None => without_items.push("the mean difference (CAA)"),
             }
         }
@@ -313,24 +323,11 @@ impl Baselines<'_> {
         if self.steered.is_some() && control.is_none() && self.wanted.iter().any(|b| b.needs_a_vector()) {
             skipped.push("what is made from the vector, for its scale is 0".into());
         }
-        Ok(Conditions { list, skipped })
+        Ok(Conditions { list, skipped, mean_difference: direction })
     }
 
     fn wants(&self, baseline: Baseline) -> bool {
         self.wanted.contains(&baseline)
-    }
-
-    fn mean_difference(
-        &self,
-        control: &ControlVector,
-        train: &Benchmark,
-        notice: &mut dyn FnMut(BaselineNotice),
-    ) -> Result<Condition, BaselineError> {
-        let n_embd = self.model.n_embd();
-        notice(BaselineNotice::MeanDifference(train.items.len()));
-        let layers = layers_of(control, n_embd);
-        let (direction, n) = mean_difference(self.model, train, self.style, &layers, self.n_threads)?;
-        Ok(Condition::mean_difference(same_length(control, n_embd, &direction), n))
     }
 
     /// The conditions in which the item's own question is not shown.

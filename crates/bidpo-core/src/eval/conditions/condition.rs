@@ -95,6 +95,11 @@ impl Condition {
         Self::new(name, kind, Some(control.clone())).showing(QuestionShown::Swapped(places))
     }
 
+    /// True where a vector is added, and `other` adds the same one under the same prompt.
+    pub fn is_computed_as(&self, other: &Self) -> bool {
+        self.control.is_some() && self.control == other.control && self.overrides == other.overrides
+    }
+
     fn showing(self, question: QuestionShown) -> Self {
         Self { overrides: PromptOverride { question, ..self.overrides }, ..self }
     }

@@ -41,6 +41,16 @@ impl FromStr for OtherVector {
 }
 
 impl OtherVector {
+    /// The direction of the file for a layer, as it stands there.
+    ///
+    /// # Errors
+    /// [`BaselineError`] for a file that cannot be read or has nothing for the layer.
+    pub fn direction(&self, layer: usize) -> Result<Vec<f32>, BaselineError> {
+        let vector = SteeringVector::load(&self.path)?;
+        let at = direction(&vector, layer).map(|(d, _)| d.clone());
+        at.map_err(|source| BaselineError::Vector { path: self.path.clone(), source })
+    }
+
     /// The condition of this vector, next to a steered vector `control` (`None` at scale 0). Warnings about the vector go to
     /// `notice`.
     fn condition(

@@ -116,6 +116,23 @@ pub enum ConditionKind {
         /// The layer that the direction was made for, if it is another one.
         moved_from: Option<usize>,
     },
+    /// A vector that the one under test is compared with, at a scale of its own. Without `chosen_on` and `equal_kl` it is one
+    /// of the scales that were tried for it.
+    #[serde(rename = "rescaled")]
+    Rescaled {
+        /// Name of the condition that has this vector with the steered vector's norm.
+        of: String,
+        /// Steered layers.
+        layers: Layers,
+        /// Signed norm of what is added, in percent of the median residual norm at the layer.
+        percent: f64,
+        /// Where the scale was chosen, for the vector's own best scale.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chosen_on: Option<ChosenOn>,
+        /// Divergences, for the scale at which the vector costs as much as the one under test.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        equal_kl: Option<EqualKl>,
+    },
     /// Steered answers compared with those of another condition by a judge.
     #[serde(rename = "match")]
     Match {
@@ -182,6 +199,15 @@ pub struct ChosenOn {
     pub other: Map<String, Value>,
 }
 
+/// Divergences of two vectors of equal price, KL(unsteered || steered) in nats a token on the same text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EqualKl {
+    /// That of this condition, as it was measured.
+    pub kl: f64,
+    /// That of the steered model, which it should have.
+    pub target: f64,
+}
+
 /// Rule by which the scale of a vector is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -213,6 +239,7 @@ impl ConditionKind {
             Self::Swapped { .. } => "swapped",
             Self::SwappedSteered { .. } => "swapped-steered",
             Self::Point { .. } => "point",
+            Self::Rescaled { .. } => "rescaled",
             Self::Match { .. } => "match",
             Self::Unknown(kind) => kind,
         }
@@ -228,7 +255,7 @@ impl ConditionKind {
 
     /// True for a tag that this version reads.
     fn is_known(tag: &str) -> bool {
-        const TAGS: [&str; 14] = [
+        const TAGS: [&str; 15] = [
             "unsteered",
             "steered",
             "flipped",
@@ -242,6 +269,7 @@ impl ConditionKind {
             "swapped",
             "swapped-steered",
             "point",
+            "rescaled",
             "match",
         ];
         TAGS.contains(&tag)
@@ -356,12 +384,15 @@ pub(crate) mod tests {
             r#"{"name":"question hidden, steered","kind":"hidden-steered","control_sha256":"ab"}"#,
             r#"{"name":"another item's question","kind":"swapped","seed":7}"#,
             r#"{"name":"another item's question, steered","kind":"swapped-steered","control_sha256":"ab","seed":7}"#,
+            r#"{"name":"dpo at layer 15, +5 %","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":5.0}"#,
+            r#"{"name":"dpo, own best scale (+5 %)","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":5.0,"chosen_on":{"part":"valid","items":50,"settings":8,"rule":"one-standard-error"}}"#,
+            r#"{"name":"dpo, equal KL (+7.46 %)","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":7.46,"equal_kl":{"kl":0.0401,"target":0.041}}"#,
             r#"{"name":"system prompt","kind":"system","system":"Be plain.","chosen_on":{"part":"valid","items":50,"settings":6}}"#,
         ] {
             let condition: ConditionFacts = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&condition).unwrap(), line);
             assert!(condition.other.is_empty() && ConditionKind::is_known(condition.kind.name()), "{condition:?}");
-            assert_eq!(condition.kind.changes_the_question(), !line.contains("system prompt"));
+            assert_eq!(condition.kind.changes_the_question(), line.contains("question"));
         }
     }
 

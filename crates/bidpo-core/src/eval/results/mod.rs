@@ -10,7 +10,7 @@ mod store;
 
 #[cfg(test)]
 pub(crate) use condition::tests::kind as test_kind;
-pub use condition::{ChoiceRule, ChosenOn, ConditionFacts, ConditionKind, ShotLimit, VectorFacts};
+pub use condition::{ChoiceRule, ChosenOn, ConditionFacts, ConditionKind, EqualKl, ShotLimit, VectorFacts};
 pub use gather::{Gathered, gather, shard_file};
 pub use manifest::{DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};

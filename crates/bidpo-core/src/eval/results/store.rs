@@ -198,7 +198,9 @@ pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
 /// A condition without the number of settings that it was chosen among, and the rule: the same setting may be chosen again
 /// among more, or by another rule.
 fn without_count(mut c: ConditionFacts) -> ConditionFacts {
-    if let ConditionKind::Steered { chosen_on: Some(chosen), .. } = &mut c.kind {
+    if let ConditionKind::Steered { chosen_on: Some(chosen), .. }
+    | ConditionKind::Rescaled { chosen_on: Some(chosen), .. } = &mut c.kind
+    {
         chosen.settings = 0;
         chosen.rule = None;
     }

@@ -104,7 +104,8 @@ impl Session {
         self.store.as_ref().map(Store::path)
     }
 
-    /// Runs the conditions in order, up to the end or until the stop flag is set.
+    /// Runs the conditions in order, up to the end or until the stop flag is set. A condition that adds the same vector under
+    /// the same prompt as an earlier one is the same computation: its results are copied.
     ///
     /// # Errors
     /// [`RunError`]; the results before it are kept.
@@ -114,10 +115,16 @@ impl Session {
         runner: &dyn Runner,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), RunError> {
-        for condition in conditions {
+        for (i, condition) in conditions.iter().enumerate() {
             observe(Progress::Condition(&condition.name));
             let of_condition = self.records.iter().filter(|r| r.condition == condition.name);
             let done: BTreeSet<usize> = of_condition.map(|r| r.item).collect();
+            let twin = conditions[..i].iter().find(|c| c.is_computed_as(condition));
+            let copies: Vec<Record> = twin.map_or_else(Vec::new, |twin| {
+                let theirs = self.records.iter().filter(|r| r.condition == twin.name && !done.contains(&r.item));
+                theirs.map(|r| Record { condition: condition.name.clone(), ..r.clone() }).collect()
+            });
+            let done: BTreeSet<usize> = done.into_iter().chain(copies.iter().map(|r| r.item)).collect();
             let mut sink = |records: Vec<Record>| -> Result<ControlFlow<()>, ResultsError> {
                 if let Some(store) = &mut self.store {
                     store.push(&records)?;
@@ -127,7 +134,8 @@ impl Session {
                 let stop = self.stop.load(Ordering::Relaxed);
                 Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
-            if runner.run(condition, Pending::new(&done, &mut sink))?.is_break() {
+            let copied = if copies.is_empty() { ControlFlow::Continue(()) } else { sink(copies)? };
+            if copied.is_break() || runner.run(condition, Pending::new(&done, &mut sink))?.is_break() {
                 break;
             }
         }

@@ -1,5 +1,9 @@
 //! Many settings of layer and scale: the points of a sweep, and the choice among them.
 
+mod compared;
+
+pub use compared::{Compared, KL_TOLERANCE, scale_of_kl};
+
 use crate::eval::analysis::{Estimate, MeasureTable};
 use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::results::{ChoiceRule, ConditionKind, Manifest};
@@ -58,11 +62,13 @@ impl FromStr for Percents {
 /// A setting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
+    /// Name of the condition whose vector it scales; absent for the vector under test.
+    pub of: Option<String>,
     /// The layer.
     pub layer: usize,
     /// Length of what is added, signed, in percent of the median residual norm there.
     pub percent: f64,
-    /// The factor on the vector.
+    /// The factor on the vector; for one of another condition, on what that adds.
     pub factor: f64,
     /// What is added.
     pub control: ControlVector,
@@ -71,18 +77,26 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// `layer 15, +5 %`.
+    /// `layer 15, +5 %`, or `DPO at layer 15, +5 %`.
     pub fn name(&self) -> String {
-        format!("layer {}, {:+} %", self.layer, self.percent)
+        let setting = format!("layer {}, {:+} %", self.layer, self.percent);
+        self.of.as_ref().map_or(setting.clone(), |of| format!("{of} at {setting}"))
     }
 
     /// As a condition of a sweep.
     pub fn condition(&self) -> Condition {
-        let kind = ConditionKind::Point {
-            layers: Layers::one(self.layer),
-            percent: self.percent,
-            factor: self.factor,
-            moved_from: self.moved_from,
+        let layers = Layers::one(self.layer);
+        let kind = match &self.of {
+            Some(of) => ConditionKind::Rescaled {
+                of: of.clone(),
+                layers,
+                percent: self.percent,
+                chosen_on: None,
+                equal_kl: None,
+            },
+            None => {
+                ConditionKind::Point { layers, percent: self.percent, factor: self.factor, moved_from: self.moved_from }
+            }
         };
         Condition::new(self.name(), kind, Some(self.control.clone()))
     }
@@ -148,7 +162,7 @@ fn point(
     let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
     row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
     let control = ControlVector { data, first: layer, last: layer };
-    Ok(Configuration { layer, percent, factor, control, moved_from })
+    Ok(Configuration { of: None, layer, percent, factor, control, moved_from })
 }
 
 /// All points of `layers` and `percents`; `norms` is the median residual norm at each layer.
@@ -294,6 +308,7 @@ mod tests {
     #[test]
     fn the_best_point_is_the_smallest_of_equals() {
         let point = |layer, percent| Configuration {
+            of: None,
             layer,
             percent,
             factor: 1.0,
@@ -319,6 +334,7 @@ mod tests {
     #[test]
     fn the_rules_choose() {
         let point = |percent| Configuration {
+            of: None,
             layer: 3,
             percent,
             factor: 1.0,
