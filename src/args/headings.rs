@@ -37,7 +37,11 @@ const OF_COMMANDS: &[(&str, &str, &[&str])] = &[
     ("generate", "Sampling", &["seed"]),
     ("extract", "Options", &["layers"]),
     ("check", "Options", &["layer", "layers"]),
-    ("train", "Data", &["data", "val", "test", "split-by"]),
+    (
+        "train",
+        "Data",
+        &["data", "prompt-key", "chosen-key", "rejected-key", "system-key", "strict", "val", "test", "split-by"],
+    ),
     (
         "train",
         "Optimization",

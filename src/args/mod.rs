@@ -1,5 +1,6 @@
 //! Groups of flags that several commands share.
 
+pub mod data;
 pub mod devices;
 pub mod eval;
 pub mod headings;

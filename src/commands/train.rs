@@ -3,11 +3,12 @@
 mod progress;
 mod report;
 
+use crate::args::data::list;
 use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
-use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SplitBy, TemplateChoice};
+use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SkippedRow, SplitBy, TemplateChoice};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
 use bidpo_core::eval::price::{Price, neutral_passages};
 use bidpo_core::intervention::{KindSpec, Scope};
@@ -34,10 +35,12 @@ use std::time::{Instant, SystemTime};
 pub struct Args {
     #[command(flatten)]
     model: crate::args::ModelArgs,
-    /// Preference pairs: a .jsonl, .json or .csv file (prompt, chosen, rejected), or a built-in set: misconceptions,
-    /// plain-vs-flowery.
+    /// Preference pairs: JSON Lines, JSON, CSV, TSV (also .gz, .zst) or Parquet in any usual form (docs/data.md), or a built-in
+    /// set: misconceptions, plain-vs-flowery.
     #[arg(long, short = 'd', value_name = "FILE|NAME", default_value = "misconceptions")]
     data: PathBuf,
+    #[command(flatten)]
+    read: crate::args::data::DataArgs,
     /// Layer whose output is steered [default: the middle one].
     #[arg(long, short = 'l', value_name = "L")]
     layer: Option<usize>,
@@ -267,13 +270,42 @@ struct EncodedSet<'a> {
     pairs: Vec<NamedPair>,
 }
 
-impl<'a> EncodedSet<'a> {
-    /// The first bad pair of the file is the one that is reported.
-    fn new(set: &'a PreferenceSet, model: &'a Model, template: &'a ChatTemplate) -> anyhow::Result<Self> {
-        let pairs = set.pairs.iter().map(|p| encode_pair(p, model, template, None)).collect::<Result<_, _>>()?;
-        Ok(Self { set, model, template, pairs })
+/// The pairs of the set in tokens. Those that cannot be trained on (too long for the model's context, refused by the template)
+/// are taken out of the set and said, up to half of all; the first of them is an error if `strict`.
+fn encode_usable(
+    set: &mut PreferenceSet,
+    model: &Model,
+    template: &ChatTemplate,
+    strict: bool,
+) -> anyhow::Result<Vec<NamedPair>> {
+    let all = std::mem::take(&mut set.pairs);
+    let n = all.len();
+    let (mut encoded, mut left_out, mut first) = (Vec::with_capacity(n), Vec::new(), None);
+    for pair in all {
+        match encode_pair(&pair, model, template, None) {
+            Ok(named) => {
+                encoded.push(named);
+                set.pairs.push(pair);
+            }
+            Err(error) if strict || n == 1 => return Err(error.into()),
+            Err(error) => {
+                left_out.push(SkippedRow { place: pair.origin, reason: error.reason() });
+                first.get_or_insert(error);
+            }
+        }
     }
+    if let Some(error) = first.filter(|_| 2 * left_out.len() > n) {
+        let error = anyhow::Error::from(error);
+        return Err(
+            error.context(format!("{} of {n} pairs cannot be trained on, more than half; the first", left_out.len()))
+        );
+    }
+    list(&left_out, n, "pairs cannot be trained on and are left out (--strict stops at the first)");
+    set.reading.skipped.extend(left_out);
+    Ok(encoded)
+}
 
+impl<'a> EncodedSet<'a> {
     fn pick(&self, indices: &[usize]) -> Vec<NamedPair> {
         indices.iter().map(|&i| self.pairs[i].clone()).collect()
     }
@@ -317,23 +349,24 @@ impl Pairs {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let passages = n_passages()?;
-    let set = PreferenceSet::open(&args.data)?;
+    let mut set = args.read.open(&args.data)?;
     let files = Files::new(&args, &set.name)?;
-    let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
-    let groups = PairGroups::new(&texts, args.split_by);
-    let parts = Parts::new(&groups, args.seed, args.held_out())?;
     let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
         check_model(&model, layer)?;
     }
     let template = ChatTemplate::new(&model, &args.template)?;
+    let pairs = encode_usable(&mut set, &model, &template, args.read.strict)?;
+    let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
+    let groups = PairGroups::new(&texts, args.split_by);
+    let parts = Parts::new(&groups, args.seed, args.held_out())?;
     note_template_and_data(&template, &set, &texts);
     let baseline_prompts: Vec<&str> = match args.baseline_prompts.is_empty() {
         true => PreferenceSet::builtin_baseline_prompt(&set.name).into_iter().collect(),
         false => args.baseline_prompts.iter().map(String::as_str).collect(),
     };
-    let encoded = EncodedSet::new(&set, &model, &template)?;
+    let encoded = EncodedSet { set: &set, model: &model, template: &template, pairs };
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let config = args.config(layers);
     let cache = open_cache(&args, &identity)?;
@@ -437,7 +470,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !matches!(trained.stop, Stop::Interrupted) {
         files.remove_checkpoint()?;
     }
-    report::print(&args, &card, &files)?;
+    report::print(&args, &card, &files, &set.reading)?;
     Ok(if trained.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -628,6 +661,5 @@ fn note_template_and_data(template: &ChatTemplate, set: &PreferenceSet, texts: &
 
 fn default_output(set: &str, model: &Path) -> PathBuf {
     let stem = |s: &str| Path::new(s).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let set = set.trim_end_matches(".jsonl").trim_end_matches(".json").trim_end_matches(".csv");
-    PathBuf::from(format!("{set}.{}.gguf", stem(&model.to_string_lossy())))
+    PathBuf::from(format!("{}.{}.gguf", bidpo_core::data::stem(set), stem(&model.to_string_lossy())))
 }

@@ -2,7 +2,8 @@
 
 use super::measure::{PromptKind, measure};
 use crate::args::eval::{PromptArgs, RunArgs, SplitArgs, question_form};
-use bidpo_core::data::choice::{AnswerAs, Mapping, load};
+use bidpo_core::data::choice::{load, load_mapped};
+use bidpo_core::data::mapping::{AnswerAs, Mapping, MappingFile};
 use bidpo_core::eval::items::{Benchmark, Protocol, part_name};
 use bidpo_core::eval::prompt::QUESTION_FORM;
 use bidpo_core::eval::task::{Choosing, DataFile, Task};
@@ -12,14 +13,20 @@ use std::process::ExitCode;
 /// Options of `bidpo eval choice`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The questions: .csv with a header, or .jsonl.
+    /// The questions: JSON Lines, JSON, CSV or TSV with a header (also .gz, .zst), or Parquet.
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
+    /// Keys of a usual set: arc, bigbench, boolq, commonsenseqa, copa, gpqa, hellaswag, medmcqa, mmlu, mmlu-pro, openbookqa,
+    /// piqa, race, sciq, siqa, winogrande; or a file of such keys.
+    #[arg(long, value_name = "NAME|FILE.json", conflicts_with_all =
+        ["question", "choices", "answer", "first", "labels", "scores", "answer_as", "category", "separator", "fixed"])]
+    mapping: Option<PathBuf>,
     /// Column or key of the question; several are joined by a space. `a.b` reaches into an object.
     #[arg(long, value_name = "KEY", value_delimiter = ',', default_value = "question")]
     question: Vec<String>,
-    /// Key of a list of choices, or several columns with one choice each.
-    #[arg(long, value_name = "KEY", value_delimiter = ',', required_unless_present = "fixed")]
+    /// Key of a list of choices (texts, objects with text and label, or choices with scores), or several columns with one
+    /// choice each.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', required_unless_present_any = ["fixed", "mapping"])]
     choices: Vec<String>,
     /// Key of the right answer: an index, a letter, a label, true or false, the text itself; or one of the columns of
     /// --choices, which is then right in every question.
@@ -28,9 +35,12 @@ pub struct Args {
     /// Number of the first choice where answers are numbers.
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: usize,
-    /// Key of the choices' labels, where the answer is one of them.
+    /// Key of the choices' labels, where the answer is one of them and the choices do not carry them.
     #[arg(long, value_name = "KEY")]
     labels: Option<String>,
+    /// Key of a list of scores, one for each choice: the choices with the highest are right.
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["answer", "labels", "answer_as"])]
+    scores: Option<String>,
     /// What an answer is that could be the text of one choice and the index or letter of another.
     #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "labels")]
     answer_as: Option<AnswerAsName>,
@@ -81,6 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         answer: args.answer,
         first: args.first,
         labels: args.labels,
+        scores: args.scores,
         answer_as: args.answer_as.map(|a| match a {
             AnswerAsName::Text => AnswerAs::Text,
             AnswerAsName::Index => AnswerAs::Place,
@@ -89,7 +100,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         separator: args.separator,
         fixed: args.fixed,
     };
-    let set = load(&args.data, &mapping)?;
+    let (set, mapping) = match &args.mapping {
+        Some(name) => load_mapped(&args.data, &name.display().to_string(), &MappingFile::open(name)?)?,
+        None => (load(&args.data, &mapping)?, mapping),
+    };
     if let Some(first) = set.contradictions.first() {
         eprintln!(
             "bidpo: warning: {}: {} questions are left out, whose right answer is also a wrong one (the first on line {first})",

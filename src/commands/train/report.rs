@@ -1,13 +1,15 @@
 //! Summary of a finished run: lines on stderr, results on stdout.
 
 use super::{Args, Files};
+use crate::args::data::reading_json;
+use bidpo_core::data::Reading;
 use bidpo_core::eval::price::Price;
 use bidpo_core::text::numbers::fixed;
 use bidpo_core::train::{HeldOut, Stop, VectorCard};
 use serde_json::json;
 
 /// Prints the summary.
-pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::Result<()> {
+pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Reading) -> anyhow::Result<()> {
     let Files { vector: output, card, checkpoint } = files;
     let t = r.trained;
     match &t.stop {
@@ -87,6 +89,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files) -> anyhow::R
             "beats_untrained": t.beats_untrained(),
             "threads": r.threads,
             "cpu": r.cpu,
+            "data": reading_json(reading),
             "split_by": r.split_by.name(),
             "pairs": { "train": r.split[0], "valid": r.split[1], "test": r.split[2] },
             "stop": stop,

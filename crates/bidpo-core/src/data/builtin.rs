@@ -1,6 +1,7 @@
 //! The preference sets that come with the program (see data/README.md).
 
-use super::{PreferenceSet, PrefsError};
+use super::source::Source;
+use super::{PreferenceSet, PrefsError, ReadOptions};
 use std::path::Path;
 
 /// A built-in set.
@@ -39,7 +40,8 @@ impl PreferenceSet {
     pub fn builtin(name: &str) -> Result<Self, PrefsError> {
         let set =
             SETS.iter().find(|set| set.name == name).ok_or_else(|| PrefsError::UnknownSet { name: name.to_owned() })?;
-        Self::parse(set.text.as_bytes(), Path::new(set.file), name.to_owned())
+        let source = Source::parse(set.text.as_bytes().to_vec(), Path::new(set.file))?;
+        Self::of(&source, name.to_owned(), &ReadOptions::default())
     }
 
     /// The system prompt that a vector trained on the built-in set of this name is compared with.
@@ -52,13 +54,21 @@ impl PreferenceSet {
     /// # Errors
     /// As [`PreferenceSet::load`]; [`PrefsError::UnknownSet`] for a bare word that is neither.
     pub fn open(source: &Path) -> Result<Self, PrefsError> {
+        Self::open_with(source, &ReadOptions::default())
+    }
+
+    /// As [`PreferenceSet::open`], with options for a file.
+    ///
+    /// # Errors
+    /// As [`PreferenceSet::open`] and [`PreferenceSet::load_with`].
+    pub fn open_with(source: &Path, options: &ReadOptions) -> Result<Self, PrefsError> {
         match source.to_str() {
             Some(name) if Self::BUILTIN.contains(&name) && !source.exists() => Self::builtin(name),
             // A bare word that is no file was meant as a name.
             Some(name) if source.extension().is_none() && source.components().count() == 1 && !source.exists() => {
                 Err(PrefsError::UnknownSet { name: name.to_owned() })
             }
-            _ => Self::load(source),
+            _ => Self::load_with(source, options),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Multiple-choice questions from any CSV or JSONL file, by a mapping from its columns to question, choices and answer.
+//! Multiple-choice questions from any data file, by a mapping from its columns to question, choices and answer.
 
-use super::{LineError, csv_line, decode};
+use super::LineError;
+use super::mapping::{AnswerAs, Mapping, MappingError, MappingFile, find};
+use super::source::{Source, SourceError};
 use ggml_grad::files::FileError;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// One question.
@@ -24,9 +26,23 @@ pub enum ChoiceError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// A line does not match the mapping.
+    /// The file cannot be read as rows.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The mapping is invalid, or does not fit.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// A line of a table without a mapping (MMLU) is invalid.
     #[error(transparent)]
     Line(#[from] LineError),
+    /// A row does not match the mapping.
+    #[error("{place}: {reason}")]
+    Row {
+        /// `file:line`.
+        place: String,
+        /// The reason.
+        reason: String,
+    },
     /// The file as a whole is invalid.
     #[error("{path}: {reason}")]
     File {
@@ -46,77 +62,32 @@ pub struct ChoiceSet {
     pub contradictions: Vec<usize>,
 }
 
-/// Interpretation of an answer that could be an index or a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerAs {
-    /// The text of the right choice.
-    Text,
-    /// Its index or letter.
-    Place,
-}
-
-/// Columns (CSV) or keys (JSONL; `a.b` reaches into an object) of question, choices and answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
-    /// The question; several are joined by a space.
-    pub question: Vec<String>,
-    /// The choices: one key with a list of texts (or of objects with `text`), or several keys with one text each. Only
-    /// the first part of a text before `separator` is taken, where one is given.
-    pub choices: Vec<String>,
-    /// The right answer: an index (see `first`), a letter, the label of a choice (ARC's `choices.label`), true or false
-    /// (for two choices: no, yes), or the text of the choice. If it names one of the keys of `choices`, the choice there
-    /// is right in every item.
-    pub answer: String,
-    /// The index of the first choice where answers are numbers: 0, or 1 (Winogrande).
-    pub first: usize,
-    /// Labels of the choices (ARC's `choices.label`).
-    pub labels: Option<String>,
-    /// Reading of an answer that is the text of one choice and the index or letter of another one; without it such
-    /// an answer is a fault.
-    pub answer_as: Option<AnswerAs>,
-    /// A category.
-    pub category: Option<String>,
-    /// Separator of several texts in a choice's cell; the first text is taken.
-    pub separator: Option<String>,
-    /// Choices that are the same in every item (BoolQ's `no`, `yes`), instead of `choices`.
-    pub fixed: Vec<String>,
-}
-
-/// Reads a file, by extension: .csv or .jsonl.
+/// Reads a file of rows: JSON Lines, JSON, CSV, TSV or Parquet.
 ///
 /// # Errors
 /// [`ChoiceError`], naming the line: nothing is skipped but [`ChoiceSet::contradictions`].
 pub fn load(path: &Path, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
-    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
-    let at = LineError::of(path);
-    let text = decode(&bytes).map_err(|e| at(e.line, "this is not UTF-8 text".into()))?;
+    let source = Source::load(path)?;
+    of(&source, mapping)
+}
+
+/// Reads a file by the form of a mapping file that it has; also that form.
+///
+/// # Errors
+/// [`ChoiceError`], as [`load`]; also where the file has none of the forms.
+pub fn load_mapped(path: &Path, name: &str, mapping: &MappingFile) -> Result<(ChoiceSet, Mapping), ChoiceError> {
+    let source = Source::load(path)?;
+    let mapping = mapping.form(name, &source)?;
+    Ok((of(&source, &mapping)?, mapping))
+}
+
+fn of(source: &Source, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
+    let path = &source.path;
     let mut items = Vec::new();
-    match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
-        Some("csv") => {
-            let mut reader = csv::Reader::from_reader(text.as_bytes());
-            let line_of = |e: &csv::Error| csv_line(text.as_bytes(), e.position());
-            let csv_error = |e: csv::Error| at(line_of(&e), format!("not CSV: {e}"));
-            let header: Vec<String> =
-                reader.headers().map_err(csv_error)?.iter().map(|h| h.trim().to_owned()).collect();
-            for record in reader.records() {
-                let record = record.map_err(csv_error)?;
-                let line = csv_line(text.as_bytes(), record.position());
-                let values = record.iter().map(|f| Value::String(f.trim().to_owned()));
-                let object: Map<String, Value> = header.iter().cloned().zip(values).collect();
-                items.push((line, item(&Value::Object(object), mapping).map_err(|reason| at(line, reason))?));
-            }
-        }
-        Some("jsonl" | "ndjson") => {
-            for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-                let value: Value =
-                    serde_json::from_str(line).map_err(|e| at(i + 1, format!("this is not JSON: {e}")))?;
-                items.push((i + 1, item(&value, mapping).map_err(|reason| at(i + 1, reason))?));
-            }
-        }
-        _ => {
-            let reason = "unknown kind of file: questions are read from .csv and .jsonl".into();
-            return Err(ChoiceError::File { path: path.to_owned(), reason });
-        }
+    for row in &source.rows {
+        let read = row.value.as_ref().map_err(Clone::clone).and_then(|value| item(value, mapping));
+        items
+            .push((row.place.number(), read.map_err(|reason| ChoiceError::Row { place: row.place.of(path), reason })?));
     }
     let contradicts = |c: &ChoiceItem| {
         let right = |i: &usize| c.answers.contains(i);
@@ -131,18 +102,6 @@ pub fn load(path: &Path, mapping: &Mapping) -> Result<ChoiceSet, ChoiceError> {
     Ok(ChoiceSet { items, contradictions })
 }
 
-fn find<'a>(value: &'a Value, key: &str) -> Result<&'a Value, String> {
-    // A column may be called `a.b` itself.
-    if let Some(found) = value.get(key) {
-        return Ok(found);
-    }
-    let found = key.split('.').try_fold(value, |v, k| v.get(k));
-    found.ok_or_else(|| {
-        let keys = value.as_object().map_or(String::new(), |o| o.keys().cloned().collect::<Vec<_>>().join(", "));
-        format!("{key:?} is missing (found: {keys})")
-    })
-}
-
 fn text(value: &Value, key: &str) -> Result<String, String> {
     match find(value, key)? {
         Value::String(s) if s.trim().is_empty() => Err(format!("{key:?} is empty")),
@@ -152,21 +111,76 @@ fn text(value: &Value, key: &str) -> Result<String, String> {
     }
 }
 
-fn list(value: &Value, key: &str) -> Result<Vec<String>, String> {
-    let array = find(value, key)?.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
-    let one = |v: &Value| {
-        let s = v.as_str().or_else(|| v.get("text").and_then(Value::as_str)).map(str::trim);
-        s.filter(|s| !s.is_empty()).map(str::to_owned).ok_or_else(|| format!("{key:?} holds {v}, which is no text"))
+/// The choices of one key, with the labels that they carry.
+struct Choices {
+    texts: Vec<String>,
+    /// ARC's `{"text": ..., "label": ...}`; `None` where not every choice has one.
+    labels: Option<Vec<Value>>,
+    /// Choices with scores (BIG-bench's `{"choice": 1, ...}`): those that have the most.
+    best: Option<Vec<usize>>,
+}
+
+const TEXT_KEYS: [&str; 5] = ["text", "choice", "answer", "content", "value"];
+const LABEL_KEYS: [&str; 4] = ["label", "key", "id", "letter"];
+
+fn choices(value: &Value, key: &str) -> Result<Choices, String> {
+    let one =
+        |v: &Value| scalar(v).filter(|s| !s.is_empty()).ok_or_else(|| format!("{key:?} holds {v}, which is no text"));
+    let found = match find(value, key)? {
+        // A list in the cell of a table.
+        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        other => other,
     };
-    array.iter().map(one).collect()
+    let at = |object: &Value, keys: &[&str]| keys.iter().find_map(|k| object.get(*k)).cloned();
+    match &found {
+        Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_object) => {
+            let texts =
+                list.iter().map(|o| at(o, &TEXT_KEYS).ok_or_else(|| format!("{key:?} holds {o}, which has no text")));
+            let texts: Vec<Value> = texts.collect::<Result<_, _>>()?;
+            let labels = list.iter().map(|o| at(o, &LABEL_KEYS)).collect();
+            Ok(Choices { texts: texts.iter().map(one).collect::<Result<_, _>>()?, labels, best: None })
+        }
+        Value::Array(list) => {
+            Ok(Choices { texts: list.iter().map(one).collect::<Result<_, _>>()?, labels: None, best: None })
+        }
+        Value::Object(object) if !object.is_empty() && object.values().all(Value::is_number) => {
+            let scores: Vec<f64> = object.values().filter_map(Value::as_f64).collect();
+            Ok(Choices {
+                texts: object.keys().map(|k| k.trim().to_owned()).collect(),
+                labels: None,
+                best: Some(best(&scores)),
+            })
+        }
+        // Texts and labels as two lists.
+        object @ Value::Object(_) => match (at(object, &TEXT_KEYS), at(object, &LABEL_KEYS)) {
+            (Some(Value::Array(texts)), labels) => {
+                let labels = labels.and_then(|l| l.as_array().cloned()).filter(|l| l.len() == texts.len());
+                Ok(Choices { texts: texts.iter().map(one).collect::<Result<_, _>>()?, labels, best: None })
+            }
+            // An object of choices by their letters: {"A": "iron", "B": "wood"}.
+            _ => Ok(Choices {
+                texts: object.as_object().into_iter().flatten().map(|(_, v)| one(v)).collect::<Result<_, _>>()?,
+                labels: Some(object.as_object().into_iter().flatten().map(|(k, _)| Value::String(k.clone())).collect()),
+                best: None,
+            }),
+        },
+        other => Err(format!("{key:?} must be a list, this is {other}")),
+    }
+}
+
+/// The choices with the highest score.
+fn best(scores: &[f64]) -> Vec<usize> {
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (0..scores.len()).filter(|&i| scores[i] == most).collect()
 }
 
 fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
     let question: Vec<String> = m.question.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?;
-    let mut choices = match &m.choices[..] {
-        [] => m.fixed.clone(),
-        [one] => list(value, one)?,
-        several => several.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?,
+    let plain = |texts| Choices { texts, labels: None, best: None };
+    let Choices { texts: mut choices, labels, best: scored } = match &m.choices[..] {
+        [] => plain(m.fixed.clone()),
+        [one] => choices(value, one)?,
+        several => plain(several.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?),
     };
     if let Some(separator) = m.separator.as_deref().filter(|s| !s.is_empty()) {
         for choice in &mut choices {
@@ -176,27 +190,52 @@ fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
     if choices.len() < 2 {
         return Err(format!("there are {} choices; two or more are needed", choices.len()));
     }
-    let answers = match m.choices.iter().position(|k| *k == m.answer) {
-        Some(i) if m.choices.len() > 1 => vec![i],
-        _ => vec![answer(value, m, &choices)?],
+    let scored = match &m.scores {
+        Some(key) => Some(best(&scores(value, key, choices.len())?)),
+        None => scored,
     };
+    let answers = match (scored, m.choices.iter().position(|k| *k == m.answer)) {
+        (Some(best), _) => best,
+        (None, Some(i)) if m.choices.len() > 1 => vec![i],
+        _ => vec![answer(value, m, &choices, labels.as_deref())?],
+    };
+    if answers.len() == choices.len() {
+        return Err(format!("all {} choices are right: there is nothing to choose", choices.len()));
+    }
     let category = m.category.as_ref().map(|k| text(value, k)).transpose()?;
     Ok(ChoiceItem { question: question.join(" "), choices, answers, category })
 }
 
+fn scores(value: &Value, key: &str, n: usize) -> Result<Vec<f64>, String> {
+    let found = find(value, key)?;
+    let list = found.as_array().ok_or_else(|| format!("{key:?} must be a list of scores, this is {found}"))?;
+    if list.len() != n {
+        return Err(format!("{key:?} has {} scores for {n} choices", list.len()));
+    }
+    let one = |v: &Value| v.as_f64().ok_or_else(|| format!("{key:?} holds {v}, which is no number"));
+    list.iter().map(one).collect()
+}
+
 /// The place of the right choice.
-fn answer(value: &Value, m: &Mapping, choices: &[String]) -> Result<usize, String> {
+fn answer(value: &Value, m: &Mapping, choices: &[String], carried: Option<&[Value]>) -> Result<usize, String> {
     let found = find(value, &m.answer)?;
     let n = choices.len();
     let no = || Err(format!("{:?} is {found}, which names none of the {n} choices", m.answer));
-    let Some(s) = scalar(found) else { return no() };
+    let Some(s) = scalar(&found) else { return no() };
+    // Only labels that have a choice.
+    let labelled = |labels: &[Value]| labels.iter().take(n).position(|l| scalar(l).is_some_and(|l| l == s));
     if let Some(key) = &m.labels {
-        let labels = find(value, key)?.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
-        // Only labels that have a choice.
-        return labels.iter().take(n).position(|l| scalar(l).is_some_and(|l| l == s)).map_or_else(no, Ok);
+        let labels = find(value, key)?;
+        let labels = labels.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
+        return labelled(labels).map_or_else(no, Ok);
+    }
+    // Labels that the choices carry are not a question of place; with --answer-as text they are not looked at.
+    if let Some(labels) = carried.filter(|_| m.answer_as.is_none()) {
+        let text = choices.iter().position(|c| *c == s);
+        return labelled(labels).or(text).map_or_else(no, Ok);
     }
     if let Value::Bool(b) = found {
-        return if n == 2 { Ok(usize::from(*b)) } else { no() };
+        return if n == 2 { Ok(usize::from(b)) } else { no() };
     }
     let text = choices.iter().position(|c| *c == s);
     let place = match s.as_bytes() {
@@ -241,6 +280,7 @@ mod tests {
             answer: answer.into(),
             first: 0,
             labels: None,
+            scores: None,
             answer_as: None,
             category: None,
             separator: None,
@@ -335,7 +375,7 @@ mod tests {
         let m = mapping("q", &["c"], "a");
         let good = r#"{"q":"Q","c":["x","y"],"a":0}"#;
         for (line, expected) in [
-            ("{", "this is not JSON"),
+            ("{", "not JSON"),
             (r#"{"c":["x","y"],"a":0}"#, "\"q\" is missing (found: c, a)"),
             (r#"{"q":" ","c":["x","y"],"a":0}"#, "\"q\" is empty"),
             (r#"{"q":"Q","c":"x","a":0}"#, "\"c\" must be a list"),
@@ -353,7 +393,7 @@ mod tests {
         let set = load(&path, &m).unwrap();
         assert_eq!((set.items.len(), set.contradictions), (1, vec![2]));
         assert!(read("f.csv", "q,c\n", &m).unwrap_err().contains("no question"));
-        assert!(read("f.txt", "x", &m).unwrap_err().contains(".csv and .jsonl"));
+        assert!(read("f.txt", "x", &m).unwrap_err().contains("unknown kind of file"));
         assert!(read("f.csv", "q,b,a\nQ,x,0\n", &m).unwrap_err().starts_with("f.csv:2: \"c\" is missing"));
         assert!(read("f.csv", "q,b,a\r\nQ,x,0\r\n", &m).unwrap_err().starts_with("f.csv:2: "));
     }

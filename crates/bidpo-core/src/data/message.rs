@@ -37,3 +37,15 @@ pub enum Prompt {
     /// Messages, the last one usually the user's.
     Messages(Vec<Message>),
 }
+
+/// Keys under which files of chats have a message's role.
+pub(super) const ROLE_KEYS: [&str; 2] = ["role", "from"];
+/// Keys under which they have its text.
+pub(super) const TEXT_KEYS: [&str; 3] = ["content", "value", "text"];
+
+/// A JSON value with a role and a text.
+pub(super) fn is_message(value: &serde_json::Value) -> bool {
+    let Some(object) = value.as_object() else { return false };
+    ROLE_KEYS.iter().any(|k| object.get(*k).is_some_and(serde_json::Value::is_string))
+        && TEXT_KEYS.iter().any(|k| object.contains_key(*k))
+}

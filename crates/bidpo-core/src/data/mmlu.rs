@@ -4,8 +4,9 @@
 //! A row holds question, four choices and the answer, a letter. Copies in circulation with a header line, or with the
 //! answer as an index from 0, are read too.
 
+use super::LineError;
 use super::choice::{ChoiceError, ChoiceItem};
-use super::{LineError, csv_line};
+use super::text_file::LineCounter;
 use ggml_grad::files::FileError;
 use std::path::{Path, PathBuf};
 
@@ -63,9 +64,10 @@ fn read(path: &Path) -> Result<Vec<ChoiceItem>, ChoiceError> {
     let wrong = |line, reason| ChoiceError::from(at(line, reason));
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(&bytes[..]);
     let mut items = Vec::new();
+    let mut lines = LineCounter::new(&bytes);
     for record in reader.records() {
-        let record = record.map_err(|e| at(csv_line(&bytes, e.position()), format!("not CSV in UTF-8: {e}")))?;
-        let line = csv_line(&bytes, record.position());
+        let record = record.map_err(|e| at(lines.line_of_record(e.position()), format!("not CSV in UTF-8: {e}")))?;
+        let line = lines.line_of_record(record.position());
         if record.len() != 6 {
             return Err(wrong(line, format!("{} fields; a question, four choices and the answer are 6", record.len())));
         }

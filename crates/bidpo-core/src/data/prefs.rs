@@ -1,25 +1,16 @@
 //! Preference pairs: a prompt, the answer to prefer, the answer to avoid.
-//!
-//! Read from JSONL (or one JSON array) and from CSV with a header. The names are `prompt`, `chosen`, `rejected`, or those
-//! of the BiPO data (Cao et al. 2024, arXiv 2406.00045): `question`, `matching`, `not_matching`. A prompt may be a list of
-//! messages, under `prompt` or `messages`. Other keys are ignored.
 
-use super::decode;
-use super::{Message, Prompt};
-use ggml_grad::files::{FileError, display_name};
-use serde_json::{Map, Value};
+use super::Prompt;
+use super::forms::{Converted, Keys, Reading, SkippedRow, convert};
+use super::source::{Source, SourceError};
+use ggml_grad::files::display_name;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-
-const PROMPT: [&str; 3] = ["prompt", "question", "messages"];
-const CHOSEN: [&str; 2] = ["chosen", "matching"];
-const REJECTED: [&str; 2] = ["rejected", "not_matching"];
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// One preference pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreferencePair {
-    /// The pair's `id`, else its number in the file, from 1.
+    /// The pair's `id`, else its row's number in the file, from 1.
     pub id: String,
     /// The prompt.
     pub prompt: Prompt,
@@ -40,27 +31,68 @@ pub struct PreferenceSet {
     pub sha256: String,
     /// The file's name, or the name of the built-in set.
     pub name: String,
+    /// The file's form, what became of its columns, and the rows that are left out.
+    pub reading: Reading,
+}
+
+/// How a file of preference pairs is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Names of columns, where they are not the usual ones.
+    pub keys: Keys,
+    /// The first row that cannot be read is an error. Otherwise such rows are left out and kept in
+    /// [`Reading::skipped`], up to half of the rows.
+    pub strict: bool,
 }
 
 /// An invalid file of preference pairs.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefsError {
-    /// The file cannot be read.
+    /// The file cannot be read as rows.
     #[error(transparent)]
-    Io(#[from] FileError),
-    /// The file extension names no known format.
-    #[error("{path}: unknown kind of file: preference pairs are read from .jsonl, .json (one array) and .csv")]
-    Extension {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A line or record is wrong.
+    Source(#[from] SourceError),
+    /// A row is wrong, and rows may not be left out.
     #[error("{place}: {reason}")]
     Pair {
         /// `file:line`.
         place: String,
         /// The reason.
         reason: String,
+    },
+    /// More than half of the rows are wrong.
+    #[error(
+        "{place}: {reason}\n{bad} of {rows} rows of the file cannot be read as preference pairs, which is more than half"
+    )]
+    MostlyBad {
+        /// Place of the first of them.
+        place: String,
+        /// Its reason.
+        reason: String,
+        /// Rows that cannot be read.
+        bad: usize,
+        /// All rows.
+        rows: usize,
+    },
+    /// No row prefers one answer.
+    #[error("{path}: no row prefers one answer (the first: {reason})")]
+    Undecided {
+        /// The file.
+        path: PathBuf,
+        /// The first row's reason.
+        reason: String,
+    },
+    /// Rows have one labelled answer each, and no prompt has a good and a bad one.
+    #[error(
+        "{path}: each row has one answer and a label ({good} good, {bad} bad), and no prompt has an answer of each kind: the \
+         objectives of bidpo compare two answers to the same prompt. Give pairs (prompt, chosen, rejected)"
+    )]
+    Unpaired {
+        /// The file.
+        path: PathBuf,
+        /// Rows with a good answer.
+        good: usize,
+        /// Rows with a bad answer.
+        bad: usize,
     },
     /// No built-in set has this name.
     #[error("no file and no built-in preference set is called {name:?} (built in: {})", PreferenceSet::BUILTIN.join(", "))]
@@ -77,31 +109,50 @@ pub enum PrefsError {
 }
 
 impl PreferenceSet {
-    /// Reads a file; its ending (.jsonl, .ndjson, .json, .csv) names the format.
+    /// Reads a file in any of the forms of `docs/data.md`. Rows that cannot be read are left out, and stand in
+    /// [`Reading::skipped`].
     ///
     /// # Errors
-    /// [`PrefsError`], naming the file and the line: the first mistake ends the reading, nothing is skipped.
+    /// [`PrefsError`], naming the file and the line; also where more than half of the rows cannot be read.
     pub fn load(path: &Path) -> Result<Self, PrefsError> {
-        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
-        let name = display_name(path);
-        Self::parse(&bytes, path, name)
+        Self::load_with(path, &ReadOptions::default())
     }
 
-    pub(super) fn parse(bytes: &[u8], path: &Path, name: String) -> Result<Self, PrefsError> {
-        let text = decode(bytes).map_err(|e| {
-            pair_error(path, e.line, format!("not UTF-8 (byte {} of the file): save it as UTF-8", e.byte))
-        })?;
-        let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-        let pairs = match extension.as_deref() {
-            Some("jsonl" | "ndjson") => from_jsonl(text, path)?,
-            Some("json") => from_json(text, path)?,
-            Some("csv") => from_csv(text, path)?,
-            _ => return Err(PrefsError::Extension { path: path.to_owned() }),
-        };
-        if pairs.is_empty() {
-            return Err(PrefsError::Empty { path: path.to_owned() });
+    /// Reads a file by its columns' names, or strictly.
+    ///
+    /// # Errors
+    /// As [`PreferenceSet::load`]; with [`ReadOptions::strict`] the first row that cannot be read.
+    pub fn load_with(path: &Path, options: &ReadOptions) -> Result<Self, PrefsError> {
+        Self::of(&Source::load(path)?, display_name(path), options)
+    }
+
+    pub(super) fn of(source: &Source, name: String, options: &ReadOptions) -> Result<Self, PrefsError> {
+        let Converted { pairs, reading, labelled } = convert(source, &options.keys);
+        let path = || source.path.clone();
+        if let Some(SkippedRow { place, reason }) = reading.skipped.first().cloned() {
+            let (bad, rows) = (reading.skipped.len(), reading.rows);
+            if options.strict || rows == 1 {
+                return Err(PrefsError::Pair { place, reason });
+            }
+            if 2 * bad > rows {
+                return Err(PrefsError::MostlyBad { place, reason, bad, rows });
+            }
         }
-        Ok(Self { pairs, sha256: ggml_grad::files::sha256_of_bytes(bytes), name })
+        if pairs.is_empty() {
+            return Err(match (labelled, reading.undecided.first()) {
+                (Some([good, bad]), _) => PrefsError::Unpaired { path: path(), good, bad },
+                (None, Some(row)) => PrefsError::Undecided { path: path(), reason: row.reason.clone() },
+                (None, None) => PrefsError::Empty { path: path() },
+            });
+        }
+        let pair = |found: super::forms::Located| PreferencePair {
+            id: found.id,
+            prompt: found.draft.prompt,
+            chosen: found.draft.chosen,
+            rejected: found.draft.rejected,
+            origin: found.place.of(&source.path),
+        };
+        Ok(Self { pairs: pairs.into_iter().map(pair).collect(), sha256: source.sha256.clone(), name, reading })
     }
 
     /// Number of pairs.
@@ -127,172 +178,17 @@ impl PreferenceSet {
     }
 }
 
-fn pair_error(path: &Path, line: usize, reason: impl Into<String>) -> PrefsError {
-    PrefsError::Pair { place: format!("{}:{line}", path.display()), reason: reason.into() }
-}
-
-fn from_jsonl(text: &str, path: &Path) -> Result<Vec<PreferencePair>, PrefsError> {
-    let mut pairs = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let error = |reason: String| pair_error(path, i + 1, reason);
-        let value: Value = serde_json::from_str(line)
-            .map_err(|e| error(format!("not JSON (column {}): {}", e.column(), without_position(&e))))?;
-        let origin = format!("{}:{}", path.display(), i + 1);
-        pairs.push(from_value(&value, pairs.len() + 1, origin).map_err(error)?);
-    }
-    Ok(pairs)
-}
-
-fn from_json(text: &str, path: &Path) -> Result<Vec<PreferencePair>, PrefsError> {
-    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| {
-        pair_error(path, e.line(), format!("not a JSON array (column {}): {}", e.column(), without_position(&e)))
-    })?;
-    let one = |(i, value): (usize, &Value)| {
-        let origin = format!("{}: item {}", path.display(), i + 1);
-        from_value(value, i + 1, origin.clone()).map_err(|reason| PrefsError::Pair { place: origin, reason })
-    };
-    items.iter().enumerate().map(one).collect()
-}
-
-/// serde_json ends its messages with a position inside the text it was given, which is one line here.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
-}
-
-fn from_csv(text: &str, path: &Path) -> Result<Vec<PreferencePair>, PrefsError> {
-    let csv_error = |e: csv::Error| {
-        let line = e.position().map_or(1, |p| p.line() as usize);
-        let reason = match e.kind() {
-            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                format!("{len} fields where the header has {expected_len} (a quotation mark or a comma too many?)")
-            }
-            _ => format!("not CSV: {e}"),
-        };
-        pair_error(path, line, reason)
-    };
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let header: Vec<String> = reader.headers().map_err(csv_error)?.iter().map(|h| h.trim().to_owned()).collect();
-    let mut pairs = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(csv_error)?;
-        let line = record.position().map_or(0, |p| p.line() as usize);
-        let fields: Map<String, Value> =
-            header.iter().cloned().zip(record.iter().map(|f| Value::String(f.to_owned()))).collect();
-        let origin = format!("{}:{line}", path.display());
-        let pair = from_value(&Value::Object(fields), pairs.len() + 1, origin);
-        pairs.push(pair.map_err(|reason| pair_error(path, line, reason))?);
-    }
-    Ok(pairs)
-}
-
-fn from_value(value: &Value, number: usize, origin: String) -> Result<PreferencePair, String> {
-    let Value::Object(object) = value else {
-        return Err(format!("a JSON object is needed on each line, this is {}", kind(value)));
-    };
-    let find = |names: &[&'static str]| -> Result<(&'static str, &Value), String> {
-        names.iter().find_map(|&n| object.get(n).map(|v| (n, v))).ok_or_else(|| {
-            let found = object.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
-            let names = names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(" or ");
-            format!("the key {names} is missing (found: {})", if found.is_empty() { "none" } else { &found })
-        })
-    };
-    let (key, prompt) = find(&PROMPT)?;
-    let prompt = match prompt {
-        Value::Array(list) => Prompt::Messages(messages(key, list)?),
-        // The BiPO files hold a few pairs without a question: an empty text is kept, and counted for a warning.
-        Value::String(s) => Prompt::Text(s.clone()),
-        other => return Err(format!("\"{key}\" must be text or a list of messages, this is {}", kind(other))),
-    };
-    let (key, chosen) = find(&CHOSEN)?;
-    let chosen = response(key, chosen)?;
-    let (key, rejected) = find(&REJECTED)?;
-    let rejected = response(key, rejected)?;
-    if chosen.trim() == rejected.trim() {
-        return Err(format!(
-            "chosen and rejected are the same text ({:?}): there is nothing to prefer",
-            start(&chosen)
-        ));
-    }
-    let id = match object.get("id") {
-        Some(Value::String(s)) if !s.trim().is_empty() => s.clone(),
-        Some(Value::Number(n)) => n.to_string(),
-        None | Some(Value::Null | Value::String(_)) => number.to_string(),
-        Some(other) => return Err(format!("\"id\" must be text or a number, this is {}", kind(other))),
-    };
-    Ok(PreferencePair { id, prompt, chosen, rejected, origin })
-}
-
-fn text(key: &str, value: &Value) -> Result<String, String> {
-    match value {
-        Value::String(s) if s.trim().is_empty() => Err(format!("\"{key}\" is empty")),
-        Value::String(s) => Ok(s.clone()),
-        other => Err(format!("\"{key}\" must be text, this is {}", kind(other))),
-    }
-}
-
-/// A response: text, or a list with the assistant's one message.
-fn response(key: &str, value: &Value) -> Result<String, String> {
-    let Value::Array(list) = value else { return text(key, value) };
-    match messages(key, list)?.as_slice() {
-        [message] if message.role == "assistant" => Ok(message.content.clone()),
-        other => Err(format!(
-            "\"{key}\" must be text or one message of the assistant, this is a list of {} messages",
-            other.len()
-        )),
-    }
-}
-
-fn messages(key: &str, list: &[Value]) -> Result<Vec<Message>, String> {
-    if list.is_empty() {
-        return Err(format!("\"{key}\" is an empty list"));
-    }
-    let one = |(i, value): (usize, &Value)| {
-        let place = format!("\"{key}\", message {}", i + 1);
-        let field = |name: &str| match value.get(name) {
-            Some(Value::String(s)) if !s.trim().is_empty() => Ok(s.clone()),
-            Some(Value::String(_)) => Err(format!("{place}: \"{name}\" is empty")),
-            Some(other) => Err(format!("{place}: \"{name}\" must be text, this is {}", kind(other))),
-            None => Err(format!("{place}: the key \"{name}\" is missing")),
-        };
-        let message = Message { role: field("role")?, content: field("content")? };
-        if !ROLES.contains(&message.role.as_str()) {
-            return Err(format!("{place}: unknown role {:?} (known: {})", message.role, ROLES.join(", ")));
-        }
-        Ok(message)
-    };
-    list.iter().enumerate().map(one).collect()
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// The beginning of a text, for messages.
-fn start(text: &str) -> String {
-    let mut out: String = text.chars().take(40).collect();
-    if out.len() < text.len() {
-        out.push_str("...");
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Message;
 
     fn read(name: &str, bytes: &[u8]) -> Result<PreferenceSet, String> {
-        PreferenceSet::parse(bytes, Path::new(name), name.into()).map_err(|e| e.to_string())
+        let options = ReadOptions { strict: true, ..ReadOptions::default() };
+        Source::parse(bytes.to_vec(), Path::new(name))
+            .map_err(PrefsError::from)
+            .and_then(|source| PreferenceSet::of(&source, name.into(), &options))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -319,10 +215,10 @@ mod tests {
         let good = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
         let cases = [
             ("{\"prompt\": \"q\"", "not JSON (column 14)"),
-            ("[1]", "a JSON object is needed on each line, this is a list"),
+            ("[1]", "a row must be a JSON object, this is a list"),
             (
                 r#"{"prompt": "q", "chosen": "a", "reject": "b"}"#,
-                "\"rejected\" or \"not_matching\" is missing (found: \"prompt\", \"chosen\", \"reject\")",
+                "the key \"rejected\" is missing (found: \"prompt\", \"chosen\", \"reject\"); another one is named with --rejected-key",
             ),
             ("{}", "found: none"),
             (r#"{"prompt": "q", "chosen": " ", "rejected": "b"}"#, "\"chosen\" is empty"),
@@ -332,7 +228,7 @@ mod tests {
                 r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#,
                 "\"prompt\" must be text or a list of messages, this is a number",
             ),
-            (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "\"chosen\" must be text, this is null"),
+            (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "the key \"chosen\" is null"),
             (r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#, "an empty list"),
             (
                 r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#,
@@ -355,15 +251,35 @@ mod tests {
         let error = read("f.csv", b"prompt,chosen,rejected\n\"q\nq\",a,b\nq,a,a\n").unwrap_err();
         assert!(error.starts_with("f.csv:4: chosen and rejected are the same text"), "{error}");
         let error = read("f.json", b"[\n{\"prompt\": 1},,]").unwrap_err();
-        assert!(error.starts_with("f.json:2: not a JSON array"), "{error}");
+        assert!(error.starts_with("f.json:2: not a JSON list"), "{error}");
+    }
+
+    #[test]
+    fn bad_rows_are_left_out_up_to_half_of_the_file() {
+        let load = |text: String| {
+            let source = Source::parse(text.into_bytes(), Path::new("f.jsonl")).unwrap();
+            PreferenceSet::of(&source, "f".into(), &ReadOptions::default()).map_err(|e| e.to_string())
+        };
+        let good = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
+        let set = load(format!("{good}\r\n{{\r\n{good}\r\n{{\"prompt\": \"q\"}}\r\n")).unwrap();
+        let skipped: Vec<_> = set.reading.skipped.iter().map(|s| s.place.as_str()).collect();
+        assert_eq!((set.len(), set.reading.rows, skipped), (2, 4, vec!["f.jsonl:2", "f.jsonl:4"]));
+        // Ids and origins are those of the rows.
+        assert_eq!((set.pairs[1].id.as_str(), set.pairs[1].origin.as_str()), ("3", "f.jsonl:3"));
+        let error = load(format!("{good}\n{{\n[]\n")).unwrap_err();
+        assert!(
+            error.starts_with("f.jsonl:2: not JSON")
+                && error
+                    .ends_with("2 of 3 rows of the file cannot be read as preference pairs, which is more than half"),
+            "{error}"
+        );
     }
 
     #[test]
     fn files_without_pairs() {
         assert_eq!(read("f.jsonl", b"\n \n").unwrap_err(), "f.jsonl: no preference pairs in it");
         assert_eq!(read("f.csv", b"prompt,chosen,rejected\n").unwrap_err(), "f.csv: no preference pairs in it");
-        assert!(read("f.txt", b"x").unwrap_err().contains(".jsonl, .json (one array) and .csv"));
-        assert!(read("f", b"x").unwrap_err().contains("unknown kind of file"));
+        assert!(read("f.txt", b"x").unwrap_err().contains("unknown kind of file"));
         let missing = PreferenceSet::load(Path::new("no-such-file.jsonl")).unwrap_err().to_string();
         assert!(missing.contains("cannot read no-such-file.jsonl"), "{missing}");
     }

@@ -38,11 +38,27 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
     }
 }
 
-/// The line on which a CSV record begins, from 1. (The csv crate's count lags by one after a CR LF.)
-pub(crate) fn csv_line(text: &[u8], position: Option<&csv::Position>) -> usize {
-    let at = position.map_or(0, |p| p.byte() as usize).min(text.len());
-    let start = text[at..].iter().position(|b| !matches!(b, b'\r' | b'\n')).map_or(text.len(), |n| at + n);
-    line_at(text, start)
+/// Lines of the records of a CSV text, counted once from its start to its end.
+pub(crate) struct LineCounter<'a> {
+    text: &'a [u8],
+    byte: usize,
+    line: usize,
+}
+
+impl<'a> LineCounter<'a> {
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, byte: 0, line: 1 }
+    }
+
+    /// The line on which a record begins, from 1. (The csv crate's own count lags by one after a CR LF.) Earlier records are
+    /// asked for before later ones.
+    pub(crate) fn line_of_record(&mut self, position: Option<&csv::Position>) -> usize {
+        let at = position.map_or(0, |p| p.byte() as usize).clamp(self.byte, self.text.len());
+        let blank = self.text[at..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+        self.line += self.text[self.byte..at + blank].iter().filter(|&&b| b == b'\n').count();
+        self.byte = at + blank;
+        self.line
+    }
 }
 
 /// The line of a byte, from 1.

@@ -1,20 +1,21 @@
-//! TruthfulQA: the official files `mc_task.json` and `TruthfulQA.csv` (github.com/sylinrl/TruthfulQA).
+//! TruthfulQA: the official files `mc_task.json` and `TruthfulQA.csv` (github.com/sylinrl/TruthfulQA), and the two sets into
+//! which data hubs divide them (`multiple_choice`, `generation`).
 //!
 //! Lin, Hilton, Evans: "TruthfulQA: Measuring How Models Mimic Human Falsehoods" (arXiv 2109.07958). The CSV is the
 //! January 2025 revision, which names one best incorrect answer for each question; the older CSV is read too, without
 //! the binary setting.
 
-use super::decode;
-use ggml_grad::files::FileError;
+use super::source::{Place, Row, Source, SourceError};
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// An invalid TruthfulQA file.
 #[derive(Debug, thiserror::Error)]
 pub enum TruthfulQaError {
-    /// The file cannot be read.
+    /// The file cannot be read as rows.
     #[error(transparent)]
-    Io(#[from] FileError),
+    Source(#[from] SourceError),
     /// The contents do not match the format.
     #[error("{path}: {place}: {reason}")]
     Format {
@@ -74,140 +75,212 @@ pub struct TruthfulQa {
 }
 
 impl TruthfulQa {
-    /// Reads `mc_task.json` (told by its first character, `[`) or `TruthfulQA.csv`.
+    /// Reads a file in any of its forms, told by its columns.
     ///
     /// # Errors
     /// [`TruthfulQaError`], naming the file, the line or item, and the column.
     pub fn load(path: &Path) -> Result<Self, TruthfulQaError> {
-        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
-        let sha256 = ggml_grad::files::sha256_of_bytes(&bytes);
-        let at = |place: &str, reason: String| TruthfulQaError::Format {
-            path: path.to_owned(),
-            place: place.to_owned(),
-            reason,
+        Self::of(&Source::load_table(path)?)
+    }
+
+    /// Reads the file if it has one of the forms; `None` for other files, and for those that cannot be read.
+    ///
+    /// # Errors
+    /// As [`TruthfulQa::load`].
+    pub fn recognized(path: &Path) -> Result<Option<Self>, TruthfulQaError> {
+        match Source::load(path) {
+            Ok(source) if form(&source).is_some() => Self::of(&source).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn of(source: &Source) -> Result<Self, TruthfulQaError> {
+        let at = |place: String, reason: String| TruthfulQaError::Format { path: source.path.clone(), place, reason };
+        let Some(form) = form(source) else {
+            let reason = match first(source) {
+                None => "there is no question in this file".to_owned(),
+                Some(row) => format!(
+                    "this is no file of TruthfulQA: one has \"mc1_targets\" and \"mc2_targets\", or the columns \"Question\", \
+                     \"Best Answer\", \"Correct Answers\" and \"Incorrect Answers\"; this file has {}",
+                    row.keys().map(|k| format!("{:?}", shorten(k))).collect::<Vec<_>>().join(", ")
+                ),
+            };
+            return Err(at("line 1".into(), reason));
         };
-        let text = decode(&bytes).map_err(|e| at(&format!("line {}", e.line), "this is not UTF-8 text".into()))?;
-        let questions = match text.trim_start().chars().next() {
-            None => return Err(at("line 1", "the file is empty".into())),
-            Some('[') => from_json(text),
-            Some('{') => {
-                return Err(at(
-                    "line 1",
-                    "this is not mc_task.json, which is a list: it starts with \"[\", not with \"{\"".into(),
-                ));
-            }
-            Some(_) => from_csv(text),
-        }
-        .map_err(|(place, reason)| at(&place, reason))?;
-        if questions.is_empty() {
-            return Err(at("line 1", "there is no question in this file".into()));
-        }
-        Ok(Self { path: path.to_owned(), sha256, questions })
+        let one = |row: &Row| -> Result<Question, TruthfulQaError> {
+            let object = match &row.value {
+                Ok(Value::Object(object)) => object,
+                Ok(other) => return Err(at(place(row), format!("a question is an object, this is {other}"))),
+                Err(reason) => return Err(at(place(row), reason.clone())),
+            };
+            let question = match form {
+                Form::Targets => of_targets(object),
+                Form::Answers(names) => of_answers(object, &names),
+            };
+            question
+                .and_then(|q| {
+                    check(&q).map(|()| q).map_err(|(setting, reason)| Fault { column: setting.into(), reason })
+                })
+                .map_err(|fault| at(format!("{}, {:?}", place(row), fault.column), fault.reason))
+        };
+        let questions = source.rows.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { path: source.path.clone(), sha256: source.sha256.clone(), questions })
     }
 }
 
-type Fault = (String, String);
-
-fn from_json(text: &str) -> Result<Vec<Question>, Fault> {
-    let items: Vec<serde_json::Value> = serde_json::from_str(text)
-        .map_err(|e| (format!("line {}, column {}", e.line(), e.column()), format!("this is not valid JSON: {e}")))?;
-    items.iter().enumerate().map(|(i, item)| json_question(i, item)).collect()
+/// Names of the columns of a file with lists of answers.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    question: &'static str,
+    category: &'static str,
+    best: &'static str,
+    best_incorrect: &'static str,
+    correct: &'static str,
+    incorrect: &'static str,
 }
 
-fn json_question(i: usize, item: &serde_json::Value) -> Result<Question, Fault> {
-    let place = |field: &str| format!("item {i} (counted from 0), {field:?}");
-    let text = item
-        .get("question")
-        .and_then(|q| q.as_str())
-        .map(str::trim)
-        .filter(|q| !q.is_empty())
-        .ok_or_else(|| (place("question"), "a question is missing here".to_owned()))?;
-    let targets = |field: &str| -> Result<Vec<Choice>, Fault> {
-        let map = item
-            .get(field)
-            .and_then(|t| t.as_object())
-            .ok_or_else(|| (place(field), "an object of answer -> 0 or 1 is missing here".to_owned()))?;
-        map.iter()
-            .map(|(answer, label)| {
-                let is_true = match label.as_u64() {
-                    Some(1) => true,
-                    Some(0) => false,
-                    _ => return Err((place(field), format!("the label of {answer:?} is {label}, not 0 or 1"))),
-                };
-                if answer.trim().is_empty() {
-                    return Err((place(field), "an answer is empty".to_owned()));
-                }
-                Ok(Choice { text: answer.clone(), is_true })
-            })
-            .collect()
-    };
-    let question = Question {
-        text: text.to_owned(),
-        category: None,
-        mc1: targets("mc1_targets")?,
-        mc2: targets("mc2_targets")?,
+/// `TruthfulQA.csv`, and the set `generation` of data hubs.
+const NAMES: [Names; 2] = [
+    Names {
+        question: "Question",
+        category: "Category",
+        best: "Best Answer",
+        best_incorrect: "Best Incorrect Answer",
+        correct: "Correct Answers",
+        incorrect: "Incorrect Answers",
+    },
+    Names {
+        question: "question",
+        category: "category",
+        best: "best_answer",
+        best_incorrect: "best_incorrect_answer",
+        correct: "correct_answers",
+        incorrect: "incorrect_answers",
+    },
+];
+
+/// The form of a file.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// `mc1_targets` and `mc2_targets`.
+    Targets,
+    /// Columns with the answers of each kind.
+    Answers(Names),
+}
+
+fn first(source: &Source) -> Option<&Map<String, Value>> {
+    source.rows.iter().find_map(|row| row.value.as_ref().ok()?.as_object())
+}
+
+fn form(source: &Source) -> Option<Form> {
+    let row = first(source)?;
+    if row.contains_key("mc1_targets") || row.contains_key("mc2_targets") {
+        return Some(Form::Targets);
+    }
+    let fits = |n: &&Names| [n.question, n.best, n.correct, n.incorrect].iter().all(|name| row.contains_key(*name));
+    NAMES.iter().find(fits).map(|names| Form::Answers(*names))
+}
+
+/// The place of a row; items of a list are counted from 0, as in the official file.
+fn place(row: &Row) -> String {
+    match row.place {
+        Place::Line(n) => format!("line {n}"),
+        Place::Item(n) => format!("item {} (counted from 0)", n - 1),
+        Place::Row(n) => format!("row {n}"),
+    }
+}
+
+/// An invalid column of a row.
+struct Fault {
+    column: String,
+    reason: String,
+}
+
+fn fault(column: &str, reason: impl Into<String>) -> Fault {
+    Fault { column: column.to_owned(), reason: reason.into() }
+}
+
+fn text(object: &Map<String, Value>, column: &str) -> Result<String, Fault> {
+    let text = object.get(column).and_then(Value::as_str).map(str::trim);
+    match text {
+        None => Err(fault(column, "a text is missing here")),
+        Some("") => Err(fault(column, "this is empty")),
+        Some(text) => Ok(text.to_owned()),
+    }
+}
+
+fn of_targets(object: &Map<String, Value>) -> Result<Question, Fault> {
+    let category = object.get("category").and_then(Value::as_str).map(str::trim).filter(|c| !c.is_empty());
+    Ok(Question {
+        text: text(object, "question")?,
+        category: category.map(str::to_owned),
+        mc1: targets(object, "mc1_targets")?,
+        mc2: targets(object, "mc2_targets")?,
         binary: None,
-    };
-    check(&question).map_err(|(field, reason)| (place(&format!("{field}_targets")), reason))?;
-    Ok(question)
+    })
 }
 
-fn from_csv(text: &str) -> Result<Vec<Question>, Fault> {
-    let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
-    let csv_fault = |e: &csv::Error| {
-        let line = e.position().map_or(1, csv::Position::line);
-        (format!("line {line}"), format!("this is not valid CSV: {e}"))
+/// Answers with their labels: `{"answer": 1, ...}`, or `{"choices": [...], "labels": [...]}`.
+fn targets(object: &Map<String, Value>, column: &str) -> Result<Vec<Choice>, Fault> {
+    let missing =
+        || fault(column, "an object of answer -> 0 or 1 (or of two lists, choices and labels) is missing here");
+    let map = object.get(column).and_then(Value::as_object).ok_or_else(missing)?;
+    let list = |key: &str| map.get(key).and_then(Value::as_array);
+    let labelled: Vec<(&str, &Value)> = match (list("choices"), list("labels")) {
+        (Some(choices), Some(labels)) => {
+            if choices.len() != labels.len() {
+                let reason = format!("there are {} choices and {} labels", choices.len(), labels.len());
+                return Err(fault(column, reason));
+            }
+            let text = |v| Value::as_str(v).ok_or_else(|| fault(column, format!("the choice {v} is not text")));
+            choices.iter().zip(labels).map(|(c, l)| Ok((text(c)?, l))).collect::<Result<_, Fault>>()?
+        }
+        _ => map.iter().map(|(answer, label)| (answer.as_str(), label)).collect(),
     };
-    let headers = reader.headers().map_err(|e| csv_fault(&e))?.clone();
-    let find = |name: &str| headers.iter().position(|h| h.trim() == name);
-    let need = |name: &str| {
-        find(name).ok_or_else(|| {
-            let have = headers.iter().map(|h| format!("{:?}", shorten(h))).collect::<Vec<_>>().join(", ");
-            ("line 1".to_owned(), format!("column {name:?} is missing; TruthfulQA.csv has it, this file has {have}"))
-        })
+    let one = |(answer, label): (&str, &Value)| {
+        let is_true = match label.as_f64() {
+            Some(1.0) => true,
+            Some(0.0) => false,
+            _ => return Err(fault(column, format!("the label of {answer:?} is {label}, not 0 or 1"))),
+        };
+        if answer.trim().is_empty() {
+            return Err(fault(column, "an answer is empty"));
+        }
+        Ok(Choice { text: answer.to_owned(), is_true })
     };
-    let (c_question, c_best) = (need("Question")?, need("Best Answer")?);
-    let (c_correct, c_incorrect) = (need("Correct Answers")?, need("Incorrect Answers")?);
-    let (c_category, c_best_incorrect) = (find("Category"), find("Best Incorrect Answer"));
-
-    let mut questions = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| csv_fault(&e))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let place = |column: usize| format!("line {line}, column {:?}", headers.get(column).unwrap_or_default());
-        let one = |column: usize| -> Result<String, Fault> {
-            let field = record.get(column).unwrap_or_default().trim();
-            if field.is_empty() { Err((place(column), "this is empty".into())) } else { Ok(field.to_owned()) }
-        };
-        let many = |column: usize| -> Result<Vec<String>, Fault> {
-            let answers = split_answers(record.get(column).unwrap_or_default());
-            if answers.is_empty() { Err((place(column), "there is no answer".into())) } else { Ok(answers) }
-        };
-        let truth = |text: String| Choice { text, is_true: true };
-        let lie = |text: String| Choice { text, is_true: false };
-
-        let best = close(&one(c_best)?);
-        let incorrect = many(c_incorrect)?;
-        let correct = many(c_correct)?;
-        let mc1 = std::iter::once(truth(best.clone())).chain(incorrect.iter().cloned().map(lie)).collect();
-        let mc2 = correct.into_iter().map(truth).chain(incorrect.into_iter().map(lie)).collect();
-        let binary = match c_best_incorrect {
-            Some(column) => Some([truth(best), lie(close(&one(column)?))]),
-            None => None,
-        };
-        let category = c_category.and_then(|c| record.get(c)).map(str::trim).filter(|c| !c.is_empty());
-        let question = Question { text: one(c_question)?, category: category.map(str::to_owned), mc1, mc2, binary };
-        check(&question).map_err(|(_, reason)| (format!("line {line}"), reason))?;
-        questions.push(question);
-    }
-    Ok(questions)
+    labelled.into_iter().map(one).collect()
 }
 
-/// The answers of a field: separated by `;`, trimmed, empty and repeated ones dropped, each closed with a full stop,
-/// as the reference evaluation does (and as they stand in mc_task.json).
-fn split_answers(field: &str) -> Vec<String> {
+fn of_answers(object: &Map<String, Value>, names: &Names) -> Result<Question, Fault> {
+    let many = |column: &str| -> Result<Vec<String>, Fault> {
+        let answers = match object.get(column) {
+            Some(Value::String(field)) => split_answers(field.split(';')),
+            Some(Value::Array(list)) => split_answers(list.iter().filter_map(Value::as_str)),
+            _ => return Err(fault(column, "a list of answers is missing here")),
+        };
+        if answers.is_empty() { Err(fault(column, "there is no answer")) } else { Ok(answers) }
+    };
+    let truth = |text: String| Choice { text, is_true: true };
+    let lie = |text: String| Choice { text, is_true: false };
+
+    let best = close(&text(object, names.best)?);
+    let incorrect = many(names.incorrect)?;
+    let correct = many(names.correct)?;
+    let mc1 = std::iter::once(truth(best.clone())).chain(incorrect.iter().cloned().map(lie)).collect();
+    let mc2 = correct.into_iter().map(truth).chain(incorrect.into_iter().map(lie)).collect();
+    let binary = match object.contains_key(names.best_incorrect) {
+        true => Some([truth(best), lie(close(&text(object, names.best_incorrect)?))]),
+        false => None,
+    };
+    let category = object.get(names.category).and_then(Value::as_str).map(str::trim).filter(|c| !c.is_empty());
+    Ok(Question { text: text(object, names.question)?, category: category.map(str::to_owned), mc1, mc2, binary })
+}
+
+/// The answers of a field: trimmed, empty and repeated ones dropped, each closed with a full stop, as the reference evaluation
+/// does (and as they stand in mc_task.json).
+fn split_answers<'a>(answers: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut seen = HashSet::new();
-    field.split(';').map(str::trim).filter(|a| !a.is_empty()).map(close).filter(|a| seen.insert(a.clone())).collect()
+    answers.map(str::trim).filter(|a| !a.is_empty()).map(close).filter(|a| seen.insert(a.clone())).collect()
 }
 
 /// The answer with a full stop at its end, as the reference evaluation scores it.
@@ -294,20 +367,43 @@ mod tests {
     }
 
     #[test]
+    fn the_sets_of_data_hubs() {
+        // Texts of ours in the form of `multiple_choice`: as JSON Lines, and as one list.
+        let row = r#"{"question": "Is glass a liquid?", "mc1_targets": {"choices": ["No, a solid", "Yes, it flows"], "labels": [1, 0]}, "mc2_targets": {"choices": ["No, a solid", "It is solid", "Yes, it flows"], "labels": [1, 1, 0]}}"#;
+        for file in [format!("{row}\n{row}\n"), format!("[{row},\n{row}]")] {
+            let set = load(&file).unwrap();
+            let list = |c: &[Choice]| c.iter().map(|c| (c.text.clone(), c.is_true)).collect::<Vec<_>>();
+            let q = &set.questions[1];
+            assert_eq!((set.questions.len(), q.text.as_str()), (2, "Is glass a liquid?"));
+            assert_eq!(list(&q.mc1), [("No, a solid".into(), true), ("Yes, it flows".into(), false)]);
+            assert_eq!(
+                list(&q.mc2),
+                [("No, a solid".into(), true), ("It is solid".into(), true), ("Yes, it flows".into(), false)]
+            );
+        }
+        // `generation`: the columns of the CSV as lists.
+        let row = r#"{"question": "Is it so?", "category": "Myths", "best_answer": "No", "correct_answers": ["No", "Never."], "incorrect_answers": ["Yes"]}"#;
+        let q = load(row).unwrap().questions.remove(0);
+        let texts: Vec<_> = q.mc2.iter().map(|c| c.text.as_str()).collect();
+        assert_eq!((texts, q.category.as_deref(), q.binary), (vec!["No.", "Never.", "Yes."], Some("Myths"), None));
+    }
+
+    #[test]
     fn faults_name_their_place() {
-        fault("", &["line 1", "empty"]);
+        fault("", &["line 1", "no question"]);
         fault("[]", &["no question"]);
-        fault("[{\n\"question\": ]", &["line 2", "JSON"]);
-        fault(r#"[{"mc1_targets":{}}]"#, &["item 0", "question"]);
+        fault("[{\n\"question\": ]", &[":2: not a JSON list"]);
+        fault(r#"[{"mc1_targets":{}}]"#, &["item 0", "\"question\": a text is missing"]);
         fault(r#"[{"question":"Q","mc1_targets":{"a":2}}]"#, &["item 0", "mc1_targets", "\"a\" is 2"]);
+        fault(r#"[{"question":"Q","mc1_targets":{"a":1,"b":1},"mc2_targets":{"a":1,"b":0}}]"#, &["mc1", "2 and 0"]);
+        fault(r#"{"question":1}"#, &["line 1", "no file of TruthfulQA", "has \"question\""]);
+        fault("a,b\n1,2\n", &["line 1", "\"Question\"", "this file has \"a\", \"b\""]);
         fault(
-            r#"[{"question":"Q","mc1_targets":{"a":1,"b":1},"mc2_targets":{"a":1,"b":0}}]"#,
-            &["mc1_targets", "2 and 0"],
+            r#"{"question":"Q","mc1_targets":{"choices":["a"],"labels":[1,0]},"mc2_targets":{}}"#,
+            &["line 1, \"mc1_targets\"", "1 choices and 2 labels"],
         );
-        fault(r#"{"question":1}"#, &["is a list"]);
-        fault("a,b\n1,2\n", &["line 1", "\"Question\" is missing", "\"a\""]);
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,,s\n"), &["line 2", "Incorrect Answers", "no answer"]);
-        fault(&format!("{HEADER}A,B,Q?,No,Yes,No,Yes,s\nA,B\n"), &["line 3", "CSV"]);
+        fault(&format!("{HEADER}A,B,Q?,No,Yes,No,Yes,s\nA,B\n"), &["line 3", "2 fields where the header has 8"]);
         fault(&format!("{HEADER}A,B,Q?,No,,No,Yes,s\n"), &["line 2", "Best Incorrect Answer", "empty"]);
         let set = load(&format!("{HEADER}A,B,Q?,No,Yes,No,No;Yes,s\n")).unwrap();
         assert_eq!(set.questions[0].contradiction(), Some("No."));

@@ -35,6 +35,19 @@ pub enum PairError {
     },
 }
 
+impl PairError {
+    /// The reason without the place.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Template { source, .. } => source.to_string(),
+            Self::TooLong { tokens, limit, .. } => {
+                format!("prompt and response have {tokens} tokens, the model's context is {limit}")
+            }
+            Self::Equal { .. } => "chosen and rejected are the same tokens: there is nothing to prefer".to_owned(),
+        }
+    }
+}
+
 /// The prompt with a system prompt before it, in place of its own one.
 pub fn with_system_prompt(prompt: &Prompt, system: &str) -> Prompt {
     let system = Message::system(system);
