@@ -255,12 +255,6 @@ fn what_is_refused_says_why() {
             "image",
         ),
         (json!({"messages": m, "tools": [{"type": "function"}]}), "tools", "unsupported_parameter", "not supported"),
-        (
-            json!({"messages": m, "response_format": {"type": "json_object"}}),
-            "response_format",
-            "unsupported_parameter",
-            "not supported",
-        ),
         (json!({"messages": m, "temperature": -1}), "temperature", "invalid_value", "from 0 to"),
         (json!({"messages": m, "n": 8}), "n", "invalid_value", "at most 6"),
         (json!({"messages": m, "max_tokens": 0}), "max_tokens", "invalid_value", "-1 for no limit"),

@@ -28,6 +28,8 @@ fn request(i: usize) -> Value {
     let scope = ["all", "answer", "prompt"][i / 5 % 3];
     let body = with(ask(QUESTIONS[i % QUESTIONS.len()], 6 + i * 7 % 19), json!({"steering": steering, "scope": scope}));
     let body = with(body, json!({"logprobs": true, "top_logprobs": 1}));
+    // Some within a grammar, which moves on token by token beside the others.
+    let body = if i % 7 == 3 { with(body, json!({"grammar": "root ::= [A-Z] [a-z ,]{4,40} \".\""})) } else { body };
     // Steered through the model's name.
     let steered = format!("{}@{DIAL}:-1", common::SMOL.trim_end_matches(".gguf"));
     if i % 5 == 2 { with(body, json!({"model": steered})) } else { body }

@@ -6,6 +6,7 @@ mod api;
 mod browser;
 mod client;
 mod fields;
+mod forms;
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -2,7 +2,7 @@
 
 use super::sampling::Sampling;
 use bidpo_core::steer::ControlVector;
-use ggml_grad::llama::Token;
+use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
@@ -74,6 +74,8 @@ pub(super) struct Job {
     /// The most tokens to generate behind them.
     pub max_tokens: usize,
     pub sampling: Sampling,
+    /// The answer's form.
+    pub grammar: Option<Grammar>,
     pub stop: Vec<String>,
     /// Log-probabilities are wanted, and of so many of the most likely tokens.
     pub top_logprobs: Option<usize>,

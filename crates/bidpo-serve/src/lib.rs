@@ -21,6 +21,7 @@ mod models;
 mod page;
 mod queue;
 mod sampling;
+mod schema;
 mod slot;
 mod startup;
 mod state;

@@ -91,7 +91,14 @@ impl Work {
     /// Chooses the next token from a row of logits. `full`: no room for another one. Some: the answer ends.
     pub(crate) fn sample(&mut self, ctx: &Context, row: usize, full: bool) -> Result<Option<Finish>, LlamaError> {
         let model = ctx.model();
-        let token = self.sampler.sample(ctx, row)?;
+        let token = match &mut self.job.grammar {
+            None => self.sampler.sample(ctx, row)?,
+            Some(grammar) => match self.sampler.sample_within(ctx, row, grammar)? {
+                Some(token) => token,
+                // No token leads on, which happens where the vocabulary lacks a character.
+                None => return Ok(Some(Finish::Stop)),
+            },
+        };
         if model.is_eog(token) {
             if self.job.tell_end && self.job.top_logprobs.is_some() {
                 self.end = Some(self.info(ctx.logits(row)?, token));

@@ -27,7 +27,7 @@ pub(crate) async fn chat(
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
     let mut notes = Notes::new(state.strict_api);
     let chat = messages::chat(&mut fields, &state, &mut notes)?;
-    let common = common(&mut fields, &state)?;
+    let mut common = common(&mut fields, &state)?;
     // Of two limits the smaller one obeys both.
     let limits = [token_limit(&mut fields, "max_completion_tokens", 1)?, token_limit(&mut fields, "max_tokens", 1)?];
     let max_tokens = limits.into_iter().flatten().min();
@@ -40,7 +40,7 @@ pub(crate) async fn chat(
 
     let tokens = messages::encode(&state, chat).await?;
     let max_tokens = remaining_context(&state, "messages", tokens.len(), max_tokens)?;
-    let options = CompletionOptions::of(&common, logprobs.then(|| top.unwrap_or(0) as usize));
+    let options = CompletionOptions::of(&mut common, logprobs.then(|| top.unwrap_or(0) as usize));
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
     let events = submit(&state, &client, vec![sequence], common.n, &options)?;
     let model = Arc::clone(&state.model);

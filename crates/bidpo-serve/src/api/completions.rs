@@ -36,7 +36,7 @@ pub(crate) async fn completions(
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::new(body::read(&state, request).await?, "")?;
     let prompt = fields.take("prompt").ok_or_else(|| fields.wrong("prompt", "is missing"))?;
-    let common = common(&mut fields, &state)?;
+    let mut common = common(&mut fields, &state)?;
     let mut notes = Notes::new(state.strict_api);
     // Null is not set, which OpenAI's API takes as 16; -1 is no limit.
     let unset = !fields.is_set("max_tokens");
@@ -57,7 +57,7 @@ pub(crate) async fn completions(
     let n_prompts = sequences.len();
     let n = n_prompts * common.n;
     // As OpenAI's API does here, and not for chats. lm-evaluation-harness counts on a token behind the prompt.
-    let options = CompletionOptions { tell_end: true, ..CompletionOptions::of(&common, top) };
+    let options = CompletionOptions { tell_end: true, ..CompletionOptions::of(&mut common, top) };
     let events = submit(&state, &client, sequences, common.n, &options)?;
     let mut parts = TextParts {
         model: Arc::clone(&state.model),

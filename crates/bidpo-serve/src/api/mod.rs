@@ -3,6 +3,7 @@
 mod body;
 mod chat;
 mod completions;
+mod constraint;
 mod error;
 mod fields;
 mod info;

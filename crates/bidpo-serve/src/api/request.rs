@@ -1,5 +1,6 @@
 //! Fields common to all computing requests.
 
+use super::constraint::constraint;
 use super::error::ApiError;
 use super::fields::{Fields, short};
 use super::samplers::{sampling, stop};
@@ -7,6 +8,7 @@ use super::steering::model_and_steering;
 use crate::job::Steering;
 use crate::sampling::Sampling;
 use crate::state::State;
+use ggml_grad::llama::Grammar;
 
 /// The most choices and likely tokens that a request may ask for.
 const MAX_CHOICES: i64 = 16;
@@ -30,19 +32,12 @@ const HARMLESS: [&str; 13] = [
 ];
 
 /// Fields that would change the form of the answer, each with the values that ask for nothing.
-const UNSUPPORTED: [(&str, &[&str]); 17] = [
+const UNSUPPORTED: [(&str, &[&str]); 10] = [
     ("tools", &["[]"]),
     ("tool_choice", &["\"none\"", "\"auto\"", "\"\""]),
     ("functions", &["[]"]),
     ("function_call", &["\"none\"", "\"auto\""]),
-    ("response_format", &["{\"type\":\"text\"}", "{}"]),
-    ("grammar", &["\"\""]),
-    ("json_schema", &["{}"]),
-    ("guided_json", &[]),
     ("guided_regex", &[]),
-    ("guided_choice", &[]),
-    ("guided_grammar", &[]),
-    ("structured_outputs", &["{}"]),
     ("modalities", &["[\"text\"]", "[]"]),
     ("audio", &["{}"]),
     ("web_search_options", &[]),
@@ -61,6 +56,8 @@ pub(super) struct Common {
     pub stream: bool,
     pub include_usage: bool,
     pub steering: Steering,
+    /// The answer's form.
+    pub grammar: Option<Grammar>,
 }
 
 /// Reads the fields that chat and completion share, and refuses those that cannot be obeyed.
@@ -97,5 +94,6 @@ pub(super) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiEr
         stream,
         include_usage,
         steering,
+        grammar: constraint(fields, state)?,
     })
 }

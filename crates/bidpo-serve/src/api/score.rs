@@ -75,6 +75,7 @@ pub(crate) async fn score(
         steering,
         top_logprobs: Some(top),
         tell_end: false,
+        grammar: None,
     };
     let sequence = Sequence { tokens, n_prompt, score_from: Some(n_prompt), max_tokens: 0 };
     let (choices, usage) = gather(submit(&state, &client, vec![sequence], 1, &options)?, 1).await?;

@@ -5,7 +5,7 @@ use super::request::Common;
 use crate::job::{Client, Event, Job, Steering};
 use crate::sampling::Sampling;
 use crate::state::State;
-use ggml_grad::llama::Token;
+use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -32,16 +32,18 @@ pub(super) struct CompletionOptions {
     pub top_logprobs: Option<usize>,
     /// With log-probabilities: the token that ends the turn is told too.
     pub tell_end: bool,
+    pub grammar: Option<Grammar>,
 }
 
 impl CompletionOptions {
-    pub(super) fn of(common: &Common, top_logprobs: Option<usize>) -> Self {
+    pub(super) fn of(common: &mut Common, top_logprobs: Option<usize>) -> Self {
         Self {
             sampling: common.sampling.clone(),
             stop: common.stop.clone(),
             steering: common.steering.clone(),
             top_logprobs,
             tell_end: false,
+            grammar: common.grammar.take(),
         }
     }
 }
@@ -80,6 +82,8 @@ pub(super) fn submit(
             let Some(place) = taken.split(1) else { continue };
             let mut sampling = options.sampling.clone();
             sampling.params.seed = sampling.params.seed.wrapping_add(k as u32).min(u32::MAX - 1);
+            let grammar = options.grammar.as_ref().map(Grammar::copy).transpose();
+            let grammar = grammar.map_err(|e| ApiError::internal(e.to_string()))?;
             let job = Job {
                 client: client.clone(),
                 index,
@@ -89,6 +93,7 @@ pub(super) fn submit(
                 score_from: sequence.score_from,
                 max_tokens: sequence.max_tokens,
                 sampling,
+                grammar,
                 stop: options.stop.clone(),
                 top_logprobs: options.top_logprobs,
                 tell_end: options.tell_end,

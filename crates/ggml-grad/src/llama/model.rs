@@ -197,6 +197,10 @@ impl Model {
         &self.placement
     }
 
+    pub(super) fn vocab(&self) -> *const sys::llama_vocab {
+        self.vocab
+    }
+
     pub(super) fn raw(&self) -> *mut sys::llama_model {
         self.raw
     }
