@@ -236,15 +236,15 @@ fn files_of_python_packages_load() {
         let loaded = SteeringVector::load(&path(&format!("{kind}.safetensors"))).unwrap();
         assert_eq!(loaded.directions, expected.directions, "{kind}.safetensors");
         let layers: Layers = "2-3,10".parse().unwrap();
-        let loaded = SteeringVector::load_npy(&path(&format!("{kind}.npy")), &layers).unwrap();
+        let loaded = SteeringVector::open(&path(&format!("{kind}.npy")), Some(&layers)).unwrap().vector;
         assert_eq!(loaded.directions, expected.directions, "{kind}.npy");
     }
     for name in ["one.npy", "big-endian.npy"] {
-        let loaded = SteeringVector::load_npy(&path(name), &Layers::one(10)).unwrap();
+        let loaded = SteeringVector::open(&path(name), Some(&Layers::one(10))).unwrap().vector;
         assert_eq!(loaded.directions[&10], numbers(10), "{name}");
     }
     let refused = |name: &str, layers: &str| {
-        SteeringVector::load_npy(&path(name), &layers.parse().unwrap()).unwrap_err().to_string()
+        SteeringVector::open(&path(name), Some(&layers.parse().unwrap())).unwrap_err().to_string()
     };
     assert!(refused("fortran.npy", "2-3,10").contains("Fortran order"));
     assert!(refused("integers.npy", "1").contains("expected floats"));

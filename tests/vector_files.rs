@@ -45,11 +45,11 @@ fn unusable_files_say_why() {
     let good = [1.0, 2.0];
     let f32s = |name, values: &[f32]| (name, 0u32, vec![values.len() as u64], floats(values));
     let cases: Vec<(Raw, &str)> = vec![
-        (Raw::one("direction.0", &good), "direction.0: layer 0 cannot be steered"),
+        (Raw::one("direction.0", &good), "a direction for layer 0 only, which cannot be steered"),
         (Raw::one("direction.x", &good), "\"direction.x\" is no direction"),
         (Raw::one("blk.1.weight", &good), "\"blk.1.weight\" is no direction"),
         (Raw::new(vec![]), "holds no direction"),
-        (Raw::new(vec![("direction.1", 1, vec![2], vec![0; 4])]), "type f16, a direction must be f32"),
+        (Raw::new(vec![("direction.1", 8, vec![32], vec![0; 34])]), "type q8_0, a direction must be f32"),
         (Raw::new(vec![("direction.1", 0, vec![2, 2], floats(&[1.0; 4]))]), "must have one dimension"),
         (Raw::one("direction.1", &[1.0, f32::NAN]), "direction.1, element 1 is NaN"),
         (Raw::one("direction.1", &[f32::INFINITY]), "element 0 is inf"),
@@ -193,8 +193,9 @@ fn vectors_are_made_of_vectors() {
     let fails = |args: &[&str], code: i32, message: &str| {
         run(args).code(code).stdout("").stderr(predicate::str::contains(message));
     };
-    std::fs::write(path("v.npy"), "no numbers").unwrap();
+    run(&["convert", "a.gguf", "-o", "v.npy"]).success();
     fails(&["convert", "v.npy", "-o", "x.gguf"], 1, "does not say which layer");
+    std::fs::write(path("v.npy"), "no numbers").unwrap();
     fails(&["convert", "v.npy", "--layers", "3", "-o", "x.gguf"], 1, "v.npy: not a .npy file");
     fails(&["convert", "a.gguf", "--layers", "4", "-o", "x.gguf"], 1, "no direction for layer 4, only for layer 3");
     fails(&["convert", "a.gguf", "-o", "no/such/folder/x.npy"], 1, "cannot write");

@@ -9,7 +9,7 @@ use bidpo_core::eval::results::ConditionKind;
 use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{
-    ControlVector, Convention, ScaledVector, SteeringVector, architecture_note, combine, warnings,
+    ControlVector, Convention, LoadedVector, ScaledVector, SteeringVector, architecture_note, combine, warnings,
 };
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
@@ -20,9 +20,10 @@ use std::sync::Arc;
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SteeringArgs {
-    /// Control vector to apply (GGUF or safetensors). Several --vector options are summed.
-    #[arg(long = "vector", short = 'v', value_name = "FILE.gguf")]
-    pub vectors: Vec<PathBuf>,
+    /// Control vector to apply: GGUF, safetensors, or PyTorch's and numpy's files; FILE:SCALE gives its scale too. Several
+    /// --vector options are summed.
+    #[arg(long = "vector", short = 'v', value_name = "FILE.gguf[:SCALE]")]
+    pub vectors: Vec<VectorArg>,
     /// Scale of the vector: one for all, or one for each --vector in order [default: 1]. A negative scale reverses the
     /// direction. With a percent sign it is relative to the median residual norm (5%, -5%; mean over the vector's layers),
     /// which is measured if the file does not store it.
@@ -35,6 +36,33 @@ pub struct SteeringArgs {
     /// cvector-generator). One for all, or one for each --vector in order [default: output].
     #[arg(long = "convention", value_name = "C", requires = "vectors")]
     pub conventions: Vec<Convention>,
+}
+
+/// `FILE`, or `FILE:SCALE` as llama.cpp writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorArg {
+    /// The file.
+    pub path: PathBuf,
+    /// The scale behind a colon.
+    pub scale: Option<Scale>,
+}
+
+impl FromStr for VectorArg {
+    type Err = String;
+
+    /// A file of the whole name is meant first: names may hold colons (`C:\\v.gguf`, `a:1`).
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = || Ok(Self { path: text.into(), scale: None });
+        match text.rsplit_once(':') {
+            Some((path, scale)) if !path.is_empty() && !Path::new(text).exists() => match scale.parse() {
+                Ok(scale) => Ok(Self { path: path.into(), scale: Some(scale) }),
+                // A drive letter or a part of the name; a missing file is reported by name.
+                Err(_) if scale.is_empty() || scale.contains(['/', '\\', '.']) => whole(),
+                Err(error) => Err(format!("{error}; the name of a file may hold a colon where the file exists")),
+            },
+            _ => whole(),
+        }
+    }
 }
 
 /// A scale as the user gives it.
@@ -97,10 +125,14 @@ impl SteeringArgs {
             n_conventions <= 1 || n_conventions == n_vectors,
             "{n_conventions} conventions for {n_vectors} vectors: give one --convention for all or one for each --vector"
         );
+        if let Some(both) = self.vectors.iter().find(|v| v.scale.is_some() && n_scales > 0) {
+            bail!("{}: its scale is given behind the colon and by --scale: leave one out", both.path.display());
+        }
         let mut dials = Vec::new();
-        for (i, path) in self.vectors.iter().enumerate() {
-            let scale = self.scales.get(i).or(self.scales.first()).copied().unwrap_or(Scale::Factor(1.0));
-            let dial = load_scaled_vector(path, scale, self.convention(i), model, n_threads)?;
+        for (i, VectorArg { path, scale }) in self.vectors.iter().enumerate() {
+            let given = || self.scales.get(i).or(self.scales.first()).copied();
+            let scale = scale.or_else(given).unwrap_or(Scale::Factor(1.0));
+            let dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
             say_doubts(path, &dial.vector, model);
             dials.push(dial);
         }
@@ -116,7 +148,7 @@ impl SteeringArgs {
             return Ok(None);
         }
         let mut vectors = Vec::new();
-        for (i, (path, dial)) in self.vectors.iter().zip(&steering.dials).enumerate() {
+        for (i, (VectorArg { path, .. }, dial)) in self.vectors.iter().zip(&steering.dials).enumerate() {
             let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
             let percent = dial.vector.percent_of_scale(dial.scale);
             let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
@@ -132,13 +164,18 @@ impl SteeringArgs {
     }
 }
 
-/// Loads a vector in its maker's convention; says on stderr what of it cannot be used.
-pub fn load_vector(path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
-    normalized(SteeringVector::load(path)?, path, convention)
+/// Loads a vector in its maker's convention; says on stderr what of it cannot be used. `layers` are those of a file that does not
+/// name its own.
+pub fn load_vector(path: &Path, layers: Option<&Layers>, convention: Convention) -> anyhow::Result<LoadedVector> {
+    let loaded = SteeringVector::open(path, layers)?;
+    for remark in &loaded.remarks {
+        eprintln!("bidpo: {}: {}", path.display(), printable(&remark.to_string()));
+    }
+    Ok(LoadedVector { vector: normalized(loaded.vector, path, convention)?, ..loaded })
 }
 
 /// The vector that `path` holds, its layers as bidpo counts them.
-pub fn normalized(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
+fn normalized(vector: SteeringVector, path: &Path, convention: Convention) -> anyhow::Result<SteeringVector> {
     let normalized = vector.normalized(convention).with_context(|| path.display().to_string())?;
     if normalized.lost_block_0 {
         eprintln!(
@@ -152,13 +189,14 @@ pub fn normalized(vector: SteeringVector, path: &Path, convention: Convention) -
 /// Loads one vector and names it after its file.
 pub fn load_scaled_vector(
     path: &Path,
+    layers: Option<&Layers>,
     scale: Scale,
     convention: Convention,
     model: &Arc<Model>,
     n_threads: u32,
 ) -> anyhow::Result<ScaledVector> {
     let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
-    let vector = Arc::new(load_vector(path, convention)?);
+    let vector = Arc::new(load_vector(path, layers, convention)?.vector);
     let mut dial = ScaledVector { name: name.to_string_lossy().into_owned(), vector, scale: 0.0 };
     if matches!(scale, Scale::Percent(_)) {
         measure_residual_norms(&mut dial, model, n_threads)?;
@@ -243,6 +281,20 @@ mod tests {
             parse(&["--vector", "a.gguf", "--vector", "b.gguf", "--scale", "-1.5", "--scale", "-5%"]).unwrap().steering;
         assert_eq!(s.scales, [Scale::Factor(-1.5), Scale::Percent(-5.0)]);
         assert_eq!(s.vectors.len(), 2);
+        let s = parse(&["-v", "a.gguf:-2", "-v", "b:0.5%"]).unwrap().steering;
+        let scaled = |path: &str, scale| VectorArg { path: path.into(), scale: Some(scale) };
+        assert_eq!(s.vectors, [scaled("a.gguf", Scale::Factor(-2.0)), scaled("b", Scale::Percent(0.5))]);
+        let plain = |path: &str| Ok(VectorArg { path: path.into(), scale: None });
+        for name in ["a.gguf", r"C:\v.gguf", "C:/v.gguf", "a:b.gguf", ":1", "a:"] {
+            assert_eq!(name.parse(), plain(name), "{name}");
+        }
+        assert_eq!(r"C:\v.gguf:1.5".parse(), Ok(scaled(r"C:\v.gguf", Scale::Factor(1.5))));
+        assert!("v.gguf:much".parse::<VectorArg>().unwrap_err().contains("is not a scale"));
+        let folder = tempfile::tempdir().unwrap();
+        let named = folder.path().join("v:2");
+        std::fs::write(&named, "").unwrap();
+        let named = named.to_str().unwrap();
+        assert_eq!(named.parse(), plain(named), "a file of the whole name");
         assert!(parse(&["--scale", "2"]).is_err(), "a scale without a vector means nothing");
     }
 }

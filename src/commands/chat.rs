@@ -306,7 +306,7 @@ impl Chat {
         convention: Convention,
     ) -> anyhow::Result<()> {
         let scale: Scale = scale.unwrap_or("1").parse().map_err(|e: String| anyhow!(e))?;
-        let mut dial = load_scaled_vector(file, scale, convention, self.session.model(), self.n_threads)?;
+        let mut dial = load_scaled_vector(file, None, scale, convention, self.session.model(), self.n_threads)?;
         if let Some(name) = name {
             ensure!(!name.contains('='), "{name:?} cannot be a name: /scale NAME=X could not tell where it ends");
             dial.name = name;

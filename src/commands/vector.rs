@@ -4,10 +4,10 @@ mod compare;
 mod make;
 mod show;
 
-use crate::args::steering::{Scale, normalized};
+use crate::args::steering::{Scale, load_vector};
 use anyhow::{Context as _, ensure};
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Convention, Format, Match, SteeringVector, match_architecture};
+use bidpo_core::steer::{Convention, FileRemark, Match, SteeringVector, match_architecture};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -37,7 +37,7 @@ struct Reading {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's).
+    /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's, PyTorch's).
     Show {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -48,14 +48,15 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Convert a vector to another format, chosen by file extension: .gguf, .safetensors, .npy.
+    /// Convert a vector to .gguf, .safetensors or .npy, chosen by file extension; reads .npz and .pt as well.
     Convert {
         /// The vector.
         #[arg(value_name = "FILE")]
         file: PathBuf,
         #[command(flatten)]
         output: Output,
-        /// For a .npy file: the layers of its rows, lowest first (15, 10-20). For other files: keep only these layers.
+        /// For a file that names no layers (.npy, .pt): the layers of its rows, lowest first (15, 10-20). For other files: keep only
+        /// these layers.
         #[arg(long, value_name = "LIST")]
         layers: Option<Layers>,
         /// Architecture to state (llama, gemma3, ...), in place of what the file states.
@@ -159,20 +160,17 @@ impl Reading {
             "{n_conventions} conventions for {n_files} files: give one --convention for all or one for each file"
         );
         let convention = |i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
-        files.iter().enumerate().map(|(i, f)| normalized(SteeringVector::load(f)?, f, convention(i))).collect()
+        files.iter().enumerate().map(|(i, f)| Ok(load_vector(f, None, convention(i))?.vector)).collect()
     }
 
-    /// One file; of a `.npy` file `layers` names the rows, of another one it says which to keep.
+    /// One file; of a file that does not name its layers `layers` names them, of another one it says which to keep.
     fn load_one(&self, file: &Path, layers: Option<&Layers>) -> anyhow::Result<SteeringVector> {
         ensure!(self.conventions.len() <= 1, "{} conventions for one file", self.conventions.len());
         let convention = self.conventions.first().copied().unwrap_or_default();
-        if let (Format::Npy, Some(layers)) = (Format::of(file), layers) {
-            return normalized(SteeringVector::load_npy(file, layers)?, file, convention);
-        }
-        let vector = normalized(SteeringVector::load(file)?, file, convention)?;
-        match layers {
-            Some(layers) => vector.only(layers).with_context(|| file.display().to_string()),
-            None => Ok(vector),
+        let loaded = load_vector(file, layers, convention)?;
+        match layers.filter(|_| !loaded.remarks.iter().any(|r| matches!(r, FileRemark::LayersGiven(_)))) {
+            Some(layers) => loaded.vector.only(layers).with_context(|| file.display().to_string()),
+            None => Ok(loaded.vector),
         }
     }
 }

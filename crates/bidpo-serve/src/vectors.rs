@@ -4,7 +4,7 @@ use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateError};
 use bidpo_core::extract::{ExtractError, residual_norms};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{
-    ControlVector, ScaledVector, SteerError, SteeringVector, architecture_note, combine, warnings,
+    ControlVector, LoadedVector, ScaledVector, SteerError, SteeringVector, architecture_note, combine, warnings,
 };
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Value, json};
@@ -160,7 +160,8 @@ impl VectorStore {
         let mut store = Self::empty(model);
         for file in files {
             match fitting(&file, model) {
-                Ok(vector) => {
+                Ok(LoadedVector { vector, remarks }) => {
+                    notices.extend(remarks.iter().map(|r| format!("{}: {r}", file.display())));
                     let doubts = warnings(&vector, model);
                     let note = architecture_note(&vector, model);
                     notices.extend(doubts.iter().chain(&note).map(|w| format!("{}: {w}", file.display())));
@@ -320,15 +321,16 @@ fn add(mut a: ControlVector, b: &ControlVector, n_embd: usize) -> Result<Control
 }
 
 /// A vector file that fits the model.
-fn fitting(file: &Path, model: &Model) -> Result<SteeringVector, String> {
-    let vector = SteeringVector::load(file).map_err(|e| e.to_string())?;
+fn fitting(file: &Path, model: &Model) -> Result<LoadedVector, String> {
+    let loaded = SteeringVector::open(file, None).map_err(|e| e.to_string())?;
+    let vector = &loaded.vector;
     let (n_embd, top) = (model.n_embd(), model.n_layer().saturating_sub(1));
     if vector.n_embd() != n_embd {
         return Err(format!("it has {} dimensions, the model's residual stream has {n_embd}", vector.n_embd()));
     }
     match vector.layers().into_iter().find(|&l| l > top) {
         Some(layer) => Err(format!("it has a direction for layer {layer}, this model takes layers 1-{top}")),
-        None => Ok(vector),
+        None => Ok(loaded),
     }
 }
 

@@ -17,7 +17,7 @@ pub use combine::{ControlVector, ScaledVector, architecture_note, combine, warni
 pub use compare::{LayerComparison, VectorComparison};
 pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, NormalizedVector};
-pub use files::Format;
+pub use files::{FileRemark, Format, LoadedVector};
 pub use identity::ModelIdentity;
 pub use random::rotated;
 pub use rows::decode_steered;

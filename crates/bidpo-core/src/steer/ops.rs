@@ -109,8 +109,12 @@ impl SteeringVector {
     /// The vector at these layers only. Provenance stays, without what was measured with the whole vector.
     ///
     /// # Errors
-    /// [`SteerError::Mismatch`] for a layer that it does not steer.
+    /// [`SteerError::Mismatch`] for a layer that it does not steer, and for layer 0.
     pub fn only(&self, layers: &Layers) -> Result<Self, SteerError> {
+        if layers.contains(&0) {
+            let text = format!("{}: layer 0 cannot be steered, llama.cpp starts at 1; leave it out", layers.labelled());
+            return Err(SteerError::Mismatch(text));
+        }
         if let Some(layer) = layers.iter().find(|l| !self.directions.contains_key(l)) {
             let own = Layers::new(self.layers()).map_or_else(|e| e.to_string(), |l| l.labelled());
             return Err(SteerError::Mismatch(format!("it has no direction for layer {layer}, only for {own}")));

@@ -32,6 +32,9 @@ pub enum SteerError {
         /// The reason.
         reason: String,
     },
+    /// The file's ending names a format that bidpo reads and does not write.
+    #[error("cannot write {}: bidpo writes .gguf, .safetensors and .npy", .0.display())]
+    ReadOnly(PathBuf),
     /// The values in memory are not a valid steering vector; nothing was written.
     #[error("not a usable steering vector: {0}")]
     Invalid(String),

@@ -12,6 +12,8 @@ impl DType {
     pub const F32: Self = Self(sys::GGML_TYPE_F32);
     /// 16-bit float.
     pub const F16: Self = Self(sys::GGML_TYPE_F16);
+    /// 64-bit float.
+    pub const F64: Self = Self(sys::GGML_TYPE_F64);
     /// 32-bit integer.
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
     /// 64-bit integer.

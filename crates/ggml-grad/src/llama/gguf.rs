@@ -3,6 +3,7 @@
 use super::guard::{guarded, throwing};
 use super::{DType, LlamaError, init, logging::last_log_lines, sys};
 use crate::files::FileError;
+use crate::numeric;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -238,11 +239,25 @@ impl GgufFile {
                 t.dtype.name()
             )));
         }
+        Ok(self.read_floats(name)?.unwrap_or_default())
+    }
+
+    /// Reads a tensor of F32, F64, F16 or BF16 as f32, `ne[0]` fastest; `None` for other types.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] when there is no such tensor; [`LlamaError::File`] when the file fails.
+    pub fn read_floats(&self, name: &str) -> Result<Option<Vec<f32>>, LlamaError> {
+        let t = self.tensor(name)?;
+        let convert: fn(&[u8]) -> Vec<f32> = match t.dtype {
+            DType::F32 => numeric::f32_from_le,
+            DType::F64 => |bytes| numeric::f64_from_le(bytes).into_iter().map(|x| x as f32).collect(),
+            DType::F16 => numeric::f16_from_le,
+            DType::BF16 => numeric::bf16_from_le,
+            _ => return Ok(None),
+        };
         let mut values = Vec::with_capacity(t.ne.iter().product::<usize>());
-        self.read_pieces(name, 1 << 20, &mut |bytes| {
-            values.extend(crate::numeric::f32_from_le(bytes));
-        })?;
-        Ok(values)
+        self.read_pieces(name, 1 << 20, &mut |bytes| values.extend(convert(bytes)))?;
+        Ok(Some(values))
     }
 }
 

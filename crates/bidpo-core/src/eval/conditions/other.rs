@@ -3,7 +3,7 @@
 use super::baselines::{BaselineError, BaselineNotice};
 use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
 use crate::eval::results::ConditionKind;
-use crate::steer::{ControlVector, ScaledVector, SteeringVector, combine, warnings};
+use crate::steer::{ControlVector, LoadedVector, ScaledVector, SteeringVector, combine, warnings};
 use ggml_grad::files::{FileError, display_name, sha256_of_file};
 use ggml_grad::llama::Model;
 use std::path::PathBuf;
@@ -61,7 +61,10 @@ impl OtherVector {
     ) -> Result<Condition, BaselineError> {
         let path = || self.path.clone();
         let steer = |source| BaselineError::Vector { path: path(), source };
-        let vector = SteeringVector::load(&self.path)?;
+        let LoadedVector { vector, remarks } = SteeringVector::open(&self.path, None)?;
+        for remark in remarks {
+            notice(BaselineNotice::Vector { path: path(), warning: remark.to_string() });
+        }
         for warning in warnings(&vector, model) {
             notice(BaselineNotice::Vector { path: path(), warning });
         }

@@ -1,5 +1,8 @@
 //! The file: a GGUF control vector as llama.cpp loads it, with provenance in keys of our own. See docs/vector-file.md.
 
+use super::loose::{self, Tensor};
+use super::{LoadedVector, MAX_N_EMBD};
+use crate::layers::Layers;
 use crate::steer::{Provenance, SteerError, SteeringVector};
 use ggml_grad::llama::{DType, GgufFile, GgufValue, GgufWriter};
 use std::collections::BTreeMap;
@@ -7,16 +10,15 @@ use std::path::Path;
 
 const ARCHITECTURE: &str = "controlvector";
 const PREFIX: &str = "bidpo.";
-/// Far above any model (the widest have some 20,000); a larger number can only come from a damaged file.
-pub(super) const MAX_N_EMBD: usize = 1 << 20;
 
 impl SteeringVector {
-    /// Reads a GGUF control vector: bidpo's own, llama.cpp's `cvector-generator`'s, repeng's.
+    /// Reads a GGUF control vector: bidpo's own, llama.cpp's `cvector-generator`'s, repeng's, EasySteer's. Directions of F64, F16
+    /// and BF16 become F32. `layers` as in [`SteeringVector::open`].
     ///
     /// # Errors
     /// [`SteerError::Llama`] for a file that cannot be read, is no GGUF, is damaged or cut short;
     /// [`SteerError::NotAVector`] for a GGUF that is no usable control vector.
-    pub fn load_gguf(path: &Path) -> Result<Self, SteerError> {
+    pub(super) fn open_gguf(path: &Path, layers: Option<&Layers>) -> Result<LoadedVector, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
         let file = GgufFile::open(path)?;
         match file.get("general.architecture") {
@@ -33,51 +35,26 @@ impl SteeringVector {
             Some(GgufValue::Str(hint)) => hint.clone(),
             _ => String::new(),
         };
-        let mut directions: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-        let mut n_embd = None;
-        for (name, dtype, ne) in file.tensors() {
-            let layer = layer_of(name).ok_or_else(|| {
-                refuse(format!("tensor {name:?} is no direction: a control vector holds direction.N, N a layer from 1"))
-            })?;
-            if layer == 0 {
-                return Err(refuse(
-                    "it holds direction.0: layer 0 cannot be steered (llama.cpp counts blocks from 0 and starts at 1)"
-                        .into(),
-                ));
+        let found = match &file.tensors().collect::<Vec<_>>()[..] {
+            // One tensor for all layers.
+            [(name, _, ne)] if ["direction", "directions", "control_vector"].contains(name) => {
+                // [n_layers, n_embd], as numpy counts dimensions.
+                let shape = ne.iter().rev().copied().collect();
+                let tensor = Tensor { name: String::new(), shape, values: floats(&file, name).map_err(refuse)? };
+                loose::by_layer(vec![tensor], path, layers).map_err(refuse)?
             }
-            if dtype != DType::F32 {
-                return Err(refuse(format!("{name} has type {}, a direction must be f32", dtype.name())));
+            tensors => {
+                let directions = directions(&file, tensors).map_err(refuse)?;
+                loose::without_layer_0(directions, layers.filter(|l| l.contains(&0))).map_err(refuse)?
             }
-            if ne[1..] != [1, 1, 1] {
-                return Err(refuse(format!("{name} has the shape {ne:?}, a direction must have one dimension")));
-            }
-            if ne[0] == 0 || ne[0] > MAX_N_EMBD {
-                return Err(refuse(format!("{name} has {} values, expected 1 to {MAX_N_EMBD}", ne[0])));
-            }
-            let expected = *n_embd.get_or_insert(ne[0]);
-            if ne[0] != expected {
-                return Err(refuse(format!(
-                    "{name} has {} values where the first direction has {expected}: all layers need the same width",
-                    ne[0]
-                )));
-            }
-            let direction = file.read_f32(name)?;
-            if let Some(i) = direction.iter().position(|x| !x.is_finite()) {
-                return Err(refuse(format!("{name}, element {i} is {}: every value must be finite", direction[i])));
-            }
-            if directions.insert(layer, direction).is_some() {
-                return Err(refuse(format!("it holds two directions for layer {layer}")));
-            }
-        }
-        if directions.is_empty() {
-            return Err(refuse("it holds no direction".into()));
-        }
+        };
         let entries = file
             .meta()
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?.to_owned(), value.clone())))
             .collect();
-        Ok(Self { directions, model_hint, provenance: Provenance { entries } })
+        let vector = Self { directions: found.by_layer, model_hint, provenance: Provenance { entries } };
+        Ok(LoadedVector { vector, remarks: found.remarks })
     }
 
     /// Writes the file (all of it or nothing), so that llama.cpp loads it unchanged.
@@ -103,8 +80,51 @@ impl SteeringVector {
     }
 }
 
+/// A tensor's numbers.
+fn floats(file: &GgufFile, name: &str) -> Result<Vec<f32>, String> {
+    match file.read_floats(name) {
+        Ok(Some(values)) => Ok(values),
+        Ok(None) => {
+            let dtype = file.tensors().find(|t| t.0 == name).map_or_else(String::new, |t| t.1.name());
+            Err(format!("{name} has type {dtype}, a direction must be f32, f64, f16 or bf16"))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The tensors `direction.N` by layer, layer 0 included.
+fn directions(file: &GgufFile, tensors: &[(&str, DType, [usize; 4])]) -> Result<BTreeMap<usize, Vec<f32>>, String> {
+    let mut directions: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+    let mut n_embd = None;
+    for (name, _, ne) in tensors {
+        let layer = layer_of(name).ok_or_else(|| loose::not_a_direction(name))?;
+        // [1, n_embd] and [n_embd, 1] are directions too.
+        if ne.iter().filter(|&&n| n != 1).count() > 1 {
+            return Err(format!("{name} has the shape {ne:?}, a direction must have one dimension"));
+        }
+        let n: usize = ne.iter().product();
+        if n == 0 || n > MAX_N_EMBD {
+            return Err(format!("{name} has {n} values, expected 1 to {MAX_N_EMBD}"));
+        }
+        let expected = *n_embd.get_or_insert(n);
+        if n != expected {
+            return Err(format!(
+                "{name} has {n} values where the first direction has {expected}: all layers need the same width"
+            ));
+        }
+        let direction = floats(file, name)?;
+        if let Some(i) = direction.iter().position(|x| !x.is_finite()) {
+            return Err(format!("{name}, element {i} is {}: every value must be finite", direction[i]));
+        }
+        if directions.insert(layer, direction).is_some() {
+            return Err(format!("it holds two directions for layer {layer}"));
+        }
+    }
+    if directions.is_empty() { Err("it holds no direction".into()) } else { Ok(directions) }
+}
+
 /// N of `direction.N`, plain digits only.
-pub(super) fn layer_of(name: &str) -> Option<usize> {
+fn layer_of(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("direction.")?;
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -1,53 +1,13 @@
 //! The numbers alone, as numpy's `.npy`: `[n_embd]` for one layer, `[n_layers, n_embd]` for several, lowest layer first.
 
-use super::gguf::MAX_N_EMBD;
-use crate::layers::Layers;
+use super::loose::Tensor;
+use super::torch::Archive;
 use crate::steer::{SteerError, SteeringVector};
 use half::f16;
 use npyz::{NpyFile, Order, WriterBuilder};
 use std::path::Path;
 
 impl SteeringVector {
-    /// Reads an `.npy` array of f4, f8 or f2: `[n_embd]` or `[n_layers, n_embd]`. The format has no place for the layers:
-    /// the caller names them.
-    ///
-    /// # Errors
-    /// [`SteerError::Io`] for a file that cannot be read; [`SteerError::NotAVector`] for one that is no array of that kind,
-    /// is cut short, or has another number of rows than there are layers.
-    pub fn load_npy(path: &Path, layers: &Layers) -> Result<Self, SteerError> {
-        let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
-        let bytes = super::read(path)?;
-        let header =
-            NpyFile::new(&bytes[..]).map_err(|e| refuse(format!("not a .npy file of numbers, or damaged: {e}")))?;
-        let shape = header.shape().to_vec();
-        let (rows, n_embd) = match shape[..] {
-            [n] => (1, n),
-            [rows, n] => (rows, n),
-            _ => return Err(refuse(format!("it has the shape {shape:?}, expected [n_embd] or [n_layers, n_embd]"))),
-        };
-        if rows != layers.len() as u64 {
-            return Err(refuse(format!(
-                "it holds {rows} directions ({shape:?}), {} were named: {layers}",
-                layers.len()
-            )));
-        }
-        if !(1..=MAX_N_EMBD as u64).contains(&n_embd) {
-            return Err(refuse(format!("it has {n_embd} values in a row, expected 1 to {MAX_N_EMBD}")));
-        }
-        if header.order() == Order::Fortran && rows > 1 {
-            return Err(refuse("it is stored in Fortran order: save numpy.ascontiguousarray(x)".into()));
-        }
-        let kind = header.dtype().descr();
-        let failed = |e: std::io::Error| refuse(format!("it cannot be read as numbers: {e}"));
-        let values: Vec<f32> = match kind.trim_matches(['\'', '<', '>']) {
-            "f4" => header.into_vec::<f32>().map_err(failed)?,
-            "f8" => header.into_vec::<f64>().map_err(failed)?.into_iter().map(|x| x as f32).collect(),
-            "f2" => header.into_vec::<f16>().map_err(failed)?.into_iter().map(f16::to_f32).collect(),
-            _ => return Err(refuse(format!("it holds {kind}, expected floats: '<f4', '<f8' or '<f2'"))),
-        };
-        Self::from_layers(layers, &values, "").map_err(|e| refuse(e.to_string()))
-    }
-
     /// The bytes of the `.npy` file (f4, C order). Layers, architecture and provenance have no place in it.
     ///
     /// # Errors
@@ -69,4 +29,52 @@ impl SteeringVector {
         write().map_err(|e: std::io::Error| SteerError::Invalid(e.to_string()))?;
         Ok(bytes)
     }
+}
+
+/// The array of a `.npy` file: f4, f8 or f2 of either byte order, which become f32.
+pub(super) fn array(bytes: &[u8], path: &Path) -> Result<Tensor, SteerError> {
+    read_array(bytes, String::new()).map_err(|reason| SteerError::NotAVector { path: path.to_owned(), reason })
+}
+
+/// The arrays of a `.npz` file, by name.
+pub(super) fn arrays(bytes: &[u8], path: &Path) -> Result<Vec<Tensor>, SteerError> {
+    let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
+    let mut archive =
+        Archive::open(bytes).map_err(|e| refuse(format!("not an archive of numpy's arrays, or damaged: {e}")))?;
+    let mut tensors = Vec::new();
+    for file in archive.names() {
+        let Some(name) = file.strip_suffix(".npy") else {
+            return Err(refuse(format!("its file {file:?} is no .npy array")));
+        };
+        let bytes = archive.file(&file).map_err(refuse)?;
+        tensors.push(read_array(&bytes, name.to_owned()).map_err(|e| refuse(format!("{name}: {e}")))?);
+    }
+    // numpy.savez(file, x) calls a single array arr_0: the 0 is no layer.
+    if let [one] = &mut tensors[..] {
+        one.name = one.name.strip_prefix("arr_").map_or_else(|| one.name.clone(), |_| String::new());
+    }
+    Ok(tensors)
+}
+
+fn read_array(bytes: &[u8], name: String) -> Result<Tensor, String> {
+    let header = NpyFile::new(bytes).map_err(|e| format!("not a .npy file of numbers, or damaged: {e}"))?;
+    let shape: Vec<usize> =
+        header.shape().iter().map(|&n| usize::try_from(n)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    // The header of a damaged file may claim any number of values.
+    let claimed = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    if claimed.is_none_or(|n| n > bytes.len()) {
+        return Err(format!("it has the shape {shape:?}, more values than the file has bytes"));
+    }
+    if header.order() == Order::Fortran && shape.iter().filter(|&&n| n != 1).count() > 1 {
+        return Err("it is stored in Fortran order: save numpy.ascontiguousarray(x)".into());
+    }
+    let kind = header.dtype().descr();
+    let failed = |e: std::io::Error| format!("it cannot be read as numbers: {e}");
+    let values: Vec<f32> = match kind.trim_matches(['\'', '<', '>']) {
+        "f4" => header.into_vec::<f32>().map_err(failed)?,
+        "f8" => header.into_vec::<f64>().map_err(failed)?.into_iter().map(|x| x as f32).collect(),
+        "f2" => header.into_vec::<f16>().map_err(failed)?.into_iter().map(f16::to_f32).collect(),
+        _ => return Err(format!("it holds {kind}, expected floats: '<f4', '<f8' or '<f2'")),
+    };
+    Ok(Tensor { name, shape, values })
 }

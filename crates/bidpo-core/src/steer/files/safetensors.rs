@@ -1,11 +1,12 @@
 //! The vector as a safetensors file: a tensor `direction.N` for each layer, everything else as JSON in one metadata key.
 
-use super::gguf::{MAX_N_EMBD, layer_of};
+use super::LoadedVector;
+use super::loose::{self, Tensor};
+use crate::layers::Layers;
 use crate::steer::{SteerError, SteeringVector};
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use ggml_grad::llama::GgufValue;
 use ggml_grad::numeric;
-use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,39 +15,27 @@ use std::path::Path;
 const KEY: &str = "control_vector";
 
 impl SteeringVector {
-    /// Reads a safetensors file: tensors `direction.N` of one dimension, F32, or F64, F16, BF16, which become F32.
+    /// Reads a safetensors file: tensors `direction.N` of one dimension, F32, or F64, F16, BF16, which become F32. Of other tools
+    /// also `layers.N`, `N`, or one tensor for the `layers` that are given.
     ///
     /// # Errors
     /// [`SteerError::Io`] for a file that cannot be read, [`SteerError::NotAVector`] for one that is no safetensors file
     /// or no usable control vector.
-    pub fn load_safetensors(path: &Path) -> Result<Self, SteerError> {
+    pub(super) fn open_safetensors(path: &Path, layers: Option<&Layers>) -> Result<LoadedVector, SteerError> {
         let refuse = |reason: String| SteerError::NotAVector { path: path.to_owned(), reason };
         let bytes = super::read(path)?;
         let damaged = |e: ::safetensors::SafeTensorError| refuse(format!("not a safetensors file, or damaged: {e}"));
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let mut vector =
-            Self { directions: Default::default(), model_hint: String::new(), provenance: Default::default() };
+        let mut tensors = Vec::new();
         for (name, tensor) in file.tensors() {
-            let layer = layer_of(&name).ok_or_else(|| {
-                refuse(format!("tensor {name:?} is no direction: a control vector holds direction.N, N a layer from 1"))
-            })?;
-            let [n] = tensor.shape() else {
-                return Err(refuse(format!(
-                    "{name} has the shape {:?}, a direction must have one dimension",
-                    tensor.shape()
-                )));
-            };
-            if !(1..=MAX_N_EMBD).contains(n) {
-                return Err(refuse(format!("{name} has {n} values, expected 1 to {MAX_N_EMBD}")));
-            }
-            let direction = floats(&tensor).ok_or_else(|| {
+            let values = floats(&tensor).ok_or_else(|| {
                 refuse(format!("{name} has type {:?}, expected F32, F64, F16 or BF16", tensor.dtype()))
             })?;
-            if vector.directions.insert(layer, direction).is_some() {
-                return Err(refuse(format!("it holds two directions for layer {layer}")));
-            }
+            tensors.push(Tensor { name, shape: tensor.shape().to_vec(), values });
         }
+        let found = loose::by_layer(tensors, path, layers).map_err(refuse)?;
+        let mut vector = Self { directions: found.by_layer, model_hint: String::new(), provenance: Default::default() };
         let meta = header.metadata().as_ref().and_then(|m| m.get(KEY));
         if let Some(text) = meta {
             let meta: Value =
@@ -66,8 +55,7 @@ impl SteeringVector {
                 vector.provenance.entries.insert(key.clone(), value);
             }
         }
-        vector.check().map_err(|e| refuse(e.to_string()))?;
-        Ok(vector)
+        Ok(LoadedVector { vector, remarks: found.remarks })
     }
 
     /// The bytes of the safetensors file; the same vector gives the same bytes.
@@ -113,8 +101,8 @@ fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     Some(match tensor.dtype() {
         Dtype::F32 => numeric::f32_from_le(data),
         Dtype::F64 => numeric::f64_from_le(data).into_iter().map(|x| x as f32).collect(),
-        Dtype::F16 => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::BF16 => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F16 => numeric::f16_from_le(data),
+        Dtype::BF16 => numeric::bf16_from_le(data),
         _ => return None,
     })
 }
