@@ -1,7 +1,9 @@
-//! Compiles the shim at which C++ exceptions end (`csrc/guard.cpp`).
+//! Compiles the shim over llama.cpp's C++: where its exceptions end (`csrc/guard.cpp`), and a model's tensors
+//! (`csrc/tensors.cpp`).
 
 fn main() {
-    println!("cargo:rerun-if-changed=csrc/guard.cpp");
+    println!("cargo:rerun-if-changed=csrc");
+    let files = ["csrc/guard.cpp", "csrc/tensors.cpp"];
     // llama-cpp-sys-2 links the C++ library.
-    cc::Build::new().cpp(true).std("c++17").cpp_link_stdlib(None).file("csrc/guard.cpp").compile("ggml_grad_guard");
+    cc::Build::new().cpp(true).std("c++17").cpp_link_stdlib(None).files(files).compile("ggml_grad_shim");
 }

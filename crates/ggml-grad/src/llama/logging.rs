@@ -35,7 +35,6 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
         }
     }
     let text = text.trim();
-    super::placement::note(text);
     if (level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN) && !text.is_empty() {
         let mut lines = LINES.lock().unwrap_or_else(|e| e.into_inner());
         if lines.len() == KEPT {

@@ -20,6 +20,7 @@ mod grammar;
 mod guard;
 mod logging;
 mod model;
+mod model_tensors;
 mod node;
 mod owned_tensor;
 mod placement;

@@ -1,6 +1,7 @@
 //! A loaded model and its vocabulary.
 
 use super::guard::{guarded, throwing};
+use super::model_tensors::model_tensors;
 use super::{
     DType, FileTensor, LlamaError, Offload, Placement, SplitMode, Token, init, logging::last_log_lines, sys,
     transposed::TransposedTensor, vet,
@@ -86,7 +87,6 @@ impl Model {
         let mut list = devices.clone();
         list.push(std::ptr::null_mut());
         let _ = last_log_lines();
-        Placement::start();
         // SAFETY: the defaults are a plain struct; the path is NUL-terminated, and it and the lists outlive the call.
         let p = unsafe {
             let mut p = sys::llama_model_default_params();
@@ -122,8 +122,10 @@ impl Model {
             return Err(LlamaError::Load { path: path.to_owned(), reason });
         }
         // SAFETY: raw is a live model.
-        let vocab = unsafe { sys::llama_model_get_vocab(raw) };
-        let placement = Placement::finish(&devices);
+        let (vocab, n_layer) = unsafe { (sys::llama_model_get_vocab(raw), sys::llama_model_n_layer(raw)) };
+        // SAFETY: raw is a live model.
+        let tensors = unsafe { model_tensors(raw) };
+        let placement = Placement::of(&tensors, usize::try_from(n_layer).unwrap_or(0), &devices);
         Ok(Arc::new(Self {
             raw,
             vocab,

@@ -1,8 +1,12 @@
 //! Placement of a model's layers on devices.
 
 use super::device::{device_description, device_name, find_device, local_gpus};
+use super::model_tensors::ModelTensor;
 use super::{LlamaError, init, rpc, sys};
-use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// ggml's name of the CPU.
+const CPU: &str = "CPU";
 
 /// Division of the layers between several devices (llama.cpp's `--split-mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,48 +120,45 @@ pub struct Placement {
     words: Vec<(String, String)>,
 }
 
-thread_local! {
-    /// Layers and their devices, as llama.cpp reports them in the log of the load in progress on this thread.
-    static ASSIGNED: RefCell<Vec<(usize, String)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Looks for `layer N assigned to device NAME` in a line of llama.cpp's log.
-pub(super) fn note(line: &str) {
-    let Some((layer, rest)) = line.split_once("layer ").and_then(|(_, rest)| rest.split_once(" assigned to device "))
-    else {
-        return;
-    };
-    let name = rest.split(',').next().unwrap_or_default().trim();
-    if let Ok(layer) = layer.trim().parse() {
-        ASSIGNED.with_borrow_mut(|a| a.push((layer, name.to_owned())));
-    }
-}
-
 impl Placement {
-    /// Forgets what an earlier load on this thread reported.
-    pub(super) fn start() {
-        ASSIGNED.with_borrow_mut(Vec::clear);
-    }
-
-    /// Placement that the load which has just ended on this thread reported: one line for each layer, and one for the output.
-    pub(super) fn finish(devices: &[sys::ggml_backend_dev_t]) -> Self {
-        let mut assigned = ASSIGNED.with_borrow_mut(std::mem::take);
-        assigned.sort();
-        assigned.dedup_by_key(|a| a.0);
-        let output = assigned.pop().map(|a| a.1).unwrap_or_default();
+    /// Placement of a model of `n_layer` layers, by the memory that holds its tensors. A layer lies where most of its bytes
+    /// do.
+    pub(super) fn of(tensors: &[ModelTensor], n_layer: usize, devices: &[sys::ggml_backend_dev_t]) -> Self {
         let words = devices.iter().map(|&d| (device_name(d), device_description(d))).collect();
-        Self { layers: assigned.into_iter().map(|a| a.1).collect(), output, words }
+        if tensors.is_empty() {
+            return Self { words, ..Self::default() }; // only the vocabulary was loaded
+        }
+        let mut bytes: Vec<BTreeMap<&str, usize>> = vec![BTreeMap::new(); n_layer];
+        for tensor in tensors {
+            let layer = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            if let Some(bytes) = layer.and_then(|i| bytes.get_mut(i)) {
+                *bytes.entry(&tensor.device).or_default() += tensor.n_bytes;
+            }
+        }
+        let mut layers: Vec<String> = Vec::with_capacity(n_layer);
+        for bytes in bytes {
+            let most = bytes.into_iter().max_by_key(|(_, n)| *n).map(|(device, _)| device.to_owned());
+            // A layer without weights lies where the one below it does.
+            let below = || layers.last().cloned().unwrap_or_else(|| CPU.to_owned());
+            let device = most.unwrap_or_else(below);
+            layers.push(device);
+        }
+        let of = |name: &'static str| tensors.iter().filter(move |t| t.name == name).map(|t| &t.device);
+        // A tied output on a device is a second copy of the table of embeddings, which itself stays with the CPU.
+        let mut output = of("output.weight").chain(of("token_embd.weight").filter(|d| *d != CPU));
+        let output = output.next().cloned().unwrap_or_else(|| CPU.to_owned());
+        Self { layers, output, words }
     }
 
     /// True if something lies outside of the CPU's memory.
     pub fn is_offloaded(&self) -> bool {
-        self.layers.iter().chain([&self.output]).any(|d| !d.is_empty() && d != "CPU")
+        self.layers.iter().chain([&self.output]).any(|d| !d.is_empty() && d != CPU)
     }
 
     /// Share of the layers, the output among them, that the CPU's memory holds.
     pub fn share_on_cpu(&self) -> f64 {
         let all = self.layers.len() + 1;
-        let elsewhere = self.layers.iter().chain([&self.output]).filter(|d| !d.is_empty() && *d != "CPU").count();
+        let elsewhere = self.layers.iter().chain([&self.output]).filter(|d| !d.is_empty() && *d != CPU).count();
         (all - elsewhere) as f64 / all as f64
     }
 
@@ -205,22 +206,34 @@ impl std::fmt::Display for Placement {
 mod tests {
     use super::*;
 
+    fn tensor(name: &str, device: &str, n_bytes: usize) -> ModelTensor {
+        ModelTensor { name: name.into(), device: device.into(), n_bytes }
+    }
+
     #[test]
-    fn the_log_of_a_load_tells_where_layers_go() {
-        Placement::start();
-        for line in [
-            "load_tensors: layer   0 assigned to device CPU, is_swa = 0",
-            "load_tensors: layer   1 assigned to device CUDA0, is_swa = 1",
-            "load_tensors: layer   2 assigned to device CUDA0, is_swa = 0",
-            "load_tensors: offloading 2 repeating layers to GPU",
-        ] {
-            note(line);
-        }
-        let p = Placement::finish(&[]);
-        assert_eq!((p.layers.clone(), p.output.as_str()), (vec!["CPU".into(), "CUDA0".into()], "CUDA0"));
+    fn the_memory_of_tensors_tells_where_layers_lie() {
+        let mut tensors = vec![
+            tensor("token_embd.weight", "CPU", 9),
+            tensor("blk.0.attn_q.weight", "CPU", 2),
+            tensor("blk.1.attn_norm.weight", "CPU", 1),
+            tensor("blk.1.attn_q.weight", "CUDA0", 2),
+            tensor("blk.10.attn_q.weight", "CUDA1", 2),
+            tensor("output.weight", "CUDA0", 9),
+        ];
+        let p = Placement::of(&tensors, 3, &[]);
+        assert_eq!(
+            (p.layers.clone(), p.output.as_str()),
+            (["CPU", "CUDA0", "CUDA0"].map(String::from).into(), "CUDA0")
+        );
         assert!(p.is_offloaded());
-        assert_eq!(p.to_string(), "layer 0 on CPU, 1 and the output on CUDA0");
-        assert!((p.share_on_cpu() - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(p.to_string(), "layer 0 on CPU, 1-2 and the output on CUDA0");
+        assert!((p.share_on_cpu() - 1.0 / 4.0).abs() < 1e-12);
+        // Tied: the copy on the device is the output.
+        tensors.pop();
+        assert_eq!(Placement::of(&tensors, 3, &[]).output, "CPU");
+        tensors.push(tensor("token_embd.weight", "CUDA1", 9));
+        assert_eq!(Placement::of(&tensors, 3, &[]).output, "CUDA1");
+        assert_eq!(Placement::of(&[], 3, &[]).layers.len(), 0);
     }
 
     #[test]
