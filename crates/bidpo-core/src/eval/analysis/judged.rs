@@ -52,7 +52,8 @@ impl Analysis {
         let alpha = if shown { 0.05 } else { FALLBACK };
         let first = primary.into_iter().map(|result| Judgement { result, significant: result.p < 0.05, p_holm: None });
         let rest = others.into_iter().zip(adjusted);
-        first.chain(rest.map(|(result, p)| Judgement { result, significant: p < alpha, p_holm: Some(p) })).collect()
+        let judged = |(result, p)| Judgement { result, significant: p < alpha, p_holm: Some(Corrected { p, alpha }) };
+        first.chain(rest.map(judged)).collect()
     }
 }
 
@@ -60,7 +61,22 @@ impl Analysis {
 struct Judgement<'a> {
     result: &'a PairwiseResult,
     significant: bool,
-    p_holm: Option<f64>,
+    p_holm: Option<Corrected>,
+}
+
+/// A p value after Holm's correction, and the level at which it is tested.
+#[derive(Clone, Copy)]
+struct Corrected {
+    p: f64,
+    alpha: f64,
+}
+
+impl Corrected {
+    /// The level is said where it is not the usual one: the primary comparison shows nothing.
+    fn described(self) -> String {
+        let level = if self.alpha < 0.05 { format!(", tested at {:.0} %", 100.0 * self.alpha) } else { String::new() };
+        format!(" (Holm {}{level})", p_equals(self.p))
+    }
 }
 
 /// The result of one comparison in a sentence or two.
@@ -73,7 +89,7 @@ fn verdict(j: &Judgement<'_>, judge: &str, n: usize) -> String {
         v.losses,
         v.ties,
         p_equals(v.p),
-        j.p_holm.map_or_else(String::new, |p| format!(" (Holm {})", p_equals(p)))
+        j.p_holm.map_or_else(String::new, Corrected::described)
     );
     let lean = format!(
         " With both orders averaged it leans to the steered answer {} times and to the other {} times, {}.",
@@ -92,4 +108,15 @@ fn verdict(j: &Judgement<'_>, judge: &str, n: usize) -> String {
         format!("Head to head the judge ({judge}) {verb} those under {against}: {counts}.")
     };
     said + &lean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stricter_level_is_said() {
+        assert_eq!(Corrected { p: 0.038, alpha: 0.05 }.described(), " (Holm p = 0.038)");
+        assert_eq!(Corrected { p: 0.038, alpha: FALLBACK }.described(), " (Holm p = 0.038, tested at 1 %)");
+    }
 }
