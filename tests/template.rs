@@ -4,7 +4,10 @@
 
 mod common;
 
-use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateChoice, TemplateError};
+use bidpo_core::data::{
+    ChatTemplate, Message, Prompt, TemplateChoice, TemplateError, TemplateSettings, TemplateVariable, Think,
+    template_variables,
+};
 use ggml_grad::llama::{Model, ModelParams, Token, apply_builtin_chat_format};
 use std::sync::Arc;
 
@@ -166,10 +169,10 @@ fn templates_that_add_or_rewrite() {
         })
     };
     let owned = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-    // A reasoning model's: the prompt opens a thought that a finished answer does not show.
+    // A reasoning model's: the generation prompt opens a thought that a finished chat does not show.
     let reasoning = "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}{{ eos_token }}\n{% endfor %}\
                      {% if add_generation_prompt %}assistant:<think>{% endif %}";
-    assert_eq!(with(reasoning).unwrap(), owned("user:Q<|im_end|>\nassistant:<think>", "Yes<|im_end|>", "No<|im_end|>"));
+    assert_eq!(with(reasoning).unwrap(), owned("user:Q<|im_end|>\nassistant:", "Yes<|im_end|>", "No<|im_end|>"));
     // White space between prompt and answer belongs to the answer.
     let gap = "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %} {{ m.content | trim }}\
                {{ eos_token }}{% endif %}{% endfor %}";
@@ -178,6 +181,201 @@ fn templates_that_add_or_rewrite() {
     assert!(matches!(with(deaf), Err(TemplateError::LostResponse { .. })));
     let refusing = "{{ raise_exception('no') }}";
     assert!(matches!(with(refusing), Err(TemplateError::Render { .. })));
+}
+
+/// A template of our own, on SmolLM2's vocabulary.
+fn own(model: &Model, source: &str, settings: &TemplateSettings) -> Result<ChatTemplate, TemplateError> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.jinja");
+    std::fs::write(&file, source).unwrap();
+    ChatTemplate::with_settings(model, &TemplateChoice::File(file), settings)
+}
+
+/// Prompt and chosen response as text.
+fn pair_text(model: &Model, template: &ChatTemplate, prompt: &Prompt, chosen: &str) -> (String, String) {
+    let pair = template.encode_pair(model, prompt, chosen, "Other.").unwrap();
+    (model.detokenize(&pair.prompt, true), model.detokenize(&pair.chosen, true))
+}
+
+const TURNS: &str = "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '<end>' }}{% endfor %}\
+                     {% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+
+/// Templates without a system role, each in its own way: the text stands before the first user message.
+#[test]
+fn system_text_where_the_template_takes_none() {
+    let Some(model) = vocabulary(SMOL) else { return };
+    let refusing =
+        format!("{{% if messages[0].role == 'system' %}}{{{{ raise_exception('no') }}}}{{% endif %}}{TURNS}");
+    let alternating = format!(
+        "{{% for m in messages %}}{{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}}{{{{ raise_exception('roles') }}}}\
+         {{% endif %}}{{% endfor %}}{TURNS}"
+    );
+    let dropping = TURNS
+        .replace("{{ '<' + m.role", "{% if m.role != 'system' %}{{ '<' + m.role")
+        .replace("'<end>' }}", "'<end>' }}{% endif %}");
+    let chat = [Message::system("S."), Message::user("Q?"), Message::assistant("A."), Message::user("R?")];
+    for source in [&refusing, &alternating, &dropping] {
+        let template = own(&model, source, &TemplateSettings::default()).unwrap();
+        assert!(template.notes().is_empty());
+        let text = template.render(&chat, true).unwrap();
+        assert_eq!(text, "<user>S.\n\nQ?<end><assistant>A.<end><user>R?<end><assistant>", "{source}");
+        assert!(template.notes()[0].contains("before the first user message"), "{:?}", template.notes());
+        let pair = pair_text(&model, &template, &Prompt::Messages(chat.to_vec()), "Yes.");
+        assert_eq!(pair, (text, "Yes.<end>".to_owned()));
+    }
+    // A template with a system role gets it as it is; one in the middle only where the template shows it.
+    let template = own(&model, TURNS, &TemplateSettings::default()).unwrap();
+    assert_eq!(template.render(&chat[..2], true).unwrap(), "<system>S.<end><user>Q?<end><assistant>");
+    assert!(template.notes().is_empty());
+    let first_only = TURNS.replace(
+        "{{ '<' + m.role",
+        "{% if m.role == 'system' and not loop.first %}{{ raise_exception('x') }}{% endif %}{{ '<' + m.role",
+    );
+    let template = own(&model, &first_only, &TemplateSettings::default()).unwrap();
+    let late = [
+        Message::system("S."),
+        Message::user("Q?"),
+        Message::assistant("A."),
+        Message::system("T."),
+        Message::user("R?"),
+    ];
+    let text = template.render(&late, false).unwrap();
+    assert_eq!(text, "<system>S.<end><user>Q?<end><assistant>A.<end><user>T.\n\nR?<end>");
+    // `developer` is `system`, also for a template that knows neither.
+    let known = "{% for m in messages %}{% if m.role in ['system', 'user'] %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}";
+    let template = own(&model, known, &TemplateSettings::default()).unwrap();
+    let chat = [Message::new("developer", "S."), Message::user("Q?")];
+    assert_eq!(template.render(&chat, true).unwrap(), "<system>S.<user>Q?");
+}
+
+/// What is trained is the answer, as a finished chat holds it, and not a thought or the header of the next turn.
+#[test]
+fn answers_as_finished_chats_hold_them() {
+    let Some(model) = vocabulary(SMOL) else { return };
+    let opened = TURNS.replace("'<assistant>' }}", "'<assistant><think>\\n' }}");
+    // Finished chats with an empty thought, or with the thought that a message brings.
+    let thinking = opened.replace(
+        "{{ '<' + m.role + '>' + m.content",
+        "{% set c = m.content %}{% if m.role == 'assistant' %}{% set r = m.reasoning_content or '' %}\
+         {% if '</think>' in c %}{% set r = c.split('</think>')[0].split('<think>')[-1].strip() %}{% set c = c.split('</think>')[-1].lstrip() %}{% endif %}\
+         {% set c = '<think>\\n' + r + '\\n</think>\\n\\n' + c %}{% endif %}{{ '<' + m.role + '>' + c",
+    );
+    let dropping = opened.replace("m.content +", "m.content.split('</think>')[-1].strip() +");
+    let marked = TURNS.replace(
+        "'>' + m.content +",
+        "'>' + ('<START>' + m.content + '<STOP>' if m.role == 'assistant' else m.content) +",
+    );
+    let always = TURNS
+        .replace("{% if add_generation_prompt %}", "")
+        .replace("{{ '<assistant>' }}{% endif %}", "{{ '<assistant>' }}");
+    let question = "<user>Q?<end>";
+    let thought = "<think>\nHm.\n</think>\n\nYes.";
+    for (source, think, answer, prompt, response) in [
+        (&opened, "auto", "Yes.", "<assistant>", "Yes.<end>"),
+        (&opened, "keep", "Hm.</think>Yes.", "<assistant><think>\n", "Hm.</think>Yes.<end>"),
+        (&opened, "keep", thought, "<assistant><think>\n", "Hm.\n</think>\n\nYes.<end>"),
+        (&thinking, "auto", "Yes.", "<assistant><think>\n\n</think>\n\n", "Yes.<end>"),
+        (&thinking, "skip", thought, "<assistant><think>\n\n</think>\n\n", "Yes.<end>"),
+        (&dropping, "auto", thought, "<assistant>", "Yes.<end>"),
+        (&dropping, "skip", thought, "<assistant>", "Yes.<end>"),
+        (&marked, "auto", "Yes.", "<assistant><START>", "Yes.<STOP><end>"),
+        (&always, "auto", "Yes.", "<assistant>", "Yes.<end>"),
+    ] {
+        let settings = TemplateSettings { think: think.parse::<Think>().unwrap(), ..TemplateSettings::default() };
+        let template = own(&model, source, &settings).unwrap();
+        let pair = template.encode_pair(&model, &Prompt::Text("Q?".into()), answer, answer).unwrap();
+        let text = (model.detokenize(&pair.prompt, true), model.detokenize(&pair.chosen, true));
+        assert_eq!(text, (format!("{question}{prompt}"), response.to_owned()), "{think} {answer:?} {source}");
+        let (_, bare) = template.encode_answers(&model, &Prompt::Text("Q?".into()), &[answer]).unwrap();
+        let bare = model.detokenize(&bare[0], true);
+        assert!(response.starts_with(&bare) && bare.ends_with("Yes."), "{bare}");
+        assert_eq!(
+            template.notes().is_empty(),
+            think == "keep" || *source == always,
+            "{:?} {source}",
+            template.notes()
+        );
+    }
+    // One answer with a thought, one without: the prompt is what both have.
+    let template = own(&model, &thinking, &TemplateSettings::default()).unwrap();
+    let pair = template.encode_pair(&model, &Prompt::Text("Q?".into()), thought, "No.").unwrap();
+    assert_eq!(model.detokenize(&pair.prompt, true), format!("{question}<assistant><think>\n"));
+    assert_eq!(model.detokenize(&pair.chosen, true), "Hm.\n</think>\n\nYes.<end>");
+    assert_eq!(model.detokenize(&pair.rejected, true), "\n</think>\n\nNo.<end>");
+    let inside = template.in_thought(&model, &pair.prompt, &pair.chosen);
+    let outside: Vec<Token> = pair.chosen.iter().zip(&inside).filter(|(_, t)| !**t).map(|(t, _)| *t).collect();
+    assert_eq!(model.detokenize(&outside, true).trim(), "Yes.<end>");
+    // What a message brings as reasoning_content reaches the template.
+    let message = Message { reasoning_content: Some("Hm.".into()), ..Message::assistant("Yes.") };
+    assert!(template.render(&[Message::user("Q?"), message], false).unwrap().contains("<think>\nHm.\n</think>"));
+    // Mistral's way: the system text stands with the last user message, and moves on when the chat does.
+    let moving = "{% for m in messages %}{% if m.role == 'user' %}[I]{% if loop.last %}{{ messages[0].content }} {% endif %}\
+                  {{ m.content }}[/I]{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}";
+    let template = own(&model, moving, &TemplateSettings::default()).unwrap();
+    let chat = Prompt::Messages(vec![Message::system("S."), Message::user("Q?")]);
+    let pair = pair_text(&model, &template, &chat, "Yes.");
+    assert_eq!(pair, ("[I]S. Q?[/I]".to_owned(), " Yes.<|im_end|>".to_owned()));
+}
+
+#[test]
+fn questions_must_show() {
+    let Some(model) = vocabulary(SMOL) else { return };
+    let sharegpt = "{% for m in messages %}{{ m['from'] ~ ': ' ~ m['value'] }}{% endfor %}";
+    let error = own(&model, sharegpt, &TemplateSettings::default()).unwrap_err();
+    assert!(matches!(error, TemplateError::LostQuestion { .. }), "{error}");
+    let first = own(&model, "{{ messages[0].content }}", &TemplateSettings::default()).unwrap();
+    let chat = Prompt::Messages(vec![Message::user("a"), Message::assistant("b"), Message::user("c")]);
+    assert!(matches!(first.encode_prompt(&model, &chat), Err(TemplateError::LostQuestion { .. })));
+    // A text that the template writes in another way shows.
+    let json = own(&model, "{{ messages[0].content | tojson }}", &TemplateSettings::default()).unwrap();
+    assert!(json.encode_prompt(&model, &Prompt::Text("a\n\"b\"".into())).is_ok());
+    // Contents as lists of parts.
+    let parts = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}";
+    let template = own(&model, parts, &TemplateSettings::default()).unwrap();
+    assert_eq!(template.render(&[Message::user("Q?")], true).unwrap(), "<user>Q?");
+    let pair = pair_text(&model, &template, &Prompt::Text("Q?".into()), "Yes.");
+    assert_eq!(pair, ("<user>Q?<assistant>".to_owned(), "Yes.".to_owned()));
+    // Names of formats, ours and llama.cpp's: its own rendering is the oracle.
+    for name in ["chatml", "vicuna", "command-r", " deepseek\n"] {
+        let template = own(&model, name, &TemplateSettings::default()).unwrap();
+        assert!(template.notice().unwrap().contains("only the name"), "{:?}", template.notice());
+        let chat = [Message::system("S."), Message::user("Q?")];
+        let pairs: Vec<_> = chat.iter().map(|m| (m.role.clone(), m.content.clone())).collect();
+        assert_eq!(
+            template.render(&chat, true).unwrap(),
+            apply_builtin_chat_format(name.trim(), &pairs, true).unwrap()
+        );
+    }
+    let error = own(&model, "chatmk", &TemplateSettings::default()).unwrap_err();
+    assert!(matches!(error, TemplateError::LostQuestion { .. }), "{error}");
+}
+
+#[test]
+fn variables_reach_the_template() {
+    let Some(model) = vocabulary(SMOL) else { return };
+    let source = format!(
+        "{{% if enable_thinking is defined and not enable_thinking %}}quiet {{% endif %}}{{{{ effort | default('high') }}}} {TURNS}"
+    );
+    let set = |list: &[&str]| {
+        let list: Vec<TemplateVariable> = list.iter().map(|v| v.parse().unwrap()).collect();
+        let settings = TemplateSettings { variables: template_variables(&list), ..TemplateSettings::default() };
+        own(&model, &source, &settings)
+    };
+    let chat = [Message::user("Q?")];
+    let text = |template: &ChatTemplate| template.render(&chat, false).unwrap();
+    let plain = set(&[]).unwrap();
+    assert_eq!(plain.variables(), ["effort", "enable_thinking"]);
+    assert_eq!(text(&plain), "high <user>Q?<end>");
+    let quiet = set(&["enable_thinking=false", "effort=low"]).unwrap();
+    assert_eq!(text(&quiet), "quiet low <user>Q?<end>");
+    assert_ne!(plain.sha256(), quiet.sha256());
+    assert_eq!(quiet.settings().words(), "enable_thinking=false, effort=\"low\"");
+    let again = plain.with_variables(&quiet.settings().variables).unwrap();
+    assert_eq!((text(&again), again.sha256()), (text(&quiet), quiet.sha256()));
+    let error = set(&["enable_thinkin=false"]).unwrap_err().to_string();
+    assert!(error.contains("enable_thinkin;") && error.contains("effort, enable_thinking"), "{error}");
+    let none = ChatTemplate::new(&model, &TemplateChoice::None).unwrap();
+    assert!(none.with_variables(&quiet.settings().variables).is_err());
 }
 
 #[test]

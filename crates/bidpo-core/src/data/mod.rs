@@ -24,6 +24,9 @@ pub use prefs::{PreferencePair, PreferenceSet, PrefsError, ReadOptions};
 pub use source::{SourceError, stem};
 pub use split::{Split, SplitError, permutation, split, split_groups};
 pub use split_file::{Part, SplitFile, SplitFileError};
-pub use template::{ChatTemplate, TemplateChoice, TemplateError, TokenizedPair};
+pub use template::{
+    AnswerPart, ChatTemplate, ShownChat, ShownText, ShownToken, SplitAnswer, TemplateChoice, TemplateError,
+    TemplateSettings, TemplateVariable, Think, ThoughtMarks, ThoughtSplitter, TokenizedPair, template_variables,
+};
 pub use text_file::LineError;
 pub(crate) use text_file::decode;

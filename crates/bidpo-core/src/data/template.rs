@@ -1,24 +1,40 @@
 //! Chat templates: from messages to the tokens a model was trained to answer.
 //!
-//! Two rules hold everywhere:
+//! Three rules hold everywhere:
 //! - **What a person writes never becomes a control token.** Only the template's own text is read for control tokens;
 //!   a message that says `<|im_end|>` is told to the model as those characters.
+//! - **What a person writes is shown.** A template that leaves the user's message out is refused.
 //! - **One BOS.** It comes first if the model's vocabulary asks for one or the template writes one, and never twice.
 
+mod answer;
+mod choice;
 mod date;
 mod encode;
+mod engine;
 mod jinja;
 mod named;
+mod place;
+mod shield;
+mod show;
+mod thoughts;
+mod unfinished;
+mod variables;
 
 use super::Message;
-use encode::Encoder;
+use engine::{Engine, KnownFormat, known_format, only_a_name};
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Model};
-use std::path::PathBuf;
-use std::str::FromStr;
+use jinja::JinjaTemplate;
+use place::{Known, marker};
+use serde_json::{Map, Value, json};
+use shield::Encoder;
 use std::sync::Arc;
 
+pub use choice::{TemplateChoice, TemplateSettings, Think};
 pub use encode::TokenizedPair;
+pub use show::{ShownChat, ShownText, ShownToken};
+pub use thoughts::{AnswerPart, SplitAnswer, ThoughtMarks, ThoughtSplitter};
+pub use variables::{TemplateVariable, template_variables};
 
 /// A chat that cannot be rendered or tokenized.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +58,25 @@ pub enum TemplateError {
         /// The template's, or minijinja's, reason.
         reason: String,
     },
+    /// The template does not show what the user says.
+    #[error(
+        "the chat template {name} does not show the user's message, so the model would answer something else: use another \
+         --template (it reads role and content of each message)"
+    )]
+    LostQuestion {
+        /// Name of the template.
+        name: String,
+    },
+    /// A variable that the template does not read.
+    #[error("the chat template {name} does not read a variable {variable}; {}", reads_text(.reads))]
+    UnknownVariable {
+        /// Name of the template.
+        name: String,
+        /// Name of the variable.
+        variable: String,
+        /// The variables that it reads.
+        reads: Vec<String>,
+    },
     /// No token is left to compute with.
     #[error("the prompt is empty, and without a template or a BOS token nothing is left that an answer could follow")]
     EmptyPrompt,
@@ -59,77 +94,52 @@ pub enum TemplateError {
     Llama(#[from] LlamaError),
 }
 
-/// Choice of the template: the value of `--template`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum TemplateChoice {
-    /// The GGUF file's own; plain text if it carries none.
-    #[default]
-    Auto,
-    /// No template: the text as it stands.
-    None,
-    /// One of the formats known by name.
-    Named(&'static str),
-    /// A Jinja file.
-    File(PathBuf),
-}
-
-impl TemplateChoice {
-    /// The formats known by name.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        named::TEMPLATES.iter().map(|(name, _)| *name)
-    }
-}
-
-impl FromStr for TemplateChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => return Ok(Self::Auto),
-            "none" => return Ok(Self::None),
-            _ => {}
-        }
-        if let Some(name) = Self::names().find(|&n| n == text) {
-            return Ok(Self::Named(name));
-        }
-        if text.contains(['.', '/', '\\']) {
-            return Ok(Self::File(text.into()));
-        }
-        let names: Vec<_> = Self::names().collect();
-        Err(format!("no template is named {text}; use auto, none, {}, or a file such as ./my.jinja", names.join(", ")))
-    }
-}
-
-impl std::fmt::Display for TemplateChoice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::None => f.write_str("none"),
-            Self::Named(name) => f.write_str(name),
-            Self::File(path) => write!(f, "{}", path.display()),
-        }
+fn reads_text(reads: &[String]) -> String {
+    match reads {
+        [] => "it reads none".to_owned(),
+        names => format!("it reads {}", names.join(", ")),
     }
 }
 
 /// A chat template, ready for one model.
+///
+/// A clone shares what was found out about the template, and its notes.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     name: String,
     notice: Option<String>,
     /// `None`: no template, text as it stands.
-    jinja: Option<Arc<jinja::JinjaTemplate>>,
+    engine: Option<Arc<Engine>>,
     encoder: Encoder,
+    settings: TemplateSettings,
+    /// The template asks for contents as lists of parts.
+    parts: bool,
+    marks: Option<ThoughtMarks>,
+    known: Arc<Known>,
 }
 
 impl ChatTemplate {
     /// Prepares the chosen template for `model`.
     ///
     /// `auto` takes the template in the GGUF file. A file without one (a base model) is treated as `none`, and
-    /// [`ChatTemplate::notice`] says so.
+    /// [`ChatTemplate::notice`] says so. A template that consists of the name of a known format is taken as that format.
     ///
     /// # Errors
-    /// [`TemplateError::Io`] and [`TemplateError::Syntax`].
+    /// [`TemplateError::Io`], [`TemplateError::Syntax`], and [`TemplateError::LostQuestion`] for a template that does not
+    /// show what the user says.
     pub fn new(model: &Model, choice: &TemplateChoice) -> Result<Self, TemplateError> {
+        Self::with_settings(model, choice, &TemplateSettings::default())
+    }
+
+    /// As [`ChatTemplate::new`], with variables for the template and a treatment of thoughts.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`], and [`TemplateError::UnknownVariable`].
+    pub fn with_settings(
+        model: &Model,
+        choice: &TemplateChoice,
+        settings: &TemplateSettings,
+    ) -> Result<Self, TemplateError> {
         let mut notice = None;
         let (name, source) = match choice {
             TemplateChoice::None => ("none".to_owned(), None),
@@ -144,23 +154,85 @@ impl ChatTemplate {
                     ("none".to_owned(), None)
                 }
             },
-            TemplateChoice::Named(name) => {
-                let source = named::TEMPLATES.iter().find(|(n, _)| n == name).map(|(_, s)| (*s).to_owned());
-                ((*name).to_owned(), source)
-            }
+            TemplateChoice::Named(name) => (name.clone(), Some(name.clone())),
             TemplateChoice::File(path) => {
                 let source = std::fs::read_to_string(path).map_err(FileError::read(path))?;
                 (path.display().to_string(), Some(source))
             }
         };
         let text = |t: Option<i32>| t.map(|t| model.detokenize(&[t], true)).unwrap_or_default();
-        let jinja = match source {
-            Some(source) => {
-                Some(Arc::new(jinja::JinjaTemplate::new(&name, source, &text(model.bos()), &text(model.eos()))?))
-            }
-            None => None,
+        let jinja = |source: String| {
+            JinjaTemplate::new(&name, source, &text(model.bos()), &text(model.eos()))
+                .map(|j| Engine::Jinja(Box::new(j)))
         };
-        Ok(Self { name, notice, jinja, encoder: Encoder::new(model) })
+        let named = source.as_deref().and_then(only_a_name).and_then(|n| Some((n.to_owned(), known_format(n)?)));
+        let engine = match (source, named) {
+            (_, Some((format, known))) => {
+                if !matches!(choice, TemplateChoice::Named(_)) {
+                    notice = Some(format!(
+                        "the chat template {name} is only the name of a format, {format}: that format is used"
+                    ));
+                }
+                Some(match known {
+                    KnownFormat::Source(source) => jinja(source.to_owned())?,
+                    KnownFormat::Builtin(name) => Engine::Builtin(name),
+                })
+            }
+            (Some(source), None) => Some(jinja(source)?),
+            (None, None) => None,
+        };
+        let encoder = Encoder::new(model, engine.as_ref().map_or("", Engine::source));
+        Self {
+            name,
+            notice,
+            engine: engine.map(Arc::new),
+            encoder,
+            settings: settings.clone(),
+            parts: false,
+            marks: None,
+            known: Arc::default(),
+        }
+        .probed()
+    }
+
+    /// The same template with these variables beside those it has; one of the same name is replaced.
+    ///
+    /// # Errors
+    /// [`TemplateError::UnknownVariable`] for a variable that the template does not read, [`TemplateError::LostQuestion`].
+    pub fn with_variables(&self, variables: &Map<String, Value>) -> Result<Self, TemplateError> {
+        if variables.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut template = self.clone();
+        template.settings.variables.extend(variables.clone());
+        template.known = Arc::default();
+        template.probed()
+    }
+
+    /// Finds out by rendering how the template takes contents, and where it puts thoughts.
+    fn probed(mut self) -> Result<Self, TemplateError> {
+        variables::check(&self.name, self.variables(), &self.settings.variables)?;
+        let Some(engine) = self.engine.clone() else { return Ok(self) };
+        let (question, thought, answer) = (marker(0), marker(1), marker(2));
+        let user = Message::user(&question);
+        self.parts = false;
+        let shown = |t: &Self| t.write(std::slice::from_ref(&user), true).map(|text| text.contains(&question));
+        let plain = shown(&self);
+        if !matches!(plain, Ok(true)) {
+            self.parts = true;
+            if !shown(&self).unwrap_or(false) {
+                self.parts = false;
+                // A template that refuses even this chat says why when it is given a real one.
+                if plain.is_ok() {
+                    return Err(TemplateError::LostQuestion { name: self.name.clone() });
+                }
+            }
+        }
+        let thinking = Message { reasoning_content: Some(thought.clone()), ..Message::assistant(answer) };
+        let written = self.write(&[user, thinking], false).ok();
+        self.marks = written.and_then(|text| thoughts::marks_around(&text, &thought));
+        self.marks = self.marks.or_else(|| thoughts::marks_in(engine.source()));
+        Ok(self)
     }
 
     /// `gguf`, `none`, the format's name, or the file.
@@ -168,52 +240,118 @@ impl ChatTemplate {
         &self.name
     }
 
-    /// Something the user should be told (on stderr): that `auto` found no template.
+    /// The name, and the settings in brackets if any are set: `gguf (enable_thinking=false)`.
+    pub fn described(&self) -> String {
+        match self.settings.words().as_str() {
+            "" => self.name.clone(),
+            words => format!("{} ({words})", self.name),
+        }
+    }
+
+    /// Something the user should be told (on stderr): that `auto` found no template, or only a name.
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
 
+    /// What was done to the chats so far that the user should be told (on stderr), each once: a system message that was
+    /// put elsewhere, an answer that follows a closed thought.
+    pub fn notes(&self) -> Vec<String> {
+        self.known.told().clone()
+    }
+
+    fn tell(&self, note: String) {
+        let mut told = self.known.told();
+        if !told.contains(&note) {
+            told.push(note);
+        }
+    }
+
     /// True if there is no template: text as it stands.
     pub fn is_none(&self) -> bool {
-        self.jinja.is_none()
+        self.engine.is_none()
     }
 
-    /// The template's Jinja source; empty under `none`.
+    /// The template's Jinja source (the name of a built-in format); empty under `none`.
     pub fn source(&self) -> &str {
-        self.jinja.as_ref().map_or("", |j| j.source())
+        self.engine.as_ref().map_or("", |e| e.source())
     }
 
-    /// SHA-256 of [`ChatTemplate::source`] in hex: two runs with the same hash formatted their chats the same way.
+    /// Names of the variables that the template reads beside the chat, sorted: those that can be set.
+    pub fn variables(&self) -> &[String] {
+        self.engine.as_ref().map_or(&[], |e| e.variables())
+    }
+
+    /// The variables that are set, and the treatment of thoughts.
+    pub fn settings(&self) -> &TemplateSettings {
+        &self.settings
+    }
+
+    /// The marks around a thought in this template's chats, if it knows thoughts.
+    pub fn thought_marks(&self) -> Option<&ThoughtMarks> {
+        self.marks.as_ref()
+    }
+
+    /// True if the generation prompt of this chat opens a thought, in which an answer begins.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn opens_thought(&self, messages: &[Message]) -> Result<bool, TemplateError> {
+        let Some(marks) = &self.marks else { return Ok(false) };
+        Ok(marks.is_open_at_end(&self.render(messages, true)?))
+    }
+
+    /// For each token of a response to `prompt` whether it lies in a thought. Marks count as part of the thought.
+    pub fn in_thought(
+        &self,
+        model: &Model,
+        prompt: &[ggml_grad::llama::Token],
+        response: &[ggml_grad::llama::Token],
+    ) -> Vec<bool> {
+        let Some(marks) = &self.marks else { return vec![false; response.len()] };
+        let open = marks.is_open_at_end(&model.detokenize(prompt, true));
+        let piece = |&t: &ggml_grad::llama::Token| String::from_utf8_lossy(&model.token_bytes(t, true)).into_owned();
+        marks.in_thought(&response.iter().map(piece).collect::<Vec<_>>(), open)
+    }
+
+    /// SHA-256 of [`ChatTemplate::source`] and of the settings, if any are set, in hex: two runs with the same hash formatted
+    /// their chats the same way.
     pub fn sha256(&self) -> String {
-        ggml_grad::files::sha256_of_bytes(self.source().as_bytes())
+        let settings = &self.settings;
+        if *settings == TemplateSettings::default() {
+            return ggml_grad::files::sha256_of_bytes(self.source().as_bytes());
+        }
+        let settings = json!({"variables": settings.variables, "think": settings.think.to_string()});
+        ggml_grad::files::sha256_of_bytes(format!("{}\0{settings}", self.source()).as_bytes())
     }
 
-    /// The chat as text; under `none` the contents joined by newlines.
+    /// The chat as text; under `none` the contents joined by newlines. System messages are placed as the template takes them.
     ///
     /// # Errors
     /// [`TemplateError::Render`] when the template refuses the messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
-        match &self.jinja {
-            Some(jinja) => jinja.render(messages, add_generation_prompt),
-            None => Ok(messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n")),
+        match &self.engine {
+            Some(_) => self.write(&self.placed(messages), add_generation_prompt),
+            None => Ok(encode::joined(messages)),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices_parse() {
-        assert_eq!("auto".parse(), Ok(TemplateChoice::Auto));
-        assert_eq!("none".parse(), Ok(TemplateChoice::None));
-        assert_eq!("llama3".parse(), Ok(TemplateChoice::Named("llama3")));
-        assert_eq!("my.jinja".parse(), Ok(TemplateChoice::File("my.jinja".into())));
-        let error = "chatmk".parse::<TemplateChoice>().unwrap_err();
-        assert!(error.contains("chatml"), "{error}");
-        for name in TemplateChoice::names() {
-            assert_eq!(name.parse::<TemplateChoice>().unwrap().to_string(), name);
+    /// The chat as the template writes it.
+    fn write(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
+        match &self.engine {
+            Some(engine) => engine.render(messages, add_generation_prompt, self.parts, &self.settings.variables),
+            None => Ok(encode::joined(messages)),
         }
+    }
+
+    /// The chat with its generation prompt, in which the last user message must show.
+    fn asked(&self, placed: &[Message]) -> Result<String, TemplateError> {
+        let text = self.write(placed, true)?;
+        let Some(last) = placed.iter().rposition(|m| m.role == "user") else { return Ok(text) };
+        if text.contains(placed[last].content.trim()) {
+            return Ok(text);
+        }
+        // The template may write it in another way (as JSON, say): it must show at all.
+        let shown = self.write(&place::marked(placed), true).is_ok_and(|text| text.contains(&marker(last)));
+        if shown { Ok(text) } else { Err(TemplateError::LostQuestion { name: self.name.clone() }) }
     }
 }

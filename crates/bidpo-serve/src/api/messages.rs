@@ -107,7 +107,7 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
     }
     HARMLESS.iter().for_each(|key| drop(fields.take(key)));
     fields.done(notes)?;
-    Ok(Message { role: role.into(), content: content.or(refusal).unwrap_or_default() })
+    Ok(Message::new(role, content.or(refusal).unwrap_or_default()))
 }
 
 /// True for an empty list or object.

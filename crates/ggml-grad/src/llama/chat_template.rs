@@ -1,10 +1,27 @@
 //! llama.cpp's own chat formats: a fixed list, written in C++.
 //!
-//! bidpo renders the Jinja template of the GGUF file instead; these are the outside oracle that its tests compare with.
+//! bidpo renders the Jinja template of the GGUF file instead, unless that is only the name of one of these; they are also
+//! the outside oracle that its tests compare with.
 
 use super::guard::{guarded, throwing};
 use super::{LlamaError, init, sys};
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
+
+/// Names of llama.cpp's built-in chat formats, in its order.
+pub fn builtin_chat_formats() -> Vec<String> {
+    init();
+    // SAFETY: a NULL list of length 0 asks for the number of names.
+    let n = unsafe { sys::llama_chat_builtin_templates(std::ptr::null_mut(), 0) };
+    let mut names: Vec<*const c_char> = vec![std::ptr::null(); usize::try_from(n).unwrap_or_default()];
+    // SAFETY: names is writable for its length; llama.cpp writes no more than that.
+    unsafe { sys::llama_chat_builtin_templates(names.as_mut_ptr(), names.len()) };
+    names
+        .into_iter()
+        .filter(|p| !p.is_null())
+        // SAFETY: NUL-terminated keys of a static table.
+        .map(|p| unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned())
+        .collect()
+}
 
 /// Formats a chat with one of llama.cpp's built-in formats (`chatml`, `llama3`, `gemma`, ...).
 ///

@@ -36,7 +36,7 @@ mod weight;
 
 pub use abort::{AbortMessage, set_abort_message};
 pub use batch::Batch;
-pub use chat_template::apply_builtin_chat_format;
+pub use chat_template::{apply_builtin_chat_format, builtin_chat_formats};
 pub use context::{Context, ContextParams, KvType, default_threads};
 pub use device::{
     CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit,

@@ -356,10 +356,30 @@ impl Model {
         attr & (sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN) != 0
     }
 
+    /// True for tokens that `tokenize` finds in any text, also where `parse_special` is off: added by the model's maker, as
+    /// text or as markup.
+    pub fn is_user_defined(&self, token: Token) -> bool {
+        if token < 0 || token as usize >= self.n_vocab() {
+            return false;
+        }
+        // SAFETY: the token is in range.
+        let attr = unsafe { sys::llama_vocab_get_attr(self.vocab, token) };
+        attr & sys::LLAMA_TOKEN_ATTR_USER_DEFINED != 0
+    }
+
     /// The texts that `tokenize` reads as control tokens when `parse_special` is on, longest first.
     pub fn control_texts(&self) -> Vec<String> {
+        self.texts_of(|t| self.is_control(t))
+    }
+
+    /// The texts of user-defined tokens ([`Model::is_user_defined`]), longest first.
+    pub fn user_defined_texts(&self) -> Vec<String> {
+        self.texts_of(|t| self.is_user_defined(t))
+    }
+
+    fn texts_of(&self, which: impl Fn(Token) -> bool) -> Vec<String> {
         let mut texts: Vec<String> = (0..self.n_vocab() as Token)
-            .filter(|&t| self.is_control(t))
+            .filter(|&t| which(t))
             .map(|t| String::from_utf8_lossy(&self.token_bytes(t, true)).into_owned())
             .filter(|text| !text.trim().is_empty())
             .collect();

@@ -39,7 +39,7 @@ pub(super) fn turns(text: &str) -> Option<Result<Vec<Message>, String>> {
         if content.is_empty() && i + 1 < found.len() {
             return Some(Err(format!("turn {} of the dialogue ({role}) is empty", i + 1)));
         }
-        out.push(Message { role: role.to_owned(), content: content.to_owned() });
+        out.push(Message::new(role, content));
     }
     Some(Ok(out))
 }

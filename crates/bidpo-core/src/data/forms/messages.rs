@@ -94,7 +94,7 @@ fn message(value: &Value) -> Result<Option<Message>, String> {
     if content.trim().is_empty() {
         return if role == "system" { Ok(None) } else { Err(format!("{key:?} is empty")) };
     }
-    Ok(Some(Message { role: role.to_owned(), content }))
+    Ok(Some(Message::new(role, content)))
 }
 
 /// A text, or the texts of a message's parts (`[{"type": "text", "text": "..."}]`).

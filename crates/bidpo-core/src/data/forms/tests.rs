@@ -27,7 +27,7 @@ fn fault(row: &Value) -> String {
 fn chat(messages: &[&str]) -> Prompt {
     let one = |m: &&str| {
         let (role, content) = m.split_once(": ").unwrap();
-        Message { role: role.into(), content: content.into() }
+        Message::new(role, content)
     };
     Prompt::Messages(messages.iter().map(one).collect())
 }

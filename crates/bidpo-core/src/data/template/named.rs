@@ -74,10 +74,14 @@ mod tests {
     use super::super::jinja::JinjaTemplate;
     use super::TEMPLATES;
     use ggml_grad::llama::apply_builtin_chat_format;
+    use serde_json::Map;
 
     fn render(name: &str, messages: &[Message], generate: bool, eos: &str) -> String {
         let source = TEMPLATES.iter().find(|(n, _)| *n == name).unwrap().1;
-        JinjaTemplate::new(name, source.to_owned(), "<s>", eos).unwrap().render(messages, generate).unwrap()
+        JinjaTemplate::new(name, source.to_owned(), "<s>", eos)
+            .unwrap()
+            .render(messages, generate, false, &Map::new())
+            .unwrap()
     }
 
     /// llama.cpp's C++ formats are the oracle, message by message.

@@ -143,6 +143,7 @@ impl Style {
                 "preset": "chat",
                 "template": template.name(),
                 "template_sha256": template.sha256(),
+                "template_settings": template.settings().words(),
                 "form": match self.protocol {
                     Protocol::Judge => format!("{{question}}\nA. ...\nB. ...\n{JUDGE_END_CHAT}"),
                     _ if shown => format!("{{question}}\nA. ...\nB. ...\n{OPTIONS_END_CHAT}"),
@@ -151,6 +152,11 @@ impl Style {
                 "answer": if shown { "LETTER" } else { "ANSWER" },
             }),
         };
+        if facts["template_settings"] == ""
+            && let Some(facts) = facts.as_object_mut()
+        {
+            facts.shift_remove("template_settings");
+        }
         // Results from when every example had the right answer first are of another prompt.
         if self.protocol == Protocol::Binary {
             facts["examples"] = "options in an order drawn by the seed".into();

@@ -12,14 +12,33 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
+use super::variables::{GIVEN, OWN};
 use super::{Message, TemplateError, date};
 use budget::{MAX_SOURCE, MAX_STEPS, charge};
 use jiff::Timestamp;
 use minijinja::value::{Rest, Value};
-use minijinja::{Environment, Error, ErrorKind, Output, State, context};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const NAME: &str = "chat";
+/// Names that templates know without being given them.
+const FUNCTIONS: [&str; 13] = [
+    "raise_exception",
+    "strftime_now",
+    "namespace",
+    "range",
+    "dict",
+    "cycler",
+    "joiner",
+    "lipsum",
+    "debug",
+    "loop",
+    "caller",
+    "varargs",
+    "kwargs",
+];
 /// Depth of macro calls and loops.
 const MAX_CALLS: usize = 200;
 /// Bytes of stack for compiling and rendering: a template may nest as deep as it is long.
@@ -33,6 +52,8 @@ pub(super) struct JinjaTemplate {
     source: String,
     bos: String,
     eos: String,
+    /// Variables that it reads beside the chat, sorted.
+    variables: Vec<String>,
 }
 
 impl JinjaTemplate {
@@ -47,36 +68,72 @@ impl JinjaTemplate {
             return Err(syntax(format!("it has {} bytes, more than {MAX_SOURCE}", source.len())));
         }
         let compiled = with_stack(|| compile(&source, clock)).map_err(syntax)?;
-        let environment = compiled.map_err(|e| syntax(reason(&e)))?;
-        Ok(Self { environment, name: name.to_owned(), source, bos: bos.to_owned(), eos: eos.to_owned() })
+        let (environment, variables) = compiled.map_err(|e| syntax(reason(&e)))?;
+        Ok(Self { environment, name: name.to_owned(), source, bos: bos.to_owned(), eos: eos.to_owned(), variables })
     }
 
     pub(super) fn source(&self) -> &str {
         &self.source
     }
 
-    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
+    /// Names of the variables that the template reads beside the chat itself, sorted.
+    pub(super) fn variables(&self) -> &[String] {
+        &self.variables
+    }
+
+    /// `parts`: contents are lists of parts (`[{"type": "text", "text": ...}]`).
+    pub(super) fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        parts: bool,
+        variables: &Map<String, Json>,
+    ) -> Result<String, TemplateError> {
         let failed = |reason: String| TemplateError::Render { name: self.name.clone(), reason };
-        let rendered = with_stack(|| self.render_here(messages, add_generation_prompt)).map_err(failed)?;
+        let rendered =
+            with_stack(|| self.render_here(messages, add_generation_prompt, parts, variables)).map_err(failed)?;
         rendered.map_err(|e| failed(reason(&e)))
     }
 
-    fn render_here(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    fn render_here(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        parts: bool,
+        variables: &Map<String, Json>,
+    ) -> Result<String, Error> {
         // Hugging Face passes tools and documents as None, and templates ask `is not none`.
         let none = Value::from(());
-        self.environment.get_template(NAME)?.render(context! {
-            messages => messages,
-            add_generation_prompt => add_generation_prompt,
-            bos_token => self.bos,
-            eos_token => self.eos,
-            tools => none,
-            documents => none,
-        })
+        let mut names: BTreeMap<&str, Value> = BTreeMap::from([
+            ("messages", messages.iter().map(|m| value_of(m, parts)).collect()),
+            ("bos_token", Value::from(self.bos.as_str())),
+            ("eos_token", Value::from(self.eos.as_str())),
+            ("tools", none.clone()),
+            ("documents", none),
+        ]);
+        names.extend(variables.iter().map(|(name, value)| (name.as_str(), Value::from_serialize(value))));
+        names.insert("add_generation_prompt", Value::from(add_generation_prompt));
+        self.environment.get_template(NAME)?.render(Value::from_serialize(names))
     }
 }
 
+/// A message as templates read it. Published templates call a thought by three names.
+fn value_of(message: &Message, parts: bool) -> Value {
+    let content = match parts {
+        true => json!([{"type": "text", "text": message.content}]),
+        false => json!(message.content),
+    };
+    let mut fields = json!({"role": message.role, "content": content});
+    if let Some(thought) = &message.reasoning_content {
+        for name in ["reasoning_content", "reasoning", "thinking"] {
+            fields[name] = json!(thought);
+        }
+    }
+    Value::from_serialize(fields)
+}
+
 /// The template in an environment of its own.
-fn compile(source: &str, clock: Option<Timestamp>) -> Result<Environment<'static>, Error> {
+fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'static>, Vec<String>), Error> {
     let mut environment = Environment::new();
     environment.set_keep_trailing_newline(true);
     environment.set_fuel(Some(MAX_STEPS));
@@ -96,7 +153,14 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<Environment<'static
     let lines = source.replace("\r\n", "\n").replace('\r', "\n");
     let rewritten = rewrite::rewrite(&without_generation_tags(&lines))?;
     environment.add_template_owned(NAME, rewritten)?;
-    Ok(environment)
+    let own = |name: &String| {
+        let name = name.as_str();
+        name.starts_with("__") || FUNCTIONS.contains(&name) || OWN.contains(&name) || GIVEN.contains(&name)
+    };
+    let read = environment.get_template(NAME)?.undeclared_variables(false);
+    let mut variables: Vec<String> = read.into_iter().filter(|name| !own(name)).collect();
+    variables.sort();
+    Ok((environment, variables))
 }
 
 /// Runs `work` in a thread with a stack that no template within its limits can fill. A panic of the engine's own is an error
