@@ -2,8 +2,9 @@
 
 use super::ModelArgs;
 use super::steering::SteeringArgs;
+use super::template::{VariableArgs, say_notes};
 use anyhow::{Context as _, bail, ensure};
-use bidpo_core::data::{ChatTemplate, Part, TemplateChoice};
+use bidpo_core::data::{ChatTemplate, Part, Prompt, TemplateChoice, Think};
 use bidpo_core::eval::conditions::{BUILTIN_SYSTEM_PROMPTS, Baseline, OtherVector, SystemPrompts};
 use bidpo_core::eval::items::{ItemSelection, Protocol};
 use bidpo_core::eval::prompt::{Preset, Style};
@@ -154,6 +155,13 @@ pub struct PromptArgs {
     /// Jinja file [default: auto].
     #[arg(long, value_name = "T")]
     pub template: Option<TemplateChoice>,
+    #[command(flatten)]
+    pub variables: VariableArgs,
+    /// Thoughts in answers that are scored: auto (as finished chats of the template hold the answer: after an empty thought or
+    /// none), skip (the same, and a thought that an answer brings along is left out), keep (after the generation prompt as it
+    /// stands, for answers that begin with the thought) [default: auto].
+    #[arg(long, value_name = "auto|skip|keep")]
+    pub think: Option<Think>,
     /// Text of the baseline `system`, in place of the six built-in ones; may be given several times. Of several the best on
     /// the validation part of --split is measured; without one all are, and none is called the best.
     #[arg(long, value_name = "TEXT")]
@@ -224,15 +232,27 @@ impl PromptArgs {
             Preamble::Plain { name, .. } if self.template.is_some() => {
                 bail!("--template: the prompt is {name}, which has no chat format; give --prompt chat")
             }
+            Preamble::Plain { name, .. } if self.think.is_some() || !self.variables.set.is_empty() => {
+                let flag = if self.think.is_some() { "--think" } else { "--template-set" };
+                bail!("{flag}: the prompt is {name}, which has no chat format; give --prompt chat")
+            }
             Preamble::Plain { name, text } => Preset::Plain { name, preamble: text },
             Preamble::Chat => {
-                let template = ChatTemplate::new(model, self.template.as_ref().unwrap_or(&TemplateChoice::Auto))?;
+                let choice = self.template.as_ref().unwrap_or(&TemplateChoice::Auto);
+                let settings = self.variables.settings(self.think.unwrap_or_default());
+                let template = ChatTemplate::with_settings(model, choice, &settings)?;
                 if template.is_none() {
                     bail!(
                         "--prompt chat: {} carries no chat template; name one with --template, or use --prompt none",
                         model.path().display()
                     );
                 }
+                if let Some(notice) = template.notice() {
+                    eprintln!("note: {notice}");
+                }
+                // What is done to each answer is done to this one.
+                template.encode_answers(model, &Prompt::Text("Q".into()), &["A"])?;
+                say_notes(&template, 0);
                 Preset::Chat(Box::new(template))
             }
         };

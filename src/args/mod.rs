@@ -8,6 +8,7 @@ mod model;
 mod probe;
 pub mod sampling;
 pub mod steering;
+pub mod template;
 pub mod writing;
 
 pub use model::ModelArgs;

@@ -1,5 +1,6 @@
 //! Flags of the commands that generate text.
 
+use super::template::VariableArgs;
 use bidpo_core::data::TemplateChoice;
 use ggml_grad::llama::SamplerParams;
 
@@ -45,6 +46,8 @@ pub struct PromptArgs {
     /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     pub template: TemplateChoice,
+    #[command(flatten)]
+    pub variables: VariableArgs,
     /// System message.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

@@ -13,7 +13,7 @@ use bidpo_core::chat::{
     COMMANDS, ChatError, ChatSession, Command, GenerateOptions, Generation, GeneratorParams, NOTES, Side, StopReason,
     is_complete, joined, printable,
 };
-use bidpo_core::data::ChatTemplate;
+use bidpo_core::data::Think;
 use bidpo_core::steer::Convention;
 use show::{describe, short};
 use std::io::{BufRead, IsTerminal, Write};
@@ -48,10 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = args.model.load()?;
-    let template = ChatTemplate::new(&model, &args.how.template)?;
-    if let Some(notice) = template.notice() {
-        eprintln!("bidpo: {notice}");
-    }
+    let template = args.how.variables.open(&model, &args.how.template, Think::Auto)?;
     let steering = args.steering.load(&model, args.model.threads())?;
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
     let mut session = ChatSession::new(&model, template, &params)?;

@@ -1,8 +1,9 @@
 //! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
+use crate::args::template::{VariableArgs, say_notes};
 use crate::terminal::interrupt::Interrupt;
 use anyhow::{Context as _, ensure};
-use bidpo_core::data::{ChatTemplate, TemplateChoice};
+use bidpo_core::data::{TemplateChoice, Think};
 use bidpo_core::eval::results::Shard;
 use bidpo_core::extract::{ExtractJob, Positions, read_prompts};
 use bidpo_core::layers::{Layers, LayersError};
@@ -33,6 +34,8 @@ pub struct Args {
     /// Chat format: none, auto (the model's own), chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::None)]
     template: TemplateChoice,
+    #[command(flatten)]
+    variables: VariableArgs,
     /// Run only shard i of n: every n-th prompt, from the i-th on. Each shard writes a separate file.
     #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
     shard: Shard,
@@ -88,10 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.data.display()
     );
     let model = args.model.load()?;
-    let template = ChatTemplate::new(&model, &args.template)?;
-    if let Some(notice) = template.notice() {
-        eprintln!("bidpo: {notice}");
-    }
+    let template = args.variables.open(&model, &args.template, Think::Auto)?;
     let tokens = mine
         .iter()
         .map(|&i| {
@@ -99,6 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             template.encode_prompt(&model, &all[i]).with_context(place)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    say_notes(&template, 0);
     let layers = match &args.layers {
         WhichLayers::All => (0..model.n_layer()).collect(),
         WhichLayers::These(layers) => layers.to_vec(),
@@ -113,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             ("model_architecture", &identity.architecture),
             ("model_quantization", &identity.quantization),
             ("model_sha256", &identity.sha256),
-            ("template", template.name()),
+            ("template", &template.described()),
             ("template_sha256", &template.sha256()),
             ("data_sha256", &data_sha256),
             ("data_prompts", &all.len().to_string()),

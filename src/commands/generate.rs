@@ -2,11 +2,12 @@
 
 use crate::args::sampling::{PromptArgs, SamplingArgs};
 use crate::args::steering::{Scale, SteeringArgs, measure_residual_norms};
+use crate::args::template::say_notes;
 use crate::terminal::columns::{side_by_side, terminal_width};
 use crate::terminal::interrupt::Interrupt;
 use anyhow::{Context as _, ensure};
 use bidpo_core::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason, printable};
-use bidpo_core::data::{ChatTemplate, Message, Prompt};
+use bidpo_core::data::{Message, Prompt, Think};
 use bidpo_core::steer::{ScaledVector, combine};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -56,15 +57,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = prompt_text(&args)?;
     ensure!(!text.trim().is_empty(), "the prompt is empty: say something with --prompt or --prompt-file");
     let model = args.model.load()?;
-    let template = ChatTemplate::new(&model, &args.how.template)?;
-    if let Some(notice) = template.notice() {
-        eprintln!("bidpo: {notice}");
-    }
+    let template = args.how.variables.open(&model, &args.how.template, Think::Auto)?;
     let prompt = match &args.how.system {
         None => Prompt::Text(text),
         Some(system) => Prompt::Messages(vec![Message::system(system), Message::user(text)]),
     };
     let tokens = template.encode_prompt(&model, &prompt)?;
+    say_notes(&template, 0);
     let mut steering = args.steering.load(&model, args.model.threads())?;
     if args.sweep.iter().any(|s| matches!(s, Scale::Percent(_))) {
         for dial in &mut steering.dials {

@@ -1,8 +1,9 @@
 //! `bidpo serve`: a server with OpenAI's HTTP API, steering per request, and a web page.
 
+use crate::args::template::VariableArgs;
 use anyhow::{Context as _, ensure};
 use bidpo_core::chat::Generator;
-use bidpo_core::data::{ChatTemplate, TemplateChoice};
+use bidpo_core::data::{TemplateChoice, Think};
 use bidpo_serve::{Limits, LogSink, ModelNames, ServeOptions, Server, VectorStore};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct Args {
     /// Chat format: auto (the model's own), none, chatml, llama2, llama3, gemma, mistral, zephyr, phi3, or a Jinja file.
     #[arg(long, value_name = "T", default_value_t = TemplateChoice::Auto)]
     template: TemplateChoice,
+    #[command(flatten)]
+    variables: VariableArgs,
     /// Sequences computed at once, each with a separate KV cache.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     slots: u16,
@@ -103,10 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let keys = args.access.keys()?;
     let open_to_others = !args.host.is_loopback() && keys.is_empty();
     let model = args.model.load()?;
-    let template = ChatTemplate::new(&model, &args.template)?;
-    if let Some(notice) = template.notice() {
-        eprintln!("bidpo: {notice}");
-    }
+    let template = args.variables.open(&model, &args.template, Think::Auto)?;
     let n_threads = args.model.threads();
     let mut notices = Vec::new();
     let vectors = match &args.vectors {

@@ -4,11 +4,12 @@ mod progress;
 mod report;
 
 use crate::args::data::list;
+use crate::args::template::{VariableArgs, say_notes};
 use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::{PairText, inspect};
-use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SkippedRow, SplitBy, TemplateChoice};
+use bidpo_core::data::{ChatTemplate, PairGroups, PreferenceSet, SkippedRow, SplitBy, TemplateChoice, Think};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
 use bidpo_core::eval::price::{Price, neutral_passages};
 use bidpo_core::intervention::{KindSpec, Scope};
@@ -53,6 +54,13 @@ pub struct Args {
     /// Chat template: auto (the model's own), none, a known name, or a Jinja file.
     #[arg(long, default_value = "auto", value_name = "T")]
     template: TemplateChoice,
+    #[command(flatten)]
+    variables: VariableArgs,
+    /// Thoughts in answers that are trained: auto (as finished chats of the template hold the answer: after an empty thought
+    /// or none), skip (the same, and a thought that an answer brings along is left out), keep (after the generation prompt as
+    /// it stands, for answers that begin with the thought).
+    #[arg(long, default_value_t = Think::Auto, value_name = "auto|skip|keep")]
+    think: Think,
     /// Objective: bidpo (the vector works in both directions) or dpo.
     #[arg(long, default_value = "bidpo")]
     objective: Objective,
@@ -356,12 +364,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for &layer in layers.iter() {
         check_model(&model, layer)?;
     }
-    let template = ChatTemplate::new(&model, &args.template)?;
+    let template = args.variables.open(&model, &args.template, args.think)?;
     let pairs = encode_usable(&mut set, &model, &template, args.read.strict)?;
     let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
     let groups = PairGroups::new(&texts, args.split_by);
     let parts = Parts::new(&groups, args.seed, args.held_out())?;
-    note_template_and_data(&template, &set, &texts);
+    note_data(&set, &texts);
     let baseline_prompts: Vec<&str> = match args.baseline_prompts.is_empty() {
         true => PreferenceSet::builtin_baseline_prompt(&set.name).into_iter().collect(),
         false => args.baseline_prompts.iter().map(String::as_str).collect(),
@@ -390,6 +398,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let parts = legacy.unwrap_or(parts);
     let pairs = encoded.parts(&parts, &baseline_prompts)?;
+    say_notes(&template, 0);
     ensure!(
         pairs.prompted.len() < 2 || !pairs.valid.is_empty() || pairs.test.is_empty(),
         "{} prompts with --baseline-prompt, but no validation pair to choose the best of them by: give one prompt, or hold out \
@@ -450,7 +459,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         config: &config,
         trained: &trained,
         model: &identity,
-        template: (template.name(), &template_sha256),
+        template: (&template.described(), &template_sha256),
         data: (&set.name, &set.sha256),
         split: [pairs.train.len(), pairs.valid.len(), pairs.test.len()],
         split_by,
@@ -545,7 +554,7 @@ fn describe(
         model.n_layer(),
         args.model.threads(),
         if args.model.threads() == 1 { "" } else { "s" },
-        template.name()
+        template.described()
     );
     eprintln!(
         "{set}: {} training pairs, {} validation pairs, {} test pairs",
@@ -644,11 +653,8 @@ fn note_groups(groups: &PairGroups, parts: &Parts, texts: &[PairText]) {
     }
 }
 
-/// Prints what the user should know about template and data.
-fn note_template_and_data(template: &ChatTemplate, set: &PreferenceSet, texts: &[PairText]) {
-    if let Some(notice) = template.notice() {
-        eprintln!("note: {notice}");
-    }
+/// Prints what the user should know about the data.
+fn note_data(set: &PreferenceSet, texts: &[PairText]) {
     match set.n_empty_prompts() {
         0 => {}
         1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),

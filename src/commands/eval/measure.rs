@@ -4,6 +4,7 @@ use super::choose::{Choice, choose_system, first_items};
 use super::progress::run_session;
 use crate::args::ModelArgs;
 use crate::args::eval::{PromptArgs, RunArgs};
+use crate::args::template::say_notes;
 use crate::args::writing::{JudgingArgs, WriteArgs};
 use anyhow::bail;
 use bidpo_core::eval::analysis::{Analysis, analyse};
@@ -67,6 +68,7 @@ pub fn measure(
     let model = run.model.load()?;
     let n_threads = run.model.threads();
     let style = prompt.style(preamble, &kind.form, protocol, run.seed, &model)?;
+    let n_notes = if let Preset::Chat(template) = &style.preset { template.notes().len() } else { 0 };
     let steered = run.steering.steered(&model, n_threads)?;
     // A generated answer needs its question.
     let impossible = |b: Baseline| protocol.writes() && b.changes_the_question();
@@ -113,6 +115,9 @@ pub fn measure(
         n_threads,
     };
     let conditions = baselines.conditions(&mut say)?;
+    if let Preset::Chat(template) = &style.preset {
+        say_notes(template, n_notes);
+    }
     if !conditions.skipped.is_empty() {
         eprintln!("Not measured: {}.", conditions.skipped.join("; "));
     }
