@@ -14,6 +14,7 @@ mod http;
 mod kinds;
 mod load;
 mod models;
+mod ollama;
 mod page;
 mod rows;
 mod server;

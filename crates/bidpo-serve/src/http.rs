@@ -1,6 +1,6 @@
 //! Routes, and what stands before all of them: names, keys, headers, counting.
 
-use super::api::{self, ApiError};
+use super::api::{self, ApiError, ollama};
 use super::job::Client;
 use super::page;
 use super::state::State;
@@ -10,7 +10,7 @@ use axum::http::header::{self, HeaderValue};
 use axum::http::{HeaderName, Method};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -40,6 +40,12 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         .route("/v1/vectors", get(api::vectors))
         .route("/metrics", get(api::metrics))
         .route("/props", get(api::props))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/show", post(ollama::show))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::tags))
+        .route("/api/version", get(ollama::version))
         .route("/tokenizer_info", get(api::tokenizer_info));
     // With and without the version, as llama-server has them.
     for version in ["/v1", ""] {
@@ -55,6 +61,9 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         for path in NOT_OFFERED {
             keyed = keyed.route(&at(path), post(api::not_offered));
         }
+    }
+    for path in ["/api/embed", "/api/embeddings", "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"] {
+        keyed = keyed.route(path, any(ollama::not_offered));
     }
     let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(state), keyed_only));
     let open = Router::new()

@@ -40,6 +40,16 @@ impl Fields {
         self.map.get(key).is_some_and(|v| !v.is_null())
     }
 
+    /// True if the field is an empty list.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        self.map.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty)
+    }
+
+    /// All fields that are left.
+    pub(super) fn rest(self) -> Map<String, Value> {
+        self.map
+    }
+
     /// Puts a field back.
     pub(super) fn put(&mut self, key: &str, value: Value) {
         self.map.insert(key.to_owned(), value);

@@ -9,6 +9,7 @@ mod fields;
 mod info;
 mod messages;
 mod notes;
+pub(super) mod ollama;
 mod request;
 mod respond;
 mod samplers;

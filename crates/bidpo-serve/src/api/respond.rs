@@ -3,6 +3,8 @@
 use super::error::ApiError;
 use super::submit::Events;
 use crate::job::{Event, Finish, TokenInfo, Usage};
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::sse;
 use axum::response::{IntoResponse, Response};
 use ggml_grad::llama::{Model, Token};
@@ -11,6 +13,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Chunks buffered for a slow client. (Events from the engine are bounded by the length of an answer.)
@@ -100,33 +103,101 @@ pub(super) trait StreamFormat: Send + 'static {
     fn last(&mut self, i: usize, finish: Finish) -> Value;
 }
 
-/// Server-sent events, `[DONE]` at the end. The jobs are cancelled when the client disconnects.
+/// Whole lines of a stream: chunks with what stands around them.
+pub(super) trait StreamLines: Send + 'static {
+    /// Media type.
+    const KIND: StreamKind;
+    /// Lines before all events.
+    fn begin(&mut self, i: usize) -> Option<Value>;
+    /// The line for an event of choice `i`.
+    fn more(&mut self, i: usize, event: &Event) -> Option<Value>;
+    /// The line for the end of choice `i`.
+    fn last(&mut self, i: usize, finish: Finish, usage: &Usage) -> Value;
+    /// The line behind everything.
+    fn end(&mut self, usage: &[Usage]) -> Option<Value>;
+    /// The line for an error, which ends the stream.
+    fn error(&self, error: &ApiError) -> Value;
+}
+
+/// How lines are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamKind {
+    /// Server-sent events, `[DONE]` at the end.
+    Events,
+    /// A line of JSON each.
+    Lines,
+}
+
+/// OpenAI's chunks.
+struct Chunks<F> {
+    header: ResponseHeader,
+    include_usage: bool,
+    n_prompts: usize,
+    format: F,
+}
+
+impl<F> Chunks<F> {
+    fn wrap(&self, choice: Value) -> Value {
+        let mut part = self.header.wrap(vec![choice]);
+        if self.include_usage {
+            part["usage"] = Value::Null;
+        }
+        part
+    }
+}
+
+impl<F: StreamFormat> StreamLines for Chunks<F> {
+    const KIND: StreamKind = StreamKind::Events;
+
+    fn begin(&mut self, i: usize) -> Option<Value> {
+        self.format.first(i).map(|choice| self.wrap(choice))
+    }
+
+    fn more(&mut self, i: usize, event: &Event) -> Option<Value> {
+        self.format.more(i, event).map(|choice| self.wrap(choice))
+    }
+
+    fn last(&mut self, i: usize, finish: Finish, _: &Usage) -> Value {
+        let choice = self.format.last(i, finish);
+        self.wrap(choice)
+    }
+
+    fn end(&mut self, usage: &[Usage]) -> Option<Value> {
+        self.include_usage.then(|| {
+            let mut part = self.header.wrap(Vec::new());
+            part["usage"] = usage_json(usage, self.n_prompts);
+            part
+        })
+    }
+
+    fn error(&self, error: &ApiError) -> Value {
+        error.json()
+    }
+}
+
+/// OpenAI's stream: server-sent events. The jobs are cancelled when the client disconnects.
 pub(super) fn stream(
     header: ResponseHeader,
-    mut events: Events,
+    events: Events,
     n: usize,
     include_usage: bool,
     n_prompts: usize,
-    mut format: impl StreamFormat,
+    format: impl StreamFormat,
 ) -> Response {
-    let (sender, receiver) = mpsc::channel::<Result<sse::Event, Infallible>>(BUFFERED);
+    stream_lines(events, n, Chunks { header, include_usage, n_prompts, format })
+}
+
+/// A stream of `n` choices' events as lines. The jobs are cancelled when the client disconnects.
+pub(super) fn stream_lines<L: StreamLines>(mut events: Events, n: usize, mut lines: L) -> Response {
+    let (sender, receiver) = mpsc::channel::<String>(BUFFERED);
     tokio::spawn(async move {
         let mut usage = vec![Usage::default(); n];
         let mut open = n;
-        let wrap = |choice: Value| {
-            let mut part = header.wrap(vec![choice]);
-            if include_usage {
-                part["usage"] = Value::Null;
-            }
-            part
-        };
-        let mut out = Vec::new();
-        for i in 0..n {
-            out.extend(format.first(i).map(&wrap));
-        }
+        let mut failed = false;
+        let mut out: Vec<Value> = (0..n).filter_map(|i| lines.begin(i)).collect();
         loop {
             for value in out.drain(..) {
-                if sender.send(Ok(sse::Event::default().data(value.to_string()))).await.is_err() {
+                if sender.send(value.to_string()).await.is_err() {
                     return; // dropping the events tells the engine
                 }
             }
@@ -141,29 +212,39 @@ pub(super) fn stream(
                 Some((i, Event::Done(finish, u))) => {
                     usage[i] = u;
                     open -= 1;
-                    out.push(wrap(format.last(i, finish)));
+                    out.push(lines.last(i, finish, &u));
                 }
                 Some((_, Event::Failed(error))) => {
-                    out.push(ApiError::from(error).json());
-                    open = 0;
+                    out.push(lines.error(&ApiError::from(error)));
+                    (open, failed) = (0, true);
                     events.close();
                 }
-                Some((i, event)) => out.extend(format.more(i, &event).map(&wrap)),
+                Some((i, event)) => out.extend(lines.more(i, &event)),
                 None => {
-                    out.push(died().json());
-                    open = 0;
+                    out.push(lines.error(&died()));
+                    (open, failed) = (0, true);
                 }
             }
-            if open == 0 && include_usage && out.iter().all(|v| v.get("error").is_none()) {
-                let mut part = header.wrap(Vec::new());
-                part["usage"] = usage_json(&usage, n_prompts);
-                out.push(part);
+            if open == 0 && !failed {
+                out.extend(lines.end(&usage));
             }
         }
-        let _ = sender.send(Ok(sse::Event::default().data("[DONE]"))).await;
+        if L::KIND == StreamKind::Events {
+            let _ = sender.send("[DONE]".into()).await;
+        }
     });
-    let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
-    sse::Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response()
+    let lines = ReceiverStream::new(receiver);
+    match L::KIND {
+        StreamKind::Events => {
+            let events = lines.map(|line| Ok::<_, Infallible>(sse::Event::default().data(line)));
+            let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
+            sse::Sse::new(events).keep_alive(keep_alive).into_response()
+        }
+        StreamKind::Lines => {
+            let body = Body::from_stream(lines.map(|line| Ok::<_, Infallible>(line + "\n")));
+            ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+        }
+    }
 }
 
 /// Counts of all choices together; a prompt that several share counts once.
