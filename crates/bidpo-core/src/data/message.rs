@@ -34,6 +34,11 @@ impl Message {
     pub fn system(content: impl Into<String>) -> Self {
         Self::new("system", content)
     }
+
+    /// True for the roles of system messages: `system`, and OpenAI's name for it, `developer`.
+    pub fn is_system(&self) -> bool {
+        matches!(self.role.as_str(), "system" | "developer")
+    }
 }
 
 /// A prompt: text (one user message under a chat template, the text itself under `none`), or a whole chat.

@@ -346,12 +346,23 @@ impl ChatTemplate {
     /// The chat with its generation prompt, in which the last user message must show.
     fn asked(&self, placed: &[Message]) -> Result<String, TemplateError> {
         let text = self.write(placed, true)?;
+        self.must_show(placed, text, true)
+    }
+
+    /// `text` if the last user message shows in it. `text` is what the template writes of the chat.
+    fn must_show(
+        &self,
+        placed: &[Message],
+        text: String,
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
         let Some(last) = placed.iter().rposition(|m| m.role == "user") else { return Ok(text) };
         if text.contains(placed[last].content.trim()) {
             return Ok(text);
         }
         // The template may write it in another way (as JSON, say): it must show at all.
-        let shown = self.write(&place::marked(placed), true).is_ok_and(|text| text.contains(&marker(last)));
+        let marked = self.write(&place::marked(placed), add_generation_prompt);
+        let shown = marked.is_ok_and(|text| text.contains(&marker(last)));
         if shown { Ok(text) } else { Err(TemplateError::LostQuestion { name: self.name.clone() }) }
     }
 }

@@ -54,7 +54,7 @@ pub fn with_system_prompt(prompt: &Prompt, system: &str) -> Prompt {
     Prompt::Messages(match prompt {
         Prompt::Text(text) => vec![system, Message::user(text)],
         Prompt::Messages(messages) => {
-            std::iter::once(system).chain(messages.iter().filter(|m| m.role != "system").cloned()).collect()
+            std::iter::once(system).chain(messages.iter().filter(|m| !m.is_system()).cloned()).collect()
         }
     })
 }

@@ -23,7 +23,7 @@ pub(super) fn normalised(messages: &[Message]) -> Vec<Message> {
     messages
         .iter()
         .map(|m| {
-            let role = if m.role == "developer" { "system" } else { &m.role };
+            let role = if m.is_system() { "system" } else { &m.role };
             Message { role: role.to_owned(), ..m.clone() }
         })
         .filter(|m| m.role != "system" || !m.content.trim().is_empty())

@@ -41,7 +41,8 @@ impl ChatTemplate {
         if let Some(last) = messages.last_mut() {
             last.content.push(END_MARK);
         }
-        let mut text = self.write(&messages, false)?;
+        let text = self.write(&messages, false)?;
+        let mut text = self.must_show(&messages, text, false)?;
         let end = text.rfind(END_MARK).ok_or_else(|| TemplateError::LostResponse { name: self.name.clone() })?;
         text.truncate(end);
         Ok(text)
@@ -56,6 +57,7 @@ impl ChatTemplate {
             return self.encode_prompt(model, &Prompt::Messages(messages.to_vec()));
         }
         let (all, shields) = self.encoder.shield(&self.placed(messages), self.marks.as_ref());
-        self.prompt_tokens(model, &self.write(&all, false)?, &shields)
+        let text = self.must_show(&all, self.write(&all, false)?, false)?;
+        self.prompt_tokens(model, &text, &shields)
     }
 }
