@@ -11,4 +11,4 @@ pub mod steering;
 pub mod template;
 pub mod writing;
 
-pub use model::ModelArgs;
+pub use model::{ModelArgs, ModelFile};

@@ -7,6 +7,21 @@ use ggml_grad::memory;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// The model file, for commands that read its vocabulary and template only.
+#[derive(Debug, Clone, Args)]
+pub struct ModelFile {
+    /// Model file (GGUF).
+    #[arg(long, short = 'm', value_name = "FILE.gguf")]
+    pub model: PathBuf,
+}
+
+impl ModelFile {
+    /// Loads vocabulary and metadata, without weights.
+    pub fn vocabulary(&self) -> anyhow::Result<Arc<Model>> {
+        Ok(Model::load(&self.model, &ModelParams { vocab_only: true, ..ModelParams::default() })?)
+    }
+}
+
 /// Options of every command that loads a model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {

@@ -15,6 +15,7 @@ mod report;
 mod serve;
 mod sweep;
 mod synth;
+mod template;
 mod train;
 mod vector;
 mod worker;
@@ -45,6 +46,8 @@ enum Command {
     Chat(chat::Args),
     /// Serve a model over HTTP: OpenAI's API, steering for each request, a web page.
     Serve(serve::Args),
+    /// Show the text and the tokens that a model gets of a chat or a preference pair.
+    Template(template::Args),
     /// Write the residual stream of a model to a safetensors file.
     Extract(extract::Args),
     /// Evaluate a model with and without a vector: multiple choice, open-ended generation, text.
@@ -93,6 +96,7 @@ impl Cli {
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Serve(args) => serve::run(args),
+            Command::Template(args) => template::run(args),
             Command::Extract(args) => extract::run(args),
             Command::Eval(args) => eval::run(*args),
             Command::Sweep(args) => sweep::run(args),
