@@ -163,19 +163,10 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
     Ok((environment, variables))
 }
 
-/// Runs `work` in a thread with a stack that no template within its limits can fill. A panic of the engine's own is an error
-/// of the template, not of the program.
-fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("template".into()).stack_size(STACK);
-        let handle = thread
-            .spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(work)))
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
-        match handle.join() {
-            Ok(Ok(done)) => Ok(done),
-            _ => Err("the template engine failed on it".into()),
-        }
-    })
+/// Runs `work` on a stack that no template within its limits can fill. A panic of the engine's own is an error of the template,
+/// not of the program. No thread: its start takes longer than a rendering.
+fn with_stack<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, work))).map_err(|_| "the template engine failed on it".into())
 }
 
 /// Writes what `{{ ... }}` shows: `str()` of the value, counted.
