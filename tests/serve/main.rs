@@ -19,3 +19,4 @@ mod page;
 mod rows;
 mod server;
 mod shutdown;
+mod thoughts;

@@ -81,6 +81,8 @@ pub(super) struct Job {
     pub top_logprobs: Option<usize>,
     /// The token that ends the turn is told too, without text.
     pub tell_end: bool,
+    /// Control tokens that are written out.
+    pub written: Vec<Token>,
     pub events: UnboundedSender<(usize, Event)>,
     /// Its place in the queue, free again when the job is dropped.
     #[expect(dead_code, reason = "it is there to be dropped")]

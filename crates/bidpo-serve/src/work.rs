@@ -119,7 +119,7 @@ impl Work {
 
     /// Adds a token's text; true if a stop sequence was met.
     fn write(&mut self, model: &Model, token: Token, info: Option<TokenInfo>) -> bool {
-        let piece = self.characters.push(&model.token_bytes(token, false));
+        let piece = self.characters.push(&model.token_bytes(token, self.job.written.contains(&token)));
         let before = self.n_text;
         self.n_text += piece.len();
         self.pending.extend(info.map(|info| (info, before, self.n_text)));

@@ -3,17 +3,19 @@
 use super::body;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::messages;
+use super::messages::{self, Encoded};
 use super::notes::Notes;
 use super::request::{MAX_TOP_LOGPROBS, common};
 use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use super::thoughts::{Thoughts, Told};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};
 use axum::response::{IntoResponse, Response};
+use bidpo_core::data::ThoughtSplitter;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -38,19 +40,23 @@ pub(crate) async fn chat(
     }
     fields.done(&mut notes)?;
 
-    let tokens = messages::encode(&state, chat).await?;
+    let Encoded { tokens, thoughts } = messages::encode(&state, chat).await?;
+    // A form holds from the first token on.
+    let thoughts = if common.grammar.is_some() { Thoughts::default() } else { thoughts };
     let max_tokens = remaining_context(&state, "messages", tokens.len(), max_tokens)?;
-    let options = CompletionOptions::of(&mut common, logprobs.then(|| top.unwrap_or(0) as usize));
+    let top = logprobs.then(|| top.unwrap_or(0) as usize);
+    let written = thoughts.written(&state.model);
+    let options = CompletionOptions { written, ..CompletionOptions::of(&mut common, top) };
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
     let events = submit(&state, &client, vec![sequence], common.n, &options)?;
     let model = Arc::clone(&state.model);
     if common.stream {
         let header = ResponseHeader::new(common.model.clone(), "chatcmpl", "chat.completion.chunk");
-        let parts = ChatParts { model, logprobs };
+        let parts = ChatParts { model, logprobs, splitters: vec![thoughts.splitter(); common.n] };
         return Ok(notes.mark(&state, stream(header, events, common.n, common.include_usage, 1, parts)));
     }
     let (choices, usage) = gather(events, common.n).await?;
-    let choices = choices.iter().enumerate().map(|(i, c)| choice_json(&model, i, c, logprobs)).collect();
+    let choices = choices.iter().enumerate().map(|(i, c)| choice_json(&model, i, c, logprobs, &thoughts)).collect();
     let mut answer = ResponseHeader::new(common.model.clone(), "chatcmpl", "chat.completion").wrap(choices);
     answer["usage"] = usage_json(&usage, 1);
     Ok(notes.mark(&state, Json(answer).into_response()))
@@ -60,10 +66,13 @@ fn logprobs_json(model: &Arc<Model>, tokens: &[TokenInfo], wanted: bool) -> Valu
     if wanted { json!({"content": tokens_json(model, tokens), "refusal": null}) } else { Value::Null }
 }
 
-fn choice_json(model: &Arc<Model>, i: usize, choice: &Choice, logprobs: bool) -> Value {
+fn choice_json(model: &Arc<Model>, i: usize, choice: &Choice, logprobs: bool, thoughts: &Thoughts) -> Value {
+    let told = thoughts.split(&choice.text);
+    let mut message = json!({"role": "assistant", "content": told.answer, "refusal": null});
+    told.add_reasoning(&mut message, "reasoning_content");
     json!({
         "index": i,
-        "message": {"role": "assistant", "content": choice.text, "refusal": null},
+        "message": message,
         "logprobs": logprobs_json(model, &choice.tokens, logprobs),
         "finish_reason": choice.finish.map(Finish::word),
     })
@@ -72,6 +81,8 @@ fn choice_json(model: &Arc<Model>, i: usize, choice: &Choice, logprobs: bool) ->
 struct ChatParts {
     model: Arc<Model>,
     logprobs: bool,
+    /// Of each choice.
+    splitters: Vec<ThoughtSplitter>,
 }
 
 impl StreamFormat for ChatParts {
@@ -83,11 +94,17 @@ impl StreamFormat for ChatParts {
 
     fn more(&mut self, i: usize, event: &Event) -> Option<Value> {
         let Event::Text { text, tokens } = event else { return None };
+        let told = Told::of(self.splitters[i].push(text));
+        if told.is_empty() && tokens.is_empty() && !text.is_empty() {
+            return None;
+        }
         let logprobs = logprobs_json(&self.model, tokens, self.logprobs);
-        Some(json!({"index": i, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": null}))
+        Some(json!({"index": i, "delta": told.delta(), "logprobs": logprobs, "finish_reason": null}))
     }
 
     fn last(&mut self, i: usize, finish: Finish) -> Value {
-        json!({"index": i, "delta": {}, "logprobs": null, "finish_reason": finish.word()})
+        let rest = Told::of(self.splitters[i].finish());
+        let delta = if rest.is_empty() { json!({}) } else { rest.delta() };
+        json!({"index": i, "delta": delta, "logprobs": null, "finish_reason": finish.word()})
     }
 }

@@ -3,10 +3,11 @@
 use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::notes::Notes;
+use super::thoughts::{Thoughts, variables};
 use crate::state::State;
-use bidpo_core::data::{Message, Prompt, TemplateError};
+use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateError};
 use ggml_grad::llama::Token;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// What follows the last message.
@@ -25,6 +26,24 @@ pub(super) enum Ending {
 pub(super) struct Chat {
     pub messages: Vec<Message>,
     pub ending: Ending,
+    /// Variables of the template.
+    pub variables: Map<String, Value>,
+    /// Thoughts are parted from answers.
+    pub parts_thoughts: bool,
+}
+
+impl Chat {
+    /// Messages that an answer follows, with the template as it is.
+    pub(super) fn plain(messages: Vec<Message>) -> Self {
+        Self { messages, ending: Ending::Answer, variables: Map::new(), parts_thoughts: true }
+    }
+}
+
+/// A chat as tokens.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub tokens: Vec<Token>,
+    pub thoughts: Thoughts,
 }
 
 /// Reads `messages`, and the two fields that say what follows them.
@@ -48,7 +67,16 @@ pub(super) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Res
         (None, None) if continued && state.continue_answers => Ending::Continue,
         (None, None) => Ending::Answer,
     };
-    Ok(Chat { messages, ending })
+    let variables = variables(fields, &state.template, notes)?;
+    // llama.cpp's names; none leaves the answer as it was written.
+    let parts_thoughts = match fields.text("reasoning_format")?.as_deref() {
+        None | Some("auto" | "deepseek" | "deepseek-legacy") => true,
+        Some("none") => false,
+        Some(other) => {
+            return Err(fields.wrong("reasoning_format", &format!("must be auto, deepseek or none, not {other:?}")));
+        }
+    };
+    Ok(Chat { messages, ending, variables, parts_thoughts })
 }
 
 /// Reads `messages`.
@@ -105,9 +133,11 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
             ));
         }
     }
+    let thoughts = [fields.text("reasoning_content")?, fields.text("reasoning")?, fields.text("thinking")?];
+    let reasoning_content = thoughts.into_iter().flatten().find(|text| !text.is_empty());
     HARMLESS.iter().for_each(|key| drop(fields.take(key)));
     fields.done(notes)?;
-    Ok(Message::new(role, content.or(refusal).unwrap_or_default()))
+    Ok(Message { reasoning_content, ..Message::new(role, content.or(refusal).unwrap_or_default()) })
 }
 
 /// True for an empty list or object.
@@ -141,19 +171,31 @@ fn part_text(value: Value, at: &str, notes: &mut Notes) -> Result<String, ApiErr
 }
 
 /// Tokens of a chat, ready for what follows it.
-pub(super) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Vec<Token>, ApiError> {
+pub(super) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Encoded, ApiError> {
     let state = Arc::clone(state);
     let encoded = tokio::task::spawn_blocking(move || encode_chat(&state, chat));
     let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
     encoded.map_err(|e| ApiError::template("messages", &e))
 }
 
-fn encode_chat(state: &State, chat: Chat) -> Result<Vec<Token>, TemplateError> {
-    let (template, model) = (&state.template, &state.model);
+fn encode_chat(state: &State, chat: Chat) -> Result<Encoded, TemplateError> {
+    let (template, model) = (state.template.with_variables(&chat.variables)?, &state.model);
+    let thoughts = if chat.parts_thoughts { Thoughts::of(&template, &chat)? } else { Thoughts::default() };
+    let tokens = match chat.ending {
+        Ending::Answer => template.encode_prompt(model, &Prompt::Messages(chat.messages))?,
+        Ending::Continue => template.encode_unfinished(model, &chat.messages)?,
+        Ending::Bare => template.encode_finished(model, &chat.messages)?,
+    };
+    Ok(Encoded { tokens, thoughts })
+}
+
+/// The text of a chat as the model would read it.
+pub(super) fn render(template: &ChatTemplate, chat: &Chat) -> Result<String, TemplateError> {
+    let template = template.with_variables(&chat.variables)?;
     match chat.ending {
-        Ending::Answer => template.encode_prompt(model, &Prompt::Messages(chat.messages)),
-        Ending::Continue => template.encode_unfinished(model, &chat.messages),
-        Ending::Bare => template.encode_finished(model, &chat.messages),
+        Ending::Answer => template.render(&chat.messages, true),
+        Ending::Continue => template.render_unfinished(&chat.messages),
+        Ending::Bare => template.render(&chat.messages, false),
     }
 }
 

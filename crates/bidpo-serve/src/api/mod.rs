@@ -16,6 +16,7 @@ mod samplers;
 mod score;
 mod steering;
 mod submit;
+mod thoughts;
 mod tokens;
 
 pub(super) use chat::chat;

@@ -5,18 +5,19 @@
 use super::body;
 use super::error::ApiError;
 use super::fields::{Fields, short};
-use super::messages::{self, Chat, Ending};
+use super::messages::{self, Chat, Encoded};
 use super::notes::Notes;
 use super::request::{Common, common};
 use super::respond::{StreamKind, StreamLines, gather, stream_lines};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use super::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
 use crate::job::{Client, Event, Finish, Usage};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};
 use axum::response::{IntoResponse, Response};
-use bidpo_core::data::{Message, Prompt};
+use bidpo_core::data::{Message, Prompt, ThoughtSplitter};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -94,6 +95,18 @@ fn translate(value: Value, notes: &mut Notes) -> Result<Fields, ApiError> {
             return Err(given.wrong("format", &format!("must be \"json\" or a JSON schema, not {}", short(&other))));
         }
     }
+    match given.take("think") {
+        // Templates name the variable in either way.
+        Some(Value::Bool(think)) => {
+            map.insert("enable_thinking".into(), json!(think));
+            map.insert("thinking".into(), json!(think));
+        }
+        Some(Value::String(effort)) => _ = map.insert("reasoning_effort".into(), json!(effort)),
+        Some(other) => {
+            return Err(given.wrong("think", &format!("must be true, false or a level, not {}", short(&other))));
+        }
+        None => {}
+    }
     for key in ["keep_alive", "truncate", "shift"] {
         given.take(key);
     }
@@ -117,22 +130,29 @@ enum Shape {
 struct Lines {
     shape: Shape,
     model: String,
+    splitter: ThoughtSplitter,
 }
 
 impl Lines {
-    fn line(&self, text: &str) -> Value {
+    fn line(&self, told: &Told) -> Value {
         let mut value = json!({"model": self.model, "created_at": rfc3339(SystemTime::now())});
         match self.shape {
-            Shape::Chat => value["message"] = json!({"role": "assistant", "content": text}),
-            Shape::Generate => value["response"] = json!(text),
+            Shape::Chat => {
+                value["message"] = json!({"role": "assistant", "content": told.answer});
+                told.add_reasoning(&mut value["message"], "thinking");
+            }
+            Shape::Generate => {
+                value["response"] = json!(told.answer);
+                told.add_reasoning(&mut value, "thinking");
+            }
         }
         value["done"] = json!(false);
         value
     }
 
-    fn done(&self, text: &str, reason: &str, usage: &Usage) -> Value {
+    fn done(&self, told: &Told, reason: &str, usage: &Usage) -> Value {
         let nanos = |t: Duration| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-        let mut value = self.line(text);
+        let mut value = self.line(told);
         value["done"] = json!(true);
         value["done_reason"] = json!(reason);
         value["total_duration"] = json!(nanos(usage.waited + usage.prompt_time + usage.answer_time));
@@ -154,13 +174,17 @@ impl StreamLines for Lines {
 
     fn more(&mut self, _: usize, event: &Event) -> Option<Value> {
         match event {
-            Event::Text { text, .. } if !text.is_empty() => Some(self.line(text)),
+            Event::Text { text, .. } => {
+                let told = Told::of(self.splitter.push(text));
+                (!told.is_empty()).then(|| self.line(&told))
+            }
             _ => None,
         }
     }
 
     fn last(&mut self, _: usize, finish: Finish, usage: &Usage) -> Value {
-        self.done("", finish.word(), usage)
+        let rest = Told::of(self.splitter.finish());
+        self.done(&rest, finish.word(), usage)
     }
 
     fn end(&mut self, _: &[Usage]) -> Option<Value> {
@@ -169,6 +193,13 @@ impl StreamLines for Lines {
 
     fn error(&self, error: &ApiError) -> Value {
         json!({"error": error.message})
+    }
+}
+
+/// Drops what `think` became where the template does not read it: such a model does not think.
+fn no_thoughts(fields: &mut Fields) {
+    for name in AT_THE_TOP {
+        fields.take(name);
     }
 }
 
@@ -185,11 +216,12 @@ pub(crate) async fn chat(
         return loaded(&state, fields, notes, Shape::Chat);
     }
     let chat = messages::chat(&mut fields, &state, &mut notes)?;
+    no_thoughts(&mut fields);
     let common = common(&mut fields, &state)?;
     let limit = token_limit(&mut fields, "max_tokens", 0)?;
     fields.done(&mut notes)?;
-    let tokens = messages::encode(&state, chat).await?;
-    answer(&state, &client, Shape::Chat, Prepared { tokens, common, limit, notes }).await
+    let encoded = messages::encode(&state, chat).await?;
+    answer(&state, &client, Shape::Chat, Prepared { encoded, common, limit, notes }).await
 }
 
 /// `/api/generate`: a text as one message of the user, or as it stands with `raw`.
@@ -211,52 +243,58 @@ pub(crate) async fn generate(
     if prompt.is_empty() {
         return loaded(&state, fields, notes, Shape::Generate);
     }
+    let variables = variables(&mut fields, &state.template, &mut notes)?;
+    no_thoughts(&mut fields);
     let common = common(&mut fields, &state)?;
     let limit = token_limit(&mut fields, "max_tokens", 0)?;
     fields.done(&mut notes)?;
-    let tokens = if raw {
+    let encoded = if raw {
         let shared = Arc::clone(&state);
         let tokens =
             tokio::task::spawn_blocking(move || shared.plain.encode_prompt(&shared.model, &Prompt::Text(prompt)));
         let tokens = tokens.await.map_err(|e| ApiError::internal(e.to_string()))?;
-        tokens.map_err(|e| ApiError::template("prompt", &e))?
+        let tokens = tokens.map_err(|e| ApiError::template("prompt", &e))?;
+        Encoded { tokens, thoughts: Thoughts::default() }
     } else {
         let messages = system.map(Message::system).into_iter().chain([Message::user(prompt)]).collect();
-        messages::encode(&state, Chat { messages, ending: Ending::Answer }).await?
+        messages::encode(&state, Chat { variables, ..Chat::plain(messages) }).await?
     };
-    answer(&state, &client, Shape::Generate, Prepared { tokens, common, limit, notes }).await
+    answer(&state, &client, Shape::Generate, Prepared { encoded, common, limit, notes }).await
 }
 
 /// A request that only asks for the model to be there.
 fn loaded(state: &State, mut fields: Fields, notes: Notes, shape: Shape) -> Result<Response, OllamaError> {
     let model = common(&mut fields, state)?.model;
-    let value = Lines { shape, model }.done("", "load", &Usage::default());
+    let splitter = Thoughts::default().splitter();
+    let value = Lines { shape, model, splitter }.done(&Told::default(), "load", &Usage::default());
     Ok(notes.mark(state, Json(value).into_response()))
 }
 
 /// A checked request.
 struct Prepared {
-    tokens: Vec<ggml_grad::llama::Token>,
+    encoded: Encoded,
     common: Common,
     limit: Option<usize>,
     notes: Notes,
 }
 
 async fn answer(state: &State, client: &Client, shape: Shape, request: Prepared) -> Result<Response, OllamaError> {
-    let Prepared { tokens, mut common, limit, notes } = request;
+    let Prepared { encoded: Encoded { tokens, thoughts }, mut common, limit, notes } = request;
+    let thoughts = if common.grammar.is_some() { Thoughts::default() } else { thoughts };
     let max_tokens = remaining_context(state, "messages", tokens.len(), limit)?;
-    let options = CompletionOptions::of(&mut common, None);
+    let written = thoughts.written(&state.model);
+    let options = CompletionOptions { written, ..CompletionOptions::of(&mut common, None) };
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
     let events = submit(state, client, vec![sequence], 1, &options)?;
     drop(options);
-    let lines = Lines { shape, model: common.model };
+    let lines = Lines { shape, model: common.model, splitter: thoughts.splitter() };
     if common.stream {
         return Ok(notes.mark(state, stream_lines(events, 1, lines)));
     }
     let (mut choices, usage) = gather(events, 1).await?;
     let choice = choices.pop().unwrap_or_default();
     let reason = choice.finish.map_or("stop", Finish::word);
-    Ok(notes.mark(state, Json(lines.done(&choice.text, reason, &usage[0])).into_response()))
+    Ok(notes.mark(state, Json(lines.done(&thoughts.split(&choice.text), reason, &usage[0])).into_response()))
 }
 
 /// What is told of the model in lists.

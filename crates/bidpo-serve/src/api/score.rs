@@ -3,12 +3,13 @@
 use super::body;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::messages::{Chat, Ending, encode, messages};
+use super::messages::{Chat, encode, messages};
 use super::notes::Notes;
 use super::request::MAX_TOP_LOGPROBS;
 use super::respond::{finite, gather, now, tokens_json, usage_json};
 use super::steering::model_and_steering;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use super::thoughts::variables;
 use crate::job::Client;
 use crate::sampling::Sampling;
 use crate::state::State;
@@ -36,6 +37,7 @@ pub(crate) async fn score(
     let (model, steering) = model_and_steering(&mut fields, &state)?;
     let mut notes = Notes::new(state.strict_api);
     let messages = messages(&mut fields, &mut notes)?;
+    let variables = variables(&mut fields, &state.template, &mut notes)?;
     let n_vocab = state.model.n_vocab();
     let answer = match (fields.text("answer")?, fields.list("tokens")?) {
         (Some(text), None) => Answer::Text(text),
@@ -52,14 +54,15 @@ pub(crate) async fn score(
 
     let (tokens, n_prompt) = match answer {
         Answer::Tokens(answer) => {
-            let prompt = encode(&state, Chat { messages, ending: Ending::Answer }).await?;
+            let prompt = encode(&state, Chat { variables, ..Chat::plain(messages) }).await?.tokens;
             let n = prompt.len();
             ([prompt, answer].concat(), n)
         }
         Answer::Text(text) => {
             let shared = Arc::clone(&state);
             let encoded = tokio::task::spawn_blocking(move || {
-                shared.template.encode_answers(&shared.model, &Prompt::Messages(messages), &[&text])
+                let template = shared.template.with_variables(&variables)?;
+                template.encode_answers(&shared.model, &Prompt::Messages(messages), &[&text])
             });
             let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
             let (prompt, answers) = encoded.map_err(|e| ApiError::template("answer", &e))?;
@@ -75,6 +78,7 @@ pub(crate) async fn score(
         steering,
         top_logprobs: Some(top),
         tell_end: false,
+        written: Vec::new(),
         grammar: None,
     };
     let sequence = Sequence { tokens, n_prompt, score_from: Some(n_prompt), max_tokens: 0 };

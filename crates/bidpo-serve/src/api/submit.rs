@@ -33,6 +33,8 @@ pub(super) struct CompletionOptions {
     /// With log-probabilities: the token that ends the turn is told too.
     pub tell_end: bool,
     pub grammar: Option<Grammar>,
+    /// Control tokens that are written out.
+    pub written: Vec<Token>,
 }
 
 impl CompletionOptions {
@@ -44,6 +46,7 @@ impl CompletionOptions {
             top_logprobs,
             tell_end: false,
             grammar: common.grammar.take(),
+            written: Vec::new(),
         }
     }
 }
@@ -97,6 +100,7 @@ pub(super) fn submit(
                 stop: options.stop.clone(),
                 top_logprobs: options.top_logprobs,
                 tell_end: options.tell_end,
+                written: options.written.clone(),
                 events: events.clone(),
                 place,
                 since,

@@ -3,7 +3,7 @@
 use super::body;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::messages::{self, Ending};
+use super::messages;
 use super::notes::Notes;
 use super::respond::token_text;
 use crate::state::State;
@@ -38,7 +38,7 @@ pub(crate) async fn tokenize(
     let with_texts = fields.boolean("return_token_strs")?.unwrap_or(false);
     let tokens = if fields.is_set("messages") {
         let chat = messages::chat(&mut fields, &state, &mut notes)?;
-        messages::encode(&state, chat).await?
+        messages::encode(&state, chat).await?.tokens
     } else {
         // llama-server adds none of its own accord, vLLM does.
         let default = texts[0].is_none() && texts[1].is_some();
@@ -91,11 +91,7 @@ pub(crate) async fn apply_template(
     let chat = messages::chat(&mut fields, &state, &mut notes)?;
     fields.done(&mut notes)?;
     let shared = Arc::clone(&state);
-    let text = tokio::task::spawn_blocking(move || match chat.ending {
-        Ending::Answer => shared.template.render(&chat.messages, true),
-        Ending::Continue => shared.template.render_unfinished(&chat.messages),
-        Ending::Bare => shared.template.render(&chat.messages, false),
-    });
+    let text = tokio::task::spawn_blocking(move || messages::render(&shared.template, &chat));
     let text = text.await.map_err(|e| ApiError::internal(e.to_string()))?;
     let text = text.map_err(|e| ApiError::template("messages", &e))?;
     Ok(notes.mark(&state, Json(json!({"prompt": text})).into_response()))

@@ -195,6 +195,7 @@ async function answer(turn, column, view, seed, signal) {
     stream: true,
     logprobs: true,
     top_logprobs: LIKELY,
+    reasoning_format: "none",
     temperature: Number($("temperature").value) || 0,
     repeat_penalty: Number($("penalty").value) || 1,
     max_completion_tokens: Math.max(1, Math.floor(Number($("max").value)) || 256),

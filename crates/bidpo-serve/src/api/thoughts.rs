@@ -1,0 +1,148 @@
+//! Variables of the template, and thoughts: what a reasoning model writes before its answer.
+
+use super::error::ApiError;
+use super::fields::{Fields, short};
+use super::messages::{Chat, Ending};
+use super::notes::Notes;
+use bidpo_core::data::{AnswerPart, ChatTemplate, Message, TemplateError, ThoughtMarks, ThoughtSplitter};
+use ggml_grad::llama::{Model, Token};
+use serde_json::{Map, Value, json};
+
+/// Variables that clients set beside `chat_template_kwargs`, where the template reads them.
+pub(super) const AT_THE_TOP: [&str; 3] = ["enable_thinking", "reasoning_effort", "thinking"];
+
+/// Variables of the chat itself.
+const OF_THE_CHAT: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
+
+/// Reads `chat_template_kwargs` and the variables beside it. A variable that the template does not read is noted.
+pub(super) fn variables(
+    fields: &mut Fields,
+    template: &ChatTemplate,
+    notes: &mut Notes,
+) -> Result<Map<String, Value>, ApiError> {
+    let reads = |name: &str| template.variables().iter().any(|v| v == name);
+    let mut variables = Map::new();
+    for name in AT_THE_TOP.into_iter().filter(|name| reads(name)) {
+        variables.extend(fields.take(name).map(|value| (name.to_owned(), value)));
+    }
+    let given = match fields.take("chat_template_kwargs") {
+        None => Map::new(),
+        Some(Value::Object(map)) => map,
+        Some(other) => {
+            return Err(fields.wrong("chat_template_kwargs", &format!("must be an object, not {}", short(&other))));
+        }
+    };
+    let at = fields.name("chat_template_kwargs.");
+    for (name, value) in given {
+        if OF_THE_CHAT.contains(&name.as_str()) {
+            let name = format!("{at}{name}");
+            return Err(ApiError::unsupported(&name, format!("{name} is part of the chat, not a variable")));
+        }
+        if reads(&name) {
+            variables.insert(name, value);
+        } else {
+            notes.unknown(&at, &name)?;
+        }
+    }
+    Ok(variables)
+}
+
+/// How the thoughts of an answer are told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Thoughts {
+    /// The template's marks; None: all text is answer.
+    marks: Option<ThoughtMarks>,
+    /// The prompt ends within a thought.
+    open: bool,
+}
+
+impl Thoughts {
+    /// Of the answer to a chat.
+    pub(super) fn of(template: &ChatTemplate, chat: &Chat) -> Result<Self, TemplateError> {
+        let Some(marks) = template.thought_marks().cloned() else { return Ok(Self::default()) };
+        let open = match chat.ending {
+            // Whether the generation prompt opens a thought. Marks in what people wrote open none.
+            Ending::Answer => {
+                let bare = |m: &Message| Message {
+                    content: m.content.replace(&marks.open, "").replace(&marks.close, ""),
+                    ..m.clone()
+                };
+                template.opens_thought(&chat.messages.iter().map(bare).collect::<Vec<_>>())?
+            }
+            Ending::Continue => chat.messages.last().is_some_and(|m| marks.is_open_at_end(&m.content)),
+            Ending::Bare => false,
+        };
+        Ok(Self { marks: Some(marks), open })
+    }
+
+    /// Marks that are control tokens, which are written out so that thoughts are found.
+    pub(super) fn written(&self, model: &Model) -> Vec<Token> {
+        let marks = self.marks.iter().flat_map(|m| [&m.open, &m.close]);
+        let tokens = marks.filter_map(|mark| match model.tokenize(mark, false, true).ok()?.as_slice() {
+            [one] if model.token_bytes(*one, false).is_empty() => Some(*one),
+            _ => None,
+        });
+        tokens.collect()
+    }
+
+    /// For an answer that is being written.
+    pub(super) fn splitter(&self) -> ThoughtSplitter {
+        ThoughtSplitter::new(self.marks.clone(), self.open)
+    }
+
+    /// Parts a whole answer as its stream would be.
+    pub(super) fn split(&self, text: &str) -> Told {
+        let mut splitter = self.splitter();
+        let mut told = Told::of(splitter.push(text));
+        told.add(splitter.finish());
+        told
+    }
+}
+
+/// Parts of an answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub reasoning: String,
+    pub answer: String,
+}
+
+impl Told {
+    pub(super) fn of(parts: Vec<AnswerPart>) -> Self {
+        let mut told = Self::default();
+        told.add(parts);
+        told
+    }
+
+    fn add(&mut self, parts: Vec<AnswerPart>) {
+        for part in parts {
+            match part {
+                AnswerPart::Reasoning(text) => self.reasoning += &text,
+                AnswerPart::Answer(text) => self.answer += &text,
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.reasoning.is_empty() && self.answer.is_empty()
+    }
+
+    /// The `delta` of a chunk. Text that is neither is an empty answer.
+    pub(super) fn delta(&self) -> Value {
+        let mut delta = json!({});
+        if !self.reasoning.is_empty() {
+            delta["reasoning_content"] = json!(self.reasoning);
+        }
+        if !self.answer.is_empty() || self.reasoning.is_empty() {
+            delta["content"] = json!(self.answer);
+        }
+        delta
+    }
+
+    /// Puts the thought into a message under this key, if there is one.
+    pub(super) fn add_reasoning(&self, message: &mut Value, key: &str) {
+        let reasoning = self.reasoning.trim_end();
+        if !reasoning.is_empty() {
+            message[key] = json!(reasoning);
+        }
+    }
+}
