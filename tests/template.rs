@@ -372,6 +372,13 @@ fn variables_reach_the_template() {
     assert_eq!(quiet.settings().words(), "enable_thinking=false, effort=\"low\"");
     let again = plain.with_variables(&quiet.settings().variables).unwrap();
     assert_eq!((text(&again), again.sha256()), (text(&quiet), quiet.sha256()));
+    // Names that are there in any rendering can be set too; a thought has three names.
+    let list = ["tools=[\"t\"]".parse().unwrap()];
+    let settings = TemplateSettings { variables: template_variables(&list), ..TemplateSettings::default() };
+    let source = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{{ m.reasoning }}{{ m.thinking }}{% endfor %}";
+    let message = Message { reasoning_content: Some("Hm.".into()), ..Message::assistant("A.") };
+    let tooled = own(&model, source, &settings).unwrap();
+    assert_eq!(tooled.render(&[Message::user("Q?"), message], false).unwrap(), "[\"t\"]Q?A.Hm.Hm.Hm.");
     let error = set(&["enable_thinkin=false"]).unwrap_err().to_string();
     assert!(error.contains("enable_thinkin;") && error.contains("effort, enable_thinking"), "{error}");
     let none = ChatTemplate::new(&model, &TemplateChoice::None).unwrap();

@@ -151,6 +151,13 @@ fn responses_are_the_answer_and_nothing_else() {
     );
     let (shown, _) = bench.shown(&closing, &["-p", "A fruit", "--template-set", "enable_thinking=false"]);
     assert_eq!(texts(&shown), ["[user: A fruit.][assistant: <think></think>"]);
+    let quiet = ["--template-set", "enable_thinking=false"];
+    let (shown, said) = bench.shown(&closing, &[&answer[..], &quiet].concat());
+    assert_eq!(texts(&shown), ["[user: A fruit.][assistant: <think></think>", "Plum.]"]);
+    assert_eq!(said, "");
+    let thought = ["-p", "A fruit", "--answer", "<think>Hm</think>Plum"];
+    let (with_thought, _) = bench.shown(&closing, &[&thought[..], &quiet].concat());
+    assert_eq!(texts(&with_thought).concat(), "[user: A fruit.][assistant: <think>Hm</think>Plum.]");
     assert_eq!((&shown["variables"], &shown["set"]), (&json!(["enable_thinking"]), &json!({"enable_thinking": false})));
     let template = bench.file("t.jinja", &closing);
     let wrong = ["--template", &template, "--template-set", "enable_thinkin=false"];

@@ -53,9 +53,10 @@ struct Joined {
 }
 
 /// Joins the generation prompt `asked` and what a finished chat holds before the answer; `last` is the content of the last
-/// message before it.
-fn join(asked: &str, before: &str, last: &str) -> Joined {
-    if let Some(joined) = join_ends("", asked, before) {
+/// message before it. `closed` tells what of a generation prompt stays though the finished chat lacks it: a thought that is
+/// ended already.
+fn join(asked: &str, before: &str, last: &str, closed: &dyn Fn(&str) -> bool) -> Joined {
+    if let Some(joined) = join_ends("", asked, before, closed) {
         return joined;
     }
     // Some templates write earlier messages otherwise once the chat goes on (Mistral's system message moves): what stands
@@ -65,21 +66,21 @@ fn join(asked: &str, before: &str, last: &str) -> Joined {
         (Some(a), Some(b)) if !last.is_empty() => {
             let (head, a) = asked.split_at(a);
             let b = &before[b..];
-            join_ends(head, a, b).unwrap_or_else(|| changed(head, a, b))
+            join_ends(head, a, b, closed).unwrap_or_else(|| changed(head, a, b))
         }
         _ => changed("", asked, before),
     }
 }
 
 /// As [`join`], where one end begins with the other.
-fn join_ends(head: &str, asked: &str, before: &str) -> Option<Joined> {
+fn join_ends(head: &str, asked: &str, before: &str, closed: &dyn Fn(&str) -> bool) -> Option<Joined> {
     let white = |text: &str| text.chars().all(char::is_whitespace);
     let as_asked = |gap: &str| Joined { prompt: format!("{head}{asked}"), gap: gap.to_owned(), differ: None };
     if let Some(rest) = before.strip_prefix(asked) {
         return Some(if white(rest) { as_asked(rest) } else { changed(head, asked, before) });
     }
     let rest = asked.strip_prefix(before)?;
-    Some(if white(rest) { as_asked("") } else { changed(head, asked, before) })
+    Some(if white(rest) || closed(rest) { as_asked("") } else { changed(head, asked, before) })
 }
 
 /// The finished chat's form, its end and that of the generation prompt without what they share.
@@ -185,7 +186,11 @@ impl ChatTemplate {
             let start = full.rfind(content.trim()).ok_or_else(lost)?;
             (start, start + content.trim().len())
         };
-        let joined = join(asked, &full[..start], last);
+        // With enable_thinking=false, say. An answer that brings a thought along stands where that thought stood.
+        let closed = |rest: &str| {
+            self.marks.as_ref().is_some_and(|m| m.is_closed_thought(rest) && !full[start..].contains(&m.close))
+        };
+        let joined = join(asked, &full[..start], last, &closed);
         if let Some([asked, finished]) = &joined.differ {
             self.tell(format!(
                 "the generation prompt of the chat template {} ends in {asked:?}, a finished chat has {finished:?} there: \
@@ -260,7 +265,8 @@ mod tests {
     use super::*;
 
     fn prompt(asked: &str, before: &str) -> (String, String) {
-        let joined = join(asked, before, "Q");
+        let closed = |rest: &str| rest.starts_with("<think>") && rest.trim_end().ends_with("</think>");
+        let joined = join(asked, before, "Q", &closed);
         (joined.prompt, joined.gap)
     }
 
@@ -276,9 +282,12 @@ mod tests {
         assert_eq!(prompt("Q<a><think>", "Q<a></think>"), own("Q<a></think>", ""));
         assert_eq!(prompt("Q<a><think>\n", "Q<a><think></think> "), own("Q<a><think></think>", " "));
         assert_eq!(prompt("Q<a><t></t>", "Q<a><START>"), own("Q<a><START>", ""));
+        // The generation prompt has ended the thought.
+        let closed = "Q<a><think>\n\n</think>\n\n";
+        assert_eq!(prompt(closed, "Q<a>"), own(closed, ""));
         // The system text stands with the last user message: in the finished chat that is another one's place.
         assert_eq!(prompt("[I] S Q[/I]", "[I] Q[/I] "), own("[I] S Q[/I]", " "));
-        let differ = join("Q<a><think>\n", "Q<a></think>", "Q").differ;
+        let differ = join("Q<a><think>\n", "Q<a></think>", "Q", &|_| false).differ;
         assert_eq!(differ, Some(["<think>\n".to_owned(), "</think>".to_owned()]));
     }
 

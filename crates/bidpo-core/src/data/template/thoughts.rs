@@ -69,6 +69,12 @@ impl ThoughtMarks {
         text.rfind(&self.open).is_some_and(|open| !text[open + self.open.len()..].contains(&self.close))
     }
 
+    /// True if a text is a thought with both its marks, and nothing else.
+    pub fn is_closed_thought(&self, text: &str) -> bool {
+        let inner = text.trim().strip_prefix(&self.open).and_then(|t| t.strip_suffix(&self.close));
+        inner.is_some_and(|t| !t.contains(&self.close))
+    }
+
     /// Parts an answer, control tokens written out, into thought and answer. `open`: the prompt ended within a thought.
     pub fn split(&self, text: &str, open: bool) -> SplitAnswer {
         let begins = text.trim_start().strip_prefix(&self.open);
