@@ -65,7 +65,7 @@ fn vector(model: &Model) -> ControlVector {
     for (i, x) in data[(layer - 1) * n_embd..layer * n_embd].iter_mut().enumerate() {
         *x = ((i * 37 % 17) as f32 - 8.0) * 0.05;
     }
-    ControlVector { data, first: 1, last: model.n_layer() - 1 }
+    ControlVector::constant(data, 1, model.n_layer() - 1)
 }
 
 /// One answer alone: the whole text decoded as one sequence in one batch, nothing shared.

@@ -179,6 +179,8 @@ fn the_cvector_generator_measures_one_block_earlier() {
     let model = Model::load(&path, &ModelParams::default()).unwrap();
     let sums = common::generator::differences(&model, &pairs, &generated.layers());
     let measured = SteeringVector {
+        rows: None,
+        scope: Default::default(),
         directions: sums.into_iter().map(|(n, s)| (n, s.into_iter().map(|x| x as f32).collect())).collect(),
         model_hint: "llama".into(),
         provenance: Default::default(),

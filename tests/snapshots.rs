@@ -98,6 +98,8 @@ fn trained(layers: &[usize]) -> Trained {
         percent: 0.5 * step as f64,
     };
     Trained {
+        kind: Default::default(),
+        scope: Default::default(),
         intervention: Arc::new(Add { n_layers: layers.len(), n_embd: 4 }),
         vector: [3.0, 4.0, 0.0, 0.0].repeat(layers.len()),
         summary: RunSummary {

@@ -7,6 +7,7 @@ use bidpo_core::eval::conditions::condition::layers_of;
 use bidpo_core::eval::conditions::{Steered, training_pairs, vector_facts};
 use bidpo_core::eval::results::ConditionKind;
 use bidpo_core::extract::residual_norms;
+use bidpo_core::intervention::Scope;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{
     ControlVector, Convention, LoadedVector, ScaledVector, SteeringVector, architecture_note, combine, warnings,
@@ -32,6 +33,10 @@ pub struct SteeringArgs {
     /// Apply the vectors only at these layers: 15, or 10-20 (both ends included), or 5,9,12-14.
     #[arg(long, value_name = "LIST", requires = "vectors")]
     pub layers: Option<Layers>,
+    /// Positions at which the vectors act instead of those they were trained for: all, prompt, answer, first:N, last:N (of the
+    /// prompt), after:N (answer tokens), or a union such as first:1+answer.
+    #[arg(long, value_name = "SCOPE", requires = "vectors")]
+    pub scope: Option<Scope>,
     /// Layer convention of direction.N: output (of block N: bidpo, repeng) or generator (output of block N - 1: llama.cpp's
     /// cvector-generator). One for all, or one for each --vector in order [default: output].
     #[arg(long = "convention", value_name = "C", requires = "vectors")]
@@ -132,8 +137,11 @@ impl SteeringArgs {
         for (i, VectorArg { path, scale }) in self.vectors.iter().enumerate() {
             let given = || self.scales.get(i).or(self.scales.first()).copied();
             let scale = scale.or_else(given).unwrap_or(Scale::Factor(1.0));
-            let dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
+            let mut dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
             say_doubts(path, &dial.vector, model);
+            if let Some(scope) = &self.scope {
+                Arc::make_mut(&mut dial.vector).scope = scope.clone();
+            }
             dials.push(dial);
         }
         let steering = Steering { dials, layers: self.layers.clone() };

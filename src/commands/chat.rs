@@ -179,6 +179,7 @@ impl Chat {
                 self.session.set_layers(layers)?;
                 eprint!("{}", printable(&show::layers(&self.session)));
             }
+            Command::Gate => eprint!("{}", printable(&show::gates(&self.session))),
             Command::Off => self.switch(false)?,
             Command::On => self.switch(true)?,
             Command::Undo => {

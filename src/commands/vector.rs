@@ -65,6 +65,17 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
+    /// Write what llama.cpp can run of an intervention that it cannot run as it is.
+    Export {
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The constant vector that is nearest: a fully open gate, at every position.
+        #[arg(long, required = true)]
+        constant: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Compute a weighted sum of vectors.
     #[command(visible_alias = "combine")]
     Add {
@@ -128,6 +139,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
             make::write(&vector, &output.output)
+        }
+        Command::Export { file, constant: _, output } => {
+            let vector = SteeringVector::load(&file)?;
+            let (constant, lost) = vector.constant().with_context(|| file.display().to_string())?;
+            for what in &lost {
+                eprintln!("bidpo: warning: {what}");
+            }
+            if lost.is_empty() {
+                eprintln!("bidpo: note: {} is a constant vector already: nothing is lost", file.display());
+            }
+            make::write(&constant, &output.output)
         }
         Command::Add { files, weights, output, reading } => {
             ensure!(

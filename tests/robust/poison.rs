@@ -41,7 +41,7 @@ fn a_cleared_sequence_computes_the_same_bits_again() {
     let beside = logits(&mut ctx, 2).unwrap();
     // Each layer's sum is finite; the residual stream is not.
     let data = vec![3e38; 3 * tiny::WIDTH];
-    let poison = ControlVector { data, first: 1, last: 3 };
+    let poison = ControlVector::constant(data, 1, 3);
     ctx.kv_remove(1, 0);
     assert!(run(&mut ctx, 1, 90, Some(&poison)).unwrap().iter().any(|x| x.is_nan()));
     assert!(matches!(ctx.finite_logits(89), Err(LlamaError::NotFinite { .. })));

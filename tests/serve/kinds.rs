@@ -35,7 +35,7 @@ fn load(family: &str, dtype: DType) -> Arc<Model> {
 fn moved(model: &Arc<Model>) -> f32 {
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     let data = (0..(n_layer - 1) * n_embd).map(|i| (i % 5) as f32 * 0.02).collect();
-    let v = ControlVector { data, first: 1, last: n_layer - 1 };
+    let v = ControlVector::constant(data, 1, n_layer - 1);
     let together = run(&mut context(model, 3), &[0, 1, 2], &[Some(&v), None, Some(&v)]);
     assert_eq!(together[0], together[2]);
     assert_ne!(together[0], together[1]);

@@ -30,7 +30,7 @@ fn vector(model: &Model, first: usize, last: usize, seed: usize) -> ControlVecto
     for (i, x) in data[(first - 1) * n_embd..last * n_embd].iter_mut().enumerate() {
         *x = ((i * 7919 + seed * 104_729) % 23) as f32 / 23.0 - 0.5;
     }
-    ControlVector { data, first, last }
+    ControlVector::constant(data, first, last)
 }
 
 const TEXTS: [&str; 3] = [
@@ -140,6 +140,6 @@ fn what_cannot_be_steered_is_refused() {
     let mut batch = Batch::new();
     batch.add(1, 0, &[0], true);
     assert!(decode_steered(&mut ctx, &batch, &[]).unwrap_err().to_string().contains("0 steered rows for 1 tokens"));
-    let short = ControlVector { data: vec![0.0; 7], first: 1, last: 1 };
+    let short = ControlVector::constant(vec![0.0; 7], 1, 1);
     assert!(decode_steered(&mut ctx, &batch, &[Some(&short)]).is_err());
 }

@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use super::queue::FairQueue;
 use super::slot::{Cell, PIECE, Slot};
 use super::work::Work;
-use bidpo_core::steer::{ControlVector, decode_steered};
+use bidpo_core::steer::{ControlVector, GateMemory, decode_steered_with};
 use ggml_grad::llama::{Batch, Context, LlamaError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +74,8 @@ impl Drop for Alive {
 
 struct Engine {
     ctx: Context,
+    /// What gates decided, by slot.
+    gates: GateMemory,
     /// Tokens of a sequence.
     n_ctx: usize,
     slots: Vec<Slot>,
@@ -88,7 +90,17 @@ struct Engine {
 impl Engine {
     fn new(ctx: Context, n_slots: usize, n_ctx: usize, messages: Receiver<Message>, metrics: Arc<Metrics>) -> Self {
         let slots = (0..n_slots as i32).map(Slot::new).collect();
-        Self { ctx, n_ctx, slots, queue: FairQueue::new(), messages, metrics, prefilled: 0, jobs: 0 }
+        Self {
+            ctx,
+            gates: GateMemory::default(),
+            n_ctx,
+            slots,
+            queue: FairQueue::new(),
+            messages,
+            metrics,
+            prefilled: 0,
+            jobs: 0,
+        }
     }
 
     fn run(mut self) {
@@ -224,10 +236,16 @@ impl Engine {
             let Some((work, token)) = slot.work.as_ref().and_then(|w| Some((w, w.next?))) else { continue };
             let at = slot.cells.len();
             batch.add(token, at, &[slot.id], true);
-            cells.push(Cell { token, steering: work.job.steering_at(at).cloned(), whole: false });
+            batch.set_prompt(batch.len() - 1, work.job.n_prompt);
+            cells.push(Cell {
+                token,
+                steering: work.job.steering_at(at).cloned(),
+                whole: false,
+                n_prompt: work.job.n_prompt,
+            });
         }
         let rows: Vec<Option<&ControlVector>> = cells.iter().map(|c| c.steering.as_deref()).collect();
-        decode_steered(&mut self.ctx, &batch, &rows)?;
+        decode_steered_with(&mut self.ctx, &batch, &rows, &mut self.gates)?;
         self.metrics.batch(batch.len());
         for (row, (&i, cell)) in run.iter().zip(cells).enumerate() {
             self.slots[i].cells.push(cell);
@@ -264,13 +282,14 @@ impl Engine {
         for at in piece {
             let (token, wants) = (job.tokens[at], job.wants_logits(at));
             let row = batch.add(token, at, &[slot.id], wants);
-            cells.push(Cell { token, steering: job.steering_at(at).cloned(), whole });
+            batch.set_prompt(row, job.n_prompt);
+            cells.push(Cell { token, steering: job.steering_at(at).cloned(), whole, n_prompt: job.n_prompt });
             if wants && at + 1 < end {
                 scored.push((row, at));
             }
         }
         let rows: Vec<Option<&ControlVector>> = cells.iter().map(|c| c.steering.as_deref()).collect();
-        decode_steered(&mut self.ctx, &batch, &rows)?;
+        decode_steered_with(&mut self.ctx, &batch, &rows, &mut self.gates)?;
         self.metrics.prompt(batch.len());
         work.n_done += batch.len();
         slot.cells.extend(cells);

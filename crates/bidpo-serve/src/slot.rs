@@ -19,6 +19,8 @@ pub(super) const PIECE: usize = 64;
 pub(super) struct Cell {
     pub token: Token,
     pub steering: Option<Arc<ControlVector>>,
+    /// Tokens of the prompt that it was computed for.
+    pub n_prompt: usize,
     /// Computed as one of a whole piece.
     pub whole: bool,
 }
@@ -26,7 +28,12 @@ pub(super) struct Cell {
 impl Cell {
     /// True if K and V of this cell are those, to the last bit, of position `at` of the job, given that all cells before it are.
     fn is_of(&self, job: &Job, at: usize) -> bool {
-        self.whole && self.token == job.tokens[at] && same(self.steering.as_ref(), job.steering_at(at))
+        let steering = job.steering_at(at);
+        let alike = |s: &Arc<ControlVector>| s.treats_alike(at, self.n_prompt, job.n_prompt);
+        self.whole
+            && self.token == job.tokens[at]
+            && same(self.steering.as_ref(), steering)
+            && steering.is_none_or(alike)
     }
 }
 

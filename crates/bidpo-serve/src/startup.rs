@@ -32,7 +32,7 @@ pub fn check_steering(ctx: &mut Context) -> Result<(), LlamaError> {
     }
     // Far below the residual stream, but far above its rounding.
     let data = (0..(n_layer - 1) * n_embd).map(|i| ((i * 7919 % 31) as f32 - 15.0) / 64.0).collect();
-    let vector = ControlVector { data, first: 1, last: n_layer - 1 };
+    let vector = ControlVector::constant(data, 1, n_layer - 1);
 
     ctx.clear_kv();
     decode_steered(ctx, &batch, &vec![None; tokens.len()])?;

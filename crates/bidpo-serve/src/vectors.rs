@@ -317,7 +317,10 @@ impl OfferedVector {
 /// `a + b`, as if the two had been summed in one go.
 fn add(mut a: ControlVector, b: &ControlVector, n_embd: usize) -> Result<ControlVector, SteerError> {
     a.data.iter_mut().zip(&b.data).for_each(|(x, y)| *x += y);
-    ControlVector::bounded(a.data, a.first.min(b.first), a.last.max(b.last), n_embd)
+    let mut sum = ControlVector::bounded(a.data, a.first.min(b.first), a.last.max(b.last), n_embd)?;
+    sum.conditional = a.conditional;
+    sum.conditional.extend(b.conditional.iter().cloned());
+    Ok(sum)
 }
 
 /// A vector file that fits the model.
@@ -350,7 +353,7 @@ mod tests {
 
     #[test]
     fn sums_keep_the_span_of_both() {
-        let of = |data: &[f32], first, last| ControlVector { data: data.to_vec(), first, last };
+        let of = |data: &[f32], first, last| ControlVector::constant(data.to_vec(), first, last);
         let sum = add(of(&[0.0, 1.0, 2.0], 2, 3), &of(&[5.0, 0.5, 0.0], 1, 2), 1).unwrap();
         assert_eq!(sum, of(&[5.0, 1.5, 2.0], 1, 3));
         for part in [3e38, 6e11] {

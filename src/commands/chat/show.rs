@@ -51,6 +51,33 @@ pub fn layers(session: &ChatSession) -> String {
     out
 }
 
+/// Of each gate its opening at each token, in percent; `-` where nothing is changed.
+pub fn gates(session: &ChatSession) -> String {
+    let trace = session.gates();
+    if trace.gates.is_empty() {
+        return "no vector with a gate steers (or no question was answered since)\n".to_owned();
+    }
+    let mut out = String::new();
+    for gate in &trace.gates {
+        let known: Vec<f64> = gate.at.iter().flatten().copied().collect();
+        let mean = if known.is_empty() { 0.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
+        out += &format!(
+            "{}: opening in percent, {:.0} in the mean over {} of {} tokens; the answer begins behind token {}\n",
+            gate.name,
+            100.0 * mean,
+            known.len(),
+            gate.at.len(),
+            trace.n_prompt
+        );
+        for (i, (token, open)) in trace.tokens.iter().zip(&gate.at).enumerate() {
+            let text = session.model().detokenize(&[*token], true).replace('\n', "\\n");
+            let open = open.map_or_else(|| "-".to_owned(), |x| format!("{:.0}", 100.0 * x));
+            out += &format!("  {:>5}  {open:>5}  {text}\n", i + 1);
+        }
+    }
+    out
+}
+
 /// Tokens, speeds, and the room in the context.
 pub fn stats(session: &ChatSession) -> String {
     let stats = session.stats();

@@ -75,6 +75,8 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         let summary = json!({
             "vector": output.display().to_string(),
             "card": card.display().to_string(),
+            "kind": r.config.kind.kind.name(),
+            "scope": r.config.scope.to_string(),
             "layer": only.map(|at| at.layer),
             "layers": layers,
             "norm": r.norm(),
@@ -122,6 +124,17 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     println!();
     println!("card: {}", card.display());
     println!("chat: bidpo chat --model {} --vector {} --scale 1", args.model.model.display(), output.display());
-    println!("llama.cpp: llama-cli -m {} --control-vector-scaled {}:1.0", args.model.model.display(), output.display());
+    if r.is_control_vector() {
+        println!(
+            "llama.cpp: llama-cli -m {} --control-vector-scaled {}:1.0",
+            args.model.model.display(),
+            output.display()
+        );
+    } else {
+        println!(
+            "llama.cpp cannot run it: bidpo vector export --constant {} -o FILE.gguf writes what it can run",
+            output.display()
+        );
+    }
     Ok(())
 }

@@ -12,7 +12,10 @@ use std::process::ExitCode;
 pub fn write(vector: &SteeringVector, path: &Path) -> anyhow::Result<ExitCode> {
     vector.save(path)?;
     let layers = Layers::new(vector.layers())?.labelled();
-    let norm = super::show::significant(vector.total_norm());
+    let norm = super::show::significant(match vector.layers()[..] {
+        [layer] => vector.norm(layer),
+        _ => vector.total_norm(),
+    });
     eprintln!("bidpo: {}: {layers}, {} dimensions, norm {norm}", path.display(), vector.n_embd());
     if Format::of(path) == Format::Npy {
         eprintln!(

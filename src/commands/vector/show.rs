@@ -1,5 +1,6 @@
 //! `bidpo vector show`: layers, norms, provenance.
 
+use bidpo_core::intervention::Kind;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::SteeringVector;
 use ggml_grad::llama::GgufValue;
@@ -83,6 +84,11 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
     let hint = if vector.model_hint.is_empty() { "not stated".to_owned() } else { clean(&vector.model_hint) };
     line("architecture", hint);
     line("dimensions", vector.n_embd().to_string());
+    if !vector.is_control_vector() {
+        line("kind", kind_words(vector));
+        line("acts", format!("scope {}: {}", vector.scope, vector.scope.words()));
+        line("llama.cpp", "cannot run it; bidpo vector export --constant writes what it can run".to_owned());
+    }
     let layers = vector.layers();
     if let Some((layer, r)) = only_residual_norm(vector) {
         line("residual norm", format!("{} (median at layer {layer})", significant(r)));
@@ -121,6 +127,28 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
         }
     }
     out
+}
+
+/// What the kind does, in a sentence.
+fn kind_words(vector: &SteeringVector) -> String {
+    let Some(rows) = &vector.rows else { return "add: the same vector at each position of its scope".to_owned() };
+    let settings = rows.spec.settings();
+    let settings = if settings.is_empty() { String::new() } else { format!(" ({settings})") };
+    let bias = rows.theta.get(rows.n_embd).map_or_else(String::new, |b| significant(f64::from(*b)));
+    let text = match rows.spec.kind {
+        Kind::Add => "the same vector at each position".to_owned(),
+        Kind::Gate => {
+            format!("adds its vector at each token as far as the token opens a gate (bias {bias}: 0 is half open)")
+        }
+        Kind::LinearGate => format!("adds its vector times a factor that is linear in the token (bias {bias})"),
+        Kind::PromptGate => {
+            format!("decides once from the prompt how far its vector is added to the answer (bias {bias})")
+        }
+        Kind::Project => format!("takes {bias} of the component along one direction away"),
+        Kind::Clamp => format!("moves the component along one direction to a level, by a share of {bias}"),
+        Kind::LowRank => format!("edits {} dimensions of the residual stream, by what is in it", rows.spec.rank),
+    };
+    format!("{}{settings}: {text}", rows.spec.kind)
 }
 
 /// The residual norm that the file states once, for one layer, and that layer.
@@ -205,6 +233,9 @@ fn to_json(file: &Path, vector: &SteeringVector) -> Value {
         "layers": layers,
         "residual_norm_median": only_residual_norm(vector).map(|(_, r)| r),
         "percent_of_residual_norm": vector.percent_of_scale(1.0),
+        "kind": vector.kind().name(),
+        "scope": vector.scope.to_string(),
+        "runs_in_llama_cpp": vector.is_control_vector(),
         "layer_convention": vector.provenance.str("layer_convention"),
         "provenance": provenance,
     })

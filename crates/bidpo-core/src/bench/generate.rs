@@ -20,7 +20,7 @@ fn vector(model: &Model, layer: usize) -> ControlVector {
     let n = model.n_embd();
     let mut data = vec![0.0f32; (model.n_layer() - 1) * n];
     data[(layer - 1) * n..layer * n].iter_mut().enumerate().for_each(|(i, x)| *x = 1e-3 * ((i % 7) as f32 - 3.0));
-    ControlVector { data, first: layer, last: layer }
+    ControlVector::constant(data, layer, layer)
 }
 
 fn per_token(time: Duration, n: usize) -> f64 {

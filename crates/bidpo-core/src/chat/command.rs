@@ -13,6 +13,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("/unload NAME", "take the vector NAME off"),
     ("/layers", "show where each vector steers, and how strongly"),
     ("/layers LIST", "steer at these layers only (15, 10-20, 5,9,12-14); /layers all lifts it"),
+    ("/gate", "show where the gates opened in the last prompt and answer, token by token"),
     ("/off", "answer without steering"),
     ("/on", "steer again"),
     ("/compare [QUESTION]", "answer the last question, or QUESTION, steered beside unsteered; not kept"),
@@ -61,6 +62,8 @@ pub enum Command {
     ShowLayers,
     /// Steer at some layers only, or (with `None`) at all.
     Layers(Option<Layers>),
+    /// Show where gates opened.
+    Gate,
     /// Steering off.
     Off,
     /// Steering on.
@@ -142,6 +145,7 @@ impl Command {
                     .map(|l| Self::Layers(Some(l)))
                     .map_err(|e: crate::layers::LayersError| CommandError::Argument(e.to_string())),
             },
+            "gate" => alone(Self::Gate, "/gate"),
             "off" => alone(Self::Off, "/off"),
             "on" => alone(Self::On, "/on"),
             "compare" => Ok(Self::Compare(text())),

@@ -2,10 +2,10 @@
 
 use super::Utf8Decoder;
 use crate::data::TemplateError;
-use crate::steer::{ControlVector, SteerError};
+use crate::steer::{ControlVector, GateMemory, Openings, SteerError};
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token, Use};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An error in a chat.
@@ -155,6 +155,17 @@ impl GenerationState {
     }
 }
 
+/// Where the gates of a steering opened in a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GateTrace {
+    /// The tokens in the cache: the prompt and its answer.
+    pub tokens: Vec<Token>,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Each gate's opening at each token.
+    pub gates: Vec<Openings>,
+}
+
 /// A context that answers prompts under one steering at a time, and remembers what its KV cache holds.
 #[derive(Debug)]
 pub struct Generator {
@@ -163,6 +174,10 @@ pub struct Generator {
     n_ctx: usize,
     /// Tokens whose K and V lie in the cache, in order: position i holds `cached[i]`.
     cached: Vec<Token>,
+    /// For each of them, the tokens of the prompt that it was computed with.
+    cached_prompts: Vec<usize>,
+    /// What the gates decided.
+    memory: Arc<Mutex<GateMemory>>,
     steering: Option<ControlVector>,
 }
 
@@ -189,7 +204,14 @@ impl Generator {
             model,
             &ContextParams { n_ctx, n_batch: n_ctx.min(512), n_threads: params.n_threads, ..ContextParams::default() },
         )?;
-        Ok(Self { n_ctx: ctx.n_ctx().min(n_ctx as usize), ctx, cached: Vec::new(), steering: None })
+        Ok(Self {
+            n_ctx: ctx.n_ctx().min(n_ctx as usize),
+            ctx,
+            cached: Vec::new(),
+            cached_prompts: Vec::new(),
+            memory: Arc::default(),
+            steering: None,
+        })
     }
 
     /// The model.
@@ -222,19 +244,34 @@ impl Generator {
             return Ok(());
         }
         self.cached.clear();
+        self.cached_prompts.clear();
         self.steering = None;
         match &vector {
-            Some(v) => v.apply(&mut self.ctx)?,
+            Some(v) => self.memory = v.apply_with_memory(&mut self.ctx)?,
             None => self.ctx.clear_control_vector(),
         }
         self.steering = vector;
         Ok(())
     }
 
+    /// Openings of the gates at the positions in the KV cache, with their tokens; the last prompt's length tells which are
+    /// the answer's.
+    pub fn gates(&self) -> GateTrace {
+        let n_prompt = self.cached_prompts.last().copied().unwrap_or(0);
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let steering = self.steering.as_ref();
+        GateTrace {
+            tokens: self.cached.clone(),
+            n_prompt,
+            gates: steering.map_or_else(Vec::new, |s| s.openings(&memory, 0, n_prompt, self.cached.len())),
+        }
+    }
+
     /// Forgets the KV cache.
     pub fn clear(&mut self) {
         self.ctx.clear_kv();
         self.cached.clear();
+        self.cached_prompts.clear();
     }
 
     /// Answers `prompt` (tokens, BOS included). `on_piece` gets the text as it comes, whole characters only.
@@ -317,7 +354,7 @@ impl Generator {
             let decoded = if answering.interrupted() {
                 Err(LlamaError::Interrupted)
             } else {
-                self.ctx.prefill(chunk, self.cached.len())
+                self.ctx.prefill_of(chunk, self.cached.len(), Some(prompt.len()))
             };
             match decoded {
                 Ok(row) => answering.row = row,
@@ -328,6 +365,7 @@ impl Generator {
                 Err(error) => return Err(error.into()),
             }
             self.cached.extend(chunk);
+            self.cached_prompts.resize(self.cached.len(), prompt.len());
         }
         answering.out.prompt_time = start.elapsed();
         Ok(answering)
@@ -373,8 +411,12 @@ impl Generator {
         }
         let mut batch = Batch::new();
         a.row = batch.add(token, self.cached.len(), &[0], true);
+        batch.set_prompt(a.row, a.out.n_prompt);
         match self.ctx.decode(&batch) {
-            Ok(()) => self.cached.push(token),
+            Ok(()) => {
+                self.cached.push(token);
+                self.cached_prompts.push(a.out.n_prompt);
+            }
             Err(LlamaError::Interrupted) => return Ok((piece, Some(StopReason::Interrupted))),
             Err(error) => return Err(error.into()),
         }
@@ -384,7 +426,12 @@ impl Generator {
     /// Cuts the cache back to what it shares with `prompt`, leaving at least the last prompt token to compute (its
     /// logits are needed). Returns the number of tokens kept.
     fn rewind(&mut self, prompt: &[Token]) -> usize {
-        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        let mut common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        if let Some(steering) = self.steering.as_ref().filter(|s| s.depends_on_prompt()) {
+            // What was an answer is now part of a prompt: kept only where it would be changed in the same way.
+            let alike = |&at: &usize| steering.treats_alike(at, self.cached_prompts[at], prompt.len());
+            common = (0..common).take_while(alike).count();
+        }
         // A recurrent state cannot be taken back by a few tokens: all or nothing.
         let keep = if self.model().is_recurrent() && common < self.cached.len() { 0 } else { common };
         if keep == 0 {
@@ -392,6 +439,7 @@ impl Generator {
         } else if keep < self.cached.len() {
             self.ctx.kv_remove(0, keep);
             self.cached.truncate(keep);
+            self.cached_prompts.truncate(keep);
         }
         keep
     }

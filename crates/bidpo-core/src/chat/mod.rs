@@ -12,7 +12,7 @@ mod utf8;
 
 pub use command::{COMMANDS, Command, CommandError, NOTES};
 pub use compare::{Comparison, Side};
-pub use generate::{ChatError, GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
+pub use generate::{ChatError, GateTrace, GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
 pub use input::{is_complete, joined};
 pub use printable::printable;
 pub use session::ChatSession;

@@ -1,7 +1,7 @@
 //! A conversation with a dial for each vector.
 
 use super::transcript::AnswerNote;
-use super::{ChatError, GenerateOptions, Generation, Generator, GeneratorParams, Stats, Transcript};
+use super::{ChatError, GateTrace, GenerateOptions, Generation, Generator, GeneratorParams, Stats, Transcript};
 use crate::data::{ChatTemplate, Message, Prompt};
 use crate::layers::Layers;
 use crate::steer::{ControlVector, ScaledVector, combine};
@@ -71,6 +71,11 @@ impl ChatSession {
     /// the next question.
     pub fn n_cached(&self) -> usize {
         if self.generator.steering() == self.steering.as_ref() { self.generator.n_cached() } else { 0 }
+    }
+
+    /// Where the gates opened in the last prompt and its answer.
+    pub fn gates(&self) -> GateTrace {
+        self.generator.gates()
     }
 
     /// Tokens and times so far.

@@ -51,6 +51,21 @@ impl Scope {
         self.0.is_empty()
     }
 
+    /// The positions in words.
+    pub fn words(&self) -> String {
+        if self.is_all() {
+            return "every position".into();
+        }
+        let part = |part: &ScopePart| match part {
+            ScopePart::Prompt => "the prompt without its last token".to_owned(),
+            ScopePart::Answer => "the tokens that an answer token is predicted from".to_owned(),
+            ScopePart::First(n) => format!("the first {n} of the prompt"),
+            ScopePart::Last(n) => format!("the last {n} of the prompt"),
+            ScopePart::After(n) => format!("the answer behind its first {n}"),
+        };
+        self.0.iter().map(part).collect::<Vec<_>>().join(", and ")
+    }
+
     /// True if the position is in the scope.
     pub fn covers(&self, place: Place) -> bool {
         self.is_all() || self.0.iter().any(|part| part.covers(place))

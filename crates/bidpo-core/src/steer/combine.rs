@@ -1,10 +1,11 @@
 //! The sum of scaled vectors, as the buffer that llama.cpp adds to the residual stream.
 
 use super::architecture::{Match, match_architecture};
-use super::{SteerError, SteeringVector, identity};
+use super::conditional::Steer;
+use super::{Change, Conditional, GateMemory, SteerError, SteeringVector, identity};
 use crate::layers::Layers;
 use ggml_grad::llama::{Context, LlamaError, Model};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The largest sum of a control vector's norms over its layers. Norms of residual streams are below 1e6: beyond a 2^24th
 /// of what is added, nothing of the model's own activations is left in f32, and far beyond, their squares overflow.
@@ -30,6 +31,8 @@ pub struct ControlVector {
     pub first: usize,
     /// Highest steered layer.
     pub last: usize,
+    /// Changes that differ from row to row.
+    pub conditional: Vec<Conditional>,
 }
 
 impl ControlVector {
@@ -55,15 +58,52 @@ impl ControlVector {
                  most {MOST_NORM:e} is allowed (nothing of the model's own activations is left there)"
             )));
         }
-        Ok(Self { data, first, last })
+        Ok(Self::constant(data, first, last))
     }
 
-    /// Sets it on a context and clears the KV cache (K and V were computed under the old vector).
+    /// Constant vectors, `[n_layer - 1, n_embd]`, at layers `first..=last`.
+    pub fn constant(data: Vec<f32>, first: usize, last: usize) -> Self {
+        Self { data, first, last, conditional: Vec::new() }
+    }
+
+    /// The constant vector added at a layer, `[n_embd]`.
+    pub(super) fn added(&self, layer: usize, n_embd: usize) -> &[f32] {
+        self.data.get((layer - 1) * n_embd..layer * n_embd).unwrap_or(&[])
+    }
+
+    /// Sets it on a context and clears the KV cache (K and V were computed under the old vector). Where rows are changed one by
+    /// one, batches have to say where prompts end ([`ggml_grad::llama::Batch::set_prompt`]) if
+    /// [`ControlVector::depends_on_prompt`].
     ///
     /// # Errors
     /// [`LlamaError::ControlVector`] for a context of another model.
     pub fn apply(&self, ctx: &mut Context) -> Result<(), LlamaError> {
-        ctx.set_control_vector(&self.data, self.first, self.last)
+        self.apply_with_memory(ctx).map(|_| ())
+    }
+
+    /// As [`ControlVector::apply`]; returns what the gates of the context will have decided.
+    ///
+    /// # Errors
+    /// As [`ControlVector::apply`].
+    pub fn apply_with_memory(&self, ctx: &mut Context) -> Result<Arc<Mutex<GateMemory>>, LlamaError> {
+        let memory = Arc::<Mutex<GateMemory>>::default();
+        if self.conditional.is_empty() {
+            ctx.set_row_change(None);
+            ctx.set_control_vector(&self.data, self.first, self.last)?;
+            return Ok(memory);
+        }
+        let n_embd = ctx.model().n_embd();
+        if self.data.len() != (ctx.model().n_layer() - 1) * n_embd {
+            return Err(LlamaError::ControlVector(format!(
+                "a steering of {} numbers on a model of {} layers of {n_embd} dimensions",
+                self.data.len(),
+                ctx.model().n_layer()
+            )));
+        }
+        // The gates read the stream as it arrives: the constant part is added after them, in the same place.
+        ctx.clear_control_vector();
+        ctx.set_row_change(Some(Box::new(Steer { control: self.clone(), memory: Arc::clone(&memory), n_embd })));
+        Ok(memory)
     }
 }
 
@@ -96,6 +136,7 @@ fn sum(
     }
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
+    let mut conditional = Vec::new();
     for ScaledVector { name, vector, scale } in vectors {
         if vector.n_embd() != n_embd {
             return mismatch(format!(
@@ -103,7 +144,7 @@ fn sum(
                 vector.n_embd()
             ));
         }
-        if let Some(layer) = vector.directions.keys().find(|&&l| l < 1 || l > top) {
+        if let Some(layer) = vector.layers().into_iter().find(|&l| l < 1 || l > top) {
             return mismatch(format!(
                 "vector {name} has a direction for layer {layer}, this model takes layers 1-{top}: it was made for another \
                  model"
@@ -116,15 +157,33 @@ fn sum(
             continue;
         }
         let wanted = |l: &usize| layers.is_none_or(|list| list.contains(l));
-        let inside: Vec<_> = vector.directions.iter().filter(|(l, _)| wanted(l)).collect();
-        let (Some(&(&first, _)), Some(&(&last, _))) = (inside.first(), inside.last()) else {
+        let inside: Vec<usize> = vector.layers().into_iter().filter(wanted).collect();
+        let (Some(&first), Some(&last)) = (inside.first(), inside.last()) else {
             return mismatch(format!(
                 "vector {name} steers {}, none of them in {}: it would have no effect",
                 Layers::new(vector.layers()).map_or_else(|_| "no layer".to_owned(), |own| own.labelled()),
                 layers.map_or_else(|| format!("layers 1-{top}"), Layers::labelled)
             ));
         };
-        for (layer, direction) in inside {
+        if let Some(rows) = &vector.rows {
+            let scaled = rows.scaled(f64::from(*scale))?;
+            conditional.push(Conditional {
+                name: name.clone(),
+                layer: rows.layer,
+                change: Change::Rows { rows: scaled.rows()?, theta: scaled.wide() },
+                scope: vector.scope.clone(),
+            });
+        }
+        for (layer, direction) in vector.directions.iter().filter(|(l, _)| wanted(l)) {
+            if !vector.scope.is_all() {
+                conditional.push(Conditional {
+                    name: name.clone(),
+                    layer: *layer,
+                    change: Change::Constant(direction.iter().map(|d| scale * d).collect()),
+                    scope: vector.scope.clone(),
+                });
+                continue;
+            }
             let row = &mut data[(layer - 1) * n_embd..layer * n_embd]; // [n_embd]
             for (x, d) in row.iter_mut().zip(direction) {
                 *x += scale * d;
@@ -132,7 +191,13 @@ fn sum(
         }
         touched = Some(touched.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
     }
-    touched.map(|(first, last)| ControlVector::bounded(data, first, last, n_embd)).transpose()
+    for c in &conditional {
+        if !c.is_bounded(MOST_NORM) {
+            return mismatch(format!("the scale of {} is too large: what it adds would not be finite", c.name));
+        }
+    }
+    let bounded = touched.map(|(first, last)| ControlVector::bounded(data, first, last, n_embd)).transpose()?;
+    Ok(bounded.map(|constant| ControlVector { conditional, ..constant }))
 }
 
 /// That nothing tells whether `vector` was made for the architecture of `model`: its file names none that llama.cpp has, under no

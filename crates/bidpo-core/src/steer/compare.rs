@@ -43,6 +43,8 @@ impl SteeringVector {
     /// # Errors
     /// [`SteerError::Mismatch`] for another width.
     pub fn compare(&self, other: &Self) -> Result<VectorComparison, SteerError> {
+        self.require_control_vector("a comparison")?;
+        other.require_control_vector("a comparison")?;
         if self.n_embd() != other.n_embd() {
             return Err(SteerError::Mismatch(format!(
                 "vectors of {} and {} dimensions cannot be compared: they belong to different models",

@@ -60,6 +60,7 @@ impl SteeringVector {
         if convention == Convention::Output {
             return Ok(NormalizedVector { vector: self, lost_block_0: false });
         }
+        self.require_control_vector("--convention generator")?;
         if let Some(stated) = self.provenance.str("layer_convention") {
             return Err(SteerError::Mismatch(format!(
                 "the file states its convention ({stated}), which is not the cvector-generator's: omit --convention"

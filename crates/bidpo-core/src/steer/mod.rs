@@ -4,22 +4,26 @@
 mod architecture;
 mod combine;
 mod compare;
+mod conditional;
 mod convention;
 mod files;
 mod identity;
 mod ops;
 mod random;
+mod row_kinds;
 mod rows;
 mod vector;
 
 pub use architecture::{Match, match_architecture};
 pub use combine::{ControlVector, ScaledVector, architecture_note, combine, warnings};
 pub use compare::{LayerComparison, VectorComparison};
+pub use conditional::{Change, Conditional, GateMemory, Openings};
 pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, NormalizedVector};
 pub use files::{FileRemark, Format, LoadedVector};
 pub use identity::ModelIdentity;
 pub use random::rotated;
-pub use rows::decode_steered;
+pub use row_kinds::RowChanges;
+pub use rows::{decode_steered, decode_steered_with};
 pub(crate) use vector::mean_fraction;
 pub use vector::{Provenance, SteerError, SteeringVector, TRAINING_CURVE};

@@ -31,6 +31,9 @@ impl SteeringVector {
         for x in out.directions.values_mut().flatten() {
             *x *= factor;
         }
+        if let Some(rows) = self.rows.as_ref().and_then(|rows| rows.scaled(f64::from(factor)).ok()) {
+            out.rows = Some(rows);
+        }
         let entries = &mut out.provenance.entries;
         if !entries.is_empty() {
             entries.retain(|k, _| !measured(k));
@@ -49,6 +52,8 @@ impl SteeringVector {
     /// # Errors
     /// [`SteerError::Mismatch`] when the widths differ or the two were made for different architectures.
     pub fn linear(&self, a: f32, other: &Self, b: f32) -> Result<Self, SteerError> {
+        self.require_control_vector("a sum")?;
+        other.require_control_vector("a sum")?;
         if self.n_embd() != other.n_embd() {
             return Err(SteerError::Mismatch(format!(
                 "vectors of {} and {} dimensions cannot be added: they belong to different models",
@@ -78,7 +83,7 @@ impl SteeringVector {
         provenance.entries.retain(|k, v| {
             other.provenance.entries.get(k) == Some(v) && !measured(k) && !OF_THIS_VECTOR.contains(&k.as_str())
         });
-        Ok(Self { directions, model_hint: model_hint.to_owned(), provenance })
+        Ok(Self { directions, model_hint: model_hint.to_owned(), provenance, ..Self::empty() })
     }
 }
 
@@ -111,6 +116,9 @@ impl SteeringVector {
     /// # Errors
     /// [`SteerError::Mismatch`] for a layer that it does not steer, and for layer 0.
     pub fn only(&self, layers: &Layers) -> Result<Self, SteerError> {
+        if self.rows.is_some() && self.layers()[..] == layers[..] {
+            return Ok(self.clone());
+        }
         if layers.contains(&0) {
             let text = format!("{}: layer 0 cannot be steered, llama.cpp starts at 1; leave it out", layers.labelled());
             return Err(SteerError::Mismatch(text));

@@ -4,8 +4,8 @@
 //! callback adds it to that row of `l_out-N`, the output of block N, before the next block reads it. The sum is the one
 //! that ggml makes (`x + v` in f32), so the logits are the same to the last bit.
 
-use super::ControlVector;
-use ggml_grad::llama::{Batch, Context, DType, EvalCallback, LlamaError, Node};
+use super::{ControlVector, GateMemory};
+use ggml_grad::llama::{Batch, BatchRow, Context, DType, EvalCallback, LlamaError, Node};
 use std::collections::BTreeMap;
 
 /// Decodes `batch`, adding to each row its own control vector. `rows`: one entry for each token of the batch.
@@ -17,6 +17,19 @@ use std::collections::BTreeMap;
 /// [`LlamaError::Batch`] for lengths that do not fit, [`LlamaError::Unsupported`] for a model in whose graph the output of a
 /// steered block is not found once, and as [`Context::decode`]. After an error the batch's part of the cache is undefined.
 pub fn decode_steered(ctx: &mut Context, batch: &Batch, rows: &[Option<&ControlVector>]) -> Result<(), LlamaError> {
+    decode_steered_with(ctx, batch, rows, &mut GateMemory::default())
+}
+
+/// As [`decode_steered`]; `memory` holds what gates decided in earlier batches of the same sequences.
+///
+/// # Errors
+/// As [`decode_steered`].
+pub fn decode_steered_with(
+    ctx: &mut Context,
+    batch: &Batch,
+    rows: &[Option<&ControlVector>],
+    memory: &mut GateMemory,
+) -> Result<(), LlamaError> {
     let (n_layer, n_embd) = (ctx.model().n_layer(), ctx.model().n_embd());
     if rows.len() != batch.len() {
         return Err(LlamaError::Batch(format!("{} steered rows for {} tokens", rows.len(), batch.len())));
@@ -25,7 +38,7 @@ pub fn decode_steered(ctx: &mut Context, batch: &Batch, rows: &[Option<&ControlV
         let text = format!("a control vector of {} numbers on a model of {n_layer} x {n_embd}", v.data.len());
         return Err(LlamaError::ControlVector(text));
     }
-    let mut tap = RowTap::new(rows, batch, n_embd);
+    let mut tap = RowTap::new(rows, batch, n_embd, memory);
     if tap.layers.is_empty() {
         return ctx.decode(batch);
     }
@@ -42,6 +55,10 @@ pub fn decode_steered(ctx: &mut Context, batch: &Batch, rows: &[Option<&ControlV
 struct RowTap<'a> {
     /// Layer -> rows of the batch and what is added to each, `[n_embd]`.
     layers: BTreeMap<usize, Vec<(usize, &'a [f32])>>,
+    /// Rows of the batch with changes that depend on the row.
+    conditional: Vec<(usize, &'a ControlVector)>,
+    places: Vec<BatchRow>,
+    memory: &'a mut GateMemory,
     /// Row of the batch -> row among those whose logits were asked for.
     outputs: Vec<Option<usize>>,
     n_outputs: usize,
@@ -52,7 +69,7 @@ struct RowTap<'a> {
 }
 
 impl<'a> RowTap<'a> {
-    fn new(rows: &[Option<&'a ControlVector>], batch: &Batch, n_embd: usize) -> Self {
+    fn new(rows: &[Option<&'a ControlVector>], batch: &Batch, n_embd: usize, memory: &'a mut GateMemory) -> Self {
         let mut layers: BTreeMap<usize, Vec<(usize, &'a [f32])>> = BTreeMap::new();
         for (row, vector) in rows.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
             for layer in vector.first..=vector.last {
@@ -62,6 +79,11 @@ impl<'a> RowTap<'a> {
                 }
             }
         }
+        let conditional: Vec<(usize, &ControlVector)> =
+            rows.iter().enumerate().filter_map(|(i, v)| Some((i, v.filter(|v| !v.conditional.is_empty())?))).collect();
+        for layer in conditional.iter().flat_map(|(_, v)| v.conditional.iter().map(|c| c.layer)) {
+            layers.entry(layer).or_default();
+        }
         let mut n_outputs = 0;
         let outputs = (0..batch.len())
             .map(|row| {
@@ -70,7 +92,8 @@ impl<'a> RowTap<'a> {
                 asked.then(|| n_outputs - 1)
             })
             .collect();
-        Self { layers, outputs, n_outputs, n_embd, seen: BTreeMap::new(), wrong: None }
+        let places = batch.rows();
+        Self { layers, conditional, places, memory, outputs, n_outputs, n_embd, seen: BTreeMap::new(), wrong: None }
     }
 
     /// True if the callback saw each steered layer exactly once.
@@ -114,10 +137,28 @@ impl EvalCallback for RowTap<'_> {
             ));
             return false;
         }
-        for &(row, added) in rows {
-            let at = if all { Some(row) } else { self.outputs[row] };
-            if let Some(at) = at {
+        let at = |row: usize| if all { Some(row) } else { self.outputs[row] };
+        // Changes that depend on the row read it before anything is added.
+        let mut changed: Vec<(usize, Vec<f32>)> = Vec::new();
+        for &(row, control) in self.conditional.iter().filter(|(_, v)| v.conditional.iter().any(|c| c.layer == layer)) {
+            let Some(at) = at(row) else { continue };
+            let h = node.f32s()[at * self.n_embd..(at + 1) * self.n_embd].to_vec();
+            let mut out = h.clone();
+            rows.iter().filter(|r| r.0 == row).for_each(|(_, v)| out.iter_mut().zip(*v).for_each(|(x, v)| *x += v));
+            if let Err(reason) = control.change_row(layer, &self.places[row], &h, self.memory, &mut out) {
+                self.wrong = Some(reason);
+                return false;
+            }
+            changed.push((row, out));
+        }
+        for &(row, added) in rows.iter().filter(|(row, _)| changed.iter().all(|c| c.0 != *row)) {
+            if let Some(at) = at(row) {
                 node.add_f32(at * self.n_embd, added);
+            }
+        }
+        for (row, out) in &changed {
+            if let Some(at) = at(*row) {
+                node.write_f32(at * self.n_embd, out);
             }
         }
         true

@@ -1,5 +1,7 @@
 //! A steering vector and where it came from.
 
+use super::RowChanges;
+use crate::intervention::{Kind, Scope};
 use crate::layers::Layers;
 use crate::numbers::norm;
 use ggml_grad::files::FileError;
@@ -99,8 +101,12 @@ pub const TRAINING_CURVE: &str = "training_curve";
 /// One direction for each steered layer, added to the residual stream after that block (counted from 0).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteeringVector {
-    /// Layer -> direction, `[n_embd]` each; never empty, never layer 0.
+    /// Layer -> direction, `[n_embd]` each; never layer 0, and empty only where there are `rows`.
     pub directions: BTreeMap<usize, Vec<f32>>,
+    /// A change that depends on the row, in place of directions.
+    pub rows: Option<RowChanges>,
+    /// Positions at which it was trained to act.
+    pub scope: Scope,
     /// `controlvector.model_hint`: the architecture it was made for; empty where the file does not say.
     pub model_hint: String,
     /// Provenance.
@@ -108,6 +114,17 @@ pub struct SteeringVector {
 }
 
 impl SteeringVector {
+    /// A value without directions, to be filled in: [`SteeringVector::check`] refuses it.
+    pub(crate) fn empty() -> Self {
+        Self {
+            directions: BTreeMap::new(),
+            rows: None,
+            scope: Scope::ALL,
+            model_hint: String::new(),
+            provenance: Provenance::default(),
+        }
+    }
+
     /// A vector for one layer, without provenance.
     ///
     /// # Errors
@@ -115,6 +132,8 @@ impl SteeringVector {
     pub fn single(layer: usize, direction: Vec<f32>, model_hint: impl Into<String>) -> Result<Self, SteerError> {
         let vector = Self {
             directions: BTreeMap::from([(layer, direction)]),
+            rows: None,
+            scope: Scope::ALL,
             model_hint: model_hint.into(),
             provenance: Provenance::default(),
         };
@@ -136,6 +155,8 @@ impl SteeringVector {
         let rows = directions.chunks_exact(n_embd.max(1)).map(<[f32]>::to_vec);
         let vector = Self {
             directions: layers.iter().copied().zip(rows).collect(),
+            rows: None,
+            scope: Scope::ALL,
             model_hint: model_hint.into(),
             provenance: Provenance::default(),
         };
@@ -149,6 +170,12 @@ impl SteeringVector {
     /// [`SteerError::Invalid`] naming the layer and the value.
     pub fn check(&self) -> Result<(), SteerError> {
         let invalid = |reason: String| Err(SteerError::Invalid(reason));
+        if let Some(rows) = &self.rows {
+            return match self.directions.is_empty() {
+                true => rows.check(),
+                false => invalid(format!("it holds directions beside kind {}", rows.spec.kind)),
+            };
+        }
         let n_embd = self.n_embd();
         if n_embd == 0 {
             return invalid("it holds no direction".into());
@@ -174,26 +201,90 @@ impl SteeringVector {
 
     /// Width of the residual stream it was made for; 0 only for a value that [`SteeringVector::check`] refuses.
     pub fn n_embd(&self) -> usize {
-        self.directions.values().next().map_or(0, Vec::len)
+        self.rows.as_ref().map_or_else(|| self.directions.values().next().map_or(0, Vec::len), |rows| rows.n_embd)
     }
 
     /// The steered layers, lowest first.
     pub fn layers(&self) -> Vec<usize> {
-        self.directions.keys().copied().collect()
+        match &self.rows {
+            Some(rows) => vec![rows.layer],
+            None => self.directions.keys().copied().collect(),
+        }
     }
 
-    /// L2 norm of the direction at `layer`, summed in f64; 0 for a layer that it does not steer.
+    /// The kind of intervention.
+    pub fn kind(&self) -> Kind {
+        self.rows.as_ref().map_or(Kind::Add, |rows| rows.spec.kind)
+    }
+
+    /// True if llama.cpp's own control vectors do the same: constant directions at every position.
+    pub fn is_control_vector(&self) -> bool {
+        self.rows.is_none() && self.scope.is_all()
+    }
+
+    /// The constant vector that is nearest, at every position, with what is lost. Measurements of the original are dropped.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] for a kind that no constant vector is near.
+    pub fn constant(&self) -> Result<(Self, Vec<String>), SteerError> {
+        let mut lost = Vec::new();
+        if !self.scope.is_all() {
+            lost.push(format!("it was trained with scope {}, and now acts at every position", self.scope));
+        }
+        let mut out = self.clone();
+        (out.rows, out.scope) = (None, Scope::ALL);
+        if let Some(rows) = &self.rows {
+            let kind = rows.spec.kind;
+            let v = rows.rows()?.constant(&rows.wide()).ok_or_else(|| {
+                SteerError::Mismatch(format!(
+                    "kind {kind} adds nothing that is the same at every token: no constant vector is near it"
+                ))
+            })?;
+            lost.push(match kind {
+                Kind::LowRank => "the part of the edit that depends on the token is gone: only its bias is left".into(),
+                Kind::LinearGate => "the factor is the gate's bias at every token".to_string(),
+                _ => "the gate is gone: the vector acts as if it were fully open at every token".into(),
+            });
+            out.directions = BTreeMap::from([(rows.layer, v.iter().map(|&x| x as f32).collect())]);
+            out.provenance.set_str("exported_from", format!("kind {kind}"));
+        }
+        out.provenance.entries.retain(|k, _| !k.starts_with("heldout_") && !k.starts_with("price_") && k != "norm");
+        out.check()?;
+        Ok((out, lost))
+    }
+
+    /// Refuses what only constant vectors at every position can do.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`].
+    pub fn require_control_vector(&self, what: &str) -> Result<(), SteerError> {
+        if self.is_control_vector() {
+            return Ok(());
+        }
+        Err(SteerError::Mismatch(format!(
+            "{what} takes constant vectors that act everywhere, and this is kind {} with scope {}: bidpo vector export \
+             --constant makes one of it, and says what is lost",
+            self.kind(),
+            self.scope
+        )))
+    }
+
+    /// L2 norm of the direction at `layer`, summed in f64; 0 for a layer that it does not steer. Of a change that depends on
+    /// the row: with the gate fully open, or for a row of the median norm.
     pub fn norm(&self, layer: usize) -> f64 {
+        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.layer == layer) {
+            return rows.norm(self.residual_norm(layer).unwrap_or(1.0));
+        }
         self.directions.get(&layer).map_or(0.0, |d| norm(d))
     }
 
     /// The layer that a single residual norm refers to: the one of key `bidpo.layer`, else the one with the largest norm.
     pub fn main_layer(&self) -> usize {
-        let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.directions.contains_key(l));
+        let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.layers().contains(l));
         named.unwrap_or_else(|| {
             // The first of equals, so that files whose directions all have unit norm give their lowest layer.
             let mut best = (0, f64::NEG_INFINITY);
-            for &layer in self.directions.keys() {
+            for layer in self.layers() {
                 let norm = self.norm(layer);
                 if norm > best.1 {
                     best = (layer, norm);
@@ -216,7 +307,7 @@ impl SteeringVector {
     /// Residual norm and vector norm, as the fraction that percentages refer to. Layers whose residual norm is unknown
     /// are skipped.
     fn fraction(&self) -> Option<(f64, f64)> {
-        let known = self.directions.keys().filter_map(|&l| Some((self.residual_norm(l)?, self.norm(l))));
+        let known = self.layers().into_iter().filter_map(|l| Some((self.residual_norm(l)?, self.norm(l))));
         mean_fraction(&known.collect::<Vec<_>>())
     }
 

@@ -84,6 +84,11 @@ impl VectorCard<'_> {
         ready.layers.iter().zip(self.norms()).map(|(at, n)| (at, n, 100.0 * n / at.median_norm)).collect()
     }
 
+    /// llama.cpp's own control vectors do the same.
+    pub fn is_control_vector(&self) -> bool {
+        self.config.kind.kind == Kind::Add && self.config.scope.is_all()
+    }
+
     /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.
     pub fn provenance(&self) -> Provenance {
         let (c, ready) = (self.config, &self.trained.summary);
@@ -211,7 +216,8 @@ impl VectorCard<'_> {
                 "norm": if several { percent(h.percent) } else { format!("{:.3}", h.norm) },
             })
         };
-        json!({
+        let kind = json!({ "name": c.kind.kind.name(), "settings": c.kind.settings(), "scope": c.scope.to_string() });
+        let mut data = json!({
             "file": file,
             "version": env!("CARGO_PKG_VERSION"),
             "model": {
@@ -260,7 +266,10 @@ impl VectorCard<'_> {
             "heldout": self.heldout.map(|h| json!({ "table": h.table(), "summary": h.in_words() })),
             "baseline_prompt": self.baseline_prompt,
             "history": self.trained.history.iter().map(epoch).collect::<Vec<_>>(),
-        })
+        });
+        data["kind"] = kind;
+        data["control_vector"] = self.is_control_vector().into();
+        data
     }
 }
 

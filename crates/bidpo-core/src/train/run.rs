@@ -376,6 +376,8 @@ impl<'a> Run<'a> {
         }
         Ok(Trained {
             intervention: Arc::clone(self.engine.intervention()),
+            kind: self.config.kind,
+            scope: self.engine.scope().clone(),
             vector: self.best.iter().map(|&x| x as f32).collect(),
             untrained_loss: self.config.untrained_loss(),
             summary: self.summary,

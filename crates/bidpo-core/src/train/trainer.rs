@@ -9,8 +9,8 @@ use super::preflight::preflight;
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
 use crate::engine::{Engine, Intervention, NamedTensor, TracedPair};
-use crate::steer::{Provenance, SteerError, SteeringVector};
-use std::collections::BTreeMap;
+use crate::intervention::{Kind, KindSpec, Scope};
+use crate::steer::{RowChanges, SteerError, SteeringVector};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,8 +18,12 @@ use std::sync::atomic::AtomicBool;
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The kind of intervention.
+    /// The intervention.
     pub intervention: Arc<dyn Intervention>,
+    /// Its kind.
+    pub kind: KindSpec,
+    /// Positions at which it was trained.
+    pub scope: Scope,
     /// Its parameters, for vectors that are added `[n_layers, n_embd]`, lowest layer first: those with the lowest validation
     /// loss where there are validation pairs, else the last ones whose losses are finite. As they began, with `best_step` 0,
     /// where there are none.
@@ -67,16 +71,19 @@ impl Trained {
         self.intervention.tensors(&self.renormalised(percent), &layers)
     }
 
-    /// The control vector, scaled as [`Trained::renormalised`] does, for an intervention that llama.cpp can run.
+    /// The vector or intervention as a file holds it, scaled as [`Trained::renormalised`] does.
     ///
     /// # Errors
-    /// [`SteerError::Invalid`] for one that it cannot run, or values that are not finite.
+    /// [`SteerError::Invalid`] for one that no file holds, or values that are not finite.
     pub fn steering_vector(&self, percent: Option<f64>, model_hint: &str) -> Result<SteeringVector, SteerError> {
-        let mut vector = SteeringVector {
-            directions: BTreeMap::new(),
-            model_hint: model_hint.into(),
-            provenance: Provenance::default(),
-        };
+        let mut vector =
+            SteeringVector { model_hint: model_hint.into(), scope: self.scope.clone(), ..SteeringVector::empty() };
+        if let (true, [layer]) = (self.kind.kind != Kind::Add, &self.summary.layers[..]) {
+            let theta = self.renormalised(percent);
+            vector.rows = Some(RowChanges { spec: self.kind, layer: layer.layer, n_embd: self.summary.n_embd, theta });
+            vector.check()?;
+            return Ok(vector);
+        }
         for tensor in self.tensors(percent) {
             let layer = tensor.name.strip_prefix("direction.").and_then(|n| n.parse().ok()).ok_or_else(|| {
                 SteerError::Invalid(format!(

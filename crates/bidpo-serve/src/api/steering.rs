@@ -65,6 +65,11 @@ fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Res
             SteeringError::Api(ApiError::invalid(&name, format!("{name}: {}", e.reason)))
         }
     })?;
+    if scope != Scope::All && vector.as_ref().is_some_and(|v| v.depends_on_prompt()) {
+        return Err(fields
+            .wrong("scope", "must be left out: a vector of this request was trained to act by prompt and answer")
+            .into());
+    }
     Ok(Steering { vector, scope })
 }
 

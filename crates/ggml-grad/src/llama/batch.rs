@@ -3,6 +3,19 @@
 use super::Token;
 use std::collections::BTreeMap;
 
+/// Place of a row of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRow {
+    /// The sequences that it belongs to.
+    pub sequences: Vec<i32>,
+    /// Its position in them.
+    pub at: usize,
+    /// Tokens of the prompt, where the caller said so.
+    pub n_prompt: Option<usize>,
+    /// Its logits were asked for.
+    pub wants_logits: bool,
+}
+
 /// Tokens with their positions, the sequences they belong to, and whether logits are wanted.
 ///
 /// A token may belong to several sequences: that is how a prompt is shared between the answers that follow it.
@@ -12,6 +25,7 @@ pub struct Batch {
     pub(super) pos: Vec<i32>,
     pub(super) seqs: Vec<Vec<i32>>,
     pub(super) logits: Vec<i8>,
+    pub(super) prompts: Vec<Option<usize>>,
 }
 
 impl Batch {
@@ -26,7 +40,27 @@ impl Batch {
         self.pos.push(pos as i32);
         self.seqs.push(seqs.to_vec());
         self.logits.push(i8::from(logits));
+        self.prompts.push(None);
         self.tokens.len() - 1
+    }
+
+    /// Says how many tokens the prompt of this row's sequence has: for changes that treat prompt and answer differently
+    /// ([`RowChange`](super::RowChange)).
+    pub fn set_prompt(&mut self, row: usize, n_prompt: usize) {
+        if let Some(prompt) = self.prompts.get_mut(row) {
+            *prompt = Some(n_prompt);
+        }
+    }
+
+    /// The rows with their places.
+    pub fn rows(&self) -> Vec<BatchRow> {
+        let row = |i: usize| BatchRow {
+            sequences: self.seqs[i].clone(),
+            at: self.pos[i] as usize,
+            n_prompt: self.prompts[i],
+            wants_logits: self.logits[i] != 0,
+        };
+        (0..self.len()).map(row).collect()
     }
 
     /// Number of tokens.

@@ -2,7 +2,10 @@
 
 use super::eval_callback::{CallbackSlot, aborts, trampoline};
 use super::guard::{guarded, throwing};
-use super::{Batch, EvalCallback, KernelOverride, LlamaError, Model, Pool, Token, logging::last_log_lines, sys};
+use super::row_change::RowHook;
+use super::{
+    Batch, EvalCallback, KernelOverride, LlamaError, Model, Pool, RowChange, Token, logging::last_log_lines, sys,
+};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -188,6 +191,13 @@ impl Context {
         self.slot.kernel_override.as_ref().is_some_and(|s| s.refused())
     }
 
+    /// Has `change` change the outputs of blocks in every decode from now on; None: nothing does. The KV cache is cleared: K and
+    /// V were computed under another change.
+    pub fn set_row_change(&mut self, change: Option<Box<dyn RowChange>>) {
+        self.slot.rows = change.map(RowHook::new);
+        self.clear_kv();
+    }
+
     /// Has the flag end a decode in progress with [`LlamaError::Interrupted`] as soon as it is true; None: nothing does.
     /// Backends that cannot be stopped inside a graph finish the batch first.
     pub fn set_interrupt(&mut self, flag: Option<Arc<AtomicBool>>) {
@@ -306,6 +316,10 @@ impl Context {
         };
         let _ = last_log_lines();
         let overridden = self.slot.kernel_override.as_ref().is_some_and(|s| batch.len() >= s.least_tokens());
+        if let Some(rows) = &mut self.slot.rows {
+            rows.arm(batch);
+        }
+        let watched = tap.is_some();
         match &mut tap {
             Some(tap) => self.slot.arm(Some(&mut **tap), gives_up, overridden),
             None => self.slot.arm(None, false, overridden),
@@ -352,6 +366,9 @@ impl Context {
                 reason = format!("no room in the KV cache of {} tokens; {reason}", self.n_ctx);
             }
             return Err(LlamaError::Decode { code, n_tokens: batch.len(), reason });
+        }
+        if let Some(rows) = self.slot.rows.as_ref().filter(|_| !watched) {
+            rows.verdict()?;
         }
         self.n_rows = batch.len();
         Ok(())
@@ -421,6 +438,9 @@ impl Context {
         // SAFETY: raw is a live context. -1, -1 is the whole sequence, the only range that may cross caches.
         // llama.cpp itself aborts on a sequence beyond its maximum.
         unsafe { sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw), from, to, -1, -1) };
+        if let Some(rows) = &mut self.slot.rows {
+            rows.change.copied(from, to);
+        }
     }
 
     /// Adds vectors to the residual stream after blocks `first..=last`, at every token position.
@@ -486,6 +506,7 @@ impl Context {
 
     /// Takes the control vector off again and clears the KV cache.
     pub fn clear_control_vector(&mut self) {
+        self.slot.rows = None;
         // SAFETY: a NULL vector switches it off.
         unsafe {
             sys::llama_set_adapter_cvec(self.raw, std::ptr::null(), 0, self.model.n_embd() as i32, -1, -1);
@@ -499,6 +520,14 @@ impl Context {
     /// # Errors
     /// As [`Context::decode`].
     pub fn prefill(&mut self, tokens: &[Token], start: usize) -> Result<usize, LlamaError> {
+        self.prefill_of(tokens, start, None)
+    }
+
+    /// As [`Context::prefill`], for a prompt of so many tokens in all ([`Batch::set_prompt`]).
+    ///
+    /// # Errors
+    /// As [`Context::decode`].
+    pub fn prefill_of(&mut self, tokens: &[Token], start: usize, n_prompt: Option<usize>) -> Result<usize, LlamaError> {
         if start + tokens.len() > self.n_ctx {
             return Err(LlamaError::Batch(format!(
                 "{} tokens do not fit a context of {}",
@@ -514,6 +543,9 @@ impl Context {
             for (i, &t) in chunk.iter().enumerate() {
                 let last = c * self.n_batch + i + 1 == n;
                 row = batch.add(t, pos, &[0], last);
+                if let Some(n_prompt) = n_prompt {
+                    batch.set_prompt(row, n_prompt);
+                }
                 pos += 1;
             }
             self.decode(&batch)?;

@@ -1,6 +1,7 @@
 //! The callback on the compute graph: every node that `llama_decode` runs, before and after it is computed.
 
 use super::node::{COMPUTE, Node, NodeId};
+use super::row_change::RowHook;
 use super::{LlamaError, Model, Pool, sys};
 use std::collections::HashSet;
 use std::ffi::c_void;
@@ -50,6 +51,8 @@ pub(super) enum Failure {
     Panic(String),
     /// [`KernelOverride::compute`] returned an error.
     Kernel(String),
+    /// [`super::RowChange::change`] returned an error.
+    Rows(String),
 }
 
 impl From<Failure> for LlamaError {
@@ -57,6 +60,7 @@ impl From<Failure> for LlamaError {
         match failure {
             Failure::Panic(message) => Self::Callback(message),
             Failure::Kernel(reason) => Self::Kernel(reason),
+            Failure::Rows(reason) => Self::Unsupported(reason),
         }
     }
 }
@@ -149,6 +153,8 @@ enum Override {
 pub(super) struct CallbackSlot {
     pub(super) pool: Pool,
     pub(super) kernel_override: Option<Box<dyn KernelOverride>>,
+    /// Changes of block outputs.
+    pub(super) rows: Option<RowHook>,
     /// Ends the decode in progress when it becomes true.
     pub(super) interrupt: Option<Arc<AtomicBool>>,
     model: Arc<Model>,
@@ -168,6 +174,7 @@ impl CallbackSlot {
         Self {
             pool,
             kernel_override: None,
+            rows: None,
             interrupt: None,
             model: Arc::clone(model),
             watch: Watch::Idle,
@@ -243,7 +250,7 @@ impl CallbackSlot {
             self.overriding = Override::Taken(node.id());
             return true;
         }
-        wanted
+        wanted || self.rows.as_ref().is_some_and(|rows| rows.wants(&node))
     }
 
     /// After a node was computed, or left to the kernel override: false stops the graph.
@@ -265,6 +272,15 @@ impl CallbackSlot {
                 };
             }
         }
+        if let Some(rows) = self.rows.as_mut().filter(|rows| rows.wants(&node))
+            && let Err(reason) = rows.apply(&node)
+        {
+            self.failure = Some(Failure::Rows(reason));
+            return match &mut self.watch {
+                Watch::Watching(watching) => watching.stop(),
+                Watch::Idle => false,
+            };
+        }
         match &mut self.watch {
             Watch::Watching(watching) => watching.computed(&node),
             Watch::Idle => true,
@@ -278,7 +294,7 @@ pub(super) unsafe extern "C" fn trampoline(t: *mut sys::ggml_tensor, ask: bool, 
     super::guard::computing();
     // SAFETY: user is the boxed slot of the context that is decoding; nothing else borrows it during the call.
     let slot = unsafe { &mut *user.cast::<CallbackSlot>() };
-    if let (Watch::Idle, Override::Idle) = (&slot.watch, &slot.overriding) {
+    if let (Watch::Idle, Override::Idle, None) = (&slot.watch, &slot.overriding, &slot.rows) {
         return !ask;
     }
     if slot.failure.is_some() {

@@ -512,6 +512,19 @@ impl GgufWriter {
         Ok(())
     }
 
+    /// Adds an F32 tensor of rows of `width` elements.
+    ///
+    /// # Errors
+    /// [`LlamaError::Gguf`] for a name that holds a NUL byte, and elements that are no whole number of rows.
+    pub fn add_f32_rows(&mut self, name: &str, width: usize, data: Vec<f32>) -> Result<(), LlamaError> {
+        if width == 0 || !data.len().is_multiple_of(width) {
+            return Err(LlamaError::Gguf(format!("tensor {name}: {} elements are no rows of {width}", data.len())));
+        }
+        let ne = [width, data.len() / width, 1, 1];
+        self.tensors.push(NewTensor { name: Self::name(name)?, dtype: DType::F32, ne, data: Some(data) });
+        Ok(())
+    }
+
     /// Adds a tensor of `ne[0] x ne[1] x ne[2] x ne[3]` elements (`ne[0]` fastest, unused dimensions 1) whose bytes
     /// [`GgufWriter::write_with`] will ask for.
     ///

@@ -27,6 +27,7 @@ mod placement;
 mod pool;
 mod quantize;
 mod reference;
+mod row_change;
 mod rpc;
 mod sampler;
 mod support;
@@ -35,7 +36,7 @@ mod vet;
 mod weight;
 
 pub use abort::{AbortMessage, set_abort_message};
-pub use batch::Batch;
+pub use batch::{Batch, BatchRow};
 pub use chat_template::{apply_builtin_chat_format, builtin_chat_formats};
 pub use context::{Context, ContextParams, KvType, default_threads};
 pub use device::{
@@ -54,6 +55,7 @@ pub use placement::{Offload, Placement, SplitMode};
 pub use pool::Pool;
 pub use quantize::{dequantize, quantize, to_f32};
 pub use reference::{ReferenceContext, first_token};
+pub use row_change::RowChange;
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{PenaltyParams, Sampler, SamplerParams};
 pub use support::{Obstacle, Unsupported, Use};

@@ -5,7 +5,7 @@ use crate::eval::prompt::{PromptOverride, QuestionShown};
 use crate::eval::results::{ChosenOn, ConditionFacts, ConditionKind, ShotLimit};
 use crate::layers::Layers;
 use crate::numbers::norm;
-use crate::steer::{ControlVector, SteerError, SteeringVector, rotated};
+use crate::steer::{Conditional, ControlVector, SteerError, SteeringVector, rotated};
 use ggml_grad::files::sha256_of_bytes;
 
 /// The model without a vector, under the preset's own prompt: what everything is compared with.
@@ -115,12 +115,14 @@ impl Condition {
 pub fn control_sha256(c: &ControlVector) -> String {
     let mut bytes = format!("{}-{}:", c.first, c.last).into_bytes();
     bytes.extend(c.data.iter().flat_map(|x| x.to_le_bytes()));
+    bytes.extend(c.conditional.iter().flat_map(Conditional::bytes));
     sha256_of_bytes(&bytes)
 }
 
 /// The vector with its sign turned.
 pub fn flipped(c: &ControlVector) -> ControlVector {
-    ControlVector { data: c.data.iter().map(|x| -x).collect(), ..c.clone() }
+    let conditional = c.conditional.iter().map(|c| c.scaled(-1.0)).collect();
+    ControlVector { data: c.data.iter().map(|x| -x).collect(), conditional, ..c.clone() }
 }
 
 /// A random vector as long at each layer, with the same angles between layers.
@@ -129,7 +131,8 @@ pub fn random(c: &ControlVector, n_embd: usize, seed: u64) -> ControlVector {
     let rows = (c.first - 1) * n_embd..c.last * n_embd;
     let mut data = vec![0.0; c.data.len()];
     data[rows.clone()].copy_from_slice(&rotated(&c.data[rows], n_embd, seed));
-    ControlVector { data, ..c.clone() }
+    let conditional = c.conditional.iter().map(|c| c.random(n_embd, seed)).collect();
+    ControlVector { data, conditional, ..c.clone() }
 }
 
 /// `direction` (layer -> `[n_embd]`) brought to the length that `c` has at each of its layers; layers where either is zero
@@ -142,12 +145,16 @@ pub fn same_length(
     let mut data = vec![0.0; c.data.len()];
     for (&layer, d) in direction {
         let range = (layer - 1) * n_embd..layer * n_embd;
-        let (want, have) = (norm(&c.data[range.clone()]), norm(d));
+        let mut whole: Vec<f64> = c.data[range.clone()].iter().map(|&x| f64::from(x)).collect();
+        for open in c.conditional.iter().filter(|c| c.layer == layer).filter_map(Conditional::constant) {
+            whole.iter_mut().zip(open).for_each(|(x, y)| *x += y);
+        }
+        let (want, have) = (norm(&whole), norm(d));
         if have > 0.0 {
             data[range].iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * want / have) as f32);
         }
     }
-    ControlVector { data, ..c.clone() }
+    ControlVector::constant(data, c.first, c.last)
 }
 
 /// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.
@@ -155,6 +162,7 @@ pub fn same_length(
 /// # Errors
 /// [`SteerError::Mismatch`] for a vector of several layers that has none there.
 pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Option<usize>), SteerError> {
+    vector.require_control_vector("moving a vector between layers, as a sweep does,")?;
     if let Some(own) = vector.directions.get(&layer) {
         return Ok((own, None));
     }
@@ -170,7 +178,8 @@ pub fn direction(vector: &SteeringVector, layer: usize) -> Result<(&Vec<f32>, Op
 
 /// The layers at which `c` adds something.
 pub fn layers_of(c: &ControlVector, n_embd: usize) -> Vec<usize> {
-    (c.first..=c.last).filter(|l| c.data[(l - 1) * n_embd..l * n_embd].iter().any(|&x| x != 0.0)).collect()
+    let adds = |l: usize| c.data[(l - 1) * n_embd..l * n_embd].iter().any(|&x| x != 0.0);
+    (c.first..=c.last).filter(|&l| adds(l) || c.conditional.iter().any(|c| c.layer == l)).collect()
 }
 
 #[cfg(test)]
@@ -185,7 +194,7 @@ mod tests {
         for (i, x) in data[n..2 * n].iter_mut().enumerate() {
             *x = (i as f32 * 0.7).sin();
         }
-        let c = ControlVector { data, first: 2, last: 2 };
+        let c = ControlVector::constant(data, 2, 2);
         let norm = |c: &ControlVector, l: usize| norm(&c.data[(l - 1) * n..l * n]);
         let r = random(&c, n, 3);
         assert!((norm(&r, 2) - norm(&c, 2)).abs() < 1e-5 && layers_of(&r, n) == [2]);

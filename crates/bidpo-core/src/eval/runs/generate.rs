@@ -12,6 +12,7 @@ use crate::eval::items::Benchmark;
 use crate::eval::prompt::Style;
 use crate::eval::results::{Record, Shard, Written};
 use crate::eval::scoring::ScoreError;
+use crate::steer::ControlVector;
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token};
 use serde_json::{Value, json};
 use std::ops::{ControlFlow, Range};
@@ -70,6 +71,8 @@ pub struct Generation<'a> {
 struct Answer {
     item: usize,
     seq: i32,
+    /// Tokens of its prompt.
+    n_prompt: usize,
     /// Tokens of it that the cache holds, prompt included.
     n_past: usize,
     sampler: Sampler,
@@ -130,7 +133,8 @@ impl Runner for Generation<'_> {
             let place = format!("question {} ({:?}), {}", item.index + 1, item.question, place());
             return Err(RunError::Score { place, source: ScoreError::Input(what) });
         }
-        let n_prefix = if self.model.is_recurrent() { 0 } else { common_prefix(&contexts) };
+        let by_prompt = condition.control.as_ref().is_some_and(ControlVector::depends_on_prompt);
+        let n_prefix = if self.model.is_recurrent() || by_prompt { 0 } else { common_prefix(&contexts) };
         let waves = waves(&contexts, n_prefix, self.options.max_tokens);
         let mut ctx = self.context(&contexts, &waves, n_prefix, condition).map_err(|e| failed(e.into()))?;
         pending.for_each_batch(
@@ -214,6 +218,7 @@ impl Generation<'_> {
             answers.push(Answer {
                 item,
                 seq,
+                n_prompt: context.len(),
                 n_past: context.len(),
                 sampler: Sampler::new(self.model.n_vocab(), &self.sampler_of(item)),
                 characters: Utf8Decoder::default(),
@@ -229,6 +234,7 @@ impl Generation<'_> {
             let mut ends = Vec::new();
             for &(i, token, pos, last) in chunk {
                 let row = batch.add(token, pos, &[answers[i].seq], last);
+                batch.set_prompt(row, answers[i].n_prompt);
                 if last {
                     ends.push((i, row));
                 }
@@ -251,7 +257,9 @@ impl Generation<'_> {
             let mut batch = Batch::new();
             let mut rows = Vec::new();
             for (i, a) in answers.iter_mut().enumerate().filter(|(_, a)| a.ended.is_none()) {
-                rows.push((i, batch.add(a.last, a.n_past, &[a.seq], true)));
+                let row = batch.add(a.last, a.n_past, &[a.seq], true);
+                batch.set_prompt(row, a.n_prompt);
+                rows.push((i, row));
                 a.n_past += 1;
             }
             if batch.is_empty() {

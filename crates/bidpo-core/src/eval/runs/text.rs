@@ -200,7 +200,9 @@ impl TextScorer {
         for (c, chunk) in inputs.chunks(self.n_batch).enumerate() {
             let mut batch = Batch::new();
             for (i, &t) in chunk.iter().enumerate() {
-                batch.add(t, c * self.n_batch + i, &[0], true);
+                let row = batch.add(t, c * self.n_batch + i, &[0], true);
+                // Running text has no prompt: its first half stands for one where a steering tells prompt from answer.
+                batch.set_prompt(row, tokens.len() / 2);
             }
             self.plain.decode(&batch)?;
             if let Some(ctx) = &mut self.steered {

@@ -36,6 +36,7 @@ impl Head {
         let model = ctx.model().clone();
         let mut batch = Batch::new();
         let row = batch.add(model.bos().unwrap_or(0), 0, &[sequence], true);
+        batch.set_prompt(row, 1);
         let mut probe = Probe { n_vocab: model.n_vocab(), before: Vec::new(), found: None, behind: Vec::new() };
         ctx.decode_with_callback(&batch, &mut probe)?;
         let end = match probe.end() {

@@ -39,6 +39,8 @@ pub(super) struct Tree {
     pub n_sequences: usize,
     /// Tokens at the beginning that lie in the cache already.
     pub cached: usize,
+    /// Tokens before the answers.
+    pub n_context: usize,
 }
 
 impl Tree {
@@ -78,7 +80,7 @@ impl Tree {
                 rows[at[leaf][pos - cached]].wanted.push((answer, request.whole[answer][pos + 1]));
             }
         }
-        Self { rows, n_sequences: leaves.len(), cached }
+        Self { rows, n_sequences: leaves.len(), cached, n_context: request.n_context }
     }
 }
 

@@ -227,16 +227,24 @@ impl Scorer {
         Ok(self.plan_of(&encoded.collect::<Result<Vec<_>, _>>()?))
     }
 
+    /// The prefix that is evaluated once for all: none where it is changed by where each prompt ends.
+    fn shared_prefix(&self) -> &[Token] {
+        match &self.steering {
+            Some(steering) if steering.depends_on_prompt() => &[],
+            _ => &self.prefix_tokens,
+        }
+    }
+
     fn plan_of(&self, encoded: &[Encoded]) -> Plan {
         // llama.cpp's attention takes the cache in steps of 256 cells: a batch that fills the last step costs no more.
-        let n_prefix = self.prefix_tokens.len();
+        let n_prefix = self.shared_prefix().len();
         let full = ((n_prefix + self.params.n_batch) / 256 * 256).saturating_sub(n_prefix);
         let limits = Limits {
             n_batch: if full >= self.params.n_batch / 2 { full } else { self.params.n_batch },
             max_cells: self.params.max_cells,
             max_sequences: self.params.max_parallel,
         };
-        Plan::new(encoded, &self.prefix_tokens, limits)
+        Plan::new(encoded, self.shared_prefix(), limits)
     }
 
     /// Scores one pack of a plan: the scores of each of its requests. A pack's scores do not depend on the packs before.
@@ -267,7 +275,7 @@ impl Scorer {
     ) -> Result<(), ScoreError> {
         let Ready { ctx, head } = ready;
         // Every sequence holds the prefix.
-        let n_prefix = self.prefix_tokens.len();
+        let n_prefix = self.shared_prefix().len();
         let mut first = ANSWERS;
         let mut sequences = Vec::new();
         for (_, tree) in round {
@@ -281,15 +289,18 @@ impl Scorer {
         let rows: Vec<_> = round
             .iter()
             .zip(&sequences)
-            .flat_map(|((request, tree), sequences)| tree.rows.iter().map(move |row| (*request, sequences.start, row)))
+            .flat_map(|((request, tree), sequences)| {
+                tree.rows.iter().map(move |row| (*request, sequences.start, row, tree.n_context))
+            })
             .collect();
         let n_chunks = rows.len().div_ceil(self.params.n_batch);
         for (c, chunk) in rows.chunks(self.params.n_batch).enumerate() {
             let mut batch = Batch::new();
             let (mut wanted, mut whose) = (Vec::new(), Vec::new());
-            for &(request, base, row) in chunk {
+            for &(request, base, row, n_context) in chunk {
                 let ids: Vec<i32> = row.sequences.clone().map(|s| base + s as i32).collect();
                 let at = batch.add(row.token, row.pos, &ids, !row.wanted.is_empty());
+                batch.set_prompt(at, n_context);
                 // Answers mostly go on alike: each token once.
                 let mut tokens: Vec<Token> = row.wanted.iter().map(|w| w.1).collect();
                 tokens.sort_unstable();
@@ -321,7 +332,7 @@ impl Scorer {
     /// The context, made new where there is none that is large enough, with the steering set and the prefix evaluated.
     fn ready(&mut self, plan: &Plan) -> Result<Ready, ScoreError> {
         // A full batch beside the prefix, so that a larger plan seldom needs another context.
-        let need = plan.n_cells.max((self.prefix_tokens.len() + self.params.n_batch).min(self.params.max_cells));
+        let need = plan.n_cells.max((self.shared_prefix().len() + self.params.n_batch).min(self.params.max_cells));
         if let Some(ready) = self.ready.take().filter(|r| r.ctx.n_ctx() >= need) {
             return Ok(ready);
         }
@@ -339,8 +350,8 @@ impl Scorer {
             None => self.context(need, false, ggml_grad::graph::FastKernels::if_supported())?,
         };
         ctx.clear_kv();
-        if !self.prefix_tokens.is_empty() {
-            ctx.prefill(&self.prefix_tokens, 0)?;
+        if !self.shared_prefix().is_empty() {
+            ctx.prefill(self.shared_prefix(), 0)?;
             (ANSWERS..ANSWERS + self.params.max_parallel as i32).for_each(|s| ctx.kv_copy(PREFIX, s));
         }
         Ok(Ready { ctx, head })

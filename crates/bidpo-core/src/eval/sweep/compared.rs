@@ -80,7 +80,7 @@ impl Compared {
         let mut data = vec![0.0; self.control.data.len()]; // [n_layer - 1, n_embd]
         let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
         row.iter_mut().zip(&self.direction).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
-        let control = ControlVector { data, first: layer, last: layer };
+        let control = ControlVector::constant(data, layer, layer);
         Configuration { of: Some(self.name.clone()), layer, percent, factor, control, moved_from: None }
     }
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn scales_and_bits() {
-        let control = ControlVector { data: vec![0.3, -0.1, 0.0, 0.0], first: 1, last: 1 };
+        let control = ControlVector::constant(vec![0.3, -0.1, 0.0, 0.0], 1, 1);
         let of = |is_random| Compared {
             name: "dpo".into(),
             control: control.clone(),

@@ -161,7 +161,7 @@ fn point(
     let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
     let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
     row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
-    let control = ControlVector { data, first: layer, last: layer };
+    let control = ControlVector::constant(data, layer, layer);
     Ok(Configuration { of: None, layer, percent, factor, control, moved_from })
 }
 
@@ -312,7 +312,7 @@ mod tests {
             layer,
             percent,
             factor: 1.0,
-            control: ControlVector { data: vec![], first: layer, last: layer },
+            control: ControlVector::constant(vec![], layer, layer),
             moved_from: None,
         };
         let points = [point(3, -5.0), point(3, 5.0), point(3, 10.0), point(4, 5.0)];
@@ -338,7 +338,7 @@ mod tests {
             layer: 3,
             percent,
             factor: 1.0,
-            control: ControlVector { data: vec![], first: 3, last: 3 },
+            control: ControlVector::constant(vec![], 3, 3),
             moved_from: None,
         };
         let points = [point(-2.0), point(2.0), point(5.0), point(10.0), point(20.0)];

@@ -1,5 +1,6 @@
 //! The file: a GGUF control vector as llama.cpp loads it, with provenance in keys of our own. See docs/vector-file.md.
 
+use super::interventions;
 use super::loose::{self, Tensor};
 use super::{LoadedVector, MAX_N_EMBD};
 use crate::layers::Layers;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const ARCHITECTURE: &str = "controlvector";
-const PREFIX: &str = "bidpo.";
+pub(super) const PREFIX: &str = "bidpo.";
 
 impl SteeringVector {
     /// Reads a GGUF control vector: bidpo's own, llama.cpp's `cvector-generator`'s, repeng's, EasySteer's. Directions of F64, F16
@@ -23,6 +24,10 @@ impl SteeringVector {
         let file = GgufFile::open(path)?;
         match file.get("general.architecture") {
             Some(GgufValue::Str(a)) if a == ARCHITECTURE => {}
+            Some(GgufValue::Str(a)) if a == interventions::ARCHITECTURE => {
+                let vector = interventions::load(&file, path)?;
+                return Ok(LoadedVector { vector, remarks: Vec::new() });
+            }
             Some(GgufValue::Str(a)) => {
                 return Err(refuse(format!(
                     "not a control vector: it is a GGUF of architecture {a:?} (a control vector says {ARCHITECTURE:?}); \
@@ -53,7 +58,8 @@ impl SteeringVector {
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?.to_owned(), value.clone())))
             .collect();
-        let vector = Self { directions: found.by_layer, model_hint, provenance: Provenance { entries } };
+        let vector =
+            Self { directions: found.by_layer, model_hint, provenance: Provenance { entries }, ..Self::empty() };
         Ok(LoadedVector { vector, remarks: found.remarks })
     }
 
@@ -64,6 +70,9 @@ impl SteeringVector {
     /// cannot hold, [`SteerError::Llama`] when the file cannot be written.
     pub fn save_gguf(&self, path: &Path) -> Result<(), SteerError> {
         self.check()?;
+        if !self.is_control_vector() {
+            return interventions::save(self, path);
+        }
         let mut writer = GgufWriter::new();
         let refused = |source| SteerError::Key { path: path.to_owned(), source };
         writer.set("general.architecture", &GgufValue::Str(ARCHITECTURE.into()))?;

@@ -1,6 +1,7 @@
 //! File formats: known by their first bytes when they are read, by the file's ending when they are written.
 
 mod gguf;
+mod interventions;
 mod loose;
 mod npy;
 mod pickle;
@@ -97,11 +98,7 @@ impl SteeringVector {
                 };
                 let directions = loose::by_layer(tensors, path, layers).map_err(refuse)?;
                 remarks.extend(directions.remarks);
-                let vector = Self {
-                    directions: directions.by_layer,
-                    model_hint: String::new(),
-                    provenance: super::Provenance::default(),
-                };
+                let vector = Self { directions: directions.by_layer, ..Self::empty() };
                 LoadedVector { vector, remarks }
             }
         };
@@ -125,6 +122,10 @@ impl SteeringVector {
     pub fn save(&self, path: &Path) -> Result<(), SteerError> {
         let bytes = match Format::of(path) {
             Format::Gguf => return self.save_gguf(path),
+            Format::Safetensors | Format::Npy if !self.is_control_vector() => {
+                self.require_control_vector("a file of this format")?;
+                return Ok(());
+            }
             Format::Safetensors => self.to_safetensors()?,
             Format::Npy => self.to_npy()?,
             Format::Npz | Format::Torch => return Err(SteerError::ReadOnly(path.to_owned())),

@@ -35,7 +35,7 @@ impl SteeringVector {
             tensors.push(Tensor { name, shape: tensor.shape().to_vec(), values });
         }
         let found = loose::by_layer(tensors, path, layers).map_err(refuse)?;
-        let mut vector = Self { directions: found.by_layer, model_hint: String::new(), provenance: Default::default() };
+        let mut vector = Self { directions: found.by_layer, ..Self::empty() };
         let meta = header.metadata().as_ref().and_then(|m| m.get(KEY));
         if let Some(text) = meta {
             let meta: Value =

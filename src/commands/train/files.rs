@@ -1,0 +1,69 @@
+//! Files that a run writes.
+
+use super::options::Args;
+use anyhow::{Context as _, bail, ensure};
+use ggml_grad::files::check_writable;
+use ggml_grad::llama::AbortMessage;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Files that a run writes.
+pub(super) struct Files {
+    pub(super) vector: PathBuf,
+    pub(super) card: PathBuf,
+    pub(super) checkpoint: PathBuf,
+}
+
+impl Files {
+    /// The files of these options, each of them checked before any work.
+    pub(super) fn new(args: &Args, set: &str) -> anyhow::Result<Self> {
+        let vector = args.output.clone().unwrap_or_else(|| default_output(set, &args.model.model));
+        ensure!(
+            vector.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")),
+            "{}: the vector's file name must end in .gguf, so that other programs know it",
+            vector.display()
+        );
+        let files = Self { card: vector.with_extension("md"), checkpoint: vector.with_extension("ckpt"), vector };
+        for path in [&files.vector, &files.card, &files.checkpoint] {
+            check_writable(path).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let checkpoint = files.checkpoint.display();
+        if args.resume {
+            ensure!(files.checkpoint.exists(), "there is no checkpoint {checkpoint} to resume from");
+        } else if files.checkpoint.exists() && !args.fresh {
+            bail!(
+                "{checkpoint} is left from an unfinished run: add --resume to continue it, or --fresh to start again"
+            );
+        }
+        Ok(files)
+    }
+
+    pub(super) fn remove_checkpoint(&self) -> anyhow::Result<()> {
+        match std::fs::remove_file(&self.checkpoint) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", self.checkpoint.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells ggml's abort handler what to say about the checkpoint.
+    pub(super) fn announce_checkpoint(&self, args: &Args) {
+        let how = if args.fresh { "--resume instead of --fresh" } else { "--resume" };
+        ggml_grad::llama::set_abort_message(Some(AbortMessage {
+            file: self.checkpoint.clone(),
+            // A file older than this run's first checkpoint belongs to another run.
+            since: if args.resume { SystemTime::UNIX_EPOCH } else { SystemTime::now() },
+            text: format!(
+                "the checkpoint {} is intact: the same command with {how} continues from it, also with other devices",
+                self.checkpoint.display()
+            ),
+        }));
+    }
+}
+
+fn default_output(set: &str, model: &Path) -> PathBuf {
+    let stem = |s: &str| Path::new(s).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let set = set.trim_end_matches(".jsonl").trim_end_matches(".json").trim_end_matches(".csv");
+    PathBuf::from(format!("{set}.{}.gguf", stem(&model.to_string_lossy())))
+}

@@ -1,0 +1,293 @@
+//! Interventions in use: what training computed is what a decode does; in company, in a conversation, in files and commands.
+
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+
+use assert_cmd::Command;
+use bidpo_core::chat::{GenerateOptions, Generator, GeneratorParams};
+use bidpo_core::check::random_parameters;
+use bidpo_core::data::TokenizedPair;
+use bidpo_core::engine::Engine;
+use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::numbers::median;
+use bidpo_core::steer::{
+    ControlVector, GateMemory, RowChanges, ScaledVector, SteeringVector, combine, decode_steered_with,
+};
+use bidpo_core::train::Precision;
+use ggml_grad::graph::log_sum_exp;
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Token};
+use ggml_grad::synth;
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+const LAYER: usize = 1;
+
+fn write(path: &Path) {
+    let family = synth::family("llama").unwrap();
+    synth::write(path, family, &family.shape(), DType::F32, 1).unwrap();
+}
+
+fn model() -> (tempfile::TempDir, Arc<Model>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    write(&path);
+    (directory, Model::load(&path, &ModelParams::default()).unwrap())
+}
+
+fn pair() -> TokenizedPair {
+    TokenizedPair { prompt: vec![1, 300, 17, 290, 310], chosen: vec![45, 300, 271], rejected: vec![303, 280, 281, 17] }
+}
+
+fn specs() -> Vec<KindSpec> {
+    let mut specs: Vec<KindSpec> = Kind::EACH.into_iter().map(KindSpec::from).collect();
+    specs.push(KindSpec { mean: true, tau: 0.5, ..Kind::PromptGate.into() });
+    specs
+}
+
+/// A trained file's value with random parameters.
+fn vector(model: &Model, spec: KindSpec, scope: &Scope, theta: Vec<f32>) -> SteeringVector {
+    let mut v = SteeringVector::single(LAYER, theta[theta.len() - 1..].to_vec(), "llama").unwrap();
+    v.scope = scope.clone();
+    match spec.kind {
+        Kind::Add => v.directions = [(LAYER, theta)].into(),
+        _ => {
+            v.directions.clear();
+            v.rows = Some(RowChanges { spec, layer: LAYER, n_embd: model.n_embd(), theta });
+        }
+    }
+    v.check().unwrap();
+    v
+}
+
+fn control(model: &Model, v: SteeringVector, scale: f32) -> ControlVector {
+    combine(&[ScaledVector { name: "v".into(), vector: Arc::new(v), scale }], None, model).unwrap().unwrap()
+}
+
+/// Log-probability of a response by a plain decode of prompt and response under a steering.
+fn logp(model: &Arc<Model>, control: &ControlVector, prompt: &[Token], response: &[Token]) -> f64 {
+    let mut ctx = Context::new(model, &ContextParams::exact(64, 1, 1)).unwrap();
+    control.apply(&mut ctx).unwrap();
+    let mut batch = Batch::new();
+    for (at, &t) in prompt.iter().chain(response).enumerate() {
+        let row = batch.add(t, at, &[0], true);
+        batch.set_prompt(row, prompt.len());
+    }
+    ctx.decode(&batch).unwrap();
+    let one = |(i, &t): (usize, &Token)| {
+        let logits = ctx.logits(prompt.len() - 1 + i).unwrap();
+        f64::from(logits[t as usize]) - log_sum_exp(logits)
+    };
+    response.iter().enumerate().map(one).sum()
+}
+
+#[test]
+fn a_decode_does_what_training_computed() {
+    let (_directory, model) = model();
+    for scope in ["all", "prompt", "answer", "first:2", "last:2", "after:1"] {
+        let scope: Scope = scope.parse().unwrap();
+        for spec in specs() {
+            let mut engine = Engine::new(&model, &[LAYER], 64, 1, 1)
+                .unwrap()
+                .with_intervention(spec.intervention(1, model.n_embd()).unwrap())
+                .with_scope(scope.clone());
+            engine.set_precision(Precision::EXACT);
+            let traced = engine.trace(&pair()).unwrap();
+            let residual = median(&traced.norms()[0]).unwrap();
+            let theta = random_parameters(&**engine.intervention(), residual, model.n_embd(), 2);
+            let want = engine.run(&traced, &theta, false).unwrap().logp[0];
+            let control = control(&model, vector(&model, spec, &scope, theta), 1.0);
+            let got = [&pair().chosen, &pair().rejected].map(|r| logp(&model, &control, &pair().prompt, r));
+            for (got, want, reference) in
+                [(got[0], want.chosen, traced.reference().chosen), (got[1], want.rejected, traced.reference().rejected)]
+            {
+                assert!((got - want).abs() < 1e-4, "{} {scope}: {got} for {want}, unsteered {reference}", spec.kind);
+            }
+        }
+    }
+}
+
+/// A fully open gate and a scope of everything give llama.cpp's own control vector, bit for bit; scale 2 is twice the change.
+#[test]
+fn an_open_gate_gives_the_bits_of_the_control_vector() {
+    let (_directory, model) = model();
+    let n = model.n_embd();
+    let v: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
+    let constant = |scale| control(&model, vector(&model, KindSpec::default(), &Scope::ALL, v.clone()), scale);
+    let theta: Vec<f32> = std::iter::repeat_n(0.0, n).chain([1e3]).chain(v.iter().copied()).collect();
+    for scale in [1.0, -0.3, 2.0] {
+        let want = logp(&model, &constant(scale), &pair().prompt, &pair().chosen);
+        let gate = control(&model, vector(&model, Kind::Gate.into(), &Scope::ALL, theta.clone()), scale);
+        assert_eq!(logp(&model, &gate, &pair().prompt, &pair().chosen), want, "{scale}");
+        let everywhere = "prompt+answer".parse().unwrap();
+        let parts = control(&model, vector(&model, KindSpec::default(), &everywhere, v.clone()), scale);
+        assert_eq!(logp(&model, &parts, &pair().prompt, &pair().chosen), want, "{scale}");
+    }
+    // Two at one layer: both read the stream as it arrives, and add up.
+    let dials = |vectors: &[SteeringVector]| {
+        let dials: Vec<ScaledVector> = vectors
+            .iter()
+            .map(|v| ScaledVector { name: "v".into(), vector: Arc::new(v.clone()), scale: 1.0 })
+            .collect();
+        combine(&dials, None, &model).unwrap().unwrap()
+    };
+    let gate = vector(&model, Kind::Gate.into(), &Scope::ALL, theta);
+    let one = vector(&model, KindSpec::default(), &Scope::ALL, v.clone());
+    let both = logp(&model, &dials(&[one, gate]), &pair().prompt, &pair().chosen);
+    let twice = logp(&model, &constant(2.0), &pair().prompt, &pair().chosen);
+    assert!((both - twice).abs() < 1e-5, "{both} for {twice}");
+}
+
+/// Three sequences in one context, two of them steered differently: each has the logits that it has alone.
+#[test]
+fn an_answer_is_the_same_alone_and_in_company() {
+    let (_directory, model) = model();
+    let all = |spec: KindSpec| {
+        let theta = random_parameters(&*spec.intervention(1, model.n_embd()).unwrap(), 20.0, model.n_embd(), 1);
+        control(&model, vector(&model, spec, &Scope::ALL, theta), 1.0)
+    };
+    let steerings = [Some(all(Kind::PromptGate.into())), None, Some(all(Kind::Gate.into()))];
+    let run = |ids: &[usize]| -> Vec<Vec<f32>> {
+        let params = ContextParams { n_seq_max: 3, shared_cache: false, ..ContextParams::exact(256 * 3, 3, 1) };
+        let mut ctx = Context::new(&model, &params).unwrap();
+        let mut memory = GateMemory::default();
+        let mut out = Vec::new();
+        for (seq, &id) in ids.iter().enumerate() {
+            let mut batch = Batch::new();
+            for at in 0..6 {
+                let row = batch.add((at * 7 + 3 + id) as Token, at, &[seq as i32], at == 5);
+                batch.set_prompt(row, 6);
+            }
+            decode_steered_with(&mut ctx, &batch, &[steerings[id].as_ref(); 6], &mut memory).unwrap();
+        }
+        for at in 6..9 {
+            let mut batch = Batch::new();
+            for seq in 0..ids.len() {
+                let row = batch.add(at as Token, at, &[seq as i32], true);
+                batch.set_prompt(row, 6);
+            }
+            let rows: Vec<Option<&ControlVector>> = ids.iter().map(|&id| steerings[id].as_ref()).collect();
+            decode_steered_with(&mut ctx, &batch, &rows, &mut memory).unwrap();
+            out = (0..ids.len()).map(|row| ctx.logits(row).unwrap().to_vec()).collect();
+        }
+        out
+    };
+    let together = run(&[0, 1, 2]);
+    // With F32 weights ggml sums a row among others in another order: by rounding, no more.
+    for (id, among) in together.iter().enumerate() {
+        let alone = &run(&[id])[0];
+        let moved = alone.iter().zip(among).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(moved < 1e-5, "sequence {id}: {moved}");
+    }
+    let unsteered: f32 = together[0].iter().zip(&together[1]).map(|(a, b)| (a - b).abs()).sum();
+    assert!(unsteered > 0.1, "{unsteered}");
+}
+
+/// A cached answer is part of the next prompt, where a scope or a prompt gate treats it differently: what is reused must not
+/// change the next answer.
+#[test]
+fn a_conversation_is_the_same_with_and_without_the_cache() {
+    let (_directory, model) = model();
+    for (spec, scope) in [
+        (KindSpec::from(Kind::PromptGate), "all"),
+        (KindSpec { mean: true, ..Kind::PromptGate.into() }, "all"),
+        (KindSpec::default(), "answer"),
+        (KindSpec::default(), "last:3"),
+        (KindSpec::from(Kind::Gate), "all"),
+    ] {
+        let theta = random_parameters(&*spec.intervention(1, model.n_embd()).unwrap(), 60.0, model.n_embd(), 1);
+        let control = control(&model, vector(&model, spec, &scope.parse().unwrap(), theta), 2.0);
+        let params = GeneratorParams { n_ctx: 128, n_threads: 1 };
+        let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+        let mut warm = Generator::new(&model, &params).unwrap();
+        warm.set_steering(Some(control.clone())).unwrap();
+        let first = warm.generate(&[1, 300, 17, 290], &options, &mut |_| {}).unwrap();
+        let next: Vec<Token> = [1, 300, 17, 290].into_iter().chain(first.tokens.clone()).chain([45, 46, 281]).collect();
+        let cached = warm.generate(&next, &options, &mut |_| {}).unwrap();
+        let mut fresh = Generator::new(&model, &params).unwrap();
+        fresh.set_steering(Some(control)).unwrap();
+        let anew = fresh.generate(&next, &options, &mut |_| {}).unwrap();
+        assert_eq!(cached.tokens, anew.tokens, "{} {scope}", spec.kind);
+        let trace = warm.gates();
+        assert_eq!(trace.gates.len(), usize::from(spec.kind != Kind::Add));
+        for gate in &trace.gates {
+            assert_eq!((gate.at.len(), trace.tokens.len()), (trace.tokens.len(), gate.at.len()));
+            let open: Vec<f64> = gate.at.iter().flatten().copied().collect();
+            assert!(open.iter().all(|x| (0.0..=1.0).contains(x)), "{open:?}");
+            if spec.kind == Kind::PromptGate {
+                assert_eq!(gate.at.iter().take_while(|x| x.is_none()).count(), next.len() - 1);
+                assert!(open.windows(2).all(|w| w[0] == w[1]), "held: {open:?}");
+            }
+        }
+    }
+}
+
+fn bidpo(folder: &Path, args: &str) -> std::process::Output {
+    let mut command = Command::cargo_bin("bidpo").unwrap();
+    command.current_dir(folder).env("BIDPO_THREADS", "1").env("BIDPO_NEUTRAL_PASSAGES", "2").args(args.split(' '));
+    command.output().unwrap()
+}
+
+fn ok(folder: &Path, args: &str) -> String {
+    let out = bidpo(folder, args);
+    assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn failed(folder: &Path, args: &str) -> String {
+    let out = bidpo(folder, args);
+    assert!(!out.status.success(), "{args} should fail");
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn every_kind_trains_and_is_used_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    write(&f.join("m.gguf"));
+    let line = |i: usize| format!("{{\"prompt\":\"a{i} b\",\"chosen\":\"c{i} d\",\"rejected\":\"e f{i}\"}}\n");
+    std::fs::write(f.join("p.jsonl"), (0..6).map(line).collect::<String>()).unwrap();
+    let train =
+        "train -m m.gguf --data p.jsonl --template none -l 1 --steps 3 --batch 2 --val 0 --test 0.34 --fresh --json";
+    for kind in ["gate", "linear-gate", "prompt-gate", "project", "clamp", "lowrank"] {
+        let s: Value = serde_json::from_str(&ok(f, &format!("{train} --kind {kind} -o {kind}.gguf"))).unwrap();
+        assert_eq!(s["kind"], kind);
+        let shown = ok(f, &format!("vector show {kind}.gguf"));
+        assert!(shown.contains(&format!("kind             {kind}")) && shown.contains("every position"), "{shown}");
+        let answer = |extra: &str| -> Value {
+            let args = format!("generate -m m.gguf -p hello --template none -n 4 --json{extra}");
+            serde_json::from_str(&ok(f, &args)).unwrap()
+        };
+        answer(&format!(" -v {kind}.gguf -s 3 --scope answer"));
+        let card = std::fs::read_to_string(f.join(format!("{kind}.md"))).unwrap();
+        assert!(card.contains(&format!("kind {kind}")) && card.contains("export --constant"), "{card}");
+    }
+    ok(f, &format!("{train} --kind gate -o again.gguf"));
+    let bytes = |name: &str| std::fs::read(f.join(name)).unwrap();
+    assert_eq!(bytes("again.gguf"), bytes("gate.gguf"), "the same run gives the same bytes");
+    // Scopes: a constant vector with a scope holds no direction.N either.
+    ok(f, &format!("{train} --scope answer -o answer.gguf"));
+    let file = ggml_grad::llama::GgufFile::open(&f.join("answer.gguf")).unwrap();
+    assert!(file.tensors().map(|t| t.0.to_owned()).eq(["vector.1".to_owned()]));
+    assert!(ok(f, "vector show answer.gguf").contains("scope answer"));
+    // What llama.cpp can run of it.
+    ok(f, "vector export --constant gate.gguf -o constant.gguf");
+    let shown: Value = serde_json::from_str(&ok(f, "vector show --json constant.gguf")).unwrap();
+    assert_eq!((&shown[0]["runs_in_llama_cpp"], &shown[0]["kind"]), (&true.into(), &"add".into()));
+    let error = failed(f, "vector export --constant project.gguf -o no.gguf");
+    assert!(error.contains("no constant vector is near it"), "{error}");
+    for args in ["vector convert gate.gguf -o no.npy", "vector add gate.gguf gate.gguf -o no.gguf"] {
+        assert!(failed(f, args).contains("export --constant"), "{args}");
+    }
+    for (args, want) in [
+        ("--kind gate --layers 1,2", "changes one layer, and 2 were given"),
+        ("--scope answer --layers 1,2", "a scope takes one layer"),
+        ("--kind lowrank --rank 100000", "does not fit a residual stream"),
+        ("--kind project --tau 2", "--tau belongs to gate"),
+        ("--kind sluice", "there is no kind of intervention"),
+        ("--scope sometimes", "is no scope"),
+    ] {
+        let args = format!("train -m m.gguf --data p.jsonl --template none --steps 1 --fresh -o no.gguf {args}");
+        let error = failed(f, &args);
+        assert!(error.contains(want), "{args}: {error}");
+    }
+}
