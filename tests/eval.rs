@@ -575,7 +575,7 @@ fn bad_input_is_named() {
         assert!(assert.get_output().stdout.is_empty());
     };
     fails(&dir.path().join("no.json"), "mc1", &[], &["no.json", "cannot read"]);
-    fails(&file("a.json", "[{"), "mc1", &[], &["a.json", "line 1", "JSON"]);
+    fails(&file("a.json", "[{"), "mc1", &[], &["a.json:1:", "JSON"]);
     fails(&file("b.json", &item(r#"{"a":1,"b":3}"#)), "mc1", &[], &["b.json", "item 0", "mc1_targets", "3"]);
     fails(&file("c.json", &item(r#"{"a":1,"b":0}"#)), "binary", &[], &["c.json", "TruthfulQA.csv"]);
     fails(&file("d.csv", "Question,Best Answer\nQ,A\n"), "mc1", &[], &["d.csv", "line 1", "Correct Answers"]);
