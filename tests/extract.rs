@@ -253,7 +253,7 @@ fn bad_input_gets_a_clear_error() {
     let out = write("old.safetensors", "what was there before");
     let fails = |data: &str, layers: &str, out: &str, code: i32, message: &str| {
         let mut command = Command::cargo_bin("bidpo").unwrap();
-        command.arg("extract").arg("-m").arg(&model).args(["-d", data, "--layers", layers, "-o", out]);
+        command.arg("extract").arg("-m").arg(&model).args(["-d", data, "--layers", layers, "-o", out, "--force"]);
         command.assert().code(code).stdout("").stderr(predicate::str::contains(message));
     };
     fails("no/such.txt", "1", &out, 1, "no/such.txt");

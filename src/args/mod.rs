@@ -5,6 +5,7 @@ pub mod devices;
 pub mod eval;
 pub mod headings;
 mod model;
+pub mod outputs;
 mod probe;
 pub mod sampling;
 pub mod steering;

@@ -65,6 +65,16 @@ impl ModelArgs {
 
     /// The number of threads to use.
     pub fn threads(&self) -> u32 {
-        self.threads.unwrap_or_else(ggml_grad::llama::default_threads)
+        let cores = std::thread::available_parallelism().map_or(u32::MAX, |n| n.get() as u32);
+        let wanted = self.threads.unwrap_or_else(ggml_grad::llama::default_threads);
+        if wanted > cores {
+            static ONCE: std::sync::Once = std::sync::Once::new();
+            ONCE.call_once(|| {
+                eprintln!(
+                    "note: {wanted} threads on {cores} allowed cores would wait for each other: {cores} are used"
+                );
+            });
+        }
+        wanted.min(cores)
     }
 }

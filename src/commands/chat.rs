@@ -114,8 +114,11 @@ impl Chat {
     /// One input at a time, answers on stdout, no prompts: for scripts.
     fn piped(&mut self) -> anyhow::Result<()> {
         let mut text = String::new();
-        for line in std::io::stdin().lock().lines() {
-            text += &line?;
+        for line in std::io::stdin().lock().split(b'\n') {
+            let line = line?;
+            // A byte that is no text does not end the conversation.
+            let line = String::from_utf8_lossy(&line);
+            text += line.strip_suffix('\r').unwrap_or(&line);
             if !is_complete(&text) {
                 text.push('\n');
                 continue;

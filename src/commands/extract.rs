@@ -1,5 +1,6 @@
 //! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
+use crate::args::outputs;
 use crate::args::template::{VariableArgs, say_notes};
 use crate::terminal::interrupt::Interrupt;
 use anyhow::{Context as _, ensure};
@@ -80,7 +81,7 @@ impl FromStr for WhichLayers {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    files::check_writable(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
+    outputs::check(&args.output, outputs::Kind::Activations, &[&args.data, &args.model.model])?;
     let all = read_prompts(&args.data)?;
     let mine: Vec<usize> = args.shard.items(all.len()).collect();
     ensure!(

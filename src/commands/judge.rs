@@ -6,7 +6,7 @@ use crate::args::writing::JudgingArgs;
 use anyhow::bail;
 use bidpo_core::eval::judging::judged_file;
 use bidpo_core::eval::results::merge;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Options of `bidpo judge`.
@@ -33,6 +33,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("these files are of several runs; give those of one");
     };
     let out = args.out.unwrap_or_else(|| judged_file(&args.files[0]));
+    let inputs: Vec<&Path> = args.files.iter().chain([&args.judge.model]).map(PathBuf::as_path).collect();
+    crate::args::outputs::not_an_input(&out, &inputs)?;
     ggml_grad::files::check_writable(&out)?;
     let model = args.judge.load()?;
     let (seed, n_threads) = (run.manifest.seed, args.judge.threads());

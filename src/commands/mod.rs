@@ -32,6 +32,9 @@ pub struct Cli {
     /// Print llama.cpp's own log on stderr.
     #[arg(long, global = true)]
     verbose: bool,
+    /// Replace an existing output file that bidpo did not write.
+    #[arg(long, global = true, hide = true)]
+    force: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -91,6 +94,7 @@ impl Cli {
     /// Runs the chosen command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         ggml_grad::llama::set_verbose(self.verbose);
+        crate::args::outputs::set_force(self.force);
         match self.command {
             Command::Train(args) => train::run(args),
             Command::Generate(args) => generate::run(args),

@@ -1,10 +1,11 @@
 //! `bidpo report`: results computed again from results files.
 
+use crate::args::outputs;
 use anyhow::{Context as _, bail};
 use bidpo_core::eval::analysis::analyse;
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::merge;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Options of `bidpo report`.
@@ -51,7 +52,12 @@ fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let runs = merge(&expand(&args.files)?)?;
+    let files = expand(&args.files)?;
+    if let Some(page) = &args.html {
+        let inputs: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        outputs::check(page, outputs::Kind::Page, &inputs)?;
+    }
+    let runs = merge(&files)?;
     let mut analyses = runs.iter().map(analyse).collect::<Result<Vec<_>, _>>()?;
     if args.no_items {
         analyses.iter_mut().for_each(|a| a.changed.clear());

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dtype = DType::from_name(&args.dtype)
         .with_context(|| format!("there is no type {} of weights; ggml has {types}", args.dtype))?;
     let shape = args.sizes.over(family);
-    ggml_grad::files::check_writable(out).with_context(|| format!("cannot write {}", out.display()))?;
+    crate::args::outputs::check(out, crate::args::outputs::Kind::RandomModel, &[])?;
     synth::write(out, family, &shape, dtype, args.seed)?;
     let size = std::fs::metadata(out).map_or(0, |m| m.len());
     println!("{}: a random {} model in {}, {} bytes", out.display(), family.name(), dtype.name(), size);

@@ -39,6 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let passages = n_passages()?;
     let mut set = args.read.open(&args.data)?;
     let files = Files::new(&args, &set.name)?;
+    let _lock = files.lock()?;
     let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {

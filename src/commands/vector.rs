@@ -4,6 +4,7 @@ mod compare;
 mod make;
 mod show;
 
+use crate::args::outputs::{self, Kind};
 use crate::args::steering::{Scale, load_vector};
 use anyhow::{Context as _, ensure};
 use bidpo_core::layers::Layers;
@@ -127,6 +128,17 @@ enum Command {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (inputs, output) = match &args.command {
+        Command::Convert { file, output, .. } | Command::Scale { file, output, .. } => (vec![file], Some(output)),
+        Command::Add { files, output, .. } | Command::Average { files, output, .. } => {
+            (files.iter().collect(), Some(output))
+        }
+        Command::Show { .. } | Command::Compare { .. } => (Vec::new(), None),
+    };
+    if let Some(Output { output }) = output {
+        let inputs: Vec<&Path> = inputs.into_iter().map(PathBuf::as_path).collect();
+        outputs::check(output, Kind::Vector, &inputs)?;
+    }
     match args.command {
         Command::Show { files, json, reading } => show::show(&files, &reading.load(&files)?, json),
         Command::Convert { file, output, layers, architecture, reading } => {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 fn install(handler: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
-    ctrlc::set_handler(handler).context("cannot install a handler for Ctrl-C")
+    // Under nohup a run goes on when its terminal closes.
+    ggml_grad::llama::keeping_ignored_hangup(|| ctrlc::set_handler(handler))
+        .context("cannot install a handler for Ctrl-C")
 }
 
 /// A flag that the first Ctrl-C sets, after printing `notice` on stderr. The second one exits at once with status 1. Later

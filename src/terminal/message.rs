@@ -1,6 +1,8 @@
 //! Errors as one line of text.
 
-/// An error and its causes in one line. A cause that the text before it already spells out is not said twice: the
+use bidpo_core::chat::printable;
+
+/// An error and its causes in one line, without anything that steers a terminal: files are quoted in it. A cause that the text before it already spells out is not said twice: the
 /// library's messages are whole sentences that name their source.
 pub fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -12,7 +14,7 @@ pub fn message(error: &anyhow::Error) -> String {
             text += &cause;
         }
     }
-    text
+    printable(&text)
 }
 
 #[cfg(test)]
@@ -28,5 +30,6 @@ mod tests {
         }));
         assert_eq!(message(&error), "cannot read m.gguf: no such thing");
         assert_eq!(message(&error.context("loading")), "loading: cannot read m.gguf: no such thing");
+        assert_eq!(message(&anyhow::anyhow!("a\u{1b}]0;b\u{7}")), "a\\u{1b}]0;b\\u{7}");
     }
 }

@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod models;
+mod outputs;
 mod poison;
+mod readers;
 mod server;
+mod signals;
 mod tiny;

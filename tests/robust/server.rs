@@ -14,9 +14,18 @@ pub struct Server {
 
 impl Server {
     pub fn start(model: &Path, args: &[&str]) -> Self {
+        Self::start_with(model, args, Stdio::null())
+    }
+
+    /// Its stderr can be read.
+    pub fn start_loud(model: &Path, args: &[&str]) -> Self {
+        Self::start_with(model, args, Stdio::piped())
+    }
+
+    fn start_with(model: &Path, args: &[&str], stderr: Stdio) -> Self {
         let mut command = tiny::bidpo();
         command.args(["serve", "--port", "0", "-t", "1", "-m"]).arg(model).args(args);
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let addr = line.trim().rsplit("//").next().unwrap().to_owned();

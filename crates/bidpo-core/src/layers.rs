@@ -96,6 +96,7 @@ impl FromStr for Layers {
             n.ok_or_else(|| LayersError::NotAList(text.to_owned()))
         };
         let mut layers = Vec::new();
+        let mut named = vec![false; MAX + 1];
         for part in text.split(',') {
             let (a, b) = part.split_once('-').unwrap_or((part, part));
             let (a, b) = (number(a)?, number(b)?);
@@ -103,9 +104,11 @@ impl FromStr for Layers {
                 return Err(LayersError::Reversed { low: b, high: a });
             }
             // Checked here, not at the end: a list of a million such ranges would exhaust memory first.
-            if let Some(&twice) = layers.iter().find(|l| (a..=b).contains(l)) {
-                return Err(LayersError::Repeated(twice));
+            // Both are at most MAX.
+            if let Some(twice) = named[a..=b].iter().position(|&n| n) {
+                return Err(LayersError::Repeated(a + twice));
             }
+            named[a..=b].fill(true);
             layers.extend(a..=b);
         }
         Self::new(layers)

@@ -1,6 +1,7 @@
 //! `bidpo data convert`: preference pairs of any form as plain JSON Lines.
 
 use crate::args::data::{DataArgs, reading_json};
+use crate::args::outputs;
 use anyhow::Context as _;
 use bidpo_core::data::PreferencePair;
 use serde_json::json;
@@ -25,7 +26,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args.out.display();
-    ggml_grad::files::check_writable(&args.out).with_context(|| format!("cannot write {out}"))?;
+    outputs::check(&args.out, outputs::Kind::Pairs, &[&args.data])?;
     let set = args.read.open(&args.data)?;
     let mut text = String::new();
     for PreferencePair { id, prompt, chosen, rejected, .. } in &set.pairs {

@@ -2,6 +2,7 @@
 
 use super::Items;
 use crate::args::data::{DataArgs, reading_json};
+use bidpo_core::chat::printable;
 use bidpo_core::data::inspect::{Inspection, PairText, inspect};
 use bidpo_core::data::permutation;
 use bidpo_core::data::similar::{NEAR, nearest};
@@ -68,7 +69,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     println!("\nSamples (seed {}):", args.seed);
     for i in permutation(pairs.len(), args.seed).into_iter().take(args.samples) {
         let p = &pairs[i];
-        println!("  {}\n    prompt    {}\n    chosen    {}\n    rejected  {}", p.place, p.prompt, p.chosen, p.rejected);
+        let [prompt, chosen, rejected] = [&p.prompt, &p.chosen, &p.rejected].map(|text| printable(text));
+        println!("  {}\n    prompt    {prompt}\n    chosen    {chosen}\n    rejected  {rejected}", p.place);
     }
     print_findings(&found, &pairs);
     for (path, theirs, near) in &overlaps {
@@ -79,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             found.n
         );
         for (i, j, s) in near.iter().take(5) {
-            println!("  {s:.2}  {}  |  {}", prompts[*i], theirs[*j]);
+            println!("  {s:.2}  {}  |  {}", printable(&prompts[*i]), printable(&theirs[*j]));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -94,7 +96,7 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
     println!("\nrepeated pairs        {}", found.repeated.len());
     println!("near-duplicate prompts {}", found.near.count);
     for (i, j, s) in found.near.listed.iter().take(5) {
-        println!("  {s:.2}  {}  |  {}", pairs[*i].prompt, pairs[*j].prompt);
+        println!("  {s:.2}  {}  |  {}", printable(&pairs[*i].prompt), printable(&pairs[*j].prompt));
     }
     println!("contradictions        {}", found.contradictions.len());
     for (i, j) in found.contradictions.iter().take(5) {

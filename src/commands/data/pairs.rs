@@ -1,6 +1,7 @@
 //! `bidpo data pairs`: TruthfulQA as preference pairs.
 
 use crate::args::eval::PartName;
+use crate::args::outputs;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{Part, SplitFile};
@@ -28,6 +29,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    outputs::check(&args.out, outputs::Kind::Pairs, &[&args.data, &args.split])?;
     let set = TruthfulQa::load(&args.data)?;
     let split = SplitFile::load(&args.split, &set.sha256)?;
     ensure!(split.items == set.questions.len(), "{}: it splits another number of items", args.split.display());

@@ -2,6 +2,7 @@
 
 use super::Items;
 use crate::args::data::DataArgs;
+use crate::args::outputs;
 use anyhow::Context as _;
 use bidpo_core::data::{SplitBy, SplitFile};
 use std::path::PathBuf;
@@ -33,7 +34,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ggml_grad::files::check_writable(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+    outputs::check(&args.out, outputs::Kind::Split, &[&args.data])?;
     let Items { pairs: items, sha256, .. } = Items::load(&args.data, &args.read)?;
     let split = SplitFile::new(&args.data, &sha256, &items, args.split_by, args.seed, [args.train, args.valid])?;
     split.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;

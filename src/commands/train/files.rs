@@ -1,8 +1,9 @@
 //! Files that a run writes.
 
 use super::options::Args;
+use crate::args::outputs::{self, Kind};
 use anyhow::{Context as _, bail, ensure};
-use ggml_grad::files::check_writable;
+use ggml_grad::files::{LockFile, check_writable};
 use ggml_grad::llama::AbortMessage;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -24,9 +25,12 @@ impl Files {
             vector.display()
         );
         let files = Self { card: vector.with_extension("md"), checkpoint: vector.with_extension("ckpt"), vector };
-        for path in [&files.vector, &files.card, &files.checkpoint] {
-            check_writable(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let inputs = [args.model.model.as_path(), args.data.as_path()];
+        for (path, kind) in [(&files.vector, Kind::Vector), (&files.card, Kind::Card)] {
+            outputs::check(path, kind, &inputs)?;
         }
+        outputs::not_an_input(&files.checkpoint, &inputs)?;
+        check_writable(&files.checkpoint).with_context(|| format!("cannot write {}", files.checkpoint.display()))?;
         let checkpoint = files.checkpoint.display();
         if args.resume {
             ensure!(files.checkpoint.exists(), "there is no checkpoint {checkpoint} to resume from");
@@ -36,6 +40,15 @@ impl Files {
             );
         }
         Ok(files)
+    }
+
+    /// Keeps other runs from the checkpoint until the value is dropped.
+    pub(super) fn lock(&self) -> anyhow::Result<LockFile> {
+        let path = self.checkpoint.with_extension("ckpt.lock");
+        let lock = LockFile::take(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        lock.with_context(|| {
+            format!("{} is being trained by another bidpo: wait for it, or give another -o", self.vector.display())
+        })
     }
 
     pub(super) fn remove_checkpoint(&self) -> anyhow::Result<()> {

@@ -81,6 +81,9 @@ pub enum SplitFileError {
     },
 }
 
+/// More bytes than a split of ten million items has.
+const MOST_BYTES: u64 = 1 << 28;
+
 /// Items by which a part may be short of what was asked for, where groups cannot make it up: fewer than most groups have.
 const SHORT: usize = 4;
 
@@ -155,7 +158,7 @@ impl SplitFile {
     /// # Errors
     /// [`SplitFileError`].
     pub fn load(path: &Path, data_sha256: &str) -> Result<Self, SplitFileError> {
-        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+        let bytes = ggml_grad::files::read_at_most(path, MOST_BYTES).map_err(FileError::read(path))?;
         let fail = |reason: String| SplitFileError::Format { path: path.to_owned(), reason };
         let split: Self = serde_json::from_slice(&bytes)
             .map_err(|e| fail(format!("this is no split file of bidpo ({e}); `bidpo data split` writes one")))?;
@@ -168,12 +171,14 @@ impl SplitFile {
                 split.data, split.data_sha256
             )));
         }
-        let mut seen = vec![false; split.items];
+        // As large as the lists, whatever number the file gives.
+        let mut seen = std::collections::HashSet::new();
         for &i in split.train.iter().chain(&split.valid).chain(&split.test) {
-            match seen.get_mut(i) {
-                None => return Err(fail(format!("item {i} does not exist: there are {}", split.items))),
-                Some(true) => return Err(fail(format!("item {i} is there twice"))),
-                Some(s) => *s = true,
+            if i >= split.items {
+                return Err(fail(format!("item {i} does not exist: there are {}", split.items)));
+            }
+            if !seen.insert(i) {
+                return Err(fail(format!("item {i} is there twice")));
             }
         }
         Ok(split)

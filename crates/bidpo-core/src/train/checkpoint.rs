@@ -4,6 +4,7 @@ use super::identity::{IdentitySource, RecordedIdentity};
 use crate::engine::Intervention;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -157,7 +158,8 @@ impl Checkpoint {
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| fail(std::io::Error::other(e)))?;
         let state = serde_json::to_string(&self.state).map_err(|e| fail(e.into()))?;
-        let meta = HashMap::from([("state".to_owned(), state)]);
+        let sum = checksum(&state, bytes.iter().map(|(name, b)| (*name, &b[..])));
+        let meta = HashMap::from([("state".to_owned(), format!("{SUM}{sum}\n{state}"))]);
         let file = safetensors::serialize(views, Some(meta)).map_err(|e| fail(std::io::Error::other(e)))?;
         ggml_grad::files::write_atomically(path, &file).map_err(fail)
     }
@@ -189,6 +191,7 @@ impl Checkpoint {
             return Err(CheckpointError::OtherRun { path: name() });
         }
         let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(e.to_string()))?;
+        verify(&file, &tensors).map_err(damaged)?;
         let n = intervention.n_params();
         let read = |key: &str| -> Result<Vec<f64>, CheckpointError> {
             let t = tensors.tensor(key).map_err(|e| damaged(e.to_string()))?;
@@ -207,7 +210,44 @@ fn state_of(file: &[u8], path: &Path) -> Result<State, CheckpointError> {
     let (_, meta) = SafeTensors::read_metadata(file).map_err(|e| damaged(e.to_string()))?;
     let state =
         meta.metadata().as_ref().and_then(|m| m.get("state")).ok_or_else(|| damaged("no state in it".into()))?;
-    serde_json::from_str(state).map_err(|e| damaged(e.to_string()))
+    serde_json::from_str(parts(state).1).map_err(|e| damaged(e.to_string()))
+}
+
+/// What stands before the checksum in the state's text. Checkpoints of bidpo 0.2.0 and before have none: theirs begins with
+/// a brace.
+const SUM: &str = "sha256:";
+/// The arrays, in the order in which they are summed.
+const ARRAYS: [&str; 5] = ["v", "m", "s", "best", "good"];
+
+/// The checksum, where there is one, and the JSON behind it.
+fn parts(state: &str) -> (Option<&str>, &str) {
+    match state.strip_prefix(SUM).and_then(|rest| rest.split_once('\n')) {
+        Some((sum, json)) => (Some(sum), json),
+        None => (None, state),
+    }
+}
+
+/// SHA-256 of the state and of all arrays, each with its name and length.
+fn checksum<'a>(state: &'a str, arrays: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut hash = Sha256::new();
+    for (name, bytes) in std::iter::once(("state", state.as_bytes())).chain(arrays) {
+        hash.update(format!("{name} {}\n", bytes.len()));
+        hash.update(bytes);
+    }
+    ggml_grad::files::hex(&hash.finalize())
+}
+
+/// Compares the checksum with the file.
+fn verify(file: &[u8], tensors: &SafeTensors<'_>) -> Result<(), String> {
+    let (_, meta) = SafeTensors::read_metadata(file).map_err(|e| e.to_string())?;
+    let Some(state) = meta.metadata().as_ref().and_then(|m| m.get("state")) else { return Ok(()) };
+    let (Some(sum), json) = parts(state) else { return Ok(()) };
+    let arrays = ARRAYS.map(|name| Ok((name, tensors.tensor(name).map_err(|e| e.to_string())?.data())));
+    let arrays = arrays.into_iter().collect::<Result<Vec<_>, String>>()?;
+    match checksum(json, arrays.into_iter()) {
+        now if now == sum => Ok(()),
+        _ => Err("its checksum does not match its contents".into()),
+    }
 }
 
 #[cfg(test)]
@@ -245,6 +285,34 @@ mod tests {
         let path = dir.path().join("c");
         with_run(0, |run| {
             example(run).save(&path).unwrap();
+            assert_eq!(Checkpoint::load(&path, run, &add(2)).unwrap(), example(run));
+        });
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_old_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        with_run(0, |run| {
+            example(run).save(&path).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            for at in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << (at % 8);
+                std::fs::write(&path, &flipped).unwrap();
+                let read = Checkpoint::load(&path, run, &add(2));
+                assert!(read.is_err(), "a flipped bit in byte {at} of {}", bytes.len());
+            }
+            // As 0.2.0 wrote it: the state alone.
+            let text = String::from_utf8_lossy(&bytes);
+            let start = text.find(SUM).unwrap();
+            let length = SUM.len() + 64 + 2; // with the new line, escaped
+            let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let mut old = bytes[8..8 + header].to_vec();
+            old.drain(start - 8..start - 8 + length);
+            old.resize(old.len().next_multiple_of(8), b' ');
+            let old = [&(old.len() as u64).to_le_bytes()[..], &old, &bytes[8 + header..]].concat();
+            std::fs::write(&path, old).unwrap();
             assert_eq!(Checkpoint::load(&path, run, &add(2)).unwrap(), example(run));
         });
     }

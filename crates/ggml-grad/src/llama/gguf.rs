@@ -556,9 +556,7 @@ impl GgufWriter {
     ) -> Result<(), LlamaError> {
         let fail = |what: &dyn std::fmt::Display| LlamaError::Gguf(format!("cannot write {}: {what}", path.display()));
         self.check().map_err(|what| fail(&what))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let mut temporary =
-            tempfile::Builder::new().prefix(".bidpo-").suffix(".gguf").tempfile_in(folder).map_err(|e| fail(&e))?;
+        let mut temporary = crate::files::temporary_beside(path).map_err(|e| fail(&e))?;
         let c_path = CString::new(temporary.path().as_os_str().as_encoded_bytes()).map_err(|e| fail(&e))?;
         if !self.write_head(&c_path) {
             return Err(fail(&last_log_lines()));

@@ -3,6 +3,7 @@
 use super::sys;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
+use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,10 +30,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
-        #[expect(clippy::print_stderr, reason = "the caller asked for llama.cpp's own log (set_verbose)")]
-        {
-            eprint!("{text}");
-        }
+        // The caller asked for it; where stderr is closed or full there is nobody to tell, and a panic would end in C.
+        let clean: String =
+            text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect();
+        let _ = std::io::stderr().write_all(clean.as_bytes());
     }
     let text = text.trim();
     if (level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN) && !text.is_empty() {

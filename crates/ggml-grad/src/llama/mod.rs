@@ -30,6 +30,7 @@ mod reference;
 mod row_change;
 mod rpc;
 mod sampler;
+mod signals;
 mod support;
 mod transposed;
 mod vet;
@@ -58,6 +59,7 @@ pub use reference::{ReferenceContext, first_token};
 pub use row_change::RowChange;
 pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
 pub use sampler::{PenaltyParams, Sampler, SamplerParams};
+pub use signals::keeping_ignored_hangup;
 pub use support::{Obstacle, Unsupported, Use};
 pub use weight::Weight;
 

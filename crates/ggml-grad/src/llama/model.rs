@@ -3,7 +3,7 @@
 use super::guard::{guarded, throwing};
 use super::model_tensors::model_tensors;
 use super::{
-    DType, FileTensor, LlamaError, Offload, Placement, SplitMode, Token, init, logging::last_log_lines, sys,
+    DType, FileTensor, LlamaError, Offload, Placement, SplitMode, Token, init, logging::last_log_lines, signals, sys,
     transposed::TransposedTensor, vet,
 };
 use crate::files::FileError;
@@ -121,6 +121,7 @@ impl Model {
             }
             return Err(LlamaError::Load { path: path.to_owned(), reason });
         }
+        signals::name_mapped_file(path);
         // SAFETY: raw is a live model.
         let (vocab, n_layer) = unsafe { (sys::llama_model_get_vocab(raw), sys::llama_model_n_layer(raw)) };
         // SAFETY: raw is a live model.

@@ -89,6 +89,9 @@ pub struct Record {
     pub written: Option<Written>,
 }
 
+/// More nats than any text has: squares and sums of such numbers are finite.
+const MOST_NATS: f64 = 1e12;
+
 impl Record {
     /// Of a text's scores alone, with no name and at place 0.
     pub(in crate::eval) fn of_text(text: TextScore) -> Self {
@@ -105,8 +108,13 @@ impl Record {
         }
     }
 
-    /// Description of an invalid shape; `None` for a valid record.
+    /// Description of an invalid shape or number; `None` for a valid record.
     pub fn fault(&self) -> Option<String> {
+        let numbers = self.views.iter().flat_map(|v| v.logprobs.iter().copied());
+        let numbers = numbers.chain(self.text.iter().flat_map(|t| [t.nll, t.kl]));
+        if let Some(x) = numbers.into_iter().find(|x| x.is_nan() || x.abs() > MOST_NATS) {
+            return Some(format!("{x:e} is no measured number of nats: at most {MOST_NATS:e} is possible"));
+        }
         for (v, view) in self.views.iter().enumerate() {
             let n = self.answers.len();
             if view.logprobs.len() != n || view.n_tokens.len() != n {

@@ -134,9 +134,12 @@ impl SteeringVector {
     }
 }
 
+/// More bytes than any vector has.
+const MOST_BYTES: u64 = 1 << 28;
+
 /// The whole file.
 fn read(path: &Path) -> Result<Vec<u8>, SteerError> {
-    Ok(std::fs::read(path).map_err(FileError::read(path))?)
+    Ok(ggml_grad::files::read_at_most(path, MOST_BYTES).map_err(FileError::read(path))?)
 }
 
 #[cfg(test)]

@@ -56,7 +56,34 @@ pub(super) fn arrays(bytes: &[u8], path: &Path) -> Result<Vec<Tensor>, SteerErro
     Ok(tensors)
 }
 
+/// Most bytes of a header, and most brackets in it: the description of a plain array has four, and npyz's parser takes time
+/// exponential in their nesting.
+const MOST_HEADER: usize = 4096;
+const MOST_BRACKETS: usize = 8;
+
+/// Checks that the header is short and flat before it is parsed.
+fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let damaged = || "not a .npy file of numbers, or damaged: its header is cut short".to_owned();
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err("not a .npy file of numbers, or damaged: it does not start with \\x93NUMPY".into());
+    }
+    let (length, start) = match (bytes.get(6), bytes.get(8..12)) {
+        (Some(1), Some(&[a, b, ..])) => (usize::from(u16::from_le_bytes([a, b])), 10),
+        (Some(_), Some(&[a, b, c, d])) => (u32::from_le_bytes([a, b, c, d]) as usize, 12),
+        _ => return Err(damaged()),
+    };
+    if length > MOST_HEADER {
+        return Err(format!("its header has {length} bytes, that of a plain array has at most {MOST_HEADER}"));
+    }
+    let header = bytes.get(start..start + length).ok_or_else(damaged)?;
+    match header.iter().filter(|b| b"([{".contains(b)).count() {
+        n if n > MOST_BRACKETS => Err(format!("its header has {n} brackets, that of a plain array has two or three")),
+        _ => Ok(()),
+    }
+}
+
 fn read_array(bytes: &[u8], name: String) -> Result<Tensor, String> {
+    check_header(bytes)?;
     let header = NpyFile::new(bytes).map_err(|e| format!("not a .npy file of numbers, or damaged: {e}"))?;
     let shape: Vec<usize> =
         header.shape().iter().map(|&n| usize::try_from(n)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;

@@ -1,0 +1,149 @@
+//! What a command writes: never a file that it reads, no file of a stranger's, no device; and two runs do not share a checkpoint.
+
+use crate::tiny;
+use bidpo_core::steer::SteeringVector;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        tiny::model(bench.dir.path(), tiny::q8_0());
+        let vector = SteeringVector::single(2, vec![0.1; tiny::WIDTH], "llama").unwrap();
+        for name in ["a.gguf", "b.gguf", "a.safetensors", "a.npy"] {
+            vector.save(&bench.at(name)).unwrap();
+        }
+        let pair = |i: usize| {
+            format!("{{\"prompt\": \"Is {i} a number?\", \"chosen\": \" Yes, {i}.\", \"rejected\": \" No, {i}.\"}}\n")
+        };
+        std::fs::write(bench.at("pairs.jsonl"), (0..12).map(pair).collect::<String>()).unwrap();
+        std::fs::write(bench.at("notes.gguf"), "my notes\n").unwrap();
+        bench
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        tiny::bidpo().current_dir(&self.dir).args(args).output().unwrap()
+    }
+
+    /// The command fails with these words, and the file is as it was.
+    fn refused(&self, args: &[&str], file: &str, words: &str) {
+        let before = std::fs::read(self.at(file)).unwrap();
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains(words), "{args:?}: {said}");
+        assert_eq!(std::fs::read(self.at(file)).unwrap(), before, "{args:?}");
+    }
+
+    fn works(&self, args: &[&str]) {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+const TRAIN: [&str; 10] =
+    ["train", "-m", "tiny.gguf", "--data", "pairs.jsonl", "--steps", "1", "--layer", "2", "--fresh"];
+
+#[test]
+fn inputs_are_never_outputs() {
+    let bench = Bench::new();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, bench.at(name)).unwrap();
+    link("tiny.gguf", "link.gguf");
+    std::fs::hard_link(bench.at("a.gguf"), bench.at("hard.gguf")).unwrap();
+    let words = "would replace the input";
+    let train = |out| [&TRAIN[..], &["-o", out]].concat();
+    bench.refused(&train("tiny.gguf"), "tiny.gguf", words);
+    bench.refused(&train("link.gguf"), "tiny.gguf", words);
+    bench.refused(&train("./tiny.gguf"), "tiny.gguf", words);
+    for out in ["a.gguf", "hard.gguf"] {
+        bench.refused(&["vector", "convert", "a.gguf", "-o", out], out, words);
+        bench.refused(&["vector", "scale", "a.gguf", "2", "--force", "-o", out], out, words);
+        bench.refused(&["vector", "add", "b.gguf", "a.gguf", "-o", out], out, words);
+        bench.refused(&["vector", "average", "a.gguf", "b.gguf", "-o", out], out, words);
+    }
+    let data = "pairs.jsonl";
+    bench.refused(&["extract", "-m", "tiny.gguf", "--layers", "1", "--data", data, "-o", data], data, words);
+    bench.refused(
+        &["extract", "-m", "tiny.gguf", "--layers", "1", "--data", data, "-o", "link.gguf"],
+        "tiny.gguf",
+        words,
+    );
+    bench.refused(&["data", "split", data, "--train", "4", "--valid", "4", "-o", data], data, words);
+}
+
+#[test]
+fn strangers_files_need_force_and_repeated_commands_do_not() {
+    let bench = Bench::new();
+    let commands: [&[&str]; 5] = [
+        &["vector", "convert", "a.gguf"],
+        &["vector", "add", "a.gguf", "b.gguf"],
+        &["synth", "--arch", "llama", "--layers", "1"],
+        &["extract", "-m", "tiny.gguf", "--layers", "1", "--data", "pairs.jsonl"],
+        &["data", "split", "pairs.jsonl", "--train", "4", "--valid", "4"],
+    ];
+    for (i, command) in commands.iter().enumerate() {
+        let to = |out: &'static str| [command, &["-o", out][..]].concat();
+        bench.refused(&to("notes.gguf"), "notes.gguf", "--force");
+        if i != 2 {
+            bench.refused(&to("tiny.gguf"), "tiny.gguf", if i == 3 { "input" } else { "--force" });
+        }
+        let fresh: &'static str = format!("out{i}.gguf").leak();
+        bench.works(&to(fresh));
+        bench.works(&to(fresh));
+        std::fs::write(bench.at("theirs.gguf"), "their notes").unwrap();
+        bench.works(&[&to("theirs.gguf")[..], &["--force"]].concat());
+    }
+}
+
+#[test]
+fn links_stay_links_and_devices_devices() {
+    let bench = Bench::new();
+    std::os::unix::fs::symlink("target.gguf", bench.at("link.gguf")).unwrap();
+    for _ in 0..2 {
+        bench.works(&["vector", "convert", "a.gguf", "-o", "link.gguf"]);
+        assert!(bench.at("link.gguf").is_symlink() && bench.at("target.gguf").is_file());
+    }
+    assert_eq!(std::fs::read(bench.at("target.gguf")).unwrap(), std::fs::read(bench.at("a.gguf")).unwrap());
+    let output = bench.run(&["vector", "convert", "a.gguf", "-o", "/dev/null"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("device"), "{output:?}");
+    use std::os::unix::fs::FileTypeExt;
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+}
+
+#[test]
+fn the_umask_is_kept() {
+    let bench = Bench::new();
+    for (mask, mode) in [("077", 0o600), ("002", 0o664), ("022", 0o644)] {
+        let out = format!("{mask}.gguf");
+        let line = format!("umask {mask} && exec \"$0\" vector convert a.gguf -o {out}");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &line]).arg(assert_cmd::cargo::cargo_bin!("bidpo")).current_dir(&bench.dir);
+        assert!(shell.output().unwrap().status.success());
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(bench.at(&out)).unwrap().permissions().mode() & 0o777, mode, "{mask}");
+    }
+}
+
+#[test]
+fn two_runs_do_not_share_a_checkpoint() {
+    let bench = Bench::new();
+    let lock = ggml_grad::files::LockFile::take(&bench.at("v.ckpt.lock")).unwrap().unwrap();
+    let train = [&TRAIN[..], &["-o", "v.gguf"]].concat();
+    let output = bench.run(&train);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is being trained by another bidpo"), "{output:?}");
+    drop(lock);
+    // The file that a killed run leaves is no lock.
+    std::fs::write(bench.at("v.ckpt.lock"), "").unwrap();
+    bench.works(&train);
+    let left: Vec<_> = std::fs::read_dir(&bench.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let gone = |name: &&std::ffi::OsString| Path::new(name).extension().is_some_and(|e| e == "lock" || e == "ckpt");
+    assert!(!left.iter().any(|name| gone(&name)), "{left:?}");
+}

@@ -1,0 +1,110 @@
+//! Small files that cost much: bounds are checked before the work.
+
+use crate::tiny;
+use bidpo_core::layers::Layers;
+use bidpo_core::steer::SteeringVector;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The error of a command that has to end within seconds.
+fn refusal(folder: &Path, args: &[&str]) -> String {
+    let started = Instant::now();
+    let output = tiny::bidpo().current_dir(folder).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(started.elapsed() < Duration::from_secs(20), "{args:?} took {:?}", started.elapsed());
+    assert!(!said.contains('\u{1b}') && !said.contains("panicked"), "{said}");
+    said
+}
+
+fn npy(header: &str, version: u8) -> Vec<u8> {
+    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+    let rest: &[u8] = if version > 1 { &[0, 0] } else { &[] };
+    [&b"\x93NUMPY"[..], &[version, 0], &length, rest, header.as_bytes()].concat()
+}
+
+#[test]
+fn headers_of_npy_files_are_short_and_flat() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v.npy");
+    let plain = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }\n";
+    let long = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (2,), {} }}\n", " ".repeat(5000));
+    for (header, words) in [
+        ("{".repeat(40), "40 brackets"),
+        ("[".repeat(60), "60 brackets"),
+        ("(".repeat(30), "30 brackets"),
+        (format!("{{'descr': {}'<f4'{}, ", "[(".repeat(9), ")]".repeat(9)), "brackets"),
+        (long, "at most 4096"),
+        ("\u{1b}]0;title\u{7}".to_owned(), ""),
+    ] {
+        for version in [1, 2, 3] {
+            std::fs::write(&path, npy(&header, version)).unwrap();
+            let said = refusal(dir.path(), &["vector", "convert", "v.npy", "--layers", "3", "-o", "o.gguf"]);
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    std::fs::write(&path, [npy(plain, 1), vec![0, 0, 128, 63, 0, 0, 0, 64]].concat()).unwrap();
+    let vector = SteeringVector::load_npy(&path, &Layers::one(3)).unwrap();
+    assert_eq!(vector.directions[&3], [1.0, 2.0]);
+}
+
+#[test]
+fn files_that_never_end_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["zero.safetensors", "zero.npy"] {
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(name)).unwrap();
+        let said = refusal(dir.path(), &["vector", "convert", name, "--layers", "3", "-o", "o.gguf"]);
+        assert!(said.contains("more than 268435456 bytes"), "{said}");
+    }
+}
+
+#[test]
+fn keys_that_gguf_cannot_hold_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, shown) in [("a\0b", "a\\0b"), ("", "\"\""), ("general.alignment", "general.alignment")] {
+        let mut vector = SteeringVector::single(2, vec![0.5; 8], "llama").unwrap();
+        vector.provenance.set_str("method", "x");
+        vector.provenance.entries.insert(key.into(), ggml_grad::llama::GgufValue::Int(1));
+        std::fs::write(dir.path().join("k.safetensors"), vector.to_safetensors().unwrap()).unwrap();
+        let output = tiny::bidpo()
+            .current_dir(&dir)
+            .args(["vector", "convert", "k.safetensors", "-o", "o.gguf"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{said}");
+        if key.contains('\0') {
+            assert!(output.status.code() == Some(1) && said.contains(shown), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_split_of_any_number_of_items_costs_what_its_lists_cost() {
+    let dir = tempfile::tempdir().unwrap();
+    let csv = dir.path().join("q.csv");
+    let question = |i: usize| ["Misconceptions", "q", "r", "w"].map(|t| format!("{t} {i}"));
+    crate::common::truthfulqa_csv(&csv, (0..5).map(question));
+    let hash = ggml_grad::files::sha256_of_file(&csv).unwrap();
+    for items in ["30000000000", "1000000000000", "4611686018427387904", "9223372036854775808", "18446744073709551615"]
+    {
+        let text = format!(
+            "{{\"bidpo_split\":1,\"data\":\"q.csv\",\"data_sha256\":\"{hash}\",\"items\":{items},\"seed\":0,\"groups\":[],\
+             \"train\":[0],\"valid\":[1],\"test\":[2,4]}}"
+        );
+        std::fs::write(dir.path().join("s.json"), text).unwrap();
+        let said = refusal(dir.path(), &["data", "pairs", "q.csv", "--split", "s.json", "-o", "p.jsonl"]);
+        assert!(said.contains("another number of items"), "{said}");
+    }
+}
+
+#[test]
+fn long_lists_of_layers_are_read_in_linear_time() {
+    let started = Instant::now();
+    let list: Vec<String> = (0..=65_535).rev().map(|l| l.to_string()).collect();
+    assert_eq!(list.join(",").parse::<Layers>().unwrap().len(), 65_536);
+    let twice = format!("{},7", list.join(","));
+    assert!(twice.parse::<Layers>().unwrap_err().to_string().contains("layer 7 is named twice"));
+    assert!("0-65535,65535".parse::<Layers>().is_err());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
