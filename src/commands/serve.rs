@@ -114,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => VectorStore::empty(&model),
     };
     for notice in notices {
-        eprintln!("bidpo: warning: {}", bidpo_core::chat::printable(&notice.to_string()));
+        eprintln!("bidpo: warning: {}", bidpo_core::chat::printable(notice));
     }
     let n_slots = usize::from(args.slots);
     let n_ctx = args.ctx.map_or_else(|| Generator::default_context(&model), |n| n as usize);
@@ -131,7 +131,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             max_output: args.limits.max_output.map_or(n_ctx, |n| n as usize),
             places: n_slots + args.limits.queue as usize,
         },
-        log: LogSink::new(|line| eprintln!("bidpo: {}", bidpo_core::chat::printable(&line.to_string()))),
+        log: LogSink::new(|line| eprintln!("bidpo: {}", bidpo_core::chat::printable(line))),
         strict_api: args.strict_api,
         continue_answers: !args.no_prefill_assistant,
         keys,

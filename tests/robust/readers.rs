@@ -44,7 +44,7 @@ fn headers_of_npy_files_are_short_and_flat() {
         }
     }
     std::fs::write(&path, [npy(plain, 1), vec![0, 0, 128, 63, 0, 0, 0, 64]].concat()).unwrap();
-    let vector = SteeringVector::load_npy(&path, &Layers::one(3)).unwrap();
+    let vector = SteeringVector::open(&path, Some(&Layers::one(3))).unwrap().vector;
     assert_eq!(vector.directions[&3], [1.0, 2.0]);
 }
 

@@ -112,7 +112,7 @@ async fn keyed_only(extract::State(state): extract::State<Arc<State>>, mut reque
 /// Answers to its own names only, counts, and adds headers.
 async fn outermost(extract::State(state): extract::State<Arc<State>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |p| p.as_str().to_owned());
-    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let host = named_host(&request);
     let mut response = match &state.hosts {
         Some(allowed) if !is_own(&host, allowed) => ApiError::wrong_host(&host).into_response(),
         _ => next.run(request).await,
@@ -134,13 +134,35 @@ async fn outermost(extract::State(state): extract::State<Arc<State>>, request: R
     response
 }
 
+/// The server's name in a request: its one `Host`, which a target with a name of its own must agree with. Empty: none, or several.
+fn named_host(request: &Request) -> String {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return String::new() };
+    let host = host.to_str().unwrap_or_default();
+    let agrees = request.uri().authority().is_none_or(|a| a.as_str().eq_ignore_ascii_case(host));
+    if agrees { host.to_owned() } else { String::new() }
+}
+
 /// True for a `Host` that names this machine for itself. (A page of another site can have its own name lead to 127.0.0.1; its
 /// requests then carry that name.)
 fn is_own(host: &str, allowed: &[String]) -> bool {
+    let is_port =
+        |port: &str| !port.is_empty() && port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
     let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        Some(v6) => match v6.split_once(']') {
+            Some((name, "")) => name,
+            Some((name, rest)) if rest.strip_prefix(':').is_some_and(is_port) => name,
+            _ => return false,
+        },
+        None => match host.split_once(':') {
+            Some((name, port)) if is_port(port) => name,
+            Some(_) => return false,
+            None => host,
+        },
     };
+    if host.starts_with('[') {
+        return name.parse::<std::net::Ipv6Addr>().is_ok();
+    }
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok()
         || allowed.iter().any(|a| a.eq_ignore_ascii_case(name))
@@ -158,7 +180,27 @@ mod tests {
         {
             assert!(is_own(host, &allowed), "{host}");
         }
-        for host in ["", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "[::1]evil.example",
+            "[::1]:",
+            "[::1]:80x",
+            "[::1",
+            "[localhost]",
+            "[127.0.0.1]",
+            "localhost:",
+            "localhost:8080:1",
+            "localhost:99999",
+            "localhost:+80",
+            "::1",
+            "evil.example:80@localhost",
+            "localhost@evil.example",
+            "local host",
+        ] {
             assert!(!is_own(host, &allowed), "{host}");
         }
     }

@@ -10,6 +10,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
+mod connections;
 mod engine;
 mod http;
 mod job;
@@ -166,7 +167,8 @@ impl Server {
             strict_api: options.strict_api,
             continue_answers: options.continue_answers,
             keys: state::Keys::new(&options.keys),
-            hosts: options.addr.ip().is_loopback().then(|| options.hosts.clone()),
+            // A page of another site may have its name lead here; a key, which it does not know, keeps it out too.
+            hosts: (options.addr.ip().is_loopback() || options.keys.is_empty()).then(|| own_names(&options.hosts)),
             draining: AtomicBool::new(false),
         });
         let router = http::router(&state, &origins);
@@ -199,6 +201,17 @@ impl Server {
         drop(state);
         engine.join().map_err(|_| ServeError::Engine)
     }
+}
+
+/// The names that were given, and the machine's own.
+fn own_names(given: &[String]) -> Vec<String> {
+    let mut names = given.to_vec();
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = machine.trim();
+    if !machine.is_empty() {
+        names.extend([machine.to_owned(), format!("{machine}.local")]);
+    }
+    names
 }
 
 fn context_params(options: &ServeOptions) -> ContextParams {

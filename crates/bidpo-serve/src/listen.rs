@@ -1,5 +1,6 @@
 //! Connections: taken in, limited, and let go in good order.
 
+use super::connections::{AtWork, Connections, Entry, Watched};
 use super::http::ClientAddr;
 use super::state::State;
 use axum::Router;
@@ -20,8 +21,8 @@ use tower::ServiceExt;
 /// Time limit for the head of a request; an idle connection is closed.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
-/// Connections beyond this wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
+/// Connections at once; for one more, one that is still is closed. Below the files that a process may usually open.
+const MAX_CONNECTIONS: usize = 512;
 
 /// Time limit for cancelled answers to report their end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -36,11 +37,17 @@ pub(super) async fn serve(
     mut signals: UnboundedReceiver<()>,
 ) {
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new();
     loop {
         let accept = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            (listener.accept().await, permit)
+            let accepted = listener.accept().await;
+            while places.available_permits() == 0 && connections.close_stillest() {
+                // Its task gives the place back.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let permit = Arc::clone(&places).acquire_owned().await;
+            (accepted, permit)
         };
         let (accepted, permit) = tokio::select! {
             accepted = accept => accepted,
@@ -59,15 +66,22 @@ pub(super) async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = graceful.watch(connection(stream, peer, router.clone()));
+        let entry = connections.enter(peer.ip());
+        let this = Arc::clone(&entry.connection);
+        let connection = graceful.watch(connection(stream, peer, entry, router.clone()));
         tokio::spawn(async move {
             // An error of one connection concerns its client only.
-            let _ = connection.await;
+            tokio::select! {
+                _ = connection => {}
+                () = this.closed() => {}
+            }
             drop(permit);
         });
     }
     drop(listener);
     state.draining.store(true, Ordering::Release);
+    // Half a request is no work.
+    connections.close_still();
     let ended = graceful.shutdown();
     tokio::pin!(ended);
     tokio::select! {
@@ -82,15 +96,19 @@ pub(super) async fn serve(
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    entry: Entry,
     router: Router,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
+    let this = Arc::clone(&entry.connection);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ClientAddr(peer.ip()));
-        router.clone().oneshot(request)
+        let at_work = AtWork::new(&this);
+        let answer = router.clone().oneshot(request);
+        async move { answer.await.map(|response| at_work.until_sent(response)) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Watched::new(stream, entry)), service)
 }

@@ -51,7 +51,7 @@ pub(super) struct State {
     /// A last message of the assistant is continued where the request does not say.
     pub continue_answers: bool,
     pub keys: Keys,
-    /// Names of this server, where it listens for this machine only.
+    /// Names of this server, where it listens for this machine only or asks for no key.
     pub hosts: Option<Vec<String>>,
     /// The server is on its way down.
     pub draining: AtomicBool,

@@ -57,7 +57,7 @@ impl ApiError {
     /// 403: a page of another site, through a name that leads here.
     pub(crate) fn wrong_host(host: &str) -> Self {
         let message = format!(
-            "this server listens for this machine only and does not answer to the name {host:?}; --allow-host adds a name"
+            "this server does not answer to the name {host:?}: use its address, or start it with --allow-host NAME"
         );
         Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("host_not_allowed"), message)
     }

@@ -1,0 +1,124 @@
+//! Clients that are slow, silent, gone or not who they say: others are answered, and the server ends when it is told.
+
+use crate::server::Server;
+use crate::tiny;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What comes back for these bytes, until the server closes or is silent for ten seconds.
+fn exchange(server: &Server, request: &str, half_close: bool) -> String {
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    if half_close {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut piece) {
+        answer.extend_from_slice(&piece[..n]);
+        if !half_close && answer.ends_with(b"}") {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The time that `/health` takes on a new connection.
+fn health(server: &Server) -> Duration {
+    let started = Instant::now();
+    let answer = exchange(server, "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", false);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    started.elapsed()
+}
+
+#[test]
+fn health_is_answered_whatever_others_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
+    let asks = "GET /app.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
+    for (what, bytes) in [("silent", ""), ("half a head", "GET /health HTTP/1.1\r\nhost: loc"), ("never reads", &asks)]
+    {
+        // More than the server has places for, but no more than this process may have open.
+        let mut open = Vec::new();
+        for _ in 0..700 {
+            let Ok(mut stream) = TcpStream::connect(&server.addr) else { break };
+            stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+            // It fails where the server does not take it all, or has closed.
+            let _ = stream.write_all(bytes.as_bytes());
+            open.push(stream);
+        }
+        assert!(open.len() > 600, "{what}: {}", open.len());
+        for _ in 0..5 {
+            let time = health(&server);
+            assert!(time < Duration::from_secs(5), "{what}: {time:?}");
+        }
+        assert_eq!(server.complete("tea is", &json!({})).0, 200, "{what}");
+    }
+}
+
+#[test]
+fn a_client_that_sends_nothing_more_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
+    let get = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let body = json!({"prompt": "tea is", "max_tokens": 5}).to_string();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let post = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    for (request, end) in [(get, "}"), (&post, "}"), (&[get, get].concat(), "}")] {
+        let answer = exchange(&server, request, true);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.trim_end().ends_with(end), "{request}: {answer}");
+    }
+}
+
+#[test]
+fn half_a_request_does_not_delay_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
+    let open: Vec<TcpStream> = ["", "GET /health HTTP/1.1\r\nhost: l", "POST /v1/completions HT"]
+        .iter()
+        .map(|bytes| {
+            let mut stream = TcpStream::connect(&server.addr).unwrap();
+            stream.write_all(bytes.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    health(&server);
+    let started = Instant::now();
+    assert!(Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap().success());
+    assert!(server.process.wait().unwrap().success());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    drop(open);
+}
+
+#[test]
+fn hosts_are_read_strictly_also_where_no_key_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), tiny::q8_0());
+    let all = ["--host", "0.0.0.0", "--allow-host", "steer.lan", "--slots", "1"];
+    for args in [&all[2..], &all] {
+        let mut server = Server::start(&model, args);
+        server.addr = server.addr.replace("0.0.0.0", "127.0.0.1");
+        let status = |lines: &str| {
+            let answer =
+                exchange(&server, &format!("GET /v1/models HTTP/1.1\r\n{lines}connection: close\r\n\r\n"), false);
+            answer.split(' ').nth(1).unwrap_or_default().to_owned()
+        };
+        for host in ["localhost", "127.0.0.1:80", "[::1]:8080", "steer.lan"] {
+            assert_eq!(status(&format!("host: {host}\r\n")), "200", "{args:?} {host}");
+        }
+        for host in ["evil.example", "[::1]evil.example", "localhost:80:90", "localhost.evil.example", "[::1]:x", ""] {
+            assert_ne!(status(&format!("host: {host}\r\n")), "200", "{args:?} {host}");
+        }
+        assert_ne!(status("host: localhost\r\nhost: evil.example\r\n"), "200");
+        assert_ne!(status(""), "200");
+    }
+    // A key keeps pages of other sites out: then any name will do.
+    let mut server = Server::start(&model, &["--host", "0.0.0.0", "--api-key", "k", "--slots", "1"]);
+    server.addr = server.addr.replace("0.0.0.0", "127.0.0.1");
+    let ask = "GET /v1/models HTTP/1.1\r\nhost: any.example\r\nauthorization: Bearer k\r\nconnection: close\r\n\r\n";
+    assert!(exchange(&server, ask, false).starts_with("HTTP/1.1 200"));
+}
