@@ -22,7 +22,7 @@ impl VariableArgs {
     pub fn open(&self, model: &Model, choice: &TemplateChoice, think: Think) -> anyhow::Result<ChatTemplate> {
         let template = ChatTemplate::with_settings(model, choice, &self.settings(think))?;
         if let Some(notice) = template.notice() {
-            eprintln!("note: {notice}");
+            eprintln!("note: {}", bidpo_core::chat::printable(notice));
         }
         Ok(template)
     }
@@ -32,7 +32,7 @@ impl VariableArgs {
 pub fn say_notes(template: &ChatTemplate, from: usize) -> usize {
     let notes = template.notes();
     for note in notes.iter().skip(from) {
-        eprintln!("note: {note}");
+        eprintln!("note: {}", bidpo_core::chat::printable(&note.to_string()));
     }
     notes.len()
 }

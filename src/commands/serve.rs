@@ -114,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => VectorStore::empty(&model),
     };
     for notice in notices {
-        eprintln!("bidpo: warning: {}", bidpo_core::chat::printable(notice));
+        eprintln!("bidpo: warning: {}", bidpo_core::chat::printable(&notice));
     }
     let n_slots = usize::from(args.slots);
     let n_ctx = args.ctx.map_or_else(|| Generator::default_context(&model), |n| n as usize);
