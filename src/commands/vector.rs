@@ -129,7 +129,9 @@ enum Command {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (inputs, output) = match &args.command {
-        Command::Convert { file, output, .. } | Command::Scale { file, output, .. } => (vec![file], Some(output)),
+        Command::Convert { file, output, .. }
+        | Command::Scale { file, output, .. }
+        | Command::Export { file, output, .. } => (vec![file], Some(output)),
         Command::Add { files, output, .. } | Command::Average { files, output, .. } => {
             (files.iter().collect(), Some(output))
         }
