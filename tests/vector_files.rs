@@ -166,7 +166,10 @@ fn vectors_are_made_of_vectors() {
     assert_eq!(made(&["scale", "a.gguf", "-2"]).directions[&3], [-6.0, -8.0]);
     let tenth = made(&["scale", "a.gguf", "10%"]);
     assert_eq!((tenth.norm(3), tenth.percent_of_scale(1.0)), (10.0, Some(10.0)));
-    assert_eq!(made(&["scale", "out.gguf", "0.5"]).norm(3), 5.0, "a file may be written over itself");
+    run(&["scale", "out.gguf", "0.5", "-o", "out.gguf"])
+        .code(1)
+        .stderr(predicate::str::contains("would replace the input"));
+    assert_eq!(SteeringVector::load(&path("out.gguf")).unwrap(), tenth);
     assert_eq!(made(&["convert", "c.gguf", "--layers", "5"]), SteeringVector::load(&path("c.gguf")).unwrap());
 
     let out = run(&["compare", "a.gguf", "b.gguf", "c.gguf", "--json"]).success().get_output().stdout.clone();

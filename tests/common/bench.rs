@@ -164,6 +164,9 @@ pub fn steps(path: &Path) -> usize {
     let Ok(bytes) = std::fs::read(path) else { return 0 };
     // Written atomically: whenever there is one, it is whole.
     let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes).expect("a whole checkpoint");
-    let state: Value = serde_json::from_str(&meta.metadata().as_ref().unwrap()["state"]).unwrap();
+    let state = &meta.metadata().as_ref().unwrap()["state"];
+    // A line with the checksum stands first, but in files of 0.2.0.
+    let json = state.split_once('\n').map_or(state.as_str(), |(_, json)| json);
+    let state: Value = serde_json::from_str(json).unwrap();
     state["step"].as_u64().unwrap() as usize
 }
