@@ -20,3 +20,4 @@ mod rows;
 mod server;
 mod shutdown;
 mod thoughts;
+mod tools;

@@ -85,6 +85,18 @@ pub(crate) fn grammar(schema: &Value) -> Result<String, SchemaError> {
     Ok(format!("root ::= {root}{COMMON}{}", writer.rules))
 }
 
+/// The grammar of texts that consist of a part before, JSON that is valid under a schema, and a part behind it: any of `parts`.
+pub(crate) fn grammar_of_parts(parts: &[(String, Value, String)]) -> Result<String, SchemaError> {
+    let (mut rules, mut n, mut alternatives) = (String::new(), 0, Vec::new());
+    for (before, schema, after) in parts {
+        let mut writer = Writer { schema, rules, n, references: HashMap::new() };
+        let root = writer.any(schema, "#")?;
+        alternatives.push(format!("{} ({root}) {}", literal(before), literal(after)));
+        (rules, n) = (writer.rules, writer.n);
+    }
+    Ok(format!("root ::= {}{COMMON}{rules}", alternatives.join(" | ")))
+}
+
 struct Writer<'a> {
     /// The whole schema, for references.
     schema: &'a Value,

@@ -1,6 +1,7 @@
 //! Prompts: plain text, or the messages of a chat.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,12 +13,37 @@ pub struct Message {
     /// What an assistant thought before it answered, for templates that show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    /// Calls of tools, or what a tool answered to one. Files of chats have none.
+    #[serde(skip)]
+    pub tools: ToolPart,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ToolCall {
+    /// What the tool's answer refers to.
+    pub id: String,
+    /// Name of the function.
+    pub name: String,
+    /// Its arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// What a message has to do with tools.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct ToolPart {
+    /// Calls in an assistant's message.
+    pub calls: Vec<ToolCall>,
+    /// The call that a message of role `tool` answers.
+    pub call_id: Option<String>,
+    /// The function that answers.
+    pub name: Option<String>,
 }
 
 impl Message {
     /// A message of any role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), reasoning_content: None }
+        Self { role: role.into(), content: content.into(), reasoning_content: None, tools: ToolPart::default() }
     }
 
     /// A message of the user.

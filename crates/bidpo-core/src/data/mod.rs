@@ -19,14 +19,15 @@ pub mod truthfulqa;
 
 pub use forms::{ColumnUse, FormUse, Keys, Reading, Role, SkippedRow};
 pub use groups::{PairGroups, SplitBy};
-pub use message::{Message, Prompt};
+pub use message::{Message, Prompt, ToolCall, ToolPart};
 pub use prefs::{PreferencePair, PreferenceSet, PrefsError, ReadOptions};
 pub use source::{SourceError, stem};
 pub use split::{Split, SplitError, permutation, split, split_groups};
 pub use split_file::{Part, SplitFile, SplitFileError};
 pub use template::{
-    AnswerPart, ChatTemplate, ShownChat, ShownText, ShownToken, SplitAnswer, TemplateChoice, TemplateError,
-    TemplateSettings, TemplateVariable, Think, ThoughtMarks, ThoughtSplitter, TokenizedPair, template_variables,
+    AnswerPart, AnswerPiece, CallSplitter, ChatTemplate, ShownChat, ShownText, ShownToken, SplitAnswer, TemplateChoice,
+    TemplateError, TemplateSettings, TemplateVariable, Think, ThoughtMarks, ThoughtSplitter, TokenizedPair, ToolFormat,
+    WrittenCall, template_variables,
 };
 pub use text_file::LineError;
 pub(crate) use text_file::decode;

@@ -17,6 +17,8 @@ mod place;
 mod shield;
 mod show;
 mod thoughts;
+mod tool_format;
+mod tools;
 mod unfinished;
 mod variables;
 
@@ -34,6 +36,7 @@ pub use choice::{TemplateChoice, TemplateSettings, Think};
 pub use encode::TokenizedPair;
 pub use show::{ShownChat, ShownText, ShownToken};
 pub use thoughts::{AnswerPart, SplitAnswer, ThoughtMarks, ThoughtSplitter};
+pub use tool_format::{AnswerPiece, CallSplitter, ToolFormat, WrittenCall};
 pub use variables::{TemplateVariable, template_variables};
 
 /// A chat that cannot be rendered or tokenized.
@@ -86,6 +89,32 @@ pub enum TemplateError {
     /// The template rewrites answers so that the response cannot be found in what it renders.
     #[error("the chat template {name} does not show the assistant's answer as it was given: use another --template")]
     LostResponse {
+        /// Name of the template.
+        name: String,
+    },
+    /// Tools are given, and the template leaves them out.
+    #[error(
+        "the chat template {name} does not show tools to the model: use a model or a --template that does, or send no tools"
+    )]
+    NoTools {
+        /// Name of the template.
+        name: String,
+    },
+    /// The template shows tools, but calls of them in a form that is not known.
+    #[error(
+        "the chat template {name} writes tool calls in a form that bidpo does not read (it reads JSON behind <tool_call>, \
+         [TOOL_CALLS], <|tool_call|> or <|python_tag|>, and bare JSON): send tool_choice \"none\", or no tools"
+    )]
+    NoToolFormat {
+        /// Name of the template.
+        name: String,
+    },
+    /// A tool call or a tool's answer that the template leaves out.
+    #[error(
+        "the chat template {name} does not show the tool calls or tool messages of this chat to the model: use a model or a \
+         --template that does, or write their results into the messages"
+    )]
+    LostTools {
         /// Name of the template.
         name: String,
     },
@@ -330,7 +359,7 @@ impl ChatTemplate {
     /// [`TemplateError::Render`] when the template refuses the messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
         match &self.engine {
-            Some(_) => self.write(&self.placed(messages), add_generation_prompt),
+            Some(_) => Ok(self.encoder.restored(&self.write(&self.placed(messages), add_generation_prompt)?)),
             None => Ok(encode::joined(messages)),
         }
     }

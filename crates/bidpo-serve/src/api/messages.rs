@@ -4,9 +4,10 @@ use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::notes::Notes;
 use super::thoughts::{Thoughts, variables};
+use super::tools::{self, CallReader, Tools};
 use crate::state::State;
-use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateError};
-use ggml_grad::llama::Token;
+use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateError, ToolPart};
+use ggml_grad::llama::{Grammar, Model, Token};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -30,12 +31,14 @@ pub(super) struct Chat {
     pub variables: Map<String, Value>,
     /// Thoughts are parted from answers.
     pub parts_thoughts: bool,
+    /// Functions that the answer may call.
+    pub tools: Option<Tools>,
 }
 
 impl Chat {
     /// Messages that an answer follows, with the template as it is.
     pub(super) fn plain(messages: Vec<Message>) -> Self {
-        Self { messages, ending: Ending::Answer, variables: Map::new(), parts_thoughts: true }
+        Self { messages, ending: Ending::Answer, variables: Map::new(), parts_thoughts: true, tools: None }
     }
 }
 
@@ -44,6 +47,10 @@ impl Chat {
 pub(super) struct Encoded {
     pub tokens: Vec<Token>,
     pub thoughts: Thoughts,
+    /// How calls of tools are found in the answer.
+    pub calls: Option<CallReader>,
+    /// Of a call that is required.
+    pub grammar: Option<Grammar>,
 }
 
 /// Reads `messages`, and the two fields that say what follows them.
@@ -76,7 +83,7 @@ pub(super) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Res
             return Err(fields.wrong("reasoning_format", &format!("must be auto, deepseek or none, not {other:?}")));
         }
     };
-    Ok(Chat { messages, ending, variables, parts_thoughts })
+    Ok(Chat { messages, ending, variables, parts_thoughts, tools: tools::tools(fields)? })
 }
 
 /// Reads `messages`.
@@ -85,7 +92,10 @@ pub(super) fn messages(fields: &mut Fields, notes: &mut Notes) -> Result<Vec<Mes
     if list.is_empty() {
         return Err(fields.wrong("messages", "is empty"));
     }
-    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"), notes)).collect()
+    let one = |(i, value)| message(value, &format!("messages[{i}]"), notes);
+    let mut messages = list.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+    tools::name_answers(&mut messages);
+    Ok(messages)
 }
 
 /// Keys of messages that change nothing: names that templates do not show, marks of caches and of clients.
@@ -98,12 +108,12 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
         "system" | "developer" => "system",
         "user" => "user",
         "assistant" => "assistant",
-        "tool" | "function" => {
-            let name = fields.name("role");
-            return Err(ApiError::unsupported(&name, format!("{name}: tools are not supported by this server")));
-        }
+        // OpenAI's older name for it.
+        "tool" | "function" => "tool",
         other => {
-            return Err(fields.wrong("role", &format!("must be system, developer, user or assistant, not {other:?}")));
+            return Err(
+                fields.wrong("role", &format!("must be system, developer, user, assistant or tool, not {other:?}"))
+            );
         }
     };
     let given = fields.has("content");
@@ -123,6 +133,11 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
     };
     // The words of a refusal stand in the place of the content.
     let refusal = fields.text("refusal")?;
+    let tools = match role {
+        "tool" => ToolPart { call_id: fields.text("tool_call_id")?, name: fields.text("name")?, ..ToolPart::default() },
+        "assistant" => ToolPart { calls: tools::calls(&mut fields)?, ..ToolPart::default() },
+        _ => ToolPart::default(),
+    };
     // Keys of OpenAI's own answers, mostly empty, which clients send back in the history.
     for key in ["tool_calls", "audio", "function_call"] {
         if let Some(value) = fields.take(key).filter(|v| !is_empty(v)) {
@@ -137,7 +152,7 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
     let reasoning_content = thoughts.into_iter().flatten().find(|text| !text.is_empty());
     HARMLESS.iter().for_each(|key| drop(fields.take(key)));
     fields.done(notes)?;
-    Ok(Message { reasoning_content, ..Message::new(role, content.or(refusal).unwrap_or_default()) })
+    Ok(Message { reasoning_content, tools, ..Message::new(role, content.or(refusal).unwrap_or_default()) })
 }
 
 /// True for an empty list or object.
@@ -174,29 +189,49 @@ fn part_text(value: Value, at: &str, notes: &mut Notes) -> Result<String, ApiErr
 pub(super) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Encoded, ApiError> {
     let state = Arc::clone(state);
     let encoded = tokio::task::spawn_blocking(move || encode_chat(&state, chat));
-    let encoded = encoded.await.map_err(|e| ApiError::internal(e.to_string()))?;
-    encoded.map_err(|e| ApiError::template("messages", &e))
+    encoded.await.map_err(|e| ApiError::internal(e.to_string()))?
 }
 
-fn encode_chat(state: &State, chat: Chat) -> Result<Encoded, TemplateError> {
-    let (template, model) = (state.template.with_variables(&chat.variables)?, &state.model);
-    let thoughts = if chat.parts_thoughts { Thoughts::of(&template, &chat)? } else { Thoughts::default() };
+fn encode_chat(state: &State, chat: Chat) -> Result<Encoded, ApiError> {
+    let wrong = |e: TemplateError| ApiError::template("messages", &e);
+    let (template, model) = (state.template.with_variables(&chat.variables).map_err(wrong)?, &state.model);
+    let (template, calls, grammar) = match &chat.tools {
+        None => (template, None, None),
+        Some(tools) => {
+            let prepared = tools.prepare(&template, model)?;
+            (prepared.template, Some(prepared.reader), prepared.grammar)
+        }
+    };
+    let (tokens, thoughts) = tokens_of(&template, model, chat).map_err(wrong)?;
+    Ok(Encoded { tokens, thoughts, calls, grammar })
+}
+
+fn tokens_of(template: &ChatTemplate, model: &Model, chat: Chat) -> Result<(Vec<Token>, Thoughts), TemplateError> {
+    template.check_tool_messages(&chat.messages)?;
+    let thoughts = if chat.parts_thoughts { Thoughts::of(template, &chat)? } else { Thoughts::default() };
     let tokens = match chat.ending {
         Ending::Answer => template.encode_prompt(model, &Prompt::Messages(chat.messages))?,
         Ending::Continue => template.encode_unfinished(model, &chat.messages)?,
         Ending::Bare => template.encode_finished(model, &chat.messages)?,
     };
-    Ok(Encoded { tokens, thoughts })
+    Ok((tokens, thoughts))
 }
 
 /// The text of a chat as the model would read it.
-pub(super) fn render(template: &ChatTemplate, chat: &Chat) -> Result<String, TemplateError> {
-    let template = template.with_variables(&chat.variables)?;
-    match chat.ending {
+pub(super) fn render(state: &State, chat: &Chat) -> Result<String, ApiError> {
+    let wrong = |e: TemplateError| ApiError::template("messages", &e);
+    let template = state.template.with_variables(&chat.variables).map_err(wrong)?;
+    let template = match &chat.tools {
+        Some(tools) => tools.prepare(&template, &state.model)?.template,
+        None => template,
+    };
+    template.check_tool_messages(&chat.messages).map_err(wrong)?;
+    let text = match chat.ending {
         Ending::Answer => template.render(&chat.messages, true),
         Ending::Continue => template.render_unfinished(&chat.messages),
         Ending::Bare => template.render(&chat.messages, false),
-    }
+    };
+    text.map_err(wrong)
 }
 
 #[cfg(test)]
@@ -245,7 +280,12 @@ mod tests {
             (json!({"role": "user", "content": 3}), "messages[0].content"),
             (json!({"role": "user", "content": [{"type": "image_url"}]}), "messages[0].content[0].type"),
             (json!({"role": "user", "content": [{"type": "text"}]}), "messages[0].content[0].text"),
-            (json!({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls"),
+            (json!({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls[0].function"),
+            (
+                json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}),
+                "messages[0].tool_calls[0].function.arguments",
+            ),
+            (json!({"role": "user", "content": "", "tool_calls": [{}]}), "messages[0].tool_calls"),
         ] {
             assert_eq!(read(value.clone()).unwrap_err().param.as_deref(), Some(param), "{value}");
         }

@@ -18,6 +18,7 @@ mod steering;
 mod submit;
 mod thoughts;
 mod tokens;
+mod tools;
 
 pub(super) use chat::chat;
 pub(super) use completions::completions;

@@ -3,6 +3,7 @@
 //! A request is turned into the fields of OpenAI's, so that both APIs take the same values and give the same answers.
 
 use super::body;
+use super::chat::restrict;
 use super::error::ApiError;
 use super::fields::{Fields, short};
 use super::messages::{self, Chat, Encoded};
@@ -12,6 +13,7 @@ use super::respond::{StreamKind, StreamLines, gather, stream_lines};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
+use super::tools::{CallReader, CallTeller};
 use crate::job::{Client, Event, Finish, Usage};
 use crate::state::State;
 use axum::Json;
@@ -131,9 +133,23 @@ struct Lines {
     shape: Shape,
     model: String,
     splitter: ThoughtSplitter,
+    teller: Option<CallTeller>,
 }
 
 impl Lines {
+    /// A line for a piece of the answer, without its calls in the text. `end`: it is the last one.
+    fn parted(&mut self, told: &mut Told, end: bool) -> Vec<Value> {
+        let Some(teller) = &mut self.teller else { return Vec::new() };
+        let mut parts = teller.push(&told.answer);
+        if end {
+            let rest = teller.finish();
+            parts.text += &rest.text;
+            parts.calls.extend(rest.calls);
+        }
+        told.answer = parts.text;
+        parts.calls.iter().map(ollama_call).collect()
+    }
+
     fn line(&self, told: &Told) -> Value {
         let mut value = json!({"model": self.model, "created_at": rfc3339(SystemTime::now())});
         match self.shape {
@@ -173,18 +189,16 @@ impl StreamLines for Lines {
     }
 
     fn more(&mut self, _: usize, event: &Event) -> Option<Value> {
-        match event {
-            Event::Text { text, .. } => {
-                let told = Told::of(self.splitter.push(text));
-                (!told.is_empty()).then(|| self.line(&told))
-            }
-            _ => None,
-        }
+        let Event::Text { text, .. } = event else { return None };
+        let mut told = Told::of(self.splitter.push(text));
+        let calls = self.parted(&mut told, false);
+        (!told.is_empty() || !calls.is_empty()).then(|| with_calls(self.line(&told), calls))
     }
 
     fn last(&mut self, _: usize, finish: Finish, usage: &Usage) -> Value {
-        let rest = Told::of(self.splitter.finish());
-        self.done(&rest, finish.word(), usage)
+        let mut rest = Told::of(self.splitter.finish());
+        let calls = self.parted(&mut rest, true);
+        with_calls(self.done(&rest, finish.word(), usage), calls)
     }
 
     fn end(&mut self, _: &[Usage]) -> Option<Value> {
@@ -194,6 +208,19 @@ impl StreamLines for Lines {
     fn error(&self, error: &ApiError) -> Value {
         json!({"error": error.message})
     }
+}
+
+/// A call in Ollama's form: the arguments as an object.
+fn ollama_call(call: &Value) -> Value {
+    let arguments = call["function"]["arguments"].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    json!({"function": {"name": call["function"]["name"], "arguments": arguments}})
+}
+
+fn with_calls(mut line: Value, calls: Vec<Value>) -> Value {
+    if !calls.is_empty() {
+        line["message"]["tool_calls"] = json!(calls);
+    }
+    line
 }
 
 /// Drops what `think` became where the template does not read it: such a model does not think.
@@ -254,7 +281,7 @@ pub(crate) async fn generate(
             tokio::task::spawn_blocking(move || shared.plain.encode_prompt(&shared.model, &Prompt::Text(prompt)));
         let tokens = tokens.await.map_err(|e| ApiError::internal(e.to_string()))?;
         let tokens = tokens.map_err(|e| ApiError::template("prompt", &e))?;
-        Encoded { tokens, thoughts: Thoughts::default() }
+        Encoded { tokens, thoughts: Thoughts::default(), calls: None, grammar: None }
     } else {
         let messages = system.map(Message::system).into_iter().chain([Message::user(prompt)]).collect();
         messages::encode(&state, Chat { variables, ..Chat::plain(messages) }).await?
@@ -266,7 +293,7 @@ pub(crate) async fn generate(
 fn loaded(state: &State, mut fields: Fields, notes: Notes, shape: Shape) -> Result<Response, OllamaError> {
     let model = common(&mut fields, state)?.model;
     let splitter = Thoughts::default().splitter();
-    let value = Lines { shape, model, splitter }.done(&Told::default(), "load", &Usage::default());
+    let value = Lines { shape, model, splitter, teller: None }.done(&Told::default(), "load", &Usage::default());
     Ok(notes.mark(state, Json(value).into_response()))
 }
 
@@ -279,22 +306,27 @@ struct Prepared {
 }
 
 async fn answer(state: &State, client: &Client, shape: Shape, request: Prepared) -> Result<Response, OllamaError> {
-    let Prepared { encoded: Encoded { tokens, thoughts }, mut common, limit, notes } = request;
+    let Prepared { encoded: Encoded { tokens, thoughts, calls, grammar }, mut common, limit, notes } = request;
+    restrict(&mut common, calls.as_ref(), grammar)?;
     let thoughts = if common.grammar.is_some() { Thoughts::default() } else { thoughts };
     let max_tokens = remaining_context(state, "messages", tokens.len(), limit)?;
-    let written = thoughts.written(&state.model);
+    let mut written = thoughts.written(&state.model);
+    written.extend(calls.iter().flat_map(|c| c.written(&state.model)));
     let options = CompletionOptions { written, ..CompletionOptions::of(&mut common, None) };
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
     let events = submit(state, client, vec![sequence], 1, &options)?;
     drop(options);
-    let lines = Lines { shape, model: common.model, splitter: thoughts.splitter() };
+    let teller = calls.as_ref().map(CallReader::teller);
+    let mut lines = Lines { shape, model: common.model, splitter: thoughts.splitter(), teller };
     if common.stream {
         return Ok(notes.mark(state, stream_lines(events, 1, lines)));
     }
     let (mut choices, usage) = gather(events, 1).await?;
     let choice = choices.pop().unwrap_or_default();
     let reason = choice.finish.map_or("stop", Finish::word);
-    Ok(notes.mark(state, Json(lines.done(&thoughts.split(&choice.text), reason, &usage[0])).into_response()))
+    let mut told = thoughts.split(&choice.text);
+    let calls = lines.parted(&mut told, true);
+    Ok(notes.mark(state, Json(with_calls(lines.done(&told, reason, &usage[0]), calls)).into_response()))
 }
 
 /// What is told of the model in lists.

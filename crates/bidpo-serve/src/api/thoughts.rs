@@ -4,6 +4,7 @@ use super::error::ApiError;
 use super::fields::{Fields, short};
 use super::messages::{Chat, Ending};
 use super::notes::Notes;
+use super::tools::control_tokens;
 use bidpo_core::data::{AnswerPart, ChatTemplate, Message, TemplateError, ThoughtMarks, ThoughtSplitter};
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Map, Value, json};
@@ -78,11 +79,7 @@ impl Thoughts {
     /// Marks that are control tokens, which are written out so that thoughts are found.
     pub(super) fn written(&self, model: &Model) -> Vec<Token> {
         let marks = self.marks.iter().flat_map(|m| [&m.open, &m.close]);
-        let tokens = marks.filter_map(|mark| match model.tokenize(mark, false, true).ok()?.as_slice() {
-            [one] if model.token_bytes(*one, false).is_empty() => Some(*one),
-            _ => None,
-        });
-        tokens.collect()
+        control_tokens(model, &marks.map(String::as_str).collect::<Vec<_>>())
     }
 
     /// For an answer that is being written.

@@ -72,7 +72,8 @@ pub(super) fn marker(i: usize) -> String {
 
 /// The chat with a marker in place of each content.
 pub(super) fn marked(messages: &[Message]) -> Vec<Message> {
-    messages.iter().enumerate().map(|(i, m)| Message::new(&m.role, marker(i))).collect()
+    let one = |(i, m): (usize, &Message)| Message { tools: m.tools.clone(), ..Message::new(&m.role, marker(i)) };
+    messages.iter().enumerate().map(one).collect()
 }
 
 /// The roles of a chat, as the key of what is known about chats of these roles.

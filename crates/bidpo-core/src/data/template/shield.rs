@@ -7,7 +7,9 @@
 
 use super::Message;
 use super::thoughts::ThoughtMarks;
+use crate::data::{ToolCall, ToolPart};
 use ggml_grad::llama::{LlamaError, Model, Token};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Encodes rendered text with the tokenizer of one model.
@@ -17,6 +19,8 @@ pub(super) struct Encoder {
     guarded: Arc<Vec<String>>,
     /// Those of them that llama.cpp finds in plain text too.
     everywhere: Arc<Vec<String>>,
+    /// Stand-ins in the tools that the template is given.
+    given: Arc<Shields>,
     /// The tokenizer puts a space before text (SentencePiece models such as Llama 2).
     space_prefix: bool,
 }
@@ -25,7 +29,7 @@ pub(super) struct Encoder {
 const STAND_INS: std::ops::Range<u32> = 0xF_0000..0xF_FFFE;
 
 /// Control texts found in messages, and the character that stands for each.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Shields(Vec<(char, String)>);
 
 impl Shields {
@@ -72,6 +76,17 @@ impl Shields {
     }
 }
 
+/// All texts of a JSON value.
+fn gather(key: &str, value: &Value, out: &mut String) {
+    *out += key;
+    match value {
+        Value::String(text) => *out += text,
+        Value::Array(list) => list.iter().for_each(|v| gather("", v, out)),
+        Value::Object(map) => map.iter().for_each(|(k, v)| gather(k, v, out)),
+        _ => {}
+    }
+}
+
 /// True for the texts of user-defined tokens that are markup: of any template, or of this one.
 fn is_markup(text: &str, source: &str) -> bool {
     let bars = ["<|", "|>", "<｜", "｜>"];
@@ -89,15 +104,22 @@ impl Encoder {
         guarded.extend(everywhere.iter().cloned());
         guarded.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         guarded.dedup();
-        Self { guarded: Arc::new(guarded), everywhere: Arc::new(everywhere), space_prefix }
+        Self { guarded: Arc::new(guarded), everywhere: Arc::new(everywhere), given: Arc::default(), space_prefix }
     }
 
     /// Replaces control texts in every message. The marks of thoughts stay in an assistant's messages, where the template
     /// looks for them.
     pub(super) fn shield(&self, messages: &[Message], marks: Option<&ThoughtMarks>) -> (Vec<Message>, Shields) {
-        let mut shields = Shields::default();
-        let texts = |m: &Message| [Some(m.content.clone()), m.reasoning_content.clone()];
-        let taken: String = messages.iter().flat_map(texts).flatten().collect();
+        let mut shields = (*self.given).clone();
+        let mut taken = String::new();
+        for m in messages {
+            taken += &m.content;
+            taken.extend(m.reasoning_content.as_deref());
+            for call in &m.tools.calls {
+                taken += &call.name;
+                call.arguments.iter().for_each(|(key, value)| gather(key, value, &mut taken));
+            }
+        }
         if !self.guarded.iter().any(|c| taken.contains(c.as_str())) {
             return (messages.to_vec(), shields);
         }
@@ -109,11 +131,52 @@ impl Encoder {
                 Message {
                     role: m.role.clone(),
                     content: shield(&m.content),
-                    reasoning_content: m.reasoning_content.as_deref().map(shield),
+                    reasoning_content: m.reasoning_content.as_deref().map(&mut shield),
+                    tools: ToolPart {
+                        calls: m.tools.calls.iter().map(|c| self.shield_call(c, &mut shields, &taken)).collect(),
+                        ..m.tools.clone()
+                    },
                 }
             })
             .collect();
         (shielded, shields)
+    }
+
+    fn shield_call(&self, call: &ToolCall, shields: &mut Shields, taken: &str) -> ToolCall {
+        let Value::Object(arguments) = self.shield_value(&Value::Object(call.arguments.clone()), shields, taken) else {
+            return call.clone();
+        };
+        let name = shields.shield(&call.name, &self.guarded, None, taken);
+        ToolCall { id: call.id.clone(), name, arguments }
+    }
+
+    fn shield_value(&self, value: &Value, shields: &mut Shields, taken: &str) -> Value {
+        match value {
+            Value::String(text) => Value::String(shields.shield(text, &self.guarded, None, taken)),
+            Value::Array(list) => list.iter().map(|v| self.shield_value(v, shields, taken)).collect(),
+            Value::Object(map) => {
+                let entry = |(k, v): (&String, &Value)| {
+                    let key = shields.shield(k, &self.guarded, None, taken);
+                    (key, self.shield_value(v, shields, taken))
+                };
+                Value::Object(map.iter().map(entry).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Replaces control texts in tools, and keeps their stand-ins for every chat.
+    pub(super) fn shield_tools(&mut self, tools: &Value) -> Value {
+        let (mut shields, mut taken) = (Shields::default(), String::new());
+        gather("", tools, &mut taken);
+        let shielded = self.shield_value(tools, &mut shields, &taken);
+        self.given = Arc::new(shields);
+        shielded
+    }
+
+    /// A rendered text with what the stand-ins in its tools stand for.
+    pub(super) fn restored(&self, text: &str) -> String {
+        self.given.restored(text)
     }
 
     /// Tokenizes a run of text that follows `before` (empty at the start of everything). Only where a person's message

@@ -32,7 +32,7 @@ impl ChatTemplate {
     pub fn render_unfinished(&self, messages: &[Message]) -> Result<String, TemplateError> {
         match (self.is_none(), messages.split_last()) {
             (false, Some((last, before))) if last.content.trim().is_empty() => self.render(before, true),
-            (false, Some(_)) => self.up_to_last_content(self.placed(messages)),
+            (false, Some(_)) => Ok(self.encoder.restored(&self.up_to_last_content(self.placed(messages))?)),
             _ => self.render(messages, false),
         }
     }

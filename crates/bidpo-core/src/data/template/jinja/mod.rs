@@ -14,6 +14,7 @@ mod tests;
 
 use super::variables::{GIVEN, OWN};
 use super::{Message, TemplateError, date};
+use crate::data::ToolCall;
 use budget::{MAX_SOURCE, MAX_STEPS, charge};
 use jiff::Timestamp;
 use minijinja::value::{Rest, Value};
@@ -127,6 +128,16 @@ fn value_of(message: &Message, parts: bool) -> Value {
     if let Some(thought) = &message.reasoning_content {
         for name in ["reasoning_content", "reasoning", "thinking"] {
             fields[name] = json!(thought);
+        }
+    }
+    let tools = &message.tools;
+    if !tools.calls.is_empty() {
+        let call = |c: &ToolCall| json!({"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}});
+        fields["tool_calls"] = tools.calls.iter().map(call).collect();
+    }
+    for (key, value) in [("tool_call_id", &tools.call_id), ("name", &tools.name)] {
+        if let Some(value) = value {
+            fields[key] = json!(value);
         }
     }
     Value::from_serialize(fields)

@@ -1,0 +1,277 @@
+//! `tools` and `tool_choice`: functions that the model may call, and its calls told in OpenAI's form.
+
+use super::error::ApiError;
+use super::fields::{Fields, kind, short};
+use crate::schema;
+use bidpo_core::data::{
+    AnswerPiece, CallSplitter, ChatTemplate, Message, TemplateError, ToolCall, ToolFormat, WrittenCall,
+};
+use ggml_grad::llama::{Grammar, Model, Token};
+use rand::Rng as _;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// The most functions of a request, and letters of a name (OpenAI's limits).
+const MAX_TOOLS: usize = 128;
+const MAX_NAME: usize = 64;
+
+/// Which functions the answer may or must call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ToolChoice {
+    Auto,
+    Required,
+    Named(String),
+}
+
+/// The functions of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Tools {
+    list: Vec<Value>,
+    choice: ToolChoice,
+}
+
+/// Reads `tools` and `tool_choice`; `None` where the answer can call nothing.
+pub(super) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiError> {
+    let list = fields.list("tools")?.unwrap_or_default();
+    let choice = match fields.take("tool_choice") {
+        None => Some(ToolChoice::Auto),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" | "" => Some(ToolChoice::Auto),
+            "none" => None,
+            // Mistral's word is any.
+            "required" | "any" => Some(ToolChoice::Required),
+            other => {
+                let what = format!("must be none, auto, required or a function, not {:?}", short(&json!(other)));
+                return Err(fields.wrong("tool_choice", &what));
+            }
+        },
+        Some(value @ Value::Object(_)) => match (value["function"]["name"].as_str(), value["type"].as_str()) {
+            (Some(name), Some("function") | None) => Some(ToolChoice::Named(name.to_owned())),
+            _ => {
+                let what = "as an object must be {\"type\": \"function\", \"function\": {\"name\": NAME}}";
+                return Err(fields.wrong("tool_choice", what));
+            }
+        },
+        Some(other) => {
+            return Err(fields.wrong("tool_choice", &format!("must be a string or an object, not {}", kind(&other))));
+        }
+    };
+    if list.len() > MAX_TOOLS {
+        return Err(fields.wrong("tools", &format!("holds {} functions, {MAX_TOOLS} are allowed", list.len())));
+    }
+    let at = fields.name("tools");
+    let list: Vec<Value> =
+        list.into_iter().enumerate().map(|(i, t)| function(t, &format!("{at}[{i}]"))).collect::<Result<_, _>>()?;
+    let names: Vec<&str> = list.iter().map(name_of).collect();
+    if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(fields.wrong("tools", &format!("holds two functions {:?}", twice.1)));
+    }
+    match &choice {
+        Some(ToolChoice::Named(name)) if !names.contains(&name.as_str()) => {
+            return Err(fields.wrong("tool_choice", &format!("names {name:?}, which is not among the tools")));
+        }
+        Some(ToolChoice::Required) if list.is_empty() => {
+            return Err(fields.wrong("tool_choice", "is required, and there are no tools"));
+        }
+        _ => {}
+    }
+    Ok(choice.filter(|_| !list.is_empty()).map(|choice| Tools { list, choice }))
+}
+
+fn name_of(tool: &Value) -> &str {
+    tool["function"]["name"].as_str().unwrap_or_default()
+}
+
+/// Checks one tool. Templates read `parameters` of each, so that it is never missing.
+fn function(value: Value, at: &str) -> Result<Value, ApiError> {
+    let mut fields = Fields::new(value, at)?;
+    let name = fields.name("type");
+    match fields.text("type")?.as_deref() {
+        None | Some("function") => {}
+        Some(other) => {
+            let message =
+                format!("{name}: only functions are supported by this server, not {:?}", short(&json!(other)));
+            return Err(ApiError::unsupported(&name, message));
+        }
+    }
+    let Some(Value::Object(mut function)) = fields.take("function") else {
+        return Err(fields.wrong("function", "must be an object with a name"));
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match function.get("name").and_then(Value::as_str) {
+        Some(name) if !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain) => {}
+        _ => {
+            let what = format!("must be 1 to {MAX_NAME} letters, digits, _, - and . (ASCII)");
+            return Err(fields.wrong("function.name", &what));
+        }
+    }
+    match function.get("parameters") {
+        None | Some(Value::Null) => {
+            function.insert("parameters".into(), json!({"type": "object", "properties": {}}));
+        }
+        Some(Value::Object(_)) => {}
+        Some(other) => {
+            return Err(fields.wrong("function.parameters", &format!("must be a JSON schema, not {}", kind(other))));
+        }
+    }
+    if !function.get("description").is_some_and(Value::is_string) {
+        function.insert("description".into(), json!(""));
+    }
+    function.remove("strict");
+    Ok(json!({"type": "function", "function": function}))
+}
+
+/// Reads `tool_calls` of an assistant's message.
+pub(super) fn calls(fields: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
+    let list = fields.list("tool_calls")?.unwrap_or_default();
+    let at = fields.name("tool_calls");
+    let call = |(i, value): (usize, Value)| {
+        let at = format!("{at}[{i}]");
+        let mut call = Fields::new(value, &at)?;
+        let id = call.text("id")?.unwrap_or_default();
+        let function = call.take("function").ok_or_else(|| call.wrong("function", "is missing"))?;
+        let mut function = Fields::new(function, format!("{at}.function"))?;
+        let name = function.text("name")?.ok_or_else(|| function.wrong("name", "is missing"))?;
+        let arguments = match function.take("arguments") {
+            None => Some(Map::new()),
+            Some(Value::Object(map)) => Some(map),
+            Some(Value::String(text)) if text.trim().is_empty() => Some(Map::new()),
+            Some(Value::String(text)) => serde_json::from_str(&text).ok(),
+            Some(_) => None,
+        };
+        let arguments = arguments.ok_or_else(|| function.wrong("arguments", "must be a JSON object, as text"))?;
+        Ok(ToolCall { id, name, arguments })
+    };
+    list.into_iter().enumerate().map(call).collect()
+}
+
+/// Gives tools' messages the names of their functions, which some templates show.
+pub(super) fn name_answers(messages: &mut [Message]) {
+    let calls: Vec<ToolCall> = messages.iter().flat_map(|m| m.tools.calls.clone()).collect();
+    for message in messages.iter_mut().filter(|m| m.role == "tool" && m.tools.name.is_none()) {
+        let call = calls.iter().rev().find(|c| Some(&c.id) == message.tools.call_id.as_ref());
+        message.tools.name = call.map(|c| c.name.clone());
+    }
+}
+
+/// How calls are found in an answer.
+#[derive(Debug, Clone)]
+pub(super) struct CallReader {
+    format: ToolFormat,
+    names: Vec<String>,
+}
+
+/// A template that shows the tools, and how the answer is read.
+pub(super) struct Prepared {
+    pub template: ChatTemplate,
+    pub reader: CallReader,
+    /// Where a call is required.
+    pub grammar: Option<Grammar>,
+}
+
+impl Tools {
+    /// Puts the tools into a template.
+    pub(super) fn prepare(&self, template: &ChatTemplate, model: &Arc<Model>) -> Result<Prepared, ApiError> {
+        let wrong = |e: TemplateError| ApiError::unsupported("tools", format!("tools: {e}"));
+        let template = template.with_tools(&self.list).map_err(wrong)?;
+        let format = template.tool_format().map_err(wrong)?;
+        let grammar = match &self.choice {
+            ToolChoice::Auto => None,
+            ToolChoice::Required => Some(self.grammar(&format, None, model)?),
+            ToolChoice::Named(name) => Some(self.grammar(&format, Some(name), model)?),
+        };
+        let names = self.list.iter().map(|t| name_of(t).to_owned()).collect();
+        Ok(Prepared { template, reader: CallReader { format, names }, grammar })
+    }
+
+    /// The grammar of one call: of the function `only`, or of any.
+    fn grammar(&self, format: &ToolFormat, only: Option<&str>, model: &Arc<Model>) -> Result<Grammar, ApiError> {
+        let wrong = |e: String| ApiError::invalid("tools", format!("tools: {e}"));
+        let functions: Vec<(&str, &Value)> = self
+            .list
+            .iter()
+            .filter(|t| only.is_none_or(|name| name == name_of(t)))
+            .map(|t| (name_of(t), &t["function"]["parameters"]))
+            .collect();
+        let text = schema::grammar_of_parts(&format.one_call(&functions)).map_err(|e| wrong(format!("schema {e}")))?;
+        Grammar::new(model, &text).map_err(|e| wrong(e.to_string()))
+    }
+}
+
+impl CallReader {
+    /// Texts that are written out though they may be control tokens.
+    pub(super) fn written(&self, model: &Model) -> Vec<Token> {
+        control_tokens(model, &self.format.marks())
+    }
+
+    /// For an answer that is being written.
+    pub(super) fn teller(&self) -> CallTeller {
+        CallTeller { splitter: self.format.splitter(self.names.clone()), n: 0 }
+    }
+}
+
+/// Those of some texts that are one control token each, which the engine writes out only when asked.
+pub(super) fn control_tokens(model: &Model, texts: &[&str]) -> Vec<Token> {
+    let token = |text: &&str| match model.tokenize(text, false, true).ok()?.as_slice() {
+        [one] if model.token_bytes(*one, false).is_empty() => Some(*one),
+        _ => None,
+    };
+    texts.iter().filter_map(token).collect()
+}
+
+/// Parts an answer into text and calls as OpenAI tells them.
+#[derive(Debug, Clone)]
+pub(super) struct CallTeller {
+    splitter: CallSplitter,
+    n: usize,
+}
+
+/// Text and calls of an answer, or of a piece of it.
+#[derive(Debug, Default)]
+pub(super) struct TextAndCalls {
+    pub text: String,
+    /// As entries of `tool_calls`, with their `index`.
+    pub calls: Vec<Value>,
+}
+
+impl CallTeller {
+    pub(super) fn push(&mut self, text: &str) -> TextAndCalls {
+        let pieces = self.splitter.push(text);
+        self.tell(pieces)
+    }
+
+    pub(super) fn finish(&mut self) -> TextAndCalls {
+        let pieces = self.splitter.finish();
+        self.tell(pieces)
+    }
+
+    /// True if a call was told.
+    pub(super) fn has_calls(&self) -> bool {
+        self.n > 0
+    }
+
+    fn tell(&mut self, pieces: Vec<AnswerPiece>) -> TextAndCalls {
+        let mut out = TextAndCalls::default();
+        for piece in pieces {
+            match piece {
+                AnswerPiece::Text(text) => out.text += &text,
+                AnswerPiece::Call(call) => {
+                    out.calls.push(call_json(self.n, &call));
+                    self.n += 1;
+                }
+            }
+        }
+        out
+    }
+}
+
+fn call_json(index: usize, call: &WrittenCall) -> Value {
+    let arguments = Value::Object(call.arguments.clone()).to_string();
+    json!({"index": index, "id": new_id(), "type": "function", "function": {"name": call.name, "arguments": arguments}})
+}
+
+/// Nine letters and digits: Mistral's templates take no other ids.
+fn new_id() -> String {
+    let mut rng = rand::rng();
+    (0..9).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()
+}
