@@ -3,15 +3,21 @@
 #![allow(rustdoc::bare_urls)] // the documentation of a flag is its help text
 #![allow(unreachable_pub)] // nothing is reachable from outside a program
 
+// First: it defines the macros with which the others print.
+#[macro_use]
+mod terminal;
+
 mod args;
 mod commands;
-mod terminal;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match commands::Cli::read(std::env::args_os()).run() {
-        Ok(code) => code,
+        Ok(code) => {
+            terminal::streams::flush();
+            code
+        }
         Err(error) => {
             eprintln!("bidpo: {}", terminal::message(&error));
             ExitCode::FAILURE

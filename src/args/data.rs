@@ -80,7 +80,7 @@ fn tell(set: &PreferenceSet) {
     list(skipped, *rows, "rows cannot be read and are left out (--strict stops at the first)");
 }
 
-fn plural(n: usize) -> &'static str {
+pub(crate) fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 

@@ -73,7 +73,7 @@ impl Kind {
             Self::Pairs => {
                 let line = head.split(|&b| b == b'\n').next().unwrap_or_default();
                 serde_json::from_slice::<serde_json::Value>(line)
-                    .is_ok_and(|v| ["prompt", "chosen", "rejected"].iter().all(|key| v[key].is_string()))
+                    .is_ok_and(|v| ["prompt", "chosen", "rejected"].iter().all(|key| !v[key].is_null()))
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::terminal::columns::{LiveColumns, terminal_width};
 use crate::terminal::editor::{Input, LineEditor};
 use crate::terminal::interrupt::Interrupt;
 use crate::terminal::markdown::Markdown;
+use crate::terminal::streams;
 use anyhow::{Context as _, anyhow, ensure};
 use bidpo_core::chat::{
     COMMANDS, ChatError, ChatSession, Command, GenerateOptions, Generation, GeneratorParams, NOTES, Side, StopReason,
@@ -16,7 +17,7 @@ use bidpo_core::chat::{
 use bidpo_core::data::Think;
 use bidpo_core::steer::Convention;
 use show::{describe, short};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -212,7 +213,7 @@ impl Chat {
         let mut markdown = Markdown::new(self.styled);
         let show = |text: &str| {
             print!("{text}");
-            let _ = std::io::stdout().flush();
+            streams::flush();
         };
         let answer = ask(&mut self.session, &self.options, &mut |piece| show(&markdown.push(&printable(piece))));
         show(&markdown.finish());
@@ -245,7 +246,7 @@ impl Chat {
         let mut show = |rows: String| {
             if !rows.is_empty() {
                 print!("{}{rows}", head.take().unwrap_or_default());
-                let _ = std::io::stdout().flush();
+                streams::flush();
             }
         };
         let both = self.session.compare(question, &self.options, &mut |side, piece| {

@@ -1,6 +1,5 @@
 //! `bidpo first-token`, hidden: llama.cpp alone, for `bidpo bench` to compare the start of `generate` with.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Options of `bidpo first-token`.
@@ -15,9 +14,8 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bytes = ggml_grad::llama::first_token(&args.model.model, &args.text, args.model.threads())?;
-    let mut out = std::io::stdout();
-    out.write_all(&bytes)?;
-    out.flush()?;
+    crate::terminal::streams::out_bytes(&bytes);
+    crate::terminal::streams::flush();
     println!();
     Ok(ExitCode::SUCCESS)
 }

@@ -5,11 +5,12 @@ use crate::args::steering::{Scale, SteeringArgs, measure_residual_norms};
 use crate::args::template::say_notes;
 use crate::terminal::columns::{side_by_side, terminal_width};
 use crate::terminal::interrupt::Interrupt;
+use crate::terminal::streams;
 use anyhow::{Context as _, ensure};
 use bidpo_core::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason, printable};
 use bidpo_core::data::{Message, Prompt, Think};
 use bidpo_core::steer::{ScaledVector, combine};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     // A file gets the text as it is; a terminal would obey what is in it.
                     let text = if terminal { printable(piece) } else { piece.to_owned() };
                     print!("{text}");
-                    let _ = std::io::stdout().flush();
+                    streams::flush();
                 }
             })
         })?;

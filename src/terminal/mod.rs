@@ -1,4 +1,7 @@
-//! Text on a terminal: columns, line editing, Markdown, errors, Ctrl-C.
+//! Text on a terminal: columns, line editing, Markdown, errors, Ctrl-C, and the streams themselves.
+
+#[macro_use]
+pub mod streams;
 
 pub mod columns;
 pub mod editor;

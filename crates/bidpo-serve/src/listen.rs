@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,10 +58,7 @@ pub(super) async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Too many open files, most likely: some will be closed.
-                #[expect(clippy::print_stderr, reason = "a running server has nobody else to tell")]
-                {
-                    eprintln!("bidpo: cannot accept a connection: {error}");
-                }
+                let _ = writeln!(std::io::stderr(), "bidpo: cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

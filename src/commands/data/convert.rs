@@ -40,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             json!({ "file": out.to_string(), "pairs": set.len(), "sha256": set.sha256, "reading": reading })
         );
     } else {
-        println!("{out}: {} pairs", set.len());
+        println!("{out}: {} pair{}", set.len(), crate::args::data::plural(set.len()));
     }
     Ok(ExitCode::SUCCESS)
 }
