@@ -193,7 +193,7 @@ impl PromptArgs {
             None if self.system.is_empty() => BUILTIN_SYSTEM_PROMPTS.iter().take(n).map(|s| (*s).to_owned()).collect(),
             None => self.system.clone(),
             Some(file) => {
-                let text = std::fs::read_to_string(file)
+                let text = ggml_grad::files::read_text(file)
                     .with_context(|| format!("--system-prompts {}: it cannot be read as text", file.display()))?;
                 text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::to_owned).collect()
             }
@@ -269,7 +269,7 @@ impl Preamble {
             "none" => plain(String::new()),
             "chat" => Ok(Preamble::Chat),
             file => {
-                let text = std::fs::read_to_string(file).with_context(|| {
+                let text = ggml_grad::files::read_text(std::path::Path::new(file)).with_context(|| {
                     format!("--prompt {file}: neither qa, none, chat nor a text file that can be read")
                 })?;
                 let text = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_end();

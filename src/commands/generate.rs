@@ -144,9 +144,8 @@ fn prompt_text(args: &Args) -> anyhow::Result<String> {
         (Some(text), _) if text == "-" => stdin()?,
         (Some(text), _) => return Ok(text.clone()),
         (None, Some(file)) if file.as_os_str() == "-" => stdin()?,
-        (None, Some(file)) => {
-            std::fs::read_to_string(file).with_context(|| format!("cannot read the prompt from {}", file.display()))?
-        }
+        (None, Some(file)) => ggml_grad::files::read_text(file)
+            .with_context(|| format!("cannot read the prompt from {}", file.display()))?,
         (None, None) => String::new(), // clap asks for one of the two
     };
     let text = text.strip_suffix('\n').unwrap_or(&text);

@@ -93,7 +93,7 @@ impl AccessArgs {
     fn keys(&self) -> anyhow::Result<Vec<String>> {
         let mut keys = self.api_keys.clone();
         if let Some(file) = &self.api_key_file {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = ggml_grad::files::read_text(file).with_context(|| format!("cannot read {}", file.display()))?;
             keys.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
             ensure!(!keys.is_empty(), "{} holds no API key: write one per line", file.display());
         }

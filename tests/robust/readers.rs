@@ -108,3 +108,23 @@ fn long_lists_of_layers_are_read_in_linear_time() {
     assert!("0-65535,65535".parse::<Layers>().is_err());
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
+
+#[test]
+fn devices_are_no_data() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["zero.jsonl", "zero.csv", "zero.jinja", "zero.txt"] {
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(name)).unwrap();
+    }
+    tiny::model(dir.path(), tiny::q8_0());
+    let generate = ["generate", "-m", "tiny.gguf", "-n", "1"];
+    for args in [
+        &["data", "inspect", "zero.jsonl"][..],
+        &["data", "inspect", "zero.csv"],
+        &["report", "zero.jsonl"],
+        &[&generate[..], &["--prompt-file", "zero.txt"]].concat(),
+        &[&generate[..], &["--prompt", "a", "--template", "zero.jinja"]].concat(),
+    ] {
+        let said = refusal(dir.path(), args);
+        assert!(said.contains("more than 268435456 bytes"), "{said}");
+    }
+}

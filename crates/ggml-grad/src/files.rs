@@ -180,6 +180,26 @@ pub fn read_at_most(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The most bytes that are read from a pipe or a device.
+const MAX_STREAM: u64 = 1 << 28;
+
+/// Reads a whole file. A regular file may have any size; a pipe or a device, which may never end, at most 256 MiB.
+///
+/// # Errors
+/// The system's; a longer stream.
+pub fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.is_file() { std::fs::read(path) } else { read_at_most(path, MAX_STREAM) }
+}
+
+/// Reads a whole file of UTF-8 text, as [`read_whole`].
+///
+/// # Errors
+/// The system's; a longer stream; [`std::io::ErrorKind::InvalidData`] for other bytes.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    String::from_utf8(read_whole(path)?)
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
+}
+
 /// A file that says that a process is at work; locked until it is dropped, then removed. The lock of a killed process is free.
 #[derive(Debug)]
 pub struct LockFile {

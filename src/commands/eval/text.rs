@@ -31,7 +31,7 @@ pub struct Args {
 
 /// Reads a text file.
 fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = ggml_grad::files::read_whole(path).with_context(|| format!("cannot read {}", path.display()))?;
     let sha256 = sha256_of_bytes(&bytes);
     let Ok(text) = String::from_utf8(bytes) else { bail!("{}: this is not UTF-8 text", path.display()) };
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();

@@ -124,7 +124,8 @@ impl Gold {
     /// # Errors
     /// [`GoldError::Read`], [`GoldError::Format`].
     pub fn load(path: &Path) -> Result<Self, GoldError> {
-        let text = std::fs::read(path).map_err(|source| GoldError::Read { path: path.to_owned(), source })?;
+        let text =
+            ggml_grad::files::read_whole(path).map_err(|source| GoldError::Read { path: path.to_owned(), source })?;
         let format = |reason: String| GoldError::Format { path: path.to_owned(), reason };
         let mut gold: Self = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
         if gold.pairs.is_empty() || gold.v.len() != gold.mean_grad.len() || gold.direction.abs() != 1.0 {

@@ -159,7 +159,7 @@ impl MappingFile {
                 .map_err(|e| MappingError::Format { path: source.to_owned(), reason: e.to_string() })
         };
         if source.is_file() {
-            let bytes = std::fs::read(source).map_err(FileError::read(source))?;
+            let bytes = ggml_grad::files::read_whole(source).map_err(FileError::read(source))?;
             let text = super::decode(&bytes)
                 .map_err(|_| MappingError::Format { path: source.to_owned(), reason: "it is not UTF-8".into() })?;
             return parse(text);

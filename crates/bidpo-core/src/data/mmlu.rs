@@ -59,7 +59,7 @@ pub fn load(folder: &Path, with_dev: bool) -> Result<Vec<Subject>, ChoiceError> 
 }
 
 fn read(path: &Path) -> Result<Vec<ChoiceItem>, ChoiceError> {
-    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let bytes = ggml_grad::files::read_whole(path).map_err(FileError::read(path))?;
     let at = LineError::of(path);
     let wrong = |line, reason| ChoiceError::from(at(line, reason));
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(&bytes[..]);

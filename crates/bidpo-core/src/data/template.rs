@@ -185,7 +185,7 @@ impl ChatTemplate {
             },
             TemplateChoice::Named(name) => (name.clone(), Some(name.clone())),
             TemplateChoice::File(path) => {
-                let source = std::fs::read_to_string(path).map_err(FileError::read(path))?;
+                let source = ggml_grad::files::read_text(path).map_err(FileError::read(path))?;
                 (path.display().to_string(), Some(source))
             }
         };

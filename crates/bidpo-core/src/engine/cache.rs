@@ -147,7 +147,7 @@ impl Cache {
     /// The contents stored under a key. A file that cannot be trusted is noticed and counts as none.
     pub(super) fn load(&mut self, key: &str) -> Option<Stored> {
         let path = self.path(key);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match ggml_grad::files::read_whole(&path) {
             Ok(bytes) => bytes,
             Err(e) => {
                 if e.kind() != std::io::ErrorKind::NotFound {

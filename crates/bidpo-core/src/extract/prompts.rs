@@ -35,7 +35,7 @@ const KEYS: [&str; 4] = ["prompt", "question", "text", "messages"];
 /// # Errors
 /// [`PromptsError`], with file and line.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, PromptsError> {
-    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let bytes = ggml_grad::files::read_whole(path).map_err(FileError::read(path))?;
     let at = LineError::of(path);
     let text = decode(&bytes).map_err(|e| at(e.line, "this is not UTF-8 text".into()))?;
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();

@@ -169,8 +169,8 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Io`], [`CheckpointError::Damaged`].
     pub fn identity(path: &Path) -> Result<RecordedIdentity, CheckpointError> {
-        let file =
-            std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.display().to_string(), source })?;
+        let file = ggml_grad::files::read_whole(path)
+            .map_err(|source| CheckpointError::Io { path: path.display().to_string(), source })?;
         Ok(state_of(&file, path)?.identity)
     }
 
@@ -185,7 +185,7 @@ impl Checkpoint {
     ) -> Result<Self, CheckpointError> {
         let name = || path.display().to_string();
         let damaged = |reason: String| CheckpointError::Damaged { path: name(), reason };
-        let file = std::fs::read(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
+        let file = ggml_grad::files::read_whole(path).map_err(|source| CheckpointError::Io { path: name(), source })?;
         let state = state_of(&file, path)?;
         if !source.accepts(&state.identity) || state.kind != intervention.kind() {
             return Err(CheckpointError::OtherRun { path: name() });

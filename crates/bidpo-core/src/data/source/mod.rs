@@ -137,7 +137,7 @@ impl Source {
     /// # Errors
     /// [`SourceError`].
     pub(crate) fn load(path: &Path) -> Result<Self, SourceError> {
-        let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+        let bytes = ggml_grad::files::read_whole(path).map_err(FileError::read(path))?;
         Self::parse(bytes, path)
     }
 
@@ -148,7 +148,7 @@ impl Source {
     pub(crate) fn load_table(path: &Path) -> Result<Self, SourceError> {
         match Self::load(path) {
             Err(SourceError::Unknown { .. }) => {
-                let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+                let bytes = ggml_grad::files::read_whole(path).map_err(FileError::read(path))?;
                 let sha256 = ggml_grad::files::sha256_of_bytes(&bytes);
                 let Rows { format, rows } = table::rows(text_of(&bytes), b',', Format::Csv, path)?;
                 Ok(Self { path: path.to_owned(), sha256, format, packing: Packing::None, rows })

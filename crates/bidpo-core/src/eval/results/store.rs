@@ -58,7 +58,7 @@ pub enum ResultsError {
 /// # Errors
 /// [`ResultsError::File`], [`ResultsError::Line`].
 pub fn read(path: &Path) -> Result<(Manifest, Vec<Record>, u64), ResultsError> {
-    let bytes = std::fs::read(path).map_err(FileError::read(path))?;
+    let bytes = ggml_grad::files::read_whole(path).map_err(FileError::read(path))?;
     parse(path, &bytes)
 }
 

@@ -1,6 +1,6 @@
 //! Filters and tests whose Jinja2 meaning differs from minijinja's, that minijinja lacks, or that can make long texts.
 
-use super::budget::{charge, check_items, spend};
+use super::budget::{MAX_ITEMS, charge, check_items, spend};
 use super::format::percent_format;
 use super::json::tojson;
 use super::methods::{is_lower, is_upper, join};
@@ -75,6 +75,12 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         charge(state, value.len().unwrap_or(0) * size_of::<Value>())?;
         filters::list(state, value)
     });
+    environment.add_filter("batch", batch);
+    environment.add_filter("slice", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+        check_items(count)?;
+        spend(state, count.saturating_mul(size_of::<Value>()))?;
+        filters::slice(state, value, count, fill)
+    });
     environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
     environment.add_filter("wordwrap", minijinja_contrib::filters::wordwrap);
     environment.add_filter("truncate", truncate);
@@ -115,6 +121,18 @@ pub(super) fn install(environment: &mut Environment<'_>) {
 /// White space of Python's `str.strip()`.
 pub(super) fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// `batch(count, fill)`. The engine's own takes memory for `count` values before it reads one.
+fn batch(state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>) -> Result<Value, Error> {
+    let items = value.len().unwrap_or(0);
+    check_items(items)?;
+    if fill.is_some() {
+        check_items(count)?;
+    }
+    let most = if fill.is_some() { count } else { count.min(value.len().unwrap_or(MAX_ITEMS).max(1)) };
+    spend(state, items.saturating_add(most).saturating_mul(size_of::<Value>()))?;
+    filters::batch(state, value, most, fill)
 }
 
 fn length(state: &State<'_, '_>, value: &Value) -> Result<usize, Error> {

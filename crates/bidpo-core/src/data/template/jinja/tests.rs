@@ -102,6 +102,10 @@ fn work_is_limited() {
         grow("1", "{'a': ns.x, 'b': ns.x}", ""),
         grow("[[1, 2]]", "ns.x | groupby(0) | list", ""),
         grow("[1]", "ns.x | batch(1) | list", ""),
+        "{{ 'x' | batch(10 ** 10, 'y') | list }}".to_owned(),
+        "{{ [1, 2] | slice(10 ** 10) | list }}".to_owned(),
+        "{% for i in range(99999) %}{% set b = [1] | slice(10 ** 5) %}{% endfor %}".to_owned(),
+        "{% for i in range(99999) %}{% set b = [1] | batch(10 ** 6, 1) %}{% endfor %}".to_owned(),
         "{{ 'x' * 10 ** 10 }}".to_owned(),
         "{{ [1] * 10 ** 9 }}".to_owned(),
         "{{ range(10 ** 9) | list }}".to_owned(),
@@ -137,6 +141,10 @@ fn work_is_limited() {
     assert_eq!(render(&format!("{{{{ 1{} }}}}", " + 1".repeat(500))).unwrap(), "501");
     // minijinja panics on this one.
     assert_eq!(render("{{ [][::-1] }}").unwrap(), "[]");
+    // Jinja2 3.1: list(batch([1, 2, 3], 10 ** 9)) and its kin.
+    assert_eq!(render("{{ [1, 2, 3] | batch(10 ** 9) | list }}").unwrap(), "[[1, 2, 3]]");
+    assert_eq!(render("{{ [1, 2, 3] | batch(2, 0) | list }}").unwrap(), "[[1, 2], [3, 0]]");
+    assert_eq!(render("{{ [] | batch(5) | list }}").unwrap(), "[]");
 }
 
 #[test]
