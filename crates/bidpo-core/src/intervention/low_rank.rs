@@ -119,11 +119,25 @@ impl RowKind for LowRank {
         ]
     }
 
+    /// `[R, D, b]`
+    fn prepared(&self, theta: &[f64]) -> Vec<f64> {
+        let size = self.rank * self.n_embd;
+        let mut prepared = factored(&theta[..size], self.n_embd).r.concat();
+        prepared.extend(&theta[size..]);
+        prepared
+    }
+
+    fn prepared_vjp(&self, theta: &[f64], grad: &mut [f64]) {
+        let (size, n) = (self.rank * self.n_embd, self.n_embd);
+        let dr: Vec<Vec<f64>> = grad[..size].chunks_exact(n).map(<[f64]>::to_vec).collect();
+        let da = factored(&theta[..size], n).vjp(&dr);
+        grad.chunks_exact_mut(n).zip(da).for_each(|(to, da)| to.copy_from_slice(&da));
+    }
+
     fn change(&self, theta: &[f64], h: &[f32], _score: f64, out: &mut [f64]) {
         let h: Vec<f64> = h.iter().map(|&x| f64::from(x)).collect();
         out.fill(0.0);
-        let basis = factored(&theta[..self.rank * self.n_embd], self.n_embd);
-        for (y, r) in self.inner(theta, &h).into_iter().zip(&basis.r) {
+        for (y, r) in self.inner(theta, &h).into_iter().zip(theta.chunks_exact(self.n_embd)) {
             out.iter_mut().zip(r).for_each(|(out, r)| *out += y * r);
         }
     }
@@ -131,13 +145,8 @@ impl RowKind for LowRank {
     fn vjp(&self, theta: &[f64], h: &[f32], _score: f64, g: &[f64], grad: &mut [f64]) -> f64 {
         let (size, n) = (self.rank * self.n_embd, self.n_embd);
         let h: Vec<f64> = h.iter().map(|&x| f64::from(x)).collect();
-        let basis = factored(&theta[..size], n);
-        let y = self.inner(theta, &h);
-        let dr: Vec<Vec<f64>> = y.iter().map(|y| g.iter().map(|g| y * g).collect()).collect();
-        for (sum, da) in grad.chunks_exact_mut(n).zip(basis.vjp(&dr)) {
-            sum.iter_mut().zip(da).for_each(|(sum, x)| *sum += x);
-        }
-        for (i, r) in basis.r.iter().enumerate() {
+        for (i, (y, r)) in self.inner(theta, &h).into_iter().zip(theta.chunks_exact(n)).enumerate() {
+            grad[i * n..(i + 1) * n].iter_mut().zip(g).for_each(|(sum, g)| *sum += y * g);
             let dy = dot(r, g);
             grad[size + i * n..size + (i + 1) * n].iter_mut().zip(&h).for_each(|(sum, h)| *sum += dy * h);
             grad[2 * size + i] += dy;

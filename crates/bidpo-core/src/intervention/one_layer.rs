@@ -63,10 +63,11 @@ impl Intervention for OneLayer {
         let (theta, n) = (wide(at.theta), self.0.n_embd());
         let mut out = Vec::with_capacity(stream.rows.len());
         let mut change = vec![0.0; n];
+        let prepared = self.0.prepared(&theta);
         for (h, score) in stream.rows.chunks_exact(n).zip(self.scores(&theta, stream)) {
             match score {
                 Some(score) => {
-                    self.0.change(&theta, h, score, &mut change);
+                    self.0.change(&prepared, h, score, &mut change);
                     out.extend(change.iter().map(|x| (at.direction.sign() * x) as f32));
                 }
                 None => out.extend(std::iter::repeat_n(0.0, n)),
@@ -81,13 +82,15 @@ impl Intervention for OneLayer {
         let scale = at.direction.sign() as f32 * of.scale;
         let row = |i: usize| &stream.rows[i * n..(i + 1) * n];
         let mut g = vec![0.0; n];
+        let prepared = self.0.prepared(&theta);
+        let mut sums = vec![vec![0.0; theta.len()]; grads.len()];
         // For each sequence: derivative with respect to its decision, and the gradient that it counts towards.
         let mut held = vec![(0.0, 0); stream.prompts.len()];
         for (i, score) in self.scores(&theta, stream).into_iter().enumerate() {
             let Some(score) = score else { continue };
             let pair = of.pair[i];
             g.iter_mut().zip(&of.rows[i * n..(i + 1) * n]).for_each(|(g, x)| *g = f64::from(x / scale));
-            let slope = self.0.vjp(&theta, row(i), score, &g, &mut grads[pair]);
+            let slope = self.0.vjp(&prepared, row(i), score, &g, &mut sums[pair]);
             match self.0.pool() {
                 Pool::Each => self.0.score_vjp(row(i), slope, &mut grads[pair]),
                 Pool::Last | Pool::Mean => {
@@ -95,6 +98,10 @@ impl Intervention for OneLayer {
                     *of = (of.0 + slope, pair);
                 }
             }
+        }
+        for (grad, mut sum) in grads.iter_mut().zip(sums) {
+            self.0.prepared_vjp(&theta, &mut sum);
+            grad.iter_mut().zip(sum).for_each(|(grad, x)| *grad += x);
         }
         if self.0.pool() == Pool::Each {
             return;

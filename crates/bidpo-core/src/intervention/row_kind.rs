@@ -65,11 +65,19 @@ pub trait RowKind: Debug + Send + Sync {
         None
     }
 
-    /// The change of row `h` into `out`, `[n_embd]`.
+    /// What [`RowKind::change`] and [`RowKind::vjp`] take in place of theta: as long, worked out once for all rows.
+    fn prepared(&self, theta: &[f64]) -> Vec<f64> {
+        theta.to_vec()
+    }
+
+    /// Turns the gradient of the prepared parameters, summed over rows, into that of theta.
+    fn prepared_vjp(&self, _theta: &[f64], _grad: &mut [f64]) {}
+
+    /// The change of row `h` into `out`, `[n_embd]`, under prepared parameters.
     fn change(&self, theta: &[f64], h: &[f32], score: f64, out: &mut [f64]);
 
-    /// Adds the gradient that follows from `g`, the derivative with respect to the changed row, to `grad`. Returns the
-    /// derivative with respect to the score.
+    /// Adds the gradient of the prepared parameters that follows from `g`, the derivative with respect to the changed row, to
+    /// `grad`. Returns the derivative with respect to the score.
     fn vjp(&self, theta: &[f64], h: &[f32], score: f64, g: &[f64], grad: &mut [f64]) -> f64;
 
     /// L2 norm of the change where the gate is fully open, or of a row of norm `residual`.

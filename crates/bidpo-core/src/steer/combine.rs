@@ -170,7 +170,7 @@ fn sum(
             conditional.push(Conditional {
                 name: name.clone(),
                 layer: rows.layer,
-                change: Change::Rows { rows: scaled.rows()?, theta: scaled.wide() },
+                change: Change::rows(scaled.rows()?, scaled.wide()),
                 scope: vector.scope.clone(),
             });
         }

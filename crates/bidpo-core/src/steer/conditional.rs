@@ -33,14 +33,24 @@ pub enum Change {
         rows: Arc<dyn RowKind>,
         /// Its parameters.
         theta: Vec<f64>,
+        /// [`RowKind::prepared`] of them.
+        prepared: Vec<f64>,
     },
+}
+
+impl Change {
+    /// A change that depends on the row.
+    pub fn rows(rows: Arc<dyn RowKind>, theta: Vec<f64>) -> Self {
+        let prepared = rows.prepared(&theta);
+        Self::Rows { rows, theta, prepared }
+    }
 }
 
 impl PartialEq for Conditional {
     fn eq(&self, other: &Self) -> bool {
         let kinds = match (&self.change, &other.change) {
             (Change::Constant(a), Change::Constant(b)) => a == b,
-            (Change::Rows { rows: a, theta: x }, Change::Rows { rows: b, theta: y }) => {
+            (Change::Rows { rows: a, theta: x, .. }, Change::Rows { rows: b, theta: y, .. }) => {
                 format!("{a:?}") == format!("{b:?}") && x == y
             }
             _ => false,
@@ -68,7 +78,7 @@ impl Conditional {
         let mut bytes = format!("{} {} ", self.layer, self.scope).into_bytes();
         match &self.change {
             Change::Constant(v) => bytes.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-            Change::Rows { rows, theta } => {
+            Change::Rows { rows, theta, .. } => {
                 bytes.extend(format!("{rows:?} ").into_bytes());
                 bytes.extend(theta.iter().flat_map(|x| x.to_le_bytes()));
             }
@@ -81,7 +91,7 @@ impl Conditional {
     pub fn scaled(&self, factor: f64) -> Self {
         let change = match &self.change {
             Change::Constant(v) => Change::Constant(v.iter().map(|&x| (f64::from(x) * factor) as f32).collect()),
-            Change::Rows { rows, theta } => Change::Rows { rows: Arc::clone(rows), theta: rows.scaled(theta, factor) },
+            Change::Rows { rows, theta, .. } => Change::rows(Arc::clone(rows), rows.scaled(theta, factor)),
         };
         Self { change, ..self.clone() }
     }
@@ -98,7 +108,7 @@ impl Conditional {
     pub fn constant(&self) -> Option<Vec<f64>> {
         match &self.change {
             Change::Constant(v) => Some(v.iter().map(|&x| f64::from(x)).collect()),
-            Change::Rows { rows, theta } => rows.constant(theta),
+            Change::Rows { rows, theta, .. } => rows.constant(theta),
         }
     }
 
@@ -107,10 +117,10 @@ impl Conditional {
     pub fn random(&self, n_embd: usize, seed: u64) -> Self {
         let change = match &self.change {
             Change::Constant(v) => Change::Constant(super::rotated(v, n_embd, seed)),
-            Change::Rows { rows, theta } => {
+            Change::Rows { rows, theta, .. } => {
                 let narrow: Vec<f32> = theta.iter().map(|&x| x as f32).collect();
                 let turned = crate::intervention::random_of(&**rows, &narrow, seed);
-                Change::Rows { rows: Arc::clone(rows), theta: turned.into_iter().map(f64::from).collect() }
+                Change::rows(Arc::clone(rows), turned.into_iter().map(f64::from).collect())
             }
         };
         Self { change, ..self.clone() }
@@ -178,7 +188,7 @@ impl ControlVector {
     /// Openings of the gates at the first `n` positions of a sequence.
     pub fn openings(&self, memory: &GateMemory, sequence: i32, n_prompt: usize, n: usize) -> Vec<Openings> {
         let gates = self.conditional.iter().enumerate().filter_map(|(i, c)| {
-            let Change::Rows { rows, theta } = &c.change else { return None };
+            let Change::Rows { rows, theta, .. } = &c.change else { return None };
             rows.opening(theta, 0.0)?;
             let open = |at: usize| {
                 let covered = c.scope.covers(Place { sequence: 0, at, n_prompt });
@@ -214,7 +224,7 @@ impl ControlVector {
             match &c.change {
                 Change::Constant(v) if covered => out.iter_mut().zip(v).for_each(|(x, v)| *x += v),
                 Change::Constant(_) => {}
-                Change::Rows { rows, theta } => {
+                Change::Rows { rows, theta, prepared } => {
                     let own = rows.score(theta, h);
                     for &sequence in &place.sequences {
                         memory.set(sequence, i, place.at, own);
@@ -223,7 +233,7 @@ impl ControlVector {
                     let score = memory.decision(first, i, rows.pool(), place.at, n_prompt);
                     if let Some(score) = score.filter(|_| covered) {
                         let mut change = vec![0.0; h.len()];
-                        rows.change(theta, h, score, &mut change);
+                        rows.change(prepared, h, score, &mut change);
                         out.iter_mut().zip(change).for_each(|(x, d)| *x += d as f32);
                     }
                 }
