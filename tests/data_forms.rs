@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failure there is the message
 
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -13,40 +14,134 @@ fn convert(file: &str, out: &Path, more: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// A file of tests/cases/data.
+struct Case {
+    file: &'static str,
+    form: &'static str,
+    /// The prompt is a list of messages.
+    chat: bool,
+    unused: &'static [&'static str],
+}
+
+const fn case(file: &'static str, form: &'static str, chat: bool, unused: &'static [&'static str]) -> Case {
+    Case { file, form, chat, unused }
+}
+
+const GENERAL: &str = "prompt and two answers";
+const IMPLICIT: &str = "TRL, implicit prompt";
+const DIALOGUES: &str = "dialogues as text (HH-RLHF)";
+
+const CASES: &[Case] = &[
+    case("plain.jsonl", GENERAL, false, &[]),
+    case("trl-prompt.jsonl", GENERAL, true, &[]),
+    case("messages.jsonl", GENERAL, true, &[]),
+    case("parts.jsonl", GENERAL, true, &["chosen[].reasoning_content"]),
+    case("repeated.jsonl", GENERAL, false, &[]),
+    case("names.csv", GENERAL, false, &[]),
+    case("crlf.csv", GENERAL, false, &[]),
+    case("pandas.json", GENERAL, false, &[]),
+    case("trl.jsonl", IMPLICIT, true, &[]),
+    case("ultrafeedback.jsonl", "UltraFeedback, binarized", true, &["score_chosen"]),
+    case("hh.jsonl", DIALOGUES, true, &[]),
+    case("hh-crlf.jsonl", DIALOGUES, true, &[]),
+    case("orca.jsonl", "Orca DPO", false, &[]),
+    case("distilabel.jsonl", "distilabel", false, &["rating"]),
+    case("openai.jsonl", "OpenAI preference", true, &[]),
+    case("sharegpt.json", "ShareGPT (LLaMA-Factory)", true, &[]),
+    case("argilla.jsonl", "instruction (LLaMA-Factory, Argilla)", false, &["chosen_rating"]),
+    case("outputs.json", "instruction and two outputs, the better one first (LLaMA-Factory)", false, &[]),
+    case("bipo.csv", "BiPO", false, &[]),
+    case("behaviour.json", "Anthropic's evaluations, CAA", false, &[]),
+    case("shp.jsonl", "SHP", false, &[]),
+    case("saferlhf.jsonl", "PKU-SafeRLHF", false, &[]),
+    case("helpsteer.jsonl", "HelpSteer", false, &[]),
+    case("arena.jsonl", "two conversations and a winner (Chatbot Arena)", true, &["model_a", "model_b"]),
+    case("winner.jsonl", "two answers and a winner", false, &[]),
+    case("webgpt.jsonl", "WebGPT comparisons", false, &[]),
+    case("summaries.jsonl", "two summaries and a choice", false, &[]),
+    case("ranked.jsonl", "ranked answers (Nectar, UltraFeedback)", false, &[]),
+    case("ratings.jsonl", "answers and their scores (distilabel)", false, &[]),
+    case("kto.jsonl", "answers with labels (KTO)", false, &[]),
+    case("kto-chat.json", "dialogues with labels (KTO)", true, &[]),
+];
+
+/// The same in other containers: JSON Lines under another name, byte order mark and commas, compressed, Parquet.
+const CONTAINERS: &[Case] = &[
+    case("lines.json", GENERAL, true, &[]),
+    case("bom.jsonl", GENERAL, false, &[]),
+    case("plain.jsonl.gz", GENERAL, false, &[]),
+    case("plain.jsonl.zst", GENERAL, false, &[]),
+    #[cfg(feature = "parquet")]
+    case("trl.parquet", IMPLICIT, true, &["score"]),
+];
+
 #[test]
 fn every_form_gives_its_pair() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.jsonl");
-    let text = json!("Name a fruit.");
-    let chat = json!([{ "role": "user", "content": "Name a fruit." }]);
-    for (file, form, prompt, unused) in [
-        ("trl.jsonl", "TRL, implicit prompt", &chat, json!([])),
-        #[cfg(feature = "parquet")]
-        ("trl.parquet", "TRL, implicit prompt", &chat, json!(["score"])),
-        ("ultrafeedback.jsonl", "UltraFeedback, binarized", &chat, json!(["score_chosen"])),
-        ("hh.jsonl", "dialogues as text (HH-RLHF)", &chat, json!([])),
-        ("orca.jsonl", "Orca DPO", &text, json!([])),
-        ("openai.jsonl", "OpenAI preference", &chat, json!([])),
-        ("sharegpt.json", "ShareGPT (LLaMA-Factory)", &chat, json!([])),
-        ("argilla.jsonl", "instruction (LLaMA-Factory, Argilla)", &text, json!(["chosen_rating"])),
-        ("behaviour.json", "Anthropic's evaluations, CAA", &text, json!([])),
-        ("shp.jsonl", "SHP", &text, json!([])),
-        ("saferlhf.jsonl", "PKU-SafeRLHF", &text, json!([])),
-        ("ranked.jsonl", "ranked answers (Nectar, UltraFeedback)", &text, json!([])),
-        ("kto.jsonl", "answers with labels (KTO)", &text, json!([])),
-        ("lines.json", "prompt and two answers", &chat, json!([])),
-        ("crlf.csv", "prompt and two answers", &text, json!([])),
-    ] {
+    for Case { file, form, chat, unused } in CASES.iter().chain(CONTAINERS) {
+        // Each file has a name of its own: what is written over is another run's.
+        let out = out.with_file_name(format!("{file}.out.jsonl"));
         let run = convert(file, &out, &[]);
         let stderr = String::from_utf8_lossy(&run.stderr);
         assert!(run.status.success(), "{file}: {stderr}");
         let said: Value = serde_json::from_slice(&run.stdout).unwrap();
-        assert_eq!((&said["reading"]["form"], &said["reading"]["unused"]), (&json!(form), &unused), "{file}");
+        assert_eq!((&said["reading"]["form"], &said["reading"]["unused"]), (&json!(form), &json!(unused)), "{file}");
         let written = std::fs::read_to_string(&out).unwrap();
         let pair: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+        let text = "Name a fruit.";
+        let prompt = if *chat { json!([{ "role": "user", "content": text }]) } else { json!(text) };
         assert_eq!(pair, json!({ "id": "1", "prompt": prompt, "chosen": "A pear.", "rejected": "A brick." }), "{file}");
         assert!(stderr.contains(form), "{file}: {stderr}");
+        assert!(unused.iter().all(|column| stderr.contains(column)), "{file}: {stderr}");
     }
+}
+
+/// The table of docs/compatibility.md is made of the files above: `UPDATE_DOCS=1` writes it.
+#[test]
+fn the_documented_samples_are_the_tested_ones() {
+    const BEGIN: &str = "<!-- made by tests/data_forms.rs -->\n";
+    const END: &str = "<!-- end -->\n";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut table = "| form | sample |\n| --- | --- |\n".to_owned();
+    for Case { file, form, .. } in CASES {
+        let text = std::fs::read_to_string(root.join("tests/cases/data").join(file)).unwrap();
+        let lines: Vec<String> = text.lines().map(|line| format!("`{line}`")).collect();
+        writeln!(table, "| {form} | {} |", lines.join("<br>")).unwrap();
+    }
+    let page = root.join("docs/compatibility.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let (now, after) = rest.split_once(END).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&page, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
+    } else {
+        assert_eq!(now, table, "docs/compatibility.md: run this test with UPDATE_DOCS=1");
+    }
+}
+
+#[test]
+fn numbers_are_answers_and_the_nearest_form_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str, text: &str| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let out = dir.path().join(format!("{name}.out.jsonl"));
+        let run = convert(file.to_str().unwrap(), &out, &[]);
+        (std::fs::read_to_string(&out).unwrap_or_default(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let (pair, stderr) = read("sum.jsonl", "{\"prompt\": \"2 + 2?\", \"chosen\": 4, \"rejected\": 5}\n");
+    let pair: Value = serde_json::from_str(&pair).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+    assert_eq!((&pair["chosen"], &pair["rejected"]), (&json!("4"), &json!("5")));
+    // A prompt of one word may begin an answer of its own right.
+    let (pair, _) =
+        read("word.jsonl", "{\"prompt\": \"Yes\", \"chosen\": \"Yes it is.\", \"rejected\": \"Yes no.\"}\n");
+    assert!(pair.contains("\"Yes it is.\""), "{pair}");
+    // Columns that no form has are not taken for the nearest form's.
+    let (_, stderr) = read("other.csv", "prompt,left,right\nName a fruit.,A pear.,A brick.\n");
+    assert!(stderr.contains("--chosen-key") && stderr.contains("\"left\", \"right\""), "{stderr}");
+    let (_, stderr) = read("half.csv", "prompt,chosen\nName a fruit.,A pear.\n");
+    assert!(stderr.contains("the key \"rejected\" is missing"), "{stderr}");
 }
 
 #[test]

@@ -55,10 +55,14 @@ impl DataArgs {
 
 /// Says how a file was read: form, columns, rows that are left out.
 fn tell(set: &PreferenceSet) {
-    let Reading { format, rows, forms, columns, unused, skipped, undecided, unpaired } = &set.reading;
+    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, unpaired } = &set.reading;
     let form = match &forms[..] {
         [one] => format!("{:?}", one.name),
-        several => several.iter().map(|f| format!("{:?} ({} rows)", f.name, f.rows)).collect::<Vec<_>>().join(", "),
+        several => several
+            .iter()
+            .map(|f| format!("{:?} ({} row{})", f.name, f.rows, plural(f.rows)))
+            .collect::<Vec<_>>()
+            .join(", "),
     };
     let n = set.len();
     eprintln!("{}: {n} pair{} from {rows} row{} ({format}), form {form}", set.name, plural(n), plural(*rows));
@@ -66,6 +70,13 @@ fn tell(set: &PreferenceSet) {
     eprintln!("{}: {}", set.name, columns.join(", "));
     if !unused.is_empty() {
         eprintln!("note: {}: column{} not used: {}", set.name, plural(unused.len()), unused.join(", "));
+    }
+    if *repeated > 0 {
+        eprintln!(
+            "note: {}: the answers of {repeated} pair{} began with the prompt, which was taken from them",
+            set.name,
+            plural(*repeated)
+        );
     }
     if *unpaired > 0 {
         eprintln!(
@@ -100,7 +111,7 @@ pub fn list(left_out: &[SkippedRow], rows: usize, what: &str) {
 
 /// How a file was read, for `--json`.
 pub fn reading_json(reading: &Reading) -> Value {
-    let Reading { format, rows, forms, columns, unused, skipped, undecided, unpaired } = reading;
+    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, unpaired } = reading;
     let rows_json = |rows: &[SkippedRow]| -> Value {
         let listed: Vec<_> =
             rows.iter().take(LISTED).map(|r| json!({ "place": r.place, "reason": r.reason })).collect();
@@ -115,6 +126,7 @@ pub fn reading_json(reading: &Reading) -> Value {
         "unused": unused,
         "skipped": rows_json(skipped),
         "undecided": rows_json(undecided),
+        "repeated": repeated,
         "unpaired": unpaired,
     })
 }

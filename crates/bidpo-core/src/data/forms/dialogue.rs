@@ -17,6 +17,8 @@ const KINDS: [Marks; 2] = [
 /// The turns of a dialogue, each without the white space around it; `None` for a text that does not begin with a mark. The last
 /// turn may be empty, where an answer is to follow; other empty turns are errors.
 pub(super) fn turns(text: &str) -> Option<Result<Vec<Message>, String>> {
+    // Line ends as the marks have them.
+    let text = text.replace("\r\n", "\n");
     let start = text.trim_start();
     let kind = KINDS.iter().find(|k| {
         // Both a question and an answer: a text that begins with "Human:" alone is a text.
@@ -70,6 +72,7 @@ mod tests {
                 ("assistant", "No: Human: is a word.")
             ])
         );
+        assert_eq!(read("\r\n\r\nHuman: One?\r\n\r\nAssistant: Yes."), of(&[("user", "One?"), ("assistant", "Yes.")]));
         assert_eq!(read("Human: One?\n\nAssistant:"), of(&[("user", "One?"), ("assistant", "")]));
         assert_eq!(
             read("### System: S\n### Human: One?\n### Assistant: Yes."),

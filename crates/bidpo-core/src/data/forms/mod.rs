@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) prompt: Prompt,
     pub(super) chosen: String,
     pub(super) rejected: String,
+    /// Both answers' texts began with the prompt, which was taken from them.
+    pub(super) prompt_repeated: bool,
 }
 
 /// Why a row gives no pair.

@@ -3,8 +3,10 @@
 use super::columns::{Column, Row};
 use super::labelled::{self, Labelled, Paired};
 use super::{Draft, Fault, Form, Keys, Reader, Role, kind, table};
+use crate::data::message::{ROLE_KEYS, TEXT_KEYS, is_message};
 use crate::data::source::{Place, Source};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// A form that rows of the file have.
@@ -60,6 +62,8 @@ pub struct Reading {
     pub skipped: Vec<SkippedRow>,
     /// Rows that prefer neither answer.
     pub undecided: Vec<SkippedRow>,
+    /// Pairs whose answers began with the prompt, which was taken from them.
+    pub repeated: usize,
     /// Rows with one labelled answer (KTO) that make no pair with another row.
     pub unpaired: usize,
 }
@@ -91,8 +95,9 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
     let mut account = Account::new(&forms);
     // The form of each row; faults are described when the file's own form is known.
     let formed = |object| Formed { object, form: form_of(object, &forms) };
+    let values = values(source, keys, &forms);
     let objects: Vec<Result<Formed<'_>, String>> =
-        source.rows.iter().map(|row| object(row.value.as_ref()).map(formed)).collect();
+        values.iter().map(|value| object(value.as_deref()).map(formed)).collect();
     objects.iter().flatten().for_each(|row| account.note(row.object, row.form));
     let usual = account.usual();
 
@@ -127,8 +132,34 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
         reading.unpaired = unpaired;
         counts
     });
+    reading.repeated = pairs.iter().filter(|(_, p)| p.draft.prompt_repeated).count();
     account.finish(&mut reading);
     Converted { pairs: pairs.into_iter().map(|(_, located)| located).collect(), reading, labelled }
+}
+
+/// The rows' values. Where no row has a form, names such as `Prompt` and `Chosen Response` are read as `prompt` and
+/// `chosen_response`.
+fn values<'a>(source: &'a Source, keys: &Keys, forms: &[Form]) -> Vec<Result<Cow<'a, Value>, String>> {
+    let has_form = |value: &Value| value.as_object().is_some_and(|object| form_of(object, forms).is_some());
+    if keys.is_empty() && !source.rows.iter().any(|row| row.value.as_ref().is_ok_and(has_form)) {
+        let plain: Vec<Result<Value, String>> =
+            source.rows.iter().map(|row| row.value.as_ref().map(plain_names).map_err(Clone::clone)).collect();
+        if plain.iter().flatten().any(has_form) {
+            return plain.into_iter().map(|value| value.map(Cow::Owned)).collect();
+        }
+    }
+    source.rows.iter().map(|row| row.value.as_ref().map(Cow::Borrowed).map_err(Clone::clone)).collect()
+}
+
+/// The row with the names of its columns in lower case, underscores for spaces and hyphens.
+fn plain_names(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let plain = |name: &str| name.trim().to_lowercase().replace([' ', '-'], "_");
+            Value::Object(object.iter().map(|(name, value)| (plain(name), value.clone())).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 fn object<'a>(value: Result<&'a Value, &String>) -> Result<&'a Map<String, Value>, String> {
@@ -197,7 +228,11 @@ fn missing(object: &Map<String, Value>, forms: &[Form], usual: Option<usize>) ->
         form.columns.iter().filter(|c| c.needed && !has(c)).cloned().collect()
     };
     // The last forms are the general ones.
-    let nearest = forms.iter().rev().map(lacking).find(|columns| columns.len() == 1);
+    let has_answer = |form: &Form| {
+        let has = |name: &String| super::columns::find(object, name).is_some();
+        form.columns.iter().any(|c| c.role.is_answer() && c.names.iter().any(has))
+    };
+    let nearest = forms.iter().rev().filter(|f| has_answer(f)).map(lacking).find(|columns| columns.len() == 1);
     match nearest.as_deref() {
         Some([column]) => lacks(object, column),
         _ => format!(
@@ -216,6 +251,8 @@ struct Account<'f> {
     used: HashSet<String>,
     seen: Vec<String>,
     known: HashSet<String>,
+    /// Keys of messages that were not used.
+    inside: Vec<String>,
 }
 
 impl<'f> Account<'f> {
@@ -227,6 +264,7 @@ impl<'f> Account<'f> {
             used: HashSet::new(),
             seen: Vec::new(),
             known: HashSet::new(),
+            inside: Vec::new(),
         }
     }
 
@@ -236,6 +274,7 @@ impl<'f> Account<'f> {
             let cells = Row::new(object, &self.forms[form].columns).map_or_else(|_| Vec::new(), |row| row.cells);
             let alone = cells.iter().all(|c| c.role != Role::Prompt);
             for cell in cells {
+                self.look_inside(cell.name, cell.value);
                 let with_prompt = alone && cell.role.is_answer();
                 if self.used.insert(cell.name.to_owned()) {
                     self.columns.push(ColumnUse { column: cell.name.to_owned(), role: cell.role, with_prompt });
@@ -254,6 +293,23 @@ impl<'f> Account<'f> {
         }
     }
 
+    /// Notes what messages hold besides role and text, such as thoughts.
+    fn look_inside(&mut self, column: &str, value: &Value) {
+        let messages = match value {
+            Value::Array(list) => &list[..],
+            other => std::slice::from_ref(other),
+        };
+        for message in messages.iter().filter(|m| is_message(m)).filter_map(Value::as_object) {
+            let other = |key: &str| !ROLE_KEYS.contains(&key) && !TEXT_KEYS.contains(&key);
+            for (key, _) in message.iter().filter(|(key, value)| other(key) && !is_empty(value)) {
+                let name = format!("{column}[].{key}");
+                if !self.inside.contains(&name) {
+                    self.inside.push(name);
+                }
+            }
+        }
+    }
+
     fn see(&mut self, name: String) {
         if self.known.insert(name.clone()) {
             self.seen.push(name);
@@ -267,7 +323,7 @@ impl<'f> Account<'f> {
     }
 
     fn finish(self, reading: &mut Reading) {
-        let Self { forms, counts, columns, used, seen, .. } = self;
+        let Self { forms, counts, columns, used, seen, inside: of_messages, .. } = self;
         reading.forms = forms
             .iter()
             .zip(&counts)
@@ -282,7 +338,7 @@ impl<'f> Account<'f> {
             Some((outer, _)) => inside(outer) && !used.contains(outer),
             None => true,
         };
-        reading.unused = seen.into_iter().filter(is_unused).collect();
+        reading.unused = seen.into_iter().filter(is_unused).chain(of_messages).collect();
         reading.columns = columns;
     }
 }

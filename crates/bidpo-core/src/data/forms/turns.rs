@@ -24,6 +24,8 @@ pub(super) fn answer(column: &str, value: &Value) -> Result<Answer, String> {
         false => Ok(Answer { text: text.to_owned(), before: Vec::new() }),
     };
     match value {
+        // Sums and counts are published as numbers.
+        Value::Number(number) => alone(&number.to_string()),
         Value::String(text) => match dialogue::turns(text) {
             Some(turns) => last_answer(column, turns.map_err(|reason| format!("{column:?}: {reason}"))?),
             None if text.trim_start().starts_with("[{'") => Err(format!(
@@ -127,7 +129,7 @@ fn all_same(a: &[Message], b: &[Message]) -> bool {
 }
 
 /// Joins two answers with what the row's other columns have before them.
-pub(super) fn join(row: &Row<'_>, chosen: Answer, rejected: Answer) -> Result<Draft, String> {
+pub(super) fn join(row: &Row<'_>, mut chosen: Answer, mut rejected: Answer) -> Result<Draft, String> {
     if chosen.text.trim() == rejected.text.trim() {
         return Err(format!(
             "chosen and rejected are the same text ({:?}): there is nothing to prefer",
@@ -146,16 +148,34 @@ pub(super) fn join(row: &Row<'_>, chosen: Answer, rejected: Answer) -> Result<Dr
             ));
         }
     };
+    let mut prompt_repeated = false;
     let asked = row.cell(Role::Prompt).map(prompt).transpose()?;
     let prompt = match (asked, before.is_empty()) {
         (None, true) => return Err("there is no prompt: neither a column nor messages before the answers".into()),
         (None, false) => Prompt::Messages(before),
-        (Some(prompt), true) => prompt,
+        (Some(prompt), true) => {
+            if let Some(rest) = repeated(&prompt, &chosen.text, &rejected.text) {
+                (chosen.text, rejected.text, prompt_repeated) = (rest[0].to_owned(), rest[1].to_owned(), true);
+            }
+            prompt
+        }
         (Some(asked), false) => Prompt::Messages(reconcile(asked, before, &chosen.text)?),
     };
     let prompt = with_input(prompt, row)?;
     let prompt = with_history(prompt, row)?;
-    Ok(Draft { prompt: with_system(prompt, row)?, chosen: chosen.text, rejected: rejected.text })
+    Ok(Draft { prompt: with_system(prompt, row)?, chosen: chosen.text, rejected: rejected.text, prompt_repeated })
+}
+
+/// Chosen and rejected answer without the prompt, where both texts begin with it. A prompt of one word may begin an answer of its
+/// own right.
+fn repeated<'a>(prompt: &Prompt, chosen: &'a str, rejected: &'a str) -> Option<[&'a str; 2]> {
+    let Prompt::Text(prompt) = prompt else { return None };
+    let prompt = prompt.trim();
+    let rest = |text: &'a str| {
+        let rest = text.trim_start().strip_prefix(prompt)?.trim_start();
+        (!rest.is_empty()).then_some(rest)
+    };
+    if !prompt.contains(char::is_whitespace) { None } else { Some([rest(chosen)?, rest(rejected)?]) }
 }
 
 /// The prompt where a column has it and the answers' own messages repeat it.

@@ -87,7 +87,9 @@ fn lines(text: &[u8]) -> Rows {
             return None;
         }
         let value = match std::str::from_utf8(line) {
-            Ok(line) => parse(line).map_err(|e| format!("not JSON (column {}): {}", e.column(), without_position(&e))),
+            // A list of which only the brackets were cut leaves commas.
+            Ok(line) => parse(line.trim_end().strip_suffix(',').unwrap_or(line))
+                .map_err(|e| format!("not JSON (column {}): {}", e.column(), without_position(&e))),
             Err(e) => Err(format!("not UTF-8 (byte {} of the line): save the file as UTF-8", e.valid_up_to() + 1)),
         };
         Some(Row { place: Place::Line(i + 1), value })
