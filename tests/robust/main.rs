@@ -6,6 +6,7 @@
 mod common;
 mod connections;
 mod models;
+mod mutated;
 mod outputs;
 mod poison;
 mod readers;
