@@ -150,7 +150,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if open_to_others {
         eprintln!("bidpo: warning: everyone who reaches {} may use this server: --api-key asks for a key", args.host);
     }
-    let signals = crate::terminal::interrupt::signals()?;
+    let signals = crate::terminal::interrupt::server_signals()?;
     println!("listening on http://{addr}");
     server.run(signals)?;
     eprintln!("bidpo: stopped");

@@ -21,3 +21,4 @@ mod server;
 mod shutdown;
 mod thoughts;
 mod tools;
+mod vectors;

@@ -21,7 +21,8 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub(super) struct ClientAddr(pub IpAddr);
 
 /// Endpoints that clients know from elsewhere and that are refused with a sentence.
-const NOT_OFFERED: [&str; 9] = [
+const NOT_OFFERED: [&str; 10] = [
+    "/responses",
     "/embeddings",
     "/embedding",
     "/moderations",
@@ -37,7 +38,7 @@ const NOT_OFFERED: [&str; 9] = [
 pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
     let mut keyed = Router::new()
         .route("/v1/score", post(api::score))
-        .route("/v1/vectors", get(api::vectors))
+        .route("/v1/vectors", get(api::vectors).post(api::change_vectors))
         .route("/metrics", get(api::metrics))
         .route("/props", get(api::props))
         .route("/api/chat", post(ollama::chat))

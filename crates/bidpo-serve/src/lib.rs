@@ -12,6 +12,7 @@
 mod api;
 mod connections;
 mod engine;
+mod folder;
 mod http;
 mod job;
 mod listen;
@@ -35,7 +36,7 @@ pub use log::LogSink;
 pub use models::{Alias, AliasError, ModelNames};
 pub use startup::check_steering;
 pub use state::Limits;
-pub use vectors::{OfferedVector, ScaleSpec, SteerSpec, VectorStore, VectorsError};
+pub use vectors::{OfferedVector, ScaleSpec, SteerSpec, VectorChange, VectorStore, VectorsError};
 
 use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
 use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
@@ -113,6 +114,34 @@ pub struct ServeOptions {
     pub grace: Duration,
 }
 
+/// Messages to a running server.
+#[derive(Debug)]
+pub struct ServerSignals {
+    /// The first one ends the server in good order, the second at once.
+    pub stop: UnboundedReceiver<()>,
+    /// The folder of vectors is read again.
+    pub rescan: UnboundedReceiver<()>,
+}
+
+/// Reads the folder of vectors again for each message.
+async fn rescan(state: Arc<state::State>, mut messages: UnboundedReceiver<()>) {
+    while messages.recv().await.is_some() {
+        let shared = Arc::clone(&state);
+        let work = move || {
+            let mut notices = Vec::new();
+            let done = shared.vectors.change(&VectorChange::Rescan, &mut notices);
+            notices.iter().for_each(|notice| shared.log.line(&format!("warning: {notice}")));
+            match done {
+                Ok(()) => shared.log.line(&format!("vectors: {}", shared.vectors.names().join(", "))),
+                Err(error) => shared.log.line(&format!("the vectors stay as they are: {error}")),
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            state.log.line(&format!("the vectors were not read again: {error}"));
+        }
+    }
+}
+
 /// A server that is ready to run.
 pub struct Server {
     listener: std::net::TcpListener,
@@ -145,7 +174,8 @@ impl Server {
         listener.set_nonblocking(true).map_err(no_listener)?;
         let mut ctx = Context::new(model, &context_params(options))?;
         ctx.set_kernel_override(ggml_grad::graph::FastKernels::if_supported());
-        if !vectors.vectors().is_empty() {
+        // Vectors may come later.
+        if vectors.has_folder() {
             startup::check_steering(&mut ctx)?;
         }
         let metrics = Arc::new(metrics::Metrics::new(options.n_slots));
@@ -187,13 +217,15 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError::System`], and [`ServeError::Engine`] if the engine's thread panicked.
-    pub fn run(self, signals: UnboundedReceiver<()>) -> Result<(), ServeError> {
+    pub fn run(self, signals: ServerSignals) -> Result<(), ServeError> {
         let Self { listener, router, state, engine, grace } = self;
         // The work is the engine's; what talks to clients needs little.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            listen::serve(listener, router, &state, grace, signals).await;
+            let rescans = tokio::spawn(rescan(Arc::clone(&state), signals.rescan));
+            listen::serve(listener, router, &state, grace, signals.stop).await;
+            rescans.abort();
             Ok::<(), std::io::Error>(())
         })?;
         state.engine.stop();

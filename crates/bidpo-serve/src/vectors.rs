@@ -1,16 +1,14 @@
-//! The vectors a server offers: loaded once, known to clients by name.
+//! The vectors a server offers, known to clients by name.
 
-use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateError};
-use bidpo_core::extract::{ExtractError, residual_norms};
+use super::folder::Folder;
+use bidpo_core::data::ChatTemplate;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{
-    ControlVector, LoadedVector, ScaledVector, SteerError, SteeringVector, architecture_note, combine, warnings,
-};
-use ggml_grad::llama::{Model, Token};
+use bidpo_core::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, combine};
+use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// End of a vector's slider: the norms of its directions, each relative to the residual stream at its layer, add up
 /// to this many percent. A rule of thumb for where text begins to degenerate, not a measurement.
@@ -18,9 +16,6 @@ const SAFE_PERCENT: f64 = 20.0;
 
 /// Sums of vectors that are remembered, so that requests with the same steering share one.
 const REMEMBERED: usize = 32;
-
-/// Prompts whose residual stream is measured for vectors whose files do not tell its length.
-const NORM_PROMPTS: usize = 8;
 
 /// A vector with what is told of it.
 #[derive(Debug, Clone)]
@@ -115,29 +110,63 @@ pub enum VectorsError {
         /// The name.
         name: String,
     },
+    /// The server was started without a folder of vectors.
+    #[error("this server was started without a folder of vectors (--vectors DIR)")]
+    NoFolder,
+    /// The folder has no such file.
+    #[error("the server's folder of vectors has no file {name:?} (a name without .gguf, as /v1/vectors lists them)")]
+    NoFile {
+        /// The name.
+        name: String,
+    },
+    /// There is no vector to unload.
+    #[error("no vector {name:?} is loaded")]
+    NotLoaded {
+        /// The name.
+        name: String,
+    },
+    /// The file is no vector for this model.
+    #[error("the vector {name:?} cannot be loaded: {reason}")]
+    Misfit {
+        /// The name.
+        name: String,
+        /// The reason.
+        reason: String,
+    },
 }
 
-/// Why the residual stream could not be measured.
-#[derive(Debug, thiserror::Error)]
-enum MeasureError {
-    #[error(transparent)]
-    Extract(#[from] ExtractError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
+/// A change of what a server offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VectorChange {
+    /// Loads the vector of this name from the folder, or loads it again.
+    Load(String),
+    /// Offers the vector of this name no longer.
+    Unload(String),
+    /// Loads the whole folder anew.
+    Rescan,
 }
 
 /// All of a server's vectors.
 #[derive(Debug)]
 pub struct VectorStore {
     model: Arc<Model>,
-    vectors: Vec<OfferedVector>,
+    folder: Option<Folder>,
+    vectors: RwLock<Arc<Vec<OfferedVector>>>,
+    /// Held while `vectors` is replaced.
     sums: Mutex<VecDeque<(Vec<SteerSpec>, Arc<ControlVector>)>>,
+    changing: Mutex<()>,
 }
 
 impl VectorStore {
-    /// No vectors.
+    /// No vectors, and no folder of them.
     pub fn empty(model: &Arc<Model>) -> Self {
-        Self { model: Arc::clone(model), vectors: Vec::new(), sums: Mutex::default() }
+        Self {
+            model: Arc::clone(model),
+            folder: None,
+            vectors: RwLock::default(),
+            sums: Mutex::default(),
+            changing: Mutex::default(),
+        }
     }
 
     /// Loads every `.gguf` file of a directory that is a control vector for this model, in the order of their names. Files that
@@ -152,77 +181,56 @@ impl VectorStore {
         n_threads: u32,
         notices: &mut Vec<String>,
     ) -> Result<Self, VectorsError> {
-        let no_folder = |source| VectorsError::Folder { path: folder.to_owned(), source };
-        let entries = std::fs::read_dir(folder).map_err(no_folder)?;
-        let mut files = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>, _>>().map_err(no_folder)?;
-        files.retain(|f| f.extension().is_some_and(|e| e == "gguf"));
-        files.sort();
-        let mut store = Self::empty(model);
-        for file in files {
-            match fitting(&file, model) {
-                Ok(LoadedVector { vector, remarks }) => {
-                    notices.extend(remarks.iter().map(|r| format!("{}: {r}", file.display())));
-                    let doubts = warnings(&vector, model);
-                    let note = architecture_note(&vector, model);
-                    notices.extend(doubts.iter().chain(&note).map(|w| format!("{}: {w}", file.display())));
-                    let (name, vector) = (name_of(&file, model), Arc::new(vector));
-                    if store.get(&name).is_some() {
-                        return Err(VectorsError::Twice { path: folder.to_owned(), name });
-                    }
-                    store.vectors.push(OfferedVector { name, vector, measured: false, warnings: doubts });
-                }
-                Err(reason) => notices.push(format!("{} is not offered: {reason}", file.display())),
-            }
-        }
-        // Without them there is no scale in percent, and no more.
-        if let Err(error) = store.measure(template, n_threads) {
-            notices.push(format!("scales in percent are not available for files without residual norms: {error}"));
-        }
-        Ok(store)
+        let folder = Folder::new(folder, template, n_threads);
+        let vectors = RwLock::new(Arc::new(folder.read(model, notices)?));
+        Ok(Self { folder: Some(folder), vectors, ..Self::empty(model) })
     }
 
-    /// Measures the residual stream where a file does not tell its length.
-    fn measure(&mut self, template: &ChatTemplate, n_threads: u32) -> Result<(), MeasureError> {
-        let unknown =
-            |v: &SteeringVector| v.layers().into_iter().filter(|&l| v.residual_norm(l).is_none()).collect::<Vec<_>>();
-        let mut layers: Vec<usize> = self.vectors.iter().flat_map(|v| unknown(&v.vector)).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        if layers.is_empty() {
-            return Ok(());
-        }
-        let set = PreferenceSet::builtin(PreferenceSet::BUILTIN[0]).map(|set| set.pairs).unwrap_or_default();
-        let prompts: Vec<Vec<Token>> = set
-            .into_iter()
-            .take(NORM_PROMPTS)
-            .map(|p| template.encode_prompt(&self.model, &p.prompt))
-            .collect::<Result<_, _>>()?;
-        let norms = residual_norms(&self.model, &layers, &prompts, n_threads)?;
-        for offered in &mut self.vectors {
-            let missing = unknown(&offered.vector);
-            let vector = Arc::make_mut(&mut offered.vector);
-            for layer in missing {
-                if let Some(stats) = norms.get(&layer) {
-                    vector.provenance.set_float(&format!("residual_norm_median.{layer}"), stats.median);
-                    offered.measured = true;
+    /// True if there is a folder of vectors, be it empty.
+    pub fn has_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// Changes what is offered. Requests that are being computed keep their vectors. `notices` says what a rescan passed over.
+    ///
+    /// # Errors
+    /// [`VectorsError`]; then nothing has changed.
+    pub fn change(&self, change: &VectorChange, notices: &mut Vec<String>) -> Result<(), VectorsError> {
+        let folder = self.folder.as_ref().ok_or(VectorsError::NoFolder)?;
+        // One change at a time; requests go on with what there is.
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vectors = (*self.vectors()).clone();
+        match change {
+            VectorChange::Rescan => vectors = folder.read(&self.model, notices)?,
+            VectorChange::Load(name) => {
+                let new = folder.read_one(name, &self.model, notices)?;
+                vectors.retain(|v| v.name != new.name);
+                vectors.push(new);
+                vectors.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+            VectorChange::Unload(name) => {
+                let before = vectors.len();
+                vectors.retain(|v| v.name != *name);
+                if vectors.len() == before {
+                    return Err(VectorsError::NotLoaded { name: name.clone() });
                 }
             }
         }
+        // Under the lock of the sums, so that none of the old vectors is remembered afterwards.
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.clear();
+        *self.vectors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(vectors);
         Ok(())
     }
 
     /// The vectors, in order.
-    pub fn vectors(&self) -> &[OfferedVector] {
-        &self.vectors
+    pub fn vectors(&self) -> Arc<Vec<OfferedVector>> {
+        Arc::clone(&self.vectors.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The vectors' names.
     pub fn names(&self) -> Vec<String> {
-        self.vectors.iter().map(|v| v.name.clone()).collect()
-    }
-
-    fn get(&self, name: &str) -> Option<&OfferedVector> {
-        self.vectors.iter().find(|v| v.name == name)
+        self.vectors().iter().map(|v| v.name.clone()).collect()
     }
 
     /// The sum of a request's vectors; `None` without steering.
@@ -233,11 +241,12 @@ impl VectorStore {
         if let Some(sum) = self.remembered(specs) {
             return Ok(Some(sum));
         }
+        let vectors = self.vectors();
         let mut sum: Option<ControlVector> = None;
         for (entry, spec) in specs.iter().enumerate() {
             let wrong = |field, reason: String| SpecError { entry, field, reason };
-            let Some(offered) = self.get(&spec.vector) else {
-                let names: Vec<&str> = self.vectors.iter().map(|v| v.name.as_str()).collect();
+            let Some(offered) = vectors.iter().find(|v| v.name == spec.vector) else {
+                let names: Vec<&str> = vectors.iter().map(|v| v.name.as_str()).collect();
                 let known = if names.is_empty() { "none".into() } else { names.join(", ") };
                 return Err(wrong("vector", format!("there is no vector {:?}; this server has: {known}", spec.vector)));
             };
@@ -255,7 +264,7 @@ impl VectorStore {
                 Some(before) => add(before, &part, self.model.n_embd()).map_err(|e| wrong("scale", e.to_string()))?,
             });
         }
-        Ok(sum.map(|sum| self.remember(specs, sum)))
+        Ok(sum.map(|sum| self.remember(specs, sum, &vectors)))
     }
 
     fn remembered(&self, specs: &[SteerSpec]) -> Option<Arc<ControlVector>> {
@@ -267,9 +276,12 @@ impl VectorStore {
         Some(sum)
     }
 
-    fn remember(&self, specs: &[SteerSpec], sum: ControlVector) -> Arc<ControlVector> {
+    fn remember(&self, specs: &[SteerSpec], sum: ControlVector, of: &Arc<Vec<OfferedVector>>) -> Arc<ControlVector> {
         let sum = Arc::new(sum);
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(of, &self.vectors()) {
+            return sum;
+        }
         if sums.len() == REMEMBERED {
             sums.pop_front();
         }
@@ -279,7 +291,7 @@ impl VectorStore {
 
     /// The response of `/v1/vectors`.
     pub fn describe(&self) -> Value {
-        let data: Vec<Value> = self.vectors.iter().map(OfferedVector::describe).collect();
+        let data: Vec<Value> = self.vectors().iter().map(OfferedVector::describe).collect();
         json!({"object": "list", "data": data})
     }
 }
@@ -321,30 +333,6 @@ fn add(mut a: ControlVector, b: &ControlVector, n_embd: usize) -> Result<Control
     sum.conditional = a.conditional;
     sum.conditional.extend(b.conditional.iter().cloned());
     Ok(sum)
-}
-
-/// A vector file that fits the model.
-fn fitting(file: &Path, model: &Model) -> Result<LoadedVector, String> {
-    let loaded = SteeringVector::open(file, None).map_err(|e| e.to_string())?;
-    let vector = &loaded.vector;
-    let (n_embd, top) = (model.n_embd(), model.n_layer().saturating_sub(1));
-    if vector.n_embd() != n_embd {
-        return Err(format!("it has {} dimensions, the model's residual stream has {n_embd}", vector.n_embd()));
-    }
-    match vector.layers().into_iter().find(|&l| l > top) {
-        Some(layer) => Err(format!("it has a direction for layer {layer}, this model takes layers 1-{top}")),
-        None => Ok(loaded),
-    }
-}
-
-/// `dial` for `dial.gguf`, and for `dial.MODEL.gguf` where the model's file is `MODEL.gguf`.
-fn name_of(file: &Path, model: &Model) -> String {
-    let stem = |p: &Path| p.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let (name, model) = (stem(file), stem(model.path()));
-    match name.strip_suffix(&format!(".{model}")) {
-        Some(short) if !short.is_empty() => short.to_owned(),
-        _ => name,
-    }
 }
 
 #[cfg(test)]

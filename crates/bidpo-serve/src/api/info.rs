@@ -1,10 +1,12 @@
 //! Model, vectors, health and metrics of the server.
 
+use super::body;
 use super::error::ApiError;
+use super::fields::{Fields, short};
 use crate::state::State;
-use crate::vectors::SteerSpec;
+use crate::vectors::{SteerSpec, VectorChange, VectorsError};
 use axum::Json;
-use axum::extract::{self, Path};
+use axum::extract::{self, Path, Request};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -59,6 +61,49 @@ pub(crate) async fn vectors(extract::State(state): extract::State<Arc<State>>) -
     Json(state.vectors.describe())
 }
 
+/// `POST /v1/vectors`: `{"action": "load", "vector": NAME}`, `unload` likewise, or `{"action": "rescan"}`.
+pub(crate) async fn change_vectors(
+    extract::State(state): extract::State<Arc<State>>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let mut fields = Fields::new(body::read(&state, request).await?, "")?;
+    let action = fields.text("action")?.ok_or_else(|| fields.wrong("action", "is missing"))?;
+    let vector = fields.text("vector")?;
+    let change = match (action.as_str(), vector) {
+        ("load", Some(name)) => VectorChange::Load(name),
+        ("unload", Some(name)) => VectorChange::Unload(name),
+        ("load" | "unload", None) => return Err(fields.wrong("vector", "is missing")),
+        ("rescan", None) => VectorChange::Rescan,
+        ("rescan", Some(_)) => return Err(fields.wrong("vector", "does not go with a rescan, which reads all files")),
+        (other, _) => {
+            return Err(
+                fields.wrong("action", &format!("must be load, unload or rescan, not {}", short(&json!(other))))
+            );
+        }
+    };
+    fields.none_left()?;
+    let shared = Arc::clone(&state);
+    let work = move || {
+        let mut notices = Vec::new();
+        let done = shared.vectors.change(&change, &mut notices);
+        notices.iter().for_each(|notice| shared.log.line(&format!("warning: {notice}")));
+        done
+    };
+    let done = tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::internal(e.to_string()))?;
+    match done {
+        Ok(()) => Ok(Json(state.vectors.describe())),
+        Err(error @ VectorsError::Folder { .. }) => {
+            state.log.line(&error.to_string());
+            Err(ApiError::internal("the folder of vectors cannot be read"))
+        }
+        Err(VectorsError::Twice { name, .. }) => Err(ApiError::invalid(
+            "vector",
+            format!("two files of the folder of vectors are both called {name}: rename one"),
+        )),
+        Err(error) => Err(ApiError::invalid("vector", error.to_string())),
+    }
+}
+
 /// `/health`: 200 while answers can be given.
 pub(crate) async fn health(extract::State(state): extract::State<Arc<State>>) -> Response {
     let (status, word) = if !state.engine.is_alive() {
@@ -85,6 +130,7 @@ pub(crate) async fn not_offered(uri: Uri) -> ApiError {
         "embeddings" | "embedding" | "api/embed" | "api/embeddings" => {
             "it loads the model for writing text, not for embeddings; run an embedding model behind another server"
         }
+        "responses" => "send the input as messages to /v1/chat/completions, which takes the same settings",
         "moderations" => "there is no moderation model",
         "rerank" | "reranking" => "there is no reranking model",
         "infill" => "send the format of the model's own infill tokens to /v1/completions",
