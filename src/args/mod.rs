@@ -3,6 +3,7 @@
 pub mod data;
 pub mod devices;
 pub mod eval;
+pub mod habits;
 pub mod headings;
 mod model;
 pub mod outputs;

@@ -20,6 +20,7 @@ mod train;
 mod vector;
 mod worker;
 
+use crate::args::habits;
 use crate::args::headings::grouped;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -87,6 +88,14 @@ impl Cli {
     /// Reads the command line. A wrong one, `--help` and `--version` end the program.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
         let mut command = grouped(Self::command());
+        let args = habits::translate(args, &command).unwrap_or_else(|unknown| {
+            let mut of = &mut command;
+            of.build();
+            for name in &unknown.path {
+                of = of.find_subcommand_mut(name).expect("the command line named it");
+            }
+            of.error(clap::error::ErrorKind::UnknownArgument, unknown.hint).exit()
+        });
         let read = command.try_get_matches_from_mut(args).and_then(|matches| Self::from_arg_matches(&matches));
         read.unwrap_or_else(|error| error.format(&mut command).exit())
     }
