@@ -60,7 +60,7 @@ pub struct Args {
     /// it stands, for answers that begin with the thought).
     #[arg(long, default_value_t = Think::Auto, value_name = "auto|skip|keep")]
     pub(super) think: Think,
-    /// Objective: bidpo (the vector works in both directions) or dpo.
+    /// Objective: bidpo (the vector works in both directions), dpo, or ipo (dpo whose margin is drawn to 1 / (2 beta) nats).
     #[arg(long, default_value = "bidpo")]
     pub(super) objective: Objective,
     /// Inverse temperature of the preference model.

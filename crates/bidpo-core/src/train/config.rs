@@ -1,6 +1,6 @@
 //! Settings of a training run.
 
-use super::objective::{Objective, loss};
+use super::objective::Objective;
 use super::optimizer::Schedule;
 use crate::engine::Direction;
 use crate::intervention::{KindSpec, Scope};
@@ -183,15 +183,13 @@ impl TrainConfig {
 
     /// Directions that validation averages over.
     pub fn validation(&self) -> ChooseBy {
-        self.choose_by.unwrap_or(match self.objective {
-            Objective::Bidpo => ChooseBy::Both,
-            Objective::Dpo => ChooseBy::Positive,
-        })
+        let own = if self.objective.both_directions() { ChooseBy::Both } else { ChooseBy::Positive };
+        self.choose_by.unwrap_or(own)
     }
 
-    /// The loss of the untrained vector, which is zero: that of margin 0, ln 2 for every pair.
+    /// The loss of the untrained vector, which is zero: that of margin 0, for every pair.
     pub fn untrained_loss(&self) -> f64 {
-        loss(1.0, self.beta, 0.0).value
+        self.objective.loss(1.0, self.beta, 0.0).value
     }
 
     /// Training pairs in a step, where there are `n` of them.

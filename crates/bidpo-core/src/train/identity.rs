@@ -229,6 +229,7 @@ fn legacy_v1_settings(c: &TrainConfig) -> String {
     let objective = match c.objective {
         Objective::Bidpo => "Bidpo",
         Objective::Dpo => "Dpo",
+        Objective::Ipo => "Ipo",
     };
     let lr = match c.learning_rate {
         LearningRate::Auto => "Auto".to_owned(),

@@ -11,26 +11,48 @@ pub enum Objective {
     Bidpo,
     /// The vector is always added (Rafailov et al. 2023, arXiv 2305.18290, eq. 7, with the vector as the only parameter).
     Dpo,
+    /// The vector is always added, and the margin is drawn to `1 / (2 beta)` instead of without end (Azar et al. 2023,
+    /// arXiv 2310.12036, eq. 17).
+    Ipo,
 }
 
 impl FromStr for Objective {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "bidpo" => Ok(Self::Bidpo),
-            "dpo" => Ok(Self::Dpo),
-            _ => Err(format!("invalid objective {s:?}: expected bidpo or dpo")),
-        }
+        Self::EACH
+            .into_iter()
+            .find(|objective| objective.name() == s)
+            .ok_or_else(|| format!("invalid objective {s:?}: expected bidpo, dpo or ipo"))
     }
 }
 
 impl Objective {
+    /// Every objective.
+    pub const EACH: [Self; 3] = [Self::Bidpo, Self::Dpo, Self::Ipo];
+
+    /// True where each pair's direction is drawn at random; the vector is otherwise always added.
+    pub fn both_directions(self) -> bool {
+        self == Self::Bidpo
+    }
+
+    /// The loss of a pair, as [`loss`] takes it.
+    pub fn loss(self, d: f64, beta: f64, margin: f64) -> Loss {
+        match self {
+            Self::Bidpo | Self::Dpo => loss(d, beta, margin),
+            Self::Ipo => {
+                let off = d * margin - 1.0 / (2.0 * beta);
+                Loss { value: off * off, slope: 2.0 * off }
+            }
+        }
+    }
+
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bidpo => "bidpo",
             Self::Dpo => "dpo",
+            Self::Ipo => "ipo",
         }
     }
 }
@@ -44,14 +66,14 @@ impl fmt::Display for Objective {
 /// Loss of one pair and its slope.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loss {
-    /// `-log sigmoid(d beta margin)`, in nats.
+    /// The loss.
     pub value: f64,
     /// Factor that turns the gradient of `log p(chosen) - log p(rejected)` with respect to the *added* vector `d v` into the
     /// gradient of the loss with respect to `v`. The two factors `d`, of the loss and of `d v`, cancel.
     pub slope: f64,
 }
 
-/// The loss of a pair for direction `d` (+1 or -1) and `margin = [s(r+, d v) - s(r+, 0)] - [s(r-, d v) - s(r-, 0)]`.
+/// The loss of BiDPO and DPO, `-log sigmoid(d beta margin)` in nats, for direction `d` (+1 or -1) and `margin = [s(r+, d v) - s(r+, 0)] - [s(r-, d v) - s(r-, 0)]`.
 pub fn loss(d: f64, beta: f64, margin: f64) -> Loss {
     let z = d * beta * margin;
     // log(1 + e^-z), without overflow on either side.
@@ -72,12 +94,27 @@ mod tests {
 
     #[test]
     fn the_slope_is_the_derivative() {
-        for d in [1.0, -1.0] {
+        for (objective, d) in Objective::EACH.into_iter().flat_map(|o| [(o, 1.0), (o, -1.0)]) {
             for margin in [-80.0, -3.0, 0.1, 2.0, 90.0] {
                 let h = 1e-5;
-                let numeric = (loss(d, 0.3, margin + h).value - loss(d, 0.3, margin - h).value) / (2.0 * h);
-                assert!((numeric - d * loss(d, 0.3, margin).slope).abs() < 1e-8, "d {d} margin {margin}");
+                let at = |margin| objective.loss(d, 0.3, margin);
+                let numeric = (at(margin + h).value - at(margin - h).value) / (2.0 * h);
+                assert!((numeric - d * at(margin).slope).abs() < 1e-6, "{objective}, d {d}, margin {margin}");
             }
+        }
+    }
+
+    #[test]
+    fn ipo_is_least_at_its_margin() {
+        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 2.0), Loss { value: 0.0, slope: 0.0 });
+        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 0.0).value, 4.0);
+        assert!(Objective::Ipo.loss(1.0, 0.25, 3.0).slope > 0.0);
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for objective in Objective::EACH {
+            assert_eq!(objective.name().parse(), Ok(objective));
         }
     }
 

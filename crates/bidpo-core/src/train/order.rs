@@ -1,7 +1,6 @@
 //! Order and directions of the training pairs.
 
 use super::config::TrainConfig;
-use super::objective::Objective;
 use crate::data::permutation;
 use crate::engine::Direction;
 use rand::{RngCore, SeedableRng};
@@ -32,11 +31,8 @@ fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
     order
         .into_iter()
         .map(|pair| {
-            let direction = match config.objective {
-                Objective::Dpo => Direction::Forward,
-                Objective::Bidpo if rng.next_u32() & 1 == 0 => Direction::Forward,
-                Objective::Bidpo => Direction::Reverse,
-            };
+            let reverse = config.objective.both_directions() && rng.next_u32() & 1 == 1;
+            let direction = if reverse { Direction::Reverse } else { Direction::Forward };
             Member { pair, direction }
         })
         .collect()
@@ -44,6 +40,7 @@ fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::objective::Objective;
     use super::*;
     use crate::layers::Layers;
 

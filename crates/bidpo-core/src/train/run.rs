@@ -5,7 +5,6 @@ use super::config::TrainConfig;
 use super::error::TrainError;
 use super::events::{NamedPair, StepReport, Stop};
 use super::identity::RecordedIdentity;
-use super::objective::loss;
 use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::summary::RunSummary;
@@ -253,11 +252,11 @@ impl<'a> Run<'a> {
     ) -> Result<Option<usize>, EngineError> {
         let train = self.train;
         let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
-        let (d, beta) = (at.direction.sign(), self.config.beta);
-        let derivative = |margin: f64| d * loss(d, beta, margin).slope;
+        let (d, config) = (at.direction.sign(), self.config);
+        let derivative = |margin: f64| d * config.objective.loss(d, config.beta, margin).slope;
         let BatchScore { logp, grad } = self.engine.run_batch(&traced, at, Some(&derivative))?;
         let references = traced.iter().map(|t| t.reference());
-        let bad = logp.iter().zip(references).position(|(policy, r)| !sum.add(d, beta, &r, policy));
+        let bad = logp.iter().zip(references).position(|(policy, r)| !sum.add(d, config, &r, policy));
         let bad = match bad {
             None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, at)?),
             bad => bad,
@@ -347,7 +346,7 @@ impl<'a> Run<'a> {
                 if !margin.is_finite() {
                     return Ok(Validation::NotFinite { pair });
                 }
-                value += loss(d, self.config.beta, margin).value;
+                value += self.config.objective.loss(d, self.config.beta, margin).value;
                 preferred += f64::from(u8::from(d * margin > 0.0));
                 n += 1.0;
             }
@@ -418,9 +417,9 @@ impl StepSum {
     }
 
     /// Adds the loss of a pair; false if it is not finite.
-    fn add(&mut self, d: f64, beta: f64, reference: &PairLogp, policy: &PairLogp) -> bool {
+    fn add(&mut self, d: f64, config: &TrainConfig, reference: &PairLogp, policy: &PairLogp) -> bool {
         let margin = policy.gap() - reference.gap();
-        let l = loss(d, beta, margin);
+        let l = config.objective.loss(d, config.beta, margin);
         if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() {
             return false;
         }
@@ -439,8 +438,9 @@ mod tests {
     fn a_step_notices_what_is_not_finite() {
         let p = |x| PairLogp { chosen: x, rejected: 0.0 };
         let mut s = StepSum::new(1);
-        assert!(s.add(1.0, 0.1, &p(0.0), &p(1.0)));
-        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::NAN)));
-        assert!(!s.add(1.0, 0.1, &p(0.0), &p(f64::INFINITY)));
+        let config = TrainConfig::new(crate::layers::Layers::one(1));
+        assert!(s.add(1.0, &config, &p(0.0), &p(1.0)));
+        assert!(!s.add(1.0, &config, &p(0.0), &p(f64::NAN)));
+        assert!(!s.add(1.0, &config, &p(0.0), &p(f64::INFINITY)));
     }
 }

@@ -142,7 +142,10 @@ pub(super) fn training_curve(a: &Analysis) -> Option<Figure> {
     let picture = svg::curves("Training curve", "step", "loss", &all, None);
     Some(figure(
         picture,
-        format!("Training of {}. A vector that changes nothing has the loss 0.693 (ln 2).", vector.file),
+        format!(
+            "Training of {}. A vector that changes nothing has the loss 0.693 (ln 2) under bidpo and dpo.",
+            vector.file
+        ),
     ))
 }
 
