@@ -282,6 +282,8 @@ pub(crate) mod tests {
             seed: 0,
             threads: 0,
             bits_depend_on_threads: None,
+            cpu: None,
+            computed_with: Vec::new(),
             conditions: conditions.iter().map(|(name, kind, _)| ConditionFacts::new(*name, test_kind(kind))).collect(),
             shard: Shard::WHOLE,
         };

@@ -5,6 +5,7 @@ use super::tables::{
 };
 use crate::eval::analysis::{Analysis, MIN_CLUSTERS};
 use crate::eval::items::Protocol;
+use crate::eval::results::Manifest;
 use crate::text::{Table, render};
 use serde::Serialize;
 
@@ -55,13 +56,22 @@ pub(super) fn title(a: &Analysis) -> String {
     )
 }
 
+/// Threads and CPU level, as a sentence after a space.
+fn computed_with(manifest: &Manifest) -> String {
+    let with: Vec<String> = manifest.computations().iter().map(ToString::to_string).collect();
+    match &with[..] {
+        [] => String::new(),
+        [one] => format!(" Computed with {one}."),
+        several => format!(
+            " Put together from results with different threads or CPU levels, which differ in their last bits: {}.",
+            several.join("; ")
+        ),
+    }
+}
+
 /// Statistical methods of the report, in one or two lines.
 pub(super) fn method(a: &Analysis) -> String {
-    let threads = match a.manifest.threads {
-        0 => String::new(),
-        1 => " Computed with 1 thread.".to_owned(),
-        n => format!(" Computed with {n} threads."),
-    };
+    let threads = computed_with(&a.manifest);
     if a.protocol == Protocol::Judge {
         return format!(
             "An answer wins if the judge prefers it in both orders; order-averaged preference: the sign of the letters' \
@@ -131,5 +141,20 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
+    }
+
+    #[test]
+    fn threads_and_cpu_stand_below_the_tables() {
+        let u = bits(40, |i| i % 2 == 0);
+        let mut run = run_of(&[("unsteered", "unsteered", &u)]);
+        let said = |run: &crate::eval::results::Run| markdown(&analyse(run).unwrap());
+        assert!(!said(&run).contains("Computed"));
+        (run.manifest.threads, run.manifest.cpu) = (1, Some("avx2".into()));
+        assert!(said(&run).ends_with("Computed with 1 thread, CPU level avx2.\n"), "{}", said(&run));
+        run.manifest.threads = 0;
+        let with = |threads| crate::eval::results::Computation { threads, cpu: None };
+        run.manifest.computed_with = vec![with(1), with(8)];
+        assert!(said(&run).contains("different threads or CPU levels"), "{}", said(&run));
+        assert!(said(&run).ends_with("1 thread; 8 threads.\n"), "{}", said(&run));
     }
 }

@@ -86,7 +86,8 @@ fn add(path: &Path, runs: &[Run], manifest: &Manifest) -> Result<usize, ResultsE
     let mut added = 0;
     for run in runs {
         // Shards may have had different numbers of threads: the run is resumed with that of this manifest.
-        let merged = Manifest { conditions: run.manifest.conditions.clone(), ..manifest.clone() };
+        let conditions = run.manifest.conditions.clone();
+        let merged = Manifest { conditions, computed_with: run.manifest.computations(), ..manifest.clone() };
         let (mut store, there) = Store::open(path, &merged)?;
         let there: BTreeSet<(&str, usize)> = there.iter().map(|r| (r.condition.as_str(), r.item)).collect();
         for records in &run.records {

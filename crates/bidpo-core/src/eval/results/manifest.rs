@@ -96,6 +96,25 @@ pub struct DataFacts {
     pub sha256: String,
 }
 
+/// A number of threads and a CPU level that results were computed with. Either changes their last bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computation {
+    /// Threads.
+    pub threads: u32,
+    /// CPU level of bidpo's kernels; absent for results of 0.2.0 and before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+}
+
+impl fmt::Display for Computation {
+    /// `1 thread, CPU level avx2`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.threads == 1 { "" } else { "s" };
+        write!(f, "{} thread{s}", self.threads)?;
+        self.cpu.as_ref().map_or(Ok(()), |cpu| write!(f, ", CPU level {cpu}"))
+    }
+}
+
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -126,6 +145,12 @@ pub struct Manifest {
     /// True where another number of threads gives other last bits; absent in files of 0.2.0 and before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_depend_on_threads: Option<bool>,
+    /// CPU level of bidpo's kernels; absent in files of 0.2.0 and before, and for shards with different levels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// All that the results were computed with, where that is not `threads` and `cpu` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub computed_with: Vec<Computation>,
     /// The conditions, in the order in which they were run.
     pub conditions: Vec<ConditionFacts>,
     /// The part of the items in this file.
@@ -143,10 +168,33 @@ impl Manifest {
         )
     }
 
-    /// The manifest of all shards together: what shards of one run have in common. Threads are left out too: machines
-    /// differ, and the sums by no more than rounding.
+    /// The manifest of all shards together: what shards of one run have in common. Threads and CPU level are left out too:
+    /// machines differ, and the sums by no more than rounding.
     pub fn run(&self) -> Self {
-        Self { shard: Shard::WHOLE, threads: 0, bits_depend_on_threads: None, ..self.clone() }
+        let mut run = Self { shard: Shard::WHOLE, threads: 0, bits_depend_on_threads: None, ..self.clone() };
+        (run.cpu, run.computed_with) = (None, Vec::new());
+        run
+    }
+
+    /// All that the results were computed with; empty where the file does not tell.
+    pub fn computations(&self) -> Vec<Computation> {
+        if !self.computed_with.is_empty() {
+            return self.computed_with.clone();
+        }
+        let own = Computation { threads: self.threads, cpu: self.cpu.clone() };
+        if own.threads > 0 { vec![own] } else { Vec::new() }
+    }
+
+    /// Adds what further results are computed with.
+    pub(super) fn add_computations(&mut self, more: Vec<Computation>) {
+        let mut all = self.computations();
+        for computation in more {
+            if !all.contains(&computation) {
+                all.push(computation);
+            }
+        }
+        let own = Computation { threads: self.threads, cpu: self.cpu.clone() };
+        self.computed_with = if all == [own] { Vec::new() } else { all };
     }
 
     /// A condition by name.

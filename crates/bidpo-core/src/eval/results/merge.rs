@@ -41,7 +41,9 @@ impl Run {
             lists.push(done.into_values().collect());
         }
         let Manifest { threads, bits_depend_on_threads, .. } = *manifest;
-        Ok(Self { manifest: Manifest { threads, bits_depend_on_threads, ..manifest.run() }, records: lists, files })
+        let (cpu, computed_with) = (manifest.cpu.clone(), manifest.computed_with.clone());
+        let manifest = Manifest { threads, bits_depend_on_threads, cpu, computed_with, ..manifest.run() };
+        Ok(Self { manifest, records: lists, files })
     }
 
     /// The records of a condition, by item.
@@ -106,7 +108,12 @@ pub fn merge(files: &[PathBuf]) -> Result<Vec<Run>, ResultsError> {
         let first = &parts[0].0;
         let same = |part: &Part| part.0.threads == first.threads;
         let threads = if parts.iter().all(same) { first.threads } else { 0 };
-        let manifest = &Manifest { threads, bits_depend_on_threads: first.bits_depend_on_threads, ..manifest.clone() };
+        let cpu = first.cpu.clone().filter(|_| parts.iter().all(|p| p.0.cpu == first.cpu));
+        let bits_depend_on_threads = first.bits_depend_on_threads;
+        let mut manifest = Manifest { threads, bits_depend_on_threads, cpu, ..manifest.clone() };
+        manifest.computed_with = first.computed_with.clone();
+        manifest.add_computations(parts.iter().flat_map(|p| p.0.computations()).collect());
+        let manifest = &manifest;
         runs.push(Run::new(manifest, parts.iter().flat_map(|p| p.1.clone()).collect(), files)?);
     }
     Ok(runs)
@@ -140,6 +147,8 @@ mod tests {
             seed: 0,
             threads: 1,
             bits_depend_on_threads: Some(true),
+            cpu: None,
+            computed_with: Vec::new(),
             conditions: vec![condition("unsteered"), condition("steered")],
             shard: shard.parse().unwrap(),
         }
@@ -193,7 +202,11 @@ mod tests {
         let mut other = manifest("2/2");
         other.threads = 8;
         write(&path("d"), &other);
-        assert_eq!(merge(&[path("a"), path("d")]).unwrap()[0].records, whole[0].records);
+        let mixed = merge(&[path("a"), path("d")]).unwrap().remove(0);
+        assert_eq!(mixed.records, whole[0].records);
+        let with: Vec<String> = mixed.manifest.computations().iter().map(ToString::to_string).collect();
+        assert_eq!((with, mixed.manifest.threads), (vec!["1 thread".to_owned(), "8 threads".into()], 0));
+        assert_eq!(whole[0].manifest.computed_with, []);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod store;
 pub(crate) use condition::tests::kind as test_kind;
 pub use condition::{ChoiceRule, ChosenOn, ConditionFacts, ConditionKind, EqualKl, ShotLimit, VectorFacts};
 pub use gather::{Gathered, gather, shard_file};
-pub use manifest::{DataFacts, Manifest, ModelFacts, Shard, differences};
+pub use manifest::{Computation, DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
 pub use record::{Answer, Record, TextScore, View, Written};
 pub use store::{ResultsError, Store, other_run, read};

@@ -138,7 +138,12 @@ impl Store {
             return Ok((Self { path: path.to_owned(), file, manifest: manifest.clone() }, Vec::new()));
         }
         let (old, records, whole) = parse(path, &bytes)?;
-        let union = join(&old, manifest).map_err(|what| ResultsError::OtherRun { path: path.to_owned(), what })?;
+        let mut union = join(&old, manifest).map_err(|what| ResultsError::OtherRun { path: path.to_owned(), what })?;
+        let of_shard = manifest.shard.items(manifest.items).count();
+        let is_there = |name: &str| records.iter().filter(|r| r.condition == name).count() == of_shard;
+        if manifest.conditions.iter().any(|c| !is_there(&c.name)) {
+            union.add_computations(manifest.computations());
+        }
         if union != old {
             // Another first line: the file is written anew, and the lock goes over to the new one.
             let end = bytes.iter().position(|&b| b == b'\n').map_or(0, |i| i + 1);
@@ -220,7 +225,8 @@ fn join(old: &Manifest, new: &Manifest) -> Result<Manifest, Vec<String>> {
     let value = |m: &Manifest, conditions: Vec<ConditionFacts>| {
         let conditions = conditions.into_iter().map(without_count).collect();
         let bidpo = records_of(&m.bidpo).to_owned();
-        serde_json::to_value(Manifest { bidpo, conditions, bits_depend_on_threads: None, ..m.clone() })
+        let m = Manifest { cpu: None, computed_with: Vec::new(), ..m.clone() };
+        serde_json::to_value(Manifest { bidpo, conditions, bits_depend_on_threads: None, ..m })
             .unwrap_or(serde_json::Value::Null)
     };
     let common = |m: &Manifest, other: &Manifest| {

@@ -6,6 +6,7 @@ use crate::eval::conditions::Condition;
 use crate::eval::results::{Manifest, ModelFacts, Record, ResultsError, Run, Shard, Store};
 use crate::steer::ModelIdentity;
 use ggml_grad::files::{FileError, display_name};
+use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::Model;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -199,6 +200,8 @@ pub fn new_manifest(model: &Model, n_threads: u32, seed: u64) -> Result<Manifest
         threads: n_threads,
         // Measured on both test models: one thread and two give scores that differ in their last bits.
         bits_depend_on_threads: Some(true),
+        cpu: cpu_level().ok().map(|level| level.name().to_owned()),
+        computed_with: Vec::new(),
         conditions: Vec::new(),
         shard: Shard::WHOLE,
     })
