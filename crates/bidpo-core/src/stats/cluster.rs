@@ -70,8 +70,9 @@ pub struct ClusteredScore {
     pub df: f64,
     /// Score interval with `n / design_effect` items and the quantile of t.
     pub interval: Interval,
-    /// Two-sided p of 0 (of a difference) by the score test, of which the interval is the inversion.
-    pub p: f64,
+    /// Of a difference: two-sided p of 0 by the score test, of which the interval is the inversion. A proportion has no
+    /// value that it would be tested against.
+    pub p: Option<f64>,
 }
 
 /// Smallest design effect that is believed: fewer effective items than five times those there are.
@@ -99,7 +100,7 @@ pub fn clustered_proportion<G: Ord>(right: &[f64], groups: &[G], level: f64) -> 
     let (c, design_effect, df) = design(right, groups, level)?;
     let (k, n) = (right.iter().sum::<f64>() / design_effect, right.len() as f64 / design_effect);
     let interval = wilson_at(k, n, t_quantile(0.5 + level / 2.0, df));
-    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p: 1.0 })
+    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p: None })
 }
 
 /// Difference of paired proportions from each item's -1, 0 or 1: Tango's interval in the same way. `None` for fewer than
@@ -113,7 +114,7 @@ pub fn clustered_difference<G: Ord>(change: &[f64], groups: &[G], level: f64) ->
     let (gained, lost, n) = (count(1.0), count(-1.0), change.len() as f64 / design_effect);
     let interval = score_interval(gained, lost, n, t_quantile(0.5 + level / 2.0, df));
     let p = if gained + lost > 0.0 { t_two_sided((gained - lost) / (gained + lost).sqrt(), df) } else { 1.0 };
-    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p })
+    Some(ClusteredScore { groups: c.groups, design_effect, df, interval, p: Some(p) })
 }
 
 /// One group: its number of items, the sum of their residuals.
@@ -202,14 +203,15 @@ mod tests {
         close(d.design_effect, 1.2746666666666673, 1e-9);
         close(d.interval.lo, -0.5181630492697776, 1e-6);
         close(d.interval.hi, 0.7806363517714439, 1e-6);
-        close(d.p, 0.39463333563932834, 1e-8);
+        close(d.p.unwrap(), 0.39463333563932834, 1e-8);
         let p = clustered_proportion(&y, &h, 0.95).unwrap();
         close(p.design_effect, 3.7342657342657306, 1e-9);
         close(p.interval.lo, 0.0828746246257463, 1e-8);
         close(p.interval.hi, 0.9171253753742536, 1e-8);
+        assert_eq!(p.p, None);
         // Nothing right, nothing changed: as many independent items.
         let none = clustered_proportion(&[0.0; 16], &h, 0.95).unwrap();
         assert_eq!((none.design_effect, none.interval.lo), (1.0, 0.0));
-        assert!(none.interval.hi > 0.2 && clustered_difference(&[0.0; 16], &h, 0.95).unwrap().p == 1.0);
+        assert!(none.interval.hi > 0.2 && clustered_difference(&[0.0; 16], &h, 0.95).unwrap().p == Some(1.0));
     }
 }

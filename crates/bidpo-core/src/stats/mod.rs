@@ -14,8 +14,8 @@ pub use cluster::{
 };
 pub use multiple::holm;
 pub use paired::{
-    PairedProportions, bonett_price, compare_proportions, mcnemar_exact, mcnemar_score, paired_difference,
-    posterior_advantage, posterior_density, sign_test,
+    PairedProportions, compare_proportions, mcnemar_exact, mcnemar_score, paired_difference, posterior_advantage,
+    posterior_density, sign_test,
 };
 pub use power::{detectable_mean, detectable_proportion, power_proportion};
 pub use proportion::{clopper_pearson, jeffreys, wilson};

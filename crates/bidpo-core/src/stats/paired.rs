@@ -82,20 +82,6 @@ pub(super) fn score_interval(b: f64, c: f64, n: f64, z: f64) -> Interval {
     Interval { lo: end(-1.0), hi: end(1.0) }
 }
 
-/// The same by Wald's formula with one pair added to each discordant cell (Bonett and Price 2012, J. Educ. Behav. Stat.
-/// 37:479): wider than its level where few pairs are discordant.
-///
-/// # Panics
-/// As [`paired_difference`].
-pub fn bonett_price(gained: usize, lost: usize, n: usize, level: f64) -> Interval {
-    assert!(gained + lost <= n && n > 0, "{gained} gained and {lost} lost of {n}");
-    let m = n as f64 + 2.0;
-    let (p, q) = ((gained as f64 + 1.0) / m, (lost as f64 + 1.0) / m);
-    let d = p - q;
-    let half = z(level) * ((p + q - d * d) / m).sqrt();
-    Interval { lo: (d - half).max(-1.0), hi: (d + half).min(1.0) }
-}
-
 /// Two conditions on the same items, each right or wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairedProportions {
@@ -150,21 +136,6 @@ mod tests {
         ] {
             close(mcnemar_exact(b, c), p, 1e-10);
             close(mcnemar_exact(c, b), p, 1e-10);
-        }
-    }
-
-    /// The formula of Bonett and Price evaluated with NumPy and `scipy.stats.norm.ppf(0.975)` (SciPy 1.17.1); the first
-    /// row is the example of Fagerland et al. 2014 (airway hyper-responsiveness, 1 and 7 discordant of 21).
-    #[test]
-    fn bonett_price_values() {
-        for (b, c, n, lo, hi) in [
-            (1, 7, 21, -0.5083593066664394, -0.013379823768343235),
-            (0, 0, 100, -0.027174584791170155, 0.027174584791170155),
-            (12, 5, 150, -0.009674335242677141, 0.10177959840057188),
-        ] {
-            let i = bonett_price(b, c, n, 0.95);
-            close(i.lo, lo, 1e-9);
-            close(i.hi, hi, 1e-9);
         }
     }
 

@@ -4,7 +4,7 @@ use super::error::TrainError;
 use super::events::{Event, NamedPair};
 use crate::engine::{BatchPlan, Direction, Engine, EngineError, PairLogp, Parameters, TracedPair};
 use crate::stats::{
-    Interval, bonett_price, clustered_mean, compare_proportions, mcnemar_exact, mean, sign_test, wilson,
+    Interval, clustered_difference, clustered_mean, compare_proportions, mcnemar_exact, mean, sign_test, wilson,
 };
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,14 +145,17 @@ pub struct HeldOutRow {
 pub struct Paired {
     /// Difference of the preference accuracies.
     pub difference: f64,
-    /// Its 95 % interval (Bonett and Price; with near-duplicates among the pairs Student's t over groups).
+    /// Its 95 % interval, as in reports: Tango's score interval; with near-duplicates among the pairs for their effective
+    /// number, with t ([`clustered_difference`]).
     pub interval: [f64; 2],
     /// Pairs gained.
     pub gained: usize,
     /// Pairs lost.
     pub lost: usize,
-    /// Exact McNemar p, two-sided; with near-duplicates among the pairs the sign test over groups.
+    /// Two-sided p by the score test of which the interval is the inversion: McNemar's.
     pub p: f64,
+    /// Exact p beside it, which decides nothing: McNemar's, with near-duplicates among the pairs the sign test over groups.
+    pub exact_p: f64,
 }
 
 /// The random vectors beside the trained one, for JSON.
@@ -324,25 +327,26 @@ impl HeldOut {
     pub fn against_unsteered(&self, condition: &Condition) -> Option<Paired> {
         let first = &self.conditions[0].prefers;
         let d = compare_proportions(first, &condition.prefers, 0.95)?;
-        // The exact test holds its level with few discordant pairs; Bonett and Price's interval is the one that errs to the wide side.
-        let interval = bonett_price(d.gained, d.lost, d.n, 0.95);
         let mut paired = Paired {
             difference: d.difference,
-            interval: [interval.lo, interval.hi],
+            interval: [d.interval.lo, d.interval.hi],
             gained: d.gained,
             lost: d.lost,
-            p: mcnemar_exact(d.gained, d.lost),
+            p: d.p,
+            exact_p: mcnemar_exact(d.gained, d.lost),
         };
         if self.n_groups() < self.groups.len() {
-            // McNemar's test and its interval count pairs; pairs of one group are no independent ones.
+            // Pairs of one group are no independent ones.
             let change: Vec<f64> =
                 first.iter().zip(&condition.prefers).map(|(a, b)| f64::from(*b) - f64::from(*a)).collect();
             let mut of_group: BTreeMap<usize, f64> = BTreeMap::new();
             self.groups.iter().zip(&change).for_each(|(g, c)| *of_group.entry(*g).or_default() += c);
             let count = |sign: f64| of_group.values().filter(|&&c| c * sign > 0.0).count();
-            paired.p = sign_test(count(1.0), count(-1.0));
-            paired.interval = clustered_mean(&change, &self.groups, 0.95)
-                .map_or([f64::NAN; 2], |c| [c.estimate.interval.lo.max(-1.0), c.estimate.interval.hi.min(1.0)]);
+            paired.exact_p = sign_test(count(1.0), count(-1.0));
+            // A single group shows nothing.
+            let clustered = clustered_difference(&change, &self.groups, 0.95);
+            paired.interval = clustered.map_or([-1.0, 1.0], |c| [c.interval.lo, c.interval.hi]);
+            paired.p = clustered.and_then(|c| c.p).unwrap_or(1.0);
         }
         Some(paired)
     }

@@ -47,7 +47,7 @@ impl HeldOut {
 
     /// The table in words: whether there is a difference, and whether a prompt would have done as well. The mean
     /// log-probability difference decides, since the objective trains it; about preference accuracy, a coarser view of it, the
-    /// exact test decides.
+    /// test beside its interval decides.
     pub fn in_words(&self) -> String {
         let (Some(steered), Some(effect)) = (self.get(STEERED), self.effect()) else { return String::new() };
         let (n, groups) = (steered.logp_diffs.len(), self.n_groups());
@@ -171,6 +171,7 @@ fn line(row: &TableRow) -> String {
 mod tests {
     use super::*;
     use crate::engine::PairLogp;
+    use crate::stats::mcnemar_score;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal, StudentT};
@@ -238,16 +239,26 @@ mod tests {
         assert!(held(&near, &near).in_words().contains("none of these pairs would show"));
     }
 
-    /// Groups count once in the exact test too: three gained pairs of one group are one gain.
+    /// Interval and p are one criterion, those of reports; groups count once: three gained pairs of one group are one gain.
     #[test]
     fn groups_count_once() {
         let a: Vec<f64> = (0..24).map(|i| -1.0 - 0.1 * f64::from(i)).collect();
         let b: Vec<f64> = a.iter().enumerate().map(|(i, x)| if i < 18 { 1.0 } else { *x }).collect();
         let mut h = held(&a, &b);
-        let p = |h: &HeldOut| h.against_unsteered(&h.conditions[1]).unwrap().p;
-        assert!((p(&h) - 2.0 * 0.5f64.powi(18)).abs() < 1e-15);
+        let of = |h: &HeldOut| h.against_unsteered(&h.conditions[1]).unwrap();
+        let alone = of(&h);
+        assert!((alone.exact_p - 2.0 * 0.5f64.powi(18)).abs() < 1e-15);
+        assert_eq!(alone.p, mcnemar_score(18, 0));
         h.groups = (0..24).map(|i| i / 3).collect();
-        assert!((p(&h) - 2.0 * 0.5f64.powi(6)).abs() < 1e-15, "six groups gained");
+        let grouped = of(&h);
+        assert!((grouped.exact_p - 2.0 * 0.5f64.powi(6)).abs() < 1e-15, "six groups gained");
+        assert!(grouped.p > alone.p && grouped.interval[0] < alone.interval[0], "{grouped:?} {alone:?}");
+        // Four gained of 24 pairs: p is below 0.05 exactly where the interval excludes 0.
+        for gained in 0..8 {
+            let b: Vec<f64> = a.iter().enumerate().map(|(i, x)| if i < gained { 1.0 } else { *x }).collect();
+            let d = of(&held(&a, &b));
+            assert_eq!(d.p < 0.05, d.interval[0] > 0.0, "{d:?}");
+        }
     }
 
     #[test]

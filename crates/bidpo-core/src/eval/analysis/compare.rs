@@ -177,7 +177,7 @@ fn of_changes(d: &[(f64, f64)], categories: &[Option<&str>]) -> Comparison {
         clusters: clustered.map(|c| c.groups),
         gained,
         lost,
-        p: clustered.map_or_else(|| stats::mcnemar_score(gained, lost), |c| c.p),
+        p: clustered.and_then(|c| c.p).unwrap_or_else(|| stats::mcnemar_score(gained, lost)),
         p_holm: None,
         exact_p: stats::mcnemar_exact(gained, lost),
         sign_p: stats::sign_test(gained, lost),
