@@ -6,6 +6,7 @@ pub mod eval;
 pub mod habits;
 pub mod headings;
 mod model;
+pub mod names;
 pub mod outputs;
 mod probe;
 pub mod sampling;

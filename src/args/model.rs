@@ -1,7 +1,9 @@
 //! Options of every command that loads a model.
 
+use super::names;
 use crate::args::devices::DeviceArgs;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ggml_grad::llama::{GgufFile, Model, ModelParams};
 use ggml_grad::memory;
 use std::path::PathBuf;
@@ -10,8 +12,8 @@ use std::sync::Arc;
 /// The model file, for commands that read its vocabulary and template only.
 #[derive(Debug, Clone, Args)]
 pub struct ModelFile {
-    /// Model file (GGUF).
-    #[arg(long, short = 'm', value_name = "FILE.gguf")]
+    /// Model file (GGUF), or a part of the name of one in $BIDPO_MODELS or ~/.cache/bidpo/models.
+    #[arg(long, short = 'm', value_name = "FILE.gguf", value_parser = OsStringValueParser::new().try_map(names::model))]
     pub model: PathBuf,
 }
 
@@ -25,8 +27,8 @@ impl ModelFile {
 /// Options of every command that loads a model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Model file (GGUF).
-    #[arg(long, short = 'm', value_name = "FILE.gguf")]
+    /// Model file (GGUF), or a part of the name of one in $BIDPO_MODELS or ~/.cache/bidpo/models.
+    #[arg(long, short = 'm', value_name = "FILE.gguf", value_parser = OsStringValueParser::new().try_map(names::model))]
     pub model: PathBuf,
     /// Number of threads [default: the machine's cores].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]

@@ -1,5 +1,6 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
+use super::names;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::chat::printable;
 use bidpo_core::data::{PreferenceSet, Prompt};
@@ -21,8 +22,8 @@ use std::sync::Arc;
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SteeringArgs {
-    /// Control vector to apply: GGUF, safetensors, or PyTorch's and numpy's files; FILE:SCALE gives its scale too. Several
-    /// --vector options are summed.
+    /// Control vector to apply: GGUF, safetensors, or PyTorch's and numpy's files, or a part of the name of one in ./vectors;
+    /// FILE:SCALE gives its scale too. Several --vector options are summed.
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf[:SCALE]")]
     pub vectors: Vec<VectorArg>,
     /// Scale of the vector: one for all, or one for each --vector in order [default: 1]. A negative scale reverses the
@@ -109,6 +110,8 @@ impl Scale {
 pub struct Steering {
     /// One dial for each `--vector`.
     pub dials: Vec<ScaledVector>,
+    /// The file of each.
+    pub files: Vec<PathBuf>,
     /// Layers of `--layers`.
     pub layers: Option<Layers>,
 }
@@ -133,18 +136,20 @@ impl SteeringArgs {
         if let Some(both) = self.vectors.iter().find(|v| v.scale.is_some() && n_scales > 0) {
             bail!("{}: its scale is given behind the colon and by --scale: leave one out", both.path.display());
         }
-        let mut dials = Vec::new();
+        let (mut dials, mut files) = (Vec::new(), Vec::new());
         for (i, VectorArg { path, scale }) in self.vectors.iter().enumerate() {
             let given = || self.scales.get(i).or(self.scales.first()).copied();
             let scale = scale.or_else(given).unwrap_or(Scale::Factor(1.0));
+            let path = &names::vector(path, model.path())?;
             let mut dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
             say_doubts(path, &dial.vector, model);
+            files.push(path.clone());
             if let Some(scope) = &self.scope {
                 Arc::make_mut(&mut dial.vector).scope = scope.clone();
             }
             dials.push(dial);
         }
-        let steering = Steering { dials, layers: self.layers.clone() };
+        let steering = Steering { dials, files, layers: self.layers.clone() };
         steering.control_vector(model)?;
         Ok(steering)
     }
@@ -156,7 +161,7 @@ impl SteeringArgs {
             return Ok(None);
         }
         let mut vectors = Vec::new();
-        for (i, (VectorArg { path, .. }, dial)) in self.vectors.iter().zip(&steering.dials).enumerate() {
+        for (i, (path, dial)) in steering.files.iter().zip(&steering.dials).enumerate() {
             let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
             let percent = dial.vector.percent_of_scale(dial.scale);
             let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);

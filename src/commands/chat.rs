@@ -2,6 +2,7 @@
 
 mod show;
 
+use crate::args::names;
 use crate::args::sampling::{PromptArgs, SamplingArgs};
 use crate::args::steering::{Scale, SteeringArgs, load_scaled_vector, measure_residual_norms, say_doubts};
 use crate::terminal::columns::{LiveColumns, terminal_width};
@@ -308,6 +309,7 @@ impl Chat {
         convention: Convention,
     ) -> anyhow::Result<()> {
         let scale: Scale = scale.unwrap_or("1").parse().map_err(|e: String| anyhow!(e))?;
+        let file = &names::vector(file, self.session.model().path())?;
         let mut dial = load_scaled_vector(file, None, scale, convention, self.session.model(), self.n_threads)?;
         if let Some(name) = name {
             ensure!(!name.contains('='), "{name:?} cannot be a name: /scale NAME=X could not tell where it ends");

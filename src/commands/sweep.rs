@@ -12,6 +12,7 @@ use super::eval::text::Text;
 use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_preset, warn_of_contradictions};
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
+use crate::args::names;
 use crate::args::steering::{load_vector, say_doubts};
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::inspect::PairText;
@@ -322,6 +323,7 @@ fn price_of(chosen: &Configuration, on_text: &Run) -> anyhow::Result<Price> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let args = Args { vector: names::vector(&args.vector, &args.model.model)?, ..args };
     let mut inputs = Inputs::read(&args)?;
     let protocol = Protocol::from(args.protocol);
     let model = args.model.load()?;

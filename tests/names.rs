@@ -1,0 +1,42 @@
+//! `--model` and `--vector` by name, through the program.
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+
+use assert_cmd::Command;
+use predicates::prelude::PredicateBooleanExt as _;
+use predicates::str::contains;
+use std::path::Path;
+
+fn bidpo(folder: &Path, args: &[&str]) -> assert_cmd::assert::Assert {
+    let mut command = Command::cargo_bin("bidpo").unwrap();
+    command.current_dir(folder).env("BIDPO_MODELS", folder.join("models")).env("BIDPO_THREADS", "1");
+    command.env("XDG_CACHE_HOME", folder.join("cache")).env("HOME", folder).args(args).assert()
+}
+
+#[test]
+fn models_and_vectors_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for name in ["models", "cache", "vectors"] {
+        std::fs::create_dir(here.join(name)).unwrap();
+    }
+    for model in ["models/Small-Llama.gguf", "models/other-a.gguf", "models/other-b.gguf"] {
+        bidpo(here, &["synth", "--arch", "llama", "--type", "q8_0", "-o", model]).success();
+    }
+    let file = ggml_grad::llama::Model::load(&here.join("models/Small-Llama.gguf"), &Default::default()).unwrap();
+    for of in ["Small-Llama", "other-a"] {
+        let vector = bidpo_core::steer::SteeringVector::single(1, vec![0.5; file.n_embd()], "llama").unwrap();
+        vector.save(&here.join(format!("vectors/warm.{of}.gguf"))).unwrap();
+    }
+    let answer = ["-p", "a", "-n", "1", "--template", "none"];
+    let generate = |model: &str, rest: &[&str]| bidpo(here, &[&["generate", "-m", model], rest, &answer[..]].concat());
+    generate("small", &["-v", "warm:0.5"])
+        .success()
+        .stderr(contains("model small:").and(contains("Small-Llama.gguf")))
+        .stderr(contains("vector warm: vectors/warm.Small-Llama.gguf"));
+    generate("other-b", &["-v", "warm"]).failure().code(1).stderr(contains("warm.Small-Llama.gguf, warm.other-a.gguf"));
+    generate("other", &[]).failure().code(2).stderr(contains("other-a.gguf, other-b.gguf"));
+    generate("mistral", &[]).failure().code(1).stderr(contains("mistral"));
+    std::fs::copy(here.join("models/other-a.gguf"), here.join("small")).unwrap();
+    let found = generate("small", &[]).success();
+    assert!(!String::from_utf8_lossy(&found.get_output().stderr).contains("model small:"), "a path is meant first");
+}
