@@ -21,12 +21,14 @@ fn full() -> Stdio {
 }
 
 /// Commands that print one thing, many lines, JSON, a text that ends without a line break, and help.
-fn commands(model: &str) -> [Vec<&str>; 7] {
+fn commands(model: &str) -> [Vec<&str>; 9] {
     [
         vec!["synth", "--list"],
         vec!["data", "inspect", "misconceptions"],
         vec!["data", "inspect", "plain-vs-flowery", "--json"],
         vec!["doctor"],
+        vec!["--version"],
+        vec!["train", "--help"],
         vec!["generate", "-t", "1", "-m", model, "-p", "Hi", "-n", "2"],
         vec!["generate", "-t", "1", "-m", model, "-p", "Hi", "-n", "2", "--json"],
         vec!["template", "-m", model, "-p", "Hi"],

@@ -215,7 +215,7 @@ fn converted(option: &str, value: &OsString) -> Value {
             Value::Is(seed.to_string())
         }
         ("top-k", Some(..0)) => Value::Is("0".into()),
-        ("ctx", Some(..=0)) | ("threads", Some(..=0)) => Value::Left,
+        ("ctx", Some(..=0)) | ("threads", Some(..0)) => Value::Left,
         ("gpu-layers", Some(..0)) => Value::Is("all".into()),
         ("gpu-layers", None) if value == "auto" => Value::Is("all".into()),
         ("host", None) if value == "localhost" => Value::Is("127.0.0.1".into()),

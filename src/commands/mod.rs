@@ -24,6 +24,7 @@ use crate::args::habits;
 use crate::args::headings::grouped;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 /// Train BiDPO steering vectors by gradient on the quantized GGUF model you already run, and chat with them.
@@ -97,7 +98,21 @@ impl Cli {
             of.error(clap::error::ErrorKind::UnknownArgument, unknown.hint).exit()
         });
         let read = command.try_get_matches_from_mut(args).and_then(|matches| Self::from_arg_matches(&matches));
-        read.unwrap_or_else(|error| error.format(&mut command).exit())
+        read.unwrap_or_else(|error| {
+            let error = error.format(&mut command);
+            // Help and version are results: a full disk is an error there too.
+            if !error.use_stderr() {
+                let text = error.render();
+                if std::io::stdout().is_terminal() {
+                    print!("{}", text.ansi())
+                } else {
+                    print!("{text}")
+                }
+                crate::terminal::streams::flush();
+                std::process::exit(0);
+            }
+            error.exit()
+        })
     }
 
     /// Runs the chosen command.
