@@ -4,6 +4,7 @@
 use clap::{Arg, Command};
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::Path;
 
 /// What one of llama.cpp's options is here.
 #[derive(Debug, Clone, Copy)]
@@ -254,8 +255,9 @@ fn elsewhere(root: &Command, name: &str, target: &str) -> String {
 fn list(value: Option<OsString>) -> Vec<OsString> {
     let value = value.unwrap_or_default();
     match value.to_str() {
-        Some(text) => text.split(',').map(OsString::from).collect(),
-        None => vec![value],
+        Some(text) if !Path::new(text).exists() => text.split(',').map(OsString::from).collect(),
+        // A name may hold a comma.
+        _ => vec![value],
     }
 }
 

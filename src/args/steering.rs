@@ -160,6 +160,7 @@ impl SteeringArgs {
         if steering.dials.is_empty() {
             return Ok(None);
         }
+        say_strength(&steering.dials, steering.layers.as_ref());
         let mut vectors = Vec::new();
         for (i, (path, dial)) in steering.files.iter().zip(&steering.dials).enumerate() {
             let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
@@ -225,6 +226,15 @@ pub fn say_doubts(path: &Path, vector: &SteeringVector, model: &Model) {
     }
     for warning in warnings(vector, model) {
         eprintln!("bidpo: warning: {}: {}", path.display(), printable(&warning));
+    }
+}
+
+/// Says on stderr which vectors are scaled beyond the range that the server's page offers.
+pub fn say_strength(dials: &[ScaledVector], layers: Option<&Layers>) {
+    for dial in dials {
+        if let Some(note) = dial.strength_note(layers) {
+            eprintln!("bidpo: note: {}: {note}", printable(&dial.name));
+        }
     }
 }
 

@@ -4,7 +4,9 @@ mod show;
 
 use crate::args::names;
 use crate::args::sampling::{PromptArgs, SamplingArgs};
-use crate::args::steering::{Scale, SteeringArgs, load_scaled_vector, measure_residual_norms, say_doubts};
+use crate::args::steering::{
+    Scale, SteeringArgs, load_scaled_vector, measure_residual_norms, say_doubts, say_strength,
+};
 use crate::terminal::columns::{LiveColumns, terminal_width};
 use crate::terminal::editor::{Input, LineEditor};
 use crate::terminal::interrupt::Interrupt;
@@ -55,6 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
     let mut session = ChatSession::new(&model, template, &params)?;
     session.set_system(args.how.system.clone());
+    say_strength(&steering.dials, steering.layers.as_ref());
     session.set_dials(steering.dials, steering.layers)?;
     // rustyline takes SIGINT for itself when an editor is made; our handler comes after it, so that Ctrl-C reaches the
     // answer. (While a line is edited the terminal sends no signal: rustyline reads Ctrl-C as a key.)
@@ -285,6 +288,7 @@ impl Chat {
                 return Err(error);
             }
         }
+        say_strength(self.session.dials(), self.session.layers());
         self.show_scales();
         Ok(())
     }
@@ -316,6 +320,7 @@ impl Chat {
             dial.name = name;
         }
         say_doubts(file, &dial.vector, self.session.model());
+        say_strength(std::slice::from_ref(&dial), self.session.layers());
         self.session.add_dial(dial)?;
         self.show_scales();
         Ok(())

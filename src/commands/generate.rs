@@ -1,7 +1,7 @@
 //! `bidpo generate`: one prompt, one answer, or one answer for each scale.
 
 use crate::args::sampling::{PromptArgs, SamplingArgs};
-use crate::args::steering::{Scale, SteeringArgs, measure_residual_norms};
+use crate::args::steering::{Scale, SteeringArgs, measure_residual_norms, say_strength};
 use crate::args::template::say_notes;
 use crate::terminal::columns::{side_by_side, terminal_width};
 use crate::terminal::interrupt::Interrupt;
@@ -80,6 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     for (_, dials) in &runs {
         combine(dials, steering.layers.as_ref(), &model)?; // a bad scale is found before the first answer, not after it
+        say_strength(dials, steering.layers.as_ref());
     }
 
     // A context for this prompt and its answer: llama.cpp zeroes the cache, whatever of it is used.

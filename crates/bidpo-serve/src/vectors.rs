@@ -10,10 +10,6 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// End of a vector's slider: the norms of its directions, each relative to the residual stream at its layer, add up
-/// to this many percent. A rule of thumb for where text begins to degenerate, not a measurement.
-const SAFE_PERCENT: f64 = 20.0;
-
 /// Sums of vectors that are remembered, so that requests with the same steering share one.
 const REMEMBERED: usize = 32;
 
@@ -297,12 +293,6 @@ impl VectorStore {
 }
 
 impl OfferedVector {
-    /// The scale at which the slider ends; None for a zero vector.
-    pub fn safe_scale(&self) -> Option<f64> {
-        let at_one = self.vector.percent_of_scale(1.0)? * self.vector.layers().len() as f64;
-        (at_one > 0.0).then_some(SAFE_PERCENT / at_one)
-    }
-
     fn describe(&self) -> Value {
         let layers: Vec<Value> = self
             .vector
@@ -312,7 +302,8 @@ impl OfferedVector {
                 json!({"layer": layer, "norm": self.vector.norm(layer), "residual_norm_median": self.vector.residual_norm(layer)})
             })
             .collect();
-        let safe = self.safe_scale();
+        // The page's slider ends there.
+        let safe = self.vector.safe_scale();
         json!({
             "id": self.name,
             "object": "steering_vector",
@@ -347,18 +338,5 @@ mod tests {
         for part in [3e38, 6e11] {
             assert!(add(of(&[part], 1, 1), &of(&[part], 1, 1), 1).unwrap_err().to_string().contains("too large"));
         }
-    }
-
-    #[test]
-    fn the_slider_ends_where_the_layers_add_up() {
-        let offered = |layers: &str, n: usize| {
-            let layers: Layers = layers.parse().unwrap();
-            let mut vector = SteeringVector::from_layers(&layers, &vec![1.0; n], "llama").unwrap();
-            layers.iter().for_each(|l| vector.provenance.set_float(&format!("residual_norm_median.{l}"), 10.0));
-            OfferedVector { name: "v".into(), vector: Arc::new(vector), measured: false, warnings: Vec::new() }
-        };
-        // Norm 1 is 10 percent of 10: one layer may have twice that, two layers once each.
-        assert!((offered("3", 1).safe_scale().unwrap() - 2.0).abs() < 1e-9);
-        assert!((offered("3-4", 2).safe_scale().unwrap() - 1.0).abs() < 1e-9);
     }
 }

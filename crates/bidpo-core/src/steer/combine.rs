@@ -22,6 +22,25 @@ pub struct ScaledVector {
     pub scale: f32,
 }
 
+impl ScaledVector {
+    /// What to say of a scale beyond [`SteeringVector::safe_scale`]; `layers` are those that are steered where not all are.
+    pub fn strength_note(&self, layers: Option<&Layers>) -> Option<String> {
+        let all = self.vector.layers();
+        let kept = all.iter().filter(|&&l| layers.is_none_or(|kept| kept.contains(&l))).count();
+        let safe = self.vector.safe_scale()? * all.len() as f64 / kept.max(1) as f64;
+        let scale = f64::from(self.scale);
+        (kept > 0 && scale.abs() > safe * (1.0 + 1e-6)).then(|| {
+            format!(
+                "scale {} adds {:.1} % of the residual norm{}; text may fall apart beyond {} % (scale {safe:.2}), a rule of thumb",
+                self.scale,
+                SteeringVector::STRONG_PERCENT * scale.abs() / safe,
+                if kept > 1 { format!(" over {kept} layers") } else { String::new() },
+                SteeringVector::STRONG_PERCENT
+            )
+        })
+    }
+}
+
 /// The vectors that are added to the residual stream of one model, layer by layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlVector {
@@ -255,6 +274,27 @@ mod tests {
 
     fn layers(list: &str) -> Layers {
         list.parse().unwrap()
+    }
+
+    #[test]
+    fn a_strong_scale_is_noted_where_the_layers_add_up() {
+        let dial = |list: &str, scale: f32| {
+            let of = layers(list);
+            let mut vector = SteeringVector::from_layers(&of, &vec![1.0; of.len()], "llama").unwrap();
+            of.iter().for_each(|l| vector.provenance.set_float(&format!("residual_norm_median.{l}"), 10.0));
+            ScaledVector { name: "v".into(), vector: Arc::new(vector), scale }
+        };
+        // Norm 1 is 10 percent of 10: one layer may have twice that, two layers once each.
+        assert!((dial("3", 1.0).vector.safe_scale().unwrap() - 2.0).abs() < 1e-9);
+        assert!((dial("3-4", 1.0).vector.safe_scale().unwrap() - 1.0).abs() < 1e-9);
+        assert_eq!(dial("3", 2.0).strength_note(None), None);
+        assert_eq!(dial("3-4", -2.0).strength_note(Some(&layers("3"))), None);
+        assert_eq!(dial("3-4", -2.0).strength_note(Some(&layers("7"))), None);
+        let note = dial("3-4", -2.0).strength_note(None).unwrap();
+        assert!(note.starts_with("scale -2 adds 40.0 % of the residual norm over 2 layers;"), "{note}");
+        assert!(note.contains("beyond 20 % (scale 1.00)"), "{note}");
+        // Of a vector without the residual norm nothing is known.
+        assert_eq!(scaled(1, &[1.0, 2.0], 100.0).strength_note(None), None);
     }
 
     #[test]

@@ -337,6 +337,17 @@ impl SteeringVector {
     pub fn percent_of_scale(&self, scale: f32) -> Option<f64> {
         self.fraction().map(|(residual, norm)| 100.0 * f64::from(scale) * norm / residual)
     }
+
+    /// The scale at which the norms of the directions, each relative to the residual stream at its layer, add up to
+    /// [`Self::STRONG_PERCENT`]. `None` where the residual norm is not known, and for a zero vector.
+    pub fn safe_scale(&self) -> Option<f64> {
+        let at_one = self.percent_of_scale(1.0)? * self.layers().len() as f64;
+        (at_one > 0.0).then_some(Self::STRONG_PERCENT / at_one)
+    }
+
+    /// Percent of the residual norm, added up over the layers, above which text may degenerate. A rule of thumb, not a
+    /// measurement.
+    pub const STRONG_PERCENT: f64 = 20.0;
 }
 
 #[cfg(test)]
