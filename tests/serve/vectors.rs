@@ -23,8 +23,11 @@ fn vectors_come_and_go_while_the_server_runs() {
     let folder = outside.path().join("vectors");
     std::fs::create_dir(&folder).unwrap();
     std::fs::copy(shipped(DIAL), outside.path().join("secret.gguf")).unwrap();
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
+    // A suite that runs under nohup hands on that SIGHUP is ignored, and the server would respect it.
+    let mut command = Command::new("env");
     command
+        .arg("--default-signal=HUP")
+        .arg(assert_cmd::cargo::cargo_bin!("bidpo"))
         .env("BIDPO_THREADS", "1")
         .env_remove("BIDPO_API_KEY")
         .args(["serve", "--ctx", "512", "--model"])
