@@ -77,6 +77,5 @@ impl Files {
 
 fn default_output(set: &str, model: &Path) -> PathBuf {
     let stem = |s: &str| Path::new(s).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let set = set.trim_end_matches(".jsonl").trim_end_matches(".json").trim_end_matches(".csv");
-    PathBuf::from(format!("{set}.{}.gguf", stem(&model.to_string_lossy())))
+    PathBuf::from(format!("{}.{}.gguf", bidpo_core::data::stem(set), stem(&model.to_string_lossy())))
 }
