@@ -111,12 +111,7 @@ fn choice_json(
 ) -> Value {
     let mut told = thoughts.split(&choice.text);
     let mut teller = calls.map(CallReader::teller);
-    let mut tool_calls = Vec::new();
-    if let Some(teller) = &mut teller {
-        let (first, rest) = (teller.push(&told.answer), teller.finish());
-        told.answer = first.text + &rest.text;
-        tool_calls.extend(first.calls.into_iter().chain(rest.calls));
-    }
+    let mut tool_calls = teller.as_mut().map(|t| t.take(&mut told.answer, true)).unwrap_or_default();
     let mut message = json!({"role": "assistant", "content": told.answer, "refusal": null});
     told.add_reasoning(&mut message, "reasoning_content");
     if !tool_calls.is_empty() {
@@ -146,15 +141,7 @@ struct ChatParts {
 impl ChatParts {
     /// A piece of choice `i`'s answer without its calls, and these. `end`: it is the last one.
     fn calls(&mut self, i: usize, told: &mut Told, end: bool) -> Vec<Value> {
-        let Some(teller) = &mut self.tellers[i] else { return Vec::new() };
-        let mut parts = teller.push(&told.answer);
-        if end {
-            let rest = teller.finish();
-            parts.text += &rest.text;
-            parts.calls.extend(rest.calls);
-        }
-        told.answer = parts.text;
-        parts.calls
+        self.tellers[i].as_mut().map(|t| t.take(&mut told.answer, end)).unwrap_or_default()
     }
 }
 

@@ -139,15 +139,8 @@ struct Lines {
 impl Lines {
     /// A line for a piece of the answer, without its calls in the text. `end`: it is the last one.
     fn parted(&mut self, told: &mut Told, end: bool) -> Vec<Value> {
-        let Some(teller) = &mut self.teller else { return Vec::new() };
-        let mut parts = teller.push(&told.answer);
-        if end {
-            let rest = teller.finish();
-            parts.text += &rest.text;
-            parts.calls.extend(rest.calls);
-        }
-        told.answer = parts.text;
-        parts.calls.iter().map(ollama_call).collect()
+        let calls = self.teller.as_mut().map(|t| t.take(&mut told.answer, end)).unwrap_or_default();
+        calls.iter().map(ollama_call).collect()
     }
 
     fn line(&self, told: &Told) -> Value {

@@ -226,42 +226,31 @@ pub(super) struct CallTeller {
     n: usize,
 }
 
-/// Text and calls of an answer, or of a piece of it.
-#[derive(Debug, Default)]
-pub(super) struct TextAndCalls {
-    pub text: String,
-    /// As entries of `tool_calls`, with their `index`.
-    pub calls: Vec<Value>,
-}
-
 impl CallTeller {
-    pub(super) fn push(&mut self, text: &str) -> TextAndCalls {
-        let pieces = self.splitter.push(text);
-        self.tell(pieces)
-    }
-
-    pub(super) fn finish(&mut self) -> TextAndCalls {
-        let pieces = self.splitter.finish();
-        self.tell(pieces)
+    /// Takes the calls out of the next piece of an answer, as entries of `tool_calls` with their `index`. `end`: it is the last
+    /// piece.
+    pub(super) fn take(&mut self, answer: &mut String, end: bool) -> Vec<Value> {
+        let mut pieces = self.splitter.push(answer);
+        if end {
+            pieces.extend(self.splitter.finish());
+        }
+        answer.clear();
+        let mut calls = Vec::new();
+        for piece in pieces {
+            match piece {
+                AnswerPiece::Text(text) => *answer += &text,
+                AnswerPiece::Call(call) => {
+                    calls.push(call_json(self.n, &call));
+                    self.n += 1;
+                }
+            }
+        }
+        calls
     }
 
     /// True if a call was told.
     pub(super) fn has_calls(&self) -> bool {
         self.n > 0
-    }
-
-    fn tell(&mut self, pieces: Vec<AnswerPiece>) -> TextAndCalls {
-        let mut out = TextAndCalls::default();
-        for piece in pieces {
-            match piece {
-                AnswerPiece::Text(text) => out.text += &text,
-                AnswerPiece::Call(call) => {
-                    out.calls.push(call_json(self.n, &call));
-                    self.n += 1;
-                }
-            }
-        }
-        out
     }
 }
 
