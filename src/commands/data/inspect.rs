@@ -58,7 +58,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({
-                "pairs": found.n, "sha256": sha256, "repeated": found.repeated, "near_prompts": found.near.listed, "near_prompts_count": found.near.count,
+                "pairs": found.n, "sha256": sha256, "repeated": found.repeated, "near_prompts": found.near.listed,
+                "near_prompts_count": found.near.listed.len(), "near_prompts_more": found.near.more,
                 "contradictions": found.contradictions, "empty_prompts": found.empty_prompts, "balance": balance,
                 "surface_accuracy": found.surface, "overlap": overlaps, "reading": reading.as_ref().map(reading_json),
             })
@@ -94,7 +95,8 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
         println!("{:<28}{:>10.2}{:>10.2}{:>8.1}{mark}", b.what, b.chosen, b.rejected, b.z);
     }
     println!("\nrepeated pairs        {}", found.repeated.len());
-    println!("near-duplicate prompts {}", found.near.count);
+    let more = if found.near.more { "more than " } else { "" };
+    println!("near-duplicate prompts {more}{}", found.near.listed.len());
     for (i, j, s) in found.near.listed.iter().take(5) {
         println!("  {s:.2}  {}  |  {}", printable(&pairs[*i].prompt), printable(&pairs[*j].prompt));
     }

@@ -311,9 +311,9 @@ mod tests {
         assert!(nearest(&["".to_owned()], &theirs, 0.6).is_empty());
     }
 
-    /// 10,000 pairs in seconds, also where all prompts are of one kind, or one prompt.
+    /// Also where all prompts are of one template, or one prompt: a search in quadratic time would not end here.
     #[test]
-    fn ten_thousand_pairs_take_seconds() {
+    fn ten_thousand_pairs_are_inspected_and_grouped() {
         for prompt in [
             (|i| format!("question{i} about topic{}", i % 700)) as fn(usize) -> String,
             |i| format!("Please write a short poem about topic{i}"),
@@ -324,12 +324,11 @@ mod tests {
                     triple(&prompt(i), &format!("It is thing{i} and other things{}", i % 90), &format!("No, it is {i}"))
                 })
                 .collect();
-            let started = std::time::Instant::now();
             let found = inspect(&pairs);
             let groups = crate::data::PairGroups::new(&pairs, crate::data::SplitBy::Groups);
-            let seconds = started.elapsed().as_secs_f64();
-            assert!(seconds < 60.0, "{seconds} s for {}", pairs[0].prompt);
-            assert!(found.near.listed.len() <= NearPairs::MOST && groups.n_pairs() == 10_000);
+            let one_kind = !prompt(0).starts_with("question");
+            assert_eq!((groups.n_pairs(), found.near.more), (10_000, prompt(0).starts_with("Please")), "{}", prompt(0));
+            assert!(!one_kind || groups.largest() == 10_000, "{}", prompt(0));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Words that carry no content of a question.
 const STOP: &str = " a an and any are as at be been by can could did do does for from had has have how i if in is it its me \
@@ -33,26 +33,37 @@ pub fn similarity(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NearPairs {
     /// `(i, j, similarity)` with i before j, in ascending order. A text with the content words of an earlier one is listed
-    /// with the first such text only. At most [`NearPairs::MOST`] are listed.
+    /// with the first such text only.
     pub listed: Vec<(usize, usize, f64)>,
-    /// All of them.
-    pub count: usize,
+    /// There are more than [`NearPairs::MOST`]. The search ended there: n texts of one template have n (n - 1) / 2.
+    pub more: bool,
 }
 
 impl NearPairs {
-    /// Pairs that are listed, at most.
+    /// Pairs that are searched for, at most.
     pub const MOST: usize = 100_000;
+}
+
+impl NearSink for NearPairs {
+    fn needs(&mut self, _: usize, _: usize) -> bool {
+        true
+    }
+
+    fn found(&mut self, i: usize, j: usize, similarity: f64) -> ControlFlow<()> {
+        if self.listed.len() == Self::MOST {
+            self.more = true;
+            return ControlFlow::Break(());
+        }
+        self.listed.push((i, j, similarity));
+        ControlFlow::Continue(())
+    }
 }
 
 /// Texts with a similarity of at least `least` (above 0). Texts with the same words are pairs too, content or not.
 pub fn near_pairs(texts: &[String], least: f64) -> NearPairs {
     let mut found = NearPairs::default();
-    Join::of(texts).near(least, &mut |i, j, s| {
-        found.count += 1;
-        if found.listed.len() < NearPairs::MOST {
-            found.listed.push((i, j, s));
-        }
-    });
+    // A break is kept in `more`.
+    let _ = Join::of(texts).near(least, &mut found);
     found.listed.sort_by_key(|p| (p.0, p.1));
     found
 }
@@ -78,12 +89,12 @@ pub fn nearest(ours: &[String], theirs: &[String], least: f64) -> Vec<(usize, us
             continue;
         }
         let mut best: Option<(usize, f64)> = None;
-        join.candidates(at, &index, least, &mut stamp, &mut |j| {
+        for j in join.candidates(at, &index, least, &mut stamp) {
             let s = jaccard(&join.sets[at], &join.sets[j]);
             if s >= least && best.is_none_or(|(b, of_best)| s > of_best || (s == of_best && j > b)) {
                 best = Some((j, s));
             }
-        });
+        }
         out.extend(best.map(|(j, s)| (i, j, s)));
     }
     out
@@ -95,6 +106,15 @@ struct Join {
     sets: Vec<Vec<u32>>,
     /// First text with the same words, where one is before it and it has no content word.
     bare_twins: Vec<(usize, usize)>,
+}
+
+/// What near pairs are collected for.
+trait NearSink {
+    /// False if it does not matter whether texts i and j are near.
+    fn needs(&mut self, i: usize, j: usize) -> bool;
+
+    /// A near pair, i before j.
+    fn found(&mut self, i: usize, j: usize, similarity: f64) -> ControlFlow<()>;
 }
 
 /// Texts by the words of their prefixes.
@@ -145,22 +165,31 @@ impl Join {
         index
     }
 
-    /// Calls `found` once for each indexed set that shares a prefix word with set `i` and has a size that allows the
-    /// similarity. `stamp` has a number for each set that no set stands for.
-    fn candidates(&self, i: usize, index: &PrefixIndex, least: f64, stamp: &mut [usize], found: &mut dyn FnMut(usize)) {
+    /// Each indexed set that shares a prefix word with set `i` and has a size that allows the similarity, once. `stamp` has a
+    /// number for each set that no set stands for.
+    fn candidates<'a>(
+        &'a self,
+        i: usize,
+        index: &'a PrefixIndex,
+        least: f64,
+        stamp: &'a mut [usize],
+    ) -> impl Iterator<Item = usize> + 'a {
         let n = self.sets[i].len() as f64;
-        for &j in self.prefix(i, least).iter().filter_map(|w| index.get(w)).flatten() {
+        let indexed = self.prefix(i, least).iter().filter_map(|w| index.get(w)).flatten().copied();
+        indexed.filter(move |&j| {
             let m = self.sets[j].len() as f64;
-            if stamp[j] != i && n.min(m) >= least * n.max(m) - 1e-9 {
+            stamp[j] != i && n.min(m) >= least * n.max(m) - 1e-9 && {
                 stamp[j] = i;
-                found(j);
+                true
             }
-        }
+        })
     }
 
-    /// Calls `found` with each near pair (i, j, similarity), i before j.
-    fn near(&self, least: f64, found: &mut dyn FnMut(usize, usize, f64)) {
-        self.bare_twins.iter().for_each(|&(i, j)| found(i, j, 1.0));
+    /// Gives `sink` each near pair that it needs, until it breaks.
+    fn near(&self, least: f64, sink: &mut dyn NearSink) -> ControlFlow<()> {
+        for &(i, j) in &self.bare_twins {
+            sink.found(i, j, 1.0)?;
+        }
         // Equal sets are compared with others once.
         let mut firsts: HashMap<&[u32], usize> = HashMap::new();
         let mut index = PrefixIndex::new();
@@ -168,21 +197,24 @@ impl Join {
         for (i, set) in self.sets.iter().enumerate().filter(|(_, set)| !set.is_empty()) {
             match firsts.entry(set) {
                 Entry::Occupied(e) => {
-                    found(*e.get(), i, 1.0);
+                    sink.found(*e.get(), i, 1.0)?;
                     continue;
                 }
                 Entry::Vacant(e) => {
                     e.insert(i);
                 }
             }
-            self.candidates(i, &index, least, &mut stamp, &mut |j| {
-                let s = jaccard(set, &self.sets[j]);
-                if s >= least {
-                    found(j, i, s);
+            for j in self.candidates(i, &index, least, &mut stamp) {
+                if sink.needs(j, i) {
+                    let s = jaccard(set, &self.sets[j]);
+                    if s >= least {
+                        sink.found(j, i, s)?;
+                    }
                 }
-            });
+            }
             self.prefix(i, least).iter().for_each(|&w| index.entry(w).or_default().push(i));
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -231,9 +263,22 @@ impl UnionFind {
     }
 }
 
+impl NearSink for UnionFind {
+    /// Texts of one group are not compared: of n texts of one template only the first comparisons cost anything.
+    fn needs(&mut self, i: usize, j: usize) -> bool {
+        self.root(i) != self.root(j)
+    }
+
+    fn found(&mut self, i: usize, j: usize, _: f64) -> ControlFlow<()> {
+        self.join(i, j);
+        ControlFlow::Continue(())
+    }
+}
+
 /// Joins near-duplicate texts.
 pub(super) fn join_near(texts: &[String], least: f64, groups: &mut UnionFind) {
-    Join::of(texts).near(least, &mut |i, j, _| groups.join(i, j));
+    // It never breaks.
+    let _ = Join::of(texts).near(least, groups);
 }
 
 /// Groups of texts such that no two groups hold near-duplicates of each other: the connected components of
@@ -267,6 +312,15 @@ mod tests {
         assert!(similarity(&content(&t[0]), &content(&t[2])) >= NEAR);
         assert_eq!(near_pairs(&t, NEAR).listed.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), [(0, 2), (3, 4)]);
         assert_eq!(groups(&t, NEAR), [vec![0, 2], vec![1], vec![3, 4], vec![5]]);
+    }
+
+    #[test]
+    fn texts_of_one_template_are_counted_up_to_a_limit_and_grouped_whole() {
+        let t: Vec<String> = (0..1000).map(|i| format!("Please write a short poem about topic{i}")).collect();
+        let near = near_pairs(&t, NEAR);
+        assert!(near.more && near.listed.len() == NearPairs::MOST);
+        assert_eq!(groups(&t, NEAR), [(0..1000).collect::<Vec<_>>()]);
+        assert!(!near_pairs(&t[..400], NEAR).more);
     }
 
     #[test]
@@ -306,7 +360,7 @@ mod tests {
                 assert_eq!(groups(&texts, least), expected, "{texts:?}");
                 // Repeats of a set are listed with its first text only; each pair that is listed is one.
                 let near = near_pairs(&texts, least);
-                assert!(near.listed.iter().all(|p| pairs.contains(&(p.0, p.1))) && near.count == near.listed.len());
+                assert!(near.listed.iter().all(|p| pairs.contains(&(p.0, p.1))) && !near.more);
                 let (ours, theirs) = texts.split_at(n / 2);
                 for (i, own) in sets[..n / 2].iter().enumerate().filter(|(_, own)| !own.is_empty()) {
                     let best = sets[n / 2..].iter().map(|s| similarity(own, s)).enumerate();
