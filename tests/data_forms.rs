@@ -65,10 +65,16 @@ const CASES: &[Case] = &[
     case("kto-chat.json", "dialogues with labels (KTO)", true, &[]),
 ];
 
-/// The same in other containers: JSON Lines under another name, byte order mark and commas, compressed, Parquet.
+/// The same in other containers: JSON Lines under another name, byte order mark and commas, JSON's layouts, UTF-16, compressed, Parquet.
 const CONTAINERS: &[Case] = &[
     case("lines.json", GENERAL, true, &[]),
     case("bom.jsonl", GENERAL, false, &[]),
+    case("commas.json", GENERAL, false, &[]),
+    case("viewer.json", GENERAL, false, &[]),
+    case("split.json", GENERAL, false, &[]),
+    case("lists.json", GENERAL, false, &[]),
+    case("utf16.csv", GENERAL, false, &[]),
+    case("blank.ndjson", GENERAL, false, &[]),
     case("plain.jsonl.gz", GENERAL, false, &[]),
     case("plain.jsonl.zst", GENERAL, false, &[]),
     #[cfg(feature = "parquet")]

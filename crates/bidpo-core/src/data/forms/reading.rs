@@ -141,7 +141,19 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
 /// `chosen_response`.
 fn values<'a>(source: &'a Source, keys: &Keys, forms: &[Form]) -> Vec<Result<Cow<'a, Value>, String>> {
     let has_form = |value: &Value| value.as_object().is_some_and(|object| form_of(object, forms).is_some());
-    if keys.is_empty() && !source.rows.iter().any(|row| row.value.as_ref().is_ok_and(has_form)) {
+    if !keys.is_empty() {
+        let numbered = |row: &'a crate::data::source::Row| match &row.value {
+            // Items of a list have their numbers, from 0, as names.
+            Ok(Value::Array(list)) => {
+                let named = list.iter().enumerate().map(|(i, item)| (i.to_string(), item.clone())).collect();
+                Ok(Cow::Owned(Value::Object(named)))
+            }
+            Ok(value) => Ok(Cow::Borrowed(value)),
+            Err(reason) => Err(reason.clone()),
+        };
+        return source.rows.iter().map(numbered).collect();
+    }
+    if !source.rows.iter().any(|row| row.value.as_ref().is_ok_and(has_form)) {
         let plain: Vec<Result<Value, String>> =
             source.rows.iter().map(|row| row.value.as_ref().map(plain_names).map_err(Clone::clone)).collect();
         if plain.iter().flatten().any(has_form) {
@@ -165,6 +177,11 @@ fn plain_names(value: &Value) -> Value {
 fn object<'a>(value: Result<&'a Value, &String>) -> Result<&'a Map<String, Value>, String> {
     match value {
         Ok(Value::Object(object)) => Ok(object),
+        Ok(Value::Array(list)) if list.iter().all(|item| !item.is_object()) => Err(format!(
+            "a row must be a JSON object, this is a list of {}: say which item is which, as with --prompt-key 0 --chosen-key 1 \
+             --rejected-key 2",
+            list.len()
+        )),
         Ok(other) => Err(format!("a row must be a JSON object, this is {}", kind(other))),
         Err(reason) => Err(reason.clone()),
     }

@@ -344,6 +344,19 @@ fn columns_that_the_user_names() {
 }
 
 #[test]
+fn rows_that_are_lists() {
+    let keys = Keys { prompt: Some("0".into()), chosen: Some("2".into()), rejected: Some("1".into()), system: None };
+    let rows = "[\"Name a colour.\", \"Seven.\", \"Green.\"]\n";
+    for (name, text) in [("f.jsonl", rows.repeat(2)), ("f.json", format!("[{}, {}]", rows.trim(), rows.trim()))] {
+        let set = load(name, &text, &ReadOptions { keys: keys.clone(), strict: true }).unwrap();
+        let found: Vec<_> = set.pairs.iter().map(|p| [p.chosen.as_str(), p.rejected.as_str()]).collect();
+        assert_eq!((found, &set.pairs[0].prompt), (vec![GREEN, GREEN], &self::text("Name a colour.")), "{name}");
+        let error = load(name, &text, &strict()).unwrap_err().to_string();
+        assert!(error.contains("this is a list of 3") && error.contains("--prompt-key 0"), "{error}");
+    }
+}
+
+#[test]
 fn other_columns_and_mixed_files() {
     let error = fault(&json!({ "text": "x" }));
     assert!(

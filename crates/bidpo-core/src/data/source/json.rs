@@ -1,24 +1,11 @@
 //! JSON in all the ways in which rows are written: a line each, a list, a list inside an object, by columns.
 
+use super::tidy::{parse, tidy, without_position};
+use super::whole::{numbered, one_object, table_of_lists};
 use super::{Format, Place, Row, Rows, SourceError};
 use crate::data::text_file::NotUtf8;
-use serde_json::{Map, Value};
-use std::borrow::Cow;
+use serde_json::Value;
 use std::path::Path;
-
-/// Keys of what a row asks.
-const PROMPTS: [&str; 10] = [
-    "prompt",
-    "question",
-    "instruction",
-    "input",
-    "inputs",
-    "query",
-    "history",
-    "context",
-    "messages",
-    "conversations",
-];
 
 /// What the file's name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +25,17 @@ pub(super) fn rows(text: &[u8], path: &Path, named: Named) -> Result<Rows, Sourc
             let text = crate::data::decode(text).map_err(|NotUtf8 { line, byte }| {
                 fail(line, format!("not UTF-8 (byte {byte} of the file): save it as UTF-8"))
             })?;
-            let values: Vec<Value> = parse(text).map_err(|e| {
-                fail(e.line(), format!("not a JSON list (column {}): {}", e.column(), without_position(&e)))
-            })?;
-            Ok(Rows { format: Format::JsonList, rows: numbered(values) })
+            match parse::<Vec<Value>>(text) {
+                Ok(values) => Ok(of_list(values)),
+                // A list a line.
+                Err(_) if all_lists(text) => Ok(lines(text.as_bytes())),
+                Err(e) => {
+                    Err(fail(e.line(), format!("not a JSON list (column {}): {}", e.column(), without_position(&e))))
+                }
+            }
         }
         // An object that ends on another line than it begins: the whole file is one, or several.
-        Some(start) if !ends_on_its_line(start) => match objects(text) {
+        Some(start) if !ends_on_its_line(start) => match std::str::from_utf8(text).ok().and_then(objects_or_tidied) {
             Some(mut values) if values.len() == 1 => match values.remove(0) {
                 (at, Value::Object(object)) if named == Named::Other => {
                     one_object(object, at).map_err(|reason| fail(at, reason))
@@ -71,11 +62,24 @@ pub(super) fn rows(text: &[u8], path: &Path, named: Named) -> Result<Rows, Sourc
     }
 }
 
-fn numbered(values: Vec<Value>) -> Vec<Row> {
-    values.into_iter().enumerate().map(|(i, value)| Row { place: Place::Item(i + 1), value: Ok(value) }).collect()
+/// The rows of a list: its items; a list of values is one row.
+fn of_list(values: Vec<Value>) -> Rows {
+    if let Some(rows) = table_of_lists(&values) {
+        return Rows { format: Format::JsonTable, rows: numbered(rows) };
+    }
+    if values.iter().all(|v| !v.is_object() && !v.is_array()) && !values.is_empty() {
+        return lines_of(vec![(1, Value::Array(values))]);
+    }
+    Rows { format: Format::JsonList, rows: numbered(values) }
 }
 
-fn lines_of(values: Vec<(usize, Value)>) -> Rows {
+/// Each line is a list.
+fn all_lists(text: &str) -> bool {
+    let is_list = |line: &str| matches!(parse::<Value>(line), Ok(Value::Array(_)));
+    text.lines().filter(|line| !line.trim().is_empty()).all(is_list)
+}
+
+pub(super) fn lines_of(values: Vec<(usize, Value)>) -> Rows {
     let one = |(line, value)| Row { place: Place::Line(line), value: Ok(value) };
     Rows { format: Format::JsonLines, rows: values.into_iter().map(one).collect() }
 }
@@ -106,9 +110,12 @@ fn ends_on_its_line(text: &[u8]) -> bool {
     }
 }
 
+fn objects_or_tidied(text: &str) -> Option<Vec<(usize, Value)>> {
+    objects(text).or_else(|| objects(&tidy(text)))
+}
+
 /// JSON values that follow one another, each with the line on which it begins; `None` where the text is something else.
-fn objects(text: &[u8]) -> Option<Vec<(usize, Value)>> {
-    let text = std::str::from_utf8(text).ok()?;
+fn objects(text: &str) -> Option<Vec<(usize, Value)>> {
     let mut found = Vec::new();
     let (mut line, mut seen) = (1, 0);
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
@@ -123,99 +130,4 @@ fn objects(text: &[u8]) -> Option<Vec<(usize, Value)>> {
             return Some(found);
         }
     }
-}
-
-/// Rows of a file that is one object: those of the one list of objects in it, or its columns; else it is a row itself.
-fn one_object(object: Map<String, Value>, line: usize) -> Result<Rows, String> {
-    let is_rows = |value: &Value| match value {
-        Value::Array(list) => !list.is_empty() && list.iter().all(Value::is_object),
-        _ => false,
-    };
-    if let Some(rows) = columns(&object) {
-        return Ok(Rows { format: Format::JsonColumns, rows: numbered(rows) });
-    }
-    // What has a prompt is a row, whatever lists it has besides.
-    if PROMPTS.iter().any(|key| object.contains_key(*key)) {
-        return Ok(lines_of(vec![(line, Value::Object(object))]));
-    }
-    let is_chat = |value: &Value| value.as_array().is_some_and(|l| l.iter().all(crate::data::message::is_message));
-    let lists: Vec<String> = object.iter().filter(|(_, v)| is_rows(v)).map(|(k, _)| k.clone()).collect();
-    match &lists[..] {
-        [] => Ok(lines_of(vec![(line, Value::Object(object))])),
-        _ if lists.iter().any(|name| is_chat(&object[name])) => Ok(lines_of(vec![(line, Value::Object(object))])),
-        [name] => match object.into_iter().find(|(k, _)| k == name) {
-            Some((_, Value::Array(list))) => Ok(Rows { format: Format::JsonList, rows: numbered(list) }),
-            _ => Ok(Rows { format: Format::JsonList, rows: Vec::new() }),
-        },
-        _ => {
-            let names = lists.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
-            Err(format!(
-                "the file is one object with several lists of rows ({names}): write one list to a file of its own"
-            ))
-        }
-    }
-}
-
-/// Rows of columns of equal length, as pandas writes them: `{"a": ["x", "y"]}`, or `{"a": {"0": "x", "1": "y"}}`.
-fn columns(object: &Map<String, Value>) -> Option<Vec<Value>> {
-    let simple = |v: &Value| !v.is_object();
-    let cells = |value: &Value| -> Option<Vec<(String, Value)>> {
-        match value {
-            Value::Array(list) if list.iter().all(simple) => {
-                Some(list.iter().enumerate().map(|(i, v)| (i.to_string(), v.clone())).collect())
-            }
-            Value::Object(index) if index.keys().all(|k| k.parse::<u64>().is_ok()) => {
-                Some(index.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
-            }
-            _ => None,
-        }
-    };
-    if object.len() < 2 {
-        return None;
-    }
-    let columns: Vec<(&String, Vec<(String, Value)>)> =
-        object.iter().map(|(k, v)| cells(v).map(|c| (k, c))).collect::<Option<_>>()?;
-    let index: Vec<&String> = columns[0].1.iter().map(|(k, _)| k).collect();
-    if index.is_empty() || !columns.iter().all(|(_, c)| c.iter().map(|(k, _)| k).eq(index.iter().copied())) {
-        return None;
-    }
-    let row = |i: usize| columns.iter().map(|(name, cells)| ((*name).clone(), cells[i].1.clone())).collect();
-    Some((0..index.len()).map(|i| Value::Object(row(i))).collect())
-}
-
-/// Reads one JSON value; NaN and infinities, which Python writes, are null.
-fn parse<T: serde::de::DeserializeOwned>(text: &str) -> serde_json::Result<T> {
-    serde_json::from_str(text).or_else(|error| match without_nan(text) {
-        Cow::Borrowed(_) => Err(error),
-        Cow::Owned(text) => serde_json::from_str(&text),
-    })
-}
-
-/// The text with `NaN`, `Infinity` and `-Infinity` outside of strings as `null`.
-fn without_nan(text: &str) -> Cow<'_, str> {
-    if !text.contains("NaN") && !text.contains("Infinity") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let (mut rest, mut in_string) = (text, false);
-    while let Some(c) = rest.chars().next() {
-        let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|w| !in_string && rest.starts_with(w));
-        if let Some(word) = word {
-            out.push_str("null");
-            rest = &rest[word.len()..];
-            continue;
-        }
-        // What an escape hides is copied with it.
-        let n = if c == '\\' { rest.chars().take(2).map(char::len_utf8).sum() } else { c.len_utf8() };
-        in_string ^= c == '"';
-        out.push_str(&rest[..n]);
-        rest = &rest[n..];
-    }
-    Cow::Owned(out)
-}
-
-/// serde_json ends its messages with a position inside the text it was given.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }

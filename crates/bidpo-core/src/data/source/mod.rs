@@ -8,6 +8,8 @@ mod packed;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod table;
+mod tidy;
+mod whole;
 
 use ggml_grad::files::FileError;
 use packed::Packing;
@@ -83,6 +85,10 @@ pub(crate) enum Format {
     JsonLines,
     JsonList,
     JsonColumns,
+    /// Lists under a list of names.
+    JsonTable,
+    /// What a data hub's viewer answers.
+    Viewer,
     Csv,
     Tsv,
     #[cfg_attr(not(feature = "parquet"), allow(dead_code))]
@@ -95,6 +101,8 @@ impl Format {
             Self::JsonLines => "JSON Lines",
             Self::JsonList => "a JSON list",
             Self::JsonColumns => "JSON by columns",
+            Self::JsonTable => "a JSON table",
+            Self::Viewer => "rows of a data hub's viewer",
             Self::Csv => "CSV",
             Self::Tsv => "TSV",
             Self::Parquet => "Parquet",
@@ -182,9 +190,10 @@ fn rows(bytes: Vec<u8>, path: &Path) -> Result<Rows, SourceError> {
              the file to JSON Lines",
         ));
     }
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(fail("this text is UTF-16: save it as UTF-8"));
-    }
+    let bytes = match utf16(&bytes) {
+        Some(text) => text.map_err(fail)?.into_bytes(),
+        None => bytes,
+    };
     let text = text_of(&bytes);
     let named = extension(path);
     let first = text.iter().find(|b| !b.is_ascii_whitespace());
@@ -196,6 +205,21 @@ fn rows(bytes: Vec<u8>, path: &Path) -> Result<Rows, SourceError> {
         (_, Some(b'{' | b'[')) | (Some("json"), _) => json::rows(text, path, json::Named::Other),
         _ => Err(SourceError::Unknown { path: path.to_owned() }),
     }
+}
+
+/// A text in UTF-16 with its byte order mark; `None` for other bytes. Without the mark, half of the bytes of most texts are 0.
+fn utf16(bytes: &[u8]) -> Option<Result<String, &'static str>> {
+    let unit = match bytes {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        [0, b, ..] | [b, 0, ..] if b.is_ascii() && *b != 0 => {
+            return Some(Err("this text seems to be UTF-16 without a byte order mark: save it as UTF-8"));
+        }
+        _ => return None,
+    };
+    let (units, rest) = bytes[2..].as_chunks();
+    let text = char::decode_utf16(units.iter().map(|pair| unit(*pair))).collect::<Result<String, _>>();
+    Some(text.ok().filter(|_| rest.is_empty()).ok_or("this text begins as UTF-16 does and is not: save it as UTF-8"))
 }
 
 /// The text without a byte order mark.
@@ -339,11 +363,46 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn json_as_people_write_it_and_as_hubs_answer_it() {
+        let both = [r#"1 {"a":1}"#, r#"2 {"a":2}"#];
+        // Commas after the last item; a comma in a text stays.
+        ok("f.json", b"[\n{\"a\": 1,},\n{\"a\": 2},\n]\n", "a JSON list", &both);
+        ok("f.jsonl", b"{\"a\": \",]\\\"\",}\n", "JSON Lines", &[r#"1 {"a":",]\""}"#]);
+        ok("f.json", b"{\n\"a\": 1,\n}\n{\n\"a\": 2\n}\n", "JSON Lines", &[r#"1 {"a":1}"#, r#"4 {"a":2}"#]);
+        let viewer = br#"{"features": [{"name": "a"}], "rows": [{"row_idx": 0, "row": {"a": 1}, "truncated_cells": []},
+            {"row_idx": 1, "row": {"a": 2}, "truncated_cells": ["a"]}], "num_rows_total": 2}"#;
+        let cut = "f.json: item 2 the viewer cut this row's \"a\": download the file of the data set itself";
+        ok("f.json", viewer, "rows of a data hub's viewer", &[both[0], cut]);
+        // pandas: to_json(orient="split") and "index"; a list of lists with its header.
+        let table = [r#"1 {"prompt":"x","b":1}"#, r#"2 {"prompt":"y","b":2}"#];
+        let split = br#"{"columns": ["prompt", "b"], "index": [0, 1], "data": [["x", 1], ["y", 2]]}"#;
+        ok("f.json", split, "a JSON table", &table);
+        ok("f.json", br#"[["prompt", "b"], ["x", 1], ["y", 2]]"#, "a JSON table", &table);
+        let index = br#"{"0": {"prompt": "x", "b": 1}, "k": {"prompt": "y", "b": 2, "id": 5}}"#;
+        let rows = [r#"1 {"prompt":"x","b":1,"id":"0"}"#, r#"2 {"prompt":"y","b":2,"id":5}"#];
+        ok("f.json", index, "a JSON list", &rows);
+        // Lists without names are kept as they are.
+        ok("f.jsonl", b"[\"x\", 1]\n\n[\"y\", 2]\n", "JSON Lines", &[r#"1 ["x",1]"#, r#"3 ["y",2]"#]);
+        ok("f.jsonl", b"[\"x\", 1]\n", "JSON Lines", &[r#"1 ["x",1]"#]);
+    }
+
+    #[test]
+    fn utf16_with_its_mark() {
+        let text = "a,b\r\n1,\"\u{e9}\u{1f34f}\"\r\n";
+        let units = || text.encode_utf16();
+        let little: Vec<u8> = [0xff, 0xfe].into_iter().chain(units().flat_map(u16::to_le_bytes)).collect();
+        let big: Vec<u8> = [0xfe, 0xff].into_iter().chain(units().flat_map(u16::to_be_bytes)).collect();
+        for bytes in [little, big] {
+            ok("f.csv", &bytes, "CSV", &["2 {\"a\":\"1\",\"b\":\"\u{e9}\u{1f34f}\"}"]);
+        }
+    }
+
+    #[test]
     fn what_is_no_data_file() {
         assert!(read("f.txt", b"x").unwrap_err().contains("unknown kind of file"));
         assert!(read("f", b"").unwrap_err().contains("unknown kind of file"));
-        for bytes in [b"\xff\xfe{\0".as_slice(), b"\xfe\xff\0{"] {
-            assert_eq!(read("f.jsonl", bytes).unwrap_err(), "f.jsonl: this text is UTF-16: save it as UTF-8");
+        for bytes in [b"\xff\xfe{\0}".as_slice(), b"\xff\xfe\0\xd8", b"{\0}\0", b"\0{\0}"] {
+            assert!(read("f.jsonl", bytes).unwrap_err().contains("UTF-16"), "{bytes:?}");
         }
         let cut = &gzip(b"{\"a\": 1}\n")[..12];
         assert!(read("f.jsonl.gz", cut).unwrap_err().starts_with("f.jsonl.gz: not a whole gzip file"), "cut");

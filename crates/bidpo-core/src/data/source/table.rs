@@ -12,7 +12,7 @@ pub(super) fn delimiter(text: &[u8]) -> u8 {
     if count(b',') > 0 {
         return b',';
     }
-    [b';', b'\t'].into_iter().find(|&d| count(d) > 0).unwrap_or(b',')
+    [b';', b'\t', b'|'].into_iter().find(|&d| count(d) > 0).unwrap_or(b',')
 }
 
 /// Reads the records under the header.
