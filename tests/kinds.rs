@@ -4,7 +4,7 @@
 
 use bidpo_core::check::{kind_differences, random_parameters};
 use bidpo_core::data::TokenizedPair;
-use bidpo_core::engine::{Direction, Engine, Parameters, TracedPair};
+use bidpo_core::engine::{BatchPlan, Direction, Engine, Parameters, RetainedText, TracedPair};
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::numbers::{cosine, median};
 use bidpo_core::train::Precision;
@@ -131,6 +131,61 @@ fn pairs_in_company_give_what_each_gives_alone() {
         let joined = engine.join(&members).unwrap().expect("these can be joined");
         let rows: usize = traced.iter().map(TracedPair::n_tokens).sum();
         assert!(joined.n_tokens() < rows - traced.len(), "{scope}: no prefix is shared");
+    }
+}
+
+/// Divergences in company are those of each text alone, in all bits; the unsteered model differs from itself by nothing.
+#[test]
+fn retained_texts_in_company_give_what_each_gives_alone() {
+    let (_directory, model) = model("llama", DType::from_name("q8_0").unwrap());
+    for (spec, scope) in specs().into_iter().flat_map(|k| ["all", "answer"].map(|s| (k, s))) {
+        let mut engine = engine(&model, &spec, &scope.parse().unwrap(), Precision::default());
+        let texts = pairs().into_iter().map(|p| TokenizedPair { rejected: Vec::new(), ..p });
+        let texts: Vec<RetainedText> = texts.map(|t| engine.trace_retained(&t).unwrap()).collect();
+        let members: Vec<&RetainedText> = texts.iter().collect();
+        let none: Vec<f32> = engine.intervention().initial(0).iter().map(|&x| x as f32).collect();
+        let unchanged = engine.diverge(&members, &none, Some(1.0)).unwrap();
+        assert!(unchanged.nats.iter().all(|d| *d == 0.0), "{}: {:?}", spec.kind, unchanged.nats);
+        assert!(unchanged.grad.iter().all(|g| *g == 0.0), "{}", spec.kind);
+        let theta = random_parameters(&**engine.intervention(), 20.0, model.n_embd(), 2);
+        let at = Parameters { theta: &theta, direction: Direction::Reverse };
+        let together = engine.diverge(&members, at, Some(0.25)).unwrap();
+        let mut sum = vec![0.0; theta.len()];
+        for (text, nats) in texts.iter().zip(&together.nats) {
+            let alone = engine.diverge(&[text], at, Some(0.25)).unwrap();
+            assert_eq!(alone.nats, [*nats], "{}, {scope}", spec.kind);
+            assert!(*nats >= 0.0);
+            sum.iter_mut().zip(&alone.grad).for_each(|(sum, g)| *sum += g);
+        }
+        assert!(together.nats.iter().any(|d| *d > 0.0), "{}, {scope}", spec.kind);
+        let agreement = cosine(&together.grad, &sum);
+        assert!(agreement > 0.999, "{}, {scope}: {agreement}", spec.kind);
+        assert_eq!(engine.diverge_all(&texts, at, BatchPlan::with_max_tokens(20)).unwrap(), together.nats);
+    }
+}
+
+/// The divergence against its definition, from the lifted graph's logits.
+#[test]
+fn divergence_is_that_of_the_logits() {
+    for family in ["llama", "gemma2"] {
+        let (_directory, model) = model(family, DType::F32);
+        let mut engine = engine(&model, &KindSpec::default(), &Scope::ALL, Precision::EXACT);
+        let pair = TokenizedPair { rejected: Vec::new(), ..pairs()[0].clone() };
+        let text = engine.trace_retained(&pair).unwrap();
+        let traced = engine.trace(&pair).unwrap();
+        let theta = random_parameters(&**engine.intervention(), 20.0, model.n_embd(), 5);
+        let zeros = vec![0.0; theta.len()];
+        let [p, q] = [&zeros, &theta].map(|v| engine.logits(&traced, v).unwrap());
+        let logs = |z: &[f32]| {
+            let max = z.iter().fold(f64::MIN, |m, &z| m.max(f64::from(z)));
+            let log_z = max + z.iter().map(|&z| (f64::from(z) - max).exp()).sum::<f64>().ln();
+            z.iter().map(|&z| f64::from(z) - log_z).collect::<Vec<f64>>()
+        };
+        let rows = p.chunks(model.n_vocab()).zip(q.chunks(model.n_vocab()));
+        let want: f64 =
+            rows.map(|(p, q)| logs(p).iter().zip(logs(q)).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()).sum();
+        let got = engine.diverge(&[&text], &theta, None).unwrap().nats[0];
+        assert!(want > 1e-3 && (got - want).abs() < 1e-4 * want, "{family}: {got} for {want}");
     }
 }
 

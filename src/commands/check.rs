@@ -106,10 +106,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         for d in &parts {
             println!(
-                "{} gradient of {} ({}) against central differences, f32 weights: {:.6e} and {:.6e}, relative error {:.1e} (limit {LIMIT:.0e})",
+                "{} gradient of {} ({}, {}) against central differences, f32 weights: {:.6e} and {:.6e}, relative error {:.1e} (limit {LIMIT:.0e})",
                 verdict(d.passed()),
                 d.part,
                 d.applied,
+                d.of,
                 d.analytic,
                 d.numeric,
                 d.relative_error

@@ -615,6 +615,7 @@ fn all() {
     ];
     let mut reached: BTreeSet<usize> = cases.iter().flat_map(|case| case()).flatten().collect();
     reached.extend(log_prob_head());
+    divergence_from_a_reference();
     for (line, (op, place)) in OPS.iter().enumerate() {
         match place {
             Place::Forward | Place::Gradient => assert!(reached.contains(&line), "no case of this test reaches {op}"),
@@ -667,6 +668,54 @@ fn log_prob_head() -> BTreeSet<usize> {
     assert_close("log_prob_head", &analytic, &numeric, LINE);
     assert!(analytic[2 * V..3 * V].iter().all(|&g| g == 0.0), "a row without a label has no gradient");
     BTreeSet::from([line_of(&Op::LogProbHead)])
+}
+
+/// L = -sum over rows of coef KL(p || q), where q = softmax(x) and p = softmax(y); KL from its definition, in f64.
+/// dL/dx[v] = coef (p[v] - q[v]).
+fn divergence_from_a_reference() {
+    const V: usize = 70;
+    const ROWS: usize = 3;
+    let c = Case::new([V, ROWS, 1, 1]);
+    let mut graph = Graph::new();
+    let (x, _) = graph.input([V, ROWS, 1, 1], Elem::F32);
+    let (y, _) = graph.input([V, ROWS, 1, 1], Elem::F32);
+    let head = graph.log_prob_head_against(x, y).unwrap();
+    let Data::F32(x) = c.data[0].clone() else { unreachable!() };
+    let y: Vec<f32> = x.iter().enumerate().map(|(i, x)| 0.4 * x + (i % 7) as f32 * 0.3 + 2.0).collect();
+    let labels = [(0, 0.5f32), (2, -2.0)].map(|(row, coef)| Label { row, token: 4, coef });
+    let mut exec = Executor::new(1).unwrap();
+    let reference = Data::F32(y.clone());
+    let mut run = |x: &[f32]| {
+        let x = Data::F32(x.to_vec());
+        let bind = Bindings { inputs: vec![&x, &reference], weights: &[], labels: &labels, weigh: None };
+        exec.run(&graph, &bind, &[], &[head]).unwrap()
+    };
+    let kl = |x: &[f32], row: usize| {
+        let logs = |z: &[f32]| {
+            let z: Vec<f64> = z[row * V..][..V].iter().map(|&z| f64::from(z)).collect();
+            let log_z = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+            z.into_iter().map(move |z| z - log_z).collect::<Vec<f64>>()
+        };
+        logs(&y).iter().zip(logs(x)).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    };
+    let outcome = run(&x);
+    for (label, got) in labels.iter().zip(&outcome.divergences) {
+        let want = kl(&x, label.row as usize);
+        assert!((got - want).abs() < 1e-6 * (1.0 + want), "KL of row {}: {got} for {want}", label.row);
+    }
+    for i in 0..x.len() {
+        let side = |h: f32| {
+            let mut moved = x.clone();
+            moved[i] += h;
+            let loss = |l: &Label| -f64::from(l.coef) * kl(&moved, l.row as usize);
+            (f64::from(moved[i]), labels.iter().map(loss).sum::<f64>())
+        };
+        let ((a, up), (b, down)) = (side(1e-3), side(-1e-3));
+        let (numeric, got) = ((up - down) / (a - b), f64::from(outcome.values[0][i]));
+        assert!((got - numeric).abs() < 1e-5, "number {i}: {got} for {numeric}");
+    }
+    let same = run(&y);
+    assert!(same.divergences.iter().all(|d| d.abs() < 1e-7) && same.values[0].iter().all(|g| *g == 0.0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::LIMIT;
 use crate::data::TokenizedPair;
-use crate::engine::{Engine, EngineError, TracedBatch};
+use crate::engine::{Engine, EngineError, RetainedText, TracedBatch};
 use crate::intervention::{Direction, Intervention, KindSpec, NamedTensor, Parameters, Scope};
 use crate::numbers::{median, norm};
 use crate::train::Precision;
@@ -25,6 +25,9 @@ pub struct PartDifference {
     pub part: String,
     /// `add` or `subtract`: the direction in which the intervention was applied.
     pub applied: &'static str,
+    /// `preference`: the slope of `log p(chosen) - log p(rejected)`. `divergence`: that of the divergence from the unsteered
+    /// model on a text.
+    pub of: &'static str,
     /// Slope by the gradient.
     pub analytic: f64,
     /// Slope by central differences.
@@ -57,8 +60,50 @@ fn rate(residual: f64, n_embd: usize) -> f64 {
     0.05 * residual / (n_embd as f64).sqrt() / SIZE
 }
 
+/// A number that depends on the parameters.
+enum Measured {
+    /// `log p(chosen) - log p(rejected)`, summed over the pairs.
+    Preference(TracedBatch),
+    /// The divergence from the unsteered model on a text.
+    Divergence(RetainedText),
+}
+
+impl Measured {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Preference(_) => "preference",
+            Self::Divergence(_) => "divergence",
+        }
+    }
+
+    fn value(&self, engine: &mut Engine, at: Parameters<'_>) -> Result<f64, EngineError> {
+        match self {
+            Self::Preference(pairs) => Ok(engine.run(pairs, at, false)?.logp.iter().map(|p| p.gap()).sum()),
+            Self::Divergence(text) => Ok(engine.diverge(&[text], at, None)?.nats.iter().sum()),
+        }
+    }
+
+    /// The gradient, and the size of the numbers that are summed in F32.
+    fn gradient(&self, engine: &mut Engine, at: Parameters<'_>) -> Result<(Vec<f64>, f64), EngineError> {
+        match self {
+            Self::Preference(pairs) => {
+                let scored = engine.run(pairs, at, true)?;
+                let mut grad = vec![0.0; at.theta.len()];
+                scored.grads.iter().for_each(|g| grad.iter_mut().zip(g).for_each(|(sum, g)| *sum += g));
+                Ok((grad, scored.logp.iter().map(|p| p.chosen.abs() + p.rejected.abs()).sum()))
+            }
+            Self::Divergence(text) => {
+                // A prediction is a difference of logits, which are of the size of a log-probability.
+                let size = (text.n_predictions() as f64) * (engine.model().n_vocab() as f64).ln();
+                Ok((engine.diverge(&[text], at, Some(1.0))?.grad, size))
+            }
+        }
+    }
+}
+
 /// Compares the gradient of every part of a kind with central differences of `log p(chosen) - log p(rejected)`, summed over
-/// the pairs: along the gradient's own part, applied forward and reversed. `model` should hold F32 weights.
+/// the pairs, and of the divergence from the unsteered model on the first pair's chosen response: along the gradient's own
+/// part, applied forward and reversed. `model` should hold F32 weights.
 ///
 /// # Errors
 /// [`EngineError`].
@@ -82,15 +127,17 @@ pub fn kind_differences(
     let residual = median(&traced.norms()[0]).unwrap_or(1.0);
     let theta = random_parameters(&*intervention, residual, n_embd, 1);
     let groups = intervention.groups(&[rate(residual, n_embd)]);
-    let traced = engine.freeze_choices(&traced, &theta)?;
+    let mut measured = vec![Measured::Preference(engine.freeze_choices(&traced, &theta)?)];
+    if let Some(pair) = pairs.first().filter(|_| !model.placement().is_offloaded()) {
+        let text = engine.trace_retained(&TokenizedPair { rejected: Vec::new(), ..pair.clone() })?;
+        measured.push(Measured::Divergence(engine.freeze_retained(&text, &theta)?));
+    }
     let mut found = Vec::new();
-    for (direction, applied) in [(Direction::Forward, "add"), (Direction::Reverse, "subtract")] {
+    let directions = [(Direction::Forward, "add"), (Direction::Reverse, "subtract")];
+    for (of, (direction, applied)) in measured.iter().flat_map(|m| directions.map(|d| (m, d))) {
         let at = Parameters { theta: &theta, direction };
-        let scored = engine.run(&traced, at, true)?;
-        let size: f64 = scored.logp.iter().map(|p| p.chosen.abs() + p.rejected.abs()).sum();
+        let (grad, size) = of.gradient(&mut engine, at)?;
         let rounding = f64::from(f32::EPSILON) / 2.0 * size;
-        let mut grad = vec![0.0; theta.len()];
-        scored.grads.iter().for_each(|g| grad.iter_mut().zip(g).for_each(|(sum, g)| *sum += g));
         let mut first = 0;
         for NamedTensor { name, data, .. } in intervention.tensors(&theta, &[layer]) {
             let part = first..first + data.len();
@@ -101,7 +148,7 @@ pub fn kind_differences(
             let size = group.map_or(1.0, |g| SIZE * g.lr * (data.len() as f64).sqrt());
             let (mut best, mut relative_error) = (f64::NAN, f64::INFINITY);
             for step in STEPS {
-                let numeric = slope(&mut engine, &traced, at, part.start, &unit, step * size)?;
+                let numeric = slope(&mut engine, of, at, part.start, &unit, step * size)?;
                 let error = ((numeric - analytic).abs() - rounding / (step * size)).max(0.0) / analytic;
                 if best.is_nan() || error < relative_error {
                     (best, relative_error) = (numeric, error);
@@ -110,7 +157,7 @@ pub fn kind_differences(
                     break;
                 }
             }
-            found.push(PartDifference { part: name, applied, analytic, numeric: best, relative_error });
+            found.push(PartDifference { part: name, applied, of: of.name(), analytic, numeric: best, relative_error });
         }
     }
     Ok(found)
@@ -119,19 +166,18 @@ pub fn kind_differences(
 /// The slope along `unit` from parameter `first` on: differences over `h` and half of it, extrapolated.
 fn slope(
     engine: &mut Engine,
-    traced: &TracedBatch,
+    of: &Measured,
     at: Parameters<'_>,
     first: usize,
     unit: &[f64],
     h: f64,
 ) -> Result<f64, EngineError> {
-    let mut gap = |s: f64| -> Result<f64, EngineError> {
+    let mut value = |s: f64| -> Result<f64, EngineError> {
         let mut moved = at.theta.to_vec();
         moved[first..].iter_mut().zip(unit).for_each(|(x, u)| *x = (f64::from(*x) + s * u) as f32);
-        let at = Parameters { theta: &moved, ..at };
-        Ok(engine.run(traced, at, false)?.logp.iter().map(|p| p.gap()).sum())
+        of.value(engine, Parameters { theta: &moved, ..at })
     };
-    let mut difference = |h: f64| -> Result<f64, EngineError> { Ok((gap(h)? - gap(-h)?) / (2.0 * h)) };
+    let mut difference = |h: f64| -> Result<f64, EngineError> { Ok((value(h)? - value(-h)?) / (2.0 * h)) };
     let (wide, narrow) = (difference(h)?, difference(h / 2.0)?);
     Ok((4.0 * narrow - wide) / 3.0)
 }

@@ -47,6 +47,15 @@ pub enum NotBatched {
     LmHead,
 }
 
+/// What the head of a joined graph gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Log-probabilities of the labels.
+    LogProbs,
+    /// The divergence from the unsteered model, whose final hidden states are each member's last input.
+    Divergence,
+}
+
 /// Several traced pairs in one graph, which they share the rows of.
 pub struct JoinedBatch {
     graph: PairGraph,
@@ -65,6 +74,10 @@ impl std::fmt::Debug for JoinedBatch {
 }
 
 impl JoinedBatch {
+    pub(super) fn graph(&self) -> &PairGraph {
+        &self.graph
+    }
+
     /// Rows of the graph: shared prefixes count once.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
@@ -83,7 +96,9 @@ pub struct BatchScore {
 
 /// Tokens and outputs of a single pair's graph.
 fn extents(pair: &TokenizedPair) -> SymDims {
-    SymDims { tokens: pair.n_tokens(), outputs: pair.chosen.len() + pair.rejected.len() - 1 }
+    // The prompt's last row predicts the first token of both responses.
+    let outputs = 1 + (pair.chosen.len() - 1) + pair.rejected.len().saturating_sub(1);
+    SymDims { tokens: pair.n_tokens(), outputs }
 }
 
 /// Shapes of the inputs that a graph reads.
@@ -177,6 +192,15 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Grad`].
     pub fn join(&mut self, members: &[&TracedPair]) -> Result<Option<JoinedBatch>, EngineError> {
+        self.join_under(members, Head::LogProbs)
+    }
+
+    /// As [`Engine::join`], with the head that gives what is asked for.
+    pub(super) fn join_under(
+        &mut self,
+        members: &[&TracedPair],
+        head: Head,
+    ) -> Result<Option<JoinedBatch>, EngineError> {
         let n_embd = self.model.n_embd();
         let Ok(symbolic) = self.joiner.graph(&mut self.context, &self.exec) else { return Ok(None) };
         let shapes: Vec<BTreeMap<InputId, Shape>> = members.iter().map(|m| input_shapes(m.graph())).collect();
@@ -196,10 +220,25 @@ impl Engine {
         let parts: Vec<(&TokenizedPair, &[f32])> = members.iter().map(|m| (m.tokens(), m.residual())).collect();
         let layout = BatchLayout::new(&parts, n_embd, &self.scope);
         let size = SymDims { tokens: layout.rows.len(), outputs: layout.outputs.len() };
-        let Some(inputs) = inputs(symbolic, members, &shapes, &layout, size) else { return Ok(None) };
+        let Some(mut inputs) = inputs(symbolic, members, &shapes, &layout, size) else { return Ok(None) };
         let mut graph = symbolic.at(size)?;
         let logits = symbolic.logits;
-        let Some((head, of)) = graph.loss_head(logits) else { return Ok(None) };
+        let (head, of) = match head {
+            Head::LogProbs => match graph.loss_head(logits) {
+                Some(head) => head,
+                None => return Ok(None),
+            },
+            Head::Divergence => {
+                // Outputs are not shared between pairs: those of each follow one another.
+                let references = members.iter().map(|m| match m.graph().downstream.inputs.last() {
+                    Some(Data::F32(rows)) => Some(&rows[..]),
+                    _ => None,
+                });
+                let Some(references) = references.collect::<Option<Vec<_>>>() else { return Ok(None) };
+                inputs.push(Data::F32(references.concat()));
+                graph.divergence_head(logits, true)?
+            }
+        };
         let hook_points = symbolic.hook_points.clone();
         let at: Vec<Value> = hook_points.iter().map(|h| h.at).collect();
         let grads = differentiate(&mut graph, of, head, &at)?;

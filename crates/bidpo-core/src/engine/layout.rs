@@ -73,7 +73,8 @@ impl Layout {
             labels: Labels::default(),
         };
         for (p, pair) in pairs.iter().enumerate() {
-            if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
+            // A pair without a rejected response has one answer: for objectives and texts that need no other.
+            if pair.prompt.is_empty() || pair.chosen.is_empty() {
                 return Err(EngineError::Pair("a prompt or response without a single token".into()));
             }
             let seqs = [2 * p as i32, 2 * p as i32 + 1];

@@ -3,7 +3,7 @@
 use super::{Engine, EngineError};
 use ggml_grad::graph::emit::{Backward, Label};
 use ggml_grad::graph::ir::Value;
-use ggml_grad::graph::passes::lower::{LabelScores, Plan, head_weight, lower};
+use ggml_grad::graph::passes::lower::{LabelScores, Plan, lower};
 use ggml_grad::llama::{DType, Weight, device_memory};
 use ggml_grad::memory::text;
 use ggml_grad::trace::DownstreamGraph;
@@ -46,7 +46,7 @@ impl Engine {
         }
         let gradient_scale = if kinds.values().any(|&k| k == DType::F16) { F16_GRADIENT_SCALE } else { 1.0 };
         let on_device: Vec<bool> = devices.iter().map(Option::is_some).collect();
-        let head = head_weight(&graph.graph, graph.logits).is_some_and(|w| on_device[w.0 as usize]);
+        let head = graph.graph.output_weight(graph.logits).is_some_and(|w| on_device[w.0 as usize]);
         for label in labels.iter_mut() {
             label.coef *= gradient_scale;
         }

@@ -62,6 +62,22 @@ impl DownstreamGraph {
         Ok(Self { graph, hook_points, logits, head, grads, residual: input, inputs, weights })
     }
 
+    /// The same forward pass with the gradient of `-coef KL(reference || policy)` summed over the rows, where `reference` are the
+    /// final hidden states of the reference ([`Graph::final_hidden`] without a vector), `[n_outputs, n_embd]`.
+    ///
+    /// # Errors
+    /// [`IrError`], also for logits that are not made by one matmul.
+    pub fn diverging(&self, reference: Vec<f32>, exec: &Executor, attention: AttentionMemory) -> Result<Self, IrError> {
+        let mut of = self.clone();
+        let fused = of.graph.output_matrix(of.logits).is_some_and(|w| exec.can_fuse_head(&of.weights[w.0 as usize]));
+        let (head, entry) = of.graph.divergence_head(of.logits, fused)?;
+        let at: Vec<Value> = of.hook_points.iter().map(|h| h.at).collect();
+        of.grads = differentiate_within(&mut of.graph, entry, head, &at, attention)?;
+        of.head = head;
+        of.inputs.push(Data::F32(reference));
+        Ok(of)
+    }
+
     /// Gives back memory that building the graph took, and loads the file layout of weights that the backward pass reads in it.
     ///
     /// # Errors

@@ -410,14 +410,18 @@ impl<'a> Builder<'a> {
     /// The arena has room; `w` is the LM head in its file layout.
     unsafe fn loss_head(&mut self, node: &Node, w: *mut sys::ggml_tensor) -> *mut sys::ggml_tensor {
         let [k, rows, ..] = node.ne;
-        let planes = [k, rows, self.setup.n_workers, 1];
+        let planes = [k, rows * (node.src.len() - 1), self.setup.n_workers, 1];
         let (partial, finish): (sys::ggml_custom_op_t, sys::ggml_custom_op_t) =
             (Some(loss_head::partial), Some(loss_head::finish));
         let task = self.setup.task;
         // SAFETY: by contract.
         unsafe {
-            let h = self.quantized(node.src[1], w, Layout::Columns);
-            let sums = self.custom(sys::GGML_TYPE_F32, planes, &[w, h], (c"loss head", partial), task);
+            // Hidden states, and the reference's where there is one.
+            let mut src = vec![w];
+            for &h in &node.src[1..] {
+                src.push(self.quantized(h, w, Layout::Columns));
+            }
+            let sums = self.custom(sys::GGML_TYPE_F32, planes, &src, (c"loss head", partial), task);
             self.custom(sys::GGML_TYPE_F32, node.ne, &[sums, w], (c"loss head, end", finish), task)
         }
     }

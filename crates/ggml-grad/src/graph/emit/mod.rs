@@ -168,6 +168,8 @@ pub struct Outcome {
     pub integers: Vec<Vec<i32>>,
     /// log p of each label.
     pub log_probs: Vec<f64>,
+    /// For each label, the divergence of its row from the reference; NaN where the head has none.
+    pub divergences: Vec<f64>,
 }
 
 /// Time of an executor's runs by phase, summed.
@@ -337,7 +339,8 @@ impl Executor {
             if status != sys::GGML_STATUS_SUCCESS {
                 return Err(RunError::Compute(status));
             }
-            let mut outcome = Outcome { log_probs: task.log_probs, ..Outcome::default() };
+            let mut outcome =
+                Outcome { log_probs: task.log_probs, divergences: task.divergences, ..Outcome::default() };
             for v in read {
                 let t = built.tensors[v.0 as usize];
                 let mut bytes = vec![0.0f32; sys::ggml_nelements(t) as usize];

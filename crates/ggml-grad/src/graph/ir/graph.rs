@@ -1,5 +1,7 @@
 //! The graph, and constructors of its nodes that check what they are given.
 
+mod heads;
+
 use super::{Elem, Glu, InputId, IrError, Node, Op, OpParams, Shape, Value, WeightId, contiguous, dense, n_elements};
 use std::fmt;
 
@@ -479,24 +481,6 @@ impl Graph {
         Ok(self.f32(Op::Acc { nb, offset }, &[x, y], self.ne(x)))
     }
 
-    /// The LM head, if the logits are its matmul with hidden states and nothing else.
-    pub fn output_matrix(&self, logits: Value) -> Option<WeightId> {
-        let node = self.node(logits);
-        let (&[w, h], Op::MulMat(_)) = (&node.src[..], node.op) else { return None };
-        let (w_ne, ne) = (self.ne(w), self.ne(h));
-        let Op::Weight(id) = self.node(w).op else { return None };
-        (w_ne[2] * w_ne[3] * ne[2] * ne[3] == 1 && self.is_contiguous(h)).then_some(id)
-    }
-
-    /// [`Op::LossHead`] for logits that have an [`Graph::output_matrix`]: the op and the hidden states, with respect to which
-    /// it is the gradient. None for any other logits.
-    pub fn loss_head(&mut self, logits: Value) -> Option<(Value, Value)> {
-        self.output_matrix(logits)?;
-        let (w, h) = (self.node(logits).src[0], self.node(logits).src[1]);
-        let ne = self.ne(h);
-        Some((self.f32(Op::LossHead, &[w, h], ne), h))
-    }
-
     /// [`Op::Attention`]. `plain`: the same result made of other ops.
     ///
     /// # Errors
@@ -552,14 +536,5 @@ impl Graph {
             self.view(for_kv, nk, contiguous(nk), 0)?,
             self.view(for_kv, nv, contiguous(nv), 4 * of_k)?,
         ])
-    }
-
-    /// [`Op::LogProbHead`].
-    pub fn log_prob_head(&mut self, logits: Value) -> Result<Value, IrError> {
-        let ne = self.ne(logits);
-        if ne[2] != 1 || ne[3] != 1 || !self.is_contiguous(logits) {
-            return Self::err(Op::LogProbHead, format!("logits of shape {ne:?}"));
-        }
-        Ok(self.f32(Op::LogProbHead, &[logits], ne))
     }
 }

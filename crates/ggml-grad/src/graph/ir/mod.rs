@@ -293,10 +293,12 @@ pub enum Op {
     },
     /// The fused LM-head loss: from the LM head `x [n_embd, n_vocab]` and hidden states `y [n_embd, n_rows]` to the gradient of the same sum
     /// with respect to the hidden states: [`Op::MulMat`], [`Op::LogProbHead`] and [`Op::MulMatT`] in one, without a table of
-    /// logits.
+    /// logits. With the hidden states of a reference as a third source: the gradient of `-coef KL(reference || policy)` summed
+    /// over the rows, whose coefficients are those of their labels; the executor then records the divergences as well.
     LossHead,
     /// From logits `[n_vocab, n_rows]` to the gradient of `sum over rows and labels of coef * log p(label)`; the rows'
-    /// labels and coefficients are given to the executor, which also records each log p.
+    /// labels and coefficients are given to the executor, which also records each log p. With the logits of a reference as a
+    /// second source: as for [`Op::LossHead`].
     LogProbHead,
 }
 

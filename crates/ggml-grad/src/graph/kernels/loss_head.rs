@@ -14,6 +14,10 @@
 //! 2024, arXiv 2411.09009, which leaves out what is below 2^-12). Tiles whose largest logit shows that they hold less than
 //! [`UNSEEN`] of it, all together, are left out of log p as well: less than F32 can tell from nothing.
 //!
+//! With the hidden states of a reference p, which the same LM head turns into logits, the sum is that of `-coef KL(p || q)`
+//! over the rows instead, and its gradient `coef (sum_v p_v W[v] - sum_v q_v W[v])`: both walks in one, exact over the
+//! vocabulary, for `n_embd` numbers a row that the caller keeps. Rows of the reference follow those of the policy.
+//!
 //! Coefficients may follow from the log-probabilities ([`super::task::LabelWeightFn`]): the second op knows these before it adds up.
 
 use super::activations::{Layout, Packed};
@@ -75,7 +79,8 @@ fn labelled(task: &LossTask, n_rows: usize) -> Vec<Labelled> {
 }
 
 /// The first op: src0 = W `[n_embd, n_vocab]`, src1 = h `[n_embd, n_rows]` in [`Layout::Columns`], dst
-/// `[n_embd, n_rows, n_workers]`: each worker's part of `sum exp(z - max) W`.
+/// `[n_embd, n_rows, n_workers]`: each worker's part of `sum exp(z - max) W`. With src2 = the reference's hidden states, as
+/// src1, dst has twice the rows.
 pub(in crate::graph) unsafe extern "C" fn partial(
     dst: *mut sys::ggml_tensor,
     ith: c_int,
@@ -88,30 +93,41 @@ pub(in crate::graph) unsafe extern "C" fn partial(
     unsafe {
         let (d, w, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
         let Some(format) = Format::of(w.type_) else { return };
-        let [k, n_rows, parts] = [d.ne[0] as usize, d.ne[1] as usize, d.ne[2] as usize];
+        let [k, all_rows, parts] = [d.ne[0] as usize, d.ne[1] as usize, d.ne[2] as usize];
+        let reference = (*dst).src[2];
+        let n_rows = if reference.is_null() { all_rows } else { all_rows / 2 };
         let (ith, nth) = (ith as usize, (nth as usize).min(parts));
         if ith >= nth {
             return;
         }
         let task = user.cast::<LossTask>();
         let grad = (*task).grad;
-        let rows = labelled(&*task, n_rows);
+        let mut rows = labelled(&*task, n_rows);
+        if !reference.is_null() {
+            rows.extend(rows.iter().map(|l| Labelled { row: l.row + n_rows, ..*l }).collect::<Vec<_>>());
+        }
         let part = &mut *(*task).workers.as_mut_ptr().add(ith);
-        let plane = d.data.cast::<f32>().add(ith * n_rows * k);
+        let plane = d.data.cast::<f32>().add(ith * all_rows * k);
         if grad {
-            std::slice::from_raw_parts_mut(plane, n_rows * k).fill(0.0);
+            std::slice::from_raw_parts_mut(plane, all_rows * k).fill(0.0);
         }
         let head = Walk {
             w: w.data.cast(),
             stride: w.nb[1],
             packed: Packed::new(format, Layout::Columns, k, n_rows),
             x: x.data.cast(),
+            reference: reference.as_ref().map(|r| r.data.cast_const().cast()),
             rows: &rows,
             grad,
             unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
             plane,
         };
-        *part = WorkerSums { max: vec![f32::NEG_INFINITY; n_rows], sum: vec![0.0; n_rows], large: Vec::new() };
+        *part = WorkerSums {
+            max: vec![f32::NEG_INFINITY; all_rows],
+            sum: vec![0.0; all_rows],
+            cross: vec![0.0; all_rows - n_rows],
+            large: Vec::new(),
+        };
         let logits = (*task).logits.as_mut_ptr();
         let mut columns = Columns::new(format, k);
         for l in &rows {
@@ -119,7 +135,7 @@ pub(in crate::graph) unsafe extern "C" fn partial(
                 let token = (&(*task).labels)[i].token as usize;
                 let z = head.one(&mut columns, token, l.row);
                 part.max[l.row] = part.max[l.row].max(z);
-                if ith == 0 {
+                if ith == 0 && l.row < n_rows {
                     *logits.add(i) = z;
                 }
             }
@@ -144,6 +160,8 @@ struct Walk<'a> {
     stride: usize,
     packed: Packed,
     x: *const u8,
+    /// Hidden states of the reference, as `x`: their rows follow.
+    reference: Option<*const u8>,
     rows: &'a [Labelled],
     grad: bool,
     /// Logarithm of the share of the sum so far that none of the tokens of an unseen tile reaches.
@@ -155,10 +173,14 @@ impl Walk<'_> {
     /// The logit of one token in one row.
     unsafe fn one(&self, columns: &mut Columns, token: usize, row: usize) -> f32 {
         let mut z = [0.0f32; Columns::LANES];
+        let (x, row) = match self.reference {
+            Some(reference) if row >= self.packed.m => (reference, row - self.packed.m),
+            _ => (self.x, row),
+        };
         // SAFETY: as `partial`.
         unsafe {
             columns.load(self.w.add(token * self.stride), self.stride, 1);
-            columns.multiply(&self.packed, self.x, (row, row + 1), z.as_mut_ptr(), Columns::LANES);
+            columns.multiply(&self.packed, x, (row, row + 1), z.as_mut_ptr(), Columns::LANES);
         }
         z[0]
     }
@@ -167,7 +189,8 @@ impl Walk<'_> {
     /// vocabularies: each worker soon has a sum that shows what is next to nothing.
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
     unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut WorkerSums) {
-        let (k, m) = (self.packed.k, self.packed.m);
+        let (k, own) = (self.packed.k, self.packed.m);
+        let m = if self.reference.is_some() { 2 * own } else { own };
         let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
         let mut a = vec![0u16; m * TILE]; // [rows, TILE]
         let mut panel = vec![0u32; TILE / 2 * k]; // [TILE / 2, n_embd]
@@ -181,7 +204,10 @@ impl Walk<'_> {
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
             unsafe {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
-                columns.multiply(&self.packed, self.x, (0, m), z.as_mut_ptr(), TILE);
+                columns.multiply(&self.packed, self.x, (0, own), z.as_mut_ptr(), TILE);
+                if let Some(reference) = self.reference {
+                    columns.multiply(&self.packed, reference, (0, own), z.as_mut_ptr().add(own * TILE), TILE);
+                }
             }
             dense.clear();
             sparse.clear();
@@ -190,7 +216,8 @@ impl Walk<'_> {
             }
             let mut used = 0u32;
             for l in self.rows {
-                let z = &mut z[l.row * TILE..(l.row + 1) * TILE];
+                let (before, z) = z.split_at_mut(l.row * TILE);
+                let z = &mut z[..TILE];
                 z[count..].fill(f32::NEG_INFINITY);
                 let top = largest(z);
                 // The sum so far is at least the label's exp(0), whatever the maximum is relative to. NaN is not below.
@@ -204,6 +231,11 @@ impl Walk<'_> {
                 // A NaN reaches the sum, and through it all of the row.
                 let mass = exponentials(z, part.max[l.row], &mut e[..]);
                 part.sum[l.row] += f64::from(mass);
+                if let Some(policy) = l.row.checked_sub(own) {
+                    let of_policy = &before[policy * TILE..];
+                    let terms = e[..count].iter().zip(z.iter().zip(of_policy)).filter(|(e, _)| **e > 0.0);
+                    part.cross[policy] += terms.map(|(e, (z, of))| f64::from(e * (z - of))).sum::<f64>();
+                }
                 if !self.grad || l.coef == 0.0 {
                     continue;
                 }
@@ -267,6 +299,9 @@ impl Walk<'_> {
         let factor = (part.max[row] - top).exp();
         part.max[row] = top;
         part.sum[row] *= f64::from(factor);
+        if let Some(policy) = row.checked_sub(self.packed.m) {
+            part.cross[policy] *= f64::from(factor);
+        }
         if self.grad {
             let k = self.packed.k;
             // SAFETY: the worker's own plane has a row of k numbers for each row.
@@ -276,7 +311,8 @@ impl Walk<'_> {
     }
 }
 
-/// The second op: src0 = the first one's result, src1 = W, dst `[n_embd, n_rows]`. Fills in the task's log-probabilities.
+/// The second op: src0 = the first one's result, src1 = W, dst `[n_embd, n_rows]`. Fills in the task's log-probabilities and,
+/// where the first op had a reference, its divergences.
 pub(in crate::graph) unsafe extern "C" fn finish(
     dst: *mut sys::ggml_tensor,
     ith: c_int,
@@ -288,14 +324,20 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         let (d, planes, w) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
         let Some(format) = Format::of(w.type_) else { return };
         let [k, n_rows] = [d.ne[0] as usize, d.ne[1] as usize];
+        let all_rows = planes.ne[1] as usize;
+        let has_reference = all_rows > n_rows;
         let task = user.cast::<LossTask>();
         let parts: Vec<&WorkerSums> = (*task).workers.iter().filter(|p| !p.max.is_empty()).collect();
         let (r0, r1) = share(n_rows, ith as usize, nth as usize);
         let log_probs = (*task).log_probs.as_mut_ptr();
+        let divergences = (*task).divergences.as_mut_ptr();
         let mut row = Dequantized::new(format, w, k);
-        let mut large = vec![Vec::new(); r1 - r0];
+        // Of the policy's rows, then of the reference's.
+        let mut large = [vec![Vec::new(); r1 - r0], vec![Vec::new(); r1 - r0]];
         for token in parts.iter().flat_map(|p| &p.large) {
-            if let Some(large) = (token.row as usize).checked_sub(r0).and_then(|row| large.get_mut(row)) {
+            let row = token.row as usize;
+            let at = if row < n_rows { (0, row) } else { (1, row - n_rows) };
+            if let Some(large) = at.1.checked_sub(r0).and_then(|row| large[at.0].get_mut(row)) {
                 large.push(token);
             }
         }
@@ -324,21 +366,45 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             for (i, &z) in logits.iter().enumerate().take(l.last).skip(l.first) {
                 *log_probs.add(i) = f64::from(z) - t.log_z;
             }
+            let reference = has_reference.then(|| Total::new(Labelled { row: l.row + n_rows, ..*l }, &parts));
+            if let Some(reference) = &reference {
+                let cross: f64 = parts.iter().map(|p| p.cross[l.row] * reference.relative(p)).sum();
+                for i in l.first..l.last {
+                    *divergences.add(i) = cross / reference.sum - reference.log_z + t.log_z;
+                }
+            }
             if !(*task).grad {
                 continue;
             }
             let out = std::slice::from_raw_parts_mut(d.data.cast::<f32>().add(l.row * k), k);
             if l.coef != 0.0 {
                 let coef = f64::from(coefs[l.first..l.last].iter().sum::<f32>());
-                for (i, p) in parts.iter().enumerate() {
-                    let factor = (-coef * t.relative(p) / t.sum) as f32;
-                    let plane = planes.data.cast::<f32>().add((i * n_rows + l.row) * k);
-                    add(out, factor, std::slice::from_raw_parts(plane, k));
+                // coef sum_v p_v W[v]
+                let mut mean = |out: &mut [f32], t: &Total, coef: f64, large: &[&LargeToken]| {
+                    for (i, p) in parts.iter().enumerate() {
+                        let factor = (coef * t.relative(p) / t.sum) as f32;
+                        let plane = planes.data.cast::<f32>().add((i * all_rows + t.of.row) * k);
+                        add(out, factor, std::slice::from_raw_parts(plane, k));
+                    }
+                    for large in large {
+                        let p = (f64::from(large.logit) - t.log_z).exp();
+                        add(out, (coef * p) as f32, row.read(large.token as usize));
+                    }
+                };
+                let [own, others] = [&large[0][l.row - r0], &large[1][l.row - r0]];
+                match &reference {
+                    None => mean(out, t, -coef, own),
+                    // Each by itself: equal distributions leave nothing, to the last bit.
+                    Some(reference) => {
+                        let mut policy = vec![0.0; k];
+                        mean(&mut policy, t, coef, own);
+                        mean(out, reference, coef, others);
+                        add(out, -1.0, &policy);
+                    }
                 }
-                for large in &large[l.row - r0] {
-                    let p = (f64::from(large.logit) - t.log_z).exp();
-                    add(out, (-coef * p) as f32, row.read(large.token as usize));
-                }
+            }
+            if has_reference {
+                continue;
             }
             for (label, &coef) in labels[l.first..l.last].iter().zip(&coefs[l.first..l.last]) {
                 add(out, coef, row.read(label.token as usize));

@@ -26,6 +26,8 @@ pub(in crate::graph) struct LossTask<'a> {
     pub weigh: Option<LabelWeightFn<'a>>,
     /// log p of each label, written by the run.
     pub log_probs: Vec<f64>,
+    /// For each label, KL(reference || policy) of its row, nats; written by heads that have a reference.
+    pub divergences: Vec<f64>,
     /// True if [`super::loss_head`] computes the gradient too.
     pub grad: bool,
     /// Logit of each label, written by [`super::loss_head`].
@@ -41,6 +43,8 @@ pub(in crate::graph) struct WorkerSums {
     pub max: Vec<f32>,
     /// For each row, sum of `exp(z - max)`.
     pub sum: Vec<f64>,
+    /// For each row with a reference, sum of `exp(z_ref - max_ref) (z_ref - z)`; empty without one.
+    pub cross: Vec<f64>,
     /// Tokens of large probability, which are added in F32.
     pub large: Vec<LargeToken>,
 }
@@ -63,6 +67,7 @@ impl<'a> LossTask<'a> {
             labels: labels.to_vec(),
             weigh,
             log_probs: vec![f64::NAN; labels.len()],
+            divergences: vec![f64::NAN; labels.len()],
             grad: false,
             logits: vec![f32::NAN; labels.len()],
             workers: vec![WorkerSums::default(); n_workers],

@@ -15,6 +15,7 @@ struct Bench {
     w: *mut sys::ggml_tensor,
     x: *mut sys::ggml_tensor,
     w_values: Vec<f32>, // [n, k], dequantized
+    x_values: Vec<f32>, // [m, k]
     k: usize,
     m: usize,
 }
@@ -38,7 +39,7 @@ impl Bench {
             let convert = (*sys::ggml_get_type_traits(kind)).to_float.unwrap();
             convert((*w).data, w_values.as_mut_ptr(), (n * k) as i64);
             std::ptr::copy_nonoverlapping(x_values.as_ptr(), (*x).data.cast::<f32>(), m * k);
-            Self { ctx, w, x, w_values, k, m }
+            Self { ctx, w, x, w_values, x_values, k, m }
         }
     }
 
@@ -59,12 +60,27 @@ impl Bench {
         }
     }
 
+    /// Further activations, `[m, k]`.
+    fn activations(&self, values: &[f32]) -> *mut sys::ggml_tensor {
+        assert_eq!(values.len(), self.m * self.k);
+        // SAFETY: a tensor of as many numbers, in a context that holds its data.
+        unsafe {
+            let x = sys::ggml_new_tensor_2d(self.ctx, sys::GGML_TYPE_F32, self.k as i64, self.m as i64);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), (*x).data.cast::<f32>(), values.len());
+            x
+        }
+    }
+
     fn packed(&self, layout: Layout) -> *mut sys::ggml_tensor {
+        self.packed_of(self.x, layout)
+    }
+
+    fn packed_of(&self, x: *mut sys::ggml_tensor, layout: Layout) -> *mut sys::ggml_tensor {
         // SAFETY: the weight is alive.
         let kind = unsafe { (*self.w).type_ };
         let bytes = activations::packed_bytes(kind, layout, self.k, self.m).unwrap();
         let task = activations::pack_task(kind, layout);
-        self.custom(sys::GGML_TYPE_I8, [bytes, 1, 1], &[self.x], Some(activations::pack), task)
+        self.custom(sys::GGML_TYPE_I8, [bytes, 1, 1], &[x], Some(activations::pack), task)
     }
 
     /// Computes a tensor with so many threads.
@@ -138,6 +154,74 @@ fn fast_matmuls_differ_from_ggml_in_reduction_order_only() {
                     assert!((got - want).abs() <= 2e-6 * scale * (size.0 as f32).sqrt(), "{what}: {got} for {want}");
                 }
                 assert!(*first.get_or_insert_with(|| bits(&got)) == bits(&got), "{threads} threads give other bits");
+            }
+        }
+    }
+}
+
+/// The divergence from a reference and its gradient, against f64 from ggml's own logits: a reference that is near, one that is
+/// far, and the policy itself, from which it differs by nothing at all.
+#[test]
+fn fused_divergence_against_f64() {
+    let mut rng = ChaCha8Rng::seed_from_u64(14);
+    for kind in TYPES.into_iter().filter(|&kind| loss_head::can_fuse(kind)) {
+        for ((k, n, m), scale, apart) in [
+            ((256, 1000, 7), 0.3, 0.5),
+            ((512, 130, 20), 3.0, 0.1),
+            ((256, 333, 9), 20.0, 1.0),
+            ((256, 200, 3), 1.0, 0.0),
+        ] {
+            let bench = Bench::new(kind, (k, n, m), scale, &mut rng);
+            let near: Vec<f32> =
+                bench.x_values.iter().map(|x| x + apart * scale * rng.random_range(-1.0..1.0)).collect();
+            let reference = bench.activations(&near);
+            let labels: Vec<Label> = (0..m as u32)
+                .filter(|row| *row != 5)
+                .map(|row| Label { row, token: rng.random_range(0..n as u32), coef: [-0.5, 2.0][row as usize % 2] })
+                .collect();
+            // SAFETY: live tensors of these shapes.
+            let [zq, zp] =
+                [bench.x, reference].map(|x| bench.compute(unsafe { sys::ggml_mul_mat(bench.ctx, bench.w, x) }, 1));
+            let row = |z: &[f32], row: u32| -> (Vec<f64>, f64) {
+                let z: Vec<f64> = z[row as usize * n..][..n].iter().map(|&z| f64::from(z)).collect();
+                let max = z.iter().copied().fold(f64::MIN, f64::max);
+                let log_z = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+                (z, log_z)
+            };
+            let (mut want_kl, mut want) = (Vec::new(), vec![0.0f64; m * k]);
+            for label in &labels {
+                let ((q, log_q), (p, log_p)) = (row(&zq, label.row), row(&zp, label.row));
+                want_kl.push(p.iter().zip(&q).map(|(p, q)| (p - log_p).exp() * (p - log_p - q + log_q)).sum::<f64>());
+                let out = &mut want[label.row as usize * k..][..k];
+                for (v, (p, q)) in p.iter().zip(&q).enumerate() {
+                    let factor = f64::from(label.coef) * ((p - log_p).exp() - (q - log_q).exp());
+                    out.iter_mut().zip(&bench.w_values[v * k..]).for_each(|(out, w)| *out += factor * f64::from(*w));
+                }
+            }
+            for threads in [1usize, 2, 16] {
+                let mut task = LossTask::new(&labels, None, threads);
+                task.grad = true;
+                let user = (&raw mut task).cast::<c_void>();
+                let (x, r) = (bench.packed(Layout::Columns), bench.packed_of(reference, Layout::Columns));
+                let planes = [k, 2 * m, threads];
+                let partial =
+                    bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x, r], Some(loss_head::partial), user);
+                let head =
+                    bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[partial, bench.w], Some(loss_head::finish), user);
+                let got = bench.compute(head, threads as i32);
+                let what = format!("type {kind}, {n} x {k}, {m} rows, {threads} threads");
+                for (got, want) in task.divergences.iter().zip(&want_kl) {
+                    assert!((got - want).abs() <= 2e-5 + 1e-4 * want, "{what}: KL {got} for {want}");
+                }
+                if apart == 0.0 {
+                    assert!(task.divergences.iter().all(|d| *d == 0.0) && got.iter().all(|g| *g == 0.0), "{what}");
+                }
+                for (row, (got, want)) in got.chunks(k).zip(want.chunks(k)).enumerate() {
+                    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                    let error = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w));
+                    let size = norm(&mut want.iter().copied());
+                    assert!(error <= 1e-2 * size + 1e-3, "{what}: row {row}: {error} of {size}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 //! [`Op::MulMatT`] becomes an ordinary matmul with a transposed copy of the weight, the ops of gradients (`*Back`) become elementwise arithmetic, and the head becomes a softmax whose label entries are written in place.
 
 use crate::graph::emit::{Data, Label};
-use crate::graph::ir::{Elem, Graph, IrError, Node, Op, Unary, Value, WeightId, n_elements};
+use crate::graph::ir::{Elem, Graph, IrError, Node, Op, Unary, Value, WeightId};
 use crate::llama::sys;
 use std::collections::BTreeMap;
 
@@ -279,21 +279,6 @@ impl Lowering<'_> {
         let written = g.set_rows(flat, sums, ids)?;
         self.head = Some(LabelScores { logits: at_labels, largest, p_largest, places });
         self.graph.reshape(written, [n_vocab, n_rows, 1, 1])
-    }
-}
-
-/// The weight that the logits are made with, whatever follows (a scale, a soft cap).
-pub fn head_weight(graph: &Graph, logits: Value) -> Option<WeightId> {
-    let mut at = logits;
-    loop {
-        let node = graph.node(at);
-        let first = *node.src.first()?;
-        match (node.op, graph.node(first).op) {
-            (Op::MulMat(_), Op::Weight(id)) => return Some(id),
-            (Op::MulMat(_), _) => return None,
-            _ if n_elements(node.ne) != n_elements(graph.ne(first)) => return None,
-            _ => at = first,
-        }
     }
 }
 
