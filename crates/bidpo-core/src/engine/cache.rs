@@ -14,9 +14,6 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Version of the files and of what is in them. Goes up whenever the numbers of a capture change.
-const VERSION: &str = "bidpo captured pairs 4";
-
 /// Storage type of the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheType {
@@ -89,6 +86,9 @@ pub(super) struct Stored {
 }
 
 impl Cache {
+    /// Version of the files and of what is in them. Goes up whenever the numbers of a capture change.
+    pub const VERSION: &str = "bidpo captured pairs 4";
+
     /// A cache in `folder`, which is made if there is none. `context`: the hash of the model file, and how its weights are
     /// held.
     ///
@@ -129,7 +129,7 @@ impl Cache {
     /// The name of a capture: a hash of its tokens, of the cache's context, and of what the engine says decides numbers.
     pub(super) fn key(&self, engine: &str, pairs: &[&TokenizedPair]) -> String {
         let mut h = Sha256::new();
-        for part in [VERSION, self.kind.name(), &self.context, engine] {
+        for part in [Self::VERSION, self.kind.name(), &self.context, engine] {
             h.update((part.len() as u64).to_le_bytes());
             h.update(part);
         }
@@ -142,6 +142,11 @@ impl Cache {
 
     fn path(&self, key: &str) -> PathBuf {
         self.folder.join(format!("{key}.safetensors"))
+    }
+
+    /// Reads the capture of a key, and says whether it can be used.
+    pub fn holds(&mut self, key: &str) -> bool {
+        self.load(key).is_some()
     }
 
     /// The contents stored under a key. A file that cannot be trusted is noticed and counts as none.
@@ -221,7 +226,7 @@ fn serialize(stored: &Stored, key: &str, kind: CacheType) -> Result<Vec<u8>, saf
         .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     // One entry: a map's order is another in each process, and equal captures shall be equal files.
-    let what = [VERSION, key, &digest(key, views.iter().map(|(n, v)| (*n, v)))].join("; ");
+    let what = [Cache::VERSION, key, &digest(key, views.iter().map(|(n, v)| (*n, v)))].join("; ");
     let meta = HashMap::from([("capture".to_owned(), what)]);
     safetensors::serialize(views, Some(meta))
 }
@@ -244,8 +249,8 @@ fn parse(bytes: &[u8], key: &str, kind: CacheType) -> Result<Stored, String> {
     let what = header.metadata().as_ref().and_then(|m| m.get("capture")).cloned().unwrap_or_default();
     let parts: Vec<&str> = what.split("; ").collect();
     let [format, of, sha256] = parts[..] else { return Err("it is no capture of bidpo's".into()) };
-    if format != VERSION {
-        return Err(format!("its format is {format:?}, this version of bidpo reads {VERSION:?}"));
+    if format != Cache::VERSION {
+        return Err(format!("its format is {format:?}, this version of bidpo reads {:?}", Cache::VERSION));
     }
     if of != key {
         return Err("it belongs to another capture".into());

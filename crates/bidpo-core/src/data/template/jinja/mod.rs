@@ -217,7 +217,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|i| start + i) else { break };
+        // The sign that opens a tag does not close it: `{%}` is none.
+        let Some(end) = rest[start + 2..].find("%}").map(|i| start + 2 + i) else { break };
         let inner = &rest[start + 2..end];
         let tag = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out += &rest[..start + 2];

@@ -65,6 +65,10 @@ fn json_is_not_escaped_for_html() {
 #[test]
 fn generation_tags_have_no_effect() {
     assert_eq!(render("a {%- generation -%} b {%- endgeneration %} c").unwrap(), "ab c");
+    // No tag, and no panic: Jinja2 misses a tag's name.
+    for broken in ["a {%} b", "{%}", "{%}{% generation %}b{% endgeneration %}"] {
+        assert!(render(broken).is_err(), "{broken}");
+    }
 }
 
 #[test]
