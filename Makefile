@@ -3,9 +3,10 @@
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
 # make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (under an hour)
+# make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench study help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study fuzz help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -45,6 +46,9 @@ architectures: setup
 
 bench: models-all build
 	scripts/bench.sh
+
+fuzz: setup
+	scripts/fuzz.sh
 
 study: models build
 	scripts/study.sh

@@ -1,0 +1,52 @@
+//! Readers of everything that comes from outside, each as a function of bytes, with valid inputs and structure-aware changes
+//! of them. Three programs call them: libFuzzer (`fuzz_targets`), the driver (`src/bin/drive.rs`), and the tests
+//! (`tests/robust/mutated.rs`, which includes this file).
+
+pub mod edit;
+pub mod forms;
+pub mod readers;
+
+/// A target of libFuzzer for the reader of this name.
+#[cfg(feature = "libfuzzer")]
+#[macro_export]
+macro_rules! target {
+    ($name:literal) => {
+        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+            $crate::run($name, bytes);
+        });
+        libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, most: usize, seed: u32| {
+            match $crate::another($name, &data[..size], seed) {
+                Some(file) if file.len() <= most.min(data.len()) => {
+                    data[..file.len()].copy_from_slice(&file);
+                    file.len()
+                }
+                _ => libfuzzer_sys::fuzzer_mutate(data, size, most),
+            }
+        });
+    };
+}
+
+/// Gives an input to the reader of this name.
+#[cfg(feature = "libfuzzer")]
+pub fn run(name: &str, bytes: &[u8]) {
+    let reader = readers::reader(name).expect("the target's name is a reader's");
+    (reader.read)(bytes);
+}
+
+/// A changed input, in three of four cases; else libFuzzer changes it.
+#[cfg(feature = "libfuzzer")]
+pub fn another(name: &str, bytes: &[u8], seed: u32) -> Option<Vec<u8>> {
+    if seed.is_multiple_of(4) {
+        return None;
+    }
+    let reader = readers::reader(name)?;
+    changed(reader.form, bytes, u64::from(seed))
+}
+
+/// A changed input by the decisions of a seed.
+pub fn changed(form: forms::Form, bytes: &[u8], seed: u64) -> Option<Vec<u8>> {
+    use rand::{RngCore, SeedableRng};
+    let mut decisions = [0; 512];
+    rand_chacha::ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut decisions);
+    form.changed(bytes, &mut arbitrary::Unstructured::new(&decisions)).ok()
+}
