@@ -84,7 +84,18 @@ python_packages() {
     fi
 }
 
-if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then python_packages; fi
+# axe-core, which the tests of the server's page run in it: a Python package holds it as one file.
+axe_core() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/axe
+    if [ -f "$folder/axe_playwright_python/axe.min.js" ]; then return 0; fi
+    echo "setup: axe-core for the tests, into $folder" >&2
+    if ! python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "axe-playwright-python==0.1.8"; then
+        echo "setup: axe-core cannot be installed" >&2
+        exit 1
+    fi
+}
+
+if [ -n "${BIDPO_SETUP_TESTS:-}" ]; then python_packages; axe_core; fi
 # OpenAI's Python client, for the tests alone, in a folder that `cargo clean` takes away.
 client=target/openai-client
 if [ -n "${BIDPO_SETUP_TESTS:-}" ] && ! "$client/bin/python" -c 'import openai' >/dev/null 2>&1; then

@@ -130,6 +130,18 @@ pub fn chromium() -> Option<&'static str> {
     found
 }
 
+/// The text of axe-core, which finds what keeps people from using a page, from scripts/setup.sh.
+pub fn axe() -> Option<String> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|d| PathBuf::from(d).join(".cache")))?;
+    let path = cache.join("bidpo/axe/axe_playwright_python/axe.min.js");
+    let text = std::fs::read_to_string(&path).ok();
+    if text.is_none() {
+        missing(&format!("{} is missing (BIDPO_SETUP_TESTS=1 scripts/setup.sh)", path.display()));
+    }
+    text
+}
+
 /// Writes a CSV in the form of TruthfulQA's: of each question its category, itself, the right and the wrong answer.
 pub fn truthfulqa_csv(path: &Path, questions: impl IntoIterator<Item = [String; 4]>) {
     let mut out = csv::Writer::from_path(path).unwrap();

@@ -39,7 +39,7 @@ fn health(server: &Server) -> Duration {
 fn health_is_answered_whatever_others_do() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
-    let asks = "GET /app.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
+    let asks = "GET /js/main.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
     for (what, bytes) in [("silent", ""), ("half a head", "GET /health HTTP/1.1\r\nhost: loc"), ("never reads", &asks)]
     {
         // More than the server has places for, but no more than this process may have open.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 mod api;
-mod browser;
 mod client;
 mod fields;
 mod forms;

@@ -67,13 +67,8 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         keyed = keyed.route(path, any(ollama::not_offered));
     }
     let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(state), keyed_only));
-    let open = Router::new()
-        .route("/health", get(api::health))
-        .route("/v1/health", get(api::health))
-        .route("/", get(page::html))
-        .route("/app.css", get(page::css))
-        .route("/app.js", get(page::js))
-        .route("/icon.svg", get(page::icon));
+    let open =
+        Router::new().route("/health", get(api::health)).route("/v1/health", get(api::health)).merge(page::routes());
     let mut router = keyed
         .merge(open)
         .fallback(async |request: Request| ApiError::no_route(request.uri().path()))

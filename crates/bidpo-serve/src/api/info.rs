@@ -28,6 +28,7 @@ fn model_json(state: &State, name: &str, steering: &[SteerSpec]) -> Value {
             "n_vocab": state.model.n_vocab(),
             "context": state.n_ctx,
             "chat_template": state.template.name(),
+            "max_prompt_tokens": state.limits.max_prompt,
             "max_output_tokens": state.limits.max_output,
         },
     });

@@ -126,7 +126,8 @@ pub(super) fn remaining_context(
     asked: Option<usize>,
 ) -> Result<usize, ApiError> {
     let (limits, n_ctx) = (&state.limits, state.n_ctx);
-    if n_prompt > limits.max_prompt {
+    // A prompt limit that is no tighter than the context is not what to change.
+    if n_prompt > limits.max_prompt && limits.max_prompt < n_ctx {
         let message =
             format!("the prompt has {n_prompt} tokens, this server takes {} (--max-prompt)", limits.max_prompt);
         return Err(ApiError::too_long(param, message));

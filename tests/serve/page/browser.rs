@@ -111,6 +111,29 @@ impl Browser {
         }
     }
 
+    /// Chooses files in a file field.
+    pub fn choose_files(&mut self, selector: &str, files: &[&Path]) {
+        let expression = format!("document.querySelector({})", json!(selector));
+        let object = self.call("Runtime.evaluate", json!({"expression": expression}))["result"]["objectId"].clone();
+        self.call("DOM.setFileInputFiles", json!({"objectId": object, "files": files}));
+    }
+
+    /// Files that the page offers go into this folder, under their names.
+    pub fn downloads_to(&mut self, folder: &Path) {
+        let session = self.session.take();
+        self.call("Browser.setDownloadBehavior", json!({"behavior": "allow", "downloadPath": folder}));
+        self.session = session;
+    }
+
+    /// Chooses an option.
+    pub fn select(&mut self, selector: &str, value: &str) {
+        self.eval(&format!(
+            "(() => {{ const s = document.querySelector({}); s.value = {}; s.dispatchEvent(new Event('change')); }})()",
+            json!(selector),
+            json!(value)
+        ));
+    }
+
     /// Types into whatever has the focus.
     pub fn type_text(&mut self, text: &str) {
         self.call("Input.insertText", json!({"text": text}));

@@ -1,37 +1,17 @@
-//! The web page in a real browser: turn a dial, ask, see both columns, look at the tokens.
+//! Turn a dial, ask, see both columns, look at the tokens.
 
-use crate::browser::Browser;
+use super::{DONE, answer_text, ask, fits, in_sight, open};
 use crate::server::{DIAL, Server, with};
 use serde_json::json;
-
-const DONE: &str = "document.querySelectorAll('.answer').length >= 2 && \
-                    [...document.querySelectorAll('.answer')].every(a => a.getAttribute('aria-busy') === 'false')";
-
-fn ask(browser: &mut Browser, question: &str) {
-    browser.click("#input", 0.3);
-    browser.type_text(question);
-    browser.key("Enter", "Enter", 13, false);
-    browser.wait("document.querySelectorAll('.answer[aria-busy=true]').length === 2");
-}
-
-fn text(browser: &mut Browser, turn: usize, column: &str) -> String {
-    let expression = format!("document.querySelectorAll('.answer.{column} .text')[{turn}].textContent");
-    browser.eval(&expression).as_str().unwrap().to_owned()
-}
-
-/// Nothing stands out to the side.
-fn fits(browser: &mut Browser) {
-    let sizes = browser.eval("[document.documentElement.scrollWidth, innerWidth]");
-    assert!(sizes[0].as_u64() <= sizes[1].as_u64(), "{sizes}");
-}
 
 #[test]
 fn turn_a_dial_ask_and_compare() {
     let Some(server) = Server::start(&[]) else { return };
-    let Some(mut browser) = Browser::open(&server.url) else { return };
+    let Some(mut browser) = open(&server) else { return };
     browser.size(1280, 860, false);
     browser.dark(false);
     browser.wait("document.querySelectorAll('.dial').length === 2");
+    browser.select("#render", "text");
     browser.picture("1-welcome");
     // The first dial off, by its button; the second turned by the mouse, three quarters of the way.
     browser.click(".dial .off", 0.5);
@@ -43,7 +23,7 @@ fn turn_a_dial_ask_and_compare() {
 
     ask(&mut browser, "How do I make a cup of tea?");
     browser.wait(DONE);
-    let (plain, steered) = (text(&mut browser, 0, "plain"), text(&mut browser, 0, "steered"));
+    let (plain, steered) = (answer_text(&mut browser, 0, "plain"), answer_text(&mut browser, 0, "steered"));
     assert!(plain.len() > 40 && steered.len() > 40 && plain != steered, "{plain:?} {steered:?}");
     // What is seen is what the API answers.
     let body = with(
@@ -57,7 +37,7 @@ fn turn_a_dial_ask_and_compare() {
     // The tokens, by key; through them with the arrows.
     browser.key("t", "KeyT", 84, true);
     browser.wait("document.querySelectorAll('.answer.steered .tok').length === 40 && document.querySelectorAll('.answer.plain .tok').length > 0");
-    assert_eq!(text(&mut browser, 0, "steered"), steered);
+    assert_eq!(answer_text(&mut browser, 0, "steered"), steered);
     let far = browser.eval("Math.max(...[...document.querySelectorAll('.steered .tok')].map(t => Number(t.style.getPropertyValue('--far'))))");
     assert!(far.as_f64().unwrap() > 0.3, "no token moved: {far}");
     browser.eval("document.querySelector('.answer.steered .text').focus()");
@@ -65,7 +45,7 @@ fn turn_a_dial_ask_and_compare() {
         browser.key("ArrowRight", "ArrowRight", 39, false);
     }
     assert_eq!(browser.eval("document.querySelectorAll('.steered .tok[aria-selected=true]').length"), 1);
-    assert!(browser.eval("document.querySelector('.steered .detail').textContent").as_str().unwrap().contains("nats"));
+    assert!(browser.eval("document.querySelector('#panel').textContent").as_str().unwrap().contains("nats"));
     browser.picture("3-tokens");
     browser.dark(true);
     browser.picture("4-tokens-dark");
@@ -80,7 +60,7 @@ fn turn_a_dial_ask_and_compare() {
 
     // The last answer again, with the dial on the other side.
     browser.click("#dial-1", 0.25);
-    let before = text(&mut browser, 1, "steered");
+    let before = answer_text(&mut browser, 1, "steered");
     browser.click(".turn:last-child .answer.steered .again", 0.5);
     browser.wait(DONE);
     browser.wait(&format!("document.querySelectorAll('.answer.steered .text')[1].textContent !== {}", json!(before)));
@@ -104,6 +84,16 @@ fn turn_a_dial_ask_and_compare() {
     assert_eq!(browser.eval(stacked), true);
     browser.eval("document.querySelectorAll('details').forEach(d => { d.open = false; })");
     browser.picture("6-phone");
+    // A tapped token's figures are in sight, and so is the message field.
+    browser.click("#tokens", 0.5);
+    browser.wait("document.querySelectorAll('.turn:last-child .steered .tok').length > 5");
+    browser.click(".turn:last-child .steered .tok:nth-child(3)", 0.5);
+    browser.wait("document.querySelector('#panel').textContent.includes('nats')");
+    for part in ["#panel", "#form", ".tok[aria-selected=true]"] {
+        assert!(in_sight(&mut browser, part), "{part}");
+    }
+    browser.picture("6-phone-tokens");
+    browser.click("#tokens", 0.5);
     browser.eval("document.querySelector('#dials-box').open = true");
     browser.picture("7-phone-dials");
     fits(&mut browser);
@@ -111,17 +101,15 @@ fn turn_a_dial_ask_and_compare() {
     // The chat is there after the page is loaded again.
     browser.call("Page.reload", json!({}));
     browser.wait("document.querySelectorAll('.dial').length === 2");
-    browser.eval("document.querySelector('#chats-box').open = true");
-    browser.click("#chats .open", 0.5);
     browser.wait("document.querySelectorAll('.turn').length === 2");
-    assert_eq!(text(&mut browser, 0, "steered"), steered);
+    assert_eq!(answer_text(&mut browser, 0, "steered"), steered);
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
 #[test]
 fn an_answer_is_stopped_and_a_key_is_asked_for() {
     let Some(server) = Server::start(&["--api-key", "secret"]) else { return };
-    let Some(mut browser) = Browser::open(&server.url) else { return };
+    let Some(mut browser) = open(&server) else { return };
     browser.wait("document.querySelector('#key-box').open");
     browser.eval("document.querySelector('#key').focus()");
     browser.type_text("wrong");
