@@ -31,6 +31,8 @@ const GENERAL: &str = "prompt and two answers";
 const IMPLICIT: &str = "TRL, implicit prompt";
 const DIALOGUES: &str = "dialogues as text (HH-RLHF)";
 
+const SWIFT: &str = "messages with the chosen answer, and a rejected one (ms-swift)";
+
 const CASES: &[Case] = &[
     case("plain.jsonl", GENERAL, false, &[]),
     case("trl-prompt.jsonl", GENERAL, true, &[]),
@@ -61,6 +63,19 @@ const CASES: &[Case] = &[
     case("summaries.jsonl", "two summaries and a choice", false, &[]),
     case("ranked.jsonl", "ranked answers (Nectar, UltraFeedback)", false, &[]),
     case("ratings.jsonl", "answers and their scores (distilabel)", false, &[]),
+    case("swift.jsonl", SWIFT, true, &[]),
+    case("swift-messages.jsonl", SWIFT, true, &[]),
+    case("swift-query.jsonl", "prompt, answer and a rejected answer (ms-swift)", false, &[]),
+    case("chatml.jsonl", DIALOGUES, true, &[]),
+    case("nested.jsonl", GENERAL, false, &["data.source"]),
+    case("flags.jsonl", "two answers and flags of the winner (Chatbot Arena)", false, &[]),
+    case("flags.csv", "two answers and flags of the winner (Chatbot Arena)", true, &["model_a", "model_b"]),
+    case("preference.json", "two answers and a winner", false, &["generator_1"]),
+    case("label.jsonl", "two answers and a winner", false, &[]),
+    case("scores.jsonl", "two scored answers", false, &[]),
+    case("ranks.jsonl", "answers and their ranks", false, &[]),
+    case("index.jsonl", "answers and the number of the best", false, &[]),
+    case("gemini.jsonl", "ranked answers (Nectar, UltraFeedback)", true, &[]),
     case("kto.jsonl", "answers with labels (KTO)", false, &[]),
     case("kto-chat.json", "dialogues with labels (KTO)", true, &[]),
 ];
@@ -148,6 +163,32 @@ fn numbers_are_answers_and_the_nearest_form_is_named() {
     assert!(stderr.contains("--chosen-key") && stderr.contains("\"left\", \"right\""), "{stderr}");
     let (_, stderr) = read("half.csv", "prompt,chosen\nName a fruit.,A pear.\n");
     assert!(stderr.contains("the key \"rejected\" is missing"), "{stderr}");
+}
+
+/// The split is computed from TRL's rule by hand; the texts that share nothing are refused.
+#[test]
+fn texts_without_a_prompt_are_split_where_they_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("text.jsonl"), dir.path().join("out.jsonl"));
+    let row = |chosen: &str, rejected: &str| json!({ "chosen": chosen, "rejected": rejected }).to_string();
+    std::fs::write(&file, row("A fruit is a pear.", "A fruit is a brick.")).unwrap();
+    let run = convert(file.to_str().unwrap(), &out, &[]);
+    let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success() && stderr.contains("note: text.jsonl: 1 pair without a prompt"), "{stderr}");
+    let said: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(
+        (&said["reading"]["form"], &said["reading"]["implicit"]),
+        (&json!("TRL, implicit prompt as text"), &json!(1))
+    );
+    let pair: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(pair, json!({ "id": "1", "prompt": "A fruit is a", "chosen": " pear.", "rejected": " brick." }));
+    std::fs::write(&file, row("Pears are.", "Bricks are.")).unwrap();
+    let run = convert(file.to_str().unwrap(), &out, &[]);
+    let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(
+        run.status.code() == Some(1) && stderr.contains("text.jsonl:1") && stderr.contains("--prompt-key"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -55,7 +55,8 @@ impl DataArgs {
 
 /// Says how a file was read: form, columns, rows that are left out.
 fn tell(set: &PreferenceSet) {
-    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, unpaired } = &set.reading;
+    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, implicit, markup, unpaired } =
+        &set.reading;
     let form = match &forms[..] {
         [one] => format!("{:?}", one.name),
         several => several
@@ -76,6 +77,20 @@ fn tell(set: &PreferenceSet) {
             "note: {}: the answers of {repeated} pair{} began with the prompt, which was taken from them",
             set.name,
             plural(*repeated)
+        );
+    }
+    if *implicit > 0 {
+        eprintln!(
+            "note: {}: {implicit} pair{} without a prompt: what both texts begin with became the prompt, as TRL splits them",
+            set.name,
+            plural(*implicit)
+        );
+    }
+    if let Some(mark) = markup {
+        eprintln!(
+            "note: {}: it holds markup of a chat template ({mark}), which is plain text under a chat template; under `--template \
+             none` it is taken as written",
+            set.name
         );
     }
     if *unpaired > 0 {
@@ -111,7 +126,8 @@ pub fn list(left_out: &[SkippedRow], rows: usize, what: &str) {
 
 /// How a file was read, for `--json`.
 pub fn reading_json(reading: &Reading) -> Value {
-    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, unpaired } = reading;
+    let Reading { format, rows, forms, columns, unused, skipped, undecided, repeated, implicit, markup, unpaired } =
+        reading;
     let rows_json = |rows: &[SkippedRow]| -> Value {
         let listed: Vec<_> =
             rows.iter().take(LISTED).map(|r| json!({ "place": r.place, "reason": r.reason })).collect();
@@ -127,6 +143,8 @@ pub fn reading_json(reading: &Reading) -> Value {
         "skipped": rows_json(skipped),
         "undecided": rows_json(undecided),
         "repeated": repeated,
+        "implicit": implicit,
+        "markup": markup,
         "unpaired": unpaired,
     })
 }

@@ -80,7 +80,7 @@ pub enum Prompt {
 /// Keys under which files of chats have a message's role.
 pub(super) const ROLE_KEYS: [&str; 2] = ["role", "from"];
 /// Keys under which they have its text.
-pub(super) const TEXT_KEYS: [&str; 3] = ["content", "value", "text"];
+pub(super) const TEXT_KEYS: [&str; 4] = ["content", "value", "text", "parts"];
 
 /// A JSON value with a role and a text.
 pub(super) fn is_message(value: &serde_json::Value) -> bool {

@@ -5,11 +5,35 @@ use super::turns::{answer, join};
 use super::{Draft, Fault, Form, Reader, kind};
 use serde_json::Value;
 
-const PROMPT: [&str; 5] = ["prompt", "instruction", "question", "input", "messages"];
+const PROMPT: [&str; 8] =
+    ["prompt", "instruction", "question", "query", "input", "messages", "conversations", "contents"];
+/// Columns of several answers.
+const ANSWERS: [&str; 9] =
+    ["answers", "completions", "responses", "generations", "candidates", "outputs", "replies", "samples", "choices"];
+/// Columns with the number of the best answer, from 0.
+const BEST: [&str; 14] = [
+    "chosen_index",
+    "chosen_idx",
+    "best_index",
+    "best_idx",
+    "winner_index",
+    "winner_id",
+    "preferred_index",
+    "better_response_id",
+    "winner",
+    "best",
+    "preferred",
+    "chosen",
+    "choice",
+    "label",
+];
+/// Columns with the number of the worst answer, from 0.
+const WORST: [&str; 6] = ["rejected_index", "rejected_idx", "worst_index", "worst_idx", "worst", "rejected"];
 /// Keys of an answer's rank: 1 is the best.
 const RANKS: [&str; 1] = ["rank"];
 /// Keys of an answer's score: more is better.
-const SCORES: [&str; 6] = ["score", "overall_score", "rating", "pm_score", "reward", "helpfulness"];
+const SCORES: [&str; 8] =
+    ["score", "overall_score", "rating", "pm_score", "reward", "helpfulness", "overall_rating", "quality"];
 
 pub(super) fn forms() -> Vec<Form> {
     let form =
@@ -19,12 +43,7 @@ pub(super) fn forms() -> Vec<Form> {
     vec![
         form(
             "ranked answers (Nectar, UltraFeedback)",
-            vec![
-                must(Role::Prompt, &PROMPT),
-                system(),
-                must(Role::Answers, &["answers", "completions", "responses", "generations"]),
-                id(),
-            ],
+            vec![must(Role::Prompt, &PROMPT), system(), must(Role::Answers, &ANSWERS), id()],
             |row| objects(row).is_some_and(|l| l.iter().any(|o| value_of(o).is_some())),
             by_value,
         ),
@@ -33,12 +52,40 @@ pub(super) fn forms() -> Vec<Form> {
             vec![
                 must(Role::Prompt, &PROMPT),
                 system(),
-                must(Role::Answers, &["generations", "responses", "completions", "answers"]),
-                must(Role::Scores, &["ratings", "scores", "rating", "score"]),
+                must(Role::Answers, &ANSWERS),
+                must(Role::Scores, &["ratings", "scores", "rating", "score", "rewards"]),
                 id(),
             ],
-            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array()),
-            by_scores,
+            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array() || c.value.is_object()),
+            |row| by_list(row, Counts::Scores),
+        ),
+        form(
+            "answers and their ranks",
+            vec![
+                must(Role::Prompt, &PROMPT),
+                system(),
+                must(Role::Answers, &ANSWERS),
+                must(Role::Scores, &["ranks", "rank", "ranking", "rankings"]),
+                id(),
+            ],
+            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array() || c.value.is_object()),
+            |row| by_list(row, Counts::Ranks),
+        ),
+        form(
+            "answers and the number of the best",
+            vec![
+                must(Role::Prompt, &PROMPT),
+                system(),
+                must(Role::Answers, &ANSWERS),
+                must(Role::Verdict, &BEST),
+                may(Role::Worst, &WORST),
+                id(),
+            ],
+            |row| {
+                row.cell(Role::Answers).is_some_and(|c| c.value.is_array())
+                    && row.cell(Role::Verdict).is_some_and(|c| c.value.is_number() || c.value.is_string())
+            },
+            by_number,
         ),
         form(
             "instruction and two outputs, the better one first (LLaMA-Factory)",
@@ -97,19 +144,88 @@ fn by_value(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
     best_and_worst(row, cell, list, &values)
 }
 
-fn by_scores(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
+/// What the numbers beside the answers are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// More is better.
+    Scores,
+    /// Less is better.
+    Ranks,
+}
+
+fn by_list(row: &Row<'_>, counts: Counts) -> Result<Vec<Draft>, Fault> {
     let (cell, scores) = (row.needed(Role::Answers)?, row.needed(Role::Scores)?);
-    let (list, values) = (items(cell)?, items(scores)?);
+    let (list, values) = match (cell.value, scores.value) {
+        // By the names of those who answered.
+        (Value::Object(answers), Value::Object(scores)) => (
+            answers.values().cloned().collect(),
+            answers.keys().map(|k| scores.get(k).cloned().unwrap_or_default()).collect(),
+        ),
+        _ => (items(cell)?.to_vec(), items(scores)?.to_vec()),
+    };
     if list.len() != values.len() {
         return Err(
-            format!("{:?} has {} answers, {:?} {} scores", cell.name, list.len(), scores.name, values.len()).into()
+            format!("{:?} has {} answers, {:?} {} numbers", cell.name, list.len(), scores.name, values.len()).into()
         );
     }
-    // An answer without a score is passed over.
-    let scored: Vec<(Value, f64)> =
-        list.iter().zip(values).filter_map(|(a, v)| Some((a.clone(), number(v)?))).collect();
-    let (list, values): (Vec<Value>, Vec<f64>) = scored.into_iter().unzip();
+    // An answer without a number is passed over.
+    let scored: Vec<(Value, f64)> = list.into_iter().zip(&values).filter_map(|(a, v)| Some((a, number(v)?))).collect();
+    let (list, mut values): (Vec<Value>, Vec<f64>) = scored.into_iter().unzip();
+    if counts == Counts::Ranks {
+        if scores.name.starts_with("ranking") && !is_its_own_inverse(&values) {
+            return Err(Fault::Unclear(format!(
+                "{:?} may be the rank of each answer, or the answers' numbers from the best to the worst: call ranks \"ranks\"",
+                scores.name
+            )));
+        }
+        values.iter_mut().for_each(|rank| *rank = -*rank);
+    }
     best_and_worst(row, cell, &list, &values)
+}
+
+/// As ranks and as an order of answers the numbers say the same of the first and the last.
+fn is_its_own_inverse(ranking: &[f64]) -> bool {
+    let least = ranking.iter().copied().fold(f64::INFINITY, f64::min);
+    let place = |rank: f64| ranking.iter().position(|x| *x == rank + least);
+    let at = |i: usize| ranking.get(i).map(|x| x - least);
+    let last = ranking.len().saturating_sub(1);
+    [0, last].into_iter().all(|i| at(i).is_some_and(|x| place(i as f64).is_some_and(|p| p as f64 == x)))
+}
+
+/// The number of the best answer, from 0, or its text; of more than two the number of the worst too.
+fn by_number(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
+    let (cell, verdict) = (row.needed(Role::Answers)?, row.needed(Role::Verdict)?);
+    let list = items(cell)?;
+    let place = |cell: Cell<'_>| -> Result<usize, Fault> {
+        let text = |value: &Value| value.as_str().map(|t| t.trim().to_owned());
+        let by_text = text(cell.value).and_then(|t| list.iter().position(|a| text(a).as_ref() == Some(&t)));
+        let found = by_text.map_or_else(|| number(cell.value), |i| Some(i as f64));
+        match found {
+            Some(n) if n >= 0.0 && n.fract() == 0.0 && (n as usize) < list.len() => Ok(n as usize),
+            Some(n) if n == list.len() as f64 => Err(Fault::Unclear(format!(
+                "{:?} is {n} of {} answers: its numbers count from 1, they are read from 0",
+                cell.name,
+                list.len()
+            ))),
+            Some(-1.0) => Err(Fault::NoPreference(format!("{:?} is -1, which prefers no answer", cell.name))),
+            _ => Err(format!("{:?} is {}, which is none of {} answers", cell.name, cell.value, list.len()).into()),
+        }
+    };
+    let best = place(verdict)?;
+    let worst = match row.cell(Role::Worst) {
+        Some(cell) => place(cell)?,
+        None if list.len() == 2 => 1 - best,
+        None => {
+            return Err(format!(
+                "{:?} has {} answers, and only the best is named: name the worst in \"rejected_index\"",
+                cell.name,
+                list.len()
+            )
+            .into());
+        }
+    };
+    let one = |i: usize| answer(cell.name, &list[i]);
+    Ok(vec![join(row, one(best)?, one(worst)?)?])
 }
 
 fn in_order(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {

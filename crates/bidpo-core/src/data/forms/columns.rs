@@ -23,6 +23,8 @@ pub enum Role {
     Second,
     /// What says which of two answers is preferred.
     Verdict,
+    /// What says which of several answers is the worst.
+    Worst,
     /// The score of the first answer.
     FirstScore,
     /// The score of the second answer.
@@ -57,6 +59,7 @@ impl Role {
             Self::First => "first answer",
             Self::Second => "second answer",
             Self::Verdict => "which answer is chosen",
+            Self::Worst => "which answer is rejected",
             Self::FirstScore => "score of the first answer",
             Self::SecondScore => "score of the second answer",
             Self::Answers => "chosen (the best) and rejected (the worst)",

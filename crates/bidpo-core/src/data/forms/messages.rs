@@ -42,6 +42,13 @@ pub(super) fn is_chat(value: &Value) -> bool {
     }
 }
 
+/// A chat whose last message is one of the assistant.
+pub(super) fn ends_with_answer(value: &Value) -> bool {
+    let last = value.as_array().and_then(|list| list.last()).filter(|last| is_message(last));
+    let name = last.and_then(|last| ROLE_KEYS.iter().find_map(|k| last.get(*k)?.as_str()));
+    name.and_then(role) == Some("assistant")
+}
+
 /// `{"role": ["user", ...], "content": ["x", ...]}` as a list of messages.
 fn transposed(object: &Map<String, Value>) -> Option<Vec<Value>> {
     let list = |keys: &[&'static str]| keys.iter().find_map(move |k| Some((*k, object.get(*k)?.as_array()?)));

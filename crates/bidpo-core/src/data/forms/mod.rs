@@ -7,8 +7,10 @@
 mod answers;
 mod columns;
 mod dialogue;
+mod implicit;
 mod labelled;
 mod messages;
+mod naming;
 mod pairs;
 mod reading;
 #[cfg(test)]
@@ -32,6 +34,19 @@ pub(super) struct Draft {
     pub(super) rejected: String,
     /// Both answers' texts began with the prompt, which was taken from them.
     pub(super) prompt_repeated: bool,
+    /// The prompt is what both texts begin with.
+    pub(super) prompt_shared: bool,
+}
+
+impl Draft {
+    /// Markup of a chat template in its texts.
+    fn markup(&self) -> Option<&'static str> {
+        let prompt = match &self.prompt {
+            Prompt::Text(text) => dialogue::markup(text),
+            Prompt::Messages(messages) => messages.iter().find_map(|m| dialogue::markup(&m.content)),
+        };
+        prompt.or_else(|| dialogue::markup(&self.chosen)).or_else(|| dialogue::markup(&self.rejected))
+    }
 }
 
 /// Why a row gives no pair.
@@ -39,6 +54,8 @@ pub(super) struct Draft {
 enum Fault {
     /// The row is not what its form asks for.
     Bad(String),
+    /// What says which answer is preferred can be understood in two ways, in all rows of the form.
+    Unclear(String),
     /// The row is in order and prefers neither answer.
     NoPreference(String),
 }
@@ -73,7 +90,7 @@ fn table(keys: &Keys) -> Vec<Form> {
     if !keys.is_empty() {
         return vec![pairs::with_keys(keys)];
     }
-    [pairs::particular(), verdicts::forms(), answers::forms(), labelled::forms(), pairs::general()]
+    [pairs::particular(), verdicts::forms(), answers::forms(), labelled::forms(), pairs::general(), implicit::forms()]
         .into_iter()
         .flatten()
         .collect()

@@ -2,11 +2,24 @@
 
 use super::columns::{Column, Keys, Role, Row, may, must};
 use super::turns::{Answer, answer, join};
-use super::{Draft, Fault, Form, Reader, dialogue, messages};
+use super::{Draft, Fault, Form, Reader, messages};
 use serde_json::Value;
 
-const PROMPT: [&str; 7] = ["prompt", "question", "instruction", "query", "messages", "conversations", "input"];
-const CHOSEN: [&str; 10] = [
+const PROMPT: [&str; 12] = [
+    "prompt",
+    "question",
+    "instruction",
+    "query",
+    "messages",
+    "conversations",
+    "input",
+    "context",
+    "user_prompt",
+    "text_prompt",
+    "post",
+    "x",
+];
+pub(super) const CHOSEN: [&str; 36] = [
     "chosen",
     "matching",
     "chosen_response",
@@ -15,10 +28,36 @@ const CHOSEN: [&str; 10] = [
     "preferred",
     "answer_matching_behavior",
     "chosen_answer",
+    "answer_chosen",
+    "chosen_output",
+    "chosen_completion",
+    "chosen_text",
+    "text_chosen",
+    "reply_chosen",
+    "chosen_message",
+    "chosen_messages",
     "better_response",
+    "better_answer",
+    "preferred_response",
+    "preferred_answer",
+    "preferred_completion",
     "accepted",
+    "accepted_response",
+    "winning_response",
+    "winner_response",
+    "positive_response",
+    "positive_messages",
+    "good_response",
+    "best_response",
+    "good_answer",
+    "positive",
+    "good",
+    "best",
+    "win",
+    "y_w",
+    "response_j",
 ];
-const REJECTED: [&str; 10] = [
+pub(super) const REJECTED: [&str; 41] = [
     "rejected",
     "not_matching",
     "rejected_response",
@@ -27,10 +66,41 @@ const REJECTED: [&str; 10] = [
     "dispreferred",
     "answer_not_matching_behavior",
     "rejected_answer",
+    "answer_rejected",
+    "rejected_output",
+    "rejected_completion",
+    "rejected_text",
+    "text_rejected",
+    "reply_rejected",
+    "rejected_message",
+    "rejected_messages",
     "worse_response",
+    "worse_answer",
+    "dispreferred_response",
+    "non_preferred_response",
+    "unpreferred_response",
+    "dispreferred_answer",
+    "dispreferred_output",
+    "non_preferred_completion",
+    "dispreferred_completion",
+    "non_preferred",
+    "unpreferred",
     "refused",
+    "losing_response",
+    "loser_response",
+    "negative_response",
+    "negative_messages",
+    "bad_response",
+    "worst_response",
+    "bad_answer",
+    "negative",
+    "bad",
+    "worst",
+    "lose",
+    "y_l",
+    "response_k",
 ];
-const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+pub(super) const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
 
 fn form(name: &'static str, columns: Vec<Column>) -> Form {
     Form { name, columns, only_if: None, reader: Reader::Row(read) }
@@ -117,36 +187,50 @@ pub(super) fn particular() -> Vec<Form> {
 
 /// Forms that any columns of these names have.
 pub(super) fn general() -> Vec<Form> {
-    let without_prompt = |name, only_if| Form {
-        only_if: Some(only_if),
-        ..form(
-            name,
-            vec![
-                may(Role::System, &SYSTEM),
-                must(Role::Chosen, &CHOSEN),
-                must(Role::Rejected, &REJECTED),
-                may(Role::Id, &["id"]),
-            ],
-        )
+    let usual = |more: Option<Column>| {
+        let mut columns = vec![
+            must(Role::Prompt, &PROMPT),
+            may(Role::System, &SYSTEM),
+            must(Role::Chosen, &CHOSEN),
+            must(Role::Rejected, &REJECTED),
+            may(Role::Id, &["id"]),
+        ];
+        columns.extend(more);
+        columns
     };
     vec![
-        form(
-            "prompt and two answers",
-            vec![
-                must(Role::Prompt, &PROMPT),
-                may(Role::System, &SYSTEM),
-                must(Role::Chosen, &CHOSEN),
-                must(Role::Rejected, &REJECTED),
-                may(Role::Id, &["id"]),
-            ],
-        ),
-        without_prompt("TRL, implicit prompt", |row: &Row<'_>| {
-            [Role::Chosen, Role::Rejected].iter().all(|r| row.cell(*r).is_some_and(|c| messages::is_chat(c.value)))
-        }),
-        without_prompt("dialogues as text (HH-RLHF)", |row: &Row<'_>| {
-            let is = |r: &Role| row.cell(*r).and_then(|c| c.value.as_str()).is_some_and(dialogue::is_dialogue);
-            [Role::Chosen, Role::Rejected].iter().any(is)
-        }),
+        Form {
+            only_if: Some(|row| row.cell(Role::History).is_some_and(|c| c.value.is_array())),
+            ..form("prompt and two answers", usual(Some(must(Role::History, &["history"]))))
+        },
+        form("prompt and two answers", usual(None)),
+        Form {
+            only_if: Some(|row| row.cell(Role::Chosen).is_some_and(|c| messages::ends_with_answer(c.value))),
+            ..form(
+                "messages with the chosen answer, and a rejected one (ms-swift)",
+                vec![
+                    may(Role::System, &SYSTEM),
+                    must(Role::Chosen, &["messages", "conversations", "conversation"]),
+                    must(Role::Rejected, &REJECTED),
+                    may(Role::Id, &["id"]),
+                ],
+            )
+        },
+        Form {
+            only_if: Some(|row| row.cell(Role::History).is_none_or(|c| c.value.is_array())),
+            ..form(
+                "prompt, answer and a rejected answer (ms-swift)",
+                vec![
+                    must(Role::Prompt, &["query", "prompt", "instruction", "question"]),
+                    may(Role::Input, &["input"]),
+                    may(Role::System, &SYSTEM),
+                    may(Role::History, &["history"]),
+                    must(Role::Chosen, &["response", "output", "answer", "completion"]),
+                    must(Role::Rejected, &REJECTED),
+                    may(Role::Id, &["id"]),
+                ],
+            )
+        },
     ]
 }
 
@@ -174,7 +258,7 @@ fn is_long_chat(row: &Row<'_>, role: Role) -> bool {
     row.cell(role).is_some_and(|c| messages::is_chat(c.value) && c.value.as_array().is_some_and(|l| l.len() > 1))
 }
 
-fn read(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
+pub(super) fn read(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
     let one = |role| row.needed(role).and_then(|cell| answer(cell.name, cell.value));
     Ok(vec![join(row, one(Role::Chosen)?, one(Role::Rejected)?)?])
 }

@@ -2,11 +2,11 @@
 
 use super::columns::{Column, Row};
 use super::labelled::{self, Labelled, Paired};
+use super::naming::{Named, named};
 use super::{Draft, Fault, Form, Keys, Reader, Role, kind, table};
 use crate::data::message::{ROLE_KEYS, TEXT_KEYS, is_message};
 use crate::data::source::{Place, Source};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// A form that rows of the file have.
@@ -64,6 +64,10 @@ pub struct Reading {
     pub undecided: Vec<SkippedRow>,
     /// Pairs whose answers began with the prompt, which was taken from them.
     pub repeated: usize,
+    /// Pairs without a prompt of their own, whose prompt is what both texts begin with.
+    pub implicit: usize,
+    /// Markup of a chat template that a prompt or an answer holds as text.
+    pub markup: Option<&'static str>,
     /// Rows with one labelled answer (KTO) that make no pair with another row.
     pub unpaired: usize,
 }
@@ -95,13 +99,15 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
     let mut account = Account::new(&forms);
     // The form of each row; faults are described when the file's own form is known.
     let formed = |object| Formed { object, form: form_of(object, &forms) };
-    let values = values(source, keys, &forms);
+    let Named { values, paths } = named(source, keys, |object| form_of(object, &forms).is_some());
     let objects: Vec<Result<Formed<'_>, String>> =
         values.iter().map(|value| object(value.as_deref()).map(formed)).collect();
     objects.iter().flatten().for_each(|row| account.note(row.object, row.form));
     let usual = account.usual();
 
     let mut pairs: Vec<(usize, Located)> = Vec::new();
+    // Forms whose verdicts one row shows to be unclear in all rows.
+    let mut unclear: Vec<(usize, String)> = Vec::new();
     let mut answers: Vec<Labelled> = Vec::new();
     let mut reading = Reading { format: source.to_string(), rows: source.rows.len(), ..Reading::default() };
     for (i, row) in source.rows.iter().enumerate() {
@@ -119,8 +125,22 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
                     pairs.push((i, Located { place: row.place, id, draft }));
                 }
             }
+            Err(Fault::Unclear(reason)) => {
+                if let Ok(Formed { form: Some(form), .. }) = objects[i] {
+                    unclear.push((form, reason.clone()));
+                }
+                reading.skipped.push(skipped(reason));
+            }
             Err(Fault::Bad(reason)) => reading.skipped.push(skipped(reason)),
             Err(Fault::NoPreference(reason)) => reading.undecided.push(skipped(reason)),
+        }
+    }
+    for (form, reason) in unclear {
+        let is_of = |(i, _): &(usize, Located)| matches!(objects[*i], Ok(Formed { form: Some(f), .. }) if f == form);
+        let (of_form, others) = pairs.into_iter().partition(is_of);
+        pairs = others;
+        for (_, located) in of_form {
+            reading.skipped.push(SkippedRow { place: located.place.of(&source.path), reason: reason.clone() });
         }
     }
     let labelled = (!answers.is_empty()).then(|| {
@@ -132,46 +152,14 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
         reading.unpaired = unpaired;
         counts
     });
-    reading.repeated = pairs.iter().filter(|(_, p)| p.draft.prompt_repeated).count();
+    let count = |what: fn(&Draft) -> bool| pairs.iter().filter(|(_, p)| what(&p.draft)).count();
+    reading.repeated = count(|draft| draft.prompt_repeated);
+    reading.implicit = count(|draft| draft.prompt_shared);
+    reading.markup = pairs.iter().find_map(|(_, p)| p.draft.markup());
     account.finish(&mut reading);
+    reading.columns.iter_mut().for_each(|c| c.column = paths.of(&c.column));
+    reading.unused.iter_mut().for_each(|name| *name = paths.of(name));
     Converted { pairs: pairs.into_iter().map(|(_, located)| located).collect(), reading, labelled }
-}
-
-/// The rows' values. Where no row has a form, names such as `Prompt` and `Chosen Response` are read as `prompt` and
-/// `chosen_response`.
-fn values<'a>(source: &'a Source, keys: &Keys, forms: &[Form]) -> Vec<Result<Cow<'a, Value>, String>> {
-    let has_form = |value: &Value| value.as_object().is_some_and(|object| form_of(object, forms).is_some());
-    if !keys.is_empty() {
-        let numbered = |row: &'a crate::data::source::Row| match &row.value {
-            // Items of a list have their numbers, from 0, as names.
-            Ok(Value::Array(list)) => {
-                let named = list.iter().enumerate().map(|(i, item)| (i.to_string(), item.clone())).collect();
-                Ok(Cow::Owned(Value::Object(named)))
-            }
-            Ok(value) => Ok(Cow::Borrowed(value)),
-            Err(reason) => Err(reason.clone()),
-        };
-        return source.rows.iter().map(numbered).collect();
-    }
-    if !source.rows.iter().any(|row| row.value.as_ref().is_ok_and(has_form)) {
-        let plain: Vec<Result<Value, String>> =
-            source.rows.iter().map(|row| row.value.as_ref().map(plain_names).map_err(Clone::clone)).collect();
-        if plain.iter().flatten().any(has_form) {
-            return plain.into_iter().map(|value| value.map(Cow::Owned)).collect();
-        }
-    }
-    source.rows.iter().map(|row| row.value.as_ref().map(Cow::Borrowed).map_err(Clone::clone)).collect()
-}
-
-/// The row with the names of its columns in lower case, underscores for spaces and hyphens.
-fn plain_names(value: &Value) -> Value {
-    match value {
-        Value::Object(object) => {
-            let plain = |name: &str| name.trim().to_lowercase().replace([' ', '-'], "_");
-            Value::Object(object.iter().map(|(name, value)| (plain(name), value.clone())).collect())
-        }
-        other => other.clone(),
-    }
 }
 
 fn object<'a>(value: Result<&'a Value, &String>) -> Result<&'a Map<String, Value>, String> {
@@ -228,6 +216,7 @@ fn lacks(object: &Map<String, Value>, column: &Column) -> String {
         Role::Prompt => "; another one is named with --prompt-key",
         Role::Chosen => "; another one is named with --chosen-key",
         Role::Rejected => "; another one is named with --rejected-key",
+        Role::Verdict => "; answers of which one is always the better are named with --chosen-key and --rejected-key",
         _ => "",
     };
     format!("the key {name:?} is {what} (found: {}){flag}", found(object))
@@ -249,9 +238,19 @@ fn missing(object: &Map<String, Value>, forms: &[Form], usual: Option<usize>) ->
         let has = |name: &String| super::columns::find(object, name).is_some();
         form.columns.iter().any(|c| c.role.is_answer() && c.names.iter().any(has))
     };
-    let nearest = forms.iter().rev().filter(|f| has_answer(f)).map(lacking).find(|columns| columns.len() == 1);
-    match nearest.as_deref() {
-        Some([column]) => lacks(object, column),
+    let near = forms.iter().rev().filter(|f| has_answer(f)).map(lacking).filter(|columns| columns.len() == 1).flatten();
+    // Of several, one that lacks the prompt; then one that lacks an answer; then one that lacks the verdict.
+    let nearest = near.enumerate().min_by_key(|(i, column)| {
+        let rank = match column.role {
+            Role::Prompt => 0,
+            Role::Chosen | Role::Rejected => 1,
+            Role::Verdict => 2,
+            _ => 3,
+        };
+        (rank, *i)
+    });
+    match nearest {
+        Some((_, column)) => lacks(object, &column),
         _ => format!(
             "no form of preference data has these columns (found: {}): name them with --prompt-key, --chosen-key and \
              --rejected-key",

@@ -278,6 +278,149 @@ fn two_answers_and_a_verdict() {
 }
 
 #[test]
+fn winners_by_name_number_and_text() {
+    let form = "two answers and a winner";
+    let row = |names: [&str; 2], column: &str, verdict: Value| {
+        let mut row = json!({ "prompt": "How?", "system": "", names[0]: "So.", names[1]: "Thus." });
+        row[column] = verdict;
+        row
+    };
+    let (letters, ones, zeros) = (["response_a", "response_b"], ["output_1", "output_2"], ["answer_0", "answer_1"]);
+    for (names, column, verdict) in [
+        (letters, "winner", json!("B")),
+        (letters, "winner", json!("model_b")),
+        (letters, "preference", json!("Response B")),
+        (letters, "label", json!("[[B]]")),
+        (letters, "chosen", json!("Thus.")),
+        (ones, "preference", json!(2)),
+        (ones, "preference", json!(1.8)),
+        (ones, "better", json!("output_2")),
+        (ones, "winner", json!("second")),
+        (zeros, "label", json!(1)),
+        (zeros, "preferred", json!("1")),
+        (["response1", "response2"], "winner", json!("2")),
+    ] {
+        gives(row(names, column, verdict), form, text("How?"), ["Thus.", "So."], &[]);
+    }
+    for (names, column, verdict, expected) in [
+        (letters, "winner", json!("tie (bothbad)"), "no row prefers one answer"),
+        (letters, "winner", json!("both"), "no row prefers one answer"),
+        (ones, "preference", json!(1.5), "no row prefers one answer"),
+        (letters, "winner", json!("C"), "names neither answer (\"response_a\" or \"response_b\" does)"),
+        (
+            letters,
+            "label",
+            json!(1),
+            "\"label\" is 1: with answers called \"response_a\" and \"response_b\" that may be either",
+        ),
+        (letters, "label", json!(true), "may be either of them"),
+        (ones, "label", json!(0), "may be either of them"),
+        (zeros, "label", json!(2), "may be either of them"),
+    ] {
+        let error = fault(&row(names, column, verdict));
+        assert!(error.contains(expected), "{column}: {error}");
+    }
+    // One row shows that the numbers do not count as the names do: no row is read by them.
+    let lines: Vec<String> = [1, 1, 1, 0].map(|n| row(ones, "label", json!(n)).to_string()).into();
+    let error = load("f.jsonl", &lines.join("\n"), &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("4 of 4 rows"), "{error}");
+}
+
+#[test]
+fn flags_of_winners_and_turns_in_lists() {
+    let form = "two answers and flags of the winner (Chatbot Arena)";
+    let row = |prompt: Value, a: Value, b: Value, wins: [u8; 3]| {
+        json!({
+            "prompt": prompt, "response_a": a, "response_b": b,
+            "winner_model_a": wins[0], "winner_model_b": wins[1], "winner_tie": wins[2],
+        })
+    };
+    let plain = |wins| row(json!("How?"), json!("So."), json!("Thus."), wins);
+    gives(plain([1, 0, 0]), form, text("How?"), ["So.", "Thus."], &[]);
+    gives(plain([0, 1, 0]), form, text("How?"), ["Thus.", "So."], &[]);
+    assert!(fault(&plain([0, 0, 1])).contains("no row prefers one answer"));
+    let turns = |last: &str| json!(["Hello!", last]);
+    let both = chat(&["user: Hello.", "assistant: Hello!", "user: How?"]);
+    let two = row(json!(["Hello.", "How?"]), turns("So."), turns("Thus."), [0, 1, 0]);
+    gives(two, form, both.clone(), ["Thus.", "So."], &[]);
+    let text = |list: Value| json!(list.to_string());
+    let two = row(text(json!(["Hello.", "How?"])), text(turns("So.")), text(turns("Thus.")), [1, 0, 0]);
+    gives(two, form, both, ["So.", "Thus."], &[]);
+    let other = row(json!(["Hello.", "How?"]), json!(["Hi!", "So."]), turns("Thus."), [0, 1, 0]);
+    assert!(fault(&other).contains("differ before their last answers (from message 2 on)"));
+    let empty = row(text(json!(["How?"])), json!("[null]"), text(json!(["Thus."])), [0, 1, 0]);
+    assert!(fault(&empty).contains("turn 1: first answer is empty"), "{}", fault(&empty));
+    let fewer = row(json!(["Hello.", "How?"]), json!(["So."]), turns("Thus."), [0, 1, 0]);
+    assert!(fault(&fewer).contains("first answer has 1 turns, the prompt has 2"));
+}
+
+#[test]
+fn answers_with_ranks_and_numbers_of_the_best() {
+    let ranks = "answers and their ranks";
+    let three = |column: &str, values: Value| {
+        let mut row = json!({ "prompt": "How?", "responses": ["So.", "Thus.", "No."] });
+        row[column] = values;
+        row
+    };
+    gives(three("ranks", json!([2, 1, 3])), ranks, text("How?"), ["Thus.", "No."], &[]);
+    gives(three("rank", json!([0, 2, 1])), ranks, text("How?"), ["So.", "Thus."], &[]);
+    gives(three("ranking", json!([3, 2, 1])), ranks, text("How?"), ["No.", "So."], &[]);
+    // As ranks the third is the best, as an order the second.
+    assert!(fault(&three("ranking", json!([2, 3, 1]))).contains("\"ranking\" may be the rank of each answer"));
+    let named = json!({ "prompt": "How?", "responses": { "x": "So.", "y": "Thus." }, "scores": { "y": 3, "x": 1 } });
+    gives(named, "answers and their scores (distilabel)", text("How?"), ["Thus.", "So."], &[]);
+    let number = "answers and the number of the best";
+    let two = |column: &str, value: Value| {
+        let mut row = json!({ "prompt": "How?", "responses": ["So.", "Thus."] });
+        row[column] = value;
+        row
+    };
+    gives(two("label", json!(0)), number, text("How?"), ["So.", "Thus."], &[]);
+    gives(two("winner", json!(1)), number, text("How?"), ["Thus.", "So."], &[]);
+    gives(two("chosen", json!("Thus.")), number, text("How?"), ["Thus.", "So."], &[]);
+    assert!(fault(&two("label", json!(2))).contains("its numbers count from 1, they are read from 0"));
+    let mut both = three("chosen_index", json!(2));
+    assert!(fault(&both).contains("name the worst in \"rejected_index\""));
+    both["rejected_index"] = json!(0);
+    gives(both, number, text("How?"), ["No.", "So."], &[]);
+}
+
+#[test]
+fn columns_inside_objects_and_messages_as_text() {
+    let form = "prompt and two answers";
+    let inside = json!({ "input": { "prompt": "How?", "system": "S" }, "output": { "chosen": "So.", "rejected": "No.", "by": "x" } });
+    let set = read(&inside);
+    assert_eq!((&set.pairs[0].prompt, set.reading.forms[0].name), (&chat(&["system: S", "user: How?"]), form));
+    let became: Vec<_> = set.reading.columns.iter().map(|c| c.column.as_str()).collect();
+    assert_eq!(became, ["input.prompt", "input.system", "output.chosen", "output.rejected"]);
+    assert_eq!(set.reading.unused, ["output.by"]);
+    // Two candidates for one name: neither is taken.
+    let twice = json!({ "a": { "prompt": "How?", "chosen": "So." }, "b": { "prompt": "What?", "rejected": "No." } });
+    assert!(fault(&twice).contains("no form of preference data"));
+    for prompt in [json!({ "text": "How?" }), json!({ "content": "How?", "id": 3 }), json!(["How?"])] {
+        let row = json!({ "prompt": prompt, "chosen": { "completion": says("So.") }, "rejected": { "text": "No." } });
+        gives(row, form, text("How?"), ["So.", "No."], &[]);
+    }
+    let unclear = json!({ "prompt": { "text": "How?", "question": "What?" }, "chosen": "So.", "rejected": "No." });
+    assert!(fault(&unclear).contains("name the one to take, as in --prompt-key prompt.KEY"));
+    // Messages as JSON in a text; in a prompt column, markup of a template stays a text and is named.
+    let as_text = |answer: &str| json!(json!([user("How?"), says(answer)]).to_string());
+    let row = json!({ "chosen": as_text("So."), "rejected": as_text("No.") });
+    gives(row, "TRL, implicit prompt", chat(&["user: How?"]), ["So.", "No."], &[]);
+    let marked = "<|im_start|>user\nHow?<|im_end|>\n";
+    let row = json!({ "prompt": marked, "chosen": "So.", "rejected": "No." });
+    assert_eq!(read(&row).reading.markup, Some("<|im_start|>user"));
+    gives(row, form, text(marked), ["So.", "No."], &[]);
+    // Earlier turns beside a prompt.
+    let row =
+        json!({ "query": "How?", "history": [["Hello.", "Hello!"]], "response": "So.", "rejected_response": "No." });
+    let turns = chat(&["user: Hello.", "assistant: Hello!", "user: How?"]);
+    gives(row, "prompt, answer and a rejected answer (ms-swift)", turns.clone(), ["So.", "No."], &[]);
+    let row = json!({ "query": "How?", "history": [["Hello.", "Hello!"]], "chosen": "So.", "rejected": "No." });
+    gives(row, form, turns, ["So.", "No."], &[]);
+}
+
+#[test]
 fn the_best_answer_against_the_worst() {
     let form = "ranked answers (Nectar, UltraFeedback)";
     let answer = |text: &str, rank: f64| json!({ "answer": text, "model": "m", "rank": rank });

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// Keys of an answer's text in an object that is no message.
 const ANSWER_KEYS: [&str; 7] = ["content", "value", "text", "response", "answer", "completion", "output"];
+/// Keys of a prompt's text in an object that is no message.
+const PROMPT_KEYS: [&str; 7] = ["content", "value", "text", "prompt", "question", "instruction", "query"];
 
 /// An answer, and what its own value has before it.
 #[derive(Debug, Clone)]
@@ -34,16 +36,22 @@ pub(super) fn answer(column: &str, value: &Value) -> Result<Answer, String> {
             None => alone(text),
         },
         Value::Object(object) if !is_message(value) && !messages::is_chat(value) => {
-            let text = ANSWER_KEYS.iter().find_map(|k| object.get(*k).and_then(Value::as_str));
-            alone(text.ok_or_else(|| {
+            // A text, or a message inside.
+            let inside = ANSWER_KEYS.iter().find_map(|k| object.get(*k).filter(|v| v.is_string() || is_message(v)));
+            let inside = inside.ok_or_else(|| {
                 let found = object.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
                 format!("{column:?} must be text or a message, this is an object with {found}")
-            })?)
+            })?;
+            if let Value::String(text) = inside { alone(text) } else { answer(column, inside) }
         }
         Value::Array(list) => match &list[..] {
             // A list of one text.
             [Value::String(text)] => alone(text),
-            [Value::String(_), ..] => Err(format!("{column:?} must be one text, this is a list of {}", list.len())),
+            [Value::String(_), ..] => Err(format!(
+                "{column:?} must be one text, this is a list of {}: one of them is named by its place, as with \"{column}.0\" \
+                 in --chosen-key or --rejected-key",
+                list.len()
+            )),
             _ => last_answer(column, messages::messages(column, value)?),
         },
         Value::Object(_) => last_answer(column, messages::messages(column, value)?),
@@ -52,7 +60,7 @@ pub(super) fn answer(column: &str, value: &Value) -> Result<Answer, String> {
 }
 
 /// The last message as the answer.
-fn last_answer(column: &str, mut before: Vec<Message>) -> Result<Answer, String> {
+pub(super) fn last_answer(column: &str, mut before: Vec<Message>) -> Result<Answer, String> {
     let n = before.len();
     match before.pop() {
         Some(last) if last.role == "assistant" => {
@@ -89,8 +97,27 @@ fn prompt(cell: Cell<'_>) -> Result<Prompt, String> {
                 Ok(Prompt::Messages(turns))
             }
         },
+        Value::Array(list) if matches!(&list[..], [Value::String(_)]) => prompt(Cell { value: &list[0], ..cell }),
+        Value::Array(list) if list.len() > 1 && list.iter().all(Value::is_string) => Err(format!(
+            "{column:?} must be one text or a list of messages, this is a list of {} texts: one of them is named by its place, \
+             as in --prompt-key {column}.0",
+            list.len()
+        )),
         value if messages::is_chat(value) || value.is_array() || is_message(value) => {
             Ok(Prompt::Messages(messages::messages(column, value)?))
+        }
+        Value::Object(object) => {
+            let mut texts = PROMPT_KEYS.iter().filter_map(|k| object.get(*k).filter(|v| v.is_string()));
+            match (texts.next(), texts.next()) {
+                (Some(text), None) => prompt(Cell { value: text, ..cell }),
+                _ => {
+                    let found = object.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
+                    Err(format!(
+                        "{column:?} must be text or a list of messages, this is an object with {found}: name the one to take, \
+                         as in --prompt-key {column}.KEY"
+                    ))
+                }
+            }
         }
         other => Err(format!("{column:?} must be text or a list of messages, this is {}", kind(other))),
     }
@@ -163,7 +190,8 @@ pub(super) fn join(row: &Row<'_>, mut chosen: Answer, mut rejected: Answer) -> R
     };
     let prompt = with_input(prompt, row)?;
     let prompt = with_history(prompt, row)?;
-    Ok(Draft { prompt: with_system(prompt, row)?, chosen: chosen.text, rejected: rejected.text, prompt_repeated })
+    let prompt = with_system(prompt, row)?;
+    Ok(Draft { prompt, chosen: chosen.text, rejected: rejected.text, prompt_repeated, prompt_shared: false })
 }
 
 /// Chosen and rejected answer without the prompt, where both texts begin with it. A prompt of one word may begin an answer of its
@@ -226,7 +254,7 @@ fn with_history(prompt: Prompt, row: &Row<'_>) -> Result<Prompt, String> {
 }
 
 /// The prompt with the column of the system message before it; an empty one is left out.
-fn with_system(prompt: Prompt, row: &Row<'_>) -> Result<Prompt, String> {
+pub(super) fn with_system(prompt: Prompt, row: &Row<'_>) -> Result<Prompt, String> {
     let Some(cell) = row.cell(Role::System) else { return Ok(prompt) };
     // A list of one text, or a message.
     let system = match cell.value {

@@ -1,8 +1,11 @@
 //! Forms with two answers and a column that says which of them is preferred.
 
+mod winner;
+
 use super::columns::{Cell, Role, Row, may, must};
 use super::turns::{Answer, answer, join};
 use super::{Draft, Fault, Form, Reader, start};
+use crate::data::Message;
 use serde_json::Value;
 
 /// The preferred answer.
@@ -40,14 +43,18 @@ pub(super) fn forms() -> Vec<Form> {
         only_if: None,
         reader: Reader::Row(by_scores),
     };
-    vec![
+    let mut forms = vec![
         // 1: A was voted above B, 0: B above A.
         form("SHP", &["history"], ["human_ref_A", "human_ref_B"], &["labels", "label"], |row| {
             by_name(row, &["1"], &["0"])
         }),
-        form("PKU-SafeRLHF", &["prompt"], ["response_0", "response_1"], &["better_response_id"], |row| {
-            by_name(row, &["0"], &["1"])
-        }),
+        form(
+            "PKU-SafeRLHF",
+            &["prompt"],
+            ["response_0", "response_1"],
+            &["better_response_id", "safer_response_id"],
+            |row| by_name(row, &["0"], &["1"]),
+        ),
         form("HelpSteer", &PROMPT, ["response_1", "response_2"], &["preference_strength"], by_sign),
         form("HelpSteer", &PROMPT, ["response1", "response2"], &["overall_preference"], by_sign),
         Form {
@@ -62,20 +69,6 @@ pub(super) fn forms() -> Vec<Form> {
             })
         },
         form(
-            "two answers and a winner",
-            &PROMPT,
-            ["response_a", "response_b"],
-            &["winner", "preference", "label"],
-            |row| by_name(row, &["a", "response_a", "model_a"], &["b", "response_b", "model_b"]),
-        ),
-        form(
-            "two answers and a winner",
-            &PROMPT,
-            ["answer_a", "answer_b"],
-            &["winner", "preference", "label"],
-            |row| by_name(row, &["a", "answer_a", "model_a"], &["b", "answer_b", "model_b"]),
-        ),
-        form(
             "two summaries and a choice",
             &["info.post", "info.article"],
             ["summaries.0.text", "summaries.1.text"],
@@ -88,9 +81,32 @@ pub(super) fn forms() -> Vec<Form> {
             ["answer_0", "answer_1"],
             ["score_0", "score_1"],
         ),
-        scored("two scored answers", &PROMPT, ["response_0", "response_1"], ["score_0", "score_1"]),
-        scored("two scored answers", &PROMPT, ["response_a", "response_b"], ["score_a", "score_b"]),
-    ]
+    ];
+    let arena = |answers: [&str; 2]| {
+        let flags = ["winner_model_a", "winner_model_b"];
+        let mut form = scored("two answers and flags of the winner (Chatbot Arena)", &PROMPT, answers, flags);
+        form.columns.push(may(Role::Verdict, &["winner_tie", "winner_tie_both_bad"]));
+        form
+    };
+    forms.push(arena(["response_a", "response_b"]));
+    let mut dialogues = arena(["conversation_a", "conversation_b"]);
+    dialogues.columns.retain(|column| column.role != Role::Prompt);
+    forms.push(dialogues);
+    forms.extend(winner::forms());
+    let answers = ["response", "answer", "output", "completion"];
+    for name in answers {
+        for [a, b] in [["_a", "_b"], ["_1", "_2"], ["1", "2"], ["_0", "_1"]] {
+            let both = [a, b].map(|end| format!("{name}{end}"));
+            let scores = ["score", "rating", "reward"].into_iter().flat_map(|kind| {
+                [[a, b].map(|end| format!("{kind}{end}")), both.clone().map(|answer| format!("{answer}_{kind}"))]
+            });
+            for score in scores {
+                let [both, score] = [&both, &score].map(|names| [names[0].as_str(), names[1].as_str()]);
+                forms.push(scored("two scored answers", &PROMPT, both, score));
+            }
+        }
+    }
+    forms
 }
 
 /// A number, a text or a truth value as text.
@@ -126,7 +142,12 @@ fn by_name(row: &Row<'_>, first: &[&str], second: &[&str]) -> Result<Vec<Draft>,
 
 fn number(cell: Cell<'_>) -> Result<f64, String> {
     let found = match cell.value {
-        Value::String(s) => s.trim().parse().ok(),
+        Value::String(s) => match s.trim().to_ascii_lowercase().as_str() {
+            "true" => Some(1.0),
+            "false" => Some(0.0),
+            text => text.parse().ok(),
+        },
+        Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
         other => other.as_f64(),
     };
     found
@@ -153,14 +174,54 @@ fn by_scores(row: &Row<'_>) -> Result<Vec<Draft>, Fault> {
 }
 
 fn pair(row: &Row<'_>, preferred: Preferred) -> Result<Vec<Draft>, Fault> {
-    let one = |role| -> Result<Answer, String> {
-        let cell = row.needed(role)?;
-        answer(cell.name, cell.value)
+    let in_turns = turns_in_lists(row).transpose()?;
+    let is_chat = in_turns.is_some();
+    let (first, second) = match in_turns {
+        Some([first, second]) => (first, second),
+        None => {
+            let one = |role| -> Result<Answer, String> {
+                let cell = row.needed(role)?;
+                answer(cell.name, cell.value)
+            };
+            (one(Role::First)?, one(Role::Second)?)
+        }
     };
-    let (first, second) = (one(Role::First)?, one(Role::Second)?);
     let (chosen, rejected) = match preferred {
         Preferred::First => (first, second),
         Preferred::Second => (second, first),
     };
+    if is_chat {
+        // The prompt is among the turns.
+        let cells = row.cells.iter().filter(|c| c.role != Role::Prompt).copied().collect();
+        return Ok(vec![join(&Row { cells }, chosen, rejected)?]);
+    }
     Ok(vec![join(row, chosen, rejected)?])
+}
+
+/// A chat as three lists of texts, also as JSON in a text (Chatbot Arena's tables): prompts, and each side's answers.
+fn turns_in_lists(row: &Row<'_>) -> Option<Result<[Answer; 2], String>> {
+    let texts = |role| -> Option<Vec<Option<String>>> {
+        match row.cell(role)?.value {
+            Value::String(text) if text.trim_start().starts_with('[') => serde_json::from_str(text).ok(),
+            Value::Array(list) => list.iter().map(|v| serde_json::from_value(v.clone()).ok()).collect(),
+            _ => None,
+        }
+    };
+    let (prompts, sides) = (texts(Role::Prompt)?, [texts(Role::First)?, texts(Role::Second)?]);
+    let side = |(answers, role): (Vec<Option<String>>, Role)| -> Result<Answer, String> {
+        if answers.len() != prompts.len() {
+            return Err(format!("{} has {} turns, the prompt has {}", role.name(), answers.len(), prompts.len()));
+        }
+        let mut turns = Vec::new();
+        for (i, (asked, answer)) in prompts.iter().zip(answers).enumerate() {
+            let kept = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+            let empty = |what: &str| format!("turn {}: {what} is empty", i + 1);
+            turns.push(Message::user(kept(asked.clone()).ok_or_else(|| empty("the prompt"))?));
+            turns.push(Message::assistant(kept(answer).ok_or_else(|| empty(role.name()))?));
+        }
+        let last = turns.pop().ok_or("there are no turns in it")?;
+        Ok(Answer { text: last.content, before: turns })
+    };
+    let [first, second] = sides;
+    Some(side((first, Role::First)).and_then(|first| Ok([first, side((second, Role::Second))?])))
 }
