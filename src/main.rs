@@ -13,6 +13,7 @@ mod commands;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    bidpo_core::guard::quiet_guarded_panics();
     match commands::Cli::read(std::env::args_os()).run() {
         Ok(code) => {
             terminal::streams::flush();

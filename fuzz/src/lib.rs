@@ -29,6 +29,9 @@ macro_rules! target {
 /// Gives an input to the reader of this name.
 #[cfg(feature = "libfuzzer")]
 pub fn run(name: &str, bytes: &[u8]) {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    // In the place of libFuzzer's, which also ends the process for another crate's panic that becomes an error.
+    HOOK.call_once(abort_on_panic);
     let reader = readers::reader(name).expect("the target's name is a reader's");
     (reader.read)(bytes);
 }
@@ -41,6 +44,19 @@ pub fn another(name: &str, bytes: &[u8], seed: u32) -> Option<Vec<u8>> {
     }
     let reader = readers::reader(name)?;
     changed(reader.form, bytes, u64::from(seed))
+}
+
+/// Lets every panic end the process, also one that the program would catch. The exception is a panic in the code of another
+/// crate whose calls are guarded: it is known to happen with damaged files.
+pub fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let foreign = panic.location().is_some_and(|at| at.file().contains("/registry/src/"));
+        if !(foreign && bidpo_core::guard::is_guarded()) {
+            print(panic);
+            std::process::abort();
+        }
+    }));
 }
 
 /// A changed input by the decisions of a seed.

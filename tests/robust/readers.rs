@@ -128,3 +128,15 @@ fn devices_are_no_data() {
         assert!(said.contains("more than 268435456 bytes"), "{said}");
     }
 }
+
+#[test]
+fn a_damaged_parquet_file_gives_one_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read("tests/cases/data/trl.parquet").unwrap();
+    // The dictionary of a column has more values than its page: the reader of the pages panics.
+    assert_eq!((bytes[106], bytes[741]), (0o4, 0o157));
+    (bytes[106], bytes[741]) = (0o6, 0o147);
+    std::fs::write(dir.path().join("p.parquet"), bytes).unwrap();
+    let said = refusal(dir.path(), &["data", "inspect", "p.parquet"]);
+    assert_eq!(said, "bidpo: p.parquet: not a Parquet file that can be read: it is damaged\n");
+}

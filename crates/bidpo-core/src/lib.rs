@@ -36,6 +36,7 @@
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 //! - [`numbers`]: norms, cosines, medians.
 //! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
+//! - [`guard`]: calls of other crates that may panic.
 //! - [`text`]: numbers, tables and templates for people.
 //!
 //! The engine underneath is the crate `ggml_grad`.
@@ -49,6 +50,7 @@ pub mod data;
 pub mod engine;
 pub mod eval;
 pub mod extract;
+pub mod guard;
 pub mod intervention;
 pub mod layers;
 pub mod numbers;

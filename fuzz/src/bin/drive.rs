@@ -6,8 +6,8 @@
 //!
 //! Nothing measures which code an input reaches: an input that a reader accepts is a base of further ones.
 
-use bidpo_fuzz::changed;
 use bidpo_fuzz::readers::{READERS, Reader, reader};
+use bidpo_fuzz::{abort_on_panic, changed};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Longest time of one reading, in milliseconds.
 const LONGEST: u64 = 10_000;
+/// An input that takes longer is kept, though it is no fault.
+const SLOW: Duration = Duration::from_secs(2);
 /// Address space of a process in KiB: an input must not fill the memory.
 const SPACE: u64 = 8 << 20;
 /// Accepted inputs that are kept.
@@ -106,10 +108,7 @@ fn watch(reader: &Reader, seconds: u64, seed: u64) -> bool {
     }
     match std::fs::read(&state) {
         Ok(input) => {
-            let kept = artifacts().join(reader.name);
-            std::fs::create_dir_all(&kept).expect("a folder for inputs");
-            let path = kept.join(name_of(&input));
-            std::fs::write(&path, input).expect("an input can be written");
+            let path = keep(reader, "", &input);
             println!("{:<18} FAULT: {status}, input {}", reader.name, path.display());
         }
         Err(_) => println!("{:<18} FAULT: {status} before the first input", reader.name),
@@ -117,8 +116,13 @@ fn watch(reader: &Reader, seconds: u64, seed: u64) -> bool {
     false
 }
 
-fn artifacts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts")
+/// Writes an input into the reader's folder of artifacts. It returns its path.
+fn keep(reader: &Reader, before: &str, input: &[u8]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts").join(reader.name);
+    std::fs::create_dir_all(&folder).expect("a folder for inputs");
+    let path = folder.join(format!("{before}{}", name_of(input)));
+    std::fs::write(&path, input).expect("an input can be written");
+    path
 }
 
 /// Reads changed inputs for a time. Each input is in the file `state` before it is read.
@@ -136,12 +140,7 @@ fn work(reader: &Reader, time: Duration, seed: u64, state: &Path) -> ExitCode {
             }
         }
     });
-    // A panic is a fault also where the program catches it.
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::abort();
-    }));
+    abort_on_panic();
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ u64::from(name_of(reader.name.as_bytes()).as_bytes()[0]));
     let mut pool = (reader.seeds)();
     let seeds = pool.len();
@@ -165,7 +164,16 @@ fn work(reader: &Reader, time: Duration, seed: u64, state: &Path) -> ExitCode {
         };
         let began = Instant::now();
         let taken = read(&input);
-        slowest = slowest.max(began.elapsed());
+        let took = began.elapsed();
+        slowest = slowest.max(took);
+        if took > SLOW {
+            println!(
+                "{:<18} slow: {:.1} s, input {}",
+                reader.name,
+                took.as_secs_f64(),
+                keep(reader, "slow-", &input).display()
+            );
+        }
         inputs += 1;
         if taken {
             accepted += 1;

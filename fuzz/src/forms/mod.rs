@@ -7,7 +7,7 @@ mod safetensors;
 mod zip;
 
 use super::edit::{TEXTS, edited, pick};
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Unstructured;
 
 /// What a file is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,9 @@ impl Form {
     /// # Errors
     /// `u` ran out.
     pub fn changed(self, file: &[u8], u: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
-        if u.ratio(1, 3)? {
+        // A request whose length is wrong is read no further.
+        let plain = if self == Self::Http { 10 } else { 3 };
+        if u.ratio(1, plain)? {
             return edited(file, u);
         }
         let inside = match self {
@@ -53,7 +55,7 @@ impl Form {
     }
 }
 
-/// A line of the head or the body is changed; half of the time the length is put right.
+/// A line of the head or the body is changed; mostly the length is put right.
 fn http(file: &[u8], u: &mut Unstructured<'_>) -> arbitrary::Result<Option<Vec<u8>>> {
     let Some(end) = file.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
     let mut lines: Vec<Vec<u8>> = file[..end].split(|&b| b == b'\n').map(|l| l.trim_ascii_end().to_vec()).collect();
@@ -79,7 +81,7 @@ fn http(file: &[u8], u: &mut Unstructured<'_>) -> arbitrary::Result<Option<Vec<u
             lines.push(line.into_bytes());
         }
     }
-    if bool::arbitrary(u)? {
+    if !u.ratio(1, 8)? {
         lines.retain(|line| !line.to_ascii_lowercase().starts_with(b"content-length"));
         lines.push(format!("content-length: {}", body.len()).into_bytes());
     }

@@ -1,10 +1,10 @@
 //! Parquet, the format in which data hubs keep their sets.
 
 use super::{Format, Place, Row, Rows};
+use crate::guard::guarded;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Number, Value};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Bytes of a file's values that are read.
 const MOST: i64 = 1 << 30;
@@ -13,7 +13,7 @@ const MOST: i64 = 1 << 30;
 pub(super) fn rows(bytes: Vec<u8>) -> Result<Rows, String> {
     let broken = |e: &dyn std::fmt::Display| format!("not a Parquet file that can be read: {e}");
     // The crate checks less of a damaged file than it relies on.
-    let read = catch_unwind(AssertUnwindSafe(|| -> Result<Rows, String> {
+    let read = guarded(|| -> Result<Rows, String> {
         let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(|e| broken(&e))?;
         let size: i64 =
             reader.metadata().row_groups().iter().map(|g| g.total_byte_size().max(0)).fold(0, i64::saturating_add);
@@ -26,8 +26,8 @@ pub(super) fn rows(bytes: Vec<u8>) -> Result<Rows, String> {
             rows.push(Row { place: Place::Row(i + 1), value: Ok(value) });
         }
         Ok(Rows { format: Format::Parquet, rows })
-    }));
-    read.unwrap_or_else(|_| Err(broken(&"it is damaged")))
+    });
+    read.unwrap_or_else(|| Err(broken(&"it is damaged")))
 }
 
 fn object(row: parquet::record::Row) -> Value {

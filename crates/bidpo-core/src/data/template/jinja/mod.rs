@@ -21,7 +21,6 @@ use minijinja::value::{Rest, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const NAME: &str = "chat";
 /// Names that templates know without being given them.
@@ -177,7 +176,7 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
 /// Runs `work` on a stack that no template within its limits can fill. A panic of the engine's own is an error of the template,
 /// not of the program. No thread: its start takes longer than a rendering.
 fn with_stack<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, work))).map_err(|_| "the template engine failed on it".into())
+    crate::guard::guarded(|| stacker::grow(STACK, work)).ok_or_else(|| "the template engine failed on it".into())
 }
 
 /// Writes what `{{ ... }}` shows: `str()` of the value, counted.
