@@ -4,9 +4,10 @@
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
 # make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (under an hour)
 # make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
+# make torture kill, fill the disk and overload for an hour (TORTURE_MINUTES), write the table of docs/reliability.md
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench study fuzz help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study fuzz torture help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -49,6 +50,9 @@ bench: models-all build
 
 fuzz: setup
 	scripts/fuzz.sh
+
+torture: build
+	scripts/torture.py target/release/bidpo
 
 study: models build
 	scripts/study.sh
