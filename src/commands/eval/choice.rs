@@ -16,7 +16,7 @@ pub struct Args {
     /// The questions: JSON Lines, JSON, CSV or TSV with a header (also .gz, .zst), or Parquet.
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
-    /// Keys of a usual set: arc, bigbench, boolq, commonsenseqa, copa, gpqa, hellaswag, medmcqa, mmlu, mmlu-pro, openbookqa,
+    /// Keys of a usual set: arc, bigbench, boolq, commonsenseqa, copa, gpqa, halueval, hellaswag, medmcqa, mmlu, mmlu-pro, openbookqa,
     /// piqa, race, sciq, siqa, winogrande; or a file of such keys.
     #[arg(long, value_name = "NAME|FILE.json", conflicts_with_all =
         ["question", "choices", "answer", "first", "labels", "scores", "answer_as", "category", "separator", "fixed"])]

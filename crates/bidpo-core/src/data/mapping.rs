@@ -118,13 +118,14 @@ macro_rules! builtin {
     };
 }
 
-const MAPPINGS: [(&str, &str); 16] = builtin!(
+const MAPPINGS: [(&str, &str); 17] = builtin!(
     "arc",
     "bigbench",
     "boolq",
     "commonsenseqa",
     "copa",
     "gpqa",
+    "halueval",
     "hellaswag",
     "medmcqa",
     "mmlu",
