@@ -36,6 +36,31 @@ fn models_and_vectors_by_name() {
     generate("other-b", &["-v", "warm"]).failure().code(1).stderr(contains("warm.Small-Llama.gguf, warm.other-a.gguf"));
     generate("other", &[]).failure().code(2).stderr(contains("other-a.gguf, other-b.gguf"));
     generate("mistral", &[]).failure().code(1).stderr(contains("mistral"));
+    // Commands that load no model, and further vectors beside the one under test.
+    let warm = "warm.Small-Llama";
+    bidpo(here, &["vector", "show", warm])
+        .success()
+        .stderr(contains("vector warm.Small-Llama: vectors/warm.Small-Llama.gguf"));
+    bidpo(here, &["vector", "convert", warm, "-o", "w.npy"]).success();
+    bidpo(here, &["vector", "compare", warm, "warm.other-a"]).success();
+    bidpo(here, &["vector", "show", "warm"])
+        .failure()
+        .code(2)
+        .stderr(contains("warm.Small-Llama.gguf, warm.other-a.gguf"));
+    bidpo(here, &["vector", "show", "cold"]).failure().code(1).stderr(contains("cold"));
+    std::fs::write(here.join("q.jsonl"), "{\"question\": \"a\", \"c\": [\"b\", \"d\"], \"answer\": 0}\n".repeat(2))
+        .unwrap();
+    let eval = |compare: &str| {
+        let data =
+            ["--data", "q.jsonl", "--choices", "c", "--baselines", "unsteered", "--random", "1", "--compare", compare];
+        bidpo(here, &[&["eval", "choice", "-m", "small", "-v", "warm"], &data[..]].concat())
+    };
+    eval("other=warm.other-a").success().stderr(contains("vector warm.other-a: vectors/warm.other-a.gguf"));
+    eval("other=cold").failure().code(1).stderr(contains("cold"));
+    let sweep = ["sweep", "-m", "small", "-v", "warm:2", "--data", "q.jsonl", "-o", "s"];
+    bidpo(here, &sweep).failure().code(1).stderr(contains("a sweep chooses the scale itself: give warm"));
+    bidpo(here, &["bench", "-m", "other"]).failure().code(2).stderr(contains("other-a.gguf, other-b.gguf"));
+    bidpo(here, &["bench", "-m", "mistral"]).failure().stderr(contains("mistral"));
     std::fs::copy(here.join("models/other-a.gguf"), here.join("small")).unwrap();
     let found = generate("small", &[]).success();
     assert!(!String::from_utf8_lossy(&found.get_output().stderr).contains("model small:"), "a path is meant first");

@@ -1,6 +1,7 @@
 //! Models and vectors by name: `--model smollm2`, `--vector plain-vs-flowery`. A path that exists is meant first.
 
 use anyhow::anyhow;
+use bidpo_core::eval::conditions::OtherVector;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -14,15 +15,31 @@ pub fn model(value: OsString) -> Result<PathBuf, String> {
 
 /// The vector file that `--vector` means on this model, told on stderr where it was looked up.
 pub fn vector(path: &Path, model: &Path) -> anyhow::Result<PathBuf> {
+    let of = model.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let found = find(path, of.as_deref(), &vector_folders()).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    Ok(told("vector", path, found))
+}
+
+/// The vector file that a command without a model means.
+pub fn any_vector(value: OsString) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value);
+    let found = find(&path, None, &vector_folders())?;
+    Ok(told("vector", &path, found))
+}
+
+/// The vectors of `--compare` with their files.
+pub fn others(others: &[OtherVector], model: &Path) -> anyhow::Result<Vec<OtherVector>> {
+    others.iter().map(|other| Ok(OtherVector { path: vector(&other.path, model)?, ..other.clone() })).collect()
+}
+
+fn vector_folders() -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("vectors")];
     folders.extend(model_folders());
     // Beside an installed program, and beside target/release of a clone.
     if let Some(program) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
         folders.extend([program.join("../share/bidpo/vectors"), program.join("../../vectors")]);
     }
-    let of = model.file_stem().map(|s| s.to_string_lossy().into_owned());
-    let found = find(path, of.as_deref(), &folders).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    Ok(told("vector", path, found))
+    folders
 }
 
 fn told(what: &str, asked: &Path, found: Option<PathBuf>) -> PathBuf {

@@ -3,6 +3,7 @@
 use bidpo_core::data::TemplateChoice;
 use bidpo_core::eval::judging::Judge;
 use bidpo_core::eval::runs::GenerationOptions;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ggml_grad::llama::{Model, SamplerParams};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub struct WriteArgs {
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
     /// The model that compares steered answers with the others, head to head [default: the model that wrote them].
-    #[arg(long, value_name = "FILE.gguf")]
+    #[arg(long, value_name = "FILE.gguf", value_parser = OsStringValueParser::new().try_map(super::names::model))]
     pub judge: Option<PathBuf>,
     /// Compare nothing head to head.
     #[arg(long, conflicts_with = "judge")]

@@ -1,11 +1,13 @@
 //! `bidpo bench`: how fast, as ratios to llama.cpp itself.
 
+use crate::args::names;
 use anyhow::{Context as _, ensure};
 use bidpo_core::bench::{
     Line, ModelReport, Name, OpTime, Outcome, Settings, Split, Threads, Verdict, bench, write_pairs,
 };
 use bidpo_core::check::middle_layer;
 use bidpo_core::text::numbers::significant;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ggml_grad::llama::{Model, ModelParams, cpu_features, default_threads};
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -15,8 +17,9 @@ use std::process::ExitCode;
 /// Options of `bidpo bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The models, GGUF files.
-    #[arg(long, short = 'm', value_name = "FILE.gguf", required = true, num_args = 1..)]
+    /// The models, GGUF files, or parts of the names of some in $BIDPO_MODELS or ~/.cache/bidpo/models.
+    #[arg(long, short = 'm', value_name = "FILE.gguf", required = true, num_args = 1.., value_parser =
+        OsStringValueParser::new().try_map(names::model))]
     model: Vec<PathBuf>,
     /// Steered layer [default: the middle one].
     #[arg(long, short = 'l', value_name = "L")]

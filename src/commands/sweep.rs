@@ -13,8 +13,8 @@ use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_p
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::names;
-use crate::args::steering::{load_vector, say_doubts};
-use anyhow::{Context as _, ensure};
+use crate::args::steering::{VectorArg, load_vector, say_doubts};
+use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{SplitBy, SplitFile};
@@ -39,7 +39,7 @@ use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -148,6 +148,19 @@ fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> 
         split.save(&path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok((SplitFile::load(&path, &set.sha256)?, path))
+}
+
+/// The file of `--vector`. A scale behind a colon, as other commands take it, has no meaning here.
+fn file_of(vector: &Path, model: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(VectorArg { path, scale: Some(_) }) = vector.to_str().and_then(|text| text.parse().ok()) {
+        bail!(
+            "--vector {}: a sweep chooses the scale itself: give {}, and with --scales those to try (in percent of the \
+             residual norm)",
+            vector.display(),
+            path.display()
+        );
+    }
+    names::vector(vector, model)
 }
 
 /// A number above 0.
@@ -323,7 +336,8 @@ fn price_of(chosen: &Configuration, on_text: &Run) -> anyhow::Result<Price> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let args = Args { vector: names::vector(&args.vector, &args.model.model)?, ..args };
+    let model = &args.model.model;
+    let args = Args { vector: file_of(&args.vector, model)?, compare: names::others(&args.compare, model)?, ..args };
     let mut inputs = Inputs::read(&args)?;
     let protocol = Protocol::from(args.protocol);
     let model = args.model.load()?;

@@ -4,11 +4,13 @@ mod compare;
 mod make;
 mod show;
 
+use crate::args::names;
 use crate::args::outputs::{self, Kind};
 use crate::args::steering::{Scale, load_vector};
 use anyhow::{Context as _, ensure};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, FileRemark, Match, SteeringVector, match_architecture};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,6 +19,11 @@ use std::process::ExitCode;
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+/// A file, or a part of its name.
+fn by_name() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(names::any_vector)
 }
 
 /// The output of a command.
@@ -40,8 +47,8 @@ struct Reading {
 enum Command {
     /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's, PyTorch's).
     Show {
-        /// The files.
-        #[arg(required = true, value_name = "FILE")]
+        /// The files; also parts of the names of some in ./vectors.
+        #[arg(required = true, value_name = "FILE", value_parser = by_name())]
         files: Vec<PathBuf>,
         /// Print JSON on stdout: an array with one object for each file.
         #[arg(long)]
@@ -51,8 +58,8 @@ enum Command {
     },
     /// Convert a vector to .gguf, .safetensors or .npy, chosen by file extension; reads .npz and .pt as well.
     Convert {
-        /// The vector.
-        #[arg(value_name = "FILE")]
+        /// The vector; also a part of the name of one in ./vectors.
+        #[arg(value_name = "FILE", value_parser = by_name())]
         file: PathBuf,
         #[command(flatten)]
         output: Output,
@@ -68,8 +75,8 @@ enum Command {
     },
     /// Write what llama.cpp can run of an intervention that it cannot run as it is.
     Export {
-        /// The file.
-        #[arg(value_name = "FILE")]
+        /// The file; also a part of the name of one in ./vectors.
+        #[arg(value_name = "FILE", value_parser = by_name())]
         file: PathBuf,
         /// The constant vector that is nearest: a fully open gate, at every position.
         #[arg(long, required = true)]
@@ -80,8 +87,8 @@ enum Command {
     /// Compute a weighted sum of vectors.
     #[command(visible_alias = "combine")]
     Add {
-        /// The vectors.
-        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        /// The vectors; also parts of the names of some in ./vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE", value_parser = by_name())]
         files: Vec<PathBuf>,
         /// Weights in the order of the files [default: 1 each]: 1,-0.5.
         #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = weight)]
@@ -93,8 +100,8 @@ enum Command {
     },
     /// Average vectors, layer by layer.
     Average {
-        /// The vectors.
-        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        /// The vectors; also parts of the names of some in ./vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE", value_parser = by_name())]
         files: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
@@ -103,8 +110,8 @@ enum Command {
     },
     /// Multiply a vector by a factor: its scale 1 then equals the former scale X.
     Scale {
-        /// The vector.
-        #[arg(value_name = "FILE")]
+        /// The vector; also a part of the name of one in ./vectors.
+        #[arg(value_name = "FILE", value_parser = by_name())]
         file: PathBuf,
         /// A factor (1.5, -1), or the new norm in percent of the residual norm (5%).
         #[arg(value_name = "X", allow_hyphen_values = true)]
@@ -116,8 +123,8 @@ enum Command {
     },
     /// Compare vectors pairwise: cosine and norms, by layer and over all layers.
     Compare {
-        /// The vectors.
-        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        /// The vectors; also parts of the names of some in ./vectors.
+        #[arg(required = true, num_args = 2.., value_name = "FILE", value_parser = by_name())]
         files: Vec<PathBuf>,
         /// Print JSON on stdout.
         #[arg(long)]

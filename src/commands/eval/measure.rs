@@ -4,6 +4,7 @@ use super::choose::{Choice, choose_system, first_items};
 use super::progress::run_session;
 use crate::args::ModelArgs;
 use crate::args::eval::{PromptArgs, RunArgs};
+use crate::args::names;
 use crate::args::template::say_notes;
 use crate::args::writing::{JudgingArgs, WriteArgs};
 use anyhow::bail;
@@ -101,11 +102,12 @@ pub fn measure(
             Choice::Interrupted => return Ok(ExitCode::FAILURE),
         }
     }
+    let others = names::others(&run.compare, model.path())?;
     let baselines = Baselines {
         model: &model,
         steered: steered.as_ref(),
         wanted: &wanted,
-        others: &run.compare,
+        others: &others,
         n_random: run.random as usize,
         systems: &systems,
         n_shots: prompt.shots.map(|n| n as usize),
