@@ -44,7 +44,7 @@ fn a_report_states_its_threads_and_its_primary_comparison() {
         "Computed with 2 threads.",
         "Primary comparison: steered minus unsteered on mc1, not corrected.",
         "The vector raises mc1: +33.3 points",
-        "One random vector of the same length: 25.0 %.",
+        "One random vector of the same norm: 25.0 %.",
         "P(difference > 0), Jeffreys' prior",
     ] {
         assert!(text.contains(part), "{part:?} is missing:\n{text}");

@@ -6,9 +6,10 @@ use super::{Analysis, Comparison, Gain, MIN_ITEMS, RandomVectors, Row};
 use crate::eval::conditions::{STEERED, UNSTEERED};
 use crate::eval::items::Protocol;
 use crate::eval::measures::{Kind, Measure};
-use crate::eval::results::ConditionKind;
+use crate::eval::results::{ConditionKind, VectorFacts};
+use crate::layers::Layers;
 use crate::stats::Interval;
-use crate::text::numbers::{p_equals, percent};
+use crate::text::numbers::{p_equals, percent, significant};
 
 /// A difference with its interval: `+2.0 points [-1.9, +5.8]`.
 pub(crate) fn difference(measure: Measure, c: &Comparison) -> String {
@@ -72,10 +73,10 @@ impl Analysis {
         };
         out.push(self.effect(c));
         out.extend(self.floor());
-        if let ConditionKind::Steered { chosen_on: Some(chosen), layers, .. } = &steered.kind {
+        if let ConditionKind::Steered { chosen_on: Some(chosen), layers, vectors } = &steered.kind {
             out.push(format!(
-                "The configuration (layer {}) was chosen among {} on {} other {items} and measured once on these.",
-                layers.as_ref().map_or_else(String::new, ToString::to_string),
+                "The configuration ({}) was chosen among {} on {} other {items} and measured once on these.",
+                configuration(layers.as_ref(), vectors),
                 chosen.settings,
                 chosen.items
             ));
@@ -200,7 +201,7 @@ impl Analysis {
         let RandomVectors { n, lowest, highest, mean, below } = *r;
         Some(if n == 1 {
             format!(
-                "One random vector of the same length: {}. One draw does not show what other directions do; --random 10 \
+                "One random vector of the same norm: {}. One draw does not show what other directions do; --random 10 \
                  gives their range.",
                 figure(mean)
             )
@@ -208,7 +209,7 @@ impl Analysis {
             let steered = figure(self.tables[0].row(STEERED)?.estimate.value);
             let of = if below == n { format!("above all {n} of {n}") } else { format!("above {below} of {n}") };
             format!(
-                "Random vectors of the same length ({n}): {} to {}, mean {}. The vector ({steered}) is {of}.",
+                "Random vectors of the same norm ({n}): {} to {}, mean {}. The vector ({steered}) is {of}.",
                 figure(lowest),
                 figure(highest),
                 figure(mean)
@@ -300,6 +301,16 @@ pub(super) fn named(condition: &str) -> String {
     format!("\"{condition}\"")
 }
 
+/// Layers and scales in words: `layer 15, scale 0.989, 15.0 % of the residual norm`.
+fn configuration(layers: Option<&Layers>, vectors: &[VectorFacts]) -> String {
+    let mut parts: Vec<String> = layers.map(|l| format!("layer {l}")).into_iter().collect();
+    for v in vectors {
+        parts.push(format!("scale {}", significant(v.scale)));
+        parts.extend(v.percent_of_residual_norm.map(|p| format!("{p:.1} % of the residual norm")));
+    }
+    parts.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::analyse;
@@ -343,7 +354,7 @@ mod tests {
         let worse =
             summary(&[("unsteered", "unsteered", &up), ("steered", "steered", &u), ("random vector", "random", &u)]);
         assert!(
-            worse.contains("lowers mc1") && worse.contains("One random vector of the same length: 50.0 %."),
+            worse.contains("lowers mc1") && worse.contains("One random vector of the same norm: 50.0 %."),
             "{worse}"
         );
         assert!(!worse.contains("WORSE"), "{worse}");
