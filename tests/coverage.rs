@@ -12,15 +12,14 @@ use simulation::{Cell, Power, coverage, false_claims, power};
 
 /// Limits of a cell's coverage, percent. docs/evaluation.md says why the exceptions are some.
 fn limits(cell: &Cell) -> (f64, f64) {
-    let few_can_change = cell.what.contains("paired difference") && cell.n <= 50;
+    let few_can_change = cell.what.contains("paired difference");
     let skewed = cell.what.contains("log-normal") || cell.what.contains("logit shifted");
-    let few_categories = cell.what.contains("proportion in categories") && cell.n <= 20;
+    let few_categories = cell.what.contains("proportion in categories");
     match cell.n {
-        _ if few_categories => (90.0, 99.0),
-        _ if few_can_change => (93.5, 100.0),
-        8 if skewed => (87.0, 96.5),
-        20 if skewed => (90.0, 96.5),
-        50 if skewed => (92.5, 96.5),
+        8 | 20 if few_can_change => (93.5, 100.0),
+        8 | 20 if few_categories => (92.5, 97.5),
+        8 if skewed => (91.5, 96.5),
+        20 if skewed => (92.5, 96.5),
         _ => (93.5, 96.5),
     }
 }
