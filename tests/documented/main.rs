@@ -3,7 +3,6 @@
 //! `programs/bidpo`; programs that are not ours are stood in for by others of `programs/`.
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
-#[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
 mod folder;
