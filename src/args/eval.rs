@@ -71,7 +71,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub steering: SteeringArgs,
     /// Baselines to measure with the vector [default: all that apply]. A condition costs as much as `steered` does; a random
-    /// vector, a system prompt and a second vector are one condition each, and solved examples cost what they are long.
+    /// vector, a system prompt and a second vector are one condition each, and few-shot examples cost what they are long.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     pub baselines: Option<Vec<BaselineName>>,
     /// A second vector to measure next to --vector, under this name: dpo=other.gguf. It is applied at the steered layers,

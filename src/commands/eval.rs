@@ -1,4 +1,4 @@
-//! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the figures computed from them.
+//! `bidpo eval`: one subcommand a benchmark. Each measures, writes results, and prints the values computed from them.
 
 mod choice;
 pub(super) mod choose;

@@ -14,14 +14,14 @@ pub struct Args {
     /// Results files of `bidpo eval --out` and `bidpo sweep`, or folders with such files. Shards of one run are put together.
     #[arg(required = true, value_name = "FILE.jsonl|FOLDER")]
     files: Vec<PathBuf>,
-    /// Write one self-contained HTML page instead of printing the figures: words, tables, plots, the items that changed, the
+    /// Write one self-contained HTML page instead of printing the values: words, tables, plots, the items that changed, the
     /// exact protocol.
     #[arg(long, value_name = "FILE.html", conflicts_with = "json")]
     html: Option<PathBuf>,
     /// Leave the items that changed out of the page: it then holds no text of the data.
     #[arg(long, requires = "html")]
     no_items: bool,
-    /// Print the figures as one JSON list, an object for each run.
+    /// Print the values as one JSON list, an object for each run.
     #[arg(long)]
     json: bool,
 }

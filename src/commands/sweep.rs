@@ -79,36 +79,36 @@ pub struct Args {
     /// [default: FOLDER/split.json, made there with 256 training and 256 validation items].
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
-    /// A further vector to measure beside the chosen setting on the test items: dpo=other.gguf. At the chosen layer, as long
+    /// A further vector to measure beside the chosen configuration on the test items: dpo=other.gguf. At the chosen layer, as long
     /// there; with :SCALE behind the file as it stands in the file, times that.
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]")]
     compare: Vec<OtherVector>,
-    /// Random vectors that the chosen setting is compared with on the test items.
+    /// Random vectors that the chosen configuration is compared with on the test items.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     random: u32,
-    /// Compare at the chosen setting's norm only. By default the vectors of --compare, the mean difference (CAA) and the first
+    /// Compare at the chosen configuration's norm only. By default the vectors of --compare, the mean difference (CAA) and the first
     /// random vector are swept too, at the chosen layer, and stand on the test items also at their own best scale and at the
-    /// scale whose KL on the text equals that of the chosen setting. For each vector that costs as much as one layer of the
+    /// scale whose KL on the text equals that of the chosen configuration. For each vector that costs as much as one layer of the
     /// sweep (for the random one up to four scales), and two more conditions on the test items.
     #[arg(long)]
     same_norm_only: bool,
     /// Only the first N validation items, and the first N test items.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// What the settings cost: MMLU (the folder with dev and test), the first questions of each subject, without examples.
+    /// What the configurations cost: MMLU (the folder with dev and test), the first questions of each subject, without examples.
     #[arg(long, value_name = "FOLDER")]
     mmlu: Option<PathBuf>,
     /// Questions of each subject.
     #[arg(long, value_name = "N", default_value_t = 2, requires = "mmlu", value_parser = clap::value_parser!(u32).range(1..))]
     per_subject: u32,
-    /// What the settings cost: divergence of the predictions on this text, and its perplexity [default: the 24 built-in
+    /// What the configurations cost: divergence of the predictions on this text, and its perplexity [default: the 24 built-in
     /// neutral passages].
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Windows of 256 tokens taken from the text.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "text", value_parser = clap::value_parser!(u32).range(1..))]
     windows: u32,
-    /// Choose the best setting among those whose KL(unsteered || steered) on the text is at most this many nats a token
+    /// Choose the best configuration among those whose KL(unsteered || steered) on the text is at most this many nats a token
     /// [default: the smallest scale within one standard error of the best].
     #[arg(long, value_name = "KL", value_parser = positive)]
     budget: Option<f64>,
@@ -117,14 +117,14 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// Only every n-th item of the settings' measurements, from the i-th on: i/n, for n runs side by side with the same
+    /// Only every n-th item of the configurations' measurements, from the i-th on: i/n, for n runs side by side with the same
     /// FOLDER. The same command without --shard then puts them together and goes on.
     #[arg(long, value_name = "i/n")]
     shard: Option<Shard>,
     /// Folder of the results. The same command goes on with what is there, another one adds to it.
     #[arg(long, short = 'o', value_name = "FOLDER")]
     out: PathBuf,
-    /// Print the figures as one JSON object.
+    /// Print the values as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -391,7 +391,7 @@ fn finish(
     let args = sweep.args;
     let vector_name = || args.vector.display().to_string();
     let Measured { on_valid, on_text, .. } = measured;
-    // Earlier settings of the folder count among those that were tried, whether or not they are asked for again.
+    // Earlier configurations of the folder count among those that were tried, whether or not they are asked for again.
     let tried =
         measured_points(&on_valid.manifest, &points.list, &inputs.vector, &sweep.model).with_context(vector_name)?;
     let rule = args.budget.map_or(ChoiceRule::OneStandardError, |kl| ChoiceRule::Budget { kl });

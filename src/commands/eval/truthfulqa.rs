@@ -85,9 +85,9 @@ pub enum ProtocolName {
     Mc,
     /// The best answer above every false one.
     Mc1,
-    /// The share of the true answers in the probability of all.
+    /// The fraction of the true answers in the probability of all.
     Mc2,
-    /// The share of the true answers that are above every false one.
+    /// The fraction of the true answers that are above every false one.
     Mc3,
     /// The best answer and the best incorrect one as options A and B, in both orders (CSV of January 2025 only).
     Binary,

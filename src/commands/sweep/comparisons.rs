@@ -1,5 +1,5 @@
-//! The vectors that the chosen setting is compared with, at scales of their own: swept at the chosen layer on the validation
-//! items, and brought to the price of the chosen setting.
+//! The vectors that the chosen configuration is compared with, at scales of their own: swept at the chosen layer on the validation
+//! items, and brought to the price of the chosen configuration.
 
 use super::session::{Sweep, Whole};
 use crate::commands::eval::text::Text;
@@ -15,17 +15,17 @@ use bidpo_core::eval::task::Task;
 /// curve is far from a power of the scale.
 const INTERPOLATIONS: usize = 2;
 
-/// The chosen setting, and what other vectors are measured on.
+/// The chosen configuration, and what other vectors are measured on.
 pub struct Comparisons<'a> {
     /// The sweep.
     pub sweep: &'a Sweep<'a>,
-    /// The layer of the chosen setting.
+    /// The layer of the chosen configuration.
     pub layer: usize,
     /// The median residual norm there.
     pub norm: f64,
-    /// The rule that chose the setting.
+    /// The rule that chose the configuration.
     pub rule: ChoiceRule,
-    /// KL of the chosen setting on the text, nats a token.
+    /// KL of the chosen configuration on the text, nats a token.
     pub kl: f64,
     /// Prompts of the items.
     pub style: &'a Style,
@@ -37,7 +37,7 @@ pub struct Comparisons<'a> {
 
 /// The conditions for the test items, and the validation results with all scales that were tried.
 pub struct Found {
-    /// Each vector at its own best scale and at the price of the chosen setting, where it has them.
+    /// Each vector at its own best scale and at the price of the chosen configuration, where it has them.
     pub conditions: Vec<Condition>,
     /// Results on the validation items.
     pub on_valid: Box<Whole>,
@@ -61,7 +61,7 @@ impl Tried<'_> {
     }
 }
 
-/// A setting, and what it costs.
+/// A configuration, and what it costs.
 #[derive(Clone)]
 struct Priced {
     setting: Configuration,
@@ -69,7 +69,7 @@ struct Priced {
     kl: f64,
 }
 
-/// KL of a setting, nats a token.
+/// KL of a configuration, nats a token.
 fn kl_of(on_text: &Whole, setting: &Configuration) -> Option<f64> {
     let table = on_text.analysis.tables.iter().find(|t| t.measure.kind == Kind::Divergence)?;
     Some(table.row(&setting.name())?.estimate.value)
@@ -138,7 +138,7 @@ impl Comparisons<'_> {
         Ok(Some(Found { conditions, on_valid, on_text }))
     }
 
-    /// For each vector the setting that costs as much as the chosen one, with its KL; `None` if Ctrl-C ended the measurement.
+    /// For each vector the configuration that costs as much as the chosen one, with its KL; `None` if Ctrl-C ended the measurement.
     fn at_equal_price(
         &self,
         tried: &[Tried<'_>],
@@ -192,7 +192,7 @@ impl Comparisons<'_> {
         }
     }
 
-    /// True for a divergence that counts as that of the chosen setting.
+    /// True for a divergence that counts as that of the chosen configuration.
     fn is_equal(&self, kl: f64) -> bool {
         (kl / self.kl - 1.0).abs() <= KL_TOLERANCE
     }

@@ -31,11 +31,11 @@ pub enum Part {
     Whole(Box<Whole>),
 }
 
-/// All results of a file, and their figures.
+/// All results of a file, and their values.
 pub struct Whole {
     /// The results.
     pub run: Run,
-    /// The figures.
+    /// The values.
     pub analysis: Analysis,
 }
 

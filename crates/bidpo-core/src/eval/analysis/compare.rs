@@ -1,16 +1,16 @@
-//! One figure with its interval; two conditions on the same items.
+//! One value with its interval; two conditions on the same items.
 
 use super::{LEVEL, MIN_CLUSTERS, MIN_ITEMS, RESAMPLES, SEED};
 use crate::eval::measures::{Kind, Measure};
 use crate::stats::{self, Interval};
 use std::collections::BTreeSet;
 
-/// A figure with its interval.
+/// A value with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// Items.
     pub n: usize,
-    /// The figure.
+    /// The value.
     pub value: f64,
     /// Its interval: Wilson's for items that are right or wrong, Student's t otherwise; of categories where there are some.
     pub interval: Interval,
@@ -26,7 +26,7 @@ pub struct Estimate {
 pub struct Comparison {
     /// Items.
     pub n: usize,
-    /// Difference of the figures (of the mean log-probability loss a token, nats, for the perplexity).
+    /// Difference of the values (of the mean log-probability loss a token, nats, for the perplexity).
     pub difference: f64,
     /// Its interval: Tango's score interval for items that are right or wrong, Student's t otherwise; of categories where
     /// there are some.
@@ -46,7 +46,7 @@ pub struct Comparison {
     pub exact_p: f64,
     /// Exact sign test of gained against lost.
     pub sign_p: f64,
-    /// Posterior probability that the second condition has the higher figure: Jeffreys' prior on the discordant items, or a
+    /// Posterior probability that the second condition has the higher value: Jeffreys' prior on the discordant items, or a
     /// Bayesian bootstrap.
     pub higher: f64,
     /// Smallest true difference that this many items would show in 80 % of all runs, at 5 %. Infinite for too few items, 0
@@ -113,7 +113,7 @@ fn mean_of(parts: &[(f64, f64)], categories: &[Option<&str>]) -> Option<(stats::
     Some((stats::student_ratio(parts, LEVEL)?, None))
 }
 
-/// The figure of some items.
+/// The value of some items.
 ///
 /// # Panics
 /// For no items.

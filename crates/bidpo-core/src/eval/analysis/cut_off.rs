@@ -3,7 +3,7 @@
 use super::Analysis;
 use crate::eval::measures::Kind;
 
-/// Share of cut-off answers above which a run warns.
+/// Fraction of cut-off answers above which a run warns.
 pub const CUT_OFF_LIMIT: f64 = 0.2;
 
 /// The written answers of one condition that the token limit cut off.
@@ -18,7 +18,7 @@ pub struct CutOff {
 }
 
 impl CutOff {
-    /// The share of the answers that were cut off.
+    /// The fraction of the answers that were cut off.
     pub fn share(&self) -> f64 {
         self.cut as f64 / self.n as f64
     }

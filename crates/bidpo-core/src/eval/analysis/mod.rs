@@ -34,7 +34,7 @@ pub const RESAMPLES: usize = 10_000;
 pub const MIN_ITEMS: usize = 8;
 /// Fewest categories that intervals count as clusters.
 pub const MIN_CLUSTERS: usize = 10;
-/// Seed of them: fixed, so that the same results give the same figures.
+/// Seed of them: fixed, so that the same results give the same values.
 pub const SEED: u64 = 0;
 
 /// Reason why a run cannot be analysed.
@@ -47,14 +47,14 @@ pub struct AnalysisError {
     pub reason: String,
 }
 
-/// One condition's figures under one measure.
+/// One condition's values under one measure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The condition.
     pub condition: String,
     /// Its kind in the manifest.
     pub kind: ConditionKind,
-    /// The figure.
+    /// The value.
     pub estimate: Estimate,
     /// This condition minus the unsteered model.
     pub against_unsteered: Option<Comparison>,
@@ -94,7 +94,7 @@ pub struct Changed {
     pub values: (f64, f64),
 }
 
-/// A run's figures.
+/// A run's values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Analysis {
     /// Manifest of the run.
@@ -119,7 +119,7 @@ pub struct Analysis {
     pub verdicts: Vec<PairwiseResult>,
 }
 
-/// Computes a run's figures.
+/// Computes a run's values.
 ///
 /// # Errors
 /// [`AnalysisError`] for records that lack what the protocol's measures need.

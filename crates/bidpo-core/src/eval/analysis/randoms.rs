@@ -4,16 +4,16 @@ use super::MeasureTable;
 use crate::eval::conditions::STEERED;
 use crate::eval::results::ConditionKind;
 
-/// Random vectors' figures, and the steered model's place among them.
+/// Random vectors' values, and the steered model's place among them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomVectors {
     /// Number of random vectors.
     pub n: usize,
-    /// Lowest figure.
+    /// Lowest value.
     pub lowest: f64,
-    /// Highest figure.
+    /// Highest value.
     pub highest: f64,
-    /// Mean of the figures.
+    /// Mean of the values.
     pub mean: f64,
     /// Random vectors that the steered model does strictly better than.
     pub below: usize,

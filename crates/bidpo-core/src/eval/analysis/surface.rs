@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 pub struct Surface {
     /// The rule's name.
     pub name: String,
-    /// Share of the items on which it is right; where several answers tie, the share of true ones among them counts.
+    /// Fraction of the items on which it is right; where several answers tie, the fraction of true ones among them counts.
     pub value: f64,
     /// Its interval (Wilson's where no answers tie, otherwise Student's t).
     pub interval: Interval,
@@ -122,7 +122,7 @@ fn scores(answers: &[&Answer]) -> Vec<Vec<f64>> {
 /// The rules on some items, by the labels of `measure`; nothing for running text.
 pub fn surface(records: &[Record], measure: Measure) -> SurfaceRules {
     let rules = Rule::all();
-    // For each record with labels, the share of true answers among those that each rule picks.
+    // For each record with labels, the fraction of true answers among those that each rule picks.
     let mut places = Vec::new();
     let mut right: Vec<Vec<f64>> = Vec::new(); // [items, rules]
     for (place, record) in records.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::eval::results::Answer;
 /// What stands before the items of a group, by the benchmark's own definition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Group {
-    /// A line of its own at the beginning; may be empty.
+    /// A separate first line; may be empty.
     pub header: String,
     /// Solved examples.
     pub shots: Vec<Item>,

@@ -94,7 +94,7 @@ impl Protocol {
         }
     }
 
-    /// The one order in which a solved example's answers are shown, if they are.
+    /// The one order in which a few-shot example's answers are shown, if they are.
     pub fn shot_order(self, item: &Item, seed: u64) -> Option<Vec<usize>> {
         match self {
             // The right answer stands first in the data: in that order every example would say "A".
@@ -105,7 +105,7 @@ impl Protocol {
     }
 }
 
-/// An order of its own for each item, the same for every condition.
+/// A separate order for each item, the same for every condition.
 fn drawn(item: &Item, seed: u64) -> Vec<usize> {
     let own = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(item.index as u64);
     permutation(item.answers.len(), own)

@@ -114,7 +114,7 @@ pub struct PairwiseResult {
     pub losses: usize,
     /// Exact sign test of wins against losses, two-sided.
     pub p: f64,
-    /// 95 % interval of the wins' share of wins and losses (Clopper-Pearson, the inversion of the sign test); 0 to 1 where
+    /// 95 % interval of the wins' fraction of wins and losses (Clopper-Pearson, the inversion of the sign test); 0 to 1 where
     /// there are none.
     pub interval: Interval,
     /// Items where the log-odds of the two letters, averaged over both orders, lean to the steered answer. What the letters
@@ -124,9 +124,9 @@ pub struct PairwiseResult {
     pub leans_from: usize,
     /// Exact sign test of these.
     pub lean_p: f64,
-    /// Share of all judgements that went to the answer shown first: 0.5 without position bias.
+    /// Fraction of all judgements that went to the answer shown first: 0.5 without position bias.
     pub first: f64,
-    /// Share of the items whose steered answer is the longer one (equal lengths count half): judges like length.
+    /// Fraction of the items whose steered answer is the longer one (equal lengths count half): judges like length.
     pub longer: f64,
 }
 
@@ -177,7 +177,7 @@ impl PairwiseResult {
         })
     }
 
-    /// Wins as a share of wins and losses, where there are any.
+    /// Wins as a fraction of wins and losses, where there are any.
     pub fn share(&self) -> Option<f64> {
         let n = self.wins + self.losses;
         (n > 0).then(|| self.wins as f64 / n as f64)

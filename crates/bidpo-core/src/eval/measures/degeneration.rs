@@ -41,7 +41,7 @@ pub fn refuses(answer: &str) -> bool {
     starts(text) || ["unfortunately,", "well,", "no,"].into_iter().any(after)
 }
 
-/// Share of an answer's four-word sequences that are repetitions of earlier ones (seq-rep-4 of Welleck et al. 2019, arXiv
+/// Fraction of an answer's four-word sequences that are repetitions of earlier ones (seq-rep-4 of Welleck et al. 2019, arXiv
 /// 1908.04319, eq. 10, over words instead of tokens): 0 for none, towards 1 for a loop. 0 for answers of fewer than five
 /// words.
 pub fn repetition(answer: &str) -> f64 {

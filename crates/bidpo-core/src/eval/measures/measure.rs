@@ -12,11 +12,11 @@ pub enum Kind {
     Mc1,
     /// `sum of p over true answers / sum of p over all`, p = exp(score) (MC2).
     Mc2,
-    /// Share of the true answers that score strictly above every false one (MC3).
+    /// Fraction of the true answers that score strictly above every false one (MC3).
     Mc3,
     /// 1 if a true answer scores strictly above every false one.
     Accuracy,
-    /// Share of the orders of presentation in which the true answer's letter scores strictly higher.
+    /// Fraction of the orders of presentation in which the true answer's letter scores strictly higher.
     Orders,
     /// 1 if it does so in every order.
     EveryOrder,
@@ -26,7 +26,7 @@ pub enum Kind {
     Perplexity,
     /// Mean of KL(unsteered || condition) a token, nats.
     Divergence,
-    /// Share of the tokens whose most probable prediction is the unsteered model's.
+    /// Fraction of the tokens whose most probable prediction is the unsteered model's.
     SameTop,
     /// 1 if a written answer is more like a true reference than like any false one.
     Nearer(NgramMetric),
@@ -34,13 +34,13 @@ pub enum Kind {
     Lead(NgramMetric),
     /// 1 if it begins by refusing.
     Refusal,
-    /// Share of its four-word sequences that are repetitions.
+    /// Fraction of its four-word sequences that are repetitions.
     Repetition,
     /// 1 if the model ended it.
     Ended,
     /// Its words.
     Words,
-    /// A judge's preference for it over another one: share of the two orders in which its letter scores strictly higher.
+    /// A judge's preference for it over another one: fraction of the two orders in which its letter scores strictly higher.
     Preference,
 }
 
@@ -131,7 +131,7 @@ impl Measure {
         )
     }
 
-    /// A share, shown in percent; the others are numbers of their own.
+    /// A fraction, shown in percent; the others are plain numbers.
     pub fn is_share(self) -> bool {
         !matches!(self.kind, Kind::Perplexity | Kind::Divergence | Kind::Words)
     }
@@ -221,7 +221,7 @@ impl Measure {
         }
     }
 
-    /// From the ratio of sums to the figure.
+    /// From the ratio of sums to the value.
     pub fn finish(self, ratio: f64) -> f64 {
         if self.kind == Kind::Perplexity { ratio.exp() } else { ratio }
     }

@@ -1,4 +1,4 @@
-//! Likeness in words between an answer and reference answers: BLEU and ROUGE, with the settings of the reference evaluation
+//! N-gram overlap between an answer and reference answers: BLEU and ROUGE, with the settings of the reference evaluation
 //! of TruthfulQA (Lin, Hilton, Evans 2021, arXiv 2109.07958, section 3.2 and appendix B): an answer's best score over the
 //! true references against its best score over the false ones.
 //!

@@ -30,7 +30,7 @@ pub fn fitting_shots(
     Ok(train.items[..fits].to_vec())
 }
 
-/// Leaves out the benchmark's own solved examples that do not fit the model's context, as MMLU's reference evaluation does:
+/// Leaves out the benchmark's own few-shot examples that do not fit the model's context, as MMLU's reference evaluation does:
 /// the same number for all items of a group, also under the questions of other items (`swapped`). Returns the groups with
 /// fewer examples, each as `subject (examples left)`.
 ///

@@ -1,4 +1,4 @@
-//! From an item to what the model reads: presets, options, system prompts, solved examples.
+//! From an item to what the model reads: presets, options, system prompts, few-shot examples.
 
 mod fit;
 
@@ -186,7 +186,7 @@ impl Style {
         }
     }
 
-    /// A solved example: the question as it is put, and its answer.
+    /// A few-shot example: the question as it is put, and its answer.
     fn shot(&self, item: &Item) -> Option<(String, String)> {
         let order = self.protocol.shot_order(item, self.seed);
         let best = item.best()?;

@@ -86,7 +86,7 @@ pub(super) fn conditions_plot(t: &MeasureTable) -> Option<Figure> {
     ))
 }
 
-/// Wins as a share of those decided, one row a match.
+/// Wins as a fraction of those decided, one row a match.
 pub(super) fn verdict_plot(a: &Analysis) -> Option<Figure> {
     let rows: Vec<(String, Point)> = a
         .verdicts

@@ -252,7 +252,7 @@ pub fn density(title: &str, x_name: &str, f: &dyn Fn(f64) -> f64) -> String {
     s + "</svg>\n"
 }
 
-/// Points in two figures of merit, more being better in both; those that no other point beats in both are joined.
+/// Points in two measures, more being better in both; those that no other point beats in both are joined.
 pub fn pareto(title: &str, x_name: &str, y_name: &str, points: &[(String, f64, f64)]) -> String {
     let axes = Axes::new(points.iter().map(|p| p.1), points.iter().map(|p| p.2), 320.0);
     let mut s = axes.open(title, x_name, y_name);
@@ -284,7 +284,7 @@ pub fn pareto(title: &str, x_name: &str, y_name: &str, points: &[(String, f64, f
     s + "</svg>\n"
 }
 
-/// The points that no other point equals or beats in both figures while beating it in one.
+/// The points that no other point equals or beats in both measures while beating it in one.
 pub fn front(points: &[(String, f64, f64)]) -> Vec<&(String, f64, f64)> {
     let beaten = |p: &(String, f64, f64)| points.iter().any(|q| q.1 >= p.1 && q.2 >= p.2 && (q.1 > p.1 || q.2 > p.2));
     points.iter().filter(|p| !beaten(p)).collect()

@@ -7,7 +7,7 @@ use crate::stats::Interval;
 use crate::text::Table;
 use crate::text::numbers::{interval, p_value, percent};
 
-/// A figure: `28.7 %`, or a plain number.
+/// A value: `28.7 %`, or a plain number.
 pub(crate) fn figure(measure: Measure, x: f64) -> String {
     match measure.kind {
         Kind::Words => format!("{x:.1}"),
@@ -21,7 +21,7 @@ fn percent_interval(i: Interval) -> String {
     interval(100.0 * i.lo, 100.0 * i.hi, 1)
 }
 
-/// An interval of a figure.
+/// An interval of a value.
 pub(crate) fn range(measure: Measure, i: Interval) -> String {
     match measure.kind {
         Kind::Words => interval(i.lo, i.hi, 1),
@@ -58,7 +58,7 @@ fn probability(r: &Row, c: Option<&Comparison>) -> String {
     c.filter(|_| !control).map_or_else(String::new, |c| percent(c.higher))
 }
 
-/// Several random vectors in one row: mean and range of the figures, range of the differences.
+/// Several random vectors in one row: mean and range of the values, range of the differences.
 fn random_cells(t: &MeasureTable, rows: &[&Row]) -> Vec<String> {
     let values: Vec<f64> = rows.iter().map(|r| r.estimate.value).collect();
     let ends = |x: &[f64]| x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)));

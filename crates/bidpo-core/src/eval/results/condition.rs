@@ -78,7 +78,7 @@ pub enum ConditionKind {
     /// Solved training items in the prompt, no vector.
     #[serde(rename = "shots")]
     FewShot {
-        /// Number of solved items.
+        /// Number of few-shot examples.
         shots: usize,
         /// Their indices in the data file, from 0.
         shot_items: Vec<usize>,
@@ -116,7 +116,7 @@ pub enum ConditionKind {
         /// The layer that the direction was made for, if it is another one.
         moved_from: Option<usize>,
     },
-    /// A vector that the one under test is compared with, at a scale of its own. Without `chosen_on` and `equal_kl` it is one
+    /// A vector that the one under test is compared with, at another scale. Without `chosen_on` and `equal_kl` it is one
     /// of the scales that were tried for it.
     #[serde(rename = "rescaled")]
     Rescaled {
@@ -168,7 +168,7 @@ pub struct VectorFacts {
     pub other: Map<String, Value>,
 }
 
-/// Why a few-shot prompt holds no more solved items.
+/// Why a few-shot prompt holds no more few-shot examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShotLimit {
@@ -191,7 +191,7 @@ pub struct ChosenOn {
     pub items: usize,
     /// Number of configurations that were compared.
     pub settings: usize,
-    /// The rule that chose a scale; absent where the best figure did.
+    /// The rule that chose a scale; absent where the best value did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<ChoiceRule>,
     /// Keys that this version does not know.
@@ -212,10 +212,10 @@ pub struct EqualKl {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChoiceRule {
-    /// The smallest scale whose figure is within one standard error of the best one: the rule by which Breiman, Friedman,
+    /// The smallest scale whose value is within one standard error of the best one: the rule by which Breiman, Friedman,
     /// Olshen and Stone (1984, section 3.4.3) choose the size of a tree.
     OneStandardError,
-    /// The best figure among the scales whose KL(unsteered || steered) on text is small enough.
+    /// The best value among the scales whose KL(unsteered || steered) on text is small enough.
     Budget {
         /// Largest KL allowed, nats a token.
         kl: f64,

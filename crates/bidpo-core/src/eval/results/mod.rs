@@ -1,5 +1,5 @@
 //! Results apart from their analysis: one JSON line for each item and condition, under a first line that says exactly
-//! what was run. Every figure is computed from these lines, and can be computed again.
+//! what was run. Every value is computed from these lines, and can be computed again.
 
 mod condition;
 mod gather;

@@ -200,7 +200,7 @@ pub fn other_run(there: &Manifest, now: &Manifest) -> Vec<String> {
     join(&there.run(), &now.run()).err().unwrap_or_default()
 }
 
-/// A condition without the number of settings that it was chosen among, and the rule: the same setting may be chosen again
+/// A condition without the number of configurations that it was chosen among, and the rule: the same one may be chosen again
 /// among more, or by another rule.
 fn without_count(mut c: ConditionFacts) -> ConditionFacts {
     if let ConditionKind::Steered { chosen_on: Some(chosen), .. }

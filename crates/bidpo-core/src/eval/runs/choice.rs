@@ -108,7 +108,7 @@ impl Measurement<'_> {
 
     fn prepare(&self, condition: &Condition, prompts: &Prompts, n: usize) -> Result<(Scorer, Plan), ScoreError> {
         let mut params = self.params.clone();
-        // Many solved examples: room for them and a batch beside them.
+        // Many few-shot examples: room for them and a batch beside them.
         params.max_cells = params.max_cells.max(prompts.n_prefix(self.model)? + 2 * params.n_batch);
         let mut scorer = Scorer::new(self.model, params, condition.control.clone())?;
         let plan = match prompts {

@@ -1,4 +1,4 @@
-//! Open-ended generation: many items side by side, as sequences of one context that share the common prefix of their
+//! Open-ended generation: many items in parallel, as sequences of one context that share the common prefix of their
 //! prompts.
 //!
 //! Items are taken in waves, and a wave is the same whether or not some of it is done already: what is computed in one
@@ -28,7 +28,7 @@ const PREFIX: i32 = 0;
 /// Decoding options.
 #[derive(Debug, Clone)]
 pub struct GenerationOptions {
-    /// How each token is chosen. Each item draws from a sequence of its own.
+    /// How each token is chosen. Each item draws from a separate random sequence.
     pub sampler: SamplerParams,
     /// Maximum tokens of an answer.
     pub max_tokens: usize,

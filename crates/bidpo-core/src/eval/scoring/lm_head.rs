@@ -1,4 +1,4 @@
-//! The way from hidden states to log-probabilities: our own output head where it is that of the model's graph, llama.cpp's
+//! The way from hidden states to log-probabilities: bidpo's own LM head where it is that of the model's graph, llama.cpp's
 //! logits otherwise.
 
 use super::error::ScoreError;
@@ -12,13 +12,13 @@ const TOLERANCE: f64 = 1e-3;
 /// How a batch's log-probabilities are computed.
 #[derive(Debug)]
 pub(super) enum Head {
-    /// llama.cpp stops before its output matrix; the product and the softmax are ours, in one.
+    /// llama.cpp stops before its LM head; the product and the softmax are ours, in one.
     Fused(LmHead, HiddenAt),
     /// llama.cpp's logits, a table of `[n_vocab]` a row; and why.
     Logits(String),
 }
 
-/// Which node of the graph makes the hidden states that the output matrix is multiplied with.
+/// Which node of the graph makes the hidden states that the LM head is multiplied with.
 #[derive(Debug, Clone)]
 pub(super) struct HiddenAt {
     /// How many computed nodes stand before it.
@@ -137,7 +137,7 @@ fn hidden(ctx: &mut Context, batch: &Batch, n_rows: usize, at: &HiddenAt, kept: 
     Ok(tap.hidden)
 }
 
-/// True for the product with the output matrix.
+/// True for the product with the LM head.
 fn is_head(node: &Node<'_>, n_vocab: usize) -> bool {
     node.ne()[0] == n_vocab
         && node.op_name() == "MUL_MAT"
@@ -157,15 +157,15 @@ struct End {
     at: HiddenAt,
 }
 
-/// The output matrix, the hidden states that it is multiplied with, and their node.
+/// The LM head, the hidden states that it is multiplied with, and their node.
 type Found = (Weight, Vec<f32>, NodeId);
 
 /// Remembers the graph's end.
 struct Probe {
     n_vocab: usize,
-    /// The nodes before the product with the output matrix.
+    /// The nodes before the product with the LM head.
     before: Vec<(NodeId, String)>,
-    /// The output matrix, and the hidden state that it was multiplied with, with its node; why not, where it cannot be used.
+    /// The LM head, and the hidden state that it was multiplied with, with its node; why not, where it cannot be used.
     found: Option<Result<Found, String>>,
     /// Operations behind it: name, parameters as floats.
     behind: Vec<(&'static str, [f32; 2])>,
@@ -219,7 +219,7 @@ impl EvalCallback for Probe {
     }
 }
 
-/// Takes the hidden states and has llama.cpp leave the output matrix out.
+/// Takes the hidden states and has llama.cpp leave the LM head out.
 struct HiddenTap {
     n_vocab: usize,
     n_rows: usize,

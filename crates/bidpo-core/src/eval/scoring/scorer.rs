@@ -57,10 +57,10 @@ pub struct ScorerParams {
     pub n_threads: u32,
     /// Tokens in one decode.
     pub n_batch: usize,
-    /// Tokens the KV cache may hold before answers are scored in turns instead of side by side. It grows past this only
-    /// for a single answer that needs more.
+    /// Tokens the KV cache may hold before answers are scored one after the other instead of in parallel. It grows past this
+    /// only for a single answer that needs more.
     pub max_cells: usize,
-    /// Sequences side by side: answers, or groups of them, each with an end of its own.
+    /// Parallel sequences: answers, or groups of them, each with a separate end.
     pub max_parallel: usize,
 }
 

@@ -100,7 +100,7 @@ impl Compared {
         out
     }
 
-    /// The condition of its own best scale.
+    /// The condition at its own best scale.
     pub fn own_best(&self, setting: &Configuration, chosen_on: ChosenOn) -> Condition {
         self.rescaled("own best scale", setting, Some(chosen_on), None)
     }

@@ -1,4 +1,4 @@
-//! Many settings of layer and scale: the points of a sweep, and the choice among them.
+//! Many configurations (layer, scale): the points of a sweep, and the choice among them.
 
 mod compared;
 
@@ -59,7 +59,7 @@ impl FromStr for Percents {
     }
 }
 
-/// A setting.
+/// A configuration: layers and scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// Name of the condition whose vector it scales; absent for the vector under test.
@@ -224,7 +224,7 @@ pub enum ChoiceError {
     },
 }
 
-/// Standard error of a figure: of a share from its count, otherwise from its interval, which is taken for a normal one.
+/// Standard error of a value: of a fraction from its count, otherwise from its interval, which is taken for a normal one.
 fn standard_error(e: &Estimate) -> f64 {
     match e.count {
         Some(count) => {
