@@ -8,17 +8,22 @@ use bidpo_core::check::random_parameters;
 use bidpo_core::data::TokenizedPair;
 use bidpo_core::engine::Engine;
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::layers::Layers;
 use bidpo_core::numbers::median;
 use bidpo_core::steer::{
     ControlVector, GateMemory, RowChanges, ScaledVector, SteeringVector, combine, decode_steered_with,
 };
-use bidpo_core::train::Precision;
+use bidpo_core::train::{
+    CheckpointPlan, Event, NamedPair, Precision, Retain, RunInputs, TrainConfig, TrainError, Trainer, TrainingBudget,
+    retained_sha256,
+};
 use ggml_grad::graph::log_sum_exp;
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Token};
 use ggml_grad::synth;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const LAYER: usize = 1;
 
@@ -290,4 +295,101 @@ fn every_kind_trains_and_is_used_by_name() {
         let error = failed(f, &args);
         assert!(error.contains(want), "{args}: {error}");
     }
+}
+
+/// Retained texts: what is reported is what the finished file does to them, a budget is met, and a run that was stopped goes
+/// on to the same bytes.
+#[test]
+fn retained_texts_change_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    write(&f.join("m.gguf"));
+    let line = |i: usize| format!("{{\"prompt\":\"a{i} b\",\"chosen\":\"c{i} d\",\"rejected\":\"e f{i}\"}}\n");
+    std::fs::write(f.join("p.jsonl"), (0..6).map(line).collect::<String>()).unwrap();
+    let off = |i: usize| format!("{{\"prompt\":\"x y{i}\",\"response\":\"z w{i} u\"}}\n");
+    std::fs::write(f.join("off.jsonl"), (0..4).map(off).collect::<String>()).unwrap();
+    let ask: String = (0..6).map(|i| format!("{{\"prompt\":\"a{i} b\"}}\n")).collect();
+    std::fs::write(f.join("ask.jsonl"), format!("{{\"prompt\":\"x y\"}}\n{ask}")).unwrap();
+    let train = "train -m m.gguf --data p.jsonl --template none -l 1 --batch 2 --val 0 --test 0.34 --json";
+    let summary = |extra: &str| -> Value { serde_json::from_str(&ok(f, &format!("{train} {extra}"))).unwrap() };
+    for kind in ["add", "gate"] {
+        let free = summary(&format!(
+            "--kind {kind} --lr 5% --steps 12 --retain off.jsonl --retain-weight 1e-9 -o free.gguf --fresh"
+        ));
+        let kl = free["retained"]["kl"].as_f64().unwrap();
+        let budget = kl / 3.0;
+        let run = format!(
+            "--kind {kind} --lr 5% --steps 40 --retain off.jsonl --retain-weight 0.5 --retain-kl {budget} -o kept.gguf"
+        );
+        let kept = summary(&format!("{run} --fresh"));
+        let reached = kept["retained"]["kl"].as_f64().unwrap();
+        assert!(kl > 0.0 && reached <= 1.3 * budget, "{kind}: {reached} of {kl}, budget {budget}");
+        assert_eq!(kept["retained"]["predictions"], free["retained"]["predictions"]);
+        let card = std::fs::read_to_string(f.join("kept.md")).unwrap();
+        assert!(
+            card.contains("| retained texts | off.jsonl (SHA-256 ") && card.contains("On the 4 retained texts"),
+            "{card}"
+        );
+    }
+    // The unsteered model answers; four of the prompts are trained on.
+    let out = bidpo(f, &format!("{train} --steps 2 --retain ask.jsonl -o asked.gguf --fresh"));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("answers 7 retained prompts"), "{said}");
+    assert!(said.contains("warning: 4 of 7 retained texts have the prompt of a training pair"), "{said}");
+    // A budget that cannot be met in a step.
+    let out = bidpo(f, &format!("{train} --steps 2 --lr 50% --retain off.jsonl --retain-kl 1e-9 -o no.gguf --fresh"));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("the budget of the retained texts was not met"), "{said}");
+    for (args, want) in [
+        ("--retain no.jsonl", "no.jsonl"),
+        ("--retain-kl 0.1", "--retain"),
+        ("--retain off.jsonl --retain-kl 0", "a positive number"),
+    ] {
+        let error = failed(f, &format!("{train} --steps 1 --fresh {args}"));
+        assert!(error.contains(want), "{args}: {error}");
+    }
+}
+
+/// A run with retained texts that is stopped goes on to the same bytes: weight, order of the texts and directions are those of
+/// the run that was not.
+#[test]
+fn a_stopped_run_keeps_what_it_retains() {
+    let (folder, model) = model();
+    let pairs: Vec<NamedPair> = (0..6)
+        .map(|i| NamedPair { name: i.to_string(), tokens: TokenizedPair { prompt: vec![1, 300 + i, 17], ..pair() } })
+        .collect();
+    let texts: Vec<NamedPair> = pairs
+        .iter()
+        .map(|p| NamedPair {
+            tokens: TokenizedPair { rejected: Vec::new(), prompt: vec![1, 45], ..p.tokens.clone() },
+            ..p.clone()
+        })
+        .collect();
+    let run = |name: &str, resume: bool, weight: f64, stop_after: usize| {
+        let config = TrainConfig {
+            budget: TrainingBudget::Steps(9),
+            batch: 2,
+            retain: Some(Retain { weight, budget: Some(1e-4), texts: Some(2) }),
+            ..TrainConfig::new(Layers::one(LAYER))
+        };
+        let mut engine = Engine::new(&model, &[LAYER], 16, 1, 1).unwrap();
+        let inputs = RunInputs { retained_sha256: retained_sha256(&texts), ..RunInputs::default() };
+        let plan = CheckpointPlan { path: folder.path().join(name), resume, inputs };
+        let interrupt = AtomicBool::new(false);
+        let mut trainer =
+            Trainer { engine: &mut engine, config: &config, checkpoints: Some(&plan), interrupt: &interrupt };
+        let mut observe = |event: Event<'_>| {
+            if let Event::Step(s) = event {
+                interrupt.store(s.step == stop_after, Ordering::Relaxed);
+            }
+        };
+        trainer.train_retaining(&pairs, &pairs[..2], &texts, &mut observe)
+    };
+    let whole = run("whole.ckpt", false, 3.0, usize::MAX).unwrap();
+    assert!(whole.retained.unwrap().weight != 3.0, "the weight follows the budget");
+    assert_eq!(run("parts.ckpt", false, 3.0, 4).unwrap().steps, 4);
+    assert!(matches!(run("parts.ckpt", true, 2.0, usize::MAX), Err(TrainError::Checkpoint(_))), "another weight");
+    let parts = run("parts.ckpt", true, 3.0, usize::MAX).unwrap();
+    assert_eq!((&parts.vector, parts.retained), (&whole.vector, whole.retained));
+    assert_eq!(parts.history, whole.history);
 }

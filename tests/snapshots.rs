@@ -94,6 +94,8 @@ fn trained(layers: &[usize]) -> Trained {
         train_loss: 0.65 - 0.001 * step as f64,
         valid_loss: Some(valid_loss),
         valid_accuracy: Some(0.625),
+        retained_kl: None,
+        retain_weight: None,
         norm: 0.5 * step as f64,
         percent: 0.5 * step as f64,
     };
@@ -116,6 +118,7 @@ fn trained(layers: &[usize]) -> Trained {
         steps: 16,
         best_step: 16,
         untrained_loss: 2f64.ln(),
+        retained: None,
         stop: Stop::Finished,
     }
 }
@@ -168,6 +171,7 @@ fn cards() {
         baseline_prompt: Some("Answer well."),
         prompts_tried: 2,
         price: Some(&price),
+        retained: None,
         threads: 2,
         cpu: "avx2",
     };

@@ -6,6 +6,7 @@ mod options;
 mod pairs;
 mod progress;
 mod report;
+mod retained;
 
 pub use options::Args;
 
@@ -21,7 +22,7 @@ use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
     CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Parts, RecordedIdentity, RunInputs, Stop,
-    TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, mean_logp_diff,
+    TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, mean_logp_diff, retained_sha256,
 };
 use files::Files;
 use ggml_grad::files::{FileError, display_name};
@@ -30,6 +31,7 @@ use ggml_grad::llama::Model;
 use notes::{describe, note_data, note_groups};
 use pairs::{EncodedSet, Prompted, encode_usable};
 use progress::Progress;
+use retained::RetainedTexts;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -63,16 +65,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => PreferenceSet::builtin_baseline_prompt(&set.name).into_iter().collect(),
         false => args.baseline_prompts.iter().map(String::as_str).collect(),
     };
+    let retained = match &args.retain {
+        Some(file) => Some(RetainedTexts::open(file, &texts, &groups, &parts)?),
+        None => None,
+    };
     let encoded = EncodedSet { set: &set, model: &model, template: &template, pairs };
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let config = args.config(layers, kind);
     let cache = open_cache(&args, &identity)?;
     let template_sha256 = template.sha256();
+    let interrupt =
+        stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
+    let retained_texts = match &retained {
+        Some(texts) => texts.encode(&args, &model, &template, kind, &interrupt)?,
+        None => Vec::new(),
+    };
     let inputs = RunInputs {
         model_sha256: identity.sha256.clone(),
         template_sha256: template_sha256.clone(),
         // Rounded activations train another vector.
         bf16_activations: cache.is_some() && args.cache_type == CacheType::Bf16,
+        retained_sha256: retained_sha256(&retained_texts),
     };
     let legacy = match args.resume {
         true => legacy_parts(&args, &files, &config, &inputs, &encoded, &parts)?,
@@ -95,17 +108,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         pairs.prompted.len()
     );
     describe(&args, &config, &model, &identity, &template, &set.name, &pairs);
-    let mut engine = Engine::new(&model, &config.layers, pairs.longest(), 1, args.model.threads())?
+    let longest = retained_texts.iter().map(|t| t.tokens.n_tokens()).fold(pairs.longest(), usize::max);
+    let mut engine = Engine::new(&model, &config.layers, longest, 1, args.model.threads())?
         .with_cache(cache)
         .with_intervention(intervention)
         .with_scope(config.scope.clone());
-    let interrupt =
-        stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
     let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };
     files.announce_checkpoint(&args);
     let mut progress = Progress::new();
     let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: Some(&plan), interrupt: &interrupt };
-    let trained = trainer.train(&pairs.train, &pairs.valid, &mut |event| progress.show(&event))?;
+    let trained = trainer.train_retaining(&pairs.train, &pairs.valid, &retained_texts, &mut |event| {
+        progress.show(&event);
+    })?;
     progress.finish();
 
     if trained.best_step == 0 {
@@ -160,6 +174,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         baseline_prompt: best_prompt.map(|p| p.text.as_str()),
         prompts_tried: pairs.prompted.len(),
         price: price.as_ref(),
+        retained: retained.as_ref().map(RetainedTexts::described),
         threads: args.model.threads(),
         cpu,
     };

@@ -7,7 +7,7 @@ use bidpo_core::engine::CacheType;
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::{
-    Backward, ChooseBy, Forward, HeldOutFractions, LearningRate, Objective, Precision, Schedule, TrainConfig,
+    Backward, ChooseBy, Forward, HeldOutFractions, LearningRate, Objective, Precision, Retain, Schedule, TrainConfig,
     TrainingBudget,
 };
 use std::path::PathBuf;
@@ -66,6 +66,20 @@ pub struct Args {
     /// Inverse temperature of the preference model.
     #[arg(long, default_value_t = 0.1, value_parser = positive)]
     pub(super) beta: f64,
+    /// Texts on which nothing should change: builtin (passages that the price is not measured on), a .txt of passages between
+    /// blank lines, preference pairs (their chosen answers), or rows with a prompt (and a response; without one the unsteered
+    /// model answers) or a text. Adds weight x KL(unsteered || steered) a token to the loss. Off unless given.
+    #[arg(long, value_name = "FILE|builtin")]
+    pub(super) retain: Option<PathBuf>,
+    /// Weight of that divergence [default: 1]; with --retain-kl, the weight that the run begins with.
+    #[arg(long, value_name = "W", requires = "retain", value_parser = positive)]
+    pub(super) retain_weight: Option<f64>,
+    /// Budget of that divergence, nats a token: the weight rises while the divergence is above it, and falls while it is below.
+    #[arg(long, value_name = "NATS", requires = "retain", value_parser = positive)]
+    pub(super) retain_kl: Option<f64>,
+    /// Retained texts in a step [default: half as many as pairs].
+    #[arg(long, value_name = "N", requires = "retain", value_parser = at_least_one, hide_short_help = true)]
+    pub(super) retain_batch: Option<usize>,
     /// Learning rate: auto, a number in the units of the residual stream, or a percentage of the median residual norm
     /// (several layers share the percentage).
     #[arg(long, default_value = "auto", value_name = "LR")]
@@ -209,6 +223,11 @@ impl Args {
             scope: self.scope.clone(),
             objective: self.objective,
             beta: self.beta,
+            retain: self.retain.as_ref().map(|_| Retain {
+                weight: self.retain_weight.unwrap_or(Retain::WEIGHT),
+                budget: self.retain_kl,
+                texts: self.retain_batch,
+            }),
             learning_rate: self.lr,
             schedule: self.schedule,
             warmup_ratio: self.warmup,

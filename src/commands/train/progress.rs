@@ -115,6 +115,13 @@ impl Progress {
                 eprintln!("resuming after step {step}");
                 self.bar.set_position(*step as u64);
             }
+            Event::Retaining { texts, predictions, bytes } => self.bar.suspend(|| {
+                eprintln!(
+                    "retaining {texts} text{}: {predictions} predictions, {:.1} MB of traces",
+                    if *texts == 1 { "" } else { "s" },
+                    *bytes as f64 / 1e6
+                );
+            }),
             Event::Step(s) => {
                 self.bar.set_message(self.line(s));
                 self.bar.set_position(s.step as u64);
@@ -132,6 +139,12 @@ impl Progress {
                     },
                     self.norm(p.norm, p.percent)
                 );
+                let text = match (p.retained_kl, p.retain_weight) {
+                    (Some(kl), Some(weight)) => {
+                        format!("{text}, retained texts KL {kl:.4} nats a token, weight {}", fixed(weight, 2))
+                    }
+                    _ => text,
+                };
                 if self.terminal {
                     self.bar.println(text);
                 } else {

@@ -45,6 +45,14 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             t.best_step
         );
     }
+    if let Some(retained) = t.retained.filter(|r| r.met() == Some(false)) {
+        eprintln!(
+            "warning: the budget of the retained texts was not met: KL {:.4} nats a token, budget {}. Take more epochs, a higher \
+             --retain-weight to begin with, or --kind gate",
+            retained.kl,
+            retained.budget.unwrap_or_default()
+        );
+    }
     if args.json {
         let stop = match &t.stop {
             Stop::Finished => json!("finished"),
@@ -100,6 +108,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             "summary": r.heldout.map(HeldOut::in_words),
             "random": r.heldout.and_then(HeldOut::random_range),
             "baseline_prompt": r.baseline_prompt,
+            "retained": t.retained,
             "price": r.price,
             "price_summary": r.price.map(Price::in_words),
         });
@@ -117,6 +126,9 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());
     } else if t.complete() {
         println!("\nNo test pairs were held out: whether the vector does what it was trained for was not measured.");
+    }
+    if let Some(retained) = t.retained {
+        println!("\n{}", retained.in_words());
     }
     if let Some(price) = r.price {
         println!("\n{}", price.in_words());

@@ -3,7 +3,7 @@
 
 use super::similar::{NearPairs, near_pairs, words};
 use super::truthfulqa::Question;
-use super::{PreferencePair, Prompt, permutation};
+use super::{PreferencePair, permutation};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The texts of a pair.
@@ -21,11 +21,12 @@ pub struct PairText {
 
 impl From<&PreferencePair> for PairText {
     fn from(p: &PreferencePair) -> Self {
-        let prompt = match &p.prompt {
-            Prompt::Text(text) => text.clone(),
-            Prompt::Messages(m) => m.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
-        };
-        Self { place: p.origin.clone(), prompt, chosen: p.chosen.clone(), rejected: p.rejected.clone() }
+        Self {
+            place: p.origin.clone(),
+            prompt: p.prompt.text(),
+            chosen: p.chosen.clone(),
+            rejected: p.rejected.clone(),
+        }
     }
 }
 

@@ -77,6 +77,16 @@ pub enum Prompt {
     Messages(Vec<Message>),
 }
 
+impl Prompt {
+    /// All of its messages in one text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Messages(m) => m.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+        }
+    }
+}
+
 /// Keys under which files of chats have a message's role.
 pub(super) const ROLE_KEYS: [&str; 2] = ["role", "from"];
 /// Keys under which they have its text.

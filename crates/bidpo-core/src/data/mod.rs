@@ -10,7 +10,7 @@ mod message;
 pub mod mmlu;
 mod prefs;
 pub mod similar;
-mod source;
+pub(crate) mod source;
 mod split;
 mod split_file;
 mod template;

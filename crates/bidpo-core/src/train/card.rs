@@ -40,6 +40,8 @@ pub struct VectorCard<'a> {
     pub baseline_prompt: Option<&'a str>,
     /// System prompts that it was chosen from, by the validation pairs.
     pub prompts_tried: usize,
+    /// Name and hash of the retained texts, if any.
+    pub retained: Option<(&'a str, &'a str)>,
     /// Effect on neutral text, for a run that ended by itself.
     pub price: Option<&'a Price>,
     /// Threads of the run: another number gives other last bits.
@@ -96,6 +98,18 @@ impl VectorCard<'_> {
         p.set_str("method", "BiDPO");
         p.set_str("objective", c.objective.to_string());
         p.set_float("beta", c.beta);
+        if let (Some((name, sha256)), Some(retain)) = (self.retained, c.retain) {
+            p.set_str("retain", name);
+            p.set_str("retain_sha256", sha256);
+            p.set_float("retain_weight", retain.weight);
+            if let Some(budget) = retain.budget {
+                p.set_float("retain_kl_budget", budget);
+            }
+            if let Some(reached) = self.trained.retained {
+                p.set_float("retain_kl", reached.kl);
+                p.set_float("retain_weight_reached", reached.weight);
+            }
+        }
         p.set_str("lr_setting", c.learning_rate.to_string());
         p.set_str("schedule", c.schedule.to_string());
         p.set_float("warmup", c.warmup_ratio);
@@ -268,8 +282,26 @@ impl VectorCard<'_> {
             "history": self.trained.history.iter().map(epoch).collect::<Vec<_>>(),
         });
         data["kind"] = kind;
+        data["retained"] = self.retained_json();
         data["control_vector"] = self.is_control_vector().into();
         data
+    }
+}
+
+impl VectorCard<'_> {
+    /// The retained texts, for the template; null where there are none.
+    fn retained_json(&self) -> serde_json::Value {
+        let (Some((name, sha256)), Some(retain)) = (self.retained, self.config.retain) else {
+            return serde_json::Value::Null;
+        };
+        json!({
+            "name": name,
+            "sha256": short(sha256),
+            "weight": retain.weight.to_string(),
+            "budget": retain.budget.map(|b| b.to_string()),
+            "texts": self.trained.retained.map(|r| r.texts),
+            "words": self.trained.retained.map(|r| r.in_words()),
+        })
     }
 }
 

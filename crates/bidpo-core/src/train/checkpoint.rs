@@ -50,12 +50,22 @@ pub struct State {
     pub epoch_loss: f64,
     /// Pairs in that sum.
     pub epoch_pairs: usize,
+    /// Weight of the retained texts; absent where there are none.
+    #[serde(with = "bits", default, skip_serializing_if = "is_zero")]
+    pub retain_weight: f64,
+    /// How far the best parameters are above the budget of the retained texts, in budgets; absent where they are not.
+    #[serde(with = "bits", default, skip_serializing_if = "is_zero")]
+    pub best_excess: f64,
     /// Losses of the epochs so far.
     pub history: Vec<Point>,
 }
 
 fn added() -> String {
     "add".into()
+}
+
+fn is_zero(x: &f64) -> bool {
+    x.to_bits() == 0
 }
 
 fn is_added(kind: &str) -> bool {
@@ -74,6 +84,8 @@ impl Default for State {
             bad_epochs: 0,
             epoch_loss: 0.0,
             epoch_pairs: 0,
+            retain_weight: 0.0,
+            best_excess: 0.0,
             history: Vec::new(),
         }
     }
@@ -105,6 +117,12 @@ pub struct Point {
     pub valid_accuracy: Option<f64>,
     /// L2 norm of the vector; with several layers, of all directions concatenated.
     pub norm: f64,
+    /// Mean divergence on the retained texts, nats a token, over the same directions; `None` without such texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_kl: Option<f64>,
+    /// Weight of that divergence in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_weight: Option<f64>,
     /// That norm in percent of the median residual norm; with several layers, the mean over them.
     #[serde(default)] // absent from checkpoints written when there was one layer only, whose cards do not show it
     pub percent: f64,

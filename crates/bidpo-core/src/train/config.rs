@@ -2,6 +2,7 @@
 
 use super::objective::Objective;
 use super::optimizer::Schedule;
+use super::retain::Retain;
 use crate::engine::Direction;
 use crate::intervention::{KindSpec, Scope};
 use crate::layers::Layers;
@@ -124,6 +125,8 @@ pub struct TrainConfig {
     pub objective: Objective,
     /// Inverse temperature of the preference model.
     pub beta: f64,
+    /// Settings of retention, where there are texts to retain.
+    pub retain: Option<Retain>,
     /// Learning rate.
     pub learning_rate: LearningRate,
     /// Learning-rate schedule after the warm-up.
@@ -164,6 +167,7 @@ impl TrainConfig {
             scope: Scope::ALL,
             objective: Objective::Bidpo,
             beta: 0.1,
+            retain: None,
             learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,

@@ -48,6 +48,15 @@ pub enum Event<'a> {
         /// Steps taken when it was written.
         step: usize,
     },
+    /// The retained texts are traced.
+    Retaining {
+        /// Number of texts.
+        texts: usize,
+        /// Tokens predicted in them.
+        predictions: usize,
+        /// Bytes held.
+        bytes: usize,
+    },
     /// A step was taken.
     Step(&'a StepReport),
     /// An epoch ended and validation was run.
@@ -94,6 +103,8 @@ pub struct StepReport {
     pub norm: f64,
     /// That norm in percent of the median residual norm; with several layers, the mean over them.
     pub percent: f64,
+    /// Divergence on the step's retained texts, nats a token; `None` without such texts.
+    pub retained_kl: Option<f64>,
     /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Tokens trained on per second, since the first step of this process.

@@ -5,6 +5,7 @@ use super::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
 use super::events::NamedPair;
 use super::objective::Objective;
 use super::optimizer::Schedule;
+use super::retain::Retain;
 use crate::intervention::{Kind, KindSpec, Scope};
 use ggml_grad::files::hex;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
@@ -24,6 +25,9 @@ pub struct RunInputs {
     pub template_sha256: String,
     /// Activations are read from a cache that stores them as BF16.
     pub bf16_activations: bool,
+    /// SHA-256 of the retained texts' tokens ([`super::retained_sha256`]); `None` and left out where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_sha256: Option<String>,
 }
 
 /// Identity of a run, as a checkpoint records it.
@@ -95,6 +99,9 @@ struct Settings<'a> {
     scope: Option<String>,
     objective: &'static str,
     beta: f64,
+    /// Left out where nothing is retained: the hash is then that of bidpo 0.2.0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retain: Option<String>,
     learning_rate: String,
     schedule: &'static str,
     warmup_ratio: f64,
@@ -126,6 +133,7 @@ impl IdentitySource<'_> {
             RecordedIdentity::Current { identity } => identity.version == VERSION && identity.run == self.run(),
             RecordedIdentity::V1 { fingerprint } => {
                 self.unusual_validation().is_none()
+                    && self.config.retain.is_none()
                     && self.config.kind == KindSpec::default()
                     && self.config.scope == Scope::ALL
                     && *fingerprint == self.legacy_v1()
@@ -141,6 +149,7 @@ impl IdentitySource<'_> {
             scope,
             objective,
             beta,
+            retain,
             learning_rate,
             schedule,
             warmup_ratio,
@@ -169,6 +178,7 @@ impl IdentitySource<'_> {
             scope: (!scope.is_all()).then(|| scope.to_string()),
             objective: objective.name(),
             beta: *beta,
+            retain: retain.as_ref().map(Retain::identity),
             learning_rate: learning_rate.to_string(),
             schedule: schedule.name(),
             warmup_ratio: *warmup_ratio,
@@ -212,7 +222,7 @@ impl IdentitySource<'_> {
     pub fn legacy_v1(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(legacy_v1_settings(self.config));
-        let RunInputs { model_sha256, template_sha256, bf16_activations } = self.inputs;
+        let RunInputs { model_sha256, template_sha256, bf16_activations, retained_sha256: _ } = self.inputs;
         let rounded = if *bf16_activations { " cache bf16" } else { "" };
         hash.update(format!("{model_sha256} {template_sha256} 0.1.0{rounded}"));
         self.hash_pairs(&mut hash);
@@ -319,6 +329,7 @@ mod tests {
             model_sha256: "72cbda522ad970809a305d5812c9e739a026be55ee15d2705ea25cc98912ac4d".into(),
             template_sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
             bf16_activations: false,
+            retained_sha256: None,
         };
         let source = IdentitySource { config: &config, inputs: &inputs, train: &train, valid: &[] };
         let state = r#"{"fingerprint":"8f3a8c47f6e28bfbc2fd118fca6ca6b33118d5f12f61d2e3c7d5a3bac1ea67f4"}"#;
@@ -336,6 +347,7 @@ mod tests {
     #[test]
     fn what_changes_the_vector_changes_the_identity() {
         let config = |layers: &str| TrainConfig::new(layers.parse::<Layers>().unwrap());
+        const RETAIN: Retain = Retain { weight: 1.0, budget: None, texts: None };
         let base = run(&config("15"));
         let same = TrainConfig { allow_swap: true, checkpoint_every: 3, renorm: Some(5.0), ..config("15") };
         assert_eq!(run(&same), base);
@@ -349,6 +361,9 @@ mod tests {
             TrainConfig { kind: Kind::PromptGate.into(), ..config("15") },
             TrainConfig { kind: KindSpec { tau: 0.5, ..Kind::Gate.into() }, ..config("15") },
             TrainConfig { scope: "prompt".parse().unwrap(), ..config("15") },
+            TrainConfig { retain: Some(RETAIN), ..config("15") },
+            TrainConfig { retain: Some(Retain { weight: 2.0, ..RETAIN }), ..config("15") },
+            TrainConfig { retain: Some(Retain { budget: Some(0.1), ..RETAIN }), ..config("15") },
             TrainConfig { learning_rate: LearningRate::Percent(1.0), ..config("15") },
             TrainConfig { max_grad_norm: Some(1.0), ..config("15") },
             TrainConfig { budget: TrainingBudget::Steps(5), ..config("15") },

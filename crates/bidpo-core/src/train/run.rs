@@ -7,9 +7,12 @@ use super::events::{NamedPair, StepReport, Stop};
 use super::identity::RecordedIdentity;
 use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
+use super::retain::{Retain, Retained, texts_of_step};
 use super::summary::RunSummary;
 use super::trainer::Trained;
-use crate::engine::{BatchScore, Direction, Engine, EngineError, PairLogp, ParameterGroup, Parameters, TracedPair};
+use crate::engine::{
+    BatchScore, Direction, Engine, EngineError, PairLogp, ParameterGroup, Parameters, RetainedText, TracedPair,
+};
 use crate::numbers::norm;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +34,7 @@ pub(crate) struct Run<'a> {
     config: &'a TrainConfig,
     train: TracedSet<'a>,
     valid: TracedSet<'a>,
+    retained: &'a [RetainedText],
     interrupt: &'a AtomicBool,
     summary: RunSummary,
     /// Steps of the linear warm-up.
@@ -117,6 +121,7 @@ impl<'a> Run<'a> {
             config,
             train,
             valid,
+            retained: &[],
             interrupt,
             warmup: (config.warmup_ratio * summary.total_steps as f64).ceil() as usize,
             summary,
@@ -125,9 +130,27 @@ impl<'a> Run<'a> {
             best: theta.clone(),
             good: theta.clone(),
             theta,
-            state: State { kind, best_loss: f64::INFINITY, ..State::default() },
+            state: State {
+                kind,
+                best_loss: f64::INFINITY,
+                retain_weight: config.retain.map_or(0.0, |r| r.weight),
+                // Whatever the first epoch reaches is the best so far.
+                best_excess: if config.retain.is_some_and(|r| r.budget.is_some()) { f64::INFINITY } else { 0.0 },
+                ..State::default()
+            },
             clock: Clock { started: Instant::now(), first_step: 0, tokens: 0 },
         }
+    }
+
+    /// The run with texts to retain.
+    pub(crate) fn retaining(mut self, texts: &'a [RetainedText]) -> Self {
+        self.retained = texts;
+        self
+    }
+
+    /// Settings of retention, where there are texts to retain.
+    fn retain(&self) -> Option<Retain> {
+        self.config.retain.filter(|_| !self.retained.is_empty())
     }
 
     /// Continues from a checkpoint.
@@ -213,9 +236,16 @@ impl<'a> Run<'a> {
                 return Ok(Step::NotFinite { pair: self.train.pairs[bad].name.clone() });
             }
         }
+        let retained = self.step_retained(&theta)?;
+        if retained.as_ref().is_some_and(|r| !r.kl.is_finite() || r.grad.iter().any(|g| !g.is_finite())) {
+            return Ok(Step::NotFinite { pair: "retained texts".into() });
+        }
         let updating = Instant::now();
         let n = members.len() as f64;
         let mut g: Vec<f64> = sum.grad.iter().map(|x| x / n).collect();
+        if let Some(retained) = &retained {
+            g.iter_mut().zip(&retained.grad).for_each(|(g, x)| *g += x);
+        }
         let grad_norm = clip(&mut g, self.config.max_grad_norm.unwrap_or(f64::INFINITY));
         let factor = self.config.schedule.factor(self.state.step, self.warmup, self.summary.total_steps);
         self.good.clone_from(&self.theta);
@@ -225,7 +255,50 @@ impl<'a> Run<'a> {
         self.state.step += 1;
         self.state.epoch_loss += sum.loss;
         self.state.epoch_pairs += members.len();
-        Ok(Step::Taken(self.report(&sum, n, grad_norm, update)))
+        let kl = retained.map(|r| r.kl);
+        if let Some((retain, kl)) = self.retain().zip(kl) {
+            self.state.retain_weight = retain.next_weight(self.state.retain_weight, kl);
+        }
+        Ok(Step::Taken(StepReport { retained_kl: kl, ..self.report(&sum, n, grad_norm, update) }))
+    }
+
+    /// Divergence on the step's retained texts, and the gradient of its part of the loss; `None` without such texts.
+    fn step_retained(&mut self, theta: &[f32]) -> Result<Option<StepRetained>, EngineError> {
+        let Some(retain) = self.retain() else { return Ok(None) };
+        let texts = self.retained;
+        let k = retain.texts_of(texts.len(), self.config.batch);
+        let both = self.config.objective.both_directions();
+        let (chosen, direction) = texts_of_step(self.config.seed, self.state.step, texts.len(), k, both);
+        let predictions: usize = chosen.iter().map(|&i| texts[i].n_predictions()).sum();
+        let coef = 1.0 / predictions as f64;
+        let sizes: Vec<usize> = chosen.iter().map(|&i| texts[i].n_tokens()).collect();
+        let mut sum = StepRetained { kl: 0.0, grad: vec![0.0; self.theta.len()] };
+        for group in self.summary.batch_plan.batches(&sizes) {
+            let members: Vec<&RetainedText> = chosen[group].iter().map(|&i| &texts[i]).collect();
+            let d = self.engine.diverge(&members, Parameters { theta, direction }, Some(coef))?;
+            sum.kl += d.nats.iter().sum::<f64>() / predictions as f64;
+            sum.grad.iter_mut().zip(&d.grad).for_each(|(sum, g)| *sum += g);
+            self.clock.tokens += members.iter().map(|t| t.n_tokens()).sum::<usize>();
+        }
+        // What a divergence weighs may depend on its size.
+        let weight = retain.step_weight(self.state.retain_weight, sum.kl);
+        sum.grad.iter_mut().for_each(|g| *g *= weight);
+        Ok(Some(sum))
+    }
+
+    /// Mean divergence on all retained texts, nats a token, over the directions of validation.
+    fn divergence(&mut self, theta: &[f32]) -> Result<Option<f64>, EngineError> {
+        if self.retain().is_none() {
+            return Ok(None);
+        }
+        let (texts, directions) = (self.retained, self.config.validation().directions());
+        let predictions: usize = texts.iter().map(RetainedText::n_predictions).sum();
+        let mut nats = 0.0;
+        for &direction in directions {
+            let at = Parameters { theta, direction };
+            nats += self.engine.diverge_all(texts, at, self.summary.batch_plan)?.iter().sum::<f64>();
+        }
+        Ok(Some(nats / (predictions * directions.len()) as f64))
     }
 
     /// Scores `members` under the current parameters, forward only and in the batches of [`Run::step`]: what the benchmark
@@ -292,6 +365,7 @@ impl<'a> Run<'a> {
             accuracy: sum.preferred / n,
             norm: norm(&norms),
             percent: self.summary.percent_of_norms(&norms),
+            retained_kl: None,
             grad_norm,
             tokens_per_second: self.clock.tokens as f64 / elapsed.as_secs_f64().max(1e-9),
             left: elapsed / (step - self.clock.first_step) as u32 * total.saturating_sub(step) as u32,
@@ -313,6 +387,11 @@ impl<'a> Run<'a> {
             ..Point::default()
         };
         (self.state.epoch_loss, self.state.epoch_pairs) = (0.0, 0);
+        point.retained_kl = self.divergence(&self.theta_f32())?;
+        if point.retained_kl.is_some_and(|kl| !kl.is_finite()) {
+            return Ok(EpochEnd::NotFinite { pair: "retained texts".into() });
+        }
+        point.retain_weight = self.retain().map(|_| self.state.retain_weight);
         if !self.valid.pairs.is_empty() {
             let (value, accuracy) = match self.validate()? {
                 Validation::Loss { value, accuracy } => (value, accuracy),
@@ -321,8 +400,15 @@ impl<'a> Run<'a> {
                 }
             };
             (point.valid_loss, point.valid_accuracy) = (Some(value), Some(accuracy));
-            if value < self.state.best_loss {
-                (self.state.best_loss, self.state.best_step, self.state.bad_epochs) = (value, self.state.step, 0);
+            // Under a budget: what is least above it, and of what is within it, the lowest loss. Under a weight: the sum.
+            let (excess, loss) = match self.retain().zip(point.retained_kl) {
+                None => (0.0, value),
+                Some((retain, kl)) if retain.budget.is_some() => (retain.excess(kl), value),
+                Some((retain, kl)) => (0.0, value + retain.weight * kl),
+            };
+            if excess < self.state.best_excess || excess == self.state.best_excess && loss < self.state.best_loss {
+                (self.state.best_loss, self.state.best_step, self.state.bad_epochs) = (loss, self.state.step, 0);
+                self.state.best_excess = excess;
                 self.best.clone_from(&self.theta);
             } else {
                 self.state.bad_epochs += 1;
@@ -369,22 +455,35 @@ impl<'a> Run<'a> {
                 stop = Stop::NotFinite { step: self.state.step, pair };
             }
             (self.best, self.state.best_step) = match stop {
-                Stop::NotFinite { .. } => (self.good, self.state.good_step),
-                _ => (self.theta, self.state.step),
+                Stop::NotFinite { .. } => (self.good.clone(), self.state.good_step),
+                _ => (self.theta.clone(), self.state.step),
             };
         }
-        Ok(Trained {
+        let weight = self.state.retain_weight;
+        let mut trained = Trained {
             intervention: Arc::clone(self.engine.intervention()),
             kind: self.config.kind,
             scope: self.engine.scope().clone(),
             vector: self.best.iter().map(|&x| x as f32).collect(),
             untrained_loss: self.config.untrained_loss(),
-            summary: self.summary,
-            history: self.state.history,
+            retained: None,
+            summary: self.summary.clone(),
+            history: self.state.history.clone(),
             steps: self.state.step,
             best_step: self.state.best_step,
             stop,
-        })
+        };
+        let written = trained.renormalised(self.config.renorm);
+        if let Some((retain, kl)) = self.retain().zip(self.divergence(&written)?) {
+            trained.retained = Some(Retained {
+                kl,
+                texts: self.retained.len(),
+                predictions: self.retained.iter().map(RetainedText::n_predictions).sum(),
+                weight,
+                budget: retain.budget,
+            });
+        }
+        Ok(trained)
     }
 
     /// Name of a pair of the last step whose log-probabilities under the current parameters are not finite.
@@ -399,6 +498,14 @@ impl<'a> Run<'a> {
         }
         Ok(None)
     }
+}
+
+/// The retained texts' part of a step.
+struct StepRetained {
+    /// Nats a token.
+    kl: f64,
+    /// Gradient of the weighted divergence, `[n_params]`.
+    grad: Vec<f64>,
 }
 
 /// Sums over a step's pairs.

@@ -6,14 +6,15 @@ use super::error::TrainError;
 use super::events::{Event, NamedPair, Stop};
 use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
 use super::preflight::preflight;
+use super::retain::Retained;
 use super::run::{EpochEnd, Run, Step, TracedSet};
 use super::summary::RunSummary;
-use crate::engine::{Engine, Intervention, NamedTensor, TracedPair};
+use crate::engine::{Engine, Intervention, NamedTensor, RetainedText, TracedPair};
 use crate::intervention::{Kind, KindSpec, Scope};
 use crate::steer::{RowChanges, SteerError, SteeringVector};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A finished run.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Trained {
     pub best_step: usize,
     /// Loss of the untrained vector, on any pairs.
     pub untrained_loss: f64,
+    /// What was reached on the retained texts, if there are any.
+    pub retained: Option<Retained>,
     /// Why the run ended.
     pub stop: Stop,
 }
@@ -60,9 +63,10 @@ impl Trained {
         self.best_valid_loss().map(|best| best < self.untrained_loss)
     }
 
-    /// The lowest validation loss.
+    /// The validation loss of the epoch that was chosen; the lowest one but where retained texts had a say.
     pub fn best_valid_loss(&self) -> Option<f64> {
-        self.history.iter().filter_map(|p| p.valid_loss).min_by(f64::total_cmp)
+        let chosen = self.history.iter().find(|p| p.step == self.best_step).and_then(|p| p.valid_loss);
+        chosen.or_else(|| self.history.iter().filter_map(|p| p.valid_loss).min_by(f64::total_cmp))
     }
 
     /// Tensors of the file, scaled as [`Trained::renormalised`] does.
@@ -139,7 +143,27 @@ impl Trainer<'_> {
         valid: &[NamedPair],
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Trained, TrainError> {
+        self.train_retaining(train, valid, &[], observe)
+    }
+
+    /// As [`Trainer::train`]; the settings' retention is over the texts `retained`, pairs without a rejected response
+    /// ([`super::RetainSet::encode`]).
+    ///
+    /// # Errors
+    /// As [`Trainer::train`]; [`TrainError::Config`] for texts without settings of retention, or the other way round.
+    pub fn train_retaining(
+        &mut self,
+        train: &[NamedPair],
+        valid: &[NamedPair],
+        retained: &[NamedPair],
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Trained, TrainError> {
         self.check(train)?;
+        if self.config.retain.is_some() == retained.is_empty() {
+            return Err(TrainError::Config(
+                "retention needs both its settings and texts to retain: one of them is missing".into(),
+            ));
+        }
         let inputs = self.checkpoints.map(|p| p.inputs.clone()).unwrap_or_default();
         let source = IdentitySource { config: self.config, inputs: &inputs, train, valid };
         let resumed = match self.checkpoints.filter(|p| p.resume) {
@@ -172,9 +196,10 @@ impl Trainer<'_> {
         if let Some(recorded) = recorded {
             report_batching(recorded, captured.plan.max_tokens(), observe);
         }
+        let texts = self.trace_retained(retained, observe)?;
         let identity = RecordedIdentity::Current { identity: source.identity(captured.plan.max_tokens()) };
         let sets = [TracedSet { pairs: train, traced: on }, TracedSet { pairs: valid, traced: by }];
-        let mut run = Run::new(self.engine, self.config, sets, summary, self.interrupt);
+        let mut run = Run::new(self.engine, self.config, sets, summary, self.interrupt).retaining(&texts);
         if let Some(checkpoint) = resumed {
             run.resume(checkpoint);
             observe(Event::Resumed { step: run.steps() });
@@ -210,6 +235,30 @@ impl Trainer<'_> {
             save(&run)?;
         }
         run.finish(stop)
+    }
+
+    /// Traces the retained texts.
+    fn trace_retained(
+        &mut self,
+        texts: &[NamedPair],
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Vec<RetainedText>, TrainError> {
+        let mut traced = Vec::with_capacity(texts.len());
+        for text in texts {
+            if self.interrupt.load(Ordering::Relaxed) {
+                return Err(TrainError::Interrupted);
+            }
+            let one = self.engine.trace_retained(&text.tokens);
+            traced.push(one.map_err(|source| TrainError::Pair { pair: text.name.clone(), source })?);
+        }
+        if !traced.is_empty() {
+            observe(Event::Retaining {
+                texts: traced.len(),
+                predictions: traced.iter().map(RetainedText::n_predictions).sum(),
+                bytes: traced.iter().map(RetainedText::bytes).sum(),
+            });
+        }
+        Ok(traced)
     }
 
     /// Checks settings and pairs.
