@@ -1,6 +1,7 @@
 //! `bidpo bench`: how fast, as ratios to llama.cpp itself.
 
 use crate::args::names;
+use crate::terminal::streams;
 use anyhow::{Context as _, ensure};
 use bidpo_core::bench::{
     Line, ModelReport, Name, OpTime, Outcome, Settings, Split, Threads, Verdict, bench, write_pairs,
@@ -108,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "rounds": args.rounds,
             "models": models,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        streams::out_json(serde_json::to_string_pretty(&report)?);
     }
     Ok(if args.strict && over { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -10,7 +10,7 @@ use crate::args::steering::{
 use crate::terminal::columns::{LiveColumns, terminal_width};
 use crate::terminal::editor::{Input, LineEditor};
 use crate::terminal::interrupt::Interrupt;
-use crate::terminal::markdown::Markdown;
+use crate::terminal::markdown::{Markdown, Styled};
 use crate::terminal::streams;
 use anyhow::{Context as _, anyhow, ensure};
 use bidpo_core::chat::{
@@ -215,14 +215,15 @@ impl Chat {
         ask: impl FnOnce(&mut ChatSession, &GenerateOptions, &mut dyn FnMut(&str)) -> Result<Generation, ChatError>,
     ) -> anyhow::Result<()> {
         let mut markdown = Markdown::new(self.styled);
-        let show = |text: &str| {
-            print!("{text}");
+        let show = |text: &Styled| {
+            streams::out_styled(text);
             streams::flush();
         };
         let answer = ask(&mut self.session, &self.options, &mut |piece| show(&markdown.push(&printable(piece))));
         show(&markdown.finish());
         let answer = answer?;
-        show("\n");
+        println!();
+        streams::flush();
         self.say_why(&answer, "");
         Ok(())
     }

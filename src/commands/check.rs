@@ -1,5 +1,6 @@
 //! `bidpo check`: checks of the engine on a model.
 
+use crate::terminal::streams;
 use anyhow::Context as _;
 use bidpo_core::check::{
     BatchCheck, CheckReport, Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, PartDifference,
@@ -84,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(kind) = args.kind {
             value["kind"] = serde_json::json!({ "name": kind.name(), "parts": parts });
         }
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        streams::out_json(serde_json::to_string_pretty(&value)?);
     } else {
         println!("{} ({}), {}", model.path().display(), model.description(), layers.labelled());
         print_ops(&checks);

@@ -1,5 +1,6 @@
 //! `bidpo doctor`: CPU features, devices and settings of this build and machine, with advice where performance is lost.
 
+use crate::terminal::streams;
 use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::{self, CpuFeature};
 use serde_json::json;
@@ -58,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "system_info": llama::system_info(),
             "warnings": warnings,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        streams::out_json(serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
     let commit = llama::ggml_commit().map_or_else(String::new, |c| format!(" (commit {c})"));

@@ -3,6 +3,7 @@
 use crate::args::outputs;
 use crate::args::template::{VariableArgs, say_notes};
 use crate::terminal::interrupt::Interrupt;
+use crate::terminal::streams;
 use anyhow::{Context as _, ensure};
 use bidpo_core::data::{TemplateChoice, Think};
 use bidpo_core::eval::results::Shard;
@@ -160,7 +161,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "n_tokens": tokens.iter().map(Vec::len).sum::<usize>(),
             "layers": layers,
         });
-        println!("{summary:#}");
+        streams::out_json(format_args!("{summary:#}"));
     } else {
         // Of the last block no more is computed than llama.cpp itself would compute, or little more.
         let except = if positions == Positions::Last { " (last block: some)" } else { "" };

@@ -6,7 +6,7 @@ use crate::args::template::say_notes;
 use crate::terminal::columns::{side_by_side, terminal_width};
 use crate::terminal::interrupt::Interrupt;
 use crate::terminal::streams;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bidpo_core::chat::{GenerateOptions, Generation, Generator, GeneratorParams, StopReason, printable};
 use bidpo_core::data::{Message, Prompt, Think};
 use bidpo_core::steer::{ScaledVector, combine};
@@ -14,6 +14,9 @@ use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Most bytes of a prompt on stdin: more than any model's context.
+const MOST_PROMPT: u64 = 1 << 26;
 
 /// Options of `bidpo generate`.
 #[derive(Debug, clap::Args)]
@@ -106,8 +109,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             generator.generate(&tokens, &options, &mut |piece| {
                 if streams {
                     // A file gets the text as it is; a terminal would obey what is in it.
-                    let text = if terminal { printable(piece) } else { piece.to_owned() };
-                    print!("{text}");
+                    if terminal {
+                        print!("{piece}");
+                    } else {
+                        streams::out_bytes(piece.as_bytes());
+                    }
                     streams::flush();
                 }
             })
@@ -130,16 +136,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.json {
         let value = if args.sweep.is_empty() { answers.remove(0) } else { serde_json::Value::Array(answers) };
-        println!("{value:#}");
+        streams::out_json(format_args!("{value:#}"));
     }
     Ok(if interrupted { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn prompt_text(args: &Args) -> anyhow::Result<String> {
     let stdin = || {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
-        anyhow::Ok(text)
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MOST_PROMPT + 1).read_to_end(&mut bytes).context("cannot read the prompt from stdin")?;
+        if bytes.len() as u64 > MOST_PROMPT {
+            bail!("the prompt on stdin has more than {MOST_PROMPT} bytes: give a shorter one");
+        }
+        String::from_utf8(bytes).context("the prompt on stdin is not UTF-8 text")
     };
     let text = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) if text == "-" => stdin()?,

@@ -104,9 +104,9 @@ impl Cli {
             if !error.use_stderr() {
                 let text = error.render();
                 if std::io::stdout().is_terminal() {
-                    print!("{}", text.ansi())
+                    crate::terminal::streams::out_bytes(text.ansi().to_string().as_bytes());
                 } else {
-                    print!("{text}")
+                    print!("{text}");
                 }
                 crate::terminal::streams::flush();
                 std::process::exit(0);

@@ -1,6 +1,7 @@
 //! `bidpo report`: results computed again from results files.
 
 use crate::args::outputs;
+use crate::terminal::streams;
 use anyhow::{Context as _, bail};
 use bidpo_core::eval::analysis::analyse;
 use bidpo_core::eval::report;
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         analyses.iter().flat_map(|a| a.summary()).for_each(|sentence| println!("{sentence}"));
         eprintln!("bidpo: the report is {}", path.display());
     } else if args.json {
-        println!("{}", serde_json::Value::from(analyses.iter().map(report::json).collect::<Vec<_>>()));
+        streams::out_json(serde_json::Value::from(analyses.iter().map(report::json).collect::<Vec<_>>()));
     } else {
         let texts: Vec<String> = analyses.iter().map(report::markdown).collect();
         print!("{}", texts.join("\n"));

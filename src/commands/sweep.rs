@@ -14,6 +14,7 @@ use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::names;
 use crate::args::steering::{VectorArg, load_vector, say_doubts};
+use crate::terminal::streams;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
@@ -364,7 +365,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Outcome::Shard => {
             let (shard, folder) = (sweep.shard, args.out.display().to_string());
             if args.json {
-                println!("{}", json!({ "shard": shard, "folder": folder }));
+                streams::out_json(json!({ "shard": shard, "folder": folder }));
             } else {
                 println!(
                     "Shard {shard} is in {folder}. With all shards there, the same command without --shard goes on."
@@ -480,7 +481,7 @@ fn finish(
             "costs": costs().map(report::json).collect::<Vec<_>>(),
             "test": report::json(&on_test.analysis),
         });
-        println!("{object}");
+        streams::out_json(object);
     } else {
         println!("{}", report::markdown(on_valid));
         costs().for_each(|a| println!("{}", report::markdown(a)));

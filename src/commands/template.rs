@@ -3,6 +3,7 @@
 use crate::args::ModelFile;
 use crate::args::data::DataArgs;
 use crate::args::template::{VariableArgs, say_notes};
+use crate::terminal::streams;
 use bidpo_core::chat::printable;
 use bidpo_core::data::{ChatTemplate, PreferencePair, Prompt, ShownText, TemplateChoice, Think};
 use bidpo_core::train::with_system_prompt;
@@ -81,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     say_notes(&template, 0);
     if args.json {
-        println!("{:#}", as_json(&template, &cases, &shown));
+        streams::out_json(format_args!("{:#}", as_json(&template, &cases, &shown)));
         return Ok(ExitCode::SUCCESS);
     }
     println!("template: {}", printable(&template.described()));

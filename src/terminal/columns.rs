@@ -1,9 +1,10 @@
 //! Texts side by side, each wrapped to its column.
 
+use bidpo_core::chat::Printable;
 use textwrap::core::display_width;
 
 /// Lays `texts` out in columns under their `headings`, `width` characters in all.
-pub fn side_by_side(headings: &[String], texts: &[String], width: usize) -> String {
+pub fn side_by_side(headings: &[String], texts: &[Printable], width: usize) -> String {
     let column = column_width(texts.len(), width);
     let cells: Vec<Vec<String>> = headings
         .iter()
@@ -76,7 +77,7 @@ impl LiveColumns {
     }
 
     /// Adds to text `i`; returns the rows that are whole by now.
-    pub fn push(&mut self, i: usize, piece: &str) -> String {
+    pub fn push(&mut self, i: usize, piece: &Printable) -> String {
         self.texts[i] += &piece.replace('\t', "    ");
         self.take()
     }
@@ -144,12 +145,13 @@ pub fn terminal_width() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bidpo_core::chat::printable;
 
     #[test]
     fn columns_stand_side_by_side() {
         let text = side_by_side(
             &["one".into(), "a longer heading that wraps".into()],
-            &["short".into(), "this text is long enough to need more than one line".into()],
+            &["short", "this text is long enough to need more than one line"].map(printable),
             45,
         );
         let lines: Vec<&str> = text.lines().collect();
@@ -167,7 +169,7 @@ mod tests {
             "Kurz.\n- one\n- two\n\u{e4}\u{6f22}\u{5b57}\u{6f22}\u{5b57}\u{6f22}\u{5b57}\u{6f22}\u{5b57}\u{6f22}\u{5b57} end",
         ];
         let mut whole = LiveColumns::new(2, 45);
-        let expected = whole.push(0, texts[0]) + &whole.push(1, texts[1]) + &whole.finish();
+        let expected = whole.push(0, &printable(texts[0])) + &whole.push(1, &printable(texts[1])) + &whole.finish();
         assert!(expected.lines().all(|l| display_width(l) <= 45), "{expected}");
         for (a, b) in [(1, 1), (1, 7), (5, 2), (200, 1)] {
             let chars = texts.map(|t| t.chars().collect::<Vec<_>>());
@@ -181,7 +183,7 @@ mod tests {
                 }
                 for (i, piece) in pieces.iter().enumerate() {
                     out += &match piece {
-                        Some(p) => live.push(i, &p.iter().collect::<String>()),
+                        Some(p) => live.push(i, &printable(&p.iter().collect::<String>())),
                         None => live.end(i),
                     };
                 }
@@ -190,8 +192,8 @@ mod tests {
             assert_eq!(out, expected, "pieces of {a} and {b}");
         }
         let mut live = LiveColumns::new(2, 45);
-        assert_eq!(live.push(0, "short"), "", "the other column has no whole line yet");
+        assert_eq!(live.push(0, &printable("short")), "", "the other column has no whole line yet");
         assert_eq!(live.end(1), "", "this one may still grow");
-        assert!(live.push(0, "\nnext").starts_with("short"));
+        assert!(live.push(0, &printable("\nnext")).starts_with("short"));
     }
 }

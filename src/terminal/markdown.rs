@@ -4,13 +4,27 @@
 //! it takes to see what a mark is, and every style ends with its line at the latest (but for a block of code, which ends
 //! with its fence).
 
+use bidpo_core::chat::Printable;
+
 /// Ends every style.
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const CODE: &str = "\x1b[36m";
 
-/// Styles one answer; the text must be [`printable`](bidpo_core::chat::printable) already.
+/// Printable text with this module's styles.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Styled(String);
+
+impl std::ops::Deref for Styled {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Styles one answer.
 #[derive(Debug)]
 pub struct Markdown {
     on: bool,
@@ -39,9 +53,9 @@ impl Markdown {
     }
 
     /// The piece with its styles.
-    pub fn push(&mut self, piece: &str) -> String {
+    pub fn push(&mut self, piece: &Printable) -> Styled {
         if !self.on {
-            return piece.to_owned();
+            return Styled(piece.to_string());
         }
         let mut out = String::new();
         for c in piece.chars() {
@@ -53,11 +67,11 @@ impl Markdown {
                 None => self.inline(c, &mut out),
             }
         }
-        out
+        Styled(out)
     }
 
     /// The buffered text, and the end of every style.
-    pub fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> Styled {
         let mut out = self.start.take().unwrap_or_default();
         if std::mem::take(&mut self.star) {
             out.push('*');
@@ -66,7 +80,7 @@ impl Markdown {
             out += RESET;
         }
         *self = Self::new(self.on);
-        out
+        Styled(out)
     }
 
     fn decide(&mut self, out: &mut String) {
@@ -160,12 +174,14 @@ fn kind(start: &str, block: bool) -> Start {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bidpo_core::chat::printable;
 
     /// The text in pieces of `n` characters.
     fn styled(text: &str, n: usize) -> String {
         let mut markdown = Markdown::new(true);
         let characters: Vec<char> = text.chars().collect();
-        let mut out: String = characters.chunks(n).map(|c| markdown.push(&c.iter().collect::<String>())).collect();
+        let mut out: String =
+            characters.chunks(n).map(|c| markdown.push(&printable(&c.iter().collect::<String>())).0).collect();
         out += &markdown.finish();
         out
     }
@@ -186,7 +202,7 @@ mod tests {
                 assert_eq!(styled(text, n), whole, "pieces of {n}");
             }
             let mut off = Markdown::new(false);
-            assert_eq!(off.push(text) + &off.finish(), text);
+            assert_eq!(off.push(&printable(text)).0 + &off.finish(), text);
         }
     }
 

@@ -14,7 +14,7 @@ pub fn message(error: &anyhow::Error) -> String {
             text += &cause;
         }
     }
-    printable(&text)
+    printable(&text).into()
 }
 
 #[cfg(test)]

@@ -140,3 +140,39 @@ fn a_damaged_parquet_file_gives_one_message() {
     let said = refusal(dir.path(), &["data", "inspect", "p.parquet"]);
     assert_eq!(said, "bidpo: p.parquet: not a Parquet file that can be read: it is damaged\n");
 }
+
+#[test]
+fn names_in_a_results_file_steer_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = std::fs::read_to_string("tests/data/results_0_1_0.jsonl").unwrap();
+    let name = "v\u{1b}]0;title\u{7}\u{202e}\u{9b}2J.gguf";
+    let marked = results.replace("\"v.gguf\"", &serde_json::Value::from(name).to_string());
+    assert_ne!(marked, results);
+    std::fs::write(dir.path().join("r.jsonl"), marked).unwrap();
+    for args in
+        [&["report", "r.jsonl"][..], &["report", "--json", "r.jsonl"], &["report", "--html", "r.html", "r.jsonl"]]
+    {
+        let output = tiny::bidpo().current_dir(dir.path()).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        for text in [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()) {
+            let obeyed = |c: char| (c.is_control() && c != '\n' && c != '\t') || c == '\u{202e}';
+            assert!(!text.contains(obeyed), "{args:?}: {text:?}");
+            if args.contains(&"--json") && !text.is_empty() {
+                let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(value[0]["manifest"]["conditions"][1]["vectors"][0]["file"], name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_on_stdin_has_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), tiny::q8_0());
+    let mut command = tiny::bidpo();
+    command.args(["generate", "-n", "1", "--prompt", "-", "-m"]).arg(&model);
+    command.stdin(std::fs::File::open("/dev/zero").unwrap());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("more than 67108864 bytes"), "{said}");
+}

@@ -7,6 +7,7 @@ use crate::args::eval::{PromptArgs, RunArgs};
 use crate::args::names;
 use crate::args::template::say_notes;
 use crate::args::writing::{JudgingArgs, WriteArgs};
+use crate::terminal::streams;
 use anyhow::bail;
 use bidpo_core::eval::analysis::{Analysis, analyse};
 use bidpo_core::eval::conditions::{Baseline, BaselineNotice, Baselines, STEERED, swapped_places};
@@ -161,7 +162,7 @@ pub fn complete(ended: Ended, out: Option<&Path>, json: bool) -> Result<Box<Run>
             debug_assert_ne!(shard, Shard::WHOLE);
             let file = out.map_or(String::new(), |f| f.display().to_string());
             if json {
-                println!("{}", json!({ "shard": shard, "results": results, "file": file }));
+                streams::out_json(json!({ "shard": shard, "results": results, "file": file }));
             } else {
                 println!("Shard {shard}: {results} results in {file}. `bidpo report` on all shards gives the figures.");
             }
@@ -177,7 +178,7 @@ pub fn print(analysis: &Analysis, judged: Option<&Analysis>, json: bool) {
         if let Some(judged) = judged {
             object["judged"] = report::json(judged);
         }
-        println!("{object}");
+        streams::out_json(object);
     } else {
         print!("{}", report::markdown(analysis));
         if let Some(judged) = judged {

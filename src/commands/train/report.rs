@@ -2,6 +2,7 @@
 
 use super::{Args, Files};
 use crate::args::data::reading_json;
+use crate::terminal::streams;
 use bidpo_core::data::Reading;
 use bidpo_core::eval::price::Price;
 use bidpo_core::text::numbers::fixed;
@@ -112,7 +113,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             "price": r.price,
             "price_summary": r.price.map(Price::in_words),
         });
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        streams::out_json(serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
     let (percent, of_mean) = (fixed(r.percent(), 2), fixed(r.percent_of_mean(), 2));

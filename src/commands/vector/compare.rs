@@ -1,6 +1,7 @@
 //! `bidpo vector compare`: do vectors point the same way?
 
 use super::show::significant;
+use crate::terminal::streams;
 use bidpo_core::steer::{SteeringVector, VectorComparison};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ pub fn compare(files: &[PathBuf], vectors: &[SteeringVector], as_json: bool) -> 
             .iter()
             .map(|(i, j, c)| json!({ "a": name(&files[*i]), "b": name(&files[*j]), "comparison": to_json(c) }))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        streams::out_json(serde_json::to_string_pretty(&list)?);
         return Ok(ExitCode::SUCCESS);
     }
     for (n, (i, j, c)) in pairs.iter().enumerate() {

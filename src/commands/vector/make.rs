@@ -53,7 +53,7 @@ pub fn average(files: &[PathBuf], vectors: &[SteeringVector]) -> anyhow::Result<
 fn say_names(files: &[PathBuf], vectors: &[SteeringVector]) {
     let stated = |i: usize| match vectors[i].model_hint.as_str() {
         "" => "nothing".to_owned(),
-        name => printable(&format!("{name:?}")),
+        name => printable(&format!("{name:?}")).into(),
     };
     for i in 1..vectors.len() {
         let (first, other) = (&vectors[0].model_hint, &vectors[i].model_hint);

@@ -1,5 +1,6 @@
 //! `bidpo vector show`: layers, norms, provenance.
 
+use crate::terminal::streams;
 use bidpo_core::intervention::Kind;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::SteeringVector;
@@ -51,7 +52,7 @@ const CONVENTION_UNKNOWN: &str = "not stated; llama.cpp and bidpo add direction.
 pub fn show(files: &[PathBuf], vectors: &[SteeringVector], as_json: bool) -> anyhow::Result<ExitCode> {
     if as_json {
         let list: Vec<Value> = files.iter().zip(vectors).map(|(f, v)| to_json(f, v)).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        streams::out_json(serde_json::to_string_pretty(&list)?);
         return Ok(ExitCode::SUCCESS);
     }
     for (i, (file, vector)) in files.iter().zip(vectors).enumerate() {

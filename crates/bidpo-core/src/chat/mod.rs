@@ -14,7 +14,7 @@ pub use command::{COMMANDS, Command, CommandError, NOTES};
 pub use compare::{Comparison, Side};
 pub use generate::{ChatError, GateTrace, GenerateOptions, Generation, Generator, GeneratorParams, StopReason};
 pub use input::{is_complete, joined};
-pub use printable::printable;
+pub use printable::{Printable, printable};
 pub use session::ChatSession;
 pub use stats::{Stats, TokenStats};
 pub use transcript::Transcript;

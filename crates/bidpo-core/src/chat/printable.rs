@@ -1,9 +1,60 @@
 //! Text that cannot do anything to a terminal.
 
+use std::fmt;
+use std::ops::Deref;
+
+/// Text that cannot do anything to a terminal: what [`printable`] returns. What shows text of a model or a file takes this type.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Printable(String);
+
+impl Deref for Printable {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Printable {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Printable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl From<Printable> for String {
+    fn from(text: Printable) -> Self {
+        text.0
+    }
+}
+
+impl PartialEq<str> for Printable {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<Printable> for &str {
+    fn eq(&self, other: &Printable) -> bool {
+        *self == other.0
+    }
+}
+
+impl PartialEq<&str> for Printable {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == *other
+    }
+}
+
 /// The text with every character that would steer a terminal, or change the order in which text is shown, spelled out
 /// (`\u{1b}`): C0 and C1 controls and DEL, line and paragraph separators, Unicode's directional overrides, embeddings and
 /// isolates. Newlines and tabs stay, a carriage return before a newline is dropped.
-pub fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> Printable {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(c) = characters.next() {
@@ -14,7 +65,7 @@ pub fn printable(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out
+    Printable(out)
 }
 
 fn steers(c: char) -> bool {
