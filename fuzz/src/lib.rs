@@ -1,10 +1,8 @@
-//! Readers of everything that comes from outside, each as a function of bytes, with valid inputs and structure-aware changes
-//! of them. Three programs call them: libFuzzer (`fuzz_targets`), the driver (`src/bin/drive.rs`), and the tests
-//! (`tests/robust/mutated.rs`, which includes this file).
+//! Fuzzing: [`inputs`] for libFuzzer (`fuzz_targets`) and for the driver (`src/bin/drive.rs`).
 
-pub mod edit;
-pub mod forms;
-pub mod readers;
+pub mod inputs;
+
+pub use inputs::{changed, readers};
 
 /// A target of libFuzzer for the reader of this name.
 #[cfg(feature = "libfuzzer")]
@@ -57,12 +55,4 @@ pub fn abort_on_panic() {
             std::process::abort();
         }
     }));
-}
-
-/// A changed input by the decisions of a seed.
-pub fn changed(form: forms::Form, bytes: &[u8], seed: u64) -> Option<Vec<u8>> {
-    use rand::{RngCore, SeedableRng};
-    let mut decisions = [0; 512];
-    rand_chacha::ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut decisions);
-    form.changed(bytes, &mut arbitrary::Unstructured::new(&decisions)).ok()
 }

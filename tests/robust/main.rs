@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod connections;
+#[path = "../../fuzz/src/inputs/mod.rs"]
+#[allow(dead_code, missing_docs)] // of a package of its own
+mod fuzz;
 mod models;
 mod mutated;
 mod outputs;
