@@ -388,6 +388,131 @@ m['content'] | trim | replace('\n', ' ') | upper
 c.split('\n') | map('trim') | join('|')
 c.split('\n') | select | list
 m.items() | list | length
+c.rindex('a') if 'a' in c else -1
+c.format()
+'{:>8}|{:<8}|{:^8}|{:*^8}'.format(m.role, m.role, m.role, m.role)
+'{:05d} {:,} {:.2f} {:x}'.format(loop.index, 1234567, 2.5, 255)
+'{0[role]} {1}'.format(m, loop.index)
+'{{}} {}'.format(c)
+'%s' | format(none)
+'%s' % [1, 'a']
+'%s' % {'a': 1}
+c[loop.index0:]
+messages | sum(attribute='n', start=0) if false else 'skip'
+messages | map(attribute='content') | map('replace', 'a', 'b') | list
+messages | sort(attribute='role') | map(attribute='content') | list
+messages | sort(attribute='role', reverse=true) | map(attribute='role') | list
+messages | sort(attribute='role,content') | map(attribute='role') | list
+messages | max(attribute='content') | length if messages
+messages | unique(attribute='role') | map(attribute='role') | list
+messages | selectattr('role', 'in', ('user',)) | first is defined
+messages | groupby('role') | list | length
+messages | slice(2) | list | length
+[1, 2, 3, 4, 5] | slice(3) | list
+[1, 2, 3, 4, 5] | slice(3, 'x') | list
+[1, 2, 3, 4, 5] | batch(3, 'x') | list
+['a', 'B', 'C'] | sort(case_sensitive=true)
+['a', 'A', 'b'] | unique | list
+['b', 'a'] | min
+[] | max
+[] | first
+[] | last
+[] | sum
+{'b': 1, 'a': 2} | dictsort(by='value')
+{'b': 1, 'a': 2} | dictsort(false, 'value', true)
+{'b': 1, 'A': 2} | dictsort(case_sensitive=true)
+{'b': 1, 'a': 2} | items | list
+[1, 2, 2].count(2)
+[1, 2].index(2)
+loop.index ~ '/' ~ loop.length
+c | indent(4, true, true)
+123456 | filesizeformat
+1000000 | filesizeformat(true)
+c | trim('. ')
+c | trim(chars='?')
+c | replace('\n', '\\n')
+undefined_name | first
+undefined_name | trim
+loop.first is boolean
+c | batch(4) | map('join') | join('|')
+c.split(' ', maxsplit=1)
+c.split(sep=',')
+c.split(maxsplit=1)
+c.rsplit(sep=' ', maxsplit=1)
+c.splitlines(true)
+c.splitlines(keepends=true)
+c.replace('a', 'b', count=1) if false else c.replace('a', 'b')
+c.startswith('H', 0, 1)
+c.find('o', 1, 5)
+c.index('zzz') if 'zzz' in c else 'no'
+c.lower().split(' ') | map('capitalize') | join(' ')
+[c, c] | unique | list | length
+[[1, 2], [3, 4]] | map('last') | list
+[[1, 2], [3, 4]] | map('sum') | list
+[{'a': 1}, {'a': 2}] | map(attribute='a') | sum
+[{'a': 1}, {'a': 2}] | sum(attribute='a')
+messages | tojson(indent=2, ensure_ascii=true)
+m | tojson | length
+c | tojson | tojson
+[1, [2, {'a': []}]] | tojson(indent=1)
+[1, 2] | tojson(indent=0)
+{'a': [], 'b': {}} | tojson(indent=2)
+{'b': 1, 'a': {'d': 1, 'c': 2}} | tojson(sort_keys=true, indent=2)
+[1, 2] | tojson(separators=(', ', ': '))
+[1, 2] | tojson(none, 2)
+(1, 2) | tojson
+1.0 | tojson
+1e100 | tojson
+1e-7 | tojson
+none | tojson
+'<>&' | tojson
+{1: 2} | tojson
+{true: 1} | tojson
+range(3) | list | tojson
+strftime_now('%y %m %e %I %M %S %f %Z %z %U %W %w %c %x %X %%')
+strftime_now('%G-W%V-%u %h %D %T %R %F %n%t|')
+strftime_now('%-d %-m %-I %-H')
+strftime_now('%B') | upper
+strftime_now('')
+'%s' % strftime_now('%Y')
+c | regex_replace('a', 'b') if false else 'no'
+m | dictsort | map('first') | list
+m | items | map('join', '=') | list
+m.items() | first
+m.get('content', '') | trim
+m == messages[loop.index0]
+messages.index(m)
+messages | first == m
+messages | length - 1 == loop.index0
+loop.index == messages | length
+(messages[loop.index] if not loop.last else {}).role | default('end')
+messages[loop.index:] | selectattr('role', 'equalto', 'user') | list | length
+'</think>' in c and c.split('</think>')[0]
+c.split('<think>')[-1].split('</think>')[0].strip('\n')
+c | replace('<think>', '') | replace('</think>', '') | trim
+'\n'.join(c.splitlines())
+c.strip().replace('\r\n', '\n').split('\n')[0]
+bos_token + c if loop.first else c
+eos_token if loop.last and m.role == 'assistant'
+loop.index % 2
+loop.index is odd
+loop.index0 is even
+'a\u2028b'.splitlines()
+'a\x0bb\x0cc\x1cd'.splitlines()
+'a\u3000b'.split()
+'%s' % 'é'
+'abc' | first ~ 'abc' | last
+'a,b;c'.replace(',', ';').split(';')
+'abcabc'.rfind('bc', 0, 4)
+'abcabc'.count('bc', 2)
+'aaa'.replace('a', 'b', 2)
+'aaa'.replace('', '-', 2)
+''.split()
+''.split(',')
+''.splitlines()
+' a  b '.split(' ')
+'a b c'.split(none, 1)
+'abc' | batch(2) | list
 """.strip().split("\n")
 
 TEMPLATES = [
@@ -455,6 +580,111 @@ TEMPLATES = [
     "{{ '%s %s' % 'a' }}",
     "{{ 'abc'.index('x') }}",
     "{{ [1, 2][0:'a'] }}",
+    # More of loops, macros, scopes and white space.
+    "{% macro a(x, y=2, *args) %}{% endmacro %}{{ a(1) }}",
+    "{% macro a() %}{{ caller is defined }}{% endmacro %}{{ a() }}",
+    "{% macro a(x) -%}\n  [{{ x }}]\n{%- endmacro %}{% for m in messages %}{{- a(m.role) -}} {% endfor %}",
+    "{% macro a(x) %}{% if x %}{{ caller(x, n=1) }}{% endif %}{% endmacro %}{% call(v, n=0) a('q') %}{{ v }}{{ n }}{% endcall %}",
+    "{% macro outer() %}{% macro inner(x) %}<{{ x }}>{% endmacro %}{{ inner('i') }}{% endmacro %}{{ outer() }}",
+    "{% set x = 'g' %}{% macro a() %}{{ x }}{% endmacro %}{% set x = 'h' %}{{ a() }}",
+    "{% macro a(m) %}{{ m.role }}{% for p in m.content.split(' ') %}{{ loop.index }}{% endfor %}{% endmacro %}{{ messages | map('length') | list }}{% for m in messages %}{{ a(m) }}{% endfor %}",
+    "{% set ns = namespace() %}{% set ns.a = 1 %}{% set ns.b = ns.a + 1 %}{{ ns.b }}{{ ns.c is defined }}{{ ns.c }}",
+    "{% set d = {} %}{% set d.a = 1 %}{{ d }}",
+    "{% set _ = messages.append(1) %}x",
+    "{% set l = [] %}{% set _ = l.append('a') %}{{ l }}",
+    "{% set d = {'a': 1} %}{% set _ = d.update({'b': 2}) %}{{ d }}",
+    "{% do messages.append(1) %}x",
+    "{% for m in messages recursive %}{{ m.role }}{% endfor %}",
+    "{% for x in [[1, [2]], [3]] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{{ loop.depth }}{% endif %}{% endfor %}",
+    "{% for m in messages %}{% for n in messages %}{{ loop.index }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %};{% endfor %}",
+    "{% for m in messages %}{% break %}{% else %}empty{% endfor %}",
+    "{% for m in messages if m.role != 'system' %}{{ loop.index0 }}{{ loop.previtem.role if loop.previtem else '' }}{% endfor %}",
+    "{% for a, (b, c) in [(1, (2, 3))] %}{{ a }}{{ b }}{{ c }}{% endfor %}",
+    "{% for k in {'b': 1, 'a': 2} %}{{ k }}{% endfor %}",
+    "{% for c in 'abc' %}{{ c }}{{ loop.last }}{% endfor %}",
+    "{% for x in none %}{% endfor %}",
+    "{% for x in undefined_name %}x{% else %}e{% endfor %}",
+    "{% for x in 5 %}x{% endfor %}",
+    "{% for m in messages[1:] %}{% set outer = loop %}{% for p in 'ab' %}{{ outer.index }}{{ loop.index }}{% endfor %}{% endfor %}",
+    "{% for m in messages %}{% set x = loop.index %}{% if x > 1 %}{% set x = 0 %}{% endif %}{{ x }}{% endfor %}{{ x is defined }}",
+    "{% if true %}{% set y = 1 %}{% endif %}{{ y }}",
+    "{% with %}{% set z = 1 %}{{ z }}{% endwith %}{{ z is defined }}",
+    "{% set x %}  a\n  b {% endset %}[{{ x }}]{{ x is string }}",
+    "{% set x | upper | trim %} a {{ 'b' }} {% endset %}[{{ x }}]",
+    "{% filter indent(2) | upper %}a\nb{% endfilter %}",
+    "{% filter replace('a', 'b') %}aaa{% endfilter %}",
+    "{% set a, (b, c) = 1, (2, 3) %}{{ a }}{{ b }}{{ c }}",
+    "{% set a = b = 1 %}",
+    "{% set (a, b) = [1, 2] %}{{ a ~ b }}",
+    "{% set a, b = [1, 2, 3] %}{{ a }}",
+    "{% block body %}x{{ messages | length }}{% endblock %}{{ self.body() }}",
+    "{% include 'x' %}",
+    "{% include 'x' ignore missing %}y",
+    "{% import 'x' as y %}",
+    "{% extends 'x' %}",
+    "{% autoescape false %}{{ '<a>' }}{% endautoescape %}",
+    "{% if messages %}{{ messages[0]['content'] }}{% endif -%}\n   tail\n\n",
+    "{%- set x = 1 %}\n\n{%- if x %}\ny\n{%- endif %}\n",
+    "  {%- for m in messages %}\n    {{- m.role }}\n  {%- endfor %}\n",
+    "a {%- if true %} b {% endif -%} c",
+    "a\n\n{%- raw -%}\n b {{ x }}\n{%- endraw -%}\n c",
+    "{# a {{ b }} {% c %} #}x{#- y -#}  z",
+    "\t{% if true %}\n\t\tx\n\t{% endif %}\ny",
+    "a  {% if true %}\nb\n  {% endif %}  c\n",
+    "{% if true %}\n\nx{% endif %}\n\n\ny",
+    "{{ 'a' }}\n{% if false %}{% endif %}\n\n{{ 'b' }}",
+    "{% set x = 1 %}\n{% set y = 2 %}\n{{ x + y }}\n",
+    "x\n{%- if true +%}\ny{% endif %}",
+    "x {{- ' y ' -}} z",
+    "{{ '{{' }}{{ '}}' }}{{ '{%' }}{{ '#}' }}",
+    "{{ \"a{# b #}c\" }}",
+    "{% if 'a' %}{{ 'x' }}{% elif undefined_name.x %}y{% endif %}",
+    "{% if messages is defined and messages[0].role == 'user' if messages else false %}u{% endif %}",
+    "{% if loop is defined %}l{% else %}n{% endif %}",
+    "{% for m in messages %}{{ raise_exception('role ' ~ m.role) if m.role not in ['user', 'assistant'] else '' }}{{ m.role }}{% endfor %}",
+    "{% if messages | length % 2 %}odd{% else %}even{% endif %}",
+    "{% set tools = tools or [] %}{{ tools | length }}{{ tools is defined }}",
+    "{% set add = add_generation_prompt | default(false) %}{{ add }}",
+    "{% if not (add_generation_prompt is defined and add_generation_prompt) %}end{% endif %}",
+    "{% set thinking = enable_thinking | default(true, true) %}{% if thinking %}<think>{% endif %}",
+    "{% set sys = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\\n\\n') %}{% set rest = messages | rejectattr('role', 'equalto', 'system') | list %}{{ sys }}|{{ rest | length }}",
+    "{% set last = messages | selectattr('role', 'equalto', 'user') | list | last %}{{ last.content if last else 'none' }}",
+    "{% set ns = namespace(i=0) %}{% for m in messages | reverse %}{% if m.role == 'user' %}{% set ns.i = messages | length - loop.index %}{% break %}{% endif %}{% endfor %}{{ ns.i }}",
+    "{% set ns = namespace(is_first=true, prompt='') %}{% for m in messages %}{% if m['role'] == 'system' %}{% set ns.prompt = ns.prompt + ('' if ns.is_first else '\\n\\n') + m['content'] %}{% set ns.is_first = false %}{% endif %}{% endfor %}{{ ns.prompt }}",
+    "{% macro render(value, depth=0) %}{% if value is mapping %}{% for k, v in value | items %}{{ '  ' * depth }}{{ k }}:\n{{ render(v, depth + 1) }}{% endfor %}{% elif value is iterable and value is not string %}{% for v in value %}{{ '  ' * depth }}- {{ render(v, 0) }}{% endfor %}{% else %}{{ '  ' * depth }}{{ value }}\n{% endif %}{% endmacro %}{{ render({'a': {'b': [1, 'x']}, 'c': none}) }}",
+    "{% macro type_of(p) %}{% set map = {'string': 'str', 'number': 'float'} %}{% if p.type is defined and p.type in map %}{{ map[p.type] }}{% elif p.type == 'array' %}list[{{ type_of(p['items']) }}]{% else %}Any{% endif %}{% endmacro %}{{ type_of({'type': 'array', 'items': {'type': 'string'}}) }}",
+    "{% set props = {'city': {'type': 'string', 'enum': ['a', 'b']}} %}{% for name, p in props.items() %}{{ name }}{{ ': ' ~ (p.enum | map('tojson') | join(' | ')) if p.enum }}{% if not loop.last %}, {% endif %}{% endfor %}",
+    "{% for m in messages %}{% set parts = m.content.split('\\n') %}{% for p in parts %}{{ '> ' ~ p }}{{ '\\n' if not loop.last }}{% endfor %}{% endfor %}",
+    "{{ messages | map(attribute='role') | select('equalto', 'user') | list | length }}{{ messages | map(attribute='content') | map('trim') | select | join('\\n') }}",
+    "{% generation %}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}{% endgeneration %}tail",
+    "{% for m in messages %}{% if m.role == 'assistant' %}\n{% generation %}\n{{ m.content }}\n{% endgeneration %}\n{% endif %}{% endfor %}",
+    "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
+    "{% for m in messages %}{%- generation -%}{% set y = m.role %}{{ y }}{%- endgeneration -%}{% endfor %}",
+    "{{ messages[0].role if messages | length > 0 else raise_exception('empty') }}",
+    "{{ raise_exception() }}",
+    "{{ raise_exception('a', 'b') }}",
+    "{% set _ = raise_exception('x') if false %}ok",
+    "{{ bos_token if bos_token is defined else '' }}{{ pad_token is defined }}{{ unk_token }}",
+    "{{ strftime_now() }}",
+    "{{ x }}{% set x = 1 %}{{ x }}",
+    "{% set a = messages %}{% set a = a[1:] %}{{ a | length }}/{{ messages | length }}",
+    "{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}{% endfor %}{{ ns.l | join(',') }}",
+    "{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [{'role': m.role, 'content': m.content | upper}] %}{% endfor %}{{ ns.l | tojson }}",
+    "{% for m in messages %}{% set m = {'role': 'x'} %}{{ m.role }}{% endfor %}",
+    "{% for m in messages %}{% if m.role == 'user' and loop.index0 == 0 or m.role == 'system' and not loop.last %}A{% endif %}{% endfor %}",
+    "{{ 'a' if false }}{{ ('b' if false) ~ 'c' }}{{ ('b' if false) | default('d') }}",
+    "{% for m in messages -%}\n{{ m.role }}:\n{%- if m.content %} {{ m.content }}{% endif %}\n{% endfor -%}\nend",
+    "{%if true%}x{%endif%}{{1}}{%-if true-%} y {%-endif-%}",
+    "{{\n'a'\n~\n'b'\n}}{%\nif true\n%}x{%\nendif\n%}",
+    "{{ {'a': 1,\n 'b': 2} }}",
+    "{% for %}{% endfor %}",
+    "{% unknown_tag %}",
+    "{{ 1 | unknown_filter }}",
+    "{{ 1 is unknown_test }}",
+    "{% if false %}{{ 1 | unknown_filter }}{% endif %}",
+    "{% macro %}{% endmacro %}",
+    "{% call x() %}{% endcall %}",
+    "{{ loop.index }}",
 ]
 
 

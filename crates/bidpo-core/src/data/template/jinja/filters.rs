@@ -60,8 +60,11 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         super::methods::call(state, &Value::from(str_of(&text)?), "center", &[Value::from(width.unwrap_or(80))])
     });
     environment.add_filter("indent", indent);
-    environment.add_filter("trim", |state: &State<'_, '_>, text: Value, chars: Option<&str>| {
-        text_filter(state, &text, |text| match chars {
+    environment.add_filter("trim", |state: &State<'_, '_>, text: Value, args: Rest<Value>| -> Result<String, Error> {
+        let (chars, options): (Option<String>, Kwargs) = from_args(&args)?;
+        let chars = chars.or(options.get("chars")?);
+        options.assert_all_used()?;
+        text_filter(state, &text, |text| match &chars {
             None => text.trim_matches(is_python_space).to_owned(),
             Some(chars) => text.trim_matches(|c| chars.contains(c)).to_owned(),
         })

@@ -26,7 +26,7 @@ struct Conversion {
 /// # Errors
 /// As Python's: too few or too many values, a value of the wrong type, an unknown conversion.
 pub(super) fn percent_format(state: &State<'_, '_>, format: &str, values: &Value) -> Result<String, Error> {
-    let is_list = matches!(values.kind(), ValueKind::Seq | ValueKind::Iterable);
+    let is_list = matches!(values.kind(), ValueKind::Seq | ValueKind::Iterable) && !is_one_value(format, values);
     let list: Vec<Value> = if is_list { values.try_iter()?.collect() } else { vec![values.clone()] };
     let (mut next, mut by_name) = (list.iter(), false);
     let mut out = String::new();
@@ -103,6 +103,13 @@ pub(super) fn percent_format(state: &State<'_, '_>, format: &str, values: &Value
     }
     charge(state, out.len())?;
     Ok(out)
+}
+
+/// A list for a format with one conversion is its value, unless it has one item: that is a tuple in Python, as it is written in
+/// templates.
+fn is_one_value(format: &str, values: &Value) -> bool {
+    let conversions = format.replace("%%", "").matches('%').count();
+    conversions == 1 && !format.contains('*') && values.len().is_some_and(|n| n != 1)
 }
 
 impl Conversion {

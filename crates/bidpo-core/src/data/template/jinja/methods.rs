@@ -14,6 +14,8 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
         None => return list_or_map(state, value, method, args),
     }
     let text = value.as_str().unwrap_or_default();
+    let positional = super::strings::positional(method, args)?;
+    let args = positional.as_deref().unwrap_or(args);
     match method {
         // Every part is a value of its own.
         "split" | "rsplit" | "splitlines" => spend(state, text.len().saturating_mul(16))?,
@@ -55,19 +57,13 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
             let (suffix,): (&str,) = from_args(args)?;
             Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
         }
-        "index" | "rindex" => {
-            let (part,): (&str,) = from_args(args)?;
-            let at = if method == "index" { text.find(part) } else { text.rfind(part) };
-            let at = at.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
-            Ok(Value::from(text[..at].chars().count()))
+        "index" | "rindex" | "find" | "rfind" => super::strings::find(text, method, args),
+        "count" | "startswith" | "endswith" => super::strings::within(state, text, method, args),
+        "splitlines" => super::strings::split_lines(text, args),
+        "split" if args.first().is_none_or(Value::is_none) && text.trim_matches(is_python_space).is_empty() => {
+            Ok(Value::from(Vec::<Value>::new()))
         }
-        "find" | "rfind" => {
-            let (part, start): (&str, Option<i64>) = from_args(args)?;
-            let skipped = start.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-            let from = text.char_indices().nth(skipped).map_or(text.len(), |(i, _)| i);
-            let at = if method == "find" { text[from..].find(part) } else { text[from..].rfind(part) };
-            Ok(at.map_or(Value::from(-1), |at| Value::from(text[..from + at].chars().count())))
-        }
+        "split" if args.first().and_then(Value::as_str) == Some("") => separator("").map(Value::from),
         "ljust" | "rjust" | "center" | "zfill" => justify(state, text, method, args),
         "swapcase" => Ok(Value::from(text.chars().flat_map(swapped).collect::<String>())),
         "casefold" => Ok(Value::from(text.to_lowercase().replace('ß', "ss"))),

@@ -2,6 +2,7 @@
 //! sandbox, `trim_blocks`, `lstrip_blocks`, loop controls), with limits on the work of a rendering.
 
 mod budget;
+mod collections;
 mod filters;
 mod format;
 mod json;
@@ -9,6 +10,7 @@ mod methods;
 mod ops;
 mod python;
 mod rewrite;
+mod strings;
 #[cfg(test)]
 mod tests;
 
@@ -159,6 +161,7 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
     }
     ops::install(&mut environment);
     filters::install(&mut environment);
+    collections::install(&mut environment);
     // Jinja2 reads every kind of line end as a line feed.
     let lines = source.replace("\r\n", "\n").replace('\r', "\n");
     let rewritten = rewrite::rewrite(&without_generation_tags(&lines))?;
@@ -211,7 +214,7 @@ fn raise_exception(message: Rest<String>) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.join(" ")))
 }
 /// Turns Hugging Face's `{% generation %}` ... `{% endgeneration %}` (marks for training masks, no effect on the text)
-/// into blocks that every Jinja knows.
+/// into blocks that every Jinja knows, with names of their own.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -222,8 +225,8 @@ fn without_generation_tags(source: &str) -> String {
         let tag = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out += &rest[..start + 2];
         match tag {
-            "generation" => out += &inner.replace("generation", "if true"),
-            "endgeneration" => out += &inner.replace("endgeneration", "endif"),
+            "generation" => out += &inner.replace("generation", "with"),
+            "endgeneration" => out += &inner.replace("endgeneration", "endwith"),
             _ => out += inner,
         }
         out += "%}";

@@ -64,8 +64,9 @@ impl Writer {
                 self.open("{%", s.span().start_line);
                 self.push("for ");
                 self.target(&s.target)?;
-                self.push(" in ");
+                self.push(" in (");
                 self.expr(&s.iter)?;
+                self.push(")|__each");
                 if let Some(filter) = &s.filter_expr {
                     self.push(" if ");
                     self.expr(filter)?;

@@ -1,0 +1,126 @@
+//! Filters of lists and dictionaries with Jinja2's arguments, and what a loop goes over.
+
+use super::budget::{charge, check_items};
+use super::python::Tuple;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, filters};
+use std::cmp::Ordering;
+
+pub(super) fn install(environment: &mut Environment<'_>) {
+    // The iterator of a text does not know its last item.
+    environment.add_filter("__each", |state: &State<'_, '_>, value: Value| -> Result<Value, Error> {
+        match value.as_str() {
+            Some(text) => {
+                check_items(text.len())?;
+                charge(state, text.len())?;
+                Ok(Value::from(text.chars().map(|c| Value::from(c.to_string())).collect::<Vec<_>>()))
+            }
+            None if value.is_none() => Err(failed("None is not iterable")),
+            None => Ok(value),
+        }
+    });
+    environment.add_filter("first", |value: Value| match value.is_undefined() {
+        true => Ok(value),
+        false => filters::first(&value),
+    });
+    environment.add_filter("items", |value: Value| -> Result<Value, Error> {
+        match value.kind() {
+            ValueKind::Map => Ok(Value::from(pairs(&value)?.into_iter().map(tuple).collect::<Vec<_>>())),
+            _ if value.is_undefined() => Ok(Value::from(Vec::<Value>::new())),
+            other => Err(failed(format!("items: a mapping is needed, this is {other}"))),
+        }
+    });
+    environment.add_filter("dictsort", dict_sort);
+    environment.add_filter("sum", sum);
+    environment.add_filter("min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+        extreme(state, &value, &options, Ordering::Less)
+    });
+    environment.add_filter("max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+        extreme(state, &value, &options, Ordering::Greater)
+    });
+}
+
+fn failed(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.into())
+}
+
+fn pairs(map: &Value) -> Result<Vec<[Value; 2]>, Error> {
+    map.try_iter()?.map(|key| Ok([key.clone(), map.get_item(&key)?])).collect()
+}
+
+fn tuple(pair: [Value; 2]) -> Value {
+    Tuple::value(pair.to_vec())
+}
+
+/// Case does not count, unless it is to.
+fn folded(value: &Value, case_sensitive: bool) -> Value {
+    match value.as_str().filter(|_| !case_sensitive) {
+        Some(text) => Value::from(text.to_lowercase()),
+        None => value.clone(),
+    }
+}
+
+/// An attribute, also of attributes: `a.b`; or an item's number.
+fn attribute(item: &Value, path: Option<&Value>) -> Result<Value, Error> {
+    let Some(path) = path.filter(|path| !path.is_none()) else { return Ok(item.clone()) };
+    match path.as_str() {
+        Some(names) => names.split('.').try_fold(item.clone(), |value, name| match name.parse::<usize>() {
+            Ok(place) => value.get_item_by_index(place),
+            Err(_) => value.get_attr(name),
+        }),
+        None => item.get_item(path),
+    }
+}
+
+/// `dictsort(case_sensitive=False, by='key', reverse=False)`.
+fn dict_sort(value: &Value, args: Rest<Value>) -> Result<Value, Error> {
+    let (case, by, reverse, options): (Option<bool>, Option<String>, Option<bool>, Kwargs) = from_args(&args)?;
+    let case = case.or(options.get("case_sensitive")?).unwrap_or(false);
+    let by = by.or(options.get("by")?).unwrap_or_else(|| "key".into());
+    let reverse = reverse.or(options.get("reverse")?).unwrap_or(false);
+    options.assert_all_used()?;
+    if value.kind() != ValueKind::Map {
+        return Err(failed(format!("dictsort: a mapping is needed, this is {}", value.kind())));
+    }
+    let side = match by.as_str() {
+        "key" => 0,
+        "value" => 1,
+        other => return Err(failed(format!("dictsort: by must be key or value, not {other}"))),
+    };
+    let mut list = pairs(value)?;
+    list.sort_by(|a, b| {
+        let order = folded(&a[side], case).cmp(&folded(&b[side], case));
+        if reverse { order.reverse() } else { order }
+    });
+    Ok(Value::from(list.into_iter().map(tuple).collect::<Vec<_>>()))
+}
+
+/// `sum(attribute=None, start=0)` of numbers.
+fn sum(state: &State<'_, '_>, value: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let (path, start, options): (Option<Value>, Option<Value>, Kwargs) = from_args(&args)?;
+    let path = path.or(options.get("attribute")?);
+    let start = start.or(options.get("start")?);
+    options.assert_all_used()?;
+    let mut list = Vec::new();
+    for item in value.try_iter()? {
+        list.push(attribute(&item, path.as_ref())?);
+    }
+    list.extend(start);
+    filters::sum(state, Value::from(list))
+}
+
+/// `min` and `max` with `case_sensitive=False, attribute=None`; the first of equals.
+fn extreme(state: &State<'_, '_>, value: &Value, options: &Kwargs, wanted: Ordering) -> Result<Value, Error> {
+    let case = options.get::<Option<bool>>("case_sensitive")?.unwrap_or(false);
+    let path = options.get::<Option<Value>>("attribute")?;
+    options.assert_all_used()?;
+    let mut best: Option<(Value, Value)> = None;
+    for item in value.try_iter()? {
+        let key = folded(&attribute(&item, path.as_ref())?, case);
+        charge(state, key.as_str().map_or(0, str::len))?;
+        if best.as_ref().is_none_or(|(than, _)| key.cmp(than) == wanted) {
+            best = Some((key, item));
+        }
+    }
+    Ok(best.map_or(Value::UNDEFINED, |(_, item)| item))
+}
