@@ -291,7 +291,7 @@ fn what_is_refused_says_why() {
             json!({"messages": [{"role": "user", "content": long}]}),
             "messages",
             "context_length_exceeded",
-            "--max-prompt",
+            "(--ctx)",
         ),
     ] {
         let (status, answer) = server.post("/v1/chat/completions", &body);
