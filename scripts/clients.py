@@ -1,21 +1,58 @@
-"""Runs real clients against a running `bidpo serve` and writes the section "Clients of the server" of docs/compatibility.md.
+"""Runs real clients against `bidpo serve` and writes the section "Clients of the server" of docs/compatibility.md.
 
-    python scripts/clients.py http://127.0.0.1:8080 VECTOR
+    python scripts/clients.py target/release/bidpo MODEL.gguf VECTOR.gguf [mc_task.json]
 
-The Python that runs it needs: openai langchain-openai litellm ollama "lm_eval[api]".
+The Python that runs it needs: openai langchain-openai litellm ollama llm "lm_eval[api]". It starts two servers: one with the
+model's own template, one with a template that shows tools. The vector's name is that of the folder's list: `NAME.MODEL.gguf` is
+NAME. The questions for lm_eval are TruthfulQA's (the first 100), or those of tests/data/multiple_choice.json.
 """
 
 import asyncio
 import importlib.metadata
 import json
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 import urllib.request
 
-URL, VECTOR = sys.argv[1].rstrip("/"), sys.argv[2]
-PAGE = pathlib.Path(__file__).parent.parent / "docs/compatibility.md"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIDPO, FILE, VECTOR_FILE = (pathlib.Path(a).resolve() for a in sys.argv[1:4])
+DATA = pathlib.Path(sys.argv[4]).resolve() if len(sys.argv) > 4 else ROOT / "tests/data/multiple_choice.json"
+PAGE = ROOT / "docs/compatibility.md"
 HEADING = "## Clients of the server"
+FOLDER = pathlib.Path(tempfile.mkdtemp())
+N_ITEMS = 100
+
+# ChatML with tools in the system message and calls between marks, the form of Hermes and Qwen.
+TEMPLATE = """{% if tools %}<|im_start|>system
+Tools:
+{% for t in tools %}{{ t.function | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content or '' }}{% for c in m.tool_calls or [] %}<tool_call>
+{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def serve(*more):
+    """A server on a free port: process and address."""
+    command = [BIDPO, "serve", "-m", FILE, "--vectors", VECTOR_FILE.parent, "--port", "0", *more]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    line = server.stdout.readline()
+    if not line.startswith("listening on "):
+        sys.exit(f"the server did not start: run {' '.join(map(str, command))}")
+    return server, line.removeprefix("listening on ").strip()
+
+
+(FOLDER / "tools.jinja").write_text(TEMPLATE)
+SERVER, URL = serve()
+TOOLS_SERVER, TOOLS_URL = serve("--template", FOLDER / "tools.jinja", "--ctx", "1024")
 MODEL = json.load(urllib.request.urlopen(URL + "/v1/models"))["data"][0]["id"]
+VECTOR = VECTOR_FILE.name.removesuffix(".gguf").removesuffix("." + FILE.name.removesuffix(".gguf"))
 STEERED = f"{MODEL}@{VECTOR}"
 QUESTION = [{"role": "user", "content": "How do I make a cup of tea?"}]
 SCHEMA = {
@@ -34,6 +71,25 @@ def is_cup(cup):
 
 def differ(plain, steered):
     assert plain and steered and plain != steered, (plain, steered)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 5}},
+            "required": ["place", "days"],
+        },
+    },
+}
+
+
+def is_weather(name, arguments):
+    assert name == "get_weather" and arguments["place"] in ("Oslo", "Rome"), (name, arguments)
+    assert 1 <= arguments["days"] <= 5 and len(arguments) == 2, arguments
 
 
 def openai_sync():
@@ -75,12 +131,53 @@ def openai_parse():
     is_cup(answer.choices[0].message.parsed.model_dump())
 
 
+def openai_tools():
+    import openai
+
+    client = openai.OpenAI(base_url=TOOLS_URL + "/v1", api_key="none", max_retries=0)
+    question = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    more = dict(model=STEERED, tools=[WEATHER], temperature=0, max_tokens=80)
+    answer = client.chat.completions.create(messages=question, tool_choice="required", **more).choices[0]
+    (called,) = answer.message.tool_calls
+    is_weather(called.function.name, json.loads(called.function.arguments))
+    assert answer.finish_reason == "tool_calls", answer.finish_reason
+    # The tool's answer goes back, and the model writes on.
+    told = question + [answer.message, {"role": "tool", "tool_call_id": called.id, "content": "Sunny, 20 degrees."}]
+    assert client.chat.completions.create(messages=told, tool_choice="none", **more).choices[0].message.content
+
+
 def langchain():
     from langchain_openai import ChatOpenAI
 
     chat = lambda model: ChatOpenAI(model=model, base_url=URL + "/v1", api_key="none", temperature=0, max_tokens=60)
     differ(chat(MODEL).invoke("How do I make tea?").content, chat(STEERED).invoke("How do I make tea?").content)
     is_cup(chat(STEERED).with_structured_output(SCHEMA, method="json_schema").invoke("A cup of tea, please."))
+
+
+def langchain_tools():
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_core.tools import tool
+    from langchain_openai import ChatOpenAI
+    import typing
+
+    @tool
+    def get_weather(place: typing.Literal["Oslo", "Rome"], days: typing.Literal[1, 2, 3]) -> str:
+        """Weather of a place."""
+        return f"Sunny in {place} for {days} days."
+
+    chat = ChatOpenAI(model=STEERED, base_url=TOOLS_URL + "/v1", api_key="none", temperature=0, max_tokens=80)
+    messages = [HumanMessage("How will the weather be in Rome?")]
+    answer = chat.bind_tools([get_weather], tool_choice="any").invoke(messages)
+    (called,) = answer.tool_calls
+    is_weather(called["name"], called["args"])
+    result = get_weather.invoke(called)
+    assert isinstance(result, ToolMessage) and "Sunny" in result.content
+    assert chat.invoke([*messages, answer, result]).content
+    # As a stream the same call comes together.
+    parts = None
+    for part in chat.bind_tools([get_weather], tool_choice="any").stream(messages):
+        parts = part if parts is None else parts + part
+    assert [c["args"] for c in parts.tool_calls] == [called["args"]], parts.tool_calls
 
 
 def litellm():
@@ -103,6 +200,41 @@ def ollama():
     parts = client.chat(MODEL, QUESTION, options={"temperature": 0, "num_predict": 16}, stream=True)
     assert "".join(p.message.content for p in parts) == plain
     is_cup(json.loads(client.chat(STEERED, QUESTION, format=SCHEMA, options={"num_predict": 60}).message.content))
+
+
+def ollama_tools():
+    """Ollama has no `tool_choice`: the model is free, so that its answer is a call in form or a text."""
+    import ollama
+
+    client = ollama.Client(host=TOOLS_URL)
+    question = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    call = {"function": {"name": "get_weather", "arguments": {"place": "Rome", "days": 2}}}
+    told = [*question, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "Sunny.", "tool_name": "get_weather"}]
+    options = {"temperature": 0, "num_predict": 40}
+    for messages in (question, told):
+        message = client.chat(STEERED, messages, tools=[WEATHER], options=options).message
+        assert message.content or message.tool_calls, message
+    assert "tools" in client.show(MODEL).capabilities
+
+
+def llm_program():
+    """The program `llm` with a model of its own configuration, once as a whole and once as a stream."""
+    (FOLDER / "extra-openai-models.yaml").write_text(
+        "".join(f"- model_id: {name}\n  model_name: {model}\n  api_base: {URL}/v1\n  supports_schema: true\n" for name, model in (("plain", MODEL), ("steered", STEERED)))
+    )
+    environment = {**os.environ, "LLM_USER_PATH": str(FOLDER), "OPENAI_API_KEY": "none"}
+    program = pathlib.Path(sys.executable).parent / "llm"
+
+    def ask(model, *more):
+        options = ["-o", "temperature", "0", "-o", "max_tokens", "16", "--no-log", *more]
+        done = subprocess.run([program, "-m", model, *options, QUESTION[0]["content"]], env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    plain = ask("plain")
+    differ(plain, ask("steered"))
+    assert ask("plain", "--no-stream") == plain
+    is_cup(json.loads(ask("steered", "-o", "max_tokens", "60", "--schema", json.dumps(SCHEMA))))
 
 
 def lm_eval():
@@ -132,30 +264,87 @@ def lm_eval():
                 assert greedy and abs(score - told) < allowed, (model, prompt, text, score, told, greedy)
 
 
+def items():
+    """Questions with their answers, the best one first, as lm_eval's task has them."""
+    for item in json.loads(DATA.read_text())[:N_ITEMS]:
+        answers = item["mc1_targets"]
+        choices = sorted(answers, key=lambda a: -answers[a])
+        assert [answers[c] for c in choices[:2]] == [1, 0], item
+        yield {"question": item["question"], "mc1_targets": {"choices": choices}}
+
+
+def lm_eval_mc1():
+    """lm_eval's own task truthfulqa_mc1 on local items: each decision is that of `bidpo eval`, unsteered and steered."""
+    import lm_eval
+    import yaml
+
+    folder = pathlib.Path(lm_eval.__file__).parent / "tasks/truthfulqa"
+    task = yaml.safe_load((folder / "truthfulqa_mc1.yaml").read_text())
+    (FOLDER / "items.json").write_text(json.dumps(list(items())))
+    local = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {"validation": str(FOLDER / "items.json")}}}
+    out = FOLDER / "bidpo.jsonl"
+    command = [BIDPO, "eval", "truthfulqa", "-d", DATA, "-m", FILE, "--vector", VECTOR_FILE, "-p", "mc1", "--prompt", "qa", "--limit", str(N_ITEMS), "--baselines", "unsteered", "--categories", "none", "-o", out]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    found = []
+    for model, condition in ((MODEL, "unsteered"), (STEERED, "steered")):
+        lm = {"model": model, "base_url": URL + "/v1/completions", "tokenizer_backend": "remote", "tokenized_requests": False, "num_concurrent": 4}
+        result = lm_eval.simple_evaluate(model="local-completions", model_args=lm, tasks=[{**task, **local}], bootstrap_iters=0, log_samples=True, verbosity="ERROR")
+        (samples,) = result["samples"].values()
+        theirs = {s["doc"]["question"]: s["acc"] for s in samples}
+        found.append(compare(theirs, lines, condition))
+    return found
+
+
+def compare(theirs, lines, condition):
+    """Decisions of lm_eval and `bidpo eval` on the same questions, which must be equal; in words."""
+    ours = {}
+    for line in lines:
+        if line.get("condition") == condition:
+            best, *false = line["views"][0]["logprobs"]
+            ours[line["question"]] = float(best > max(false))
+    assert ours.keys() == theirs.keys() and len(ours) > 5, (len(ours), len(theirs))
+    other = [q for q in ours if ours[q] != theirs[q]]
+    assert not other, f"{condition}: {len(other)} of {len(ours)} decisions differ: {other[:3]}"
+    return f"{condition} {len(ours)} of {len(ours)}, {int(sum(ours.values()))} right"
+
+
 TRIED = [
     ("openai", "OpenAI", "chat, stream, steered through the model's name", openai_sync),
     ("openai", "AsyncOpenAI", "two chats at once", openai_async),
     ("openai", "`parse`", "a pydantic model as the answer's form", openai_parse),
+    ("openai", "`tools`", "a required call, its result sent back; steered", openai_tools),
     ("langchain-openai", "ChatOpenAI", "chat, `with_structured_output`", langchain),
+    ("langchain-openai", "`bind_tools`", "a call, as a whole and as a stream, run, its result sent back; steered", langchain_tools),
     ("litellm", "`completion`", "chat, steered", litellm),
+    ("llm", "the program", "chat, stream, `--schema`, steered", llm_program),
     ("ollama", "Client", "list, show, chat, stream, `format`", ollama),
+    ("ollama", "Client with `tools`", "tools shown, a call and its result in the history; steered", ollama_tools),
     ("lm_eval", "`local-completions`", "log-likelihoods against those told while writing: 1 token to 1e-6, up to 4 to 0.05 nats; steered too", lm_eval),
+    ("lm_eval", "`truthfulqa_mc1`", "each decision against `bidpo eval truthfulqa -p mc1`", lm_eval_mc1),
 ]
 
 rows, failed = [], 0
-for package, part, what, run in TRIED:
-    try:
-        run()
-        result = "works"
-    except Exception as error:
-        failed += 1
-        print(f"{package} {part}: {type(error).__name__}: {error}", file=sys.stderr)
-        result = f"fails ({type(error).__name__})"
-    rows.append(f"| {package} {importlib.metadata.version(package)} | {part} | {what} | {result} |")
+try:
+    for package, part, what, run in TRIED:
+        try:
+            found = run()
+            result = "works" + (": equal, " + "; ".join(found) if found else "")
+        except Exception as error:
+            failed += 1
+            print(f"{package} {part}: {type(error).__name__}: {error}", file=sys.stderr)
+            result = f"fails ({type(error).__name__})"
+        rows.append(f"| {package} {importlib.metadata.version(package)} | {part} | {what} | {result} |")
+        print(rows[-1], flush=True)
+finally:
+    for server in (SERVER, TOOLS_SERVER):
+        server.terminate()
 
 section = f"""{HEADING}
 
-Written by `scripts/clients.py`, which runs each program unchanged against `bidpo serve` (last run: SmolLM2-135M Q4_1, `plain-vs-flowery`).
+Written by `scripts/clients.py`, which runs each program unchanged against `bidpo serve` (last run: {FILE.name}, the vector
+`{VECTOR}`, questions of {DATA.name}). Tools are tried with a template that shows them, since the model's own does not.
 
 | program | part | tried | result |
 | --- | --- | --- | --- |
@@ -165,5 +354,4 @@ before, _, rest = text.partition(HEADING)
 following = rest.partition("\n## ")
 after = "\n## " + following[2] if following[1] else ""
 PAGE.write_text(before.rstrip() + "\n\n" + section + after)
-print(section)
 sys.exit(failed > 0)

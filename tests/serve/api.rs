@@ -287,12 +287,7 @@ fn what_is_refused_says_why() {
             "invalid_value",
             "not finite",
         ),
-        (
-            json!({"messages": [{"role": "user", "content": long}]}),
-            "messages",
-            "context_length_exceeded",
-            "(--ctx)",
-        ),
+        (json!({"messages": [{"role": "user", "content": long}]}), "messages", "context_length_exceeded", "(--ctx)"),
     ] {
         let (status, answer) = server.post("/v1/chat/completions", &body);
         let error = &answer["error"];

@@ -68,7 +68,10 @@ fn the_page_loads_nothing_from_elsewhere() {
         }
         // The Markdown parser names addresses in comments and patterns, the icon its XML name space.
         for outside in ["http:", "https:", "//cdn", "url(", "@import", "style=\"", "onclick="] {
-            assert!(name.starts_with("vendor/") || name == "icon.svg" || !text.contains(outside), "{outside} in {name}");
+            assert!(
+                name.starts_with("vendor/") || name == "icon.svg" || !text.contains(outside),
+                "{outside} in {name}"
+            );
         }
     }
     // Each of them is served as it is.

@@ -97,6 +97,11 @@ fn required_calls_are_made_and_told() {
         }
         server.ok(CHAT, &json!({"messages": history, "tools": tools(), "max_tokens": 4, "temperature": 0}));
         let ollama = with(body.clone(), json!({"stream": false, "options": {"num_predict": 80}}));
+        let model_name = common::SMOL.trim_end_matches(".gguf");
+        assert_eq!(
+            server.ok("/api/show", &json!({"model": model_name}))["capabilities"],
+            json!(["completion", "tools"])
+        );
         let call = server.ok("/api/chat", &ollama)["message"]["tool_calls"][0].clone();
         assert_eq!(call["function"]["name"], "get_weather");
         assert!(call["function"]["arguments"]["place"].is_string(), "{call}");

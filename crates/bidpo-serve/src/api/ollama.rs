@@ -13,7 +13,7 @@ use super::respond::{StreamKind, StreamLines, gather, stream_lines};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
-use super::tools::{CallReader, CallTeller};
+use super::tools::{CallReader, CallTeller, can_call};
 use crate::job::{Client, Event, Finish, Usage};
 use crate::state::State;
 use axum::Json;
@@ -376,7 +376,7 @@ pub(crate) async fn show(
         "template": state.template.source(),
         "details": details(&state),
         "model_info": info,
-        "capabilities": ["completion"],
+        "capabilities": if can_call(&state.template) { json!(["completion", "tools"]) } else { json!(["completion"]) },
         "modified_at": rfc3339(UNIX_EPOCH + Duration::from_secs(state.created)),
     });
     Ok(Json(answer).into_response())

@@ -169,6 +169,12 @@ pub(super) struct Prepared {
     pub grammar: Option<Grammar>,
 }
 
+/// True where a template shows tools, and calls are read back.
+pub(super) fn can_call(template: &ChatTemplate) -> bool {
+    let probe = json!({"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}}});
+    template.with_tools(&[probe]).and_then(|t| t.tool_format()).is_ok()
+}
+
 impl Tools {
     /// Puts the tools into a template.
     pub(super) fn prepare(&self, template: &ChatTemplate, model: &Arc<Model>) -> Result<Prepared, ApiError> {
