@@ -12,7 +12,7 @@ use safetensors::tensor::{SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 
-/// What `report` does: reads, analyses, and prints in three forms. No figure is infinite or no number.
+/// What `report` does: reads, analyses, and prints in three forms.
 pub(super) fn results(bytes: &[u8]) -> bool {
     let runs = match merge(&[file("r.jsonl", bytes)]) {
         Ok(runs) => runs,
