@@ -194,6 +194,35 @@ fn templates_without_the_question_are_refused() {
         let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
         assert!(said.contains("does not show the user's message"), "{command}: {said}");
     }
+    // Evaluation and sweeps of chats; a judge's template.
+    let questions = bench.file(
+        "q.jsonl",
+        &(0..2)
+            .map(|i| format!("{{\"question\": \"a {i}\", \"c\": [\"x\", \"y\"], \"answer\": 0}}\n"))
+            .collect::<String>(),
+    );
+    let prompts = bench.file("p.txt", "What is tea?\nWhat is a pear?\n");
+    let written = bench.folder.path().join("written.jsonl").to_str().unwrap().to_owned();
+    let eval = |args: &[&str], code: i32| {
+        let mut bidpo = Command::cargo_bin("bidpo").unwrap();
+        bidpo.env("BIDPO_THREADS", "1").args(args).args(["--model", bench.model.to_str().unwrap()]);
+        let output = bidpo.assert().code(code);
+        String::from_utf8_lossy(&output.get_output().stderr).into_owned()
+    };
+    let n_embd = ggml_grad::llama::Model::load(&bench.model, &Default::default()).unwrap().n_embd();
+    let vector = bidpo_core::steer::SteeringVector::single(1, vec![0.1; n_embd], "llama").unwrap();
+    let vector_file = bench.folder.path().join("steer.gguf");
+    vector.save(&vector_file).unwrap();
+    let vector = vector_file.to_str().unwrap();
+    let choice = ["eval", "choice", "--data", &questions, "--choices", "c", "--prompt", "chat", "--template", &lost];
+    let write = ["eval", "prompts", "--data", &prompts, "--template", "chatml", "--max-tokens", "2"];
+    let steered = ["--vector", vector, "--baselines", "unsteered", "--no-judge", "--out", &written];
+    eval(&[&write[..], &steered].concat(), 0);
+    let judge = ["judge", &written, "--judge-template", &lost];
+    for args in [&choice[..], &judge] {
+        let said = eval(args, 1);
+        assert!(said.contains("does not show the user's message"), "{args:?}: {said}");
+    }
     let name = bench.file("name.jinja", "llama3\n");
     let output = bench.bidpo("template", &["--template", &name, "-p", "A fruit"]).success();
     let output = output.get_output();
