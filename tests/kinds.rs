@@ -4,7 +4,9 @@
 
 use bidpo_core::check::{kind_differences, random_parameters};
 use bidpo_core::data::TokenizedPair;
-use bidpo_core::engine::{BatchPlan, Direction, Engine, Parameters, RetainedText, TracedPair};
+use bidpo_core::engine::{
+    BatchPlan, Direction, Engine, PairLogp, Parameters, ResponseSlopes, RetainedText, TracedPair,
+};
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::numbers::{cosine, median};
 use bidpo_core::train::Precision;
@@ -131,6 +133,49 @@ fn pairs_in_company_give_what_each_gives_alone() {
         let joined = engine.join(&members).unwrap().expect("these can be joined");
         let rows: usize = traced.iter().map(TracedPair::n_tokens).sum();
         assert!(joined.n_tokens() < rows - traced.len(), "{scope}: no prefix is shared");
+    }
+}
+
+/// A loss that weighs the two responses by themselves: with the weights of the margin's loss it gives that loss's gradient, and with
+/// other weights the slope of the weighted log-probabilities, by central differences; in company and alone.
+#[test]
+fn responses_are_weighed_by_themselves() {
+    for (dtype, precision) in [("q8_0", Precision::default()), ("f32", Precision::EXACT)] {
+        let (_directory, model) = model("llama", DType::from_name(dtype).unwrap());
+        let mut engine = engine(&model, &KindSpec::default(), &Scope::ALL, precision);
+        engine.set_smooth(true);
+        let traced: Vec<TracedPair> = pairs().iter().map(|p| engine.trace(p).unwrap()).collect();
+        let members: Vec<&TracedPair> = traced.iter().collect();
+        let theta = random_parameters(&**engine.intervention(), 20.0, model.n_embd(), 3);
+        let margin = engine.run_batch(&members, &theta, Some(&|margin| 1.0 + margin)).unwrap();
+        let references: Vec<f64> = traced.iter().map(|t| t.reference().gap()).collect();
+        let by = |i: usize, logp: &PairLogp| {
+            let slope = 1.0 + logp.gap() - references[i];
+            ResponseSlopes { chosen: slope, rejected: -slope }
+        };
+        let same = engine.run_batch_by(&members, &theta, &by).unwrap();
+        assert_eq!(same.logp, margin.logp);
+        assert!(cosine(&same.grad, &margin.grad) > 0.9999, "{dtype}");
+        // d/dtheta sum_i (0.5 + i) log p(chosen_i) - 0.2 log p(rejected_i)
+        let weights = |i: usize, _: &PairLogp| ResponseSlopes { chosen: 0.5 + i as f64, rejected: -0.2 };
+        let got = engine.run_batch_by(&members, &theta, &weights).unwrap().grad;
+        if dtype != "f32" {
+            // Rounded activations have no slope: ggml's own kernels and F32 gradients, each pair alone, are the measure.
+            let (_directory, model) = self::model("llama", DType::from_name(dtype).unwrap());
+            let mut exact = self::engine(&model, &KindSpec::default(), &Scope::ALL, Precision::EXACT);
+            let traced: Vec<TracedPair> = pairs().iter().map(|p| exact.trace(p).unwrap()).collect();
+            let want = exact.run_batch_by(&traced.iter().collect::<Vec<_>>(), &theta, &weights).unwrap().grad;
+            assert!(cosine(&got, &want) > 0.99, "{}", cosine(&got, &want));
+            continue;
+        }
+        let length = got.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let mut value = |h: f64| -> f64 {
+            let moved: Vec<f32> = theta.iter().zip(&got).map(|(x, g)| x + (h * g / length) as f32).collect();
+            let logp = engine.run_batch(&members, &moved, None).unwrap().logp;
+            logp.iter().enumerate().map(|(i, p)| (0.5 + i as f64) * p.chosen - 0.2 * p.rejected).sum()
+        };
+        let numeric = (value(0.02) - value(-0.02)) / 0.04;
+        assert!((numeric / length - 1.0).abs() < 5e-3, "{dtype}: {length} and {numeric}");
     }
 }
 

@@ -143,6 +143,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             test: &pairs.test,
             groups: &parts.test_groups,
             prompted: best_prompt.map(|p| p.test.as_slice()),
+            random: args.random,
         };
         let measured = HeldOut::of_pairs(&mut engine, test, plan, &vector, args.seed, &interrupt, &mut |event| {
             progress.show(&event)

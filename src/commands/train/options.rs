@@ -7,8 +7,8 @@ use bidpo_core::engine::CacheType;
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::{
-    Backward, ChooseBy, Forward, HeldOutFractions, LearningRate, Objective, Precision, Retain, Schedule, TrainConfig,
-    TrainingBudget,
+    Backward, ChooseBy, Forward, HeldOutFractions, LearningRate, Objective, Precision, RANDOM_DRAWS, Retain, Schedule,
+    TrainConfig, TrainingBudget,
 };
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -60,12 +60,16 @@ pub struct Args {
     /// it stands, for answers that begin with the thought).
     #[arg(long, default_value_t = Think::Auto, value_name = "auto|skip|keep")]
     pub(super) think: Think,
-    /// Objective: bidpo (the vector works in both directions), dpo, or ipo (dpo whose margin is drawn to 1 / (2 beta) nats).
+    /// Objective: bidpo (the vector works in both directions), dpo, ipo (dpo whose margin is drawn to 1 / (2 beta) nats), simpo
+    /// (log-probabilities a token, compared without a reference), or sft (the chosen answer alone).
     #[arg(long, default_value = "bidpo")]
     pub(super) objective: Objective,
-    /// Inverse temperature of the preference model.
-    #[arg(long, default_value_t = 0.1, value_parser = positive)]
-    pub(super) beta: f64,
+    /// Inverse temperature of the preference model [default: 0.1; simpo: 2].
+    #[arg(long, value_parser = positive)]
+    pub(super) beta: Option<f64>,
+    /// Target margin of simpo [default: half of beta].
+    #[arg(long, value_parser = not_negative, hide_short_help = true)]
+    pub(super) gamma: Option<f64>,
     /// Texts on which nothing should change: builtin (passages that the price is not measured on), a .txt of passages between
     /// blank lines, preference pairs (their chosen answers), or rows with a prompt (and a response; without one the unsteered
     /// model answers) or a text. Adds weight x KL(unsteered || steered) a token to the loss. Off unless given.
@@ -133,6 +137,9 @@ pub struct Args {
     /// the validation pairs is compared.
     #[arg(long = "baseline-prompt", value_name = "TEXT")]
     pub(super) baseline_prompts: Vec<String>,
+    /// Random interventions of the same kind and size in the held-out table; 0: none.
+    #[arg(long, value_name = "N", default_value_t = RANDOM_DRAWS)]
+    pub(super) random: usize,
     /// Resume from the checkpoint of an interrupted run.
     #[arg(long, conflicts_with = "fresh")]
     pub(super) resume: bool,
@@ -207,6 +214,11 @@ impl Args {
             "--rank belongs to lowrank, not to kind {}",
             self.kind
         );
+        ensure!(
+            self.objective == Objective::Simpo || self.gamma.is_none(),
+            "--gamma belongs to simpo, not to objective {}",
+            self.objective
+        );
         let default = KindSpec::default();
         Ok(KindSpec {
             kind: self.kind,
@@ -216,13 +228,18 @@ impl Args {
         })
     }
 
+    fn beta(&self) -> f64 {
+        self.beta.unwrap_or(self.objective.default_beta())
+    }
+
     pub(super) fn config(&self, layers: Layers, kind: KindSpec) -> TrainConfig {
         TrainConfig {
             layers,
             kind,
             scope: self.scope.clone(),
             objective: self.objective,
-            beta: self.beta,
+            beta: self.beta(),
+            gamma: self.gamma.unwrap_or(self.beta() / 2.0),
             retain: self.retain.as_ref().map(|_| Retain {
                 weight: self.retain_weight.unwrap_or(Retain::WEIGHT),
                 budget: self.retain_kl,

@@ -4,6 +4,7 @@ use super::checkpoint::Point;
 use super::config::{ChooseBy, TrainConfig};
 use super::events::Stop;
 use super::heldout::HeldOut;
+use super::objective::Objective;
 use super::summary::LayerStats;
 use super::trainer::Trained;
 use crate::data::SplitBy;
@@ -98,6 +99,9 @@ impl VectorCard<'_> {
         p.set_str("method", "BiDPO");
         p.set_str("objective", c.objective.to_string());
         p.set_float("beta", c.beta);
+        if c.objective == Objective::Simpo {
+            p.set_float("gamma", c.gamma);
+        }
         if let (Some((name, sha256)), Some(retain)) = (self.retained, c.retain) {
             p.set_str("retain", name);
             p.set_str("retain_sha256", sha256);

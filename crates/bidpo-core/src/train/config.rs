@@ -1,6 +1,6 @@
 //! Settings of a training run.
 
-use super::objective::Objective;
+use super::objective::{Objective, Strength};
 use super::optimizer::Schedule;
 use super::retain::Retain;
 use crate::engine::Direction;
@@ -125,6 +125,8 @@ pub struct TrainConfig {
     pub objective: Objective,
     /// Inverse temperature of the preference model.
     pub beta: f64,
+    /// Target margin of [`Objective::Simpo`].
+    pub gamma: f64,
     /// Settings of retention, where there are texts to retain.
     pub retain: Option<Retain>,
     /// Learning rate.
@@ -167,6 +169,7 @@ impl TrainConfig {
             scope: Scope::ALL,
             objective: Objective::Bidpo,
             beta: 0.1,
+            gamma: 0.0,
             retain: None,
             learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
@@ -191,9 +194,14 @@ impl TrainConfig {
         self.choose_by.unwrap_or(own)
     }
 
-    /// The loss of the untrained vector, which is zero: that of margin 0, for every pair.
-    pub fn untrained_loss(&self) -> f64 {
-        self.objective.loss(1.0, self.beta, 0.0).value
+    /// The loss of the untrained vector, which is zero: that of margin 0, for every pair. `None` where it depends on the pair.
+    pub fn untrained_loss(&self) -> Option<f64> {
+        self.objective.loss(1.0, self.beta, 0.0).map(|l| l.value)
+    }
+
+    /// Numbers of the objective.
+    pub fn strength(&self) -> Strength {
+        Strength { beta: self.beta, gamma: self.gamma }
     }
 
     /// Training pairs in a step, where there are `n` of them.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Groups of held-out pairs from which on anything is said about a vector.
 pub const LEAST_GROUPS: usize = 8;
 
-/// Random vectors beside a trained one.
+/// Random vectors beside a trained one, where their number is not given.
 pub const RANDOM_DRAWS: usize = 10;
 
 /// Name of the steered condition.
@@ -182,6 +182,8 @@ pub struct HeldOutPairs<'a> {
     pub groups: &'a [usize],
     /// The same pairs with a system prompt to compare with, if any.
     pub prompted: Option<&'a [NamedPair]>,
+    /// Random interventions of the same kind and size to compare with.
+    pub random: usize,
 }
 
 /// Traces pairs for a measurement.
@@ -235,7 +237,7 @@ impl HeldOut {
         observe(Event::Measuring { pairs: pairs.test.len() });
         let examples = trace(engine, pairs.test, plan, interrupt)?;
         let prompted = pairs.prompted.map(|p| trace(engine, p, plan, interrupt)).transpose()?;
-        let mut heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, seed)?;
+        let mut heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, (seed, pairs.random))?;
         heldout.groups = pairs.groups.to_vec();
         for notice in engine.take_cache_notices() {
             observe(Event::Notice(&notice));
@@ -243,8 +245,8 @@ impl HeldOut {
         Ok(heldout)
     }
 
-    /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with random vectors
-    /// of the same L2 norm at each layer, drawn by `seed` and the numbers after it;
+    /// Scores `examples` unsteered, with the vector (`[n_layers, n_embd]`) added and subtracted, and with so many random vectors
+    /// of the same L2 norm at each layer, drawn by a seed and the numbers after it;
     /// `prompted` are the same pairs with a system prompt before them, unsteered. Each pair is a group.
     ///
     /// # Errors
@@ -255,15 +257,15 @@ impl HeldOut {
         prompted: Option<&[TracedPair]>,
         plan: BatchPlan,
         vector: &[f32],
-        seed: u64,
+        (seed, draws): (u64, usize),
     ) -> Result<Self, EngineError> {
         let mut conditions = vec![Condition::new("unsteered", &references(examples))];
         for (name, direction) in [(STEERED, Direction::Forward), ("vector, scale -1", Direction::Reverse)] {
             let at = Parameters { theta: vector, direction };
             conditions.push(Condition::new(name, &engine.score_all(examples, at, plan)?));
         }
-        let mut random = Vec::with_capacity(RANDOM_DRAWS);
-        for draw in 0..RANDOM_DRAWS {
+        let mut random = Vec::with_capacity(draws);
+        for draw in 0..draws {
             let v = engine.intervention().random(vector, seed.wrapping_add(draw as u64));
             random.push(Condition::new(format!("random vector {}", draw + 1), &engine.score_all(examples, &v, plan)?));
         }

@@ -102,6 +102,9 @@ struct Settings<'a> {
     /// Left out where nothing is retained: the hash is then that of bidpo 0.2.0.
     #[serde(skip_serializing_if = "Option::is_none")]
     retain: Option<String>,
+    /// Left out where the objective has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gamma: Option<f64>,
     learning_rate: String,
     schedule: &'static str,
     warmup_ratio: f64,
@@ -149,6 +152,7 @@ impl IdentitySource<'_> {
             scope,
             objective,
             beta,
+            gamma,
             retain,
             learning_rate,
             schedule,
@@ -179,6 +183,7 @@ impl IdentitySource<'_> {
             objective: objective.name(),
             beta: *beta,
             retain: retain.as_ref().map(Retain::identity),
+            gamma: (*objective == Objective::Simpo).then_some(*gamma),
             learning_rate: learning_rate.to_string(),
             schedule: schedule.name(),
             warmup_ratio: *warmup_ratio,
@@ -240,6 +245,8 @@ fn legacy_v1_settings(c: &TrainConfig) -> String {
         Objective::Bidpo => "Bidpo",
         Objective::Dpo => "Dpo",
         Objective::Ipo => "Ipo",
+        Objective::Simpo => "Simpo",
+        Objective::Sft => "Sft",
     };
     let lr = match c.learning_rate {
         LearningRate::Auto => "Auto".to_owned(),
@@ -361,6 +368,9 @@ mod tests {
             TrainConfig { kind: Kind::PromptGate.into(), ..config("15") },
             TrainConfig { kind: KindSpec { tau: 0.5, ..Kind::Gate.into() }, ..config("15") },
             TrainConfig { scope: "prompt".parse().unwrap(), ..config("15") },
+            TrainConfig { objective: Objective::Simpo, ..config("15") },
+            TrainConfig { objective: Objective::Simpo, gamma: 0.5, ..config("15") },
+            TrainConfig { objective: Objective::Sft, ..config("15") },
             TrainConfig { retain: Some(RETAIN), ..config("15") },
             TrainConfig { retain: Some(Retain { weight: 2.0, ..RETAIN }), ..config("15") },
             TrainConfig { retain: Some(Retain { budget: Some(0.1), ..RETAIN }), ..config("15") },

@@ -31,7 +31,7 @@ pub use heldout::{
     RandomRange, mean_logp_diff,
 };
 pub use identity::{IdentitySource, RecordedIdentity, RunIdentity, RunInputs};
-pub use objective::{Loss, Objective, loss};
+pub use objective::{Loss, Objective, PairLoss, PairScores, Strength, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub(crate) use order::Member;
 pub use pairs::{PairError, encode_pair, with_system_prompt};

@@ -1,5 +1,6 @@
 //! Training objectives.
 
+use crate::engine::{PairLogp, ResponseSlopes};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,6 +15,40 @@ pub enum Objective {
     /// The vector is always added, and the margin is drawn to `1 / (2 beta)` instead of without end (Azar et al. 2023,
     /// arXiv 2310.12036, eq. 17).
     Ipo,
+    /// The vector is always added; log-probabilities are divided by the lengths of the responses and compared without a
+    /// reference (Meng et al. 2024, arXiv 2405.14734, eq. 6).
+    Simpo,
+    /// The vector is always added, and the chosen response made more probable; the rejected one plays no part.
+    Sft,
+}
+
+/// A pair under the intervention, for its loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairScores {
+    /// Without the intervention.
+    pub reference: PairLogp,
+    /// With it.
+    pub policy: PairLogp,
+    /// Tokens of the chosen and of the rejected response.
+    pub lengths: [usize; 2],
+}
+
+/// Loss of one pair and its slopes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairLoss {
+    /// The loss.
+    pub value: f64,
+    /// Its derivatives with respect to the log-probabilities of the two responses.
+    pub slopes: ResponseSlopes,
+}
+
+/// Numbers of an objective.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Strength {
+    /// Inverse temperature.
+    pub beta: f64,
+    /// Target margin of [`Objective::Simpo`].
+    pub gamma: f64,
 }
 
 impl FromStr for Objective {
@@ -23,27 +58,67 @@ impl FromStr for Objective {
         Self::EACH
             .into_iter()
             .find(|objective| objective.name() == s)
-            .ok_or_else(|| format!("invalid objective {s:?}: expected bidpo, dpo or ipo"))
+            .ok_or_else(|| format!("invalid objective {s:?}: expected bidpo, dpo, ipo, simpo or sft"))
     }
 }
 
 impl Objective {
     /// Every objective.
-    pub const EACH: [Self; 3] = [Self::Bidpo, Self::Dpo, Self::Ipo];
+    pub const EACH: [Self; 5] = [Self::Bidpo, Self::Dpo, Self::Ipo, Self::Simpo, Self::Sft];
 
     /// True where each pair's direction is drawn at random; the vector is otherwise always added.
     pub fn both_directions(self) -> bool {
         self == Self::Bidpo
     }
 
-    /// The loss of a pair, as [`loss`] takes it.
-    pub fn loss(self, d: f64, beta: f64, margin: f64) -> Loss {
+    /// The loss of a pair as [`loss`] takes it, where it follows from the margin alone: from both responses against the
+    /// reference. `None` for an objective without a reference.
+    pub fn loss(self, d: f64, beta: f64, margin: f64) -> Option<Loss> {
         match self {
-            Self::Bidpo | Self::Dpo => loss(d, beta, margin),
+            Self::Bidpo | Self::Dpo => Some(loss(d, beta, margin)),
             Self::Ipo => {
                 let off = d * margin - 1.0 / (2.0 * beta);
-                Loss { value: off * off, slope: 2.0 * off }
+                Some(Loss { value: off * off, slope: 2.0 * off })
             }
+            Self::Simpo | Self::Sft => None,
+        }
+    }
+
+    /// The loss follows from the margin against the reference.
+    pub fn by_margin(self) -> bool {
+        !matches!(self, Self::Simpo | Self::Sft)
+    }
+
+    /// The loss of a pair and its slopes, for direction `d`.
+    pub fn evaluate(self, d: f64, strength: Strength, pair: &PairScores) -> PairLoss {
+        let Strength { beta, gamma } = strength;
+        let [chosen, rejected] = pair.lengths.map(|n| 1.0 / n.max(1) as f64);
+        match self {
+            // -log sigmoid(z), z = beta / |r+| log p(r+) - beta / |r-| log p(r-) - gamma
+            Self::Simpo => {
+                let z = beta * (chosen * pair.policy.chosen - rejected * pair.policy.rejected) - gamma;
+                let Loss { value, slope } = loss(1.0, 1.0, z);
+                let slopes = ResponseSlopes { chosen: slope * beta * chosen, rejected: -slope * beta * rejected };
+                PairLoss { value, slopes }
+            }
+            // -log p(r+) / |r+|
+            Self::Sft => PairLoss {
+                value: -chosen * pair.policy.chosen,
+                slopes: ResponseSlopes { chosen: -chosen, rejected: 0.0 },
+            },
+            Self::Bidpo | Self::Dpo | Self::Ipo => {
+                let margin = pair.policy.gap() - pair.reference.gap();
+                let Loss { value, slope } = self.loss(d, beta, margin).unwrap_or_else(|| loss(d, beta, margin));
+                PairLoss { value, slopes: ResponseSlopes { chosen: d * slope, rejected: -d * slope } }
+            }
+        }
+    }
+
+    /// Beta where none is given.
+    pub fn default_beta(self) -> f64 {
+        match self {
+            Self::Simpo => 2.0,
+            _ => 0.1,
         }
     }
 
@@ -53,6 +128,8 @@ impl Objective {
             Self::Bidpo => "bidpo",
             Self::Dpo => "dpo",
             Self::Ipo => "ipo",
+            Self::Simpo => "simpo",
+            Self::Sft => "sft",
         }
     }
 }
@@ -97,7 +174,8 @@ mod tests {
         for (objective, d) in Objective::EACH.into_iter().flat_map(|o| [(o, 1.0), (o, -1.0)]) {
             for margin in [-80.0, -3.0, 0.1, 2.0, 90.0] {
                 let h = 1e-5;
-                let at = |margin| objective.loss(d, 0.3, margin);
+                let Some(_) = objective.loss(d, 0.3, margin) else { continue };
+                let at = |margin| objective.loss(d, 0.3, margin).unwrap();
                 let numeric = (at(margin + h).value - at(margin - h).value) / (2.0 * h);
                 assert!((numeric - d * at(margin).slope).abs() < 1e-6, "{objective}, d {d}, margin {margin}");
             }
@@ -105,10 +183,44 @@ mod tests {
     }
 
     #[test]
+    fn slopes_of_both_responses_are_derivatives() {
+        let strength = Strength { beta: 0.7, gamma: 0.4 };
+        for (objective, d) in Objective::EACH.into_iter().flat_map(|o| [(o, 1.0), (o, -1.0)]) {
+            for (chosen, rejected) in [(-40.0, -3.0), (-12.0, -11.5), (-2.0, -300.0)] {
+                let at = |chosen: f64, rejected: f64| {
+                    let reference = PairLogp { chosen: -10.0, rejected: -12.0 };
+                    let pair = PairScores { reference, policy: PairLogp { chosen, rejected }, lengths: [3, 7] };
+                    objective.evaluate(d, strength, &pair)
+                };
+                let h = 1e-5;
+                let slopes = at(chosen, rejected).slopes;
+                let of_chosen = (at(chosen + h, rejected).value - at(chosen - h, rejected).value) / (2.0 * h);
+                let of_rejected = (at(chosen, rejected + h).value - at(chosen, rejected - h).value) / (2.0 * h);
+                let close = |a: f64, b: f64| (a - b).abs() < 1e-6 * (1.0 + a.abs());
+                assert!(close(slopes.chosen, of_chosen), "{objective}, d {d}: {slopes:?}, {of_chosen}");
+                assert!(close(slopes.rejected, of_rejected), "{objective}, d {d}: {slopes:?}, {of_rejected}");
+            }
+        }
+    }
+
+    #[test]
+    fn simpo_compares_means_over_tokens() {
+        // -log sigmoid(2 (-1 + 2) - 1) with means of -1 and -2 nats a token.
+        let pair = PairScores {
+            reference: PairLogp::default(),
+            policy: PairLogp { chosen: -3.0, rejected: -8.0 },
+            lengths: [3, 4],
+        };
+        let got = Objective::Simpo.evaluate(1.0, Strength { beta: 2.0, gamma: 1.0 }, &pair).value;
+        assert!((got - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
+        assert_eq!(Objective::Sft.evaluate(1.0, Strength { beta: 2.0, gamma: 1.0 }, &pair).value, 1.0);
+    }
+
+    #[test]
     fn ipo_is_least_at_its_margin() {
-        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 2.0), Loss { value: 0.0, slope: 0.0 });
-        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 0.0).value, 4.0);
-        assert!(Objective::Ipo.loss(1.0, 0.25, 3.0).slope > 0.0);
+        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 2.0).unwrap(), Loss { value: 0.0, slope: 0.0 });
+        assert_eq!(Objective::Ipo.loss(1.0, 0.25, 0.0).unwrap().value, 4.0);
+        assert!(Objective::Ipo.loss(1.0, 0.25, 3.0).unwrap().slope > 0.0);
     }
 
     #[test]

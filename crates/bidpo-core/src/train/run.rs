@@ -5,6 +5,7 @@ use super::config::TrainConfig;
 use super::error::TrainError;
 use super::events::{NamedPair, StepReport, Stop};
 use super::identity::RecordedIdentity;
+use super::objective::PairScores;
 use super::optimizer::{AdamW, clip};
 use super::order::{Member, members};
 use super::retain::{Retain, Retained, texts_of_step};
@@ -326,10 +327,19 @@ impl<'a> Run<'a> {
         let train = self.train;
         let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
         let (d, config) = (at.direction.sign(), self.config);
-        let derivative = |margin: f64| d * config.objective.loss(d, config.beta, margin).slope;
-        let BatchScore { logp, grad } = self.engine.run_batch(&traced, at, Some(&derivative))?;
-        let references = traced.iter().map(|t| t.reference());
-        let bad = logp.iter().zip(references).position(|(policy, r)| !sum.add(d, config, &r, policy));
+        let BatchScore { logp, grad } = if config.objective.by_margin() {
+            let derivative =
+                |margin: f64| config.objective.loss(d, config.beta, margin).map_or(f64::NAN, |l| d * l.slope);
+            self.engine.run_batch(&traced, at, Some(&derivative))?
+        } else {
+            let pairs: Vec<PairScores> = traced.iter().map(|t| scores(t, &t.reference())).collect();
+            let slopes = |i: usize, policy: &PairLogp| {
+                let pair = PairScores { policy: *policy, ..pairs[i] };
+                config.objective.evaluate(d, config.strength(), &pair).slopes
+            };
+            self.engine.run_batch_by(&traced, at, &slopes)?
+        };
+        let bad = logp.iter().zip(&traced).position(|(policy, pair)| !sum.add(d, config, &scores(pair, policy)));
         let bad = match bad {
             None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, at)?),
             bad => bad,
@@ -432,7 +442,7 @@ impl<'a> Run<'a> {
                 if !margin.is_finite() {
                     return Ok(Validation::NotFinite { pair });
                 }
-                value += self.config.objective.loss(d, self.config.beta, margin).value;
+                value += self.config.objective.evaluate(d, self.config.strength(), &scores(e, policy)).value;
                 preferred += f64::from(u8::from(d * margin > 0.0));
                 n += 1.0;
             }
@@ -465,7 +475,7 @@ impl<'a> Run<'a> {
             kind: self.config.kind,
             scope: self.engine.scope().clone(),
             vector: self.best.iter().map(|&x| x as f32).collect(),
-            untrained_loss: self.config.untrained_loss(),
+            untrained_loss: self.untrained_loss(),
             retained: None,
             summary: self.summary.clone(),
             history: self.state.history.clone(),
@@ -486,6 +496,18 @@ impl<'a> Run<'a> {
         Ok(trained)
     }
 
+    /// Loss of the untrained vector: on the validation pairs, or the training pairs, where it depends on the pairs.
+    fn untrained_loss(&self) -> f64 {
+        self.config.untrained_loss().unwrap_or_else(|| {
+            let set = if self.valid.traced.is_empty() { self.train.traced } else { self.valid.traced };
+            let loss = |pair: &TracedPair| {
+                let scores = scores(pair, &pair.reference());
+                self.config.objective.evaluate(1.0, self.config.strength(), &scores).value
+            };
+            set.iter().map(loss).sum::<f64>() / set.len().max(1) as f64
+        })
+    }
+
     /// Name of a pair of the last step whose log-probabilities under the current parameters are not finite.
     fn last_not_finite(&mut self) -> Result<Option<String>, EngineError> {
         let theta = self.theta_f32();
@@ -498,6 +520,13 @@ impl<'a> Run<'a> {
         }
         Ok(None)
     }
+}
+
+/// A pair for its loss.
+fn scores(pair: &TracedPair, policy: &PairLogp) -> PairScores {
+    let tokens = pair.tokens();
+    let lengths = [tokens.chosen.len(), tokens.rejected.len()];
+    PairScores { reference: pair.reference(), policy: *policy, lengths }
 }
 
 /// The retained texts' part of a step.
@@ -524,10 +553,10 @@ impl StepSum {
     }
 
     /// Adds the loss of a pair; false if it is not finite.
-    fn add(&mut self, d: f64, config: &TrainConfig, reference: &PairLogp, policy: &PairLogp) -> bool {
-        let margin = policy.gap() - reference.gap();
-        let l = config.objective.loss(d, config.beta, margin);
-        if !margin.is_finite() || !l.value.is_finite() || !l.slope.is_finite() {
+    fn add(&mut self, d: f64, config: &TrainConfig, pair: &PairScores) -> bool {
+        let margin = pair.policy.gap() - pair.reference.gap();
+        let l = config.objective.evaluate(d, config.strength(), pair);
+        if !margin.is_finite() || !l.value.is_finite() || !(l.slopes.chosen + l.slopes.rejected).is_finite() {
             return false;
         }
         self.loss += l.value;
@@ -546,8 +575,9 @@ mod tests {
         let p = |x| PairLogp { chosen: x, rejected: 0.0 };
         let mut s = StepSum::new(1);
         let config = TrainConfig::new(crate::layers::Layers::one(1));
-        assert!(s.add(1.0, &config, &p(0.0), &p(1.0)));
-        assert!(!s.add(1.0, &config, &p(0.0), &p(f64::NAN)));
-        assert!(!s.add(1.0, &config, &p(0.0), &p(f64::INFINITY)));
+        let pair = |x| PairScores { reference: p(0.0), policy: p(x), lengths: [1, 1] };
+        assert!(s.add(1.0, &config, &pair(1.0)));
+        assert!(!s.add(1.0, &config, &pair(f64::NAN)));
+        assert!(!s.add(1.0, &config, &pair(f64::INFINITY)));
     }
 }
