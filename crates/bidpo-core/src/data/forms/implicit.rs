@@ -6,6 +6,9 @@ use super::turns::{join, last_answer, with_system};
 use super::{Draft, Fault, Form, Reader, dialogue, messages, start};
 use crate::data::Prompt;
 
+/// The form of texts that are split where they part: only of files all of whose rows have it.
+pub(super) const AS_TEXT: &str = "TRL, implicit prompt as text";
+
 pub(super) fn forms() -> Vec<Form> {
     let form = |name, only_if: fn(&Row<'_>) -> bool, reader| Form {
         name,

@@ -3,7 +3,7 @@
 use super::columns::{Column, Row};
 use super::labelled::{self, Labelled, Paired};
 use super::naming::{Named, named};
-use super::{Draft, Fault, Form, Keys, Reader, Role, kind, table};
+use super::{Draft, Fault, Form, Keys, Reader, Role, implicit, kind, table};
 use crate::data::message::{ROLE_KEYS, TEXT_KEYS, is_message};
 use crate::data::source::{Place, Source};
 use serde_json::{Map, Value};
@@ -100,8 +100,13 @@ pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
     // The form of each row; faults are described when the file's own form is known.
     let formed = |object| Formed { object, form: form_of(object, &forms) };
     let Named { values, paths } = named(source, keys, |object| form_of(object, &forms).is_some());
-    let objects: Vec<Result<Formed<'_>, String>> =
+    let mut objects: Vec<Result<Formed<'_>, String>> =
         values.iter().map(|value| object(value.as_deref()).map(formed)).collect();
+    // In a file of another form, a row without a prompt lacks it: its texts are not split.
+    let is_split = |row: &Formed<'_>| row.form.is_some_and(|form| forms[form].name == implicit::AS_TEXT);
+    if objects.iter().flatten().any(|row| row.form.is_some() && !is_split(row)) {
+        objects.iter_mut().flatten().filter(|row| is_split(row)).for_each(|row| row.form = None);
+    }
     objects.iter().flatten().for_each(|row| account.note(row.object, row.form));
     let usual = account.usual();
 

@@ -487,6 +487,22 @@ fn columns_that_the_user_names() {
 }
 
 #[test]
+fn a_row_that_lacks_its_prompt_is_not_split() {
+    let row = |prompt: Value| {
+        json!({ "prompt": prompt, "chosen": "It is so, yes.", "rejected": "It is so, no." }).to_string()
+    };
+    let lines = [row(json!("How?")), row(json!("What?")), row(Value::Null)].join("\n");
+    let set = load("f.jsonl", &lines, &ReadOptions::default()).unwrap();
+    assert_eq!((set.len(), set.reading.implicit, set.reading.forms.len()), (2, 0, 1));
+    assert!(set.reading.skipped[0].reason.contains("the key \"prompt\" is null"), "{:?}", set.reading.skipped);
+    let set = load("f.jsonl", &[row(Value::Null), row(Value::Null)].join("\n"), &strict()).unwrap();
+    assert_eq!(
+        (&set.pairs[0].prompt, set.pairs[0].chosen.as_str(), set.reading.implicit),
+        (&text("It is so,"), " yes.", 2)
+    );
+}
+
+#[test]
 fn rows_that_are_lists() {
     let keys = Keys { prompt: Some("0".into()), chosen: Some("2".into()), rejected: Some("1".into()), system: None };
     let rows = "[\"Name a colour.\", \"Seven.\", \"Green.\"]\n";
