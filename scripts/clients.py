@@ -1,10 +1,10 @@
 """Runs real clients against `bidpo serve` and writes the section "Clients of the server" of docs/compatibility.md.
 
-    python scripts/clients.py target/release/bidpo MODEL.gguf VECTOR.gguf [mc_task.json]
+    python scripts/clients.py target/release/bidpo MODEL.gguf VECTOR.gguf [mc_task.json [N]]
 
 The Python that runs it needs: openai langchain-openai litellm ollama llm "lm_eval[api]". It starts two servers: one with the
 model's own template, one with a template that shows tools. The vector's name is that of the folder's list: `NAME.MODEL.gguf` is
-NAME. The questions for lm_eval are TruthfulQA's (the first 100), or those of tests/data/multiple_choice.json.
+NAME. The questions for lm_eval are TruthfulQA's (the first N, 100 by default), or those of tests/data/multiple_choice.json.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ DATA = pathlib.Path(sys.argv[4]).resolve() if len(sys.argv) > 4 else ROOT / "tes
 PAGE = ROOT / "docs/compatibility.md"
 HEADING = "## Clients of the server"
 FOLDER = pathlib.Path(tempfile.mkdtemp())
-N_ITEMS = 100
+N_ITEMS = int(sys.argv[5]) if len(sys.argv) > 5 else 100
 
 # ChatML with tools in the system message and calls between marks, the form of Hermes and Qwen.
 TEMPLATE = """{% if tools %}<|im_start|>system
