@@ -116,6 +116,8 @@ pub fn folder() -> TempDir {
             })
             .collect(),
     );
+    let triple = |i: usize| format!("[\"Which sail for wind {i}?\", \"The jib.\", \"A bus, number {i}.\"]");
+    write("triples.json", format!("[{}]", (0..20).map(triple).collect::<Vec<_>>().join(",\n")));
     write(
         "arc.jsonl",
         (0..6)
