@@ -3,7 +3,7 @@
 use super::error::TrainError;
 use super::events::{Event, MemoryNeed, NamedPair};
 use crate::data::TokenizedPair;
-use crate::engine::{Agreement, BatchPlan, Engine, TracedPair};
+use crate::engine::{Agreement, BatchPlan, Engine, EngineError, TracedPair};
 use ggml_grad::memory::text;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +51,10 @@ pub(super) fn preflight(
     let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
     let total = all.len();
     let named = |i: usize, source| TrainError::Pair { pair: all[i].name.clone(), source };
+    // The engine takes a pair with one response, of a retained text. Training compares two.
+    if let Some(i) = all.iter().position(|pair| pair.tokens.rejected.is_empty()) {
+        return Err(named(i, EngineError::Pair("a rejected response without a single token".into())));
+    }
     // The longest pair first: its memory is known before the work begins.
     let longest = (0..total)
         .max_by_key(|&i| (all[i].tokens.n_tokens(), std::cmp::Reverse(i)))
