@@ -157,6 +157,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
+    // Its graphs and their scratch memory are not needed any more; the price has contexts of its own.
+    drop(engine);
     let price = match trained.complete() {
         true => price(&model, &file, passages, args.model.threads(), &interrupt).with_context(kept)?,
         false => None,
