@@ -312,7 +312,7 @@ mod tests {
         assert!(nearest(&["".to_owned()], &theirs, 0.6).is_empty());
     }
 
-    /// Also where all prompts are of one template, or one prompt: a search in quadratic time would not end here.
+    /// Also where all prompts are of one template, or one prompt.
     #[test]
     fn ten_thousand_pairs_are_inspected_and_grouped() {
         for prompt in [

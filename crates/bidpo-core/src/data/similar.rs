@@ -264,7 +264,7 @@ impl UnionFind {
 }
 
 impl NearSink for UnionFind {
-    /// Texts of one group are not compared: of n texts of one template only the first comparisons cost anything.
+    /// Texts of one group are not compared: it is known that they meet.
     fn needs(&mut self, i: usize, j: usize) -> bool {
         self.root(i) != self.root(j)
     }

@@ -33,6 +33,13 @@ pub struct PairScores {
     pub lengths: [usize; 2],
 }
 
+impl PairScores {
+    /// `[s(r+, d v) - s(r+, 0)] - [s(r-, d v) - s(r-, 0)]`.
+    pub fn margin(&self) -> f64 {
+        self.policy.gap() - self.reference.gap()
+    }
+}
+
 /// Loss of one pair and its slopes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairLoss {
@@ -40,6 +47,13 @@ pub struct PairLoss {
     pub value: f64,
     /// Its derivatives with respect to the log-probabilities of the two responses.
     pub slopes: ResponseSlopes,
+}
+
+impl PairLoss {
+    /// Of a loss that follows from the margin alone.
+    fn of_margin(d: f64, Loss { value, slope }: Loss) -> Self {
+        Self { value, slopes: ResponseSlopes { chosen: d * slope, rejected: -d * slope } }
+    }
 }
 
 /// Numbers of an objective.
@@ -76,17 +90,14 @@ impl Objective {
     pub fn loss(self, d: f64, beta: f64, margin: f64) -> Option<Loss> {
         match self {
             Self::Bidpo | Self::Dpo => Some(loss(d, beta, margin)),
-            Self::Ipo => {
-                let off = d * margin - 1.0 / (2.0 * beta);
-                Some(Loss { value: off * off, slope: 2.0 * off })
-            }
+            Self::Ipo => Some(ipo_loss(d, beta, margin)),
             Self::Simpo | Self::Sft => None,
         }
     }
 
     /// The loss follows from the margin against the reference.
     pub fn by_margin(self) -> bool {
-        !matches!(self, Self::Simpo | Self::Sft)
+        self.loss(1.0, 1.0, 0.0).is_some()
     }
 
     /// The loss of a pair and its slopes, for direction `d`.
@@ -106,11 +117,8 @@ impl Objective {
                 value: -chosen * pair.policy.chosen,
                 slopes: ResponseSlopes { chosen: -chosen, rejected: 0.0 },
             },
-            Self::Bidpo | Self::Dpo | Self::Ipo => {
-                let margin = pair.policy.gap() - pair.reference.gap();
-                let Loss { value, slope } = self.loss(d, beta, margin).unwrap_or_else(|| loss(d, beta, margin));
-                PairLoss { value, slopes: ResponseSlopes { chosen: d * slope, rejected: -d * slope } }
-            }
+            Self::Bidpo | Self::Dpo => PairLoss::of_margin(d, loss(d, beta, pair.margin())),
+            Self::Ipo => PairLoss::of_margin(d, ipo_loss(d, beta, pair.margin())),
         }
     }
 
@@ -157,6 +165,12 @@ pub fn loss(d: f64, beta: f64, margin: f64) -> Loss {
     let value = if z > 0.0 { (-z).exp().ln_1p() } else { -z + z.exp().ln_1p() };
     let slope = -beta / (1.0 + z.exp());
     Loss { value, slope }
+}
+
+/// The loss of IPO, `(d margin - 1 / (2 beta))^2`.
+fn ipo_loss(d: f64, beta: f64, margin: f64) -> Loss {
+    let off = d * margin - 1.0 / (2.0 * beta);
+    Loss { value: off * off, slope: 2.0 * off }
 }
 
 #[cfg(test)]

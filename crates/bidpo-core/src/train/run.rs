@@ -554,7 +554,7 @@ impl StepSum {
 
     /// Adds the loss of a pair; false if it is not finite.
     fn add(&mut self, d: f64, config: &TrainConfig, pair: &PairScores) -> bool {
-        let margin = pair.policy.gap() - pair.reference.gap();
+        let margin = pair.margin();
         let l = config.objective.evaluate(d, config.strength(), pair);
         if !margin.is_finite() || !l.value.is_finite() || !(l.slopes.chosen + l.slopes.rejected).is_finite() {
             return false;

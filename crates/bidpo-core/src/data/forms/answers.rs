@@ -36,10 +36,28 @@ const SCORES: [&str; 8] =
     ["score", "overall_score", "rating", "pm_score", "reward", "helpfulness", "overall_rating", "quality"];
 
 pub(super) fn forms() -> Vec<Form> {
-    let form =
-        |name, columns, only_if, reader| Form { name, columns, only_if: Some(only_if), reader: Reader::Row(reader) };
+    type Read = fn(&Row<'_>) -> Result<Vec<Draft>, Fault>;
+    let form = |name, columns, only_if, reader: Read| Form {
+        name,
+        columns,
+        only_if: Some(only_if),
+        reader: Reader::Row(reader),
+    };
     let system = || may(Role::System, &["system", "system_prompt"]);
     let id = || may(Role::Id, &["id"]);
+    // A list of answers beside a list of numbers.
+    let by_lists = |name, numbers: &[&str], reader: Read| {
+        let columns = vec![
+            must(Role::Prompt, &PROMPT),
+            system(),
+            must(Role::Answers, &ANSWERS),
+            must(Role::Scores, numbers),
+            id(),
+        ];
+        let only_if: fn(&Row<'_>) -> bool =
+            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array() || c.value.is_object());
+        form(name, columns, only_if, reader)
+    };
     vec![
         form(
             "ranked answers (Nectar, UltraFeedback)",
@@ -47,30 +65,14 @@ pub(super) fn forms() -> Vec<Form> {
             |row| objects(row).is_some_and(|l| l.iter().any(|o| value_of(o).is_some())),
             by_value,
         ),
-        form(
+        by_lists(
             "answers and their scores (distilabel)",
-            vec![
-                must(Role::Prompt, &PROMPT),
-                system(),
-                must(Role::Answers, &ANSWERS),
-                must(Role::Scores, &["ratings", "scores", "rating", "score", "rewards"]),
-                id(),
-            ],
-            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array() || c.value.is_object()),
+            &["ratings", "scores", "rating", "score", "rewards"],
             |row| by_list(row, Counts::Scores),
         ),
-        form(
-            "answers and their ranks",
-            vec![
-                must(Role::Prompt, &PROMPT),
-                system(),
-                must(Role::Answers, &ANSWERS),
-                must(Role::Scores, &["ranks", "rank", "ranking", "rankings"]),
-                id(),
-            ],
-            |row| row.cell(Role::Scores).is_some_and(|c| c.value.is_array() || c.value.is_object()),
-            |row| by_list(row, Counts::Ranks),
-        ),
+        by_lists("answers and their ranks", &["ranks", "rank", "ranking", "rankings"], |row| {
+            by_list(row, Counts::Ranks)
+        }),
         form(
             "answers and the number of the best",
             vec![
