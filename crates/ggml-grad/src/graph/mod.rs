@@ -15,8 +15,8 @@ pub mod passes;
 mod recompute;
 
 pub use kernels::cpu::{CpuLevel, CpuLevelError, cpu_level};
+pub use kernels::head::logprobs::LmHead;
 pub use kernels::kernel_override::FastKernels;
-pub use kernels::logprobs::LmHead;
 pub use kernels::numeric::log_sum_exp;
 
 use crate::llama::{Batch, Context, LlamaError};

@@ -6,62 +6,32 @@
 
 #![allow(unsafe_code)] // The C API of llama.cpp.
 
-mod abort;
-mod batch;
-mod cache_data;
-mod chat_template;
+mod callback;
 mod context;
-pub(crate) mod device;
-mod dtype;
-mod eval_callback;
-mod file_tensor;
+mod devices;
 mod gguf;
-mod grammar;
-mod guard;
-mod logging;
 mod model;
-mod model_tensors;
-mod node;
-mod owned_tensor;
-mod placement;
-mod pool;
-mod quantize;
-mod reference;
-mod row_change;
-mod rpc;
-mod sampler;
-mod signals;
-mod support;
-mod transposed;
-mod vet;
-mod weight;
+mod process;
+mod sampling;
+mod tensor;
 
-pub use abort::{AbortMessage, set_abort_message};
-pub use batch::{Batch, BatchRow};
-pub use chat_template::{apply_builtin_chat_format, builtin_chat_formats};
-pub use context::{Context, ContextParams, KvType, default_threads};
-pub use device::{
-    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, cpu_features, device_memory, devices, ggml_commit,
-    ggml_version, system_info,
+pub use callback::{EvalCallback, KernelOverride, Node, NodeId, RowChange};
+pub use context::{
+    Batch, BatchRow, Context, ContextParams, KvType, Pool, ReferenceContext, default_threads, first_token,
 };
-pub use dtype::DType;
-pub use eval_callback::{EvalCallback, KernelOverride};
-pub use file_tensor::FileTensor;
+pub use devices::{
+    CpuFeature, Device, LLAMA_CPP_SYS_VERSION, backends, connect_worker, cpu_features, device_memory, devices,
+    ggml_commit, ggml_version, resolve_endpoint, serve_devices, system_info,
+};
+pub(crate) use devices::{device_name, is_rpc};
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
-pub use grammar::{Grammar, GrammarError};
-pub use logging::{last_log_lines, set_verbose};
-pub use model::{Model, ModelParams};
-pub use node::{Node, NodeId};
-pub use placement::{Offload, Placement, SplitMode};
-pub use pool::Pool;
-pub use quantize::{dequantize, quantize, to_f32};
-pub use reference::{ReferenceContext, first_token};
-pub use row_change::RowChange;
-pub use rpc::{connect_worker, resolve as resolve_endpoint, serve as serve_devices};
-pub use sampler::{PenaltyParams, Sampler, SamplerParams};
-pub use signals::keeping_ignored_hangup;
-pub use support::{Obstacle, Unsupported, Use};
-pub use weight::Weight;
+pub use model::{
+    Model, ModelParams, Obstacle, Offload, Placement, SplitMode, Unsupported, Use, apply_builtin_chat_format,
+    builtin_chat_formats,
+};
+pub use process::{AbortMessage, keeping_ignored_hangup, last_log_lines, set_abort_message, set_verbose};
+pub use sampling::{Grammar, GrammarError, PenaltyParams, Sampler, SamplerParams};
+pub use tensor::{DType, FileTensor, Weight, dequantize, quantize, to_f32};
 
 pub(crate) use llama_cpp_sys_2 as sys;
 
@@ -171,8 +141,8 @@ pub enum LlamaError {
 pub(crate) fn init() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        logging::install();
-        abort::install();
+        process::logging::install();
+        process::install_abort_message();
         // SAFETY: no arguments; called once, before any other llama.cpp call.
         unsafe { sys::llama_backend_init() };
     });

@@ -5,8 +5,10 @@
 use super::{Backward, Bindings, Forward, Precision, RunError};
 use crate::graph::ggml_ops;
 use crate::graph::ir::{Elem, Glu, Graph, InputId, Node, Op, OpParams, Unary, Value, WeightId};
-use crate::graph::kernels::activations::{self, Layout};
-use crate::graph::kernels::{attention, cpu, gelu, int8, log_prob_head, loss_head, matmul_t, pointwise, rows};
+use crate::graph::kernels::head::{log_prob_head, loss_head};
+use crate::graph::kernels::products::activations::{self, Layout};
+use crate::graph::kernels::products::{int8, matmul_t};
+use crate::graph::kernels::{attention, cpu, gelu, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -42,7 +44,7 @@ impl Drop for Arena {
 /// Settings for turning ops into tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
-    /// A [`crate::graph::kernels::task::LossTask`].
+    /// A [`crate::graph::kernels::head::task::LossTask`].
     pub task: *mut c_void,
     /// GELU without ggml's table.
     pub smooth: bool,

@@ -2,8 +2,8 @@
 //! device to another, and gives the CPU what a device cannot compute.
 
 use super::RunError;
-use crate::llama::device::{device_name, is_rpc};
 use crate::llama::{Weight, sys};
+use crate::llama::{device_name, is_rpc};
 
 /// The devices' backends, and the scheduler over them.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ mod profile;
 
 use super::ir::{Elem, Graph, Value};
 use super::kernels::cpu::{CpuLevelError, cpu_level};
-use super::kernels::loss_head;
-use super::kernels::task::LossTask;
+use super::kernels::head::loss_head;
+use super::kernels::head::task::LossTask;
 use crate::llama::{DType, Weight, sys};
 use build::{Built, Setup};
 use devices::Devices;
@@ -21,7 +21,7 @@ use std::ffi::c_void;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-pub use super::kernels::task::{Label, LabelWeightFn};
+pub use super::kernels::head::task::{Label, LabelWeightFn};
 pub(super) use build::elem_of;
 pub use profile::Profile;
 

@@ -47,7 +47,7 @@ impl CpuLevel {
         self >= Self::Avx512
     }
 
-    /// Int8 dot products may be used, with all else that [`super::int8`] uses.
+    /// Int8 dot products may be used, with all else that [`super::products::int8`] uses.
     pub(in crate::graph) fn has_int8(self) -> bool {
         self >= Self::Avx512Vnni
     }

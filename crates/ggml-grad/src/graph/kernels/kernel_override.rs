@@ -1,9 +1,10 @@
-//! bidpo's kernels in llama.cpp's own graphs: the matmuls of [`super::int8`], bit-exact with ggml, and [`super::attention`] in
+//! bidpo's kernels in llama.cpp's own graphs: the matmuls of [`super::products::int8`], bit-exact with ggml, and [`super::attention`] in
 //! the place of llama.cpp's fused attention, in F32 and without the keys that the mask hides (most keys, where many questions
 //! share a cache).
 
-use super::activations::{self, Layout};
-use super::{attention, cpu, int8};
+use super::products::activations::{self, Layout};
+use super::products::int8;
+use super::{attention, cpu};
 use crate::llama::{DType, KernelOverride, Node, NodeId, Pool, sys};
 use std::ffi::c_void;
 

@@ -1,9 +1,11 @@
 //! The kernels against ggml's own ops and against f64.
 
-use super::activations::{self, Layout};
-use super::quants::TYPES;
-use super::task::{Label, LossTask};
-use super::{cpu, int8, loss_head};
+use super::cpu;
+use super::head::loss_head;
+use super::head::task::{Label, LossTask};
+use super::products::activations::{self, Layout};
+use super::products::int8;
+use super::products::quants::TYPES;
 use crate::llama::sys;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

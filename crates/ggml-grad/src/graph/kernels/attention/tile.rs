@@ -268,7 +268,7 @@ mod plain {
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use super::{LANES, ROWS, Tile};
-    use crate::graph::kernels::transpose::transpose16;
+    use crate::graph::kernels::products::transpose::transpose16;
     use std::arch::x86_64::*;
 
     /// [`super::lanes`] by blocks of sixteen by sixteen.

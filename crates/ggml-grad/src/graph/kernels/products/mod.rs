@@ -1,0 +1,13 @@
+//! Matmuls with quantized weights.
+//!
+//! - [`matmul_t`]: with a transposed weight, one weight for all rows or one of many for each row.
+//! - [`int8`]: of weights unpacked by [`quants`] and activations quantized by [`activations`]. [`bf16`]: of panels in BF16. Both
+//!   need a level of the CPU ([`super::cpu`]); below it, ggml's kernels and F32 take their place.
+
+pub(in crate::graph) mod activations;
+pub(super) mod bf16;
+pub(in crate::graph) mod int8;
+pub(in crate::graph) mod matmul_t;
+pub(super) mod quants;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod transpose;

@@ -1,0 +1,12 @@
+//! What concerns the whole process: exceptions and failed asserts of llama.cpp, its log, signals.
+
+mod abort;
+pub(super) mod guard;
+pub(super) mod logging;
+mod signals;
+
+pub(super) use abort::install as install_abort_message;
+pub use abort::{AbortMessage, set_abort_message};
+pub use logging::{last_log_lines, set_verbose};
+pub use signals::keeping_ignored_hangup;
+pub(super) use signals::name_mapped_file;
