@@ -302,9 +302,6 @@ fn answers_as_finished_chats_hold_them() {
     assert_eq!(model.detokenize(&pair.prompt, true), format!("{question}<assistant><think>\n"));
     assert_eq!(model.detokenize(&pair.chosen, true), "Hm.\n</think>\n\nYes.<end>");
     assert_eq!(model.detokenize(&pair.rejected, true), "\n</think>\n\nNo.<end>");
-    let inside = template.in_thought(&model, &pair.prompt, &pair.chosen);
-    let outside: Vec<Token> = pair.chosen.iter().zip(&inside).filter(|(_, t)| !**t).map(|(t, _)| *t).collect();
-    assert_eq!(model.detokenize(&outside, true).trim(), "Yes.<end>");
     // What a message brings as reasoning_content reaches the template.
     let message = Message { reasoning_content: Some("Hm.".into()), ..Message::assistant("Yes.") };
     assert!(template.render(&[Message::user("Q?"), message], false).unwrap().contains("<think>\nHm.\n</think>"));

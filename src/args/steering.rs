@@ -3,7 +3,7 @@
 use super::names;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::chat::printable;
-use bidpo_core::data::{PreferenceSet, Prompt};
+use bidpo_core::data::{ChatTemplate, PreferenceSet, Prompt};
 use bidpo_core::eval::conditions::condition::layers_of;
 use bidpo_core::eval::conditions::{Steered, training_pairs, vector_facts};
 use bidpo_core::eval::results::ConditionKind;
@@ -34,8 +34,9 @@ pub struct SteeringArgs {
     /// Apply the vectors only at these layers: 15, or 10-20 (both ends included), or 5,9,12-14.
     #[arg(long, value_name = "LIST", requires = "vectors")]
     pub layers: Option<Layers>,
-    /// Positions at which the vectors act instead of those they were trained for: all, prompt, answer, first:N, last:N (of the
-    /// prompt), after:N (answer tokens), or a union such as first:1+answer.
+    /// Positions at which the vectors act instead of those they were trained for: all, prompt, answer, think, not-think (the
+    /// answer's thought, and the rest of the answer), first:N, last:N (of the prompt), after:N (answer tokens), or a union such as
+    /// first:1+answer.
     #[arg(long, value_name = "SCOPE", requires = "vectors")]
     pub scope: Option<Scope>,
     /// Layer convention of direction.N: output (of block N: bidpo, repeng) or generator (output of block N - 1: llama.cpp's
@@ -122,8 +123,14 @@ impl SteeringArgs {
         self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default()
     }
 
-    /// Loads the vectors and checks that they fit the model; prints warnings on stderr.
-    pub fn load(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Steering> {
+    /// Loads the vectors and checks that they fit the model; prints warnings on stderr. `template`: that of the prompts, which
+    /// marks thoughts for scopes that read them.
+    pub fn load(
+        &self,
+        model: &Arc<Model>,
+        template: Option<&ChatTemplate>,
+        n_threads: u32,
+    ) -> anyhow::Result<Steering> {
         let (n_vectors, n_scales, n_conventions) = (self.vectors.len(), self.scales.len(), self.conventions.len());
         ensure!(
             n_scales <= 1 || n_scales == n_vectors,
@@ -144,8 +151,11 @@ impl SteeringArgs {
             let mut dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
             say_doubts(path, &dial.vector, model);
             files.push(path.clone());
-            if let Some(scope) = &self.scope {
-                Arc::make_mut(&mut dial.vector).scope = scope.clone();
+            let scope = self.scope.as_ref().unwrap_or(&dial.vector.scope);
+            if self.scope.is_some() || scope.reads_thoughts() {
+                let scope =
+                    ChatTemplate::scoped_by(template, scope, model).with_context(|| path.display().to_string())?;
+                Arc::make_mut(&mut dial.vector).scope = scope;
             }
             dials.push(dial);
         }
@@ -154,9 +164,14 @@ impl SteeringArgs {
         Ok(steering)
     }
 
-    /// Loads the vectors as the steered condition of a run; `None` where there are none.
-    pub fn steered(&self, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<Option<Steered>> {
-        let steering = self.load(model, n_threads)?;
+    /// Loads the vectors as the steered condition of a run ([`SteeringArgs::load`]); `None` where there are none.
+    pub fn steered(
+        &self,
+        model: &Arc<Model>,
+        template: Option<&ChatTemplate>,
+        n_threads: u32,
+    ) -> anyhow::Result<Option<Steered>> {
+        let steering = self.load(model, template, n_threads)?;
         if steering.dials.is_empty() {
             return Ok(None);
         }

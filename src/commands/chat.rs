@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = args.model.load()?;
     let template = args.how.variables.open(&model, &args.how.template, Think::Auto)?;
-    let steering = args.steering.load(&model, args.model.threads())?;
+    let steering = args.steering.load(&model, Some(&template), args.model.threads())?;
     let params = GeneratorParams { n_ctx: args.how.ctx.unwrap_or(0), n_threads: args.model.threads() };
     let mut session = ChatSession::new(&model, template, &params)?;
     session.set_system(args.how.system.clone());

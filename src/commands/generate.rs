@@ -68,7 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let tokens = template.encode_prompt(&model, &prompt)?;
     say_notes(&template, 0);
-    let mut steering = args.steering.load(&model, args.model.threads())?;
+    let mut steering = args.steering.load(&model, Some(&template), args.model.threads())?;
     if args.sweep.iter().any(|s| matches!(s, Scale::Percent(_))) {
         for dial in &mut steering.dials {
             measure_residual_norms(dial, &model, args.model.threads())?;

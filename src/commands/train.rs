@@ -29,7 +29,7 @@ use ggml_grad::files::{FileError, display_name};
 use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::Model;
 use notes::{describe, note_data, note_groups};
-use pairs::{EncodedSet, Prompted, encode_usable};
+use pairs::{EncodedSet, Prompted, check_scope, encode_usable};
 use progress::Progress;
 use retained::RetainedTexts;
 use std::process::ExitCode;
@@ -56,7 +56,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         layers.len()
     );
     let template = args.variables.open(&model, &args.template, args.think)?;
+    let scope = template.scoped(&args.scope, &model)?;
     let pairs = encode_usable(&mut set, &model, &template, args.read.strict)?;
+    check_scope(&pairs, &scope)?;
     let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
     let groups = PairGroups::new(&texts, args.split_by);
     let parts = Parts::new(&groups, args.seed, args.held_out())?;
@@ -112,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut engine = Engine::new(&model, &config.layers, longest, 1, args.model.threads())?
         .with_cache(cache)
         .with_intervention(intervention)
-        .with_scope(config.scope.clone());
+        .with_scope(scope);
     let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };
     files.announce_checkpoint(&args);
     let mut progress = Progress::new();

@@ -51,7 +51,7 @@ impl Folder {
     ) -> Result<Vec<OfferedVector>, VectorsError> {
         let mut vectors: Vec<OfferedVector> = Vec::new();
         for file in self.files()? {
-            match offered(&file, model, notices) {
+            match offered(&file, model, &self.template, notices) {
                 Ok(vector) if vectors.iter().any(|v| v.name == vector.name) => {
                     return Err(VectorsError::Twice { path: self.path.clone(), name: vector.name });
                 }
@@ -82,7 +82,7 @@ impl Folder {
             let file = file.display().to_string();
             VectorsError::Misfit { name: name.to_owned(), reason: reason.replace(&file, name) }
         };
-        let mut vectors = vec![offered(file, model, notices).map_err(misfit)?];
+        let mut vectors = vec![offered(file, model, &self.template, notices).map_err(misfit)?];
         self.measure(&mut vectors, model, notices);
         vectors.pop().ok_or_else(|| VectorsError::NoFile { name: name.to_owned() })
     }
@@ -126,8 +126,14 @@ impl Folder {
 }
 
 /// A file as a vector that is offered.
-fn offered(file: &Path, model: &Model, notices: &mut Vec<String>) -> Result<OfferedVector, String> {
-    let LoadedVector { vector, remarks } = fitting(file, model)?;
+fn offered(
+    file: &Path,
+    model: &Model,
+    template: &ChatTemplate,
+    notices: &mut Vec<String>,
+) -> Result<OfferedVector, String> {
+    let LoadedVector { mut vector, remarks } = fitting(file, model)?;
+    vector.scope = template.scoped(&vector.scope, model).map_err(|e| e.to_string())?;
     let doubts = warnings(&vector, model);
     let note = architecture_note(&vector, model);
     notices.extend(remarks.iter().map(|r| format!("{}: {r}", file.display())));

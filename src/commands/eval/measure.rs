@@ -71,7 +71,7 @@ pub fn measure(
     let n_threads = run.model.threads();
     let style = prompt.style(preamble, &kind.form, protocol, run.seed, &model)?;
     let n_notes = if let Preset::Chat(template) = &style.preset { template.notes().len() } else { 0 };
-    let steered = run.steering.steered(&model, n_threads)?;
+    let steered = run.steering.steered(&model, style.template(), n_threads)?;
     // A generated answer needs its question.
     let impossible = |b: Baseline| protocol.writes() && b.changes_the_question();
     if let Some(name) = run.refused_baseline(impossible) {

@@ -58,11 +58,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => ("the neutral passages".to_owned(), Text::neutral(&model, run.limit)?),
     };
-    let steered = run.steering.steered(&model, n_threads)?;
+    let steered = run.steering.steered(&model, None, n_threads)?;
     let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random])?;
     let mut conditions = vector_conditions(steered.as_ref(), &wanted, model.n_embd(), run.seed, run.random as usize);
     let control = steered.as_ref().and_then(|s| s.control.as_ref());
-    conditions.extend(other_conditions(&run.compare, control, &model, &mut say)?);
+    conditions.extend(other_conditions(&run.compare, control, &model, None, &mut say)?);
     unique_names(&conditions)?;
     let shard = run.shard.unwrap_or_default();
     let base = Manifest { shard, ..new_manifest(&model, n_threads, run.seed)? };

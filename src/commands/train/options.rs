@@ -34,8 +34,8 @@ pub struct Args {
     /// prompt-gate (the prompt decides, for its answer), project, clamp or lowrank (docs/interventions.md).
     #[arg(long, value_name = "KIND", default_value = "add")]
     pub(super) kind: Kind,
-    /// Positions at which the intervention acts: all, prompt, answer, first:N, last:N (of the prompt), after:N (answer tokens),
-    /// or a union such as first:1+answer.
+    /// Positions at which the intervention acts: all, prompt, answer, think, not-think (the answer's thought, and the rest of the
+    /// answer), first:N, last:N (of the prompt), after:N (answer tokens), or a union such as first:1+answer.
     #[arg(long, value_name = "SCOPE", default_value = "all")]
     pub(super) scope: Scope,
     /// Temperature of the sigmoid of gate and prompt-gate [default: 1].

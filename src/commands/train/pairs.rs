@@ -1,7 +1,10 @@
 //! The pairs of a run, in tokens.
 
 use crate::args::data::list;
+use anyhow::ensure;
 use bidpo_core::data::{ChatTemplate, PreferenceSet, SkippedRow};
+use bidpo_core::engine::covered_positions;
+use bidpo_core::intervention::Scope;
 use bidpo_core::train::{NamedPair, Parts, encode_pair};
 use ggml_grad::llama::Model;
 
@@ -55,6 +58,24 @@ pub(super) fn encode_usable(
     list(&left_out, n, "pairs cannot be trained on and are left out (--strict stops at the first)");
     set.reading.skipped.extend(left_out);
     Ok(encoded)
+}
+
+/// Refuses a scope that holds no position of any pair; says where it holds none of some.
+pub(super) fn check_scope(pairs: &[NamedPair], scope: &Scope) -> anyhow::Result<()> {
+    let mut outside = pairs.iter().filter(|pair| covered_positions(&pair.tokens, scope) == 0);
+    let Some(first) = outside.next() else { return Ok(()) };
+    let n = 1 + outside.count();
+    let hint = match scope.reads_thoughts() {
+        true => "their answers hold no thought where the template marks one; see them with bidpo template --data FILE",
+        false => "their prompts or answers are shorter",
+    };
+    ensure!(n < pairs.len(), "scope {scope} holds no position of any of the {n} pairs: {hint}");
+    eprintln!(
+        "note: scope {scope} holds no position of {n} of {} pairs (the first: {}): {hint}",
+        pairs.len(),
+        first.name
+    );
+    Ok(())
 }
 
 impl<'a> EncodedSet<'a> {

@@ -210,6 +210,11 @@ impl ChatSession {
 
     /// Checks a steering before it is kept, so that a vector that does not fit leaves the session as it was.
     fn steer(&mut self, dials: Vec<ScaledVector>, layers: Option<Layers>, on: bool) -> Result<(), ChatError> {
+        let mut dials = dials;
+        for dial in dials.iter_mut().filter(|d| d.vector.scope.lacks_thoughts()) {
+            let scope = self.template.scoped(&dial.vector.scope, self.generator.model())?;
+            Arc::make_mut(&mut dial.vector).scope = scope;
+        }
         let vector = combine(&dials, layers.as_ref(), self.generator.model())?;
         self.steering = vector.filter(|_| on);
         (self.dials, self.layers, self.on) = (dials, layers, on);

@@ -14,6 +14,7 @@ mod engine;
 mod jinja;
 mod named;
 mod place;
+mod scope;
 mod shield;
 mod show;
 mod thoughts;
@@ -99,6 +100,17 @@ pub enum TemplateError {
     NoTools {
         /// Name of the template.
         name: String,
+    },
+    /// A scope that tells thoughts from answers, under a template that does not.
+    #[error(
+        "scope {scope}: the chat template {name} marks no thoughts, so nothing tells where one ends; choose another scope \
+         (answer, after:N), or a model or --template that marks them (<think> ... </think>)"
+    )]
+    NoThoughts {
+        /// Name of the template.
+        name: String,
+        /// The scope.
+        scope: String,
     },
     /// The template shows tools, but calls of them in a form that is not known.
     #[error(
@@ -327,19 +339,6 @@ impl ChatTemplate {
     pub fn opens_thought(&self, messages: &[Message]) -> Result<bool, TemplateError> {
         let Some(marks) = &self.marks else { return Ok(false) };
         Ok(marks.is_open_at_end(&self.render(messages, true)?))
-    }
-
-    /// For each token of a response to `prompt` whether it lies in a thought. Marks count as part of the thought.
-    pub fn in_thought(
-        &self,
-        model: &Model,
-        prompt: &[ggml_grad::llama::Token],
-        response: &[ggml_grad::llama::Token],
-    ) -> Vec<bool> {
-        let Some(marks) = &self.marks else { return vec![false; response.len()] };
-        let open = marks.is_open_at_end(&model.detokenize(prompt, true));
-        let piece = |&t: &ggml_grad::llama::Token| String::from_utf8_lossy(&model.token_bytes(t, true)).into_owned();
-        marks.in_thought(&response.iter().map(piece).collect::<Vec<_>>(), open)
     }
 
     /// SHA-256 of [`ChatTemplate::source`] and of the settings, if any are set, in hex: two runs with the same hash formatted

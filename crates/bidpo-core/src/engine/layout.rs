@@ -2,7 +2,7 @@
 
 use super::{EngineError, PairLogp};
 use crate::data::TokenizedPair;
-use crate::intervention::{Place, Scope, Sequences};
+use crate::intervention::{Place, Scope, Sequences, ThoughtState};
 use ggml_grad::graph::emit::Label;
 use ggml_grad::graph::ir::Graph;
 use ggml_grad::graph::lift::HookPoint;
@@ -118,7 +118,7 @@ impl Layout {
     }
 
     /// Places of the rows of the residual stream at a hook point; `None` where a token has several.
-    pub(super) fn sequences(&self, n_rows: usize) -> Option<Sequences> {
+    pub(super) fn sequences(&self, n_rows: usize, scope: &Scope) -> Option<Sequences> {
         let all = (0..self.token_pair.len()).collect::<Vec<_>>();
         let tokens = match n_rows {
             n if n == all.len() => &all,
@@ -126,9 +126,11 @@ impl Layout {
             n if n == self.output_tokens.len() => &self.output_tokens,
             _ => return None,
         };
+        let in_thought: Vec<bool> = self.pairs.iter().flat_map(|pair| in_thoughts(pair, scope)).collect();
         let place = |&t: &usize| {
             let sequence = self.token_pair[t];
-            Place { sequence, at: self.positions[t], n_prompt: self.pairs[sequence].prompt.len() }
+            let n_prompt = self.pairs[sequence].prompt.len();
+            Place { sequence, at: self.positions[t], n_prompt, in_thought: in_thought[t] }
         };
         let places: Vec<Place> = tokens.iter().map(place).collect();
         let of_prompt = |p: usize| {
@@ -147,6 +149,28 @@ impl Layout {
             self.output_tokens.push(i);
         }
     }
+}
+
+/// For each token of a pair, in the order of [`Layout`], whether it lies in a thought; never where the scope does not ask.
+fn in_thoughts(pair: &TokenizedPair, scope: &Scope) -> Vec<bool> {
+    let Some(thoughts) = scope.thoughts() else { return vec![false; pair.n_tokens()] };
+    let (mut rows, open) = thoughts.follow(ThoughtState::default(), &pair.prompt);
+    rows.extend(thoughts.follow(open, &pair.chosen).0);
+    rows.extend(thoughts.follow(open, &pair.rejected).0);
+    rows
+}
+
+/// Positions of a pair at which an intervention of this scope acts and that predict a token.
+pub fn covered_positions(pair: &TokenizedPair, scope: &Scope) -> usize {
+    let n_prompt = pair.prompt.len();
+    let in_thought = in_thoughts(pair, scope);
+    let place = |row: usize, at: usize| Place { sequence: 0, at, n_prompt, in_thought: in_thought[row] };
+    let chosen = pair.chosen.len().saturating_sub(1);
+    let rejected = pair.rejected.len().saturating_sub(1);
+    let prompt = (0..n_prompt).map(|at| place(at, at));
+    let chosen_rows = (0..chosen).map(|i| place(n_prompt + i, n_prompt + i));
+    let rejected_rows = (0..rejected).map(|i| place(n_prompt + pair.chosen.len() + i, n_prompt + i));
+    prompt.chain(chosen_rows).chain(rejected_rows).filter(|&place| scope.covers(place)).count()
 }
 
 /// Positions of the rows of several traced pairs in one graph.
@@ -181,9 +205,15 @@ impl BatchLayout {
             let stream = |row: usize| &residual[row * n_embd..(row + 1) * n_embd];
             let last = pair.prompt.len() - 1;
             let mut before = None;
-            let place = |at: usize| Place { sequence: p, at, n_prompt: pair.prompt.len() };
+            let in_thought = in_thoughts(pair, scope);
+            let place = |row: usize, at: usize| Place {
+                sequence: p,
+                at,
+                n_prompt: pair.prompt.len(),
+                in_thought: in_thought[row],
+            };
             for (i, &token) in pair.prompt[..last].iter().enumerate() {
-                let key = (before, token, scope.covers(place(i)));
+                let key = (before, token, scope.covers(place(i, i)));
                 let same = known.get(&key).copied().filter(|&row| {
                     let (of, at) = out.rows[row];
                     // Equal numbers, not only equal tokens: what is shared must be what each pair was traced with.
@@ -196,14 +226,14 @@ impl BatchLayout {
                         row
                     }
                     None => {
-                        let row = out.add(p, i, place(i));
+                        let row = out.add(p, i, place(i, i));
                         known.insert(key, row);
                         row
                     }
                 };
                 before = Some(row);
             }
-            let shared = out.predict(p, last, place(last));
+            let shared = out.predict(p, last, place(last, last));
             out.sequences.prompts.push(out.columns[p][..=last].iter().copied().flatten().collect());
             let mut at = pair.prompt.len();
             for (response, chosen) in [(&pair.chosen, true), (&pair.rejected, false)] {
@@ -211,7 +241,7 @@ impl BatchLayout {
                 for (i, &token) in response.iter().enumerate() {
                     out.labels.push(output, token, Owner { pair: p, chosen });
                     if i + 1 < response.len() {
-                        output = out.predict(p, at + i, place(pair.prompt.len() + i));
+                        output = out.predict(p, at + i, place(at + i, pair.prompt.len() + i));
                     }
                 }
                 at += response.len();
@@ -239,6 +269,14 @@ impl BatchLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn covered_positions_predict_a_token() {
+        let pair = TokenizedPair { prompt: vec![1, 2, 3], chosen: vec![5, 6], rejected: vec![7, 8, 9] };
+        let covered = |scope: &str| covered_positions(&pair, &scope.parse().unwrap());
+        assert_eq!([covered("all"), covered("prompt"), covered("answer")], [6, 2, 4]);
+        assert_eq!([covered("after:1"), covered("after:2"), covered("after:9")], [3, 1, 0]);
+    }
 
     #[test]
     fn shared_prefixes_are_computed_once() {

@@ -22,6 +22,7 @@ pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
 pub use joined_batch::{BatchScore, JoinedBatch, LossDerivative, NotBatched};
+pub use layout::covered_positions;
 pub use pair_logp::PairLogp;
 pub use responses::{ResponseDerivative, ResponseSlopes};
 pub use retained::{Divergence, RetainedText};

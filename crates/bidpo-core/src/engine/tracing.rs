@@ -193,7 +193,7 @@ impl Engine {
             .iter()
             .map(|h| layout.row_pair(&lifted.graph, h))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
-        let sequences = layout.sequences(residual.len() / self.model.n_embd());
+        let sequences = layout.sequences(residual.len() / self.model.n_embd(), &self.scope);
         let downstream = DownstreamGraph::new(lifted, residual, &self.exec, self.attention)?;
         let mut placed = self.place(downstream, &mut layout.labels.labels)?;
         placed.downstream.finish()?;

@@ -14,6 +14,7 @@ mod project;
 mod row_kind;
 mod scope;
 mod stream;
+mod thoughts;
 
 pub use add::Add;
 pub use gate::Gate;
@@ -24,6 +25,7 @@ pub use project::Project;
 pub use row_kind::{Part, Pool, RowKind, normalised, random_of};
 pub use scope::{Scope, ScopePart};
 pub use stream::{Place, Sequences, Stream};
+pub use thoughts::{ThoughtState, ThoughtTokens};
 
 use std::fmt::Debug;
 use std::ops::Range;

@@ -9,6 +9,8 @@ pub struct Place {
     pub at: usize,
     /// Tokens of the sequence's prompt.
     pub n_prompt: usize,
+    /// The tokens up to this one end in a thought; false where no scope asks for thoughts.
+    pub in_thought: bool,
 }
 
 impl Place {

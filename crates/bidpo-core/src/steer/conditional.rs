@@ -4,7 +4,7 @@
 //! up. A layer above sees the changed stream.
 
 use super::ControlVector;
-use crate::intervention::{Place, Pool, RowKind, Scope};
+use crate::intervention::{Place, Pool, RowKind, Scope, ThoughtState, ThoughtTokens};
 use ggml_grad::llama::{BatchRow, RowChange};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,11 +127,14 @@ impl Conditional {
     }
 }
 
-/// Scores that the gates of a steering gave to positions, kept because a prompt decides for its answer.
+/// What a steering keeps of positions: the scores that its gates gave, because a prompt decides for its answer, and whether a
+/// thought goes on there.
 #[derive(Debug, Clone, Default)]
 pub struct GateMemory {
     /// For each sequence and each change of the steering: the score of each position.
     scores: HashMap<(i32, usize), Vec<f64>>,
+    /// For each sequence and each change whose scope reads thoughts: the state behind each position.
+    thoughts: HashMap<(i32, usize), Vec<ThoughtState>>,
 }
 
 impl GateMemory {
@@ -147,6 +150,28 @@ impl GateMemory {
         let copied: Vec<_> =
             self.scores.iter().filter(|(k, _)| k.0 == from).map(|(k, v)| ((to, k.1), v.clone())).collect();
         self.scores.extend(copied);
+        let copied: Vec<_> =
+            self.thoughts.iter().filter(|(k, _)| k.0 == from).map(|(k, v)| ((to, k.1), v.clone())).collect();
+        self.thoughts.extend(copied);
+    }
+
+    /// Follows the thoughts of the sequences of a row. Rows of a sequence come in order.
+    fn follow(&mut self, change: usize, row: &BatchRow, thoughts: &ThoughtTokens) {
+        for &sequence in &row.sequences {
+            let states = self.thoughts.entry((sequence, change)).or_default();
+            let before = match row.at.checked_sub(1) {
+                None => Some(ThoughtState::default()),
+                Some(before) => states.get(before).copied(),
+            };
+            // A row whose beginning is not known has no state: [`GateMemory::in_thought`].
+            states.truncate(row.at);
+            states.extend(before.map(|before| thoughts.step(before, row.token)));
+        }
+    }
+
+    /// True if position `at` of a sequence lies in a thought; `None` where the tokens before it were not followed.
+    fn in_thought(&self, sequence: i32, change: usize, at: usize) -> Option<bool> {
+        Some(self.thoughts.get(&(sequence, change))?.get(at)?.is_inside())
     }
 
     /// The score that decides at a position; `None` where the prompt decides and the position is the prompt's.
@@ -176,13 +201,28 @@ impl ControlVector {
         self.conditional.iter().any(Conditional::depends_on_prompt)
     }
 
-    /// True if the row at position `at` is changed in the same way whether the prompt has `n` or `m` tokens.
+    /// True if the row at position `at` is changed in the same way whether the prompt has `n` or `m` tokens, in a thought and
+    /// outside.
     pub fn treats_alike(&self, at: usize, n: usize, m: usize) -> bool {
-        let place = |n_prompt| Place { sequence: 0, at, n_prompt };
+        let covers =
+            |c: &Conditional, n_prompt, in_thought| c.scope.covers(Place { sequence: 0, at, n_prompt, in_thought });
         self.conditional.iter().all(|c| {
             let held = c.pool() != Pool::Each && (at + 1 >= n || at + 1 >= m) && n != m;
-            c.scope.covers(place(n)) == c.scope.covers(place(m)) && !held
+            [false, true].into_iter().all(|inside| covers(c, n, inside) == covers(c, m, inside)) && !held
         })
+    }
+
+    /// Follows the thoughts in the rows of a decode that begins.
+    pub(super) fn follow_thoughts<'r>(
+        &self,
+        rows: impl Iterator<Item = &'r BatchRow> + Clone,
+        memory: &mut GateMemory,
+    ) {
+        for (i, c) in self.conditional.iter().enumerate() {
+            if let Some(thoughts) = c.scope.thoughts() {
+                rows.clone().for_each(|row| memory.follow(i, row, thoughts));
+            }
+        }
     }
 
     /// Openings of the gates at the first `n` positions of a sequence.
@@ -191,7 +231,8 @@ impl ControlVector {
             let Change::Rows { rows, theta, .. } = &c.change else { return None };
             rows.opening(theta, 0.0)?;
             let open = |at: usize| {
-                let covered = c.scope.covers(Place { sequence: 0, at, n_prompt });
+                let in_thought = memory.in_thought(sequence, i, at).unwrap_or(false);
+                let covered = c.scope.covers(Place { sequence: 0, at, n_prompt, in_thought });
                 let score = memory.decision(sequence, i, c.pool(), at, n_prompt).filter(|_| covered)?;
                 rows.opening(theta, score)
             };
@@ -220,7 +261,17 @@ impl ControlVector {
                 }
                 None => 0,
             };
-            let covered = c.scope.covers(Place { sequence: 0, at: place.at, n_prompt });
+            let first = place.sequences.first().copied().unwrap_or(0);
+            let in_thought = match c.scope.reads_thoughts() {
+                true => memory.in_thought(first, i, place.at).ok_or_else(|| {
+                    format!(
+                        "{} acts by thoughts, and here nothing marks them: it needs a chat template that does",
+                        c.name
+                    )
+                })?,
+                false => false,
+            };
+            let covered = c.scope.covers(Place { sequence: 0, at: place.at, n_prompt, in_thought });
             match &c.change {
                 Change::Constant(v) if covered => out.iter_mut().zip(v).for_each(|(x, v)| *x += v),
                 Change::Constant(_) => {}
@@ -229,7 +280,6 @@ impl ControlVector {
                     for &sequence in &place.sequences {
                         memory.set(sequence, i, place.at, own);
                     }
-                    let first = place.sequences.first().copied().unwrap_or(0);
                     let score = memory.decision(first, i, rows.pool(), place.at, n_prompt);
                     if let Some(score) = score.filter(|_| covered) {
                         let mut change = vec![0.0; h.len()];
@@ -259,6 +309,11 @@ impl RowChange for Steer {
         layers.sort_unstable();
         layers.dedup();
         layers
+    }
+
+    fn begins(&mut self, places: &[BatchRow]) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        self.control.follow_thoughts(places.iter(), &mut memory);
     }
 
     fn change(&mut self, layer: usize, places: &[BatchRow], rows: &mut [f32]) -> Result<(), String> {

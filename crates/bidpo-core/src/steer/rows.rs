@@ -93,6 +93,9 @@ impl<'a> RowTap<'a> {
             })
             .collect();
         let places = batch.rows();
+        for (row, control) in &conditional {
+            control.follow_thoughts(std::iter::once(&places[*row]), memory);
+        }
         Self { layers, conditional, places, memory, outputs, n_outputs, n_embd, seen: BTreeMap::new(), wrong: None }
     }
 

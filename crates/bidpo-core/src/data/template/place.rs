@@ -136,6 +136,8 @@ pub(super) struct Known {
     placements: std::sync::Mutex<std::collections::HashMap<String, Placement>>,
     tails: std::sync::Mutex<std::collections::HashMap<String, Arc<super::answer::Tail>>>,
     told: std::sync::Mutex<Vec<String>>,
+    /// The marks of thoughts in tokens.
+    pub(super) thoughts: std::sync::OnceLock<Arc<crate::intervention::ThoughtTokens>>,
 }
 
 impl Known {

@@ -104,39 +104,6 @@ impl ThoughtMarks {
             None => SplitAnswer { reasoning: thought(inner), answer: String::new(), open: true },
         }
     }
-
-    /// For each piece of a response (its tokens as text, control tokens written out) whether it lies in a thought; marks
-    /// count as part of it. `open`: the prompt ended within a thought.
-    pub fn in_thought(&self, pieces: &[String], open: bool) -> Vec<bool> {
-        let text: String = pieces.concat();
-        let mut spans: Vec<std::ops::Range<usize>> = Vec::new();
-        let mut at = 0;
-        let mut inside = open;
-        while at <= text.len() {
-            let start = match inside {
-                true => at,
-                false => match text[at..].find(&self.open) {
-                    Some(i) => at + i,
-                    None => break,
-                },
-            };
-            let from = if inside { at } else { start + self.open.len() };
-            let end = text[from..].find(&self.close).map_or(text.len() + 1, |i| from + i + self.close.len());
-            spans.push(start..end);
-            at = end;
-            inside = false;
-        }
-        let mut place = 0;
-        pieces
-            .iter()
-            .map(|piece| {
-                let range = place..place + piece.len();
-                place = range.end;
-                // A piece that holds the end of a mark belongs to the thought.
-                spans.iter().any(|s| s.start < range.end.max(range.start + 1) && range.start < s.end)
-            })
-            .collect()
-    }
 }
 
 /// Parts an answer into thought and answer while it is being written.
@@ -253,17 +220,6 @@ mod tests {
         assert_eq!(split("So: <think>hm</think>Yes.", false), own("hm", "So: Yes.", false));
         assert!(think().is_open_at_end("<a><think>\n"));
         assert!(!think().is_open_at_end("<think>\n</think>\n<a>"));
-    }
-
-    #[test]
-    fn tokens_within_a_thought() {
-        let pieces = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        let all = pieces(&["<th", "ink>", "hm", "</", "think", ">\n", "Yes", "."]);
-        let expected = [true, true, true, true, true, true, false, false];
-        assert_eq!(think().in_thought(&all, false), expected);
-        assert_eq!(think().in_thought(&pieces(&["hm", "</think>", "Yes"]), true), [true, true, false]);
-        assert_eq!(think().in_thought(&pieces(&["hm", "so"]), true), [true, true]);
-        assert_eq!(think().in_thought(&pieces(&["Yes", "."]), false), [false, false]);
     }
 
     /// However the text is cut into pieces, the parts are the same.

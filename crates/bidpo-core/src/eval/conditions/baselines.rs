@@ -123,6 +123,14 @@ pub enum BaselineError {
         /// Reason.
         source: SteerError,
     },
+    /// Its scope reads thoughts, and the template marks none.
+    #[error("{path}: {source}")]
+    Scope {
+        /// The file.
+        path: PathBuf,
+        /// Reason.
+        source: TemplateError,
+    },
     /// A vector of another width.
     #[error("{path}: its directions have {width} components, this model needs {n_embd}")]
     Width {
@@ -285,7 +293,8 @@ impl Baselines<'_> {
         let mut without_items = Vec::new();
         let mut direction = BTreeMap::new();
         let control = self.steered.and_then(|s| s.control.as_ref());
-        list.extend(other_conditions(self.others, control, self.model, notice)?);
+        let template = self.style.template();
+        list.extend(other_conditions(self.others, control, self.model, template, notice)?);
         if let (Some(control), true) = (control, self.wants(Baseline::MeanDifference)) {
             match self.train {
                 Some(train) => {

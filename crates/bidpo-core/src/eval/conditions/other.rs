@@ -2,6 +2,7 @@
 
 use super::baselines::{BaselineError, BaselineNotice};
 use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use crate::data::ChatTemplate;
 use crate::eval::results::ConditionKind;
 use crate::steer::{ControlVector, LoadedVector, ScaledVector, SteeringVector, combine, warnings};
 use ggml_grad::files::{FileError, display_name, sha256_of_file};
@@ -57,17 +58,20 @@ impl OtherVector {
         &self,
         control: Option<&ControlVector>,
         model: &Model,
+        template: Option<&ChatTemplate>,
         notice: &mut dyn FnMut(BaselineNotice),
     ) -> Result<Condition, BaselineError> {
         let path = || self.path.clone();
         let steer = |source| BaselineError::Vector { path: path(), source };
-        let LoadedVector { vector, remarks } = SteeringVector::open(&self.path, None)?;
+        let LoadedVector { mut vector, remarks } = SteeringVector::open(&self.path, None)?;
         for remark in remarks {
             notice(BaselineNotice::Vector { path: path(), warning: remark.to_string() });
         }
         for warning in warnings(&vector, model) {
             notice(BaselineNotice::Vector { path: path(), warning });
         }
+        vector.scope = ChatTemplate::scoped_by(template, &vector.scope, model)
+            .map_err(|source| BaselineError::Scope { path: path(), source })?;
         let n_embd = model.n_embd();
         let added = match self.scale {
             Some(scale) => {
@@ -95,7 +99,8 @@ impl OtherVector {
     }
 }
 
-/// The conditions of `others`, next to a steered vector `control` (`None` at scale 0).
+/// The conditions of `others`, next to a steered vector `control` (`None` at scale 0). `template`: that of the prompts, which
+/// marks thoughts for scopes that read them.
 ///
 /// # Errors
 /// [`BaselineError`] for a vector that cannot be read, does not fit, or would be rescaled to a norm of 0.
@@ -103,7 +108,8 @@ pub fn other_conditions(
     others: &[OtherVector],
     control: Option<&ControlVector>,
     model: &Model,
+    template: Option<&ChatTemplate>,
     notice: &mut dyn FnMut(BaselineNotice),
 ) -> Result<Vec<Condition>, BaselineError> {
-    others.iter().map(|other| other.condition(control, model, notice)).collect()
+    others.iter().map(|other| other.condition(control, model, template, notice)).collect()
 }

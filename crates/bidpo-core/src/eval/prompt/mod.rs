@@ -129,6 +129,14 @@ fn letter(i: usize) -> String {
 }
 
 impl Style {
+    /// The chat template of the prompts, where they have one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        match &self.preset {
+            Preset::Chat(template) => Some(template),
+            Preset::Plain { .. } => None,
+        }
+    }
+
     /// What a manifest says about the prompts.
     pub fn facts(&self) -> Value {
         let shown = self.protocol.shows_options();

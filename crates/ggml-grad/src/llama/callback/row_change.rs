@@ -9,6 +9,9 @@ pub trait RowChange: Debug + Send {
     /// Layers whose output is changed.
     fn layers(&self) -> Vec<usize>;
 
+    /// A decode of these rows begins. Those without logits may not reach [`RowChange::change`] at the last layer.
+    fn begins(&mut self, places: &[BatchRow]);
+
     /// Changes `rows`, `[rows.len(), n_embd]`, of the output of block `layer`. Rows come in the order of the batch.
     ///
     /// # Errors
@@ -37,6 +40,7 @@ impl RowHook {
     /// Prepares a decode.
     pub(in crate::llama) fn arm(&mut self, batch: &Batch) {
         self.rows = batch.rows();
+        self.change.begins(&self.rows);
         self.seen.clear();
     }
 

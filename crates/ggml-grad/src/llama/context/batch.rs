@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 /// Place of a row of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRow {
+    /// The token.
+    pub token: Token,
     /// The sequences that it belongs to.
     pub sequences: Vec<i32>,
     /// Its position in them.
@@ -55,6 +57,7 @@ impl Batch {
     /// The rows with their places.
     pub fn rows(&self) -> Vec<BatchRow> {
         let row = |i: usize| BatchRow {
+            token: self.tokens[i],
             sequences: self.seqs[i].clone(),
             at: self.pos[i] as usize,
             n_prompt: self.prompts[i],
