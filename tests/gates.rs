@@ -393,3 +393,35 @@ fn a_stopped_run_keeps_what_it_retains() {
     assert_eq!((&parts.vector, parts.retained), (&whole.vector, whole.retained));
     assert_eq!(parts.history, whole.history);
 }
+
+/// A run that begins with a file: the first loss is the file's, the card names it, and what does not fit is refused.
+#[test]
+fn a_run_begins_with_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    write(&f.join("m.gguf"));
+    let line = |i: usize| format!("{{\"prompt\":\"a{i} b\",\"chosen\":\"c{i} d\",\"rejected\":\"e f{i}\"}}\n");
+    std::fs::write(f.join("p.jsonl"), (0..6).map(line).collect::<String>()).unwrap();
+    let train =
+        "train -m m.gguf --data p.jsonl --template none --batch 6 --val 0 --test 0 --fresh --json --objective dpo";
+    let summary = |extra: &str| -> Value { serde_json::from_str(&ok(f, &format!("{train} {extra}"))).unwrap() };
+    let first_loss = |s: &Value| s["history"][0]["train_loss"].as_f64().unwrap();
+    summary("-l 1 --steps 20 --lr 5% -o v.gguf");
+    let cold = first_loss(&summary("-l 1 --steps 1 -o cold.gguf"));
+    let warm = first_loss(&summary("-l 1 --steps 1 --init v.gguf -o warm.gguf"));
+    let gate = first_loss(&summary("-l 1 --steps 1 --kind gate --init v.gguf -o gate.gguf"));
+    // Margin 0 before the first step; a vector that was trained is better, and half of it lies between.
+    assert!((cold - 2f64.ln()).abs() < 1e-6 && warm < gate && gate < cold, "{cold} {warm} {gate}");
+    let card = std::fs::read_to_string(f.join("gate.md")).unwrap();
+    assert!(card.contains("| begins with | v.gguf (SHA-256 "), "{card}");
+    summary("-l 1 --steps 1 --kind prompt-gate --tau 0.5 --init gate.gguf -o prompt.gguf");
+    for (args, want) in [
+        ("-l 2 --init v.gguf", "layer 2 is trained"),
+        ("-l 1 --kind project --init v.gguf", "kind project holds none"),
+        ("-l 1 --kind lowrank --init gate.gguf", "it is of kind gate"),
+        ("-l 1 --init no.gguf", "--init no.gguf"),
+    ] {
+        let error = failed(f, &format!("{train} --steps 1 -o no.gguf {args}"));
+        assert!(error.contains(want), "{args}: {error}");
+    }
+}

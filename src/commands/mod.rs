@@ -44,7 +44,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train a steering vector on preference pairs.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Answer one prompt, with or without steering.
     Generate(generate::Args),
     /// Chat in the terminal and change the steering strength as you go.
@@ -120,7 +120,7 @@ impl Cli {
         ggml_grad::llama::set_verbose(self.verbose);
         crate::args::outputs::set_force(self.force);
         match self.command {
-            Command::Train(args) => train::run(args),
+            Command::Train(args) => train::run(*args),
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Serve(args) => serve::run(args),

@@ -10,6 +10,7 @@ mod retained;
 
 pub use options::Args;
 
+use crate::args::names;
 use crate::args::template::say_notes;
 use crate::terminal::interrupt::stop_flag;
 use anyhow::{Context as _, bail, ensure};
@@ -18,20 +19,23 @@ use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::{PairGroups, PreferenceSet, SplitBy};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
 use bidpo_core::eval::price::{Price, neutral_passages};
+use bidpo_core::intervention::KindSpec;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
-    CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Parts, RecordedIdentity, RunInputs, Stop,
-    TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, mean_logp_diff, retained_sha256,
+    CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Init, Parts, RecordedIdentity, RunInputs,
+    Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters, mean_logp_diff,
+    retained_sha256,
 };
 use files::Files;
-use ggml_grad::files::{FileError, display_name};
+use ggml_grad::files::{FileError, display_name, sha256_of_file};
 use ggml_grad::graph::cpu_level;
 use ggml_grad::llama::Model;
 use notes::{describe, note_data, note_groups};
 use pairs::{EncodedSet, Prompted, check_scope, encode_usable};
 use progress::Progress;
 use retained::RetainedTexts;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -73,7 +77,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let encoded = EncodedSet { set: &set, model: &model, template: &template, pairs };
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
-    let config = args.config(layers, kind);
+    let init = args.init.as_deref().map(|file| begin_with(file, kind, &layers, &model, args.seed)).transpose()?;
+    let config = args.config(layers, kind, init);
     let cache = open_cache(&args, &identity)?;
     let template_sha256 = template.sha256();
     let interrupt =
@@ -193,6 +198,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     report::print(&args, &card, &files, &set.reading)?;
     Ok(if trained.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The parameters of a file to begin with.
+fn begin_with(file: &Path, kind: KindSpec, layers: &Layers, model: &Model, seed: u64) -> anyhow::Result<Init> {
+    let named = || format!("--init {}", file.display());
+    let file = names::vector(file, model.path())?;
+    let vector = SteeringVector::load(&file).with_context(named)?;
+    let theta = initial_parameters(kind, layers, model.n_embd(), seed, &vector).with_context(named)?;
+    let sha256 = sha256_of_file(&file).map_err(FileError::read(&file))?;
+    Ok(Init { name: display_name(&file), sha256, theta })
 }
 
 /// The system prompt under which the unsteered model does best on the validation pairs; a single one is not measured.

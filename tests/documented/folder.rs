@@ -16,7 +16,7 @@ const MODELS: [&str; 6] =
 /// Names under which pages have a vector for one layer.
 const VECTORS: [&str; 2] = ["V.gguf", "flowery.gguf"];
 /// Names under which pages have preference pairs.
-const PAIRS: [&str; 4] = ["mine.jsonl", "prefs.jsonl", "on.jsonl", "pairs.jsonl"];
+const PAIRS: [&str; 5] = ["mine.jsonl", "prefs.jsonl", "on.jsonl", "off.jsonl", "pairs.jsonl"];
 
 /// The turns of a chat, as ChatML has them.
 const TURNS: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\

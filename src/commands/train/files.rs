@@ -25,8 +25,11 @@ impl Files {
             vector.display()
         );
         let files = Self { card: vector.with_extension("md"), checkpoint: vector.with_extension("ckpt"), vector };
-        let inputs: Vec<&Path> =
-            [args.model.model.as_path(), args.data.as_path()].into_iter().chain(args.retain.as_deref()).collect();
+        let inputs: Vec<&Path> = [args.model.model.as_path(), args.data.as_path()]
+            .into_iter()
+            .chain(args.retain.as_deref())
+            .chain(args.init.as_deref())
+            .collect();
         for (path, kind) in [(&files.vector, Kind::Vector), (&files.card, Kind::Card)] {
             outputs::check(path, kind, &inputs)?;
         }

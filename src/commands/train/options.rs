@@ -7,8 +7,8 @@ use bidpo_core::engine::CacheType;
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::{
-    Backward, ChooseBy, Forward, HeldOutFractions, LearningRate, Objective, Precision, RANDOM_DRAWS, Retain, Schedule,
-    TrainConfig, TrainingBudget,
+    Backward, ChooseBy, Forward, HeldOutFractions, Init, LearningRate, Objective, Precision, RANDOM_DRAWS, Retain,
+    Schedule, TrainConfig, TrainingBudget,
 };
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -47,6 +47,10 @@ pub struct Args {
     /// Rank of lowrank [default: 8].
     #[arg(long, value_name = "R", value_parser = at_least_one, hide_short_help = true)]
     pub(super) rank: Option<usize>,
+    /// Begin with the parameters of this file instead of no change: a file of the same kind, or a constant vector, before which
+    /// a gate begins half open.
+    #[arg(long, value_name = "FILE.gguf")]
+    pub(super) init: Option<PathBuf>,
     /// File of the vector; its card goes into a .md file of the same name [default: named after data and model].
     #[arg(long = "output", short = 'o', value_name = "FILE.gguf")]
     pub(super) output: Option<PathBuf>,
@@ -232,10 +236,11 @@ impl Args {
         self.beta.unwrap_or(self.objective.default_beta())
     }
 
-    pub(super) fn config(&self, layers: Layers, kind: KindSpec) -> TrainConfig {
+    pub(super) fn config(&self, layers: Layers, kind: KindSpec, init: Option<Init>) -> TrainConfig {
         TrainConfig {
             layers,
             kind,
+            init,
             scope: self.scope.clone(),
             objective: self.objective,
             beta: self.beta(),

@@ -76,6 +76,12 @@ impl RowKind for Gate {
         theta
     }
 
+    fn with_constant(&self, seed: u64, v: &[f64]) -> Option<Vec<f64>> {
+        let mut theta = self.initial(seed);
+        theta[self.n_embd + 1..].copy_from_slice(v);
+        Some(theta)
+    }
+
     fn groups(&self, rate: f64) -> Vec<ParameterGroup> {
         let n = self.n_embd;
         vec![

@@ -108,6 +108,15 @@ impl RowKind for LowRank {
         theta
     }
 
+    /// The vector's axis becomes the first row of A, and its norm the first component of b.
+    fn with_constant(&self, seed: u64, v: &[f64]) -> Option<Vec<f64>> {
+        let mut theta = self.initial(seed);
+        let length = norm(v).max(f64::MIN_POSITIVE);
+        theta.iter_mut().zip(v).for_each(|(a, v)| *a = v / length);
+        theta[2 * self.rank * self.n_embd] = length;
+        Some(theta)
+    }
+
     /// A step of b moves the row as a step of a vector does; one of D as well, for a row whose components agree with it.
     fn groups(&self, rate: f64) -> Vec<ParameterGroup> {
         let (size, n) = (self.rank * self.n_embd, self.n_embd as f64);

@@ -44,6 +44,12 @@ pub trait RowKind: Debug + Send + Sync {
     /// Parameters under which no row changes.
     fn initial(&self, seed: u64) -> Vec<f64>;
 
+    /// Parameters that begin with the constant vector `v`: a gate half open before it, a linear gate and an edit that add it
+    /// everywhere. `None` for a kind that holds no vector.
+    fn with_constant(&self, _seed: u64, _v: &[f64]) -> Option<Vec<f64>> {
+        None
+    }
+
     /// Groups of parameters by learning rate. `rate`: that of a vector that is added.
     fn groups(&self, rate: f64) -> Vec<ParameterGroup>;
 

@@ -114,6 +114,10 @@ impl VectorCard<'_> {
                 p.set_float("retain_weight_reached", reached.weight);
             }
         }
+        if let Some(init) = &c.init {
+            p.set_str("init", &init.name);
+            p.set_str("init_sha256", &init.sha256);
+        }
         p.set_str("lr_setting", c.learning_rate.to_string());
         p.set_str("schedule", c.schedule.to_string());
         p.set_float("warmup", c.warmup_ratio);
@@ -287,6 +291,8 @@ impl VectorCard<'_> {
         });
         data["kind"] = kind;
         data["retained"] = self.retained_json();
+        data["init"] =
+            c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
         data["control_vector"] = self.is_control_vector().into();
         data
     }

@@ -1,5 +1,6 @@
 //! Settings of a training run.
 
+use super::init::Init;
 use super::objective::{Objective, Strength};
 use super::optimizer::Schedule;
 use super::retain::Retain;
@@ -121,6 +122,8 @@ pub struct TrainConfig {
     pub kind: KindSpec,
     /// Positions at which it acts.
     pub scope: Scope,
+    /// Parameters that the run begins with; `None` for those under which nothing changes.
+    pub init: Option<Init>,
     /// The objective.
     pub objective: Objective,
     /// Inverse temperature of the preference model.
@@ -167,6 +170,7 @@ impl TrainConfig {
             layers,
             kind: KindSpec::default(),
             scope: Scope::ALL,
+            init: None,
             objective: Objective::Bidpo,
             beta: 0.1,
             gamma: 0.0,

@@ -3,6 +3,7 @@
 
 use super::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
 use super::events::NamedPair;
+use super::init::Init;
 use super::objective::Objective;
 use super::optimizer::Schedule;
 use super::retain::Retain;
@@ -97,6 +98,9 @@ struct Settings<'a> {
     kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
+    /// Left out for a run that begins with no change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    init: Option<String>,
     objective: &'static str,
     beta: f64,
     /// Left out where nothing is retained: the hash is then that of bidpo 0.2.0.
@@ -139,6 +143,7 @@ impl IdentitySource<'_> {
                     && self.config.retain.is_none()
                     && self.config.kind == KindSpec::default()
                     && self.config.scope == Scope::ALL
+                    && self.config.init.is_none()
                     && *fingerprint == self.legacy_v1()
             }
         }
@@ -150,6 +155,7 @@ impl IdentitySource<'_> {
             layers,
             kind,
             scope,
+            init,
             objective,
             beta,
             gamma,
@@ -180,6 +186,7 @@ impl IdentitySource<'_> {
             layers,
             kind: (kind.kind != Kind::Add).then(|| format!("{} {}", kind.kind, kind.settings())),
             scope: (!scope.is_all()).then(|| scope.to_string()),
+            init: init.as_ref().map(Init::identity),
             objective: objective.name(),
             beta: *beta,
             retain: retain.as_ref().map(Retain::identity),
@@ -354,6 +361,7 @@ mod tests {
     #[test]
     fn what_changes_the_vector_changes_the_identity() {
         let config = |layers: &str| TrainConfig::new(layers.parse::<Layers>().unwrap());
+        let begun = |x| Init { name: "v.gguf".into(), sha256: String::new(), theta: vec![x; 4] };
         const RETAIN: Retain = Retain { weight: 1.0, budget: None, texts: None };
         let base = run(&config("15"));
         let same = TrainConfig { allow_swap: true, checkpoint_every: 3, renorm: Some(5.0), ..config("15") };
@@ -368,6 +376,8 @@ mod tests {
             TrainConfig { kind: Kind::PromptGate.into(), ..config("15") },
             TrainConfig { kind: KindSpec { tau: 0.5, ..Kind::Gate.into() }, ..config("15") },
             TrainConfig { scope: "prompt".parse().unwrap(), ..config("15") },
+            TrainConfig { init: Some(begun(1.0)), ..config("15") },
+            TrainConfig { init: Some(begun(2.0)), ..config("15") },
             TrainConfig { objective: Objective::Simpo, ..config("15") },
             TrainConfig { objective: Objective::Simpo, gamma: 0.5, ..config("15") },
             TrainConfig { objective: Objective::Sft, ..config("15") },

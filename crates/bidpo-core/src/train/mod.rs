@@ -8,6 +8,7 @@ mod events;
 mod heldout;
 mod heldout_text;
 mod identity;
+mod init;
 mod objective;
 mod optimizer;
 mod order;
@@ -31,6 +32,7 @@ pub use heldout::{
     RandomRange, mean_logp_diff,
 };
 pub use identity::{IdentitySource, RecordedIdentity, RunIdentity, RunInputs};
+pub use init::{Init, InitError, initial_parameters};
 pub use objective::{Loss, Objective, PairLoss, PairScores, Strength, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub(crate) use order::Member;

@@ -115,7 +115,8 @@ impl<'a> Run<'a> {
     ) -> Self {
         let intervention = engine.intervention();
         let rates: Vec<f64> = summary.layers.iter().map(|l| l.lr).collect();
-        let (groups, theta) = (intervention.groups(&rates), intervention.initial(config.seed));
+        let begun = config.init.as_ref().map(|init| init.theta.clone());
+        let (groups, theta) = (intervention.groups(&rates), begun.unwrap_or_else(|| intervention.initial(config.seed)));
         let kind = intervention.kind().to_owned();
         Self {
             engine,

@@ -270,6 +270,13 @@ impl Trainer<'_> {
                 self.config.layers
             )));
         }
+        let n_params = self.engine.intervention().n_params();
+        if let Some(init) = self.config.init.as_ref().filter(|init| init.theta.len() != n_params) {
+            return Err(TrainError::Config(format!(
+                "the run would begin with {} parameters, and the intervention has {n_params}",
+                init.theta.len()
+            )));
+        }
         if train.is_empty() {
             return Err(TrainError::Config("there is no training pair: give at least one".into()));
         }
