@@ -5,8 +5,9 @@
 use assert_cmd::Command;
 use bidpo_core::chat::{GenerateOptions, Generator, GeneratorParams};
 use bidpo_core::check::random_parameters;
-use bidpo_core::data::TokenizedPair;
+use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TemplateSettings, TokenizedPair};
 use bidpo_core::engine::Engine;
+use bidpo_core::extract::Extractor;
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::numbers::median;
@@ -392,6 +393,79 @@ fn a_stopped_run_keeps_what_it_retains() {
     let parts = run("parts.ckpt", true, 3.0, usize::MAX).unwrap();
     assert_eq!((&parts.vector, parts.retained), (&whole.vector, whole.retained));
     assert_eq!(parts.history, whole.history);
+}
+
+/// `eval text --answers` against plain decodes of prompt and answer, and the gates' opening against the rows that `extract` reads.
+#[test]
+fn answers_are_measured_and_gates_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    write(&f.join("m.gguf"));
+    let model = Model::load(&f.join("m.gguf"), &ModelParams::default()).unwrap();
+    let rows = [("a b c", "d e"), ("x y", "z w u"), ("p q r s", "t")];
+    let line = |(prompt, response): &(&str, &str)| format!("{{\"prompt\":\"{prompt}\",\"response\":\"{response}\"}}\n");
+    std::fs::write(f.join("off.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
+    let template = ChatTemplate::with_settings(&model, &TemplateChoice::None, &TemplateSettings::default()).unwrap();
+    for spec in [KindSpec::from(Kind::Gate), Kind::PromptGate.into()] {
+        let theta = random_parameters(&*spec.intervention(1, model.n_embd()).unwrap(), 60.0, model.n_embd(), 3);
+        let v = vector(&model, spec, &Scope::ALL, theta);
+        v.save(&f.join("g.gguf")).unwrap();
+        let shown: Value = serde_json::from_str(&ok(
+            f,
+            "eval text -m m.gguf --answers off.jsonl --template none -v g.gguf --baselines unsteered --json -o r.jsonl",
+        ))
+        .unwrap();
+        assert_eq!(shown["manifest"]["prompt"]["measured"], "answers");
+        let text = std::fs::read_to_string(f.join("r.jsonl")).unwrap();
+        std::fs::remove_file(f.join("r.jsonl")).unwrap();
+        let records: Vec<Value> = text.lines().skip(1).map(|l| serde_json::from_str(l).unwrap()).collect();
+        let steered: Vec<&Value> = records.iter().filter(|r| r["condition"] == "steered").collect();
+        let gate = v.rows.as_ref().unwrap().wide();
+        let (w, b) = (&gate[..model.n_embd()], gate[model.n_embd()]);
+        let control = control(&model, v, 1.0);
+        for ((prompt, response), record) in rows.iter().zip(steered) {
+            let pair = template.encode_pair(&model, &Prompt::Text((*prompt).into()), response, response).unwrap();
+            let n = pair.chosen.len();
+            assert_eq!((&record["question"], &record["text"]["n_tokens"]), (&(*prompt).into(), &n.into()));
+            let nll = -logp(&model, &control, &pair.prompt, &pair.chosen);
+            let got = record["text"]["nll"].as_f64().unwrap();
+            assert!((got - nll).abs() < 1e-4 * nll, "{}: {got} for {nll}", spec.kind);
+            // The opening at each row that an answer token is predicted from.
+            let tokens = [&pair.prompt[..], &pair.chosen].concat();
+            let mut extractor = Extractor::new(&model, &[LAYER], 64, 1).unwrap();
+            let stream = extractor.run(&tokens, 1).unwrap().remove(&LAYER).unwrap();
+            let open = |at: usize| {
+                let h = &stream[at * model.n_embd()..(at + 1) * model.n_embd()];
+                let rms = (h.iter().map(|x| f64::from(x * x)).sum::<f64>() / h.len() as f64).sqrt();
+                let z = h.iter().zip(w).map(|(h, w)| f64::from(*h) / rms * w).sum::<f64>() + b;
+                1.0 / (1.0 + (-z / spec.tau).exp())
+            };
+            let first = pair.prompt.len() - 1;
+            let at = |i: usize| open(if spec.kind == Kind::PromptGate { first } else { first + i });
+            let want: Vec<f64> = (0..n).map(at).collect();
+            let gate = &record["text"]["gate"];
+            let sum = want.iter().sum::<f64>();
+            assert!((gate["opening"].as_f64().unwrap() - sum).abs() < 1e-4, "{}: {gate} for {want:?}", spec.kind);
+            assert_eq!(gate["open"], want.iter().filter(|&&x| x > 0.5).count());
+        }
+        let table = shown["measures"].as_array().unwrap().iter().find(|m| m["measure"] == "gate_opening").unwrap();
+        assert_eq!(table["conditions"][0]["value"], 0.0, "the unsteered model has no gate");
+    }
+    // Constant vectors have no gate to speak of; a file that is no list of prompts is refused.
+    let theta =
+        random_parameters(&*KindSpec::default().intervention(1, model.n_embd()).unwrap(), 60.0, model.n_embd(), 3);
+    vector(&model, KindSpec::default(), &Scope::ALL, theta).save(&f.join("v.gguf")).unwrap();
+    let plain = ok(f, "eval text -m m.gguf --answers off.jsonl --template none -v v.gguf --baselines unsteered");
+    assert!(plain.contains("kl_per_token") && !plain.contains("gate"), "{plain}");
+    for (args, want) in [
+        ("--answers no.jsonl", "no.jsonl"),
+        ("--answers off.jsonl --window 20", "cannot be used with"),
+        ("--template none", "--answers"),
+        ("--template-set a=1", "give --answers"),
+    ] {
+        let error = failed(f, &format!("eval text -m m.gguf {args}"));
+        assert!(error.contains(want), "{args}: {error}");
+    }
 }
 
 /// A run that begins with a file: the first loss is the file's, the card names it, and what does not fit is refused.

@@ -3,18 +3,23 @@
 use super::measure::{complete, print, say};
 use super::progress::run_session;
 use crate::args::eval::RunArgs;
-use anyhow::{Context as _, bail};
+use crate::args::template::{VariableArgs, say_notes};
+use crate::terminal::interrupt::stop_flag;
+use anyhow::{Context as _, bail, ensure};
+use bidpo_core::data::{ChatTemplate, TemplateChoice, Think};
 use bidpo_core::eval::analysis::analyse;
 use bidpo_core::eval::conditions::{Baseline, Condition, other_conditions, unique_names, vector_conditions};
 use bidpo_core::eval::items::Protocol;
 use bidpo_core::eval::price::{neutral_facts, neutral_windows};
 use bidpo_core::eval::results::{DataFacts, Manifest};
 use bidpo_core::eval::runs::{TextRun, Windows, new_manifest};
+use bidpo_core::train::{ANSWER, RetainSet};
 use ggml_grad::files::{display_name, sha256_of_bytes};
 use ggml_grad::llama::Model;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Options of `bidpo eval text`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +30,15 @@ pub struct Args {
     /// Tokens in a window: the text is cut into such pieces, and each is predicted by itself [default: 512].
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(2..))]
     window: Option<u32>,
+    /// Measure on the answers to prompts instead of running text: preference pairs (their chosen answers), or rows with a
+    /// prompt (and a response; without one the unsteered model answers). Only the answers' tokens count.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "window"])]
+    answers: Option<PathBuf>,
+    /// Chat format of --answers: auto (the model's own), none, a known name, or a Jinja file [default: auto].
+    #[arg(long, value_name = "T", requires = "answers")]
+    template: Option<TemplateChoice>,
+    #[command(flatten)]
+    variables: VariableArgs,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -41,6 +55,10 @@ fn read(path: &Path) -> anyhow::Result<(String, DataFacts)> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let run = &args.run;
     run.check_out()?;
+    ensure!(
+        args.answers.is_some() || args.variables.set.is_empty(),
+        "--template-set: running text has no chat format; give --answers"
+    );
     if let Some(name) = run.refused_baseline(Baseline::changes_the_prompt) {
         bail!("--baselines {name}: a text has no prompt that it could change");
     }
@@ -51,12 +69,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let model = run.model.load()?;
     let n_threads = run.model.threads();
-    let (place, text) = match &args.data {
-        Some(path) => {
+    let (place, text) = match (&args.data, &args.answers) {
+        (Some(path), _) => {
             let window = args.window.unwrap_or(512) as usize;
             (path.display().to_string(), Text::of_file(path, &model, window, run.limit)?)
         }
-        None => ("the neutral passages".to_owned(), Text::neutral(&model, run.limit)?),
+        (None, Some(path)) => {
+            let template =
+                args.variables.open(&model, args.template.as_ref().unwrap_or(&TemplateChoice::Auto), Think::Auto)?;
+            let text = Text::of_answers(path, &model, &template, n_threads, run.limit)?;
+            say_notes(&template, 0);
+            (path.display().to_string(), text)
+        }
+        (None, None) => ("the neutral passages".to_owned(), Text::neutral(&model, run.limit)?),
     };
     let steered = run.steering.steered(&model, None, n_threads)?;
     let wanted = run.wanted(steered.is_some(), &[Baseline::Unsteered, Baseline::Negated, Baseline::Random])?;
@@ -86,6 +111,8 @@ pub struct Text {
     data: DataFacts,
     /// Tokens of a window; absent for passages.
     window: Option<usize>,
+    /// Chat format of prompts with answers, and its hash.
+    template: Option<(String, String)>,
     limit: Option<u32>,
 }
 
@@ -95,13 +122,33 @@ impl Text {
         let (content, data) = read(path)?;
         let windows = Windows::new(model, &content, window, limit.map_or(usize::MAX, |l| l as usize))
             .with_context(|| path.display().to_string())?;
-        Ok(Self { windows, data, window: Some(window), limit })
+        Ok(Self { windows, data, window: Some(window), template: None, limit })
     }
 
     /// The first `limit` neutral passages.
     pub fn neutral(model: &Model, limit: Option<u32>) -> anyhow::Result<Self> {
         let windows = neutral_windows(model)?.first(limit.map_or(usize::MAX, |l| l as usize));
-        Ok(Self { windows, data: neutral_facts(), window: None, limit })
+        Ok(Self { windows, data: neutral_facts(), window: None, template: None, limit })
+    }
+
+    /// The first `limit` prompts of a file with their answers.
+    fn of_answers(
+        path: &Path,
+        model: &Arc<Model>,
+        template: &ChatTemplate,
+        n_threads: u32,
+        limit: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let mut set = RetainSet::open(path).with_context(|| format!("--answers {}", path.display()))?;
+        set.items.truncate(limit.map_or(usize::MAX, |l| l as usize));
+        if set.unanswered() > 0 {
+            eprintln!("the unsteered model answers {} prompts, up to {ANSWER} tokens each ...", set.unanswered());
+        }
+        let interrupt = stop_flag("stopping")?;
+        let encoded = set.encode(model, template, false, n_threads, &interrupt)?;
+        let windows = Windows::of(set.windows(&encoded)).with_context(|| path.display().to_string())?;
+        let data = DataFacts { file: set.name, sha256: set.sha256 };
+        Ok(Self { windows, data, window: None, template: Some((template.described(), template.sha256())), limit })
     }
 
     /// What its windows are called.
@@ -115,7 +162,12 @@ impl Text {
             benchmark: "text".into(),
             protocol: Protocol::Text.name().into(),
             data: vec![self.data.clone()],
-            prompt: json!({ "preset": null, "window": self.window }),
+            prompt: match &self.template {
+                None => json!({ "preset": null, "window": self.window }),
+                Some((template, sha256)) => {
+                    json!({ "preset": "chat", "template": template, "template_sha256": sha256, "measured": "answers" })
+                }
+            },
             selection: json!({ "limit": self.limit }),
             items: self.windows.len(),
             conditions: conditions.iter().map(Condition::manifest).collect(),

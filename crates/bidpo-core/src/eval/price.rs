@@ -122,7 +122,7 @@ impl Price {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(PriceError::Interrupted);
             }
-            let both = scorer.score(&windows.tokens(i))?;
+            let both = scorer.score(&windows, i)?;
             scores.push([both.unsteered, both.steered.unwrap_or(both.unsteered)]);
         }
         Ok(Self::of(&scores))
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_price_in_words() {
-        let score = |nll: f64, kl: f64, same_top: usize| TextScore { n_tokens: 100, nll, kl, same_top };
+        let score = |nll: f64, kl: f64, same_top: usize| TextScore { n_tokens: 100, nll, kl, same_top, gate: None };
         let scores = [
             [score(300.0, 0.0, 100), score(310.0, 5.0, 90)],
             [score(280.0, 0.0, 100), score(282.0, 3.0, 94)],

@@ -5,6 +5,7 @@ use super::pairs::PairError;
 use crate::data::inspect::PairText;
 use crate::data::source::{Source, SourceError};
 use crate::data::{ChatTemplate, Message, PairGroups, PreferenceSet, Prompt, SplitBy, TokenizedPair};
+use crate::eval::runs::{BEGINNING, Window};
 use ggml_grad::files::{FileError, sha256_of_bytes};
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Token};
 use serde_json::Value;
@@ -231,6 +232,19 @@ impl RetainSet {
             });
         }
         Ok(all)
+    }
+
+    /// The texts, encoded by [`RetainSet::encode`], as windows to measure on: of a prompt only the answer.
+    pub fn windows(&self, encoded: &[NamedPair]) -> Vec<Window> {
+        let window = |((_, item), pair): (&(String, RetainItem), &NamedPair)| {
+            let (n_prompt, text) = match item {
+                RetainItem::Text(text) => (None, text.clone()),
+                RetainItem::Prompt { prompt, .. } => (Some(pair.tokens.prompt.len()), prompt.text()),
+            };
+            let tokens = [&pair.tokens.prompt[..], &pair.tokens.chosen].concat();
+            Window { tokens, n_prompt, beginning: text.chars().take(BEGINNING).collect() }
+        };
+        self.items.iter().zip(encoded).map(window).collect()
     }
 }
 

@@ -131,7 +131,8 @@ pub fn analyse(run: &Run) -> Result<Analysis, AnalysisError> {
         return Err(fail("it holds no items".into()));
     }
     let mut tables = Vec::new();
-    for measure in Measure::of(protocol) {
+    let gated = run.records.iter().flatten().any(|r| r.text.is_some_and(|t| t.gate.is_some()));
+    for measure in Measure::of(protocol).into_iter().filter(|m| gated || !m.is_of_gates()) {
         tables.push(table(run, measure).map_err(fail)?);
     }
     let records = run.under(UNSTEERED).or(run.records.first().map(Vec::as_slice)).unwrap_or_default();

@@ -28,6 +28,10 @@ pub enum Kind {
     Divergence,
     /// Fraction of the tokens whose most probable prediction is the unsteered model's.
     SameTop,
+    /// Mean opening of the gates a token; 0 for a condition without one.
+    Opening,
+    /// Fraction of the tokens at which the gates are more than half open.
+    Open,
     /// 1 if a written answer is more like a true reference than like any false one.
     Nearer(NgramMetric),
     /// Its likeness to the best true reference minus that to the best false one.
@@ -70,7 +74,7 @@ impl Measure {
             // A letter is one token.
             Protocol::Letter | Protocol::Options => sum(&[Kind::Accuracy]),
             Protocol::Binary => sum(&[Kind::Orders, Kind::EveryOrder, Kind::Flip]),
-            Protocol::Text => sum(&[Kind::Perplexity, Kind::Divergence, Kind::SameTop]),
+            Protocol::Text => sum(&[Kind::Perplexity, Kind::Divergence, Kind::SameTop, Kind::Opening, Kind::Open]),
             Protocol::Generate => sum(&[
                 Kind::Nearer(NgramMetric::Rouge1),
                 Kind::Lead(NgramMetric::Rouge1),
@@ -107,6 +111,8 @@ impl Measure {
             (Kind::Perplexity, _) => "perplexity",
             (Kind::Divergence, _) => "kl_per_token",
             (Kind::SameTop, _) => "same_top_token",
+            (Kind::Opening, _) => "gate_opening",
+            (Kind::Open, _) => "gate_open",
             (Kind::Nearer(NgramMetric::Bleu), _) => "bleu_acc",
             (Kind::Nearer(NgramMetric::Rouge1), _) => "rouge1_acc",
             (Kind::Nearer(NgramMetric::Rouge2), _) => "rouge2_acc",
@@ -133,7 +139,12 @@ impl Measure {
 
     /// A fraction, shown in percent; the others are plain numbers.
     pub fn is_share(self) -> bool {
-        !matches!(self.kind, Kind::Perplexity | Kind::Divergence | Kind::Words)
+        !matches!(self.kind, Kind::Perplexity | Kind::Divergence | Kind::Opening | Kind::Words)
+    }
+
+    /// It is about gates: no measure of conditions that have none.
+    pub fn is_of_gates(self) -> bool {
+        matches!(self.kind, Kind::Opening | Kind::Open)
     }
 
     /// 1: more is better; -1: less is better.
@@ -150,11 +161,13 @@ impl Measure {
     /// What the record lacks, in words.
     pub fn parts(self, record: &Record) -> Result<(f64, f64), String> {
         let lacks = |what: &str| Err(format!("item {} has no {what}, which {} needs", record.item, self.name()));
-        if let Kind::Perplexity | Kind::Divergence | Kind::SameTop = self.kind {
+        if let Kind::Perplexity | Kind::Divergence | Kind::SameTop | Kind::Opening | Kind::Open = self.kind {
             let Some(t) = record.text else { return lacks("text scores") };
             let value = match self.kind {
                 Kind::Perplexity => t.nll,
                 Kind::Divergence => t.kl,
+                Kind::Opening => t.gate.unwrap_or_default().opening,
+                Kind::Open => t.gate.unwrap_or_default().open as f64,
                 _ => t.same_top as f64,
             };
             return Ok((value, t.n_tokens as f64));
@@ -261,7 +274,7 @@ fn mass(t: &[f64], f: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::results::{Answer, TextScore};
+    use crate::eval::results::{Answer, GateScore, TextScore};
 
     fn record(answers: &[(Option<bool>, Option<bool>)], views: &[&[f64]]) -> Record {
         Record {
@@ -368,10 +381,13 @@ mod tests {
     fn text_measures() {
         let mut r = record(&[], &[]);
         assert!(Measure { kind: Kind::Perplexity, per_token: false }.parts(&r).unwrap_err().contains("text scores"));
-        r.text = Some(TextScore { n_tokens: 10, nll: 20.0, kl: 5.0, same_top: 7 });
+        r.text = Some(TextScore { n_tokens: 10, nll: 20.0, kl: 5.0, same_top: 7, gate: None });
         let m = Measure { kind: Kind::Perplexity, per_token: false };
         assert_eq!(m.finish(m.parts(&r).unwrap().0 / 10.0), 2.0f64.exp());
         assert_eq!((value(Kind::Divergence, false, &r), value(Kind::SameTop, false, &r)), (0.5, 0.7));
+        assert_eq!(value(Kind::Open, false, &r), 0.0);
+        r.text = r.text.map(|t| TextScore { gate: Some(GateScore { opening: 2.5, open: 3 }), ..t });
+        assert_eq!((value(Kind::Opening, false, &r), value(Kind::Open, false, &r)), (0.25, 0.3));
     }
 
     #[test]

@@ -14,5 +14,5 @@ pub use condition::{ChoiceRule, ChosenOn, ConditionFacts, ConditionKind, EqualKl
 pub use gather::{Gathered, gather, shard_file};
 pub use manifest::{Computation, DataFacts, Manifest, ModelFacts, Shard, differences};
 pub use merge::{Run, merge};
-pub use record::{Answer, Record, TextScore, View, Written};
+pub use record::{Answer, GateScore, Record, TextScore, View, Written};
 pub use store::{ResultsError, Store, other_run, read};

@@ -37,7 +37,16 @@ pub struct View {
     pub n_tokens: Vec<usize>,
 }
 
-/// A stretch of running text.
+/// What the gates of a condition did at the predictions of a text: the mean over its gates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct GateScore {
+    /// Sum over the predictions of the opening; 0 where no gate acts.
+    pub opening: f64,
+    /// Predictions at which the opening is above one half.
+    pub open: usize,
+}
+
+/// A stretch of running text, or the answer to a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TextScore {
     /// Tokens that were predicted.
@@ -48,6 +57,9 @@ pub struct TextScore {
     pub kl: f64,
     /// Predictions whose most probable token is the unsteered model's.
     pub same_top: usize,
+    /// What its gates did; absent for conditions without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateScore>,
 }
 
 /// An answer that the model wrote itself.
@@ -111,7 +123,7 @@ impl Record {
     /// Description of an invalid shape or number; `None` for a valid record.
     pub fn fault(&self) -> Option<String> {
         let numbers = self.views.iter().flat_map(|v| v.logprobs.iter().copied());
-        let numbers = numbers.chain(self.text.iter().flat_map(|t| [t.nll, t.kl]));
+        let numbers = numbers.chain(self.text.iter().flat_map(|t| [t.nll, t.kl, t.gate.map_or(0.0, |g| g.opening)]));
         if let Some(x) = numbers.into_iter().find(|x| x.is_nan() || x.abs() > MOST_NATS) {
             return Some(format!("{x:e} is no measured number of nats: at most {MOST_NATS:e} is possible"));
         }

@@ -13,4 +13,4 @@ pub use generate::{Generation, GenerationOptions};
 pub use pending::{Pending, Runner, Sink};
 pub use session::{Ended, Progress, Session, new_manifest};
 pub(in crate::eval) use text::TextScorer;
-pub use text::{TextRun, Windows};
+pub use text::{BEGINNING, TextRun, Window, Windows};

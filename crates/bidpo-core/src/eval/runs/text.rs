@@ -3,23 +3,35 @@
 use super::error::RunError;
 use super::pending::{Pending, Runner};
 use crate::eval::conditions::Condition;
-use crate::eval::results::{Record, Shard, TextScore};
+use crate::eval::results::{GateScore, Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
-use crate::steer::ControlVector;
+use crate::steer::{ControlVector, GateMemory};
 use ggml_grad::graph::{FastKernels, log_sum_exp};
 use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that the logits of one decode may take.
 const LOGITS_BYTES: usize = 64 << 20;
 
-/// A text cut into windows of tokens. Each is predicted by itself: its first tokens with little before them.
+/// Characters of a window's beginning that a record keeps.
+pub const BEGINNING: usize = 80;
+
+/// Tokens that are predicted by themselves, with little before the first ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// All of them, BOS included where the model wants one.
+    pub tokens: Vec<Token>,
+    /// Tokens of the prompt, whose answer alone is measured; `None` for running text.
+    pub n_prompt: Option<usize>,
+    /// How the text, or the prompt, begins.
+    pub beginning: String,
+}
+
+/// A text cut into windows of tokens, or prompts with their answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
-    windows: Vec<Vec<Token>>,
-    /// What stands before each: BOS, where the model wants one.
-    bos: Option<Token>,
+    windows: Vec<Window>,
 }
 
 impl Windows {
@@ -28,7 +40,6 @@ impl Windows {
     /// # Errors
     /// [`ScoreError::Input`] for a text without two tokens, or windows longer than the model was trained for.
     pub fn new(model: &Model, text: &str, length: usize, limit: usize) -> Result<Self, ScoreError> {
-        let bos = model.bos().filter(|_| model.adds_bos());
         if length + 1 > model.n_ctx_train() || length < 2 {
             return Err(ScoreError::Input(format!(
                 "windows of {length} tokens: give 2 to {}, what the model was trained for",
@@ -36,14 +47,12 @@ impl Windows {
             )));
         }
         let tokens = model.tokenize(text, false, false)?;
-        // A window needs a token to predict: without BOS the first one is only read.
-        let least = if bos.is_some() { 1 } else { 2 };
-        let windows: Vec<Vec<Token>> =
-            tokens.chunks(length).filter(|w| w.len() >= least).take(limit).map(<[Token]>::to_vec).collect();
+        let windows: Vec<Window> =
+            tokens.chunks(length).filter_map(|w| running_text(model, w.to_vec())).take(limit).collect();
         if windows.is_empty() {
             return Err(ScoreError::Input(format!("a text of {} tokens: there is nothing to predict", tokens.len())));
         }
-        Ok(Self { windows, bos })
+        Ok(Self { windows })
     }
 
     /// Each passage a window, cut where it is longer than the model was trained for.
@@ -51,30 +60,36 @@ impl Windows {
     /// # Errors
     /// [`ScoreError::Input`] where no passage has two tokens.
     pub(in crate::eval) fn of_passages(model: &Model, passages: &[&str]) -> Result<Self, ScoreError> {
-        let bos = model.bos().filter(|_| model.adds_bos());
-        let least = if bos.is_some() { 1 } else { 2 };
         let mut windows = Vec::with_capacity(passages.len());
         for passage in passages {
             let mut tokens = model.tokenize(passage, false, false)?;
             tokens.truncate(model.n_ctx_train().saturating_sub(1));
-            if tokens.len() >= least {
-                windows.push(tokens);
-            }
+            windows.extend(running_text(model, tokens));
         }
         if windows.is_empty() {
             return Err(ScoreError::Input(format!("{} passages: there is nothing to predict", passages.len())));
         }
-        Ok(Self { windows, bos })
+        Ok(Self { windows })
+    }
+
+    /// These windows.
+    ///
+    /// # Errors
+    /// [`ScoreError::Input`] where there are none, or one has no token to predict.
+    pub fn of(windows: Vec<Window>) -> Result<Self, ScoreError> {
+        if windows.is_empty() {
+            return Err(ScoreError::Input("no prompts: there is nothing to predict".into()));
+        }
+        let short = |w: &&Window| w.tokens.len() <= w.n_prompt.unwrap_or(1).max(1);
+        if let Some(window) = windows.iter().find(short) {
+            return Err(ScoreError::Input(format!("{:?}: there is nothing to predict", window.beginning)));
+        }
+        Ok(Self { windows })
     }
 
     /// Tokens of the longest window, with BOS.
     pub(in crate::eval) fn longest(&self) -> usize {
-        self.windows.iter().map(Vec::len).max().unwrap_or(0) + 1
-    }
-
-    /// The tokens of window `i`, after BOS where the model wants one.
-    pub(in crate::eval) fn tokens(&self, i: usize) -> Vec<Token> {
-        self.bos.iter().chain(&self.windows[i]).copied().collect()
+        self.windows.iter().map(|w| w.tokens.len()).max().unwrap_or(0) + 1
     }
 
     /// The first `n` of them, at least one.
@@ -93,6 +108,15 @@ impl Windows {
     pub fn is_empty(&self) -> bool {
         self.windows.is_empty()
     }
+}
+
+/// A window of running text; `None` for one without a token to predict: the first one is only read where the model wants no
+/// BOS.
+fn running_text(model: &Model, tokens: Vec<Token>) -> Option<Window> {
+    let bos = model.bos().filter(|_| model.adds_bos());
+    let beginning = model.detokenize(&tokens, false).chars().take(BEGINNING).collect();
+    let tokens: Vec<Token> = bos.into_iter().chain(tokens).collect();
+    (tokens.len() >= 2).then_some(Window { tokens, n_prompt: None, beginning })
 }
 
 /// Scores the windows of a text.
@@ -122,10 +146,9 @@ impl Runner for TextRun<'_> {
             mine,
             |&i| vec![i],
             |i| {
-                let window = &windows.windows[i];
-                let both = scorer.score(&windows.tokens(i)).map_err(failed)?;
+                let beginning = windows.windows[i].beginning.clone();
+                let both = scorer.score(windows, i).map_err(failed)?;
                 let text = both.steered.unwrap_or(both.unsteered);
-                let beginning: String = model.detokenize(window, false).chars().take(80).collect();
                 if !text.nll.is_finite() || !text.kl.is_finite() {
                     let place = format!("window {} ({beginning:?})", i + 1);
                     return Err(RunError::NotFinite { place, condition: condition.name.clone() });
@@ -151,11 +174,36 @@ pub(in crate::eval) struct TextScores {
     pub(in crate::eval) steered: Option<TextScore>,
 }
 
+/// A context with a steering, and what its gates decide there.
+#[derive(Debug)]
+struct SteeredContext {
+    ctx: Context,
+    control: ControlVector,
+    memory: Arc<Mutex<GateMemory>>,
+}
+
+impl SteeredContext {
+    /// The gates at the predictions from these positions; `None` for a steering without gates.
+    fn gates(&self, positions: std::ops::Range<usize>, n_prompt: usize) -> Option<GateScore> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.control.openings(&memory, 0, n_prompt, positions.end);
+        if gates.is_empty() {
+            return None;
+        }
+        let opening = |at: usize| {
+            let sum: f64 = gates.iter().filter_map(|gate| gate.at.get(at).copied().flatten()).sum();
+            sum / gates.len() as f64
+        };
+        let each: Vec<f64> = positions.map(opening).collect();
+        Some(GateScore { opening: each.iter().sum(), open: each.iter().filter(|&&x| x > 0.5).count() })
+    }
+}
+
 /// Scores stretches of text, unsteered and steered.
 #[derive(Debug)]
 pub(in crate::eval) struct TextScorer {
     plain: Context,
-    steered: Option<Context>,
+    steered: Option<SteeredContext>,
     /// Tokens of one decode.
     n_batch: usize,
 }
@@ -179,44 +227,49 @@ impl TextScorer {
         let steered = match control {
             Some(control) => {
                 let mut ctx = context()?;
-                control.apply(&mut ctx)?;
-                Some(ctx)
+                let memory = control.apply_with_memory(&mut ctx)?;
+                Some(SteeredContext { ctx, control: control.clone(), memory })
             }
             None => None,
         };
         Ok(Self { plain: context()?, steered, n_batch })
     }
 
-    /// Scores the tokens from the second one on.
-    pub(in crate::eval) fn score(&mut self, tokens: &[Token]) -> Result<TextScores, ScoreError> {
-        let zero = TextScore { n_tokens: 0, nll: 0.0, kl: 0.0, same_top: 0 };
+    /// Scores window `i`: of a prompt the answer, of running text the tokens from the second one on.
+    pub(in crate::eval) fn score(&mut self, windows: &Windows, i: usize) -> Result<TextScores, ScoreError> {
+        let Window { tokens, n_prompt, .. } = &windows.windows[i];
+        let zero = TextScore { n_tokens: 0, nll: 0.0, kl: 0.0, same_top: 0, gate: None };
         let mut scores = TextScores { unsteered: zero, steered: self.steered.as_ref().map(|_| zero) };
         self.plain.clear_kv();
-        if let Some(ctx) = &mut self.steered {
-            ctx.clear_kv();
+        if let Some(steered) = &mut self.steered {
+            steered.ctx.clear_kv();
         }
         // The last token is only predicted.
         let inputs = &tokens[..tokens.len() - 1];
+        // The first position that a measured token is predicted from.
+        let first = n_prompt.map_or(0, |n| n.saturating_sub(1));
+        // Running text has no prompt: its first half stands for one where a steering tells prompt from answer.
+        let n_prompt = n_prompt.unwrap_or(tokens.len() / 2);
         for (c, chunk) in inputs.chunks(self.n_batch).enumerate() {
+            let start = c * self.n_batch;
             let mut batch = Batch::new();
             for (i, &t) in chunk.iter().enumerate() {
-                let row = batch.add(t, c * self.n_batch + i, &[0], true);
-                // Running text has no prompt: its first half stands for one where a steering tells prompt from answer.
-                batch.set_prompt(row, tokens.len() / 2);
+                let row = batch.add(t, start + i, &[0], start + i >= first);
+                batch.set_prompt(row, n_prompt);
             }
             self.plain.decode(&batch)?;
-            if let Some(ctx) = &mut self.steered {
-                ctx.decode(&batch)?;
+            if let Some(steered) = &mut self.steered {
+                steered.ctx.decode(&batch)?;
             }
-            for i in 0..chunk.len() {
-                let next = tokens[c * self.n_batch + i + 1] as usize;
+            for i in first.saturating_sub(start)..chunk.len() {
+                let next = tokens[start + i + 1] as usize;
                 let p = self.plain.logits(i)?; // [n_vocab]
                 let zp = log_sum_exp(p);
                 scores.unsteered.n_tokens += 1;
                 scores.unsteered.nll += zp - f64::from(p[next]);
                 scores.unsteered.same_top += 1;
-                if let (Some(ctx), Some(score)) = (&self.steered, &mut scores.steered) {
-                    let q = ctx.logits(i)?; // [n_vocab]
+                if let (Some(steered), Some(score)) = (&self.steered, &mut scores.steered) {
+                    let q = steered.ctx.logits(i)?; // [n_vocab]
                     let zq = log_sum_exp(q);
                     score.n_tokens += 1;
                     score.nll += zq - f64::from(q[next]);
@@ -224,6 +277,9 @@ impl TextScorer {
                     score.same_top += usize::from(top(p) == top(q));
                 }
             }
+        }
+        if let (Some(steered), Some(score)) = (&self.steered, &mut scores.steered) {
+            score.gate = steered.gates(first..inputs.len(), n_prompt);
         }
         Ok(scores)
     }
