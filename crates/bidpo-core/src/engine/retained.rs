@@ -8,6 +8,7 @@ use super::layout::Labels;
 use super::traced::PairGraph;
 use super::{BatchPlan, Engine, EngineError, Parameters, TracedPair};
 use crate::data::TokenizedPair;
+use crate::intervention::Stream;
 use ggml_grad::graph::emit::Label;
 
 /// A traced text with the final hidden states of the unsteered model: a pair without a rejected response. The divergence is
@@ -19,6 +20,11 @@ impl RetainedText {
     /// The text's tokens.
     pub fn tokens(&self) -> &TokenizedPair {
         self.0.tokens()
+    }
+
+    /// See [`TracedPair::stream`].
+    pub fn stream(&self) -> Stream<'_> {
+        self.0.stream()
     }
 
     /// Predictions that are compared.

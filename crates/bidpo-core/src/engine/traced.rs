@@ -190,6 +190,11 @@ impl TracedPair {
         self.0.residual()
     }
 
+    /// The residual stream at the lowest layer with the places of its rows; without places where a token has several rows there.
+    pub fn stream(&self) -> Stream<'_> {
+        self.graph().stream()
+    }
+
     /// See [`TracedBatch::bytes`].
     pub fn bytes(&self) -> usize {
         self.0.bytes()

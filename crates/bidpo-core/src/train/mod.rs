@@ -5,6 +5,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod events;
+mod gate_fit;
 mod heldout;
 mod heldout_text;
 mod identity;

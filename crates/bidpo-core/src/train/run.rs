@@ -4,6 +4,7 @@ use super::checkpoint::{Checkpoint, Point, State};
 use super::config::TrainConfig;
 use super::error::TrainError;
 use super::events::{NamedPair, StepReport, Stop};
+use super::gate_fit::{GateFit, is_blind};
 use super::identity::RecordedIdentity;
 use super::objective::PairScores;
 use super::optimizer::{AdamW, clip};
@@ -148,6 +149,20 @@ impl<'a> Run<'a> {
     pub(crate) fn retaining(mut self, texts: &'a [RetainedText]) -> Self {
         self.retained = texts;
         self
+    }
+
+    /// The run with a gate that begins where it tells the training pairs from the retained texts; for one that would read nothing.
+    /// Returns the fit, if there is one.
+    pub(crate) fn fitting_the_gate(&mut self) -> Option<GateFit> {
+        let (config, n_embd) = (self.config, self.summary.n_embd);
+        if !is_blind(&self.theta, n_embd) {
+            return None;
+        }
+        let fit = GateFit::of(&config.kind, &config.scope, n_embd, self.train.traced, self.retained)?;
+        fit.write(&mut self.theta);
+        self.best.clone_from(&self.theta);
+        self.good.clone_from(&self.theta);
+        Some(fit)
     }
 
     /// Settings of retention, where there are texts to retain.

@@ -12,6 +12,7 @@ use super::summary::RunSummary;
 use crate::engine::{Engine, Intervention, NamedTensor, RetainedText, TracedPair};
 use crate::intervention::{Kind, KindSpec, Scope};
 use crate::steer::{RowChanges, SteerError, SteeringVector};
+use crate::text::numbers::percent;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,6 +204,12 @@ impl Trainer<'_> {
         if let Some(checkpoint) = resumed {
             run.resume(checkpoint);
             observe(Event::Resumed { step: run.steps() });
+        } else if let Some(fit) = run.fitting_the_gate() {
+            let [on, off] = fit.right.map(percent);
+            observe(Event::Notice(&format!(
+                "the gate begins at a fit that opens it on {on} of what it reads of the training pairs and shuts it on {off} of what \
+                 it reads of the retained texts"
+            )));
         }
         let save = |run: &Run<'_>| match self.checkpoints {
             Some(p) => run.checkpoint(identity.clone()).save(&p.path),
