@@ -3,11 +3,12 @@
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
 # make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (under an hour)
+# make gates   measure conditional steering on TruthfulQA and MMLU, write the table of docs/interventions.md (about two hours)
 # make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
 # make torture kill, fill the disk and overload for an hour (TORTURE_MINUTES), write the table of docs/reliability.md
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench study fuzz torture help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study gates fuzz torture help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -59,3 +60,6 @@ torture: build
 
 study: models build
 	scripts/study.sh
+
+gates: models build
+	scripts/gates.sh
