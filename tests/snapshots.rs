@@ -172,6 +172,7 @@ fn cards() {
         prompts_tried: 2,
         price: Some(&price),
         retained: None,
+        range: None,
         threads: 2,
         cpu: "avx2",
     };

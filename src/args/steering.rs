@@ -151,11 +151,13 @@ impl SteeringArgs {
             let mut dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
             say_doubts(path, &dial.vector, model);
             files.push(path.clone());
-            let scope = self.scope.as_ref().unwrap_or(&dial.vector.scope);
+            let scope = self.scope.clone().unwrap_or_else(|| dial.vector.scope.clone());
             if self.scope.is_some() || scope.reads_thoughts() {
-                let scope =
-                    ChatTemplate::scoped_by(template, scope, model).with_context(|| path.display().to_string())?;
-                Arc::make_mut(&mut dial.vector).scope = scope;
+                let here =
+                    ChatTemplate::scoped_by(template, &scope, model).with_context(|| path.display().to_string())?;
+                let vector = Arc::make_mut(&mut dial.vector);
+                vector.set_scope(scope);
+                vector.scope = here;
             }
             dials.push(dial);
         }
@@ -244,7 +246,7 @@ pub fn say_doubts(path: &Path, vector: &SteeringVector, model: &Model) {
     }
 }
 
-/// Says on stderr which vectors are scaled beyond the range that the server's page offers.
+/// Says on stderr which vectors are scaled beyond their measured range, or beyond the rule of thumb where they have none.
 pub fn say_strength(dials: &[ScaledVector], layers: Option<&Layers>) {
     for dial in dials {
         if let Some(note) = dial.strength_note(layers) {

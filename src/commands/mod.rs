@@ -1,6 +1,7 @@
 //! The commands: flags in, a call into the library, results printed. One file a command.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod check;
 mod data;
@@ -45,6 +46,8 @@ pub struct Cli {
 enum Command {
     /// Train a steering vector on preference pairs.
     Train(Box<train::Args>),
+    /// Measure the range of scales within which a vector leaves neutral text nearly as it is.
+    Calibrate(calibrate::Args),
     /// Answer one prompt, with or without steering.
     Generate(generate::Args),
     /// Chat in the terminal and change the steering strength as you go.
@@ -121,6 +124,7 @@ impl Cli {
         crate::args::outputs::set_force(self.force);
         match self.command {
             Command::Train(args) => train::run(*args),
+            Command::Calibrate(args) => calibrate::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Serve(args) => serve::run(args),

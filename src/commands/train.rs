@@ -10,6 +10,7 @@ mod retained;
 
 pub use options::Args;
 
+use super::calibrate::{n_passages, say_scale};
 use crate::args::names;
 use crate::args::template::say_notes;
 use crate::terminal::interrupt::stop_flag;
@@ -18,7 +19,8 @@ use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::{PairGroups, PreferenceSet, SplitBy};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
-use bidpo_core::eval::price::{Price, neutral_passages};
+use bidpo_core::eval::calibrate::Calibration;
+use bidpo_core::eval::price::Price;
 use bidpo_core::intervention::KindSpec;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
@@ -185,10 +187,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         prompts_tried: pairs.prompted.len(),
         price: price.as_ref(),
         retained: retained.as_ref().map(RetainedTexts::described),
+        range: None,
         threads: args.model.threads(),
         cpu,
     };
     file.provenance = card.provenance();
+    let range = match args.calibrate.filter(|_| price.is_some()) {
+        Some(budget) => {
+            let how =
+                Calibration { model: &model, budget, passages, n_threads: args.model.threads(), interrupt: &interrupt };
+            Some(how.measure(&file, &mut say_scale).with_context(kept)?)
+        }
+        None => None,
+    };
+    if let Some(range) = &range {
+        range.record(&mut file, &identity.sha256);
+    }
+    let card = VectorCard { range: range.as_ref(), ..card };
     file.save(&files.vector)?;
     ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector))?.as_bytes())
         .map_err(FileError::write(&files.card))?;
@@ -232,16 +247,6 @@ fn choose_prompt<'a>(
         }
     }
     Ok(best.map(|(_, p)| p))
-}
-
-/// Neutral passages to measure on: all of them. Tests, which train hundreds of vectors, take fewer by BIDPO_NEUTRAL_PASSAGES; the
-/// output and the card give their number.
-fn n_passages() -> anyhow::Result<usize> {
-    const VARIABLE: &str = "BIDPO_NEUTRAL_PASSAGES";
-    let all = neutral_passages().len();
-    let Some(value) = std::env::var_os(VARIABLE) else { return Ok(all) };
-    let n = value.to_str().and_then(|v| v.parse().ok()).filter(|n| (2..=all).contains(n));
-    n.with_context(|| format!("{VARIABLE} is {value:?}: expected a number from 2 to {all}"))
 }
 
 /// Measures the vector on neutral text; a zero vector has no price.

@@ -303,13 +303,14 @@ impl OfferedVector {
             })
             .collect();
         // The page's slider ends there.
-        let safe = self.vector.safe_scale();
+        let safe = self.vector.safe_range();
         json!({
             "id": self.name,
             "object": "steering_vector",
             "layers": self.vector.layers(),
             "percent_at_scale_1": self.vector.percent_of_scale(1.0),
-            "safe_scale": safe.map(|s| [-s, s]),
+            "safe_scale": safe.map(|s| [s.low, s.high]),
+            "safe_scale_from": safe.map(|s| if s.measured { "measured" } else { "rule of thumb" }),
             "residual_norm_from": if self.measured { "measured at start" } else { "file" },
             "directions": layers,
             "warnings": self.warnings,

@@ -4,6 +4,7 @@ use super::{Args, Files};
 use crate::args::data::reading_json;
 use crate::terminal::streams;
 use bidpo_core::data::Reading;
+use bidpo_core::eval::calibrate::Calibrated;
 use bidpo_core::eval::price::Price;
 use bidpo_core::text::numbers::fixed;
 use bidpo_core::train::{HeldOut, Stop, VectorCard};
@@ -112,6 +113,8 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             "retained": t.retained,
             "price": r.price,
             "price_summary": r.price.map(Price::in_words),
+            "safe_range": r.range,
+            "safe_range_summary": r.range.map(Calibrated::in_words),
         });
         streams::out_json(serde_json::to_string_pretty(&summary)?);
         return Ok(());
@@ -133,6 +136,9 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     }
     if let Some(price) = r.price {
         println!("\n{}", price.in_words());
+    }
+    if let Some(range) = r.range {
+        println!("\n{}", range.in_words());
     }
     println!();
     println!("card: {}", card.display());

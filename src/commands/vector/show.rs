@@ -113,6 +113,16 @@ fn to_text(file: &Path, vector: &SteeringVector) -> String {
     if let (2.., Some(p)) = (layers.len(), vector.percent_of_scale(1.0)) {
         line("scale 1", format!("{p:.2} % of the residual norm (mean over the layers)"));
     }
+    if let Some(range) = vector.measured_range() {
+        line(
+            "safe range",
+            format!(
+                "scales {} (measured: KL(unsteered || steered) on neutral text at most {} nats a token)",
+                range.in_words(),
+                significant(range.budget)
+            ),
+        );
+    }
     for (first, last, text) in norm_runs(vector, percent) {
         let at = if first == last { first.to_string() } else { format!("{first}-{last}") };
         line(&format!("norm at {at}"), text);
@@ -234,6 +244,7 @@ fn to_json(file: &Path, vector: &SteeringVector) -> Value {
         "layers": layers,
         "residual_norm_median": only_residual_norm(vector).map(|(_, r)| r),
         "percent_of_residual_norm": vector.percent_of_scale(1.0),
+        "safe_range": vector.measured_range().map(|r| json!({ "low": r.low, "high": r.high, "kl_budget": r.budget })),
         "kind": vector.kind().name(),
         "scope": vector.scope.to_string(),
         "runs_in_llama_cpp": vector.is_control_vector(),

@@ -2,9 +2,10 @@
 //! [`report`] compute every number from them.
 //!
 //! Arrows between the modules, from the top: [`judging`], [`task`] -> [`runs`] -> [`conditions`] -> [`prompt`] ->
-//! [`items`], [`scoring`]; [`price`] -> [`runs`], [`measures`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
+//! [`items`], [`scoring`]; [`calibrate`] -> [`price`] -> [`runs`], [`measures`]; [`analysis`], [`report`] -> [`measures`] -> [`results`].
 
 pub mod analysis;
+pub mod calibrate;
 pub mod conditions;
 pub mod items;
 pub mod judging;

@@ -159,6 +159,11 @@ impl Price {
         }
     }
 
+    /// KL(unsteered || steered), nats a token, with its interval.
+    pub fn kl_in_words(&self) -> String {
+        self.kl_per_token.words(|x| if x.abs() < 0.01 { format!("{x:.4}") } else { fixed(x, 3) })
+    }
+
     /// The price in one sentence, or two where the vector breaks the model.
     pub fn in_words(&self) -> String {
         self.in_words_of("scale +1", "neutral passages", " that have nothing to do with the pairs")
@@ -182,7 +187,7 @@ impl Price {
              prediction.",
             self.passages,
             self.tokens,
-            self.kl_per_token.words(|x| if x.abs() < 0.01 { format!("{x:.4}") } else { fixed(x, 3) }),
+            self.kl_in_words(),
             self.perplexity_change.words(signed),
             self.changed_top_tokens.words(percent),
         )

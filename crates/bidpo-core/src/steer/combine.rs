@@ -23,12 +23,25 @@ pub struct ScaledVector {
 }
 
 impl ScaledVector {
-    /// What to say of a scale beyond [`SteeringVector::safe_scale`]; `layers` are those that are steered where not all are.
+    /// What to say of a scale beyond the measured range, or beyond [`SteeringVector::safe_scale`] where none was measured;
+    /// `layers` are those that are steered where not all are.
     pub fn strength_note(&self, layers: Option<&Layers>) -> Option<String> {
         let all = self.vector.layers();
         let kept = all.iter().filter(|&&l| layers.is_none_or(|kept| kept.contains(&l))).count();
-        let safe = self.vector.safe_scale()? * all.len() as f64 / kept.max(1) as f64;
         let scale = f64::from(self.scale);
+        // A range was measured with all layers.
+        if let Some(range) = self.vector.measured_range().filter(|_| kept == all.len()) {
+            return (!range.contains(scale)).then(|| {
+                format!(
+                    "scale {} is beyond {}, the measured range in which KL(unsteered || steered) on neutral text is at most {} \
+                     nats a token",
+                    self.scale,
+                    range.in_words(),
+                    range.budget
+                )
+            });
+        }
+        let safe = self.vector.safe_scale()? * all.len() as f64 / kept.max(1) as f64;
         (kept > 0 && scale.abs() > safe * (1.0 + 1e-6)).then(|| {
             format!(
                 "scale {} adds {:.1} % of the residual norm{}; text may fall apart beyond {} % (scale {safe:.2}), a rule of thumb",
@@ -293,6 +306,18 @@ mod tests {
         let note = dial("3-4", -2.0).strength_note(None).unwrap();
         assert!(note.starts_with("scale -2 adds 40.0 % of the residual norm over 2 layers;"), "{note}");
         assert!(note.contains("beyond 20 % (scale 1.00)"), "{note}");
+        // A measured range stands in its place, where all layers are steered.
+        let mut measured = dial("3-4", -1.5);
+        let range = crate::steer::MeasuredRange { low: -1.25, high: 9.0, budget: 0.2 };
+        range.record(&mut Arc::make_mut(&mut measured.vector).provenance);
+        let note = measured.strength_note(None).unwrap();
+        assert!(
+            note.starts_with("scale -1.5 is beyond -1.25 to 9.00, the measured range") && note.contains("0.2 nats"),
+            "{note}"
+        );
+        assert_eq!(measured.strength_note(Some(&layers("3"))), None);
+        measured.scale = 8.0;
+        assert_eq!(measured.strength_note(None), None);
         // Of a vector without the residual norm nothing is known.
         assert_eq!(scaled(1, &[1.0, 2.0], 100.0).strength_note(None), None);
     }

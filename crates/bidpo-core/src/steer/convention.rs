@@ -75,6 +75,7 @@ impl SteeringVector {
                     .into(),
             ));
         }
+        vector.forget_range();
         vector.provenance.set_str("layer_convention", OUTPUT_WORDS);
         vector.provenance.set_str("moved_from", "cvector-generator's convention, one layer higher");
         Ok(NormalizedVector { vector, lost_block_0 })

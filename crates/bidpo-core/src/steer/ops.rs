@@ -6,8 +6,8 @@ use crate::layers::Layers;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// A key that records a measurement of the vector as it was: another vector has another one.
-fn measured(key: &str) -> bool {
-    key.starts_with("heldout_") || key.starts_with("price_")
+pub(super) fn measured(key: &str) -> bool {
+    key.starts_with("heldout_") || key.starts_with("price_") || key.starts_with(super::range::PREFIX)
 }
 
 /// Keys that stop being true once the values change by more than a factor.

@@ -248,7 +248,7 @@ impl SteeringVector {
             out.directions = BTreeMap::from([(rows.layer, v.iter().map(|&x| x as f32).collect())]);
             out.provenance.set_str("exported_from", format!("kind {kind}"));
         }
-        out.provenance.entries.retain(|k, _| !k.starts_with("heldout_") && !k.starts_with("price_") && k != "norm");
+        out.provenance.entries.retain(|k, _| !super::ops::measured(k) && k != "norm");
         out.check()?;
         Ok((out, lost))
     }

@@ -9,6 +9,7 @@ use super::summary::LayerStats;
 use super::trainer::Trained;
 use crate::data::SplitBy;
 use crate::engine::CacheType;
+use crate::eval::calibrate::Calibrated;
 use crate::eval::price::Price;
 use crate::intervention::Kind;
 use crate::numbers::norm;
@@ -45,6 +46,8 @@ pub struct VectorCard<'a> {
     pub retained: Option<(&'a str, &'a str)>,
     /// Effect on neutral text, for a run that ended by itself.
     pub price: Option<&'a Price>,
+    /// Scales within a budget of that effect, where they were measured.
+    pub range: Option<&'a Calibrated>,
     /// Threads of the run: another number gives other last bits.
     pub threads: u32,
     /// CPU level of bidpo's kernels ([`ggml_grad::graph::cpu_level`]).
@@ -293,6 +296,7 @@ impl VectorCard<'_> {
         data["retained"] = self.retained_json();
         data["init"] =
             c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
+        data["range"] = self.range.map(Calibrated::in_words).into();
         data["control_vector"] = self.is_control_vector().into();
         data
     }

@@ -26,11 +26,12 @@ export function buildDials(list) {
 }
 
 function dial(vector, i, saved) {
-  const safe = vector.safe_scale?.[1] ?? 2;
+  const [low, high] = vector.safe_scale ?? [-2, 2];
+  const safe = Math.max(-low, high) || 2;
   const step = round(safe / 50);
   const end = Number((Math.floor(safe / step + 1e-9) * step).toFixed(10));
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const first = Number(Math.min(1, end).toFixed(digits));
+  const first = Number((Math.floor(Math.min(1, high) / step + 1e-9) * step).toFixed(digits));
   const id = "dial-" + i;
   const range = el("input", { id, type: "range", min: -end, max: end, step });
   range.setAttribute("aria-describedby", id + "-percent");
@@ -58,7 +59,7 @@ function dial(vector, i, saved) {
     range.style.setProperty("--low", Math.min(50, at) + "%");
     range.style.setProperty("--high", Math.max(50, at) + "%");
     range.setAttribute("aria-valuetext", `${plus(scale, digits)}, ${percent.textContent}`);
-    beyond.hidden = Math.abs(scale) <= safe * 1.0001;
+    beyond.hidden = low * 1.0001 <= scale && scale <= high * 1.0001;
     box.classList.toggle("on", scale !== 0);
     kept.set("dials", { ...kept.get("dials", {}), [vector.id]: scale });
     sumUp();
