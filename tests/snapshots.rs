@@ -144,6 +144,7 @@ fn cards() {
             condition("system prompt, no vector", 0.1),
         ],
         random: (0..10).map(|i| condition("random vector", -0.7 + 0.05 * f64::from(i))).collect(),
+        seeds: Vec::new(),
         groups: (0..16).map(|i| i / 2).collect(),
     };
     let estimate = |value: f64, lo: f64, hi: f64| Estimate { value, interval: Some(Interval { lo, hi }) };
@@ -173,6 +174,7 @@ fn cards() {
         price: Some(&price),
         retained: None,
         range: None,
+        seeds: None,
         threads: 2,
         cpu: "avx2",
     };

@@ -56,6 +56,7 @@ const OF_COMMANDS: &[(&str, &str, &[&str])] = &[
             "epochs",
             "steps",
             "seed",
+            "seeds",
             "clip",
             "patience",
             "choose-by",

@@ -26,7 +26,7 @@ use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
     CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Init, Parts, RecordedIdentity, RunInputs,
-    Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters, mean_logp_diff,
+    SeedSpread, Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters, mean_logp_diff,
     retained_sha256,
 };
 use files::Files;
@@ -48,6 +48,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut set = args.read.open(&args.data)?;
     let files = Files::new(&args, &set.name)?;
     let _lock = files.lock()?;
+    if !args.resume {
+        files.start_again()?;
+    }
     let model = args.model.load_within_memory(args.allow_swap)?;
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
@@ -126,14 +129,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     files.announce_checkpoint(&args);
     let mut progress = Progress::new();
     let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: Some(&plan), interrupt: &interrupt };
-    let trained = trainer.train_retaining(&pairs.train, &pairs.valid, &retained_texts, &mut |event| {
-        progress.show(&event);
-    })?;
+    let sets = (&pairs.train[..], &pairs.valid[..]);
+    let runs = trainer.train_seeds(sets, &retained_texts, args.seeds, &mut |event| progress.show(&event))?;
     progress.finish();
+    let trained = &runs.runs[0].trained;
 
     if trained.best_step == 0 {
         if let Stop::NotFinite { pair, .. } = &trained.stop {
-            files.remove_checkpoint()?;
+            files.remove_checkpoints()?;
             bail!("the loss was not finite at step 1, pair {pair}: there is no good vector to save");
         }
         bail!("interrupted before the first step: there is nothing to save");
@@ -148,11 +151,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut best_prompt = pairs.prompted.first();
     let heldout = if trained.complete() && !pairs.test.is_empty() {
         best_prompt = choose_prompt(&mut engine, &pairs.prompted, plan, &interrupt).with_context(kept)?;
+        let further: Vec<Vec<f32>> = runs.runs[1..].iter().map(|r| r.trained.renormalised(config.renorm)).collect();
         let test = HeldOutPairs {
             test: &pairs.test,
             groups: &parts.test_groups,
             prompted: best_prompt.map(|p| p.test.as_slice()),
             random: args.random,
+            seeds: &further,
         };
         let measured = HeldOut::of_pairs(&mut engine, test, plan, &vector, args.seed, &interrupt, &mut |event| {
             progress.show(&event)
@@ -172,10 +177,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => price(&model, &file, passages, args.model.threads(), &interrupt).with_context(kept)?,
         false => None,
     };
+    let spread = SeedSpread::new(&runs, heldout.as_ref()).filter(|_| trained.complete());
     let cpu = cpu_level().map_or_else(|_| "unknown", |level| level.name());
     let card = VectorCard {
         config: &config,
-        trained: &trained,
+        trained,
         model: &identity,
         template: (&template.described(), &template_sha256),
         data: (&set.name, &set.sha256),
@@ -188,6 +194,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         price: price.as_ref(),
         retained: retained.as_ref().map(RetainedTexts::described),
         range: None,
+        seeds: spread.as_ref(),
         threads: args.model.threads(),
         cpu,
     };
@@ -209,7 +216,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map_err(FileError::write(&files.card))?;
     // A run whose loss is not finite would only get there again.
     if !matches!(trained.stop, Stop::Interrupted) {
-        files.remove_checkpoint()?;
+        files.remove_checkpoints()?;
     }
     report::print(&args, &card, &files, &set.reading)?;
     Ok(if trained.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

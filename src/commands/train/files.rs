@@ -3,6 +3,7 @@
 use super::options::Args;
 use crate::args::outputs::{self, Kind};
 use anyhow::{Context as _, bail, ensure};
+use bidpo_core::train::seed_checkpoint;
 use ggml_grad::files::{LockFile, check_writable};
 use ggml_grad::llama::AbortMessage;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub(super) struct Files {
     pub(super) vector: PathBuf,
     pub(super) card: PathBuf,
     pub(super) checkpoint: PathBuf,
+    /// Those of further seeds.
+    of_seeds: Vec<PathBuf>,
 }
 
 impl Files {
@@ -24,7 +27,10 @@ impl Files {
             "{}: the vector's file name must end in .gguf, so that other programs know it",
             vector.display()
         );
-        let files = Self { card: vector.with_extension("md"), checkpoint: vector.with_extension("ckpt"), vector };
+        let checkpoint = vector.with_extension("ckpt");
+        let further = (1..args.seeds as u64).map(|i| args.seed.wrapping_add(i));
+        let of_seeds = further.map(|seed| seed_checkpoint(&checkpoint, args.seed, seed)).collect();
+        let files = Self { card: vector.with_extension("md"), checkpoint, of_seeds, vector };
         let inputs: Vec<&Path> = [args.model.model.as_path(), args.data.as_path()]
             .into_iter()
             .chain(args.retain.as_deref())
@@ -33,14 +39,17 @@ impl Files {
         for (path, kind) in [(&files.vector, Kind::Vector), (&files.card, Kind::Card)] {
             outputs::check(path, kind, &inputs)?;
         }
-        outputs::not_an_input(&files.checkpoint, &inputs)?;
-        check_writable(&files.checkpoint).with_context(|| format!("cannot write {}", files.checkpoint.display()))?;
-        let checkpoint = files.checkpoint.display();
+        for checkpoint in files.checkpoints() {
+            outputs::not_an_input(checkpoint, &inputs)?;
+            check_writable(checkpoint).with_context(|| format!("cannot write {}", checkpoint.display()))?;
+        }
         if args.resume {
+            let checkpoint = files.checkpoint.display();
             ensure!(files.checkpoint.exists(), "there is no checkpoint {checkpoint} to resume from");
-        } else if files.checkpoint.exists() && !args.fresh {
+        } else if let Some(checkpoint) = files.checkpoints().find(|c| c.exists() && !args.fresh) {
             bail!(
-                "{checkpoint} is left from an unfinished run: add --resume to continue it, or --fresh to start again"
+                "{} is left from an unfinished run: add --resume to continue it, or --fresh to start again",
+                checkpoint.display()
             );
         }
         Ok(files)
@@ -55,13 +64,18 @@ impl Files {
         })
     }
 
-    pub(super) fn remove_checkpoint(&self) -> anyhow::Result<()> {
-        match std::fs::remove_file(&self.checkpoint) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("cannot remove {}", self.checkpoint.display()))
-            }
-            _ => Ok(()),
-        }
+    fn checkpoints(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.checkpoint).chain(&self.of_seeds)
+    }
+
+    /// Removes the checkpoints of all seeds.
+    pub(super) fn remove_checkpoints(&self) -> anyhow::Result<()> {
+        self.checkpoints().try_for_each(|path| remove(path))
+    }
+
+    /// Removes what an earlier run left of further seeds, before a run that starts again.
+    pub(super) fn start_again(&self) -> anyhow::Result<()> {
+        self.of_seeds.iter().try_for_each(|path| remove(path))
     }
 
     /// Tells ggml's abort handler what to say about the checkpoint.
@@ -76,6 +90,15 @@ impl Files {
                 self.checkpoint.display()
             ),
         }));
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -113,6 +113,10 @@ pub struct Args {
     /// Seed of the split, of the order of the pairs and of their directions.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
+    /// Train with so many seeds, --seed and those behind it, on the same split, and report the spread between them. The vector of
+    /// the first is kept.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    pub(super) seeds: usize,
     /// Maximum L2 norm of a step's gradient [default: none].
     #[arg(long, visible_alias = "max-grad-norm", value_parser = positive)]
     pub(super) clip: Option<f64>,

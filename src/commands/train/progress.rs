@@ -111,6 +111,10 @@ impl Progress {
                 );
                 self.start(r.total_steps, "[{bar:20}] {msg}");
             }
+            Event::Seed { seed, number, of, steps } => {
+                self.bar.suspend(|| eprintln!("seed {seed} ({number} of {of})"));
+                self.start(*steps, "[{bar:20}] {msg}");
+            }
             Event::Resumed { step } => {
                 eprintln!("resuming after step {step}");
                 self.bar.set_position(*step as u64);

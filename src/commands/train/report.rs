@@ -7,12 +7,12 @@ use bidpo_core::data::Reading;
 use bidpo_core::eval::calibrate::Calibrated;
 use bidpo_core::eval::price::Price;
 use bidpo_core::text::numbers::fixed;
-use bidpo_core::train::{HeldOut, Stop, VectorCard};
+use bidpo_core::train::{HeldOut, SeedSpread, Stop, VectorCard};
 use serde_json::json;
 
 /// Prints the summary.
 pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Reading) -> anyhow::Result<()> {
-    let Files { vector: output, card, checkpoint } = files;
+    let Files { vector: output, card, checkpoint, .. } = files;
     let t = r.trained;
     match &t.stop {
         Stop::Finished => {}
@@ -113,6 +113,8 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             "retained": t.retained,
             "price": r.price,
             "price_summary": r.price.map(Price::in_words),
+            "seeds": r.seeds,
+            "seeds_summary": r.seeds.map(SeedSpread::in_words),
             "safe_range": r.range,
             "safe_range_summary": r.range.map(Calibrated::in_words),
         });
@@ -130,6 +132,9 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());
     } else if t.complete() {
         println!("\nNo test pairs were held out: whether the vector does what it was trained for was not measured.");
+    }
+    if let Some(spread) = r.seeds {
+        println!("\n{}", spread.in_words());
     }
     if let Some(retained) = t.retained {
         println!("\n{}", retained.in_words());

@@ -1,7 +1,8 @@
 //! Running traced pairs: log-probabilities and gradients under an intervention.
 
 use super::traced::{PairGraph, Steered};
-use super::{Addition, Engine, EngineError, PairLogp, Parameters, RowGradients, Stream, TracedBatch};
+use super::{Addition, Engine, EngineError, PairLogp, Parameters, RowGradients, Stream, TracedBatch, TracedPair};
+use crate::numbers::dot;
 use ggml_grad::graph::emit::{Data, Forward, Precision};
 use ggml_grad::graph::ir::{Elem, Op, Value};
 
@@ -68,6 +69,34 @@ impl Engine {
             }
         }
         Ok(Steered { residual, vectors })
+    }
+
+    /// For each two of some parameters: the cosine between the changes that they make, over all rows of some traced pairs and all
+    /// steered layers. Pairs of parameters of which one changes nothing are left out.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] for changes that cannot be made at this layer.
+    pub fn change_cosines(&self, traced: &[TracedPair], each: &[&[f32]]) -> Result<Vec<f64>, EngineError> {
+        let n = each.len();
+        // [n, n] sums of products.
+        let mut products = vec![0.0; n * n];
+        for pair in traced {
+            let stream = pair.graph().stream();
+            let changes = each.iter().map(|theta| {
+                let additions = self.intervention.additions(Parameters::from(*theta), &stream);
+                additions.into_iter().map(|a| self.within_scope(a, &stream)).collect::<Result<Vec<_>, _>>()
+            });
+            let changes = changes.collect::<Result<Vec<_>, _>>()?;
+            for (i, a) in changes.iter().enumerate() {
+                for (j, b) in changes.iter().enumerate().take(i + 1) {
+                    products[i * n + j] += a.iter().zip(b).map(|(a, b)| dot(a.values(), b.values())).sum::<f64>();
+                }
+            }
+        }
+        let of = |i: usize, j: usize| products[i * n + j];
+        let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let cosines = pairs.map(|(i, j)| of(i, j) / (of(i, i) * of(j, j)).sqrt());
+        Ok(cosines.filter(|c| c.is_finite()).collect())
     }
 
     /// The addition at the positions of the scope, and nothing elsewhere.

@@ -82,6 +82,15 @@ pub enum Addition {
     Rows(Vec<f32>),
 }
 
+impl Addition {
+    /// The numbers, of one row or of all.
+    pub(crate) fn values(&self) -> &[f32] {
+        match self {
+            Self::Broadcast(values) | Self::Rows(values) => values,
+        }
+    }
+}
+
 /// Gradient at the rows of one hook point.
 #[derive(Debug, Clone, Copy)]
 pub struct RowGradients<'a> {

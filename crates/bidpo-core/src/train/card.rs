@@ -5,6 +5,7 @@ use super::config::{ChooseBy, TrainConfig};
 use super::events::Stop;
 use super::heldout::HeldOut;
 use super::objective::Objective;
+use super::seeds::SeedSpread;
 use super::summary::LayerStats;
 use super::trainer::Trained;
 use crate::data::SplitBy;
@@ -48,6 +49,8 @@ pub struct VectorCard<'a> {
     pub price: Option<&'a Price>,
     /// Scales within a budget of that effect, where they were measured.
     pub range: Option<&'a Calibrated>,
+    /// The spread between seeds, where there are several.
+    pub seeds: Option<&'a SeedSpread>,
     /// Threads of the run: another number gives other last bits.
     pub threads: u32,
     /// CPU level of bidpo's kernels ([`ggml_grad::graph::cpu_level`]).
@@ -197,6 +200,17 @@ impl VectorCard<'_> {
                 p.set_str("heldout_system_prompt", text);
             }
         }
+        if let Some(spread) = self.seeds {
+            p.set_int("heldout_seeds", spread.seeds.len() as i64);
+            let [least, middle, _] = spread.cosines.map_or([None; 3], |c| c.map(Some));
+            let values = [
+                ("heldout_seeds_change", spread.mean_change),
+                ("heldout_seeds_change_std_dev", spread.change_std_dev),
+                ("heldout_seeds_cosine", middle),
+                ("heldout_seeds_least_cosine", least),
+            ];
+            values.into_iter().filter_map(|(key, x)| Some((key, x?))).for_each(|(key, x)| p.set_float(key, x));
+        }
         if let Some(price) = self.price {
             p.set_float("price_kl_per_token", price.kl_per_token.value);
             p.set_float("price_perplexity_change", price.perplexity_change.value);
@@ -296,6 +310,7 @@ impl VectorCard<'_> {
         data["retained"] = self.retained_json();
         data["init"] =
             c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
+        data["seeds"] = self.seeds.map(SeedSpread::in_words).into();
         data["range"] = self.range.map(Calibrated::in_words).into();
         data["control_vector"] = self.is_control_vector().into();
         data

@@ -43,6 +43,17 @@ pub enum Event<'a> {
     },
     /// All pairs are traced: facts about model and data.
     Ready(&'a RunSummary),
+    /// The next of several seeds begins.
+    Seed {
+        /// The seed.
+        seed: u64,
+        /// Its place among them, from 1.
+        number: usize,
+        /// Seeds in all.
+        of: usize,
+        /// Steps planned.
+        steps: usize,
+    },
     /// A checkpoint was loaded.
     Resumed {
         /// Steps taken when it was written.

@@ -96,6 +96,8 @@ pub struct HeldOut {
     pub conditions: Vec<Condition>,
     /// Random vectors of the same norm.
     pub random: Vec<Condition>,
+    /// Vectors of further seeds, at scale +1.
+    pub seeds: Vec<Condition>,
     /// The group of each pair: near-duplicates count as one where intervals are computed.
     pub groups: Vec<usize>,
 }
@@ -184,6 +186,8 @@ pub struct HeldOutPairs<'a> {
     pub prompted: Option<&'a [NamedPair]>,
     /// Random interventions of the same kind and size to compare with.
     pub random: usize,
+    /// Parameters of further seeds.
+    pub seeds: &'a [Vec<f32>],
 }
 
 /// Traces pairs for a measurement.
@@ -239,6 +243,10 @@ impl HeldOut {
         let prompted = pairs.prompted.map(|p| trace(engine, p, plan, interrupt)).transpose()?;
         let mut heldout = Self::measure(engine, &examples, prompted.as_deref(), plan, vector, (seed, pairs.random))?;
         heldout.groups = pairs.groups.to_vec();
+        for (i, vector) in pairs.seeds.iter().enumerate() {
+            let name = format!("vector of another seed {}", i + 1);
+            heldout.seeds.push(Condition::new(name, &engine.score_all(&examples, vector, plan)?));
+        }
         for notice in engine.take_cache_notices() {
             observe(Event::Notice(&notice));
         }
@@ -272,7 +280,7 @@ impl HeldOut {
         if let Some(prompted) = prompted {
             conditions.push(Condition::new(PROMPTED, &references(prompted)));
         }
-        Ok(Self { conditions, random, groups: (0..examples.len()).collect() })
+        Ok(Self { conditions, random, seeds: Vec::new(), groups: (0..examples.len()).collect() })
     }
 
     /// A condition by name.
@@ -306,6 +314,12 @@ impl HeldOut {
         } else {
             Effect::NotShown
         })
+    }
+
+    /// Mean change of the log-probability difference under the vector, and under those of further seeds.
+    pub fn seed_changes(&self) -> Option<Vec<f64>> {
+        let own = self.get(STEERED)?;
+        Some([own].into_iter().chain(&self.seeds).map(|c| self.change(&self.conditions[0], c).mean).collect())
     }
 
     /// The random vectors beside the trained one, if there are any.
@@ -353,9 +367,15 @@ impl HeldOut {
         Some(paired)
     }
 
-    /// The table as rows for JSON, each random vector one.
+    /// The table as rows for JSON, each random vector and each further seed one.
     pub fn rows(&self) -> Vec<HeldOutRow> {
-        self.conditions.iter().chain(&self.random).enumerate().map(|(i, c)| self.row(c, i == 0)).collect()
+        self.conditions
+            .iter()
+            .chain(&self.random)
+            .chain(&self.seeds)
+            .enumerate()
+            .map(|(i, c)| self.row(c, i == 0))
+            .collect()
     }
 
     pub(super) fn row(&self, c: &Condition, unsteered: bool) -> HeldOutRow {

@@ -185,6 +185,7 @@ mod tests {
         HeldOut {
             conditions: vec![condition("unsteered", a), condition(STEERED, b)],
             random: Vec::new(),
+            seeds: Vec::new(),
             groups: (0..a.len()).collect(),
         }
     }

@@ -19,6 +19,7 @@ mod preflight;
 mod retain;
 mod retained_texts;
 mod run;
+mod seeds;
 mod summary;
 mod trainer;
 
@@ -42,5 +43,6 @@ pub use parts::{CheckpointParts, HeldOutFractions, Parts, PartsError, UnheldPart
 pub use retain::{Retain, Retained, retained_sha256};
 pub use retained_texts::{ANSWER, LONGEST, RetainError, RetainItem, RetainSet};
 pub(crate) use run::{Run, Step, TracedSet};
+pub use seeds::{SeedRun, SeedRuns, SeedSpread};
 pub use summary::{LayerStats, RunSummary};
-pub use trainer::{CheckpointPlan, Trained, Trainer};
+pub use trainer::{CheckpointPlan, Trained, Trainer, seed_checkpoint};

@@ -8,12 +8,13 @@ use super::identity::{IdentitySource, RecordedIdentity, RunInputs};
 use super::preflight::preflight;
 use super::retain::Retained;
 use super::run::{EpochEnd, Run, Step, TracedSet};
+use super::seeds::{SeedRun, SeedRuns};
 use super::summary::RunSummary;
 use crate::engine::{Engine, Intervention, NamedTensor, RetainedText, TracedPair};
 use crate::intervention::{Kind, KindSpec, Scope};
 use crate::steer::{RowChanges, SteerError, SteeringVector};
 use crate::text::numbers::percent;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -120,6 +121,14 @@ pub struct CheckpointPlan {
     pub inputs: RunInputs,
 }
 
+/// The checkpoint of a seed of several: that of the `first` one is `path` itself.
+pub fn seed_checkpoint(path: &Path, first: u64, seed: u64) -> PathBuf {
+    if seed == first { path.to_owned() } else { path.with_extension(format!("seed-{seed}.ckpt")) }
+}
+
+/// Training pairs on whose rows the changes of several seeds are compared, at most.
+const COMPARED_PAIRS: usize = 16;
+
 /// Trains the engine's intervention at its layers: all parameters by one optimizer.
 #[derive(Debug)]
 pub struct Trainer<'a> {
@@ -159,6 +168,24 @@ impl Trainer<'_> {
         retained: &[NamedPair],
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Trained, TrainError> {
+        let mut runs = self.train_seeds((train, valid), retained, 1, observe)?.runs;
+        Ok(runs.swap_remove(0).trained)
+    }
+
+    /// As [`Trainer::train_retaining`] on the pairs for training and validation, with `seeds` seeds one after the other: that of
+    /// the settings and those behind it. The pairs are traced once. Each further seed has a checkpoint of its own
+    /// ([`seed_checkpoint`]). The first run's vector is that of a run alone. An interruption ends all; the first run then
+    /// says [`Stop::Interrupted`].
+    ///
+    /// # Errors
+    /// As [`Trainer::train_retaining`].
+    pub fn train_seeds(
+        &mut self,
+        (train, valid): (&[NamedPair], &[NamedPair]),
+        retained: &[NamedPair],
+        seeds: usize,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<SeedRuns, TrainError> {
         self.check(train)?;
         if self.config.retain.is_some() == retained.is_empty() {
             return Err(TrainError::Config(
@@ -198,50 +225,54 @@ impl Trainer<'_> {
             report_batching(recorded, captured.plan.max_tokens(), observe);
         }
         let texts = self.trace_retained(retained, observe)?;
-        let identity = RecordedIdentity::Current { identity: source.identity(captured.plan.max_tokens()) };
         let sets = [TracedSet { pairs: train, traced: on }, TracedSet { pairs: valid, traced: by }];
-        let mut run = Run::new(self.engine, self.config, sets, summary, self.interrupt).retaining(&texts);
-        if let Some(checkpoint) = resumed {
-            run.resume(checkpoint);
-            observe(Event::Resumed { step: run.steps() });
-        } else if let Some(fit) = run.fitting_the_gate() {
-            let [on, off] = fit.right.map(percent);
-            observe(Event::Notice(&format!(
-                "the gate begins at a fit that opens it on {on} of what it reads of the training pairs and shuts it on {off} of what \
-                 it reads of the retained texts"
-            )));
+        let mut runs: Vec<SeedRun> = Vec::with_capacity(seeds);
+        let mut resumed = resumed;
+        for number in 0..seeds.max(1) {
+            let seed = self.config.seed.wrapping_add(number as u64);
+            let config = TrainConfig { seed, ..self.config.clone() };
+            let plan = self
+                .checkpoints
+                .map(|p| CheckpointPlan { path: seed_checkpoint(&p.path, self.config.seed, seed), ..p.clone() });
+            let source = IdentitySource { config: &config, inputs: &inputs, train, valid };
+            if number > 0 {
+                let left = plan.as_ref().filter(|p| p.resume && p.path.exists());
+                resumed =
+                    left.map(|p| Checkpoint::load(&p.path, &source, &**self.engine.intervention())).transpose()?;
+            }
+            if seeds > 1 {
+                observe(Event::Seed { seed, number: number + 1, of: seeds, steps: summary.total_steps });
+            }
+            let mut run = Run::new(self.engine, &config, sets, summary.clone(), self.interrupt).retaining(&texts);
+            if let Some(checkpoint) = resumed.take() {
+                run.resume(checkpoint);
+                observe(Event::Resumed { step: run.steps() });
+            } else if let Some(fit) = run.fitting_the_gate() {
+                let [on, off] = fit.right.map(percent);
+                observe(Event::Notice(&format!(
+                    "the gate begins at a fit that opens it on {on} of what it reads of the training pairs and shuts it on {off} of \
+                     what it reads of the retained texts"
+                )));
+            }
+            let identity = RecordedIdentity::Current { identity: source.identity(captured.plan.max_tokens()) };
+            let trained = take_steps(run, &config, plan.as_ref().map(|p| (&*p.path, identity)), observe)?;
+            let ended = trained.complete();
+            let interrupted = trained.stop == Stop::Interrupted;
+            runs.push(SeedRun { seed, trained });
+            if interrupted {
+                runs[0].trained.stop = Stop::Interrupted;
+            }
+            // A loss that is not finite ends the whole run only where its vector is the result.
+            if interrupted || number == 0 && !ended {
+                break;
+            }
         }
-        let save = |run: &Run<'_>| match self.checkpoints {
-            Some(p) => run.checkpoint(identity.clone()).save(&p.path),
-            None => Ok(()),
+        let vectors: Vec<&[f32]> = runs.iter().map(|r| &r.trained.vector[..]).collect();
+        let cosines = match runs.len() {
+            1 => Vec::new(),
+            _ => self.engine.change_cosines(&on[..on.len().min(COMPARED_PAIRS)], &vectors)?,
         };
-        let stop = loop {
-            if run.complete() {
-                break Stop::Finished;
-            }
-            if run.out_of_patience() {
-                break Stop::Early;
-            }
-            match run.step(&run.next_members())? {
-                Step::Taken(report) => observe(Event::Step(&report)),
-                Step::Interrupted => break Stop::Interrupted,
-                Step::NotFinite { pair } => break Stop::NotFinite { step: run.steps() + 1, pair },
-            }
-            let epoch_ends = run.at_epoch_end();
-            if epoch_ends {
-                match run.end_epoch()? {
-                    EpochEnd::Measured(point) => observe(Event::Epoch(&point)),
-                    EpochEnd::NotFinite { pair } => break Stop::NotFinite { step: run.steps(), pair },
-                }
-            }
-            if epoch_ends || run.steps().is_multiple_of(self.config.checkpoint_every.max(1)) {
-                save(&run)?;
-            }
-        };
-        if !matches!(stop, Stop::NotFinite { .. }) {
-            save(&run)?;
-        }
-        run.finish(stop)
+        Ok(SeedRuns { runs, cosines })
     }
 
     /// Traces the retained texts.
@@ -292,6 +323,46 @@ impl Trainer<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Takes all steps of a run and writes its checkpoints, under an identity, to a path.
+fn take_steps(
+    mut run: Run<'_>,
+    config: &TrainConfig,
+    checkpoint: Option<(&Path, RecordedIdentity)>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Trained, TrainError> {
+    let save = |run: &Run<'_>| match &checkpoint {
+        Some((path, identity)) => run.checkpoint(identity.clone()).save(path),
+        None => Ok(()),
+    };
+    let stop = loop {
+        if run.complete() {
+            break Stop::Finished;
+        }
+        if run.out_of_patience() {
+            break Stop::Early;
+        }
+        match run.step(&run.next_members())? {
+            Step::Taken(report) => observe(Event::Step(&report)),
+            Step::Interrupted => break Stop::Interrupted,
+            Step::NotFinite { pair } => break Stop::NotFinite { step: run.steps() + 1, pair },
+        }
+        let epoch_ends = run.at_epoch_end();
+        if epoch_ends {
+            match run.end_epoch()? {
+                EpochEnd::Measured(point) => observe(Event::Epoch(&point)),
+                EpochEnd::NotFinite { pair } => break Stop::NotFinite { step: run.steps(), pair },
+            }
+        }
+        if epoch_ends || run.steps().is_multiple_of(config.checkpoint_every.max(1)) {
+            save(&run)?;
+        }
+    };
+    if !matches!(stop, Stop::NotFinite { .. }) {
+        save(&run)?;
+    }
+    run.finish(stop)
 }
 
 /// Tells the user where a resumed run cannot batch its pairs as the recorded run did.
