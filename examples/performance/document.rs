@@ -13,8 +13,8 @@ const INTRO: &str = "# Performance
 
 <!-- Written by `make bench`. Do not edit by hand. -->
 
-Ratios are what counts: every figure of the first part is one of ours over one of llama.cpp's own, both measured in turns in
-one run. `bidpo bench --model M.gguf` does the same on your machine, with your model.
+Ratios are what counts: every figure of the first part is one of ours over one of llama.cpp's own (of the kinds: over our own step of
+kind `add`), both measured in turns in one run. `bidpo bench --model M.gguf` does the same on your machine, with your model.
 ";
 
 const BENCH: &str = "
@@ -31,6 +31,9 @@ The references, so that they can be judged:
 - A step: eight pairs of two misconceptions each, about 100 tokens for each prompt with an answer, the examples captured before;
   the vector added for four of them and subtracted for the others, each four in one graph (rows at which their prompts begin alike
   are computed once there; the reference counts each pair's), forward, backward, optimizer.
+- **gate**, ..., **lowrank**: a step of that kind of intervention (rank 8) in turns with one of `add` on the same pairs.
+- **retained**: a step with four retained texts in turns with one without. The ratio is what a retained token adds to a step over what
+  a token of the pairs takes.
 - **pytorch**: in turns with PyTorch in a process of its own where benches/peers has installed it, else against its last times.
 ";
 

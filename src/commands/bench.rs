@@ -31,7 +31,8 @@ pub struct Args {
     /// Rounds: bidpo and the reference are measured alternately, this many times each.
     #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
     rounds: NonZeroUsize,
-    /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, start, pytorch, threads.
+    /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, start, kinds (steps of
+    /// the kinds of interventions, one of which may be named alone: gate, lowrank, ..., and retained texts), pytorch, threads.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<Name>,
     /// TruthfulQA's mc_task.json, for the line `truthfulqa`.

@@ -6,6 +6,7 @@ use crate::data::{PrefsError, TemplateError};
 use crate::engine::EngineError;
 use crate::eval::ScoreError;
 use crate::extract::ExtractError;
+use crate::intervention::KindError;
 use crate::train::TrainError;
 use ggml_grad::llama::LlamaError;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ pub enum BenchError {
     /// A training step.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// A kind of intervention that this model cannot have.
+    #[error(transparent)]
+    Kind(#[from] KindError),
     /// A loss or gradient of a measured training step is not finite.
     #[error("a loss or gradient of the measured training step is not finite: the model cannot be trained on")]
     NotFinite,

@@ -28,11 +28,27 @@ pub enum Name {
     Pytorch,
     /// The step with one and with all threads.
     Threads,
+    /// The lines below: steps of the kinds, and retained texts.
+    Kinds,
+    /// The step of kind `gate` over that of `add`.
+    Gate,
+    /// The step of kind `linear-gate` over that of `add`.
+    LinearGate,
+    /// The step of kind `prompt-gate` over that of `add`.
+    PromptGate,
+    /// The step of kind `project` over that of `add`.
+    Project,
+    /// The step of kind `clamp` over that of `add`.
+    Clamp,
+    /// The step of kind `lowrank` over that of `add`.
+    Lowrank,
+    /// A retained token's part of a step over that of a pair's token.
+    Retained,
 }
 
 impl Name {
-    /// All lines, in the order of measurement.
-    pub const ALL: [Self; 9] = [
+    /// All that can be measured, in order.
+    pub const ALL: [Self; 10] = [
         Self::Step,
         Self::Capture,
         Self::Extract,
@@ -40,9 +56,14 @@ impl Name {
         Self::Generate,
         Self::Memory,
         Self::Start,
+        Self::Kinds,
         Self::Pytorch,
         Self::Threads,
     ];
+
+    /// The lines of [`Name::Kinds`].
+    pub const OF_KINDS: [Self; 7] =
+        [Self::Gate, Self::LinearGate, Self::PromptGate, Self::Project, Self::Clamp, Self::Lowrank, Self::Retained];
 
     /// The name on the command line and in JSON.
     pub fn text(self) -> &'static str {
@@ -56,6 +77,14 @@ impl Name {
             Self::Start => "start",
             Self::Pytorch => "pytorch",
             Self::Threads => "threads",
+            Self::Kinds => "kinds",
+            Self::Gate => "gate",
+            Self::LinearGate => "linear-gate",
+            Self::PromptGate => "prompt-gate",
+            Self::Project => "project",
+            Self::Clamp => "clamp",
+            Self::Lowrank => "lowrank",
+            Self::Retained => "retained",
         }
     }
 }
@@ -72,6 +101,7 @@ impl FromStr for Name {
     fn from_str(s: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
+            .chain(Self::OF_KINDS)
             .find(|n| n.text() == s || (*n == Self::Capture && s == "capture"))
             .ok_or_else(|| format!("unknown line {s:?}: expected one of {}", Self::ALL.map(Self::text).join(", ")))
     }
@@ -169,8 +199,9 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in Name::ALL {
+        for name in Name::ALL.into_iter().chain(Name::OF_KINDS) {
             assert_eq!(name.text().parse(), Ok(name));
+            assert!(name == Name::Capture || serde_json::to_value(name).unwrap() == name.text());
         }
         assert_eq!("capture".parse(), Ok(Name::Capture));
         assert!("speed".parse::<Name>().unwrap_err().contains("first-epoch"));

@@ -5,6 +5,7 @@ mod children;
 mod clock;
 mod error;
 mod generate;
+mod kinds;
 mod limits;
 mod line;
 mod pairs;
@@ -104,6 +105,7 @@ pub fn bench(path: &Path, settings: &Settings, say: &mut dyn FnMut(&str)) -> Res
     if wants(Name::Start) {
         report.lines.push(children::start(&mut subject)?);
     }
+    report.lines.extend(kinds::lines(&mut subject)?);
     if wants(Name::Pytorch) {
         report.lines.push(step::against_pytorch(&mut subject)?);
     }

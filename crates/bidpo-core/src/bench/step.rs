@@ -4,11 +4,12 @@ use super::pairs::write_pairs;
 use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
-use crate::engine::{BatchPlan, Direction, Engine, TracedPair};
+use crate::engine::{BatchPlan, Direction, Engine, RetainedText, TracedPair};
+use crate::intervention::KindSpec;
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
-    LearningRate, Member, NamedPair, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig, TrainingBudget,
+    LearningRate, Member, NamedPair, Retain, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig, TrainingBudget,
 };
 use crate::{check::file_name, data::TokenizedPair};
 use ggml_grad::graph::emit::Timings;
@@ -17,26 +18,42 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+/// What differs between runs that are measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting<'a> {
+    /// The kind of intervention.
+    pub kind: KindSpec,
+    /// Retention with its texts.
+    pub retain: Option<(Retain, &'a [NamedPair])>,
+}
+
+impl Default for Setting<'_> {
+    fn default() -> Self {
+        Self { kind: KindSpec::default(), retain: None }
+    }
+}
+
 /// An engine with traced pairs, from which runs begin.
-struct Ready {
+pub(super) struct Ready {
     engine: Engine,
     config: TrainConfig,
     pairs: Vec<NamedPair>,
     traced: Vec<TracedPair>,
+    retained: Vec<RetainedText>,
     plan: BatchPlan,
     interrupt: AtomicBool,
 }
 
 /// A training run whose steps are timed: the trainer's own [`Run`].
-struct Stepper<'a> {
+pub(super) struct Stepper<'a> {
     run: Run<'a>,
     /// All pairs, every second one in the other direction: each step costs the same.
     members: Vec<Member>,
 }
 
 /// One step, in milliseconds.
-struct Taken {
-    wall: f64,
+pub(super) struct Taken {
+    pub wall: f64,
     optimizer: f64,
     timings: Timings,
 }
@@ -46,15 +63,27 @@ fn millis(d: Duration) -> f64 {
 }
 
 impl Ready {
-    fn new(model: &Arc<Model>, layer: usize, pairs: &[TokenizedPair], threads: u32) -> Result<Self, BenchError> {
-        let longest = pairs.iter().map(TokenizedPair::n_tokens).max().unwrap_or(1);
-        let mut engine = Engine::new(model, &[layer], longest, 1, threads)?;
+    pub(super) fn new(
+        model: &Arc<Model>,
+        layer: usize,
+        pairs: &[TokenizedPair],
+        threads: u32,
+        setting: Setting<'_>,
+    ) -> Result<Self, BenchError> {
+        let texts = setting.retain.map_or(&[][..], |(_, texts)| texts);
+        let longest = pairs.iter().chain(texts.iter().map(|t| &t.tokens)).map(TokenizedPair::n_tokens).max();
+        let intervention = setting.kind.intervention(1, model.n_embd())?;
+        let mut engine =
+            Engine::new(model, &[layer], longest.unwrap_or(1), 1, threads)?.with_intervention(intervention);
         let plan = plan_batches(&mut engine, pairs)?;
         let traced = pairs.iter().map(|p| engine.trace(p)).collect::<Result<Vec<_>, _>>()?;
+        let retained = texts.iter().map(|t| engine.trace_retained(&t.tokens)).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();
         let named =
             |(i, tokens): (usize, &TokenizedPair)| NamedPair { name: format!("{}", i + 1), tokens: tokens.clone() };
         let config = TrainConfig {
+            kind: setting.kind,
+            retain: setting.retain.map(|(retain, _)| retain),
             learning_rate: LearningRate::Absolute(1e-3),
             schedule: Schedule::Constant,
             warmup_ratio: 0.0,
@@ -63,21 +92,22 @@ impl Ready {
             ..TrainConfig::new(Layers::one(layer))
         };
         let pairs = pairs.iter().enumerate().map(named).collect();
-        Ok(Self { engine, config, pairs, traced, plan, interrupt: AtomicBool::new(false) })
+        Ok(Self { engine, config, pairs, traced, retained, plan, interrupt: AtomicBool::new(false) })
     }
 
-    fn stepper(&mut self) -> Stepper<'_> {
+    pub(super) fn stepper(&mut self) -> Stepper<'_> {
         let summary = RunSummary { batch_plan: self.plan, ..RunSummary::new(&self.engine, &self.config, &self.traced) };
         let sets = [TracedSet { pairs: &self.pairs, traced: &self.traced }, TracedSet { pairs: &[], traced: &[] }];
         let direction = |pair: usize| if pair.is_multiple_of(2) { Direction::Forward } else { Direction::Reverse };
         let members = (0..self.pairs.len()).map(|pair| Member { pair, direction: direction(pair) }).collect();
-        Stepper { run: Run::new(&mut self.engine, &self.config, sets, summary, &self.interrupt), members }
+        let run = Run::new(&mut self.engine, &self.config, sets, summary, &self.interrupt).retaining(&self.retained);
+        Stepper { run, members }
     }
 }
 
 impl Stepper<'_> {
     /// The trainer's step.
-    fn step(&mut self) -> Result<Taken, BenchError> {
+    pub(super) fn step(&mut self) -> Result<Taken, BenchError> {
         let started = Instant::now();
         let step = self.run.step(&self.members)?;
         let wall = millis(started.elapsed());
@@ -118,7 +148,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// The step's line, and where its time goes.
 pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<(Line, Split), BenchError> {
     s.say("training step: capturing the pairs, and looking for llama.cpp's fastest prefill");
-    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, Setting::default())?;
     let mut stepper = ready.stepper();
     let way = prefill.fastest(&sequences(&s.pairs), true)?;
     s.say("training step: measuring");
@@ -170,8 +200,8 @@ pub(super) fn against_prefill(s: &mut Subject<'_>, prefill: &mut Prefill) -> Res
 pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
     s.say("training step with one thread and with all");
     let all = s.settings.threads;
-    let mut single = Ready::new(&s.model, s.layer, &s.pairs, 1)?;
-    let mut many = Ready::new(&s.model, s.layer, &s.pairs, all)?;
+    let mut single = Ready::new(&s.model, s.layer, &s.pairs, 1, Setting::default())?;
+    let mut many = Ready::new(&s.model, s.layer, &s.pairs, all, Setting::default())?;
     let (mut single, mut many) = (single.stepper(), many.stepper());
     let mut serial = Vec::new();
     let rounds = alternate(
@@ -212,7 +242,7 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     if before.unique_tokens != s.unique_tokens() {
         return Err(failed(format!("made from {} unique tokens, not {}", before.unique_tokens, s.unique_tokens())));
     }
-    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads)?;
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, Setting::default())?;
     let mut stepper = ready.stepper();
     if let Some(python) = s.settings.pytorch_python.clone() {
         s.say("training step in turns with PyTorch");
