@@ -5,6 +5,9 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::steer::{RowChanges, SteeringVector};
+use common::bench::Bench;
 use predicates::prelude::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -289,6 +292,65 @@ fn shards_of_a_sweep_are_put_together() {
     assert!(stranger.exists() && !out.join("valid.shard-2-of-2.jsonl").exists());
     std::fs::remove_file(&stranger).unwrap();
     assert_eq!(rows("-20%,10%,20%"), 4);
+}
+
+/// A gate and a vector with a scope, on a random model: the scales in percent are those of `eval text`, and the random vectors are of
+/// the same kind.
+#[test]
+fn every_kind_is_swept_at_its_layer() {
+    let bench = Bench::random("llama", "q8_0");
+    let dir = tempfile::tempdir().unwrap();
+    let (data, split) = data(dir.path());
+    let sample = dir.path().join("t.txt");
+    std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(24)).unwrap();
+    let n_embd = ggml_grad::synth::family("llama").unwrap().shape().n_embd;
+    let v: Vec<f32> = (0..n_embd).map(|i| ((i * 7 % 5) as f32 - 2.0) / 8.0).collect();
+    let spec = KindSpec::from(Kind::Gate);
+    let theta = [vec![0.1; n_embd], vec![0.5], v.clone()].concat();
+    let scoped =
+        SteeringVector { scope: "answer".parse().unwrap(), ..SteeringVector::single(1, v.clone(), "llama").unwrap() };
+    let rows = Some(RowChanges { spec, layer: 1, n_embd, theta });
+    let gate = SteeringVector { directions: [].into(), rows, scope: Scope::ALL, ..scoped.clone() };
+    for (name, vector) in [("gate.gguf", gate), ("scoped.gguf", scoped)] {
+        let file = dir.path().join(name);
+        vector.save(&file).unwrap();
+        let command = |more: &[&str]| {
+            let mut command = bidpo();
+            command
+                .args(["sweep", "-p", "pair", "--prompt", "none", "--scales", "-20%,20%", "--random", "1", "--json"]);
+            command.args(["--train-limit", "4", "--system", "Be brief."]).arg("--text").arg(&sample).args(more);
+            command.arg("-m").arg(&bench.model).arg("-d").arg(&data).arg("-v").arg(&file).arg("--split").arg(&split);
+            command.arg("-o").arg(dir.path().join(format!("{name}.sweep")));
+            command
+        };
+        let found = command(&[]).assert().success().get_output().stdout.clone();
+        let found: Value = serde_json::from_slice(&found).unwrap();
+        assert_eq!(found["chosen"]["layer"], 1);
+        let norm = found["residual_norm_median"]["1"].as_f64().unwrap();
+        let (factor, percent) =
+            (found["chosen"]["factor"].as_f64().unwrap(), found["chosen"]["percent"].as_f64().unwrap());
+        assert!((factor * bidpo_core::numbers::norm(&v) - percent / 100.0 * norm).abs() < 1e-9 * norm, "{found}");
+        // The price of the chosen scale is that of the file at this scale.
+        let mut text = bidpo();
+        text.args(["eval", "text", "--window", "256", "--limit", "20", "--baselines", "unsteered", "--json", "-d"]);
+        text.arg(&sample).arg("-m").arg(&bench.model).args(["-v", &format!("{}:{factor}", file.display())]);
+        let text: Value = serde_json::from_slice(&text.assert().success().get_output().stdout).unwrap();
+        let kl = text["measures"].as_array().unwrap().iter().find(|m| m["measure"] == "kl_per_token").unwrap();
+        let want = kl["conditions"].as_array().unwrap().iter().find(|c| c["condition"] == "steered").unwrap();
+        let (got, want) = (found["price"]["kl_per_token"]["value"].as_f64().unwrap(), want["value"].as_f64().unwrap());
+        assert!(got > 0.0 && (got - want).abs() < 1e-4 * want, "{name}: {got} for {want}");
+        // Its random vector has scales of its own, of other bits.
+        let conditions = found["test"]["manifest"]["conditions"].as_array().unwrap();
+        let hash = |of: &str| conditions.iter().find(|c| c["name"] == of).unwrap()["control_sha256"].clone();
+        assert_ne!(hash("random vector 1"), hash("steered"));
+        assert!(conditions.iter().any(|c| c["name"].as_str().unwrap().starts_with("random vector 1, own best scale")));
+        let moved = command(&["--layers", "2"]).assert().code(1).get_output().stderr.clone();
+        assert!(
+            String::from_utf8_lossy(&moved).contains("cannot be moved to layer 2"),
+            "{}",
+            String::from_utf8_lossy(&moved)
+        );
+    }
 }
 
 #[test]

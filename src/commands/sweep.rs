@@ -55,7 +55,8 @@ const WINDOW: usize = 256;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The vector. At each layer its own direction is used; that of a vector for a single layer is moved.
+    /// The vector, of any kind. At each layer its own direction is used; that of a vector for a single layer is moved. Other
+    /// kinds and vectors with a scope stay at their layer.
     #[arg(long, short = 'v', value_name = "FILE.gguf")]
     vector: PathBuf,
     /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1

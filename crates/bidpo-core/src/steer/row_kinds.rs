@@ -1,7 +1,8 @@
 //! The part of a vector file that is no constant vector: an intervention whose change differs from row to row.
 
-use super::SteerError;
+use super::{Change, Conditional, SteerError, SteeringVector};
 use crate::intervention::{KindSpec, RowKind};
+use crate::numbers::norm;
 use std::sync::Arc;
 
 /// A trained change of rows at one layer.
@@ -67,6 +68,40 @@ impl RowChanges {
         match self.theta.iter().position(|x| !x.is_finite()) {
             Some(i) => invalid(format!("parameter {i} is {}: every value must be finite", self.theta[i])),
             None => Ok(()),
+        }
+    }
+}
+
+impl SteeringVector {
+    /// The change that only a callback can make, at scale 1: of a kind other than `add`, or a vector with a scope. `None` for a
+    /// constant vector that acts everywhere. It stays at its layer.
+    ///
+    /// # Errors
+    /// [`SteerError::Mismatch`] for another layer; [`SteerError::Invalid`] for settings that no kind has.
+    pub fn conditional(&self, layer: usize) -> Result<Option<Conditional>, SteerError> {
+        if self.is_control_vector() {
+            return Ok(None);
+        }
+        let change = match (&self.rows, self.directions.get(&layer)) {
+            (Some(rows), _) if rows.layer == layer => Change::rows(rows.rows()?, rows.wide()),
+            (None, Some(direction)) => Change::Constant(direction.clone()),
+            _ => {
+                return Err(SteerError::Mismatch(format!(
+                    "it is of kind {} with scope {} and acts at layer {}: it cannot be moved to layer {layer}",
+                    self.kind(),
+                    self.scope,
+                    self.layers().first().copied().unwrap_or_default()
+                )));
+            }
+        };
+        Ok(Some(Conditional { name: "vector".into(), layer, change, scope: self.scope.clone() }))
+    }
+
+    /// L2 norm of that change at scale 1, for rows of this median norm.
+    pub fn conditional_norm(&self, layer: usize, residual: f64) -> f64 {
+        match &self.rows {
+            Some(rows) => rows.norm(residual),
+            None => self.directions.get(&layer).map_or(0.0, |d| norm(d)),
         }
     }
 }

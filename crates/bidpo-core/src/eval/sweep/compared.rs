@@ -1,18 +1,38 @@
 //! Vectors that the one under test is compared with, at scales of their own: the one that the sweep's rule chooses for them,
 //! and the one at which they cost as much.
 
-use super::{Configuration, Percents};
+use super::{Configuration, Percents, only};
 use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::conditions::{BaselineError, Conditions, OtherVector};
 use crate::eval::results::{ChosenOn, ConditionKind, EqualKl};
 use crate::layers::Layers;
-use crate::steer::{ControlVector, SteeringVector, rotated};
+use crate::steer::{Conditional, ControlVector, SteeringVector, rotated};
 
 /// Largest relative difference of two divergences that count as equal.
 pub const KL_TOLERANCE: f64 = 0.05;
 
 /// Largest factor between a continued scale and the nearest one that was measured.
 const EXTRAPOLATION: f64 = 2.0;
+
+/// What a compared vector adds, of any size.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Base {
+    /// A direction, at any layer.
+    Direction(Vec<f32>),
+    /// A random change of a kind's size, at that kind's layer.
+    Change {
+        /// The change.
+        change: Conditional,
+        /// The vector whose kind and size it has.
+        like: SteeringVector,
+    },
+}
+
+impl Base {
+    fn is_zero(&self) -> bool {
+        matches!(self, Self::Direction(d) if d.iter().all(|&x| x == 0.0))
+    }
+}
 
 /// A vector that the one under test is compared with.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +43,8 @@ pub struct Compared {
     pub control: ControlVector,
     /// Signed norm of that, in percent of the median residual norm.
     pub percent: f64,
-    /// Its direction, of any norm.
-    pub direction: Vec<f32>,
+    /// What is scaled.
+    pub base: Base,
     /// A random vector: one of several, whose scales are tried on a coarse grid.
     pub is_random: bool,
 }
@@ -46,27 +66,34 @@ impl Compared {
         for condition in &conditions.list {
             let Some(control) = &condition.control else { continue };
             let is_random = matches!(condition.kind, ConditionKind::Random { .. });
-            let direction = match &condition.kind {
+            let base = match &condition.kind {
                 ConditionKind::Random { seed } if !out.iter().any(|c| c.is_random) => {
-                    let (own, _) = direction(vector, layer)?;
-                    rotated(own, own.len(), *seed)
+                    match vector.conditional(layer)? {
+                        Some(change) => {
+                            Base::Change { change: change.random(vector.n_embd(), *seed), like: vector.clone() }
+                        }
+                        None => {
+                            let (own, _) = direction(vector, layer)?;
+                            Base::Direction(rotated(own, own.len(), *seed))
+                        }
+                    }
                 }
                 ConditionKind::MeanDifference { .. } => match conditions.mean_difference.get(&layer) {
-                    Some(direction) => direction.clone(),
+                    Some(direction) => Base::Direction(direction.clone()),
                     None => continue,
                 },
                 ConditionKind::OtherVector { scale: None, .. } => {
                     match others.iter().find(|o| o.name == condition.name) {
-                        Some(other) => other.direction(layer)?,
+                        Some(other) => Base::Direction(other.direction(layer)?),
                         None => continue,
                     }
                 }
                 _ => continue,
             };
             // A direction of zeros stays as it is at any scale.
-            if direction.iter().any(|&x| x != 0.0) {
+            if !base.is_zero() {
                 let (name, control) = (condition.name.clone(), control.clone());
-                out.push(Self { name, control, percent: percent.abs(), direction, is_random });
+                out.push(Self { name, control, percent: percent.abs(), base, is_random });
             }
         }
         Ok(out)
@@ -75,12 +102,22 @@ impl Compared {
     /// The vector at a layer, `percent` of the median residual norm there, `norm`. Its bits do not depend on the steered
     /// vector's norm.
     pub fn at(&self, layer: usize, percent: f64, norm: f64) -> Configuration {
-        let n_embd = self.direction.len();
-        let factor = percent / 100.0 * norm / crate::numbers::norm(&self.direction);
-        let mut data = vec![0.0; self.control.data.len()]; // [n_layer - 1, n_embd]
-        let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
-        row.iter_mut().zip(&self.direction).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
-        let control = ControlVector::constant(data, layer, layer);
+        let wanted = percent / 100.0 * norm;
+        let (factor, control) = match &self.base {
+            Base::Direction(direction) => {
+                let n_embd = direction.len();
+                let factor = wanted / crate::numbers::norm(direction);
+                let mut data = vec![0.0; self.control.data.len()]; // [n_layer - 1, n_embd]
+                let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
+                row.iter_mut().zip(direction).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
+                (factor, ControlVector::constant(data, layer, layer))
+            }
+            Base::Change { change, like } => {
+                let factor = wanted / like.conditional_norm(change.layer, norm);
+                let n_layer = 1 + self.control.data.len() / like.n_embd().max(1);
+                (factor, only(&change.scaled(factor), n_layer, like.n_embd()))
+            }
+        };
         Configuration { of: Some(self.name.clone()), layer, percent, factor, control, moved_from: None }
     }
 
@@ -182,7 +219,7 @@ mod tests {
             name: "dpo".into(),
             control: control.clone(),
             percent: 7.5,
-            direction: vec![3.0, -1.0],
+            base: Base::Direction(vec![3.0, -1.0]),
             is_random,
         };
         let dpo = of(false);

@@ -2,13 +2,13 @@
 
 mod compared;
 
-pub use compared::{Compared, KL_TOLERANCE, scale_of_kl};
+pub use compared::{Base, Compared, KL_TOLERANCE, scale_of_kl};
 
 use crate::eval::analysis::{Estimate, MeasureTable};
 use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::results::{ChoiceRule, ConditionKind, Manifest};
 use crate::layers::Layers;
-use crate::steer::{ControlVector, SteerError, SteeringVector};
+use crate::steer::{Conditional, ControlVector, SteerError, SteeringVector};
 use ggml_grad::llama::Model;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -157,12 +157,22 @@ fn point(
 ) -> Result<Configuration, SteerError> {
     let (n_layer, n_embd) = (model.n_layer(), model.n_embd());
     check_layer(layer, model)?;
+    if let Some(change) = vector.conditional(layer)? {
+        let control = only(&change.scaled(factor), n_layer, n_embd);
+        return Ok(Configuration { of: None, layer, percent, factor, control, moved_from: None });
+    }
     let (d, moved_from) = direction(vector, layer)?;
     let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
     let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
     row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
     let control = ControlVector::constant(data, layer, layer);
     Ok(Configuration { of: None, layer, percent, factor, control, moved_from })
+}
+
+/// A control vector that makes this change and no other.
+pub(super) fn only(change: &Conditional, n_layer: usize, n_embd: usize) -> ControlVector {
+    let nothing = ControlVector::constant(vec![0.0; (n_layer - 1) * n_embd], change.layer, change.layer);
+    ControlVector { conditional: vec![change.clone()], ..nothing }
 }
 
 /// All points of `layers` and `percents`; `norms` is the median residual norm at each layer.
@@ -187,9 +197,11 @@ pub fn points(
     let mut out = Vec::new();
     for &layer in layers {
         check_layer(layer, model)?;
-        let (d, _) = direction(vector, layer)?;
-        let length = crate::numbers::norm(d);
         let norm = norms.get(&layer).copied().unwrap_or(f64::NAN);
+        let length = match vector.conditional(layer)? {
+            Some(_) => vector.conditional_norm(layer, norm),
+            None => crate::numbers::norm(direction(vector, layer)?.0),
+        };
         if length == 0.0 || !(norm.is_finite() && norm > 0.0) {
             return Err(SteerError::Mismatch(format!(
                 "layer {layer}: the vector's or the residual stream's length is 0"
