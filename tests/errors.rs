@@ -150,7 +150,7 @@ fn wrong_usage_is_code_2() {
         ("--clip 0", "must be a positive number"),
         ("--steps 0", "a whole number of at least 1"),
         ("--batch 0", "a whole number of at least 1"),
-        ("--objective ppo", "bidpo, dpo, ipo, simpo or sft"),
+        ("--objective ppo", "bidpo, dpo, ipo, simpo, sft or reps"),
         ("--schedule stairs", "cosine, linear or constant"),
         ("--steps 3 --epochs 2", "cannot be used with"),
         ("--resume --fresh", "cannot be used with"),

@@ -65,7 +65,8 @@ pub struct Args {
     #[arg(long, default_value_t = Think::Auto, value_name = "auto|skip|keep")]
     pub(super) think: Think,
     /// Objective: bidpo (the vector works in both directions), dpo, ipo (dpo whose margin is drawn to 1 / (2 beta) nats), simpo
-    /// (log-probabilities a token, compared without a reference), or sft (the chosen answer alone).
+    /// (log-probabilities a token, compared without a reference), sft (the chosen answer alone), or reps (log-probabilities a
+    /// token in both directions, the preferred answer's weighted).
     #[arg(long, default_value = "bidpo")]
     pub(super) objective: Objective,
     /// Inverse temperature of the preference model [default: 0.1; simpo: 2].

@@ -254,6 +254,7 @@ fn legacy_v1_settings(c: &TrainConfig) -> String {
         Objective::Ipo => "Ipo",
         Objective::Simpo => "Simpo",
         Objective::Sft => "Sft",
+        Objective::Reps => "Reps",
     };
     let lr = match c.learning_rate {
         LearningRate::Auto => "Auto".to_owned(),
@@ -381,6 +382,7 @@ mod tests {
             TrainConfig { objective: Objective::Simpo, ..config("15") },
             TrainConfig { objective: Objective::Simpo, gamma: 0.5, ..config("15") },
             TrainConfig { objective: Objective::Sft, ..config("15") },
+            TrainConfig { objective: Objective::Reps, ..config("15") },
             TrainConfig { retain: Some(RETAIN), ..config("15") },
             TrainConfig { retain: Some(Retain { weight: 2.0, ..RETAIN }), ..config("15") },
             TrainConfig { retain: Some(Retain { budget: Some(0.1), ..RETAIN }), ..config("15") },

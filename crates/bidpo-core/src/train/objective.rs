@@ -20,6 +20,11 @@ pub enum Objective {
     Simpo,
     /// The vector is always added, and the chosen response made more probable; the rejected one plays no part.
     Sft,
+    /// Bidirectional: means of log-probabilities a token are compared, and the preferred response's counts the more the less
+    /// probable the unsteered model finds it. Wu et al. 2025 (RePS, arXiv 2505.20809), the loss `scaled_simpo` of the released
+    /// code. Two things differ there: the opposite direction takes the vector's component out of the stream, where it is
+    /// subtracted here (the released code's `normal` instead of `null_it_out`), and the vector's factor is drawn at random.
+    Reps,
 }
 
 /// A pair under the intervention, for its loss.
@@ -72,17 +77,17 @@ impl FromStr for Objective {
         Self::EACH
             .into_iter()
             .find(|objective| objective.name() == s)
-            .ok_or_else(|| format!("invalid objective {s:?}: expected bidpo, dpo, ipo, simpo or sft"))
+            .ok_or_else(|| format!("invalid objective {s:?}: expected bidpo, dpo, ipo, simpo, sft or reps"))
     }
 }
 
 impl Objective {
     /// Every objective.
-    pub const EACH: [Self; 5] = [Self::Bidpo, Self::Dpo, Self::Ipo, Self::Simpo, Self::Sft];
+    pub const EACH: [Self; 6] = [Self::Bidpo, Self::Dpo, Self::Ipo, Self::Simpo, Self::Sft, Self::Reps];
 
     /// True where each pair's direction is drawn at random; the vector is otherwise always added.
     pub fn both_directions(self) -> bool {
-        self == Self::Bidpo
+        matches!(self, Self::Bidpo | Self::Reps)
     }
 
     /// The loss of a pair as [`loss`] takes it, where it follows from the margin alone: from both responses against the
@@ -91,7 +96,7 @@ impl Objective {
         match self {
             Self::Bidpo | Self::Dpo => Some(loss(d, beta, margin)),
             Self::Ipo => Some(ipo_loss(d, beta, margin)),
-            Self::Simpo | Self::Sft => None,
+            Self::Simpo | Self::Sft | Self::Reps => None,
         }
     }
 
@@ -117,6 +122,16 @@ impl Objective {
                 value: -chosen * pair.policy.chosen,
                 slopes: ResponseSlopes { chosen: -chosen, rejected: 0.0 },
             },
+            // -log sigmoid(b s(w) / |w| - s(l) / |l|), b = max(s_ref(l) - s_ref(w), 1), where w is the response to prefer in
+            // direction d and l the other one
+            Self::Reps => {
+                let scale = (-d * pair.reference.gap()).max(1.0);
+                let [of_chosen, of_rejected] = if d > 0.0 { [scale, -1.0] } else { [-1.0, scale] };
+                let (chosen, rejected) = (of_chosen * chosen, of_rejected * rejected);
+                let Loss { value, slope } =
+                    loss(1.0, 1.0, chosen * pair.policy.chosen + rejected * pair.policy.rejected);
+                PairLoss { value, slopes: ResponseSlopes { chosen: slope * chosen, rejected: slope * rejected } }
+            }
             Self::Bidpo | Self::Dpo => PairLoss::of_margin(d, loss(d, beta, pair.margin())),
             Self::Ipo => PairLoss::of_margin(d, ipo_loss(d, beta, pair.margin())),
         }
@@ -138,6 +153,7 @@ impl Objective {
             Self::Ipo => "ipo",
             Self::Simpo => "simpo",
             Self::Sft => "sft",
+            Self::Reps => "reps",
         }
     }
 }
@@ -228,6 +244,23 @@ mod tests {
         let got = Objective::Simpo.evaluate(1.0, Strength { beta: 2.0, gamma: 1.0 }, &pair).value;
         assert!((got - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
         assert_eq!(Objective::Sft.evaluate(1.0, Strength { beta: 2.0, gamma: 1.0 }, &pair).value, 1.0);
+    }
+
+    /// -log sigmoid(max(ref_l - ref_w, 1) / n_w w - l / n_l) by hand, with the responses in either role: ln(1 + e^0.5) and
+    /// ln(1 + e).
+    #[test]
+    fn reps_scales_the_preferred_response() {
+        let pair = PairScores {
+            reference: PairLogp { chosen: -10.0, rejected: -7.5 },
+            policy: PairLogp { chosen: -3.0, rejected: -8.0 },
+            lengths: [3, 4],
+        };
+        let strength = Strength { beta: 0.1, gamma: 0.0 };
+        // Forward 2.5 * -1 + 2 = -0.5; in reverse the scale is 1: -2 + 1 = -1.
+        let [forward, reverse] = [1.0, -1.0].map(|d| Objective::Reps.evaluate(d, strength, &pair));
+        assert!((forward.value - 0.974_076_984_180_107_6).abs() < 1e-12, "{forward:?}");
+        assert!((reverse.value - 1.313_261_687_518_222_8).abs() < 1e-12, "{reverse:?}");
+        assert!(forward.slopes.chosen < 0.0 && forward.slopes.rejected > 0.0 && reverse.slopes.chosen > 0.0);
     }
 
     #[test]

@@ -512,13 +512,17 @@ impl<'a> Run<'a> {
         Ok(trained)
     }
 
-    /// Loss of the untrained vector: on the validation pairs, or the training pairs, where it depends on the pairs.
+    /// Loss of the untrained vector, over the directions of validation: on the validation pairs, or the training pairs, where
+    /// it depends on the pairs.
     fn untrained_loss(&self) -> f64 {
         self.config.untrained_loss().unwrap_or_else(|| {
             let set = if self.valid.traced.is_empty() { self.train.traced } else { self.valid.traced };
+            let directions = self.config.validation().directions();
             let loss = |pair: &TracedPair| {
                 let scores = scores(pair, &pair.reference());
-                self.config.objective.evaluate(1.0, self.config.strength(), &scores).value
+                let of =
+                    |d: &Direction| self.config.objective.evaluate(d.sign(), self.config.strength(), &scores).value;
+                directions.iter().map(of).sum::<f64>() / directions.len() as f64
             };
             set.iter().map(loss).sum::<f64>() / set.len().max(1) as f64
         })
