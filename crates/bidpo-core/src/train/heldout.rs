@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Groups of held-out pairs from which on anything is said about a vector.
 pub const LEAST_GROUPS: usize = 8;
 
-/// Random vectors beside a trained one, where their number is not given.
-pub const RANDOM_DRAWS: usize = 10;
+/// Random interventions beside a trained one, where their number is not given. Each costs a forward pass over the test pairs,
+/// less than a step on them.
+pub const RANDOM_DRAWS: usize = 20;
 
 /// Name of the steered condition.
 pub(super) const STEERED: &str = "vector, scale +1";
