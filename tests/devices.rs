@@ -408,6 +408,16 @@ fn what_is_not_there_is_said() {
     ask(&["--rpc", &worker.endpoint]).code(1).stderr(predicate::str::contains("one client at a time"));
     drop(busy);
     ask(&["--rpc", &worker.endpoint]).success().stderr(predicate::str::contains("layers 0-29 and the output on RPC0"));
+    // The divergence needs the CPU's kernels: said before anything is computed.
+    let out = tempfile::tempdir().unwrap();
+    bidpo()
+        .args(["train", "--retain", "builtin", "--rpc", &worker.endpoint, "-m"])
+        .arg(&path)
+        .arg("-o")
+        .arg(out.path().join("v.gguf"))
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("--retain").and(predicate::str::contains("--gpu-layers 0")));
     // Its own mistakes.
     bidpo()
         .args(["worker", "--listen", &worker.endpoint])

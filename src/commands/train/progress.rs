@@ -40,9 +40,13 @@ impl Progress {
                     }
                     _ => String::new(),
                 };
+                let retained = match need.retained_bytes {
+                    0 => String::new(),
+                    bytes => format!(", {} for the retained texts", text(bytes)),
+                };
                 eprintln!(
                     "additional memory: {} for a gradient over the longest pair ({} tokens), {batch}up to {} for \
-                     the traced pairs",
+                     the traced pairs{retained}",
                     text(need.step_bytes),
                     need.longest,
                     text(need.captured_bytes)

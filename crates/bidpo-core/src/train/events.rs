@@ -92,6 +92,8 @@ pub struct MemoryNeed {
     pub joined_bytes: u64,
     /// Bytes of all traced pairs, at most.
     pub captured_bytes: u64,
+    /// Bytes of all retained texts, at most; 0 without such texts.
+    pub retained_bytes: u64,
 }
 
 /// Losses and speed after a step.

@@ -43,6 +43,7 @@ enum CacheCheck {
 pub(super) fn preflight(
     engine: &mut Engine,
     (train, valid): (&[NamedPair], &[NamedPair]),
+    retained: &[NamedPair],
     allow_swap: bool,
     recorded: Option<usize>,
     interrupt: &AtomicBool,
@@ -61,7 +62,8 @@ pub(super) fn preflight(
         .ok_or_else(|| TrainError::Config("there is no training pair: give at least one".into()))?;
     let mut traced: BTreeMap<usize, TracedPair> = BTreeMap::new();
     traced.insert(longest, engine.trace(&all[longest].tokens).map_err(|e| named(longest, e))?);
-    let plan = plan_memory(engine, &all, &traced[&longest], all[longest], allow_swap, recorded, observe)?;
+    let sets = (&all[..], retained);
+    let plan = plan_memory(engine, sets, &traced[&longest], all[longest], allow_swap, recorded, observe)?;
     // The first pair is the one that is checked.
     if longest != 0 {
         traced.insert(0, engine.trace(&all[0].tokens).map_err(|e| named(0, e))?);
@@ -123,7 +125,7 @@ fn check_first(engine: &mut Engine, pair: &NamedPair, traced: &TracedPair) -> Re
 /// one.
 fn plan_memory(
     engine: &mut Engine,
-    all: &[&NamedPair],
+    (all, retained): (&[&NamedPair], &[NamedPair]),
     traced: &TracedPair,
     pair: &NamedPair,
     allow_swap: bool,
@@ -140,17 +142,25 @@ fn plan_memory(
     if recorded == Some(0) {
         plan = BatchPlan::UNBATCHED;
     }
+    // Retained texts are kept like pairs, with the final hidden state of each token, and their graphs are like a pair's.
+    let of_texts: usize = retained.iter().map(|t| t.tokens.n_tokens()).sum();
+    let longest_text = retained.iter().map(|t| t.tokens.n_tokens()).max().unwrap_or(0);
+    let kept = |tokens: usize| (traced.as_ref().input_bytes() as f64 * tokens as f64 / longest as f64) as u64;
+    let hidden = (of_texts * engine.model().n_embd() * size_of::<f32>()) as u64;
+    let graphs = |n: usize| (traced.as_ref().graph_bytes() * n) as u64;
     let mut need = MemoryNeed {
         longest,
-        step_bytes: planned.step_bytes,
+        // By share of tokens too: attention keeps a bounded part of its scores.
+        step_bytes: (planned.step_bytes as f64 * longest_text.max(longest) as f64 / longest as f64) as u64,
         joined_tokens: plan.max_tokens(),
         joined_bytes: if plan.is_batched() { planned.batch_bytes } else { 0 },
-        captured_bytes: (traced.as_ref().input_bytes() as f64 * tokens as f64 / longest as f64) as u64
-            + (traced.as_ref().graph_bytes() * all.len()) as u64,
+        captured_bytes: kept(tokens) + graphs(all.len()),
+        retained_bytes: if retained.is_empty() { 0 } else { kept(of_texts) + hidden + graphs(retained.len()) },
     };
     let model_bytes = engine.model().mapped_bytes();
     let available = ggml_grad::memory::available();
-    let with = |bytes: u64| bytes.saturating_add(need.captured_bytes).saturating_add(model_bytes);
+    let traces = need.captured_bytes.saturating_add(need.retained_bytes);
+    let with = |bytes: u64| bytes.saturating_add(traces).saturating_add(model_bytes);
     let needed = with(need.step_bytes);
     if plan.is_batched() && available.is_some_and(|n| with(need.joined_bytes) > n) {
         observe(Event::Notice(&format!(
@@ -170,7 +180,7 @@ fn plan_memory(
             pair: pair.name.clone(),
             tokens: longest,
             step_bytes: need.step_bytes,
-            captured_bytes: need.captured_bytes,
+            captured_bytes: traces,
             model_bytes,
             available,
         }),

@@ -200,8 +200,15 @@ impl Trainer<'_> {
         };
         self.engine.set_precision(self.config.precision);
         let recorded = resumed.as_ref().and_then(|c| c.state.identity.max_batch_tokens());
-        let captured =
-            preflight(self.engine, (train, valid), self.config.allow_swap, recorded, self.interrupt, observe)?;
+        let captured = preflight(
+            self.engine,
+            (train, valid),
+            retained,
+            self.config.allow_swap,
+            recorded,
+            self.interrupt,
+            observe,
+        )?;
         let captured = captured.ok_or_else(|| {
             TrainError::Config(match resumed {
                 None => "interrupted before the first step: there is nothing to save".into(),
