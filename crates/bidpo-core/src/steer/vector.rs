@@ -280,6 +280,10 @@ impl SteeringVector {
 
     /// The layer that a single residual norm refers to: the one of key `bidpo.layer`, else the one with the largest norm.
     pub fn main_layer(&self) -> usize {
+        // The norm of a kind may depend on the residual norm, which is looked up by this layer.
+        if let Some(rows) = &self.rows {
+            return rows.layer;
+        }
         let named = self.provenance.number("layer").map(|n| n as usize).filter(|l| self.layers().contains(l));
         named.unwrap_or_else(|| {
             // The first of equals, so that files whose directions all have unit norm give their lowest layer.
@@ -366,6 +370,15 @@ mod tests {
         assert_eq!(v.scale_for_percent(5.0).unwrap(), 2.0);
         assert_eq!(v.scale_for_percent(-5.0).unwrap(), -2.0);
         assert!((v.percent_of_scale(2.0).unwrap() - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_residual_norm_of_a_kind_needs_no_layer_key() {
+        let spec = crate::intervention::KindSpec::from(Kind::Gate);
+        let rows = Some(RowChanges { spec, layer: 3, n_embd: 2, theta: vec![0.0, 0.0, 0.0, 3.0, 4.0] });
+        let mut v = SteeringVector { rows, ..SteeringVector::empty() };
+        v.provenance.set_float("residual_norm_median", 100.0);
+        assert_eq!((v.main_layer(), v.residual_norm(3), v.percent_of_scale(1.0)), (3, Some(100.0), Some(5.0)));
     }
 
     #[test]
