@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     vector: PathBuf,
     /// KL(unsteered || steered) on neutral text that the range stays within, nats a token.
-    #[arg(long, value_name = "KL", default_value_t = BUDGET, value_parser = budget)]
+    #[arg(long, value_name = "KL", default_value_t = BUDGET, allow_hyphen_values = true, value_parser = budget)]
     budget: f64,
     /// File of the vector with its range [default: the vector's own file, where bidpo wrote it].
     #[arg(long = "output", short = 'o', value_name = "FILE")]
