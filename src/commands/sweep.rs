@@ -18,7 +18,7 @@ use crate::terminal::streams;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::data::{SplitBy, SplitFile};
+use bidpo_core::data::{ChatTemplate, SplitBy, SplitFile};
 use bidpo_core::eval::analysis::Analysis;
 use bidpo_core::eval::conditions::{
     Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, UNSTEERED, refuses_system_prompts,
@@ -344,6 +344,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let protocol = Protocol::from(args.protocol);
     let model = args.model.load()?;
     say_doubts(&args.vector, &inputs.vector, &model);
+    inputs.vector.scope = ChatTemplate::scoped_by(None, &inputs.vector.scope, &model)
+        .with_context(|| args.vector.display().to_string())?;
     let style = args.prompt.style(
         args.prompt.preamble(default_preset(protocol))?,
         QUESTION_FORM,
