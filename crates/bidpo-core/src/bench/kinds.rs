@@ -72,7 +72,8 @@ fn retention(s: &mut Subject<'_>, add: &mut Ready) -> Result<Line, BenchError> {
     let (mut with, mut without) = (ready.stepper(), add.stepper());
     let (of_pairs, of_texts) = (s.unique_tokens() as f64, n_retained as f64);
     // A rehearsal of each, then both in turns.
-    (with.step()?, without.step()?);
+    with.step()?;
+    without.step()?;
     let rounds = Rounds::measure(s.settings.rounds, || {
         let (with, without) = (with.step()?.wall, without.step()?.wall);
         Ok::<_, BenchError>(((with - without) / of_texts, without / of_pairs))

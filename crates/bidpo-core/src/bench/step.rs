@@ -19,18 +19,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// What differs between runs that are measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Setting<'a> {
     /// The kind of intervention.
     pub kind: KindSpec,
     /// Retention with its texts.
     pub retain: Option<(Retain, &'a [NamedPair])>,
-}
-
-impl Default for Setting<'_> {
-    fn default() -> Self {
-        Self { kind: KindSpec::default(), retain: None }
-    }
 }
 
 /// An engine with traced pairs, from which runs begin.

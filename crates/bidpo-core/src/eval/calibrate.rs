@@ -194,7 +194,8 @@ struct Found {
 /// scales are within it, or down while they are beyond it, then between the two. Scales are those of f32, which are used later.
 fn largest<E>(budget: f64, limit: f64, kl: &mut dyn FnMut(f32) -> Result<f64, E>) -> Result<Found, E> {
     // Scale and KL on either side of the budget.
-    let (mut inside, mut outside): (Option<(f64, f64)>, Option<(f64, f64)>) = (None, None);
+    let mut inside: Option<(f64, f64)> = None;
+    let mut outside: Option<(f64, f64)> = None;
     // A little below the budget, so that the next scale is within it.
     let target = budget * (1.0 + NEAR) / 2.0;
     let mut at = 1f64.min(limit);

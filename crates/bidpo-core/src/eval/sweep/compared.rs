@@ -24,7 +24,7 @@ pub enum Base {
         /// The change.
         change: Conditional,
         /// The vector whose kind and size it has.
-        like: SteeringVector,
+        like: Box<SteeringVector>,
     },
 }
 
@@ -69,9 +69,10 @@ impl Compared {
             let base = match &condition.kind {
                 ConditionKind::Random { seed } if !out.iter().any(|c| c.is_random) => {
                     match vector.conditional(layer)? {
-                        Some(change) => {
-                            Base::Change { change: change.random(vector.n_embd(), *seed), like: vector.clone() }
-                        }
+                        Some(change) => Base::Change {
+                            change: change.random(vector.n_embd(), *seed),
+                            like: Box::new(vector.clone()),
+                        },
                         None => {
                             let (own, _) = direction(vector, layer)?;
                             Base::Direction(rotated(own, own.len(), *seed))
