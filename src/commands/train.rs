@@ -26,8 +26,8 @@ use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
     CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Init, Parts, RecordedIdentity, RunInputs,
-    SeedSpread, Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters, mean_logp_diff,
-    retained_sha256,
+    SeedSpread, Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters,
+    mean_logp_diff, retained_sha256,
 };
 use files::Files;
 use ggml_grad::files::{FileError, display_name, sha256_of_file};
