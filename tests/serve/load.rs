@@ -1,7 +1,8 @@
 //! Many clients at once, each with steering of its own: every answer is the one that the same request gets alone.
 
 use crate::common;
-use crate::server::{DIAL, Server, ask, with};
+use crate::gates;
+use crate::server::{DIAL, ask, with};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const QUESTIONS: [&str; 6] = [
 /// Request number `i`: questions, steering, scopes and lengths in all their combinations.
 fn request(i: usize) -> Value {
     let steering = match i % 5 {
+        // Gates: one that the prompt decides (it takes no scope), one for each token.
+        0 if i % 30 == 0 => json!([{"vector": "held", "scale": 1.0}]),
+        0 if i % 15 != 10 => json!([{"vector": "topic", "scale": 1.0}, {"vector": DIAL, "scale": 0.3}]),
         0 => json!([]),
         1 => json!([{"vector": DIAL, "scale": 1.0}]),
         2 => json!([]),
@@ -37,7 +41,8 @@ fn request(i: usize) -> Value {
 
 #[test]
 fn every_answer_is_the_one_it_gets_alone() {
-    let Some(server) = Server::start(&["--slots", "4"]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = gates::start(dir.path(), &["--slots", "4"]) else { return };
     const N: usize = 24;
     let next = AtomicUsize::new(0);
     let together: Vec<(usize, Value)> = std::thread::scope(|scope| {
@@ -57,7 +62,7 @@ fn every_answer_is_the_one_it_gets_alone() {
     let rows = server.metric("bidpo_generation_batch_rows_total") / server.metric("bidpo_generation_batches_total");
     assert!(rows > 1.5, "answers were not computed side by side: {rows} rows a batch");
     // On a server that has seen nothing else, one after the other.
-    let Some(alone) = Server::start(&["--slots", "1"]) else { return };
+    let Some(alone) = gates::start(dir.path(), &["--slots", "1"]) else { return };
     for (i, answer) in together {
         assert_eq!(alone.ok("/v1/chat/completions", &request(i))["choices"], answer, "request {i}: {}", request(i));
     }
@@ -67,7 +72,8 @@ fn every_answer_is_the_one_it_gets_alone() {
 #[test]
 #[ignore = "takes minutes"]
 fn minutes_of_load() {
-    let Some(server) = Server::start(&["--slots", "4", "--queue", "8"]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = gates::start(dir.path(), &["--slots", "4", "--queue", "8"]) else { return };
     const KINDS: usize = 30;
     let seconds = std::env::var("BIDPO_LOAD_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(240);
     let expected: Vec<Value> =

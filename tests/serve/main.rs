@@ -6,6 +6,7 @@ mod api;
 mod client;
 mod fields;
 mod forms;
+mod gates;
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -20,9 +20,14 @@ pub fn vectors() -> PathBuf {
 
 /// The command, without its options but for the model and the vectors.
 pub fn command(model: &Path) -> Command {
+    command_with(model, &vectors())
+}
+
+/// The same with the vectors of another folder.
+pub fn command_with(model: &Path, vectors: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bidpo"));
     command.env("BIDPO_THREADS", "1").env_remove("BIDPO_API_KEY").args(["serve", "--model"]).arg(model);
-    command.arg("--vectors").arg(vectors()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("--vectors").arg(vectors).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 

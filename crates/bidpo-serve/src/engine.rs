@@ -293,7 +293,7 @@ impl Engine {
         self.metrics.prompt(batch.len());
         work.n_done += batch.len();
         slot.cells.extend(cells);
-        work.score(&self.ctx, &scored)?;
+        work.score(&self.ctx, &scored, &self.gates, slot.id)?;
         if !work.is_prefilling() {
             work.prompt_is_done();
             if work.job.max_tokens == 0 {
@@ -311,7 +311,11 @@ impl Engine {
         let slot = &mut self.slots[i];
         let full = slot.cells.len() >= self.n_ctx;
         let Some(work) = &mut slot.work else { return Ok(()) };
-        if let Some(finish) = work.sample(&self.ctx, row, full)? {
+        let gates = match (work.job.top_logprobs, slot.cells.len().checked_sub(1)) {
+            (Some(_), Some(at)) => work.job.gates_at(&self.gates, slot.id, at),
+            _ => Vec::new(),
+        };
+        if let Some(finish) = work.sample(&self.ctx, row, gates, full)? {
             self.finish(i, finish);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Jobs for the engine, and its events.
 
 use super::sampling::Sampling;
-use bidpo_core::steer::ControlVector;
+use bidpo_core::steer::{ControlVector, GateMemory, Opening};
 use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,6 +106,15 @@ impl Job {
         self.steering.at(at, self.n_prompt)
     }
 
+    /// Openings of the gates at position `at`, computed in sequence `id`; empty where the steering has no gates.
+    pub(crate) fn gates_at(&self, gates: &GateMemory, id: i32, at: usize) -> Vec<Opening> {
+        match (self.steering_at(at), &self.steering.vector) {
+            (Some(vector), _) => vector.openings_at(gates, id, self.n_prompt, at),
+            (None, Some(vector)) => vector.closed_gates(),
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// True if the logits behind position `at` of its tokens are needed: the last ones always, since they tell whether the
     /// cache holds finite numbers only.
     pub(crate) fn wants_logits(&self, at: usize) -> bool {
@@ -128,6 +137,8 @@ pub(crate) struct TokenInfo {
     pub logprob: Option<f64>,
     /// The most likely tokens there, as many as were asked for.
     pub top: Vec<(Token, f64)>,
+    /// How far each gate of the steering was open at the position that the token is predicted from.
+    pub gates: Vec<Opening>,
 }
 
 /// Why an answer ended.

@@ -307,6 +307,8 @@ impl OfferedVector {
         json!({
             "id": self.name,
             "object": "steering_vector",
+            "kind": self.vector.kind().name(),
+            "scope": self.vector.scope.to_string(),
             "layers": self.vector.layers(),
             "percent_at_scale_1": self.vector.percent_of_scale(1.0),
             "safe_scale": safe.map(|s| [s.low, s.high]),

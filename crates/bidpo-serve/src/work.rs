@@ -4,6 +4,7 @@ use super::job::{Event, Finish, Job, TokenInfo, Usage};
 use super::logprobs::RowLogprobs;
 use super::stops::StopFilter;
 use bidpo_core::chat::Utf8Decoder;
+use bidpo_core::steer::{GateMemory, Opening};
 use ggml_grad::llama::{Context, LlamaError, Model, Sampler, Token};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -66,11 +67,18 @@ impl Work {
     }
 
     /// Scores of tokens of the job from one batch: `rows` holds the row of the batch and the position behind which each
-    /// token comes.
-    pub(crate) fn score(&self, ctx: &Context, rows: &[(usize, usize)]) -> Result<(), LlamaError> {
+    /// token comes; `gates`, what the gates decided in sequence `id`.
+    pub(crate) fn score(
+        &self,
+        ctx: &Context,
+        rows: &[(usize, usize)],
+        gates: &GateMemory,
+        id: i32,
+    ) -> Result<(), LlamaError> {
         let mut scored = Vec::with_capacity(rows.len());
         for &(row, at) in rows {
-            scored.push(self.info(ctx.finite_logits(row)?, self.job.tokens[at + 1]));
+            let open = self.job.gates_at(gates, id, at);
+            scored.push(self.info(ctx.finite_logits(row)?, self.job.tokens[at + 1], open));
         }
         if !scored.is_empty() {
             self.job.send(Event::Scored(scored));
@@ -78,9 +86,9 @@ impl Work {
         Ok(())
     }
 
-    fn info(&self, logits: &[f32], token: Token) -> TokenInfo {
+    fn info(&self, logits: &[f32], token: Token, gates: Vec<Opening>) -> TokenInfo {
         let row = RowLogprobs::new(logits);
-        TokenInfo { token, logprob: Some(row.of(token)), top: row.top(self.job.top_logprobs.unwrap_or(0)) }
+        TokenInfo { token, logprob: Some(row.of(token)), top: row.top(self.job.top_logprobs.unwrap_or(0)), gates }
     }
 
     /// Notes that the prompt is computed.
@@ -88,8 +96,15 @@ impl Work {
         self.answering = Some(Instant::now());
     }
 
-    /// Chooses the next token from a row of logits. `full`: no room for another one. Some: the answer ends.
-    pub(crate) fn sample(&mut self, ctx: &Context, row: usize, full: bool) -> Result<Option<Finish>, LlamaError> {
+    /// Chooses the next token from a row of logits, for which the gates were open as `gates` tells where log-probabilities are
+    /// wanted. `full`: no room for another one. Some: the answer ends.
+    pub(crate) fn sample(
+        &mut self,
+        ctx: &Context,
+        row: usize,
+        gates: Vec<Opening>,
+        full: bool,
+    ) -> Result<Option<Finish>, LlamaError> {
         let model = ctx.model();
         let token = match &mut self.job.grammar {
             None => self.sampler.sample(ctx, row)?,
@@ -101,14 +116,14 @@ impl Work {
         };
         if model.is_eog(token) {
             if self.job.tell_end && self.job.top_logprobs.is_some() {
-                self.end = Some(self.info(ctx.logits(row)?, token));
+                self.end = Some(self.info(ctx.logits(row)?, token, gates));
             }
             return Ok(Some(Finish::Stop));
         }
         self.n_generated += 1;
         self.next = Some(token);
         let info = match self.job.top_logprobs {
-            Some(_) => Some(self.info(ctx.logits(row)?, token)),
+            Some(_) => Some(self.info(ctx.logits(row)?, token, gates)),
             None => None,
         };
         if self.write(model, token, info) {

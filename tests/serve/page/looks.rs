@@ -6,7 +6,7 @@ use crate::common;
 use crate::server::Server;
 
 /// What axe-core finds wrong, in words.
-fn violations(browser: &mut Browser) -> String {
+pub fn violations(browser: &mut Browser) -> String {
     let found = browser.eval(
         "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.help + ' ' + \
          v.nodes.map(n => n.target.join(' ') + ' (' + n.failureSummary + ')').join('; ')).join('\\n'))",

@@ -3,6 +3,7 @@
 mod browser;
 mod chats;
 mod columns;
+mod gates;
 mod looks;
 mod turns;
 

@@ -68,6 +68,19 @@ impl Conditional {
         }
     }
 
+    fn has_gate(&self) -> bool {
+        matches!(&self.change, Change::Rows { rows, theta, .. } if rows.opening(theta, 0.0).is_some())
+    }
+
+    /// Opening of the gate of change `i` at a position.
+    fn opening(&self, memory: &GateMemory, sequence: i32, i: usize, at: usize, n_prompt: usize) -> Option<f64> {
+        let Change::Rows { rows, theta, .. } = &self.change else { return None };
+        let in_thought = memory.in_thought(sequence, i, at).unwrap_or(false);
+        let covered = self.scope.covers(Place { sequence: 0, at, n_prompt, in_thought });
+        let score = memory.decision(sequence, i, self.pool(), at, n_prompt).filter(|_| covered)?;
+        rows.opening(theta, score)
+    }
+
     /// The change depends on where the prompt ends.
     pub fn depends_on_prompt(&self) -> bool {
         !self.scope.is_all() || self.pool() != Pool::Each
@@ -195,6 +208,15 @@ pub struct Openings {
     pub at: Vec<Option<f64>>,
 }
 
+/// Opening of a gate at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opening {
+    /// The name of its dial.
+    pub name: String,
+    /// How far it is open; `None` where nothing is changed.
+    pub open: Option<f64>,
+}
+
 impl ControlVector {
     /// Some change needs to know where the prompt ends.
     pub fn depends_on_prompt(&self) -> bool {
@@ -227,18 +249,30 @@ impl ControlVector {
 
     /// Openings of the gates at the first `n` positions of a sequence.
     pub fn openings(&self, memory: &GateMemory, sequence: i32, n_prompt: usize, n: usize) -> Vec<Openings> {
-        let gates = self.conditional.iter().enumerate().filter_map(|(i, c)| {
-            let Change::Rows { rows, theta, .. } = &c.change else { return None };
-            rows.opening(theta, 0.0)?;
-            let open = |at: usize| {
-                let in_thought = memory.in_thought(sequence, i, at).unwrap_or(false);
-                let covered = c.scope.covers(Place { sequence: 0, at, n_prompt, in_thought });
-                let score = memory.decision(sequence, i, c.pool(), at, n_prompt).filter(|_| covered)?;
-                rows.opening(theta, score)
-            };
-            Some(Openings { name: c.name.clone(), at: (0..n).map(open).collect() })
+        let all = self.gates().map(|(i, c)| {
+            let at = (0..n).map(|at| c.opening(memory, sequence, i, at, n_prompt));
+            Openings { name: c.name.clone(), at: at.collect() }
         });
-        gates.collect()
+        all.collect()
+    }
+
+    /// Openings of the gates at position `at` of a sequence, in the order of the steering; empty without gates.
+    pub fn openings_at(&self, memory: &GateMemory, sequence: i32, n_prompt: usize, at: usize) -> Vec<Opening> {
+        let one = |(i, c): (usize, &Conditional)| Opening {
+            name: c.name.clone(),
+            open: c.opening(memory, sequence, i, at, n_prompt),
+        };
+        self.gates().map(one).collect()
+    }
+
+    /// The gates where nothing is changed.
+    pub fn closed_gates(&self) -> Vec<Opening> {
+        self.gates().map(|(_, c)| Opening { name: c.name.clone(), open: None }).collect()
+    }
+
+    /// The changes that have a gate, with their numbers.
+    fn gates(&self) -> impl Iterator<Item = (usize, &Conditional)> {
+        self.conditional.iter().enumerate().filter(|(_, c)| c.has_gate())
     }
 
     /// What is added to row `h` of layer `layer`, beside the constant part: added to `out` in f32, one change after the other.

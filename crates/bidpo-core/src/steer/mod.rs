@@ -18,7 +18,7 @@ mod vector;
 pub use architecture::{Match, match_architecture};
 pub use combine::{ControlVector, ScaledVector, architecture_note, combine, warnings};
 pub use compare::{LayerComparison, VectorComparison};
-pub use conditional::{Change, Conditional, GateMemory, Openings};
+pub use conditional::{Change, Conditional, GateMemory, Opening, Openings};
 pub(crate) use convention::OUTPUT_WORDS;
 pub use convention::{Convention, NormalizedVector};
 pub use files::{FileRemark, Format, LoadedVector};

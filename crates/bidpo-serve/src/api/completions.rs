@@ -5,7 +5,9 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::notes::Notes;
 use super::request::{MAX_TOP_LOGPROBS, common};
-use super::respond::{Choice, ResponseHeader, StreamFormat, finite, gather, stream, token_text, usage_json};
+use super::respond::{
+    Choice, ResponseHeader, StreamFormat, finite, gates_json, gather, stream, token_text, usage_json,
+};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
@@ -140,7 +142,7 @@ impl TextParts {
     fn scored(&self, i: usize, scored: Vec<TokenInfo>) -> Vec<TokenInfo> {
         match self.echo(i) {
             Some(given) if !given.added_bos => {
-                let first = TokenInfo { token: given.tokens[0], logprob: None, top: Vec::new() };
+                let first = TokenInfo { token: given.tokens[0], logprob: None, top: Vec::new(), gates: Vec::new() };
                 std::iter::once(first).chain(scored).collect()
             }
             _ => scored,
@@ -162,13 +164,17 @@ impl TextParts {
                 info.top.iter().map(|&(t, l)| (token_text(&self.model, t).0, json!(finite(l)))).collect();
             tops.push(if info.logprob.is_some() { Value::Object(of) } else { Value::Null });
         }
-        json!({
+        let mut value = json!({
             "tokens": texts,
             "token_logprobs": logprobs,
             "top_logprobs": if top > 0 { json!(tops) } else { Value::Null },
             "text_offset": offsets,
             "token_ids": ids,
-        })
+        });
+        if tokens.iter().any(|t| !t.gates.is_empty()) {
+            value["gates"] = tokens.iter().map(|t| gates_json(&t.gates)).collect();
+        }
+        value
     }
 
     fn whole(&mut self, i: usize, choice: Choice) -> Value {

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse;
 use axum::response::{IntoResponse, Response};
+use bidpo_core::steer::Opening;
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -282,7 +283,15 @@ pub(super) fn token_json(model: &Model, info: &TokenInfo) -> Value {
     };
     let mut value = one(info.token, info.logprob);
     value["top_logprobs"] = info.top.iter().map(|&(token, logprob)| one(token, Some(logprob))).collect();
+    if !info.gates.is_empty() {
+        value["gates"] = gates_json(&info.gates);
+    }
     value
+}
+
+/// How far gates are open, in the order of the steering.
+pub(super) fn gates_json(gates: &[Opening]) -> Value {
+    gates.iter().map(|g| json!({"vector": g.name, "open": g.open})).collect()
 }
 
 /// A list of tokens.

@@ -37,7 +37,9 @@ export async function write(result, request, signal, changed) {
         first ??= performance.now();
         // A token may end inside a character: its text is then empty, and the next one brings the character.
         const text = decoder.decode(Uint8Array.from(t.bytes), { stream: true });
-        result.tokens.push({ id: t.id, text, logprob: t.logprob, top: t.top_logprobs.map((o) => [o.token, o.logprob]) });
+        const token = { id: t.id, text, logprob: t.logprob, top: t.top_logprobs.map((o) => [o.token, o.logprob]) };
+        if (t.gates) token.gates = gates(t);
+        result.tokens.push(token);
       }
       result.text += choice.delta?.content ?? "";
       if (first !== null) result.seconds = before + (performance.now() - first) / 1000;
@@ -70,6 +72,9 @@ async function place(body, signal, waiting) {
   }
 }
 
+/** Openings of the gates at a token, as `[vector, opening]`; null where the gate changes nothing. */
+const gates = (token) => (token.gates ?? []).map((g) => [g.vector, g.open]);
+
 /** True where a score can be compared with the answer's own log-probabilities. */
 export const canScore = (answer) => Boolean(answer.tokens.length && !answer.stale && (answer.finish || answer.error));
 
@@ -78,5 +83,8 @@ export async function score(chat, turn, column) {
   const answer = turn[column];
   const other = column === "plain" ? "steered" : "plain";
   const body = { messages: messages(chat, turn, column), tokens: answer.tokens.map((t) => t.id), ...specOf(turn, other) };
-  answer.scores = (await post("v1/score", body)).tokens.map((t) => t.logprob);
+  const { tokens } = await post("v1/score", body);
+  answer.scores = tokens.map((t) => t.logprob);
+  // How far the gates would have been open.
+  if (other === "steered") answer.gates = tokens.map(gates);
 }

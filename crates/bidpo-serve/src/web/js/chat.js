@@ -2,8 +2,9 @@
 
 export const COLUMNS = ["plain", "steered"];
 
-/** Answer of one column. `finish` is null while it is written; `tokens` are `{id, text, logprob, top: [[text, logprob]]}`. */
-export const emptyAnswer = () => ({ text: "", tokens: [], finish: null, seconds: 0, error: null, scores: null, stale: false });
+/** Answer of one column. `finish` is null while it is written; `tokens` are `{id, text, logprob, top: [[text, logprob]]}`, with
+ * `gates: [[vector, opening]]` where gates steered it. Of an unsteered answer `gates` has the openings that came with its scores. */
+export const emptyAnswer = () => ({ text: "", tokens: [], finish: null, seconds: 0, error: null, scores: null, gates: null, stale: false });
 
 export const newChat = () => ({ id: newId(), title: "", named: false, changed: Date.now(), turns: [] });
 
@@ -40,6 +41,15 @@ export function outdate(chat, from, columns) {
   for (const turn of chat.turns.slice(from)) {
     for (const column of columns) Object.assign(turn[column], { stale: Boolean(turn[column].text), scores: null });
   }
+}
+
+/** The openings of the gates at token `i` of an answer. */
+export const gatesAt = (answer, i) => answer.tokens[i].gates ?? answer.gates?.[i] ?? [];
+
+/** The vectors with gates whose openings a chat's answers hold. */
+export function gateNames(chat) {
+  const answers = chat.turns.flatMap((t) => COLUMNS.map((c) => t[c])).filter((a) => a.tokens.length);
+  return [...new Set(answers.flatMap((a) => gatesAt(a, 0).map(([name]) => name)))].sort();
 }
 
 /** True where a chat's title or text holds all words. */
@@ -102,8 +112,10 @@ function readAnswer(value, at) {
     text: text(t.text, where + ".text"),
     logprob: number(t.logprob, where + ".logprob"),
     top: list(t.top ?? [], where + ".top", (o, w) => [text(o?.[0], w), number(o?.[1], w)]),
+    ...(t.gates ? { gates: readGates(t.gates, where + ".gates") } : {}),
   }));
   const scores = value.scores ? list(value.scores, at + ".scores", number) : null;
+  const gates = value.gates ? list(value.gates, at + ".gates", readGates) : null;
   return {
     text: text(value.text, at + ".text"),
     tokens,
@@ -111,9 +123,12 @@ function readAnswer(value, at) {
     seconds: Number.isFinite(value.seconds) ? value.seconds : 0,
     error,
     scores: scores?.length === tokens.length ? scores : null,
+    gates: gates?.length === tokens.length ? gates : null,
     stale: value.stale === true,
   };
 }
+
+const readGates = (value, at) => list(value, at, (g, where) => [text(g?.[0], where), g?.[1] === null ? null : number(g?.[1], where)]);
 
 function object(value, at) {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error(`${at} must be an object`);

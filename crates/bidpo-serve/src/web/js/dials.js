@@ -41,7 +41,7 @@ function dial(vector, i, saved) {
   const beyond = el("div", { className: "beyond", hidden: true }, "beyond the safe range: text may fall apart");
   const off = el("button", { className: "off", type: "button", title: "Take it off (scale 0)" }, "off");
   off.setAttribute("aria-label", `${vector.id} off`);
-  const layers = vector.layers.length > 1 ? `layers ${vector.layers[0]}–${vector.layers.at(-1)}` : `layer ${vector.layers[0]}`;
+  const layers = (vector.kind && vector.kind !== "add" ? vector.kind + ", " : "") + (vector.layers.length > 1 ? `layers ${vector.layers[0]}–${vector.layers.at(-1)}` : `layer ${vector.layers[0]}`);
   const box = el("div", { className: "dial" },
     el("div", { className: "head" }, el("label", { className: "name", htmlFor: id }, vector.id), el("span", { className: "where" }, layers), off),
     range,

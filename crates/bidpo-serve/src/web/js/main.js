@@ -1,7 +1,7 @@
 // The page of `bidpo serve`: one question, two answers side by side, without and with steering.
 
 import { canScore, score, write } from "./answers.js";
-import { COLUMNS, chatsFromFile, chatsToFile, emptyAnswer, messages, newChat, newId, newTurn, outdate, readChat, specOf, titleOf } from "./chat.js";
+import { COLUMNS, chatsFromFile, chatsToFile, emptyAnswer, gateNames, messages, newChat, newId, newTurn, outdate, readChat, specOf, titleOf } from "./chat.js";
 import { allChats, putChat, removeChat } from "./database.js";
 import { buildDials, steering, sumUp } from "./dials.js";
 import { $, button, el, throttle, toast, toEnd } from "./dom.js";
@@ -9,7 +9,7 @@ import { showGauge } from "./gauge.js";
 import { download, fileName, listChats } from "./library.js";
 import { explain, get, post } from "./server.js";
 import { kept, tab } from "./settings.js";
-import { emptyPanel } from "./tokens.js";
+import { emptyPanel, offerColours } from "./tokens.js";
 import { turnView } from "./turns.js";
 
 const state = {
@@ -19,6 +19,7 @@ const state = {
   abort: null, // of the answers that are being written
   queue: [], // messages that wait for them
   tokens: false, // the token view is on
+  colour: "", // the gate that tokens are coloured by; empty: by probability
   meta: {}, // of the model
 };
 
@@ -91,6 +92,7 @@ async function scoreAll() {
         return toast("Tokens: " + explain(error));
       }
       keep(chat);
+      colours();
       state.views.get(turn)?.[column].show();
     }
   }
@@ -115,7 +117,7 @@ function ask(question) {
 }
 
 const actions = {
-  look: () => ({ tokens: state.tokens, rendered: setting("render") === "markdown" }),
+  look: () => ({ tokens: state.tokens, colour: state.colour, rendered: setting("render") === "markdown" }),
   retry(turn, columns) {
     if (!turn || isBusy()) return false;
     const system = setting("system").trim();
@@ -205,6 +207,7 @@ function showChat() {
       "The same model without steering, and with the vectors on the dials. Turn a dial, ask, and compare.", el("div", { className: "tries" }, ...tries)));
   }
   state.chat.turns.forEach(showTurn);
+  colours();
   show();
   toEnd();
   list();
@@ -338,10 +341,14 @@ function theme(next) {
   $("theme").title = { auto: "Colours: as the system has them", light: "Colours: light", dark: "Colours: dark" }[now];
 }
 
+/** Offers what the chat's tokens can be coloured by. */
+function colours() { state.colour = offerColours(gateNames(state.chat), kept.get("colour", "")); }
+
 function tokenView() {
   state.tokens = !state.tokens;
   $("tokens").setAttribute("aria-pressed", String(state.tokens));
   $("panel").hidden = !state.tokens;
+  colours();
   emptyPanel();
   show();
   if (state.tokens) scoreAll();
@@ -390,6 +397,7 @@ function listen() {
   }
   $("scope").addEventListener("change", sumUp);
   $("render").addEventListener("change", show);
+  $("colour").addEventListener("change", () => { kept.set("colour", $("colour").value); colours(); emptyPanel(); show(); });
   $("system").addEventListener("input", measure);
   document.addEventListener("keydown", (e) => {
     const typing = e.target.matches("input:not([type=range]), textarea, select");

@@ -6,7 +6,7 @@ import { markdown } from "./markdown.js";
 import { hideTokens, showTokens } from "./tokens.js";
 
 /** A turn's place on the screen. `actions`: edit(turn, question), retry(turn, columns), resume(turn, column), remove(turn), and
- * look(), which tells {tokens: the token view is on, rendered: Markdown is rendered}. */
+ * look(), which tells {tokens: the token view is on, colour: the gate that tokens are coloured by, rendered: Markdown is rendered}. */
 export function turnView(turn, actions) {
   const views = Object.fromEntries(COLUMNS.map((c) => [c, answerView(turn, c, actions)]));
   const ask = el("div", { className: "ask" }, turn.question);
@@ -71,7 +71,7 @@ function answerView(turn, column, actions) {
       note.textContent = noteOf(a, look);
       note.hidden = !note.textContent;
       text.classList.toggle("plain-text", Boolean(tokens) || !look.rendered);
-      if (tokens) showTokens(text, a, column);
+      if (tokens) showTokens(text, a, column, look.colour);
       else {
         hideTokens(text);
         text.replaceChildren(look.rendered ? markdown(a.text) : a.text);
