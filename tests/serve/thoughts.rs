@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 const CHAT: &str = "/v1/chat/completions";
 
 /// ChatML that opens a thought, or writes an empty one.
-const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}\
+pub const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}\
     {% if m.reasoning_content %}{{ '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}{% endif %}\
     {{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}\
     {% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}{% endif %}";
 
 /// A bias and a penalty of repetition that make the model write " tea" and the closing mark, and then go on freely.
-fn ending_the_thought(server: &Server) -> Value {
+pub fn ending_the_thought(server: &Server) -> Value {
     let tokens = server.ok("/tokenize", &json!({"content": " tea</think>"}))["tokens"].as_array().unwrap().clone();
     let bias: serde_json::Map<String, Value> =
         tokens.iter().zip([100, 80, 60, 40, 20]).map(|(t, b)| (t.to_string(), json!(b))).collect();
@@ -55,6 +55,16 @@ fn thoughts_are_told_beside_the_answer() {
     assert_eq!(closed["choices"][0]["message"].get("reasoning_content"), None);
     let formed = server.ok(CHAT, &with(ask("hi", 8), json!({"guided_choice": ["yes", "no"]})));
     assert_eq!(formed["choices"][0]["message"].get("reasoning_content"), None);
+    // A thought that was cut off is gone on with, and so is an answer behind one.
+    let user = json!({"role": "user", "content": "hi"});
+    let history = |text: &str| json!({"messages": [user, {"role": "assistant", "content": text, "reasoning_content": "So </think>"}]});
+    assert!(rendered(history("")).ends_with("assistant\n<think>\nSo </think>"));
+    assert!(rendered(history("Yes")).ends_with("<think>\nSo </think>\n</think>\n\nYes"));
+    let cut =
+        json!({"messages": [body["messages"][0], {"role": "assistant", "content": null, "reasoning_content": " tea"}]});
+    let rest = server.ok(CHAT, &with(with(body.clone(), cut), json!({"max_completion_tokens": 8})));
+    let message = &rest["choices"][0]["message"];
+    assert!(message["reasoning_content"].is_string(), "{rest}");
     // Ollama's names.
     let options =
         with(ending_the_thought(&server), json!({"temperature": 0, "num_predict": 14, "top_p": 1, "top_k": 0}));

@@ -5,6 +5,7 @@ mod chats;
 mod columns;
 mod gates;
 mod looks;
+mod thoughts;
 mod turns;
 
 use crate::server::Server;

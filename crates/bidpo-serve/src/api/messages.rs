@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::notes::Notes;
-use super::thoughts::{Thoughts, variables};
+use super::thoughts::{Thoughts, reopen, variables};
 use super::tools::{self, CallReader, Tools};
 use crate::state::State;
 use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateError, ToolPart};
@@ -208,6 +208,7 @@ fn encode_chat(state: &State, chat: Chat) -> Result<Encoded, ApiError> {
 
 fn tokens_of(template: &ChatTemplate, model: &Model, chat: Chat) -> Result<(Vec<Token>, Thoughts), TemplateError> {
     template.check_tool_messages(&chat.messages)?;
+    let chat = reopen(template, chat)?;
     let thoughts = if chat.parts_thoughts { Thoughts::of(template, &chat)? } else { Thoughts::default() };
     let tokens = match chat.ending {
         Ending::Answer => template.encode_prompt(model, &Prompt::Messages(chat.messages))?,
@@ -218,7 +219,7 @@ fn tokens_of(template: &ChatTemplate, model: &Model, chat: Chat) -> Result<(Vec<
 }
 
 /// The text of a chat as the model would read it.
-pub(super) fn render(state: &State, chat: &Chat) -> Result<String, ApiError> {
+pub(super) fn render(state: &State, chat: Chat) -> Result<String, ApiError> {
     let wrong = |e: TemplateError| ApiError::template("messages", &e);
     let template = state.template.with_variables(&chat.variables).map_err(wrong)?;
     let template = match &chat.tools {
@@ -226,6 +227,7 @@ pub(super) fn render(state: &State, chat: &Chat) -> Result<String, ApiError> {
         None => template,
     };
     template.check_tool_messages(&chat.messages).map_err(wrong)?;
+    let chat = reopen(&template, chat).map_err(wrong)?;
     let text = match chat.ending {
         Ending::Answer => template.render(&chat.messages, true),
         Ending::Continue => template.render_unfinished(&chat.messages),

@@ -48,6 +48,23 @@ pub(super) fn variables(
     Ok(variables)
 }
 
+/// Puts the unfinished thought of a message that is to be continued where the model wrote it: behind the opening mark. Behind a
+/// finished thought there is an answer, and the template writes both.
+pub(super) fn reopen(template: &ChatTemplate, mut chat: Chat) -> Result<Chat, TemplateError> {
+    let (Ending::Continue, Some(marks)) = (chat.ending, template.thought_marks()) else { return Ok(chat) };
+    let Some((last, before)) = chat.messages.split_last_mut() else { return Ok(chat) };
+    let Some(thought) = last.reasoning_content.take_if(|_| last.content.trim().is_empty()) else { return Ok(chat) };
+    let asked = template.render(before, true)?;
+    let gap = match asked.rfind(&marks.open).filter(|_| marks.is_open_at_end(&asked)) {
+        Some(at) => &asked[at + marks.open.len()..],
+        // Tags stand on a line of their own.
+        None if marks.open.starts_with('<') && !marks.open.contains('|') => "\n",
+        None => "",
+    };
+    last.content = format!("{}{gap}{thought}", marks.open);
+    Ok(chat)
+}
+
 /// How the thoughts of an answer are told.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Thoughts {

@@ -91,7 +91,7 @@ pub(crate) async fn apply_template(
     let chat = messages::chat(&mut fields, &state, &mut notes)?;
     fields.done(&mut notes)?;
     let shared = Arc::clone(&state);
-    let text = tokio::task::spawn_blocking(move || messages::render(&shared, &chat));
+    let text = tokio::task::spawn_blocking(move || messages::render(&shared, chat));
     let text = text.await.map_err(|e| ApiError::internal(e.to_string()))??;
     Ok(notes.mark(&state, Json(json!({"prompt": text})).into_response()))
 }

@@ -1,6 +1,6 @@
 // Answers from the server: written as a stream, and scored under other steering.
 
-import { messages, specOf } from "./chat.js";
+import { assistant, messages, specOf } from "./chat.js";
 import { call, events, explain, post, ServerError } from "./server.js";
 
 const LIKELY = 3; // of the most likely tokens at each place, how many are shown
@@ -14,10 +14,9 @@ export async function write(result, request, signal, changed) {
     stream: true,
     logprobs: true,
     top_logprobs: LIKELY,
-    reasoning_format: "none",
   };
-  if (result.text) {
-    body.messages = [...request.messages, { role: "assistant", content: result.text }];
+  if (result.text || result.reasoning) {
+    body.messages = [...request.messages, assistant(result)];
     body.continue_final_message = true;
   }
   Object.assign(result, { finish: null, error: null, scores: null, stale: false });
@@ -42,6 +41,7 @@ export async function write(result, request, signal, changed) {
         result.tokens.push(token);
       }
       result.text += choice.delta?.content ?? "";
+      result.reasoning += choice.delta?.reasoning_content ?? "";
       if (first !== null) result.seconds = before + (performance.now() - first) / 1000;
       changed();
     }

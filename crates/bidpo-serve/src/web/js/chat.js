@@ -2,9 +2,9 @@
 
 export const COLUMNS = ["plain", "steered"];
 
-/** Answer of one column. `finish` is null while it is written; `tokens` are `{id, text, logprob, top: [[text, logprob]]}`, with
+/** Answer of one column. `reasoning` is what the model thought before it. `finish` is null while it is written; `tokens` are `{id, text, logprob, top: [[text, logprob]]}`, with
  * `gates: [[vector, opening]]` where gates steered it. Of an unsteered answer `gates` has the openings that came with its scores. */
-export const emptyAnswer = () => ({ text: "", tokens: [], finish: null, seconds: 0, error: null, scores: null, gates: null, stale: false });
+export const emptyAnswer = () => ({ text: "", reasoning: "", tokens: [], finish: null, seconds: 0, error: null, scores: null, gates: null, stale: false });
 
 export const newChat = () => ({ id: newId(), title: "", named: false, changed: Date.now(), turns: [] });
 
@@ -21,13 +21,16 @@ export function newId() {
 
 export const titleOf = (chat) => chat.title || chat.turns[0]?.question.slice(0, 60) || "New chat";
 
+/** An answer as a message. Its thought is told apart: the template decides whether the model sees it again. */
+export const assistant = ({ text, reasoning }) => ({ role: "assistant", content: text, ...(reasoning ? { reasoning_content: reasoning } : {}) });
+
 /** The messages up to a turn's question in one column: each column has a conversation of its own. Turns that got no answer (one
  * whose message was too long, say) are no part of it. */
 export function messages(chat, turn, column) {
   const out = turn.system ? [{ role: "system", content: turn.system }] : [];
   for (const t of chat.turns) {
     if (t === turn) break;
-    if (t[column].text) out.push({ role: "user", content: t.question }, { role: "assistant", content: t[column].text });
+    if (t[column].text || t[column].reasoning) out.push({ role: "user", content: t.question }, assistant(t[column]));
   }
   out.push({ role: "user", content: turn.question });
   return out;
@@ -56,7 +59,7 @@ export function gateNames(chat) {
 export function matches(chat, search) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
-  const text = [titleOf(chat), ...chat.turns.flatMap((t) => [t.question, t.plain.text, t.steered.text])].join("\n").toLowerCase();
+  const text = [titleOf(chat), ...chat.turns.flatMap((t) => [t.question, ...COLUMNS.flatMap((c) => [t[c].text, t[c].reasoning])])].join("\n").toLowerCase();
   return words.every((w) => text.includes(w));
 }
 
@@ -118,6 +121,7 @@ function readAnswer(value, at) {
   const gates = value.gates ? list(value.gates, at + ".gates", readGates) : null;
   return {
     text: text(value.text, at + ".text"),
+    reasoning: text(value.reasoning ?? "", at + ".reasoning"),
     tokens,
     finish: value.finish ? text(value.finish, at + ".finish") : error ? null : "interrupted",
     seconds: Number.isFinite(value.seconds) ? value.seconds : 0,

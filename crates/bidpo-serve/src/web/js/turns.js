@@ -45,14 +45,15 @@ function answerView(turn, column, actions) {
   const steered = column === "steered";
   const name = steered ? "steered answer" : "unsteered answer";
   const how = el("span", { className: "how" });
-  const text = el("div", { className: "text" });
+  const text = el("div", { className: "text prose" });
+  const thoughts = thoughtView();
   const note = el("div", { className: "answer-note", hidden: true });
   const wrong = el("div", { className: "wrong", hidden: true });
   wrong.setAttribute("role", "alert");
   const figures = el("span", { className: "figures" });
   const more = button("Continue", `Write on where the ${name} ends`, () => actions.resume(turn, column), "more");
   const node = el("article", { className: "answer " + column },
-    el("div", { className: "who" }, el("b", {}, steered ? "Steered" : "Unsteered"), how), text, note, wrong,
+    el("div", { className: "who" }, el("b", {}, steered ? "Steered" : "Unsteered"), how), thoughts.node, text, note, wrong,
     el("div", { className: "foot" },
       button("Copy", `Copy the ${name}`, () => copyText(turn[column].text)),
       button("Retry", `Write the ${name} again, with the dials as they stand`, () => actions.retry(turn, [column]), "again"), more, figures));
@@ -70,6 +71,8 @@ function answerView(turn, column, actions) {
       wrong.textContent = a.error ?? "";
       note.textContent = noteOf(a, look);
       note.hidden = !note.textContent;
+      // The tokens are those of the thought too.
+      thoughts.show(tokens ? "" : a.reasoning, look, busy && !a.text);
       text.classList.toggle("plain-text", Boolean(tokens) || !look.rendered);
       if (tokens) showTokens(text, a, column, look.colour);
       else {
@@ -77,14 +80,29 @@ function answerView(turn, column, actions) {
         text.replaceChildren(look.rendered ? markdown(a.text) : a.text);
       }
       figures.textContent = figuresOf(a);
-      more.hidden = busy || !a.text || !(a.error || ["length", "stopped", "interrupted"].includes(a.finish));
+      more.hidden = busy || !(a.text || a.reasoning) || !(a.error || ["length", "stopped", "interrupted"].includes(a.finish));
     });
+  }
+  return { node, show };
+}
+
+/** What was thought before an answer, folded until someone opens it. */
+function thoughtView() {
+  const summary = el("summary");
+  const text = el("div", { className: "thought-text prose" });
+  const node = el("details", { className: "thought", hidden: true }, summary, text);
+  function show(reasoning, look, going) {
+    node.hidden = !reasoning;
+    summary.textContent = going ? "Thinking…" : "Thoughts";
+    text.classList.toggle("plain-text", !look.rendered);
+    text.replaceChildren(look.rendered ? markdown(reasoning) : reasoning);
   }
   return { node, show };
 }
 
 function noteOf(a, look) {
   if (a.waiting) return "All of the server's places are taken: waiting for one.";
+  if (a.finish === "length" && a.reasoning && !a.text) return "The token limit ended the thoughts: press Continue, or allow more tokens and press Retry.";
   if (a.stale) return "Written before a turn above was changed." + (look.tokens ? " Retry it to see its tokens." : "");
   return "";
 }
