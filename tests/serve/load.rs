@@ -21,7 +21,7 @@ const QUESTIONS: [&str; 6] = [
 fn request(i: usize) -> Value {
     let steering = match i % 5 {
         // Gates: one that the prompt decides (it takes no scope), one for each token.
-        0 if i % 30 == 0 => json!([{"vector": "held", "scale": 1.0}]),
+        0 if i.is_multiple_of(30) => json!([{"vector": "held", "scale": 1.0}]),
         0 if i % 15 != 10 => json!([{"vector": "topic", "scale": 1.0}, {"vector": DIAL, "scale": 0.3}]),
         0 => json!([]),
         1 => json!([{"vector": DIAL, "scale": 1.0}]),

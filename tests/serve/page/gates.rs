@@ -106,8 +106,8 @@ fn tokens_are_coloured_by_a_gate() {
     browser.downloads_to(dir.path());
     browser.eval("document.querySelector('#export').click()");
     let file = loop {
-        let found = std::fs::read_dir(dir.path()).unwrap().filter_map(|f| Some(f.ok()?.path()));
-        if let Some(path) = found.filter(|p| p.extension().is_some_and(|e| e == "json")).next() {
+        let mut found = std::fs::read_dir(dir.path()).unwrap().filter_map(|f| Some(f.ok()?.path()));
+        if let Some(path) = found.find(|p| p.extension().is_some_and(|e| e == "json")) {
             break path;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
