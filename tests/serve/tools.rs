@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const CHAT: &str = "/v1/chat/completions";
 
 /// ChatML with tools as Hermes writes them: a description in the system message, calls as JSON between marks.
-const HERMES: &str = "{% if tools %}{{ '<|im_start|>system\nTools:\n' }}{% for t in tools %}{{ t.function | tojson + '\n' }}\
+pub const HERMES: &str = "{% if tools %}{{ '<|im_start|>system\nTools:\n' }}{% for t in tools %}{{ t.function | tojson + '\n' }}\
     {% endfor %}{{ '<|im_end|>\n' }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}\
     {% for c in m.tool_calls or [] %}{{ '<tool_call>\n' + {'name': c.function.name, 'arguments': c.function.arguments} | tojson \
     + '\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}\
@@ -31,13 +31,38 @@ fn llama() -> String {
         .replace("'arguments': c", "'parameters': c")
 }
 
-fn start(template: &str, folder: &std::path::Path) -> Option<Server> {
+/// The same with Qwen3-Coder's tags, GLM's, and DeepSeek's marks, whose template takes arguments as a text and shows calls beside a
+/// content that is null.
+fn tagged() -> [String; 3] {
+    let begin = HERMES.find("{% for c in").unwrap();
+    let end = begin + HERMES[begin..].find("{% endfor %}").unwrap() + "{% endfor %}".len();
+    let calls = |text: &str| format!("{}{text}{}", &HERMES[..begin], &HERMES[end..]);
+    let value = "{{ v if v is string else v | tojson }}";
+    let coder = calls(&format!(
+        "{{% for c in m.tool_calls or [] %}}{{{{ '<tool_call>\n<function=' + c.function.name + '>\n' }}}}{{% for k, v in \
+         c.function.arguments | items %}}{{{{ '<parameter=' + k + '>\n' }}}}{value}{{{{ '\n</parameter>\n' }}}}{{% endfor %}}\
+         {{{{ '</function>\n</tool_call>' }}}}{{% endfor %}}"
+    ));
+    let glm = calls(&format!(
+        "{{% for c in m.tool_calls or [] %}}{{{{ '<tool_call>' + c.function.name + '\n' }}}}{{% for k, v in c.function.arguments | \
+         items %}}{{{{ '<arg_key>' + k + '</arg_key>\n<arg_value>' }}}}{value}{{{{ '</arg_value>\n' }}}}{{% endfor %}}\
+         {{{{ '</tool_call>' }}}}{{% endfor %}}"
+    ));
+    let deepseek = calls(
+        "{% if m.content is none %}{{ '<｜tool▁calls▁begin｜>' }}{% for c in m.tool_calls %}{{ '<｜tool▁call▁begin｜>' + c.type + \
+         '<｜tool▁sep｜>' + c.function.name + '\n```json\n' + c.function.arguments + '\n```<｜tool▁call▁end｜>' }}{% endfor %}\
+         {{ '<｜tool▁calls▁end｜>' }}{% endif %}",
+    );
+    [coder, glm, deepseek.replace("'\n' + m.content }}", "'\n' + (m.content or '') }}")]
+}
+
+pub fn start(template: &str, folder: &std::path::Path) -> Option<Server> {
     let file = folder.join("tools.jinja");
     std::fs::write(&file, template).unwrap();
     Server::spawn(command(&common::model(common::SMOL)?).args(["--ctx", "512", "--template"]).arg(&file))
 }
 
-fn weather() -> Value {
+pub fn weather() -> Value {
     let parameters = json!({"type": "object", "$defs": {"Unit": {"enum": ["C", "F"]}}, "properties": {
         "place": {"enum": ["Oslo", "Rome"]}, "unit": {"$ref": "#/$defs/Unit"}}, "required": ["place", "unit"]});
     json!({"type": "function", "function": {"name": "get_weather", "description": "Weather of a place.",
@@ -60,10 +85,13 @@ fn is_weather(call: &Value) -> String {
 #[test]
 fn required_calls_are_made_and_told() {
     let folder = tempfile::tempdir().unwrap();
-    for template in [HERMES.to_owned(), mistral(), llama()] {
+    for template in [HERMES.to_owned(), mistral(), llama()].into_iter().chain(tagged()) {
         let Some(server) = start(&template, folder.path()) else { return };
         let named = json!({"type": "function", "function": {"name": "get_weather"}});
-        let body = with(ask("Weather in Oslo?", 80), json!({"tools": tools(), "tool_choice": named}));
+        let body = with(
+            ask("Weather in Oslo?", 80),
+            json!({"tools": tools(), "tool_choice": named, "max_completion_tokens": 140}),
+        );
         let answer = server.ok(CHAT, &body);
         let choice = &answer["choices"][0];
         assert_eq!(
@@ -92,11 +120,14 @@ fn required_calls_are_made_and_told() {
         let history = json!([body["messages"][0], choice["message"], tool]);
         let shown = server.ok("/apply-template", &json!({"messages": history, "tools": tools()}));
         let shown = shown["prompt"].as_str().unwrap();
-        for word in ["ring_bell", "Weather of a place.", "tool\n12 degrees", "\"name\": \"get_weather\""] {
+        for word in ["ring_bell", "Weather of a place.", "tool\n12 degrees"] {
             assert!(shown.contains(word), "{word}: {shown}");
         }
+        // The call as it was written.
+        let written = shown[shown.find("assistant\n").unwrap()..].split("<|im_end|>").next().unwrap();
+        assert!(written.contains("get_weather") && written.contains("place"), "{shown}");
         server.ok(CHAT, &json!({"messages": history, "tools": tools(), "max_tokens": 4, "temperature": 0}));
-        let ollama = with(body.clone(), json!({"stream": false, "options": {"num_predict": 80}}));
+        let ollama = with(body.clone(), json!({"stream": false, "options": {"num_predict": 140}}));
         let model_name = common::SMOL.trim_end_matches(".gguf");
         assert_eq!(
             server.ok("/api/show", &json!({"model": model_name}))["capabilities"],
@@ -107,7 +138,7 @@ fn required_calls_are_made_and_told() {
         assert!(call["function"]["arguments"]["place"].is_string(), "{call}");
         // Without a call the tools change nothing but the prompt.
         let none = server.ok(CHAT, &with(body.clone(), json!({"tool_choice": "none"})));
-        let without = server.ok(CHAT, &with(ask("Weather in Oslo?", 80), json!({})));
+        let without = server.ok(CHAT, &with(ask("Weather in Oslo?", 140), json!({})));
         assert_eq!(none["choices"], without["choices"]);
         let free = server.ok(CHAT, &with(body, json!({"tool_choice": "auto", "max_tokens": 8})));
         assert!(free["usage"]["prompt_tokens"].as_u64() > none["usage"]["prompt_tokens"].as_u64());

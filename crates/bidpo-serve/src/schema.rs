@@ -4,7 +4,10 @@
 //! for. Annotations (`title`, `default`, ...) and unknown formats restrict nothing, as the JSON Schema standard has it.
 //! Objects are written with their properties in the schema's order, and without properties that the schema does not name.
 
+mod calls;
 mod numbers;
+
+pub(crate) use calls::grammar_of_calls;
 
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -83,18 +86,6 @@ pub(crate) fn grammar(schema: &Value) -> Result<String, SchemaError> {
     let mut writer = Writer { schema, rules: String::new(), n: 0, references: HashMap::new() };
     let root = writer.any(schema, "#")?;
     Ok(format!("root ::= {root}{COMMON}{}", writer.rules))
-}
-
-/// The grammar of texts that consist of a part before, JSON that is valid under a schema, and a part behind it: any of `parts`.
-pub(crate) fn grammar_of_parts(parts: &[(String, Value, String)]) -> Result<String, SchemaError> {
-    let (mut rules, mut n, mut alternatives) = (String::new(), 0, Vec::new());
-    for (before, schema, after) in parts {
-        let mut writer = Writer { schema, rules, n, references: HashMap::new() };
-        let root = writer.any(schema, "#")?;
-        alternatives.push(format!("{} ({root}) {}", literal(before), literal(after)));
-        (rules, n) = (writer.rules, writer.n);
-    }
-    Ok(format!("root ::= {}{COMMON}{rules}", alternatives.join(" | ")))
 }
 
 struct Writer<'a> {

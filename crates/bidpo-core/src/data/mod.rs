@@ -25,9 +25,9 @@ pub use source::{SourceError, stem};
 pub use split::{Split, SplitError, permutation, split, split_groups};
 pub use split_file::{Part, SplitFile, SplitFileError};
 pub use template::{
-    AnswerPart, AnswerPiece, CallSplitter, ChatTemplate, ShownChat, ShownText, ShownToken, SplitAnswer, TemplateChoice,
-    TemplateError, TemplateSettings, TemplateVariable, Think, ThoughtMarks, ThoughtSplitter, TokenizedPair, ToolFormat,
-    WrittenCall, template_variables,
+    AnswerPart, AnswerPiece, CallPart, CallSplitter, CalledFunction, ChatTemplate, ShownChat, ShownText, ShownToken,
+    SplitAnswer, TemplateChoice, TemplateError, TemplateSettings, TemplateVariable, Think, ThoughtMarks,
+    ThoughtSplitter, TokenizedPair, ToolFormat, WrittenCall, template_variables,
 };
 pub use text_file::LineError;
 pub(crate) use text_file::decode;

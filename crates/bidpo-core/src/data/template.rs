@@ -7,6 +7,7 @@
 //! - **One BOS.** It comes first if the model's vocabulary asks for one or the template writes one, and never twice.
 
 mod answer;
+mod calls;
 mod choice;
 mod date;
 mod encode;
@@ -24,7 +25,8 @@ mod unfinished;
 mod variables;
 
 use super::Message;
-use engine::{Engine, KnownFormat, known_format, only_a_name};
+use calls::CallStyle;
+use engine::{Engine, KnownFormat, MessageForm, known_format, only_a_name};
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{LlamaError, Model};
 use jinja::JinjaTemplate;
@@ -37,7 +39,7 @@ pub use choice::{TemplateChoice, TemplateSettings, Think};
 pub use encode::TokenizedPair;
 pub use show::{ShownChat, ShownText, ShownToken};
 pub use thoughts::{AnswerPart, SplitAnswer, ThoughtMarks, ThoughtSplitter};
-pub use tool_format::{AnswerPiece, CallSplitter, ToolFormat, WrittenCall};
+pub use tool_format::{AnswerPiece, CallPart, CallSplitter, CalledFunction, ToolFormat, WrittenCall};
 pub use variables::{TemplateVariable, template_variables};
 
 /// A chat that cannot be rendered or tokenized.
@@ -114,8 +116,8 @@ pub enum TemplateError {
     },
     /// The template shows tools, but calls of them in a form that is not known.
     #[error(
-        "the chat template {name} writes tool calls in a form that bidpo does not read (it reads JSON behind <tool_call>, \
-         [TOOL_CALLS], <|tool_call|> or <|python_tag|>, and bare JSON): send tool_choice \"none\", or no tools"
+        "the chat template {name} writes tool calls in a form that bidpo does not read (docs/server.md lists those that it \
+         reads): send tool_choice \"none\", or no tools"
     )]
     NoToolFormat {
         /// Name of the template.
@@ -155,6 +157,7 @@ pub struct ChatTemplate {
     settings: TemplateSettings,
     /// The template asks for contents as lists of parts.
     parts: bool,
+    calls: CallStyle,
     marks: Option<ThoughtMarks>,
     known: Arc<Known>,
 }
@@ -230,6 +233,7 @@ impl ChatTemplate {
             encoder,
             settings: settings.clone(),
             parts: false,
+            calls: CallStyle::default(),
             marks: None,
             known: Arc::default(),
         }
@@ -273,6 +277,9 @@ impl ChatTemplate {
         let written = self.write(&[user, thinking], false).ok();
         self.marks = written.and_then(|text| thoughts::marks_around(&text, &thought));
         self.marks = self.marks.or_else(|| thoughts::marks_in(engine.source()));
+        if engine.source().contains("tool_calls") {
+            self.calls = self.call_style();
+        }
         Ok(self)
     }
 
@@ -366,7 +373,10 @@ impl ChatTemplate {
     /// The chat as the template writes it.
     fn write(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
         match &self.engine {
-            Some(engine) => engine.render(messages, add_generation_prompt, self.parts, &self.settings.variables),
+            Some(engine) => {
+                let form = MessageForm { parts: self.parts, calls: self.calls };
+                engine.render(messages, add_generation_prompt, form, &self.settings.variables)
+            }
             None => Ok(encode::joined(messages)),
         }
     }

@@ -127,6 +127,8 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
             let texts = parts.into_iter().enumerate().map(|(i, part)| part_text(part, &format!("{at}[{i}]"), notes));
             Some(texts.collect::<Result<String, _>>()?)
         }
+        // One part without its list.
+        Some(part @ Value::Object(_)) => Some(part_text(part, &fields.name("content"), notes)?),
         Some(other) => {
             return Err(fields.wrong("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
         }
@@ -135,11 +137,15 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
     let refusal = fields.text("refusal")?;
     let tools = match role {
         "tool" => ToolPart { call_id: fields.text("tool_call_id")?, name: fields.text("name")?, ..ToolPart::default() },
-        "assistant" => ToolPart { calls: tools::calls(&mut fields)?, ..ToolPart::default() },
+        "assistant" => {
+            let mut calls = tools::calls(&mut fields)?;
+            calls.extend(tools::older_call(&mut fields)?);
+            ToolPart { calls, ..ToolPart::default() }
+        }
         _ => ToolPart::default(),
     };
     // Keys of OpenAI's own answers, mostly empty, which clients send back in the history.
-    for key in ["tool_calls", "audio", "function_call"] {
+    for key in ["tool_calls", "audio", "function_call", "images"] {
         if let Some(value) = fields.take(key).filter(|v| !is_empty(v)) {
             let name = fields.name(key);
             return Err(ApiError::unsupported(
@@ -256,6 +262,9 @@ mod tests {
             (json!({"role": "assistant"}), pair("assistant", "")),
             (json!({"role": "user", "content": null}), pair("user", "")),
             (json!({"role": "user", "content": []}), pair("user", "")),
+            (json!({"role": "user", "content": {"type": "text", "text": "a"}, "images": []}), pair("user", "a")),
+            (json!({"role": "function", "name": "f", "content": "1"}), pair("tool", "1")),
+            (json!({"role": "tool", "tool_call_id": "a", "content": null}), pair("tool", "")),
             (json!({"role": "assistant", "content": null, "refusal": "No."}), pair("assistant", "No.")),
             (
                 json!({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, "b",
@@ -288,6 +297,9 @@ mod tests {
                 "messages[0].tool_calls[0].function.arguments",
             ),
             (json!({"role": "user", "content": "", "tool_calls": [{}]}), "messages[0].tool_calls"),
+            (json!({"role": "user", "content": "", "images": ["AAAA"]}), "messages[0].images"),
+            (json!({"role": "user", "content": {"type": "image_url"}}), "messages[0].content.type"),
+            (json!({"role": "assistant", "function_call": {"arguments": "{}"}}), "messages[0].function_call.name"),
         ] {
             assert_eq!(read(value.clone()).unwrap_err().param.as_deref(), Some(param), "{value}");
         }

@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::fields::{Fields, kind, short};
 use crate::schema;
 use bidpo_core::data::{
-    AnswerPiece, CallSplitter, ChatTemplate, Message, TemplateError, ToolCall, ToolFormat, WrittenCall,
+    AnswerPiece, CallSplitter, CalledFunction, ChatTemplate, Message, TemplateError, ToolCall, ToolFormat, WrittenCall,
 };
 use ggml_grad::llama::{Grammar, Model, Token};
 use rand::Rng as _;
@@ -130,19 +130,29 @@ pub(super) fn calls(fields: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
         let mut call = Fields::new(value, &at)?;
         let id = call.text("id")?.unwrap_or_default();
         let function = call.take("function").ok_or_else(|| call.wrong("function", "is missing"))?;
-        let mut function = Fields::new(function, format!("{at}.function"))?;
-        let name = function.text("name")?.ok_or_else(|| function.wrong("name", "is missing"))?;
-        let arguments = match function.take("arguments") {
-            None => Some(Map::new()),
-            Some(Value::Object(map)) => Some(map),
-            Some(Value::String(text)) if text.trim().is_empty() => Some(Map::new()),
-            Some(Value::String(text)) => serde_json::from_str(&text).ok(),
-            Some(_) => None,
-        };
-        let arguments = arguments.ok_or_else(|| function.wrong("arguments", "must be a JSON object, as text"))?;
-        Ok(ToolCall { id, name, arguments })
+        written_call(id, function, &format!("{at}.function"))
     };
     list.into_iter().enumerate().map(call).collect()
+}
+
+/// Reads `function_call` of an assistant's message, OpenAI's older form of one call.
+pub(super) fn older_call(fields: &mut Fields) -> Result<Option<ToolCall>, ApiError> {
+    let at = fields.name("function_call");
+    fields.take("function_call").map(|function| written_call(String::new(), function, &at)).transpose()
+}
+
+fn written_call(id: String, function: Value, at: &str) -> Result<ToolCall, ApiError> {
+    let mut function = Fields::new(function, at)?;
+    let name = function.text("name")?.ok_or_else(|| function.wrong("name", "is missing"))?;
+    let arguments = match function.take("arguments") {
+        None => Some(Map::new()),
+        Some(Value::Object(map)) => Some(map),
+        Some(Value::String(text)) if text.trim().is_empty() => Some(Map::new()),
+        Some(Value::String(text)) => serde_json::from_str(&text).ok(),
+        Some(_) => None,
+    };
+    let arguments = arguments.ok_or_else(|| function.wrong("arguments", "must be a JSON object, as text"))?;
+    Ok(ToolCall { id, name, arguments })
 }
 
 /// Gives tools' messages the names of their functions, which some templates show.
@@ -158,7 +168,7 @@ pub(super) fn name_answers(messages: &mut [Message]) {
 #[derive(Debug, Clone)]
 pub(super) struct CallReader {
     format: ToolFormat,
-    names: Vec<String>,
+    functions: Vec<CalledFunction>,
 }
 
 /// A template that shows the tools, and how the answer is read.
@@ -186,20 +196,22 @@ impl Tools {
             ToolChoice::Required => Some(self.grammar(&format, None, model)?),
             ToolChoice::Named(name) => Some(self.grammar(&format, Some(name), model)?),
         };
-        let names = self.list.iter().map(|t| name_of(t).to_owned()).collect();
-        Ok(Prepared { template, reader: CallReader { format, names }, grammar })
+        Ok(Prepared { template, reader: CallReader { format, functions: self.functions(None) }, grammar })
+    }
+
+    /// The function `only`, or all.
+    fn functions(&self, only: Option<&str>) -> Vec<CalledFunction> {
+        let chosen = self.list.iter().filter(|t| only.is_none_or(|name| name == name_of(t)));
+        let function =
+            |t: &Value| CalledFunction { name: name_of(t).to_owned(), parameters: t["function"]["parameters"].clone() };
+        chosen.map(function).collect()
     }
 
     /// The grammar of one call: of the function `only`, or of any.
     fn grammar(&self, format: &ToolFormat, only: Option<&str>, model: &Arc<Model>) -> Result<Grammar, ApiError> {
         let wrong = |e: String| ApiError::invalid("tools", format!("tools: {e}"));
-        let functions: Vec<(&str, &Value)> = self
-            .list
-            .iter()
-            .filter(|t| only.is_none_or(|name| name == name_of(t)))
-            .map(|t| (name_of(t), &t["function"]["parameters"]))
-            .collect();
-        let text = schema::grammar_of_parts(&format.one_call(&functions)).map_err(|e| wrong(format!("schema {e}")))?;
+        let calls: Vec<_> = self.functions(only).iter().map(|f| format.one_call(f)).collect();
+        let text = schema::grammar_of_calls(&calls).map_err(|e| wrong(format!("schema {e}")))?;
         Grammar::new(model, &text).map_err(|e| wrong(e.to_string()))
     }
 }
@@ -212,17 +224,17 @@ impl CallReader {
 
     /// For an answer that is being written.
     pub(super) fn teller(&self) -> CallTeller {
-        CallTeller { splitter: self.format.splitter(self.names.clone()), n: 0 }
+        CallTeller { splitter: self.format.splitter(self.functions.clone()), n: 0 }
     }
 }
 
-/// Those of some texts that are one control token each, which the engine writes out only when asked.
+/// The control tokens in some texts, which the engine writes out only when asked.
 pub(super) fn control_tokens(model: &Model, texts: &[&str]) -> Vec<Token> {
-    let token = |text: &&str| match model.tokenize(text, false, true).ok()?.as_slice() {
-        [one] if model.token_bytes(*one, false).is_empty() => Some(*one),
-        _ => None,
-    };
-    texts.iter().filter_map(token).collect()
+    let tokens = texts.iter().flat_map(|text| model.tokenize(text, false, true).unwrap_or_default());
+    let mut found: Vec<Token> = tokens.filter(|&t| model.token_bytes(t, false).is_empty()).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// Parts an answer into text and calls as OpenAI tells them.

@@ -1,9 +1,19 @@
 //! What turns messages into text: a Jinja template, or one of llama.cpp's built-in formats.
 
+use super::calls::CallStyle;
 use super::jinja::JinjaTemplate;
 use super::{Message, TemplateError, named};
 use ggml_grad::llama::{apply_builtin_chat_format, builtin_chat_formats};
 use serde_json::{Map, Value};
+
+/// The form in which a template takes messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MessageForm {
+    /// Contents are lists of parts (`[{"type": "text", "text": ...}]`).
+    pub parts: bool,
+    /// Calls of tools.
+    pub calls: CallStyle,
+}
 
 /// A way to write a chat as text.
 #[derive(Debug)]
@@ -31,16 +41,16 @@ impl Engine {
         }
     }
 
-    /// `parts`: contents are lists of parts, as some templates ask for.
+    /// The chat as text.
     pub(super) fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        parts: bool,
+        form: MessageForm,
         variables: &Map<String, Value>,
     ) -> Result<String, TemplateError> {
         match self {
-            Self::Jinja(jinja) => jinja.render(messages, add_generation_prompt, parts, variables),
+            Self::Jinja(jinja) => jinja.render(messages, add_generation_prompt, form, variables),
             Self::Builtin(name) => {
                 let chat: Vec<_> = messages.iter().map(|m| (m.role.clone(), m.content.clone())).collect();
                 Ok(apply_builtin_chat_format(name, &chat, add_generation_prompt)?)

@@ -71,6 +71,7 @@ const PHI3: &str = "\
 #[cfg(test)]
 mod tests {
     use super::super::Message;
+    use super::super::engine::MessageForm;
     use super::super::jinja::JinjaTemplate;
     use super::TEMPLATES;
     use ggml_grad::llama::apply_builtin_chat_format;
@@ -80,7 +81,7 @@ mod tests {
         let source = TEMPLATES.iter().find(|(n, _)| *n == name).unwrap().1;
         JinjaTemplate::new(name, source.to_owned(), "<s>", eos)
             .unwrap()
-            .render(messages, generate, false, &Map::new())
+            .render(messages, generate, MessageForm::default(), &Map::new())
             .unwrap()
     }
 

@@ -37,6 +37,10 @@ const MARKS: [(&str, &str); 13] = [
     ("<think>", "</think>"),
 ];
 
+/// Headers of messages in harmony, the format of gpt-oss: what is written between a thought and the text of an answer.
+const HARMONY: [&str; 4] =
+    ["<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>", "<|end|>"];
+
 /// The marks a template writes, by its source: the opening mark itself, and the closing one.
 pub(super) fn marks_in(source: &str) -> Option<ThoughtMarks> {
     let both = |(open, close): &&(&str, &str)| source.contains(open) && source.contains(close);
@@ -64,6 +68,17 @@ pub(super) fn marks_around(text: &str, thought: &str) -> Option<ThoughtMarks> {
 }
 
 impl ThoughtMarks {
+    /// Headers that stand before the text of an answer and are no part of it; texts with which they begin are held back until
+    /// it is clear what they are.
+    pub fn headers(&self) -> &'static [&'static str] {
+        if self.open.starts_with("<|channel|>") && self.close == "<|end|>" { &HARMONY } else { &[] }
+    }
+
+    /// An answer without its headers.
+    fn without_headers(&self, answer: &str) -> String {
+        self.headers().iter().fold(answer.to_owned(), |text, header| text.replace(header, ""))
+    }
+
     /// True if a text (a rendered prompt) ends within a thought.
     pub fn is_open_at_end(&self, text: &str) -> bool {
         text.rfind(&self.open).is_some_and(|open| !text[open + self.open.len()..].contains(&self.close))
@@ -77,17 +92,24 @@ impl ThoughtMarks {
 
     /// Parts an answer, control tokens written out, into thought and answer. `open`: the prompt ended within a thought.
     pub fn split(&self, text: &str, open: bool) -> SplitAnswer {
+        let split = self.split_at_marks(text, open);
+        SplitAnswer { answer: self.without_headers(&split.answer), ..split }
+    }
+
+    fn split_at_marks(&self, text: &str, open: bool) -> SplitAnswer {
         let begins = text.trim_start().strip_prefix(&self.open);
         let inner = match (begins, open) {
             (Some(inner), _) => inner,
             (None, true) => text,
-            // A model that was taught to think may leave the opening mark out.
-            (None, false) if !text.contains(&self.open) && text.contains(&self.close) => text,
+            // A model that was taught to think may leave the opening mark out. (Harmony's closing mark ends every message.)
+            (None, false) if self.headers().is_empty() && !text.contains(&self.open) && text.contains(&self.close) => {
+                text
+            }
             (None, false) => {
                 return match text.find(&self.open) {
                     // The mark stands behind some other text: what stands before it is part of the answer.
                     Some(at) => {
-                        let rest = self.split(&text[at..], false);
+                        let rest = self.split_at_marks(&text[at..], false);
                         SplitAnswer { answer: format!("{}{}", &text[..at], rest.answer), ..rest }
                     }
                     None => SplitAnswer { answer: text.to_owned(), ..SplitAnswer::default() },
@@ -139,7 +161,17 @@ impl ThoughtSplitter {
         let mut out = Vec::new();
         while let Some(marks) = self.marks.clone() {
             let mark = if self.inside { &marks.close } else { &marks.open };
-            if let Some(at) = self.held.find(mark.as_str()) {
+            let headers = if self.inside { &[] } else { marks.headers() };
+            let header = headers.iter().filter_map(|h| Some((self.held.find(h)?, h.len()))).min();
+            let opened = self.held.find(mark.as_str());
+            // A thought may follow a header of its own.
+            if let Some((at, n)) = header.filter(|(at, _)| opened.is_none_or(|open| *at <= open)) {
+                let before = self.held[..at].to_owned();
+                self.held.drain(..at + n);
+                self.give(before, &mut out);
+                continue;
+            }
+            if let Some(at) = opened {
                 let before = self.held[..at].to_owned();
                 self.held.drain(..at + mark.len());
                 self.give(before, &mut out);
@@ -147,9 +179,14 @@ impl ThoughtSplitter {
                 self.fresh = true;
                 continue;
             }
-            // Keep what may become the mark.
-            let keep = (1..mark.len()).rev().find(|&n| mark.is_char_boundary(n) && self.held.ends_with(&mark[..n]));
-            let sure = self.held.len() - keep.unwrap_or(0);
+            // Keep what may become the mark, or a header.
+            let keep = |mark: &str| {
+                (1..mark.len())
+                    .rev()
+                    .find(|&n| mark.is_char_boundary(n) && self.held.ends_with(&mark[..n]))
+                    .unwrap_or(0)
+            };
+            let sure = self.held.len() - headers.iter().map(|h| keep(h)).max().unwrap_or(0).max(keep(mark));
             let before: String = self.held.drain(..sure).collect();
             self.give(before, &mut out);
             return out;
@@ -217,6 +254,10 @@ mod tests {
         assert_eq!(split("hm", true), own("hm", "", true));
         assert_eq!(split("Yes.", false), own("", "Yes.", false));
         assert_eq!(split("<think>\n\n</think>\n\nYes.", false), own("", "Yes.", false));
+        let harmony = marks_in("<|channel|>analysis<|message|> <|end|>").unwrap();
+        let said = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Yes.";
+        let parted = harmony.split(said, false);
+        assert_eq!((parted.reasoning.as_deref(), parted.answer.as_str()), (Some("hm"), "Yes."));
         assert_eq!(split("So: <think>hm</think>Yes.", false), own("hm", "So: Yes.", false));
         assert!(think().is_open_at_end("<a><think>\n"));
         assert!(!think().is_open_at_end("<think>\n</think>\n<a>"));
@@ -225,12 +266,22 @@ mod tests {
     /// However the text is cut into pieces, the parts are the same.
     #[test]
     fn streaming_gives_the_same() {
-        for (text, open) in
-            [("<think>\nhm < 3\n</think>\n\nYes < no.", false), ("hm</think>\nYes", true), ("Yes <thin", false)]
-        {
-            let whole = think().split(text, open);
+        let harmony = marks_in("<|channel|>analysis<|message|> <|end|>").unwrap();
+        for (text, open, marks) in [
+            ("<think>\nhm < 3\n</think>\n\nYes < no.", false, think()),
+            ("hm</think>\nYes", true, think()),
+            ("Yes <thin", false, think()),
+            (
+                "<|channel|>analysis<|message|>A < b.<|end|><|start|>assistant<|channel|>final<|message|>Yes <|x.",
+                false,
+                harmony.clone(),
+            ),
+            ("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant to=functions.f", false, harmony.clone()),
+            ("<|channel|>final<|message|>Yes.", false, harmony),
+        ] {
+            let whole = marks.split(text, open);
             for width in 1..text.len() {
-                let mut splitter = ThoughtSplitter::new(Some(think()), open);
+                let mut splitter = ThoughtSplitter::new(Some(marks.clone()), open);
                 let (mut reasoning, mut answer) = (String::new(), String::new());
                 let chars: Vec<char> = text.chars().collect();
                 let mut parts: Vec<AnswerPart> =

@@ -3,11 +3,7 @@
 use super::place::{marked, marker};
 use super::tool_format::ToolFormat;
 use super::{ChatTemplate, Message, TemplateError};
-use crate::data::{ToolCall, ToolPart};
-use serde_json::{Map, Value};
-
-/// An id that every template takes: Mistral's want nine letters and digits.
-const PROBE_ID: &str = "bidpo0001";
+use serde_json::Value;
 
 impl ChatTemplate {
     /// The same template with these tools, each in OpenAI's form (`{"type": "function", "function": {"name": ...}}`).
@@ -39,22 +35,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::NoToolFormat`] where it is none that is known.
     pub fn tool_format(&self) -> Result<ToolFormat, TemplateError> {
-        let (question, name, value) = (marker(0), marker(1), marker(2));
-        let user = Message::user(&question);
-        let arguments = Map::from_iter([("place".to_owned(), Value::String(value))]);
-        let call = ToolCall { id: PROBE_ID.into(), name: name.clone(), arguments: arguments.clone() };
-        let calling =
-            Message { tools: ToolPart { calls: vec![call], ..ToolPart::default() }, ..Message::assistant("") };
-        let found = || {
-            let text = self.write(&[user.clone(), calling], false).ok()?;
-            let asked = self.write(&[user], true).unwrap_or_default();
-            let answer = match text.strip_prefix(asked.as_str()) {
-                Some(answer) if !asked.is_empty() => answer,
-                _ => &text[text.rfind(&question)? + question.len()..],
-            };
-            ToolFormat::of_written(answer, &name, &arguments)
-        };
-        found().ok_or_else(|| TemplateError::NoToolFormat { name: self.name.clone() })
+        self.read_back().ok_or_else(|| TemplateError::NoToolFormat { name: self.name.clone() })
     }
 
     /// Checks that the template shows the tool calls and the tools' answers of a chat.

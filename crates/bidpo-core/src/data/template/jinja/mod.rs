@@ -14,6 +14,7 @@ mod strings;
 #[cfg(test)]
 mod tests;
 
+use super::engine::MessageForm;
 use super::variables::{GIVEN, OWN};
 use super::{Message, TemplateError, date};
 use crate::data::ToolCall;
@@ -83,17 +84,17 @@ impl JinjaTemplate {
         &self.variables
     }
 
-    /// `parts`: contents are lists of parts (`[{"type": "text", "text": ...}]`).
+    /// The chat as text.
     pub(super) fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        parts: bool,
+        form: MessageForm,
         variables: &Map<String, Json>,
     ) -> Result<String, TemplateError> {
         let failed = |reason: String| TemplateError::Render { name: self.name.clone(), reason };
         let rendered =
-            with_stack(|| self.render_here(messages, add_generation_prompt, parts, variables)).map_err(failed)?;
+            with_stack(|| self.render_here(messages, add_generation_prompt, form, variables)).map_err(failed)?;
         rendered.map_err(|e| failed(reason(&e)))
     }
 
@@ -101,13 +102,13 @@ impl JinjaTemplate {
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        parts: bool,
+        form: MessageForm,
         variables: &Map<String, Json>,
     ) -> Result<String, Error> {
         // Hugging Face passes tools and documents as None, and templates ask `is not none`.
         let none = Value::from(());
         let mut names: BTreeMap<&str, Value> = BTreeMap::from([
-            ("messages", messages.iter().map(|m| value_of(m, parts)).collect()),
+            ("messages", messages.iter().map(|m| value_of(m, form)).collect()),
             ("bos_token", Value::from(self.bos.as_str())),
             ("eos_token", Value::from(self.eos.as_str())),
             ("tools", none.clone()),
@@ -120,8 +121,10 @@ impl JinjaTemplate {
 }
 
 /// A message as templates read it. Published templates call a thought by three names.
-fn value_of(message: &Message, parts: bool) -> Value {
-    let content = match parts {
+fn value_of(message: &Message, form: MessageForm) -> Value {
+    let tools = &message.tools;
+    let content = match form.parts {
+        _ if form.calls.null_content && !tools.calls.is_empty() && message.content.is_empty() => Json::Null,
         true => json!([{"type": "text", "text": message.content}]),
         false => json!(message.content),
     };
@@ -131,9 +134,12 @@ fn value_of(message: &Message, parts: bool) -> Value {
             fields[name] = json!(thought);
         }
     }
-    let tools = &message.tools;
     if !tools.calls.is_empty() {
-        let call = |c: &ToolCall| json!({"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}});
+        let arguments = |c: &ToolCall| match form.calls.text_arguments {
+            true => json!(Json::Object(c.arguments.clone()).to_string()),
+            false => json!(c.arguments),
+        };
+        let call = |c: &ToolCall| json!({"id": c.id, "type": "function", "function": {"name": c.name, "arguments": arguments(c)}});
         fields["tool_calls"] = tools.calls.iter().map(call).collect();
     }
     for (key, value) in [("tool_call_id", &tools.call_id), ("name", &tools.name)] {

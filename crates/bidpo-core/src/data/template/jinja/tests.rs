@@ -4,7 +4,12 @@ use serde::Deserialize;
 
 fn render(source: &str) -> Result<String, TemplateError> {
     let chat = [Message::user(" a<b \"q\" \n"), Message::assistant("x</think>\n y")];
-    JinjaTemplate::new("test", source.to_owned(), "<s>", "</s>")?.render(&chat, true, false, &Map::new())
+    JinjaTemplate::new("test", source.to_owned(), "<s>", "</s>")?.render(
+        &chat,
+        true,
+        MessageForm::default(),
+        &Map::new(),
+    )
 }
 
 /// The corpus of tests/gold/templates, rendered by Jinja2.
@@ -31,7 +36,8 @@ fn templates_render_as_jinja2() {
         let template = JinjaTemplate::at("test", t.template.clone(), "<s>", "</s>", Some(clock));
         let cases = corpus.chats.iter().flat_map(|chat| [(chat, true), (chat, false)]);
         for ((chat, prompt), want) in cases.zip(&t.hashes) {
-            let got = template.as_ref().ok().and_then(|t| t.render(chat, prompt, false, &Map::new()).ok());
+            let got =
+                template.as_ref().ok().and_then(|t| t.render(chat, prompt, MessageForm::default(), &Map::new()).ok());
             let hash = got.as_ref().map(|text| ggml_grad::files::sha256_of_bytes(text.as_bytes())[..16].to_owned());
             n += 1;
             if hash != *want {
@@ -157,5 +163,5 @@ fn long_chats_stay_within_the_limits() {
     let source = "{% for m in messages %}{% if loop.index0 == messages | length - 1 %}last{% endif %}\
                   {{ '<' + m['role'] + '>' + m['content'] | trim + '\n' }}{% endfor %}";
     let template = JinjaTemplate::new("test", source.to_owned(), "", "").unwrap();
-    assert!(template.render(&chat, true, false, &Map::new()).unwrap().len() > 1_000_000);
+    assert!(template.render(&chat, true, MessageForm::default(), &Map::new()).unwrap().len() > 1_000_000);
 }
