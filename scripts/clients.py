@@ -147,6 +147,38 @@ def openai_tools():
     assert client.chat.completions.create(messages=told, tool_choice="none", **more).choices[0].message.content
 
 
+def openai_responses():
+    """The Responses API: the chat's answer, as a stream, parsed, with a call and its result."""
+    import openai
+    import pydantic
+    import typing
+
+    class Cup(pydantic.BaseModel):
+        size: typing.Literal["small", "large"]
+        hot: bool
+
+    client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0)
+    question = QUESTION[0]["content"]
+    ask = lambda model, **more: client.responses.create(model=model, input=question, temperature=0, max_output_tokens=16, **more)
+    plain = ask(MODEL)
+    chat = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=16)
+    assert plain.output_text == chat.choices[0].message.content and plain.status == "incomplete", plain
+    differ(plain.output_text, ask(STEERED).output_text)
+    assert ask(MODEL, extra_body={"steering": [{"vector": VECTOR}]}).output_text == ask(STEERED).output_text
+    assert "".join(e.delta for e in ask(MODEL, stream=True) if e.type == "response.output_text.delta") == plain.output_text
+    with client.responses.stream(model=MODEL, input=question, temperature=0, max_output_tokens=16) as stream:
+        assert stream.get_final_response().output_text == plain.output_text
+    is_cup(client.responses.parse(model=STEERED, input=question, text_format=Cup).output_parsed.model_dump())
+
+    client = openai.OpenAI(base_url=TOOLS_URL + "/v1", api_key="none", max_retries=0)
+    more = dict(model=STEERED, tools=[{"type": "function", **WEATHER["function"]}], temperature=0, max_output_tokens=80)
+    asked = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    (called,) = client.responses.create(input=asked, tool_choice="required", **more).output
+    is_weather(called.name, json.loads(called.arguments))
+    told = [*asked, called, {"type": "function_call_output", "call_id": called.call_id, "output": "Sunny, 20 degrees."}]
+    assert client.responses.create(input=told, tool_choice="none", **more).output_text
+
+
 def langchain():
     from langchain_openai import ChatOpenAI
 
@@ -316,6 +348,7 @@ TRIED = [
     ("openai", "AsyncOpenAI", "two chats at once", openai_async),
     ("openai", "`parse`", "a pydantic model as the answer's form", openai_parse),
     ("openai", "`tools`", "a required call, its result sent back; steered", openai_tools),
+    ("openai", "`responses`", "the chat's answer, stream, `parse`, a required call, its result sent back; steered", openai_responses),
     ("langchain-openai", "ChatOpenAI", "chat, `with_structured_output`", langchain),
     ("langchain-openai", "`bind_tools`", "a call, as a whole and as a stream, run, its result sent back; steered", langchain_tools),
     ("litellm", "`completion`", "chat, steered", litellm),

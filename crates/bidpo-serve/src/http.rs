@@ -21,8 +21,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub(super) struct ClientAddr(pub IpAddr);
 
 /// Endpoints that clients know from elsewhere and that are refused with a sentence.
-const NOT_OFFERED: [&str; 10] = [
-    "/responses",
+const NOT_OFFERED: [&str; 9] = [
     "/embeddings",
     "/embedding",
     "/moderations",
@@ -54,6 +53,7 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         keyed = keyed
             .route(&at("/chat/completions"), post(api::chat))
             .route(&at("/completions"), post(api::completions))
+            .route(&at("/responses"), post(api::responses))
             .route(&at("/models"), get(api::models))
             .route(&at("/models/{*id}"), get(api::model))
             .route(&at("/tokenize"), post(api::tokenize))

@@ -131,7 +131,6 @@ pub(crate) async fn not_offered(uri: Uri) -> ApiError {
         "embeddings" | "embedding" | "api/embed" | "api/embeddings" => {
             "it loads the model for writing text, not for embeddings; run an embedding model behind another server"
         }
-        "responses" => "send the input as messages to /v1/chat/completions, which takes the same settings",
         "moderations" => "there is no moderation model",
         "rerank" | "reranking" => "there is no reranking model",
         "infill" => "send the format of the model's own infill tokens to /v1/completions",

@@ -177,21 +177,24 @@ impl Lines {
 impl StreamLines for Lines {
     const KIND: StreamKind = StreamKind::Lines;
 
-    fn begin(&mut self, _: usize) -> Option<Value> {
-        None
+    fn begin(&mut self, _: usize) -> Vec<Value> {
+        Vec::new()
     }
 
-    fn more(&mut self, _: usize, event: &Event) -> Option<Value> {
-        let Event::Text { text, .. } = event else { return None };
+    fn more(&mut self, _: usize, event: &Event) -> Vec<Value> {
+        let Event::Text { text, .. } = event else { return Vec::new() };
         let mut told = Told::of(self.splitter.push(text));
         let calls = self.parted(&mut told, false);
-        (!told.is_empty() || !calls.is_empty()).then(|| with_calls(self.line(&told), calls))
+        if told.is_empty() && calls.is_empty() {
+            return Vec::new();
+        }
+        vec![with_calls(self.line(&told), calls)]
     }
 
-    fn last(&mut self, _: usize, finish: Finish, usage: &Usage) -> Value {
+    fn last(&mut self, _: usize, finish: Finish, usage: &Usage) -> Vec<Value> {
         let mut rest = Told::of(self.splitter.finish());
         let calls = self.parted(&mut rest, true);
-        with_calls(self.done(&rest, finish.word(), usage), calls)
+        vec![with_calls(self.done(&rest, finish.word(), usage), calls)]
     }
 
     fn end(&mut self, _: &[Usage]) -> Option<Value> {

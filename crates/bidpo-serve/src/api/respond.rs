@@ -109,11 +109,11 @@ pub(super) trait StreamLines: Send + 'static {
     /// Media type.
     const KIND: StreamKind;
     /// Lines before all events.
-    fn begin(&mut self, i: usize) -> Option<Value>;
-    /// The line for an event of choice `i`.
-    fn more(&mut self, i: usize, event: &Event) -> Option<Value>;
-    /// The line for the end of choice `i`.
-    fn last(&mut self, i: usize, finish: Finish, usage: &Usage) -> Value;
+    fn begin(&mut self, i: usize) -> Vec<Value>;
+    /// The lines for an event of choice `i`.
+    fn more(&mut self, i: usize, event: &Event) -> Vec<Value>;
+    /// The lines for the end of choice `i`.
+    fn last(&mut self, i: usize, finish: Finish, usage: &Usage) -> Vec<Value>;
     /// The line behind everything.
     fn end(&mut self, usage: &[Usage]) -> Option<Value>;
     /// The line for an error, which ends the stream.
@@ -125,8 +125,16 @@ pub(super) trait StreamLines: Send + 'static {
 pub(super) enum StreamKind {
     /// Server-sent events, `[DONE]` at the end.
     Events,
+    /// Server-sent events with names: each line's `type`.
+    Named,
     /// A line of JSON each.
     Lines,
+}
+
+/// A line, and its name as an event.
+struct Line {
+    name: Option<String>,
+    text: String,
 }
 
 /// OpenAI's chunks.
@@ -150,17 +158,17 @@ impl<F> Chunks<F> {
 impl<F: StreamFormat> StreamLines for Chunks<F> {
     const KIND: StreamKind = StreamKind::Events;
 
-    fn begin(&mut self, i: usize) -> Option<Value> {
-        self.format.first(i).map(|choice| self.wrap(choice))
+    fn begin(&mut self, i: usize) -> Vec<Value> {
+        self.format.first(i).map(|choice| self.wrap(choice)).into_iter().collect()
     }
 
-    fn more(&mut self, i: usize, event: &Event) -> Option<Value> {
-        self.format.more(i, event).map(|choice| self.wrap(choice))
+    fn more(&mut self, i: usize, event: &Event) -> Vec<Value> {
+        self.format.more(i, event).map(|choice| self.wrap(choice)).into_iter().collect()
     }
 
-    fn last(&mut self, i: usize, finish: Finish, _: &Usage) -> Value {
+    fn last(&mut self, i: usize, finish: Finish, _: &Usage) -> Vec<Value> {
         let choice = self.format.last(i, finish);
-        self.wrap(choice)
+        vec![self.wrap(choice)]
     }
 
     fn end(&mut self, usage: &[Usage]) -> Option<Value> {
@@ -190,15 +198,16 @@ pub(super) fn stream(
 
 /// A stream of `n` choices' events as lines. The jobs are cancelled when the client disconnects.
 pub(super) fn stream_lines<L: StreamLines>(mut events: Events, n: usize, mut lines: L) -> Response {
-    let (sender, receiver) = mpsc::channel::<String>(BUFFERED);
+    let (sender, receiver) = mpsc::channel::<Line>(BUFFERED);
     tokio::spawn(async move {
         let mut usage = vec![Usage::default(); n];
         let mut open = n;
         let mut failed = false;
-        let mut out: Vec<Value> = (0..n).filter_map(|i| lines.begin(i)).collect();
+        let mut out: Vec<Value> = (0..n).flat_map(|i| lines.begin(i)).collect();
         loop {
             for value in out.drain(..) {
-                if sender.send(value.to_string()).await.is_err() {
+                let name = value["type"].as_str().filter(|_| L::KIND == StreamKind::Named).map(str::to_owned);
+                if sender.send(Line { name, text: value.to_string() }).await.is_err() {
                     return; // dropping the events tells the engine
                 }
             }
@@ -213,7 +222,7 @@ pub(super) fn stream_lines<L: StreamLines>(mut events: Events, n: usize, mut lin
                 Some((i, Event::Done(finish, u))) => {
                     usage[i] = u;
                     open -= 1;
-                    out.push(lines.last(i, finish, &u));
+                    out.extend(lines.last(i, finish, &u));
                 }
                 Some((_, Event::Failed(error))) => {
                     out.push(lines.error(&ApiError::from(error)));
@@ -231,18 +240,22 @@ pub(super) fn stream_lines<L: StreamLines>(mut events: Events, n: usize, mut lin
             }
         }
         if L::KIND == StreamKind::Events {
-            let _ = sender.send("[DONE]".into()).await;
+            let _ = sender.send(Line { name: None, text: "[DONE]".into() }).await;
         }
     });
     let lines = ReceiverStream::new(receiver);
     match L::KIND {
-        StreamKind::Events => {
-            let events = lines.map(|line| Ok::<_, Infallible>(sse::Event::default().data(line)));
+        StreamKind::Events | StreamKind::Named => {
+            let event = |line: Line| match line.name {
+                Some(name) => sse::Event::default().event(name).data(line.text),
+                None => sse::Event::default().data(line.text),
+            };
+            let events = lines.map(move |line| Ok::<_, Infallible>(event(line)));
             let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
             sse::Sse::new(events).keep_alive(keep_alive).into_response()
         }
         StreamKind::Lines => {
-            let body = Body::from_stream(lines.map(|line| Ok::<_, Infallible>(line + "\n")));
+            let body = Body::from_stream(lines.map(|line| Ok::<_, Infallible>(line.text + "\n")));
             ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
         }
     }
