@@ -10,12 +10,14 @@ mod gates;
 
 #[path = "../common/mod.rs"]
 mod common;
+mod front_ends;
 mod http;
 mod kinds;
 mod load;
 mod models;
 mod ollama;
 mod page;
+mod responses;
 mod rows;
 mod server;
 mod shutdown;

@@ -30,5 +30,37 @@ pub(super) async fn read(state: &State, request: Request) -> Result<Value, ApiEr
         Ok(Err(_)) => return Err(ApiError::too_large(limit)),
         Ok(Ok(bytes)) => bytes,
     };
-    serde_json::from_slice(&bytes).map_err(|e| ApiError::body(format!("the body is not valid JSON: {e}")))
+    let value =
+        serde_json::from_slice(&bytes).map_err(|e| ApiError::body(format!("the body is not valid JSON: {e}")))?;
+    Ok(with_extra(value))
+}
+
+/// Puts the fields of `extra_body` beside the others. OpenAI's Python client does that itself; requests written by hand after its
+/// examples do not, and their steering would be lost.
+fn with_extra(mut body: Value) -> Value {
+    if let Some(map) = body.as_object_mut() {
+        match map.shift_remove("extra_body") {
+            Some(Value::Object(extra)) => {
+                extra.into_iter().for_each(|(key, value)| _ = map.entry(key).or_insert(value))
+            }
+            Some(other) if !other.is_null() => _ = map.insert("extra_body".into(), other),
+            _ => {}
+        }
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_extra;
+    use serde_json::json;
+
+    #[test]
+    fn extra_fields_stand_beside_the_others() {
+        let body = json!({"model": "m", "extra_body": {"model": "n", "steering": [], "top_k": 3}});
+        assert_eq!(with_extra(body), json!({"model": "m", "steering": [], "top_k": 3}));
+        assert_eq!(with_extra(json!({"extra_body": null})), json!({}));
+        assert_eq!(with_extra(json!({"extra_body": 1})), json!({"extra_body": 1}));
+        assert_eq!(with_extra(json!([1])), json!([1]));
+    }
 }

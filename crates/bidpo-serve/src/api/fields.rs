@@ -60,6 +60,11 @@ impl Fields {
         self.map.remove(key).filter(|v| !v.is_null())
     }
 
+    /// Takes a field where it is of a certain value.
+    pub(super) fn take_if(&mut self, key: &str, is: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.map.get(key).is_some_and(is).then(|| self.take(key)).flatten()
+    }
+
     /// An error about one field.
     pub(super) fn wrong(&self, key: &str, what: &str) -> ApiError {
         let name = self.name(key);
@@ -68,8 +73,8 @@ impl Fields {
 
     /// A number in a range.
     pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
-        let Some(value) = self.take(key) else { return Ok(None) };
-        let number = value.as_f64().filter(|x| range.contains(x));
+        let Some(value) = self.take(key).filter(|v| !is_blank(v)) else { return Ok(None) };
+        let number = as_number(&value).filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
         number
             .map(Some)
@@ -78,7 +83,7 @@ impl Fields {
 
     /// A whole number in a range.
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
-        let Some(value) = self.take(key) else { return Ok(None) };
+        let Some(value) = self.take(key).filter(|v| !is_blank(v)) else { return Ok(None) };
         let number = whole(&value).filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
         let what = || format!("must be a whole number from {low} to {high}, not {}", short(&value));
@@ -88,7 +93,11 @@ impl Fields {
     /// True or false.
     pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
-        let found = value.as_bool();
+        let found = match value.as_str() {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            _ => value.as_bool(),
+        };
         found.map(Some).ok_or_else(|| self.wrong(key, &format!("must be true or false, not {}", short(&value))))
     }
 
@@ -133,10 +142,20 @@ impl Fields {
     }
 }
 
-/// A whole number, also where a client writes it as 100.0; beyond 64 bits the nearest that fits.
+/// A whole number, also where a client writes it as 100.0 or as text; beyond 64 bits the nearest that fits.
 fn whole(value: &Value) -> Option<i64> {
-    let float = || value.as_f64().filter(|x| x.fract() == 0.0).map(|x| x as i64);
-    value.as_i64().or_else(float)
+    let float = || as_number(value).filter(|x| x.fract() == 0.0).map(|x| x as i64);
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok()).or_else(float)
+}
+
+/// A number, also where a form of a client sends it as text.
+fn as_number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|x| x.is_finite())
+}
+
+/// An empty field of a form.
+fn is_blank(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 /// The JSON type of a value, for messages.
@@ -187,6 +206,14 @@ mod tests {
         assert_eq!(error.message, "n must be a whole number from 1 to 4, not 1.5");
         assert_eq!(fields(json!({"n": 3.0})).integer("n", 1..=4), Ok(Some(3)));
         assert!(fields(json!({"n": 1e300})).integer("n", 1..=4).is_err());
+        // As forms send them.
+        let mut f = fields(json!({"n": "3", "t": " 0.7 ", "b": "false", "none": "", "big": "9007199254740993"}));
+        assert_eq!((f.integer("n", 1..=4), f.number("t", 0.0..=2.0)), (Ok(Some(3)), Ok(Some(0.7))));
+        assert_eq!((f.boolean("b"), f.number("none", 0.0..=2.0)), (Ok(Some(false)), Ok(None)));
+        assert_eq!(f.integer("big", i64::MIN..=i64::MAX), Ok(Some(9_007_199_254_740_993)));
+        for value in [json!("x"), json!("1.5"), json!("inf"), json!("NaN"), json!("0x1"), json!([3])] {
+            assert!(fields(json!({"n": value})).integer("n", 1..=4).is_err(), "{value}");
+        }
     }
 
     #[test]

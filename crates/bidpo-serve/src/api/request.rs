@@ -69,10 +69,10 @@ pub(super) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiEr
     for (key, nothing) in UNSUPPORTED {
         if let Some(value) = fields.take(key).filter(|v| !nothing.contains(&v.to_string().as_str())) {
             let name = fields.name(key);
-            return Err(ApiError::unsupported(
-                &name,
-                format!("{name} is not supported by this server (got {})", short(&value)),
-            ));
+            let instead =
+                if key.starts_with("function") { ": send tools and tool_choice, which replaced it" } else { "" };
+            let message = format!("{name} is not supported by this server (got {}){instead}", short(&value));
+            return Err(ApiError::unsupported(&name, message));
         }
     }
     let n = fields.integer("n", 1..=MAX_CHOICES)?.unwrap_or(1);

@@ -57,7 +57,8 @@ pub(super) fn sampling(fields: &mut Fields, state: &State) -> Result<Sampling, A
 fn seed(fields: &mut Fields) -> Result<u32, ApiError> {
     let given = match fields.take("seed") {
         None => None,
-        Some(value) => match value.as_u64() {
+        // A text may be a number.
+        Some(value) => match value.as_u64().or_else(|| value.as_str()?.trim().parse().ok()) {
             Some(seed) => Some(seed as i64),
             None => {
                 fields.put("seed", value);
@@ -99,6 +100,7 @@ fn bias(fields: &mut Fields, n_vocab: usize) -> Result<Vec<(Token, f32)>, ApiErr
         let number = match value {
             // llama.cpp's word for "never".
             Value::Bool(false) => Some(f64::NEG_INFINITY),
+            Value::String(text) => text.trim().parse().ok().filter(|b| (-100.0..=100.0).contains(b)),
             value => value.as_f64().filter(|b| (-100.0..=100.0).contains(b)),
         };
         let number = number.ok_or_else(|| fields.wrong("logit_bias", "must hold numbers from -100 to 100"))?;
@@ -149,6 +151,8 @@ mod tests {
             (json!(null), None),
             (json!(-1), None),
             (json!(-2), None),
+            (json!("5"), Some(5)),
+            (json!(""), None),
             (json!(1), Some(1)),
             (json!(100.0), Some(100)),
             (json!(32768), Some(32768)),
@@ -158,7 +162,7 @@ mod tests {
             assert_eq!(limit(value.clone(), 1), Ok(want), "{value}");
         }
         assert_eq!(limit(json!(0), 0), Ok(Some(0)));
-        for value in [json!(0), json!(1.5), json!("5"), json!(true), json!([1])] {
+        for value in [json!(0), json!(1.5), json!("five"), json!(true), json!([1])] {
             assert_eq!(limit(value.clone(), 1).unwrap_err().param.as_deref(), Some("n"), "{value}");
         }
     }

@@ -15,6 +15,27 @@ pub(super) const AT_THE_TOP: [&str; 3] = ["enable_thinking", "reasoning_effort",
 /// Variables of the chat itself.
 const OF_THE_CHAT: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
 
+/// The template's variables that turn thinking on and off.
+const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
+
+/// Whether thinking is asked for: true, a word, `{"type": "disabled"}` (DeepSeek, GLM), `{"enabled": false}` or
+/// `{"effort": "none"}` (OpenRouter). A word in Jinja is true, whatever it says.
+fn switch(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(on) => Some(*on),
+        Value::String(word) => match word.as_str() {
+            "true" | "enabled" | "on" => Some(true),
+            "false" | "disabled" | "off" | "none" => Some(false),
+            _ => None,
+        },
+        Value::Object(map) => {
+            let effort = map.get("effort").filter(|e| *e == "none").map(|_| false);
+            effort.or_else(|| switch(map.get("enabled").or_else(|| map.get("type"))?))
+        }
+        _ => None,
+    }
+}
+
 /// Reads `chat_template_kwargs` and the variables beside it. A variable that the template does not read is noted.
 pub(super) fn variables(
     fields: &mut Fields,
@@ -23,12 +44,31 @@ pub(super) fn variables(
 ) -> Result<Map<String, Value>, ApiError> {
     let reads = |name: &str| template.variables().iter().any(|v| v == name);
     let mut variables = Map::new();
-    for name in AT_THE_TOP.into_iter().filter(|name| reads(name)) {
-        variables.extend(fields.take(name).map(|value| (name.to_owned(), value)));
+    // Other servers' names for the same switch.
+    if SWITCHES.into_iter().any(reads) {
+        for name in ["reasoning", "think", "thinking", "enable_thinking"] {
+            let Some(value) = fields.take(name) else { continue };
+            match switch(&value) {
+                Some(on) => {
+                    variables.extend(SWITCHES.into_iter().filter(|s| reads(s)).map(|s| (s.to_owned(), json!(on))));
+                }
+                None if reads(name) => _ = variables.insert(name.to_owned(), value),
+                None => fields.put(name, value),
+            }
+        }
+    }
+    if reads("reasoning_effort") {
+        variables.extend(fields.take("reasoning_effort").map(|value| ("reasoning_effort".to_owned(), value)));
+    } else if SWITCHES.into_iter().any(reads) && fields.take_if("reasoning_effort", |v| v == "none").is_some() {
+        variables.extend(SWITCHES.into_iter().filter(|s| reads(s)).map(|s| (s.to_owned(), json!(false))));
     }
     let given = match fields.take("chat_template_kwargs") {
         None => Map::new(),
         Some(Value::Object(map)) => map,
+        // Forms of front-ends send a text.
+        Some(Value::String(text)) if serde_json::from_str::<Map<String, Value>>(&text).is_ok() => {
+            serde_json::from_str(&text).unwrap_or_default()
+        }
         Some(other) => {
             return Err(fields.wrong("chat_template_kwargs", &format!("must be an object, not {}", short(&other))));
         }
@@ -40,7 +80,8 @@ pub(super) fn variables(
             return Err(ApiError::unsupported(&name, format!("{name} is part of the chat, not a variable")));
         }
         if reads(&name) {
-            variables.insert(name, value);
+            let on = SWITCHES.contains(&name.as_str()).then(|| switch(&value)).flatten();
+            variables.insert(name, on.map_or(value, Value::Bool));
         } else {
             notes.unknown(&at, &name)?;
         }
@@ -95,8 +136,9 @@ impl Thoughts {
 
     /// Marks that are control tokens, which are written out so that thoughts are found.
     pub(super) fn written(&self, model: &Model) -> Vec<Token> {
-        let marks = self.marks.iter().flat_map(|m| [&m.open, &m.close]);
-        control_tokens(model, &marks.map(String::as_str).collect::<Vec<_>>())
+        let marks = self.marks.iter().flat_map(|m| [m.open.as_str(), m.close.as_str()]);
+        let headers = self.marks.iter().flat_map(|m| m.headers()).copied();
+        control_tokens(model, &marks.chain(headers).collect::<Vec<_>>())
     }
 
     /// For an answer that is being written.
@@ -157,6 +199,36 @@ impl Told {
         let reasoning = self.reasoning.trim_end();
         if !reasoning.is_empty() {
             message[key] = json!(reasoning);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinking_is_switched_in_many_ways() {
+        for value in [
+            json!(true),
+            json!("true"),
+            json!("enabled"),
+            json!({"type": "enabled", "budget_tokens": 5}),
+            json!({"enabled": true}),
+        ] {
+            assert_eq!(switch(&value), Some(true), "{value}");
+        }
+        for value in [
+            json!(false),
+            json!("false"),
+            json!({"type": "disabled"}),
+            json!({"effort": "none"}),
+            json!({"enabled": false}),
+        ] {
+            assert_eq!(switch(&value), Some(false), "{value}");
+        }
+        for value in [json!("high"), json!(3), json!({"effort": "low"}), json!({}), json!([])] {
+            assert_eq!(switch(&value), None, "{value}");
         }
     }
 }

@@ -31,8 +31,10 @@ fn whole(x: f64) -> Result<i64, RangeError> {
 pub(super) fn integers(b: &Bounds) -> Result<Option<String>, RangeError> {
     let lows = [b.least.map(f64::ceil), b.above.map(|x| x.floor() + 1.0)];
     let highs = [b.most.map(f64::floor), b.below.map(|x| x.ceil() - 1.0)];
-    let low = lows.into_iter().flatten().reduce(f64::max).map(whole).transpose()?;
-    let high = highs.into_iter().flatten().reduce(f64::min).map(whole).transpose()?;
+    // A bound that no number of so many digits reaches is kept by all that are written.
+    let most = limit() as f64;
+    let low = lows.into_iter().flatten().reduce(f64::max).map(|x| whole(x.max(-most))).transpose()?;
+    let high = highs.into_iter().flatten().reduce(f64::min).map(|x| whole(x.min(most))).transpose()?;
     if low.is_none() && high.is_none() {
         return Ok(None);
     }
@@ -178,6 +180,11 @@ mod tests {
         let below = regex(&integers(&Bounds { below: Some(3.0), ..Bounds::default() }).unwrap().unwrap());
         assert!(below.is_match("2") && below.is_match("-99999") && !below.is_match("3"));
         assert_eq!(integers(&Bounds::default()), Ok(None));
+        // JavaScript's safe integers, which Zod writes.
+        let safe = 9_007_199_254_740_991.0;
+        let safe = Bounds { least: Some(-safe), most: Some(safe), ..Bounds::default() };
+        let safe = regex(&integers(&safe).unwrap().unwrap());
+        assert!(["0", "-7", "999999999999999"].iter().all(|n| safe.is_match(n)) && !safe.is_match("9999999999999999"));
         assert_eq!(integers(&Bounds { least: Some(1e300), ..Bounds::default() }), Err(RangeError::Unsupported));
         assert_eq!(
             integers(&Bounds { above: Some(1.0), below: Some(2.0), ..Bounds::default() }),
