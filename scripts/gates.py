@@ -354,9 +354,46 @@ def table(folder, page):
         "Target: at least 85 % of the constant vector's gain of MC1 at no more than 15 % of its KL, on neutral text and on "
         f"MMLU. {reached}\n"
     )
-    begin, end = "<!-- gates: begin -->\n", "<!-- gates: end -->"
+    between(page, "gates", head + body + "\n" + words)
+    between(page, "food", style(folder / "food", folder))
+
+
+def between(page, name, text):
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     before, rest = Path(page).read_text().split(begin)
-    write(page, before + begin + "\n" + head + body + "\n" + words + "\n" + end + rest.split(end)[1])
+    write(page, before + begin + "\n" + text + "\n" + end + rest.split(end)[1])
+
+
+def style(food, folder):
+    """Flowery answers about food: the change of the held-out pairs, and what happens to other prompts."""
+    rows = ""
+    for kind, condition, name in (
+        ("constant", "steered", "constant vector"),
+        ("prompt-gate", "prompt-gate", "`prompt-gate`"),
+    ):
+        held = next(
+            row
+            for row in json.loads((folder / f"food-{kind}.txt").read_text())["heldout"]
+            if row["condition"] == "vector, scale +1"
+        )
+        change = held["logp_diff_change"]
+        opened = {part: gates_of(food / f"{part}.jsonl").get(condition) for part in ("inside", "outside")}
+        cells = [
+            name,
+            f"{change['mean']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]",
+            *(f"{rows_of(report(food, part), 'kl_per_token')[condition]['value']:.3f}" for part in opened),
+            *("-" if of is None else f"{of[0]} of {of[1]}" for of in opened.values()),
+        ]
+        rows += "| " + " | ".join(cells) + " |\n"
+    head = (
+        "| | change on test pairs, nats | KL inside | KL outside | open inside | open outside |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    n = held["n"]
+    return (
+        head + rows + f"\nChange of the log-probability difference, flowery minus plain, on {n} held-out pairs about food, 95 % "
+        "interval. KL: nats a token on the unsteered model's answers to other prompts of `data/food-or-not.jsonl`.\n"
+    )
 
 
 COMMANDS = {f.__name__: f for f in (prompts, answers, pca, scales, table)}

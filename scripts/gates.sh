@@ -135,6 +135,23 @@ measure text "$bidpo" eval text --baselines none
 measure outside "$bidpo" eval text --answers "$out/outside-answers.jsonl" --limit 64 --baselines none
 measure inside "$bidpo" eval text --answers "$out/inside-pairs.jsonl" --limit 64 --baselines none
 measure mmlu "$bidpo" eval mmlu --data "$mmlu" --per-subject 2 --few-shot 0 --prompt chat --baselines unsteered
+
+# A style that can be seen: flowery answers to questions about food, and to nothing else.
+food=$out/food
+mkdir -p "$food"
+grep '"topic": "food"' data/food-or-not.jsonl > "$food/inside-prompts.jsonl"
+grep '"topic": "other"' data/food-or-not.jsonl > "$food/outside-prompts.jsonl"
+style=("$bidpo" train --model "$model" --data data/flowery-food.jsonl --cache "$food/cache" --random 0 --fresh --json)
+step food-constant "${style[@]}" --output "$food/constant.gguf"
+step food-prompt-gate "${style[@]}" --kind prompt-gate --init "$food/constant.gguf" --epochs 2 --lr 0.3% \
+    --retain data/not-food.jsonl --output "$food/prompt-gate.gguf"
+for part in inside outside; do
+    "$bidpo" eval text --model "$model" --answers "$food/$part-prompts.jsonl" --baselines none \
+        --vector "$food/constant.gguf" --scale 1 --compare "prompt-gate=$food/prompt-gate.gguf:1" \
+        --out "$food/$part.jsonl" > "$food/$part.txt"
+    "$bidpo" report "$food/$part.jsonl" --json > "$food/$part.json"
+done
+
 for name in mmlu text outside inside; do
     "$bidpo" report "$out/$name.jsonl" --json > "$out/$name.json"
 done
