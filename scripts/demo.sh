@@ -10,10 +10,10 @@ vector=$out/misconceptions.gguf
 mkdir -p "$out"
 
 say() { printf '\n\033[1m%s\033[0m\n\n' "$*"; }
-dial() { # vector, question
+dial() { # vector, question, scales
     echo "> $2"
     echo
-    "$bidpo" generate --model "$model" --vector "$1" --scales -1,0,1 --columns --max-tokens 48 \
+    "$bidpo" generate --model "$model" --vector "$1" --scales="${3:--1,0,1}" --columns --max-tokens 48 \
         --repeat-penalty 1.1 --prompt "$2"
     echo
 }
@@ -34,13 +34,24 @@ dial "$style" "Describe a rainy morning."
 dial "$style" "How do I make a cup of tea?"
 dial "$style" "What is the moon?"
 
-say "4. Now you"
+say "4. A dial with a gate: flowery about food, and about nothing else (scale 0 and scale 1.5)"
+gated=vectors/flowery-food.SmolLM2-135M-Instruct.Q4_1.gguf
+for question in "How do I make a grilled cheese sandwich?" "Tell me about strawberries." \
+    "How do I clean a window?" "Why does ice float?"; do
+    dial "$gated" "$question" 0,1.5
+done
+
+say "5. Now you"
 cat <<END
 Chat, and turn the dial while you talk (/scale 1.5, /scale -1, /off, /help):
 
     $bidpo chat --model $model --vector $style --scale 1
 
-The same vector in llama.cpp's own programs:
+Where a gate opens, token by token (/gate after an answer):
+
+    $bidpo chat --model $model --vector $gated --scale 1
+
+The vector without a gate in llama.cpp's own programs:
 
     llama-cli -m $model --control-vector-scaled $style:1.0
 
