@@ -132,8 +132,8 @@ measure() { # name, command
     "${@:2}" --model "$model" "${compared[@]}" --out "$out/$1.jsonl" > "$out/$1.txt"
 }
 measure text "$bidpo" eval text --baselines none
-measure outside "$bidpo" eval text --answers "$out/outside-answers.jsonl" --limit 64 --baselines none
-measure inside "$bidpo" eval text --answers "$out/inside-pairs.jsonl" --limit 64 --baselines none
+measure outside "$bidpo" eval text --answers "$out/outside-answers.jsonl" --limit 54 --baselines none
+measure inside "$bidpo" eval text --answers "$out/inside-pairs.jsonl" --limit 54 --baselines none
 measure mmlu "$bidpo" eval mmlu --data "$mmlu" --per-subject 2 --few-shot 0 --prompt chat --baselines unsteered
 
 # A style that can be seen: flowery answers to questions about food, and to nothing else.

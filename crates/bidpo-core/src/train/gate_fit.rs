@@ -6,8 +6,9 @@
 //!
 //! `mean_y mean_i loss(y, w . n(h_i) + b) + RIDGE |w|^2`,
 //!
-//! logistic for a sigmoid gate (whose argument is divided by tau), of squares for a linear one. It is solved by [`STEPS`] steps of
-//! Adam with a falling rate, on centred rows.
+//! logistic for a sigmoid gate (whose argument is divided by tau), of squares for a linear one. It is approached by [`STEPS`] steps
+//! of Adam with a falling rate, on centred rows, from w = 0. They move no component of w further than 1: classes that a
+//! single component tells apart do not make the gate as steep as they could.
 
 use super::optimizer::{AdamW, Schedule};
 use crate::engine::{ParameterGroup, RetainedText, TracedPair};
@@ -169,19 +170,26 @@ mod tests {
         grad
     }
 
+    /// Where the minimum is within reach of the steps.
     #[test]
-    fn the_fit_is_a_minimum_and_tells_classes_apart() {
-        let (on, off) = (cloud(3.0, 90, 1), cloud(0.0, 30, 2));
+    fn the_fit_is_a_minimum() {
+        let (on, off) = (cloud(0.3, 400, 1), cloud(0.0, 300, 2));
         for tau in [Some(1.0), Some(0.25), None] {
             let fit = fit(&on, &off, tau).unwrap();
             let grad = slope(&on, &off, &fit, tau);
-            // The axis that is far from the origin takes part in b's slope.
-            let at = grad[6];
-            assert!(at.abs() < 2e-3 && grad[..4].iter().all(|g| g.abs() < 2e-3), "{tau:?}: {grad:?}");
-            assert!(fit.right.iter().all(|&r| r > 0.85), "{tau:?}: {:?}", fit.right);
-            assert!(fit.w[2] > 3.0 * fit.w[0].abs());
+            assert!(grad.iter().all(|g| g.abs() < 5e-3), "{tau:?}: {grad:?}");
         }
         assert_eq!(fit(&on, &[], Some(1.0)), None);
+    }
+
+    #[test]
+    fn the_fit_tells_classes_apart() {
+        let (on, off) = (cloud(4.0, 90, 1), cloud(0.0, 30, 2));
+        for tau in [Some(1.0), Some(0.25), None] {
+            let fit = fit(&on, &off, tau).unwrap();
+            assert!(fit.right.iter().all(|&r| r > 0.9), "{tau:?}: {:?}", fit.right);
+            assert!(fit.w[2] > 3.0 * fit.w[0].abs(), "{tau:?}: {:?}", fit.w);
+        }
     }
 
     #[test]
