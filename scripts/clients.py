@@ -166,8 +166,9 @@ def openai_responses():
     differ(plain.output_text, ask(STEERED).output_text)
     assert ask(MODEL, extra_body={"steering": [{"vector": VECTOR}]}).output_text == ask(STEERED).output_text
     assert "".join(e.delta for e in ask(MODEL, stream=True) if e.type == "response.output_text.delta") == plain.output_text
-    with client.responses.stream(model=MODEL, input=question, temperature=0, max_output_tokens=16) as stream:
-        assert stream.get_final_response().output_text == plain.output_text
+    # The client's own accumulator takes answers that were not cut off.
+    with client.responses.stream(model=MODEL, input=question, text_format=Cup, temperature=0) as stream:
+        is_cup(stream.get_final_response().output_parsed.model_dump())
     is_cup(client.responses.parse(model=STEERED, input=question, text_format=Cup).output_parsed.model_dump())
 
     client = openai.OpenAI(base_url=TOOLS_URL + "/v1", api_key="none", max_retries=0)
