@@ -52,8 +52,13 @@ impl ChatTemplate {
             return Err(lost());
         }
         let mut words = Vec::new();
-        let mut probe = marked(&self.placed(messages));
+        let placed = self.placed(messages);
+        let mut probe = marked(&placed);
         for (i, m) in probe.iter_mut().enumerate() {
+            // Some templates show calls only where the content is empty.
+            if placed[i].content.is_empty() && !m.tools.calls.is_empty() {
+                m.content.clear();
+            }
             if m.role == "tool" {
                 words.push(marker(i));
             }
