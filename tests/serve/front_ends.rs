@@ -41,6 +41,10 @@ fn additions() -> Vec<(&'static str, Value)> {
             json!({"parallel_tool_calls": true, "tool_choice": "auto", "store": false, "service_tier": "flex", "verbosity": "low"}),
         ),
         (
+            "other limits",
+            json!({"max_completion_tokens": null, "n_predict": 6, "max_new_tokens": 100, "repeat_penalty": 0, "stop": vec!["~~"; 40]}),
+        ),
+        (
             "Zed",
             json!({"tools": [], "tool_choice": null, "parallel_tool_calls": false, "prompt_cache_key": "k", "stop": [], "max_completion_tokens": 6}),
         ),
@@ -188,6 +192,8 @@ fn thinking_is_turned_off_in_every_way() {
         json!({"reasoning": {"enabled": false}}),
         json!({"reasoning": {"effort": "none"}}),
         json!({"reasoning_effort": "none"}),
+        json!({"reasoning_budget": 0}),
+        json!({"thinking": {"type": "enabled", "budget_tokens": 0}}),
     ] {
         assert!(closed(off.clone()), "{off}");
     }

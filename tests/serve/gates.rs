@@ -73,7 +73,15 @@ impl EvalCallback for Rows {
 fn arguments(tokens: &[Token], n_prompt: usize) -> Vec<f64> {
     let path = common::model(common::SMOL).unwrap();
     let model = Model::load(&path, &ModelParams { plain_weights: true, ..ModelParams::default() }).unwrap();
-    let params = ContextParams { flash_attention: false, ..ContextParams::exact(256, 1, 1) };
+    let params = ContextParams {
+        n_ctx: 256,
+        n_batch: 64,
+        n_seq_max: 1,
+        n_threads: 1,
+        flash_attention: false,
+        shared_cache: false,
+        ..ContextParams::default()
+    };
     let mut ctx = Context::new(&model, &params).unwrap();
     ctx.set_kernel_override(ggml_grad::graph::FastKernels::if_supported());
     let mut rows = Rows(Vec::new());

@@ -7,7 +7,7 @@ use super::messages::{self, Encoded};
 use super::notes::Notes;
 use super::request::{Common, MAX_TOP_LOGPROBS, common};
 use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
-use super::samplers::token_limit;
+use super::samplers::answer_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{Thoughts, Told};
 use super::tools::{CallReader, CallTeller};
@@ -31,9 +31,7 @@ pub(crate) async fn chat(
     let mut notes = Notes::new(state.strict_api);
     let chat = messages::chat(&mut fields, &state, &mut notes)?;
     let mut common = common(&mut fields, &state)?;
-    // Of two limits the smaller one obeys both.
-    let limits = [token_limit(&mut fields, "max_completion_tokens", 1)?, token_limit(&mut fields, "max_tokens", 1)?];
-    let max_tokens = limits.into_iter().flatten().min();
+    let max_tokens = answer_limit(&mut fields, 1)?;
     let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
     if top.is_some_and(|n| n > 0) && !logprobs {

@@ -8,7 +8,7 @@ use ggml_grad::llama::{PenaltyParams, SamplerParams, Token};
 use serde_json::Value;
 
 /// The most stop sequences of a request, and bytes of one.
-const MAX_STOPS: usize = 16;
+const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 1024;
 
 /// A limit of tokens; `None` where the client sets none: missing, null, or negative (llama.cpp, LM Studio). A limit above the
@@ -23,6 +23,16 @@ pub(super) fn token_limit(fields: &mut Fields, key: &str, least: i64) -> Result<
     }
 }
 
+/// Limits of an answer's tokens under the names of OpenAI's two APIs, Hugging Face, llama.cpp and Ollama.
+const LIMITS: [&str; 6] =
+    ["max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "num_predict"];
+
+/// The smallest of all limits that a request sets: it obeys each.
+pub(super) fn answer_limit(fields: &mut Fields, least: i64) -> Result<Option<usize>, ApiError> {
+    let limits = LIMITS.iter().map(|key| token_limit(fields, key, least)).collect::<Result<Vec<_>, _>>()?;
+    Ok(limits.into_iter().flatten().min())
+}
+
 /// Reads the sampling fields: OpenAI's defaults, where its API has them; off, where it has not.
 pub(super) fn sampling(fields: &mut Fields, state: &State) -> Result<Sampling, ApiError> {
     let temperature = fields.number("temperature", 0.0..=100.0)?.unwrap_or(1.0) as f32;
@@ -30,8 +40,10 @@ pub(super) fn sampling(fields: &mut Fields, state: &State) -> Result<Sampling, A
     let min_p = fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0) as f32;
     // vLLM's -1 and llama.cpp's 0 both mean off.
     let top_k = fields.integer("top_k", i64::MIN..=i64::MAX)?.unwrap_or(0).clamp(0, i64::from(i32::MAX)) as i32;
-    let repeat_penalty = match fields.number("repeat_penalty", 0.01..=10.0)? {
-        None => fields.number("repetition_penalty", 0.01..=10.0)?,
+    // Some front-ends send 0 for off.
+    let mut penalty = |key: &str| Ok::<_, ApiError>(fields.number(key, 0.0..=10.0)?.filter(|&x| x != 0.0));
+    let repeat_penalty = match penalty("repeat_penalty")? {
+        None => penalty("repetition_penalty")?,
         given => {
             fields.take("repetition_penalty");
             given
@@ -175,7 +187,7 @@ mod tests {
         }
         assert_eq!(stops(json!(["a", "", "b"])), Ok(vec!["a".into(), "b".into()]));
         assert_eq!(stops(json!("a")), Ok(vec!["a".into()]));
-        for value in [json!(1), json!(["a", 1]), json!("x".repeat(1025)), json!(vec!["x"; 17])] {
+        for value in [json!(1), json!(["a", 1]), json!("x".repeat(1025)), json!(vec!["x"; 65])] {
             assert!(stops(value.clone()).is_err(), "{value}");
         }
     }

@@ -23,14 +23,18 @@ const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
 fn switch(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(on) => Some(*on),
+        // A budget of no tokens.
+        Value::Number(n) if n.as_f64() == Some(0.0) => Some(false),
         Value::String(word) => match word.as_str() {
             "true" | "enabled" | "on" => Some(true),
             "false" | "disabled" | "off" | "none" => Some(false),
             _ => None,
         },
         Value::Object(map) => {
-            let effort = map.get("effort").filter(|e| *e == "none").map(|_| false);
-            effort.or_else(|| switch(map.get("enabled").or_else(|| map.get("type"))?))
+            let none = |key: &str, of: Value| map.get(key).filter(|v| **v == of).map(|_| false);
+            let off = none("effort", json!("none")).or_else(|| none("max_tokens", json!(0)));
+            off.or_else(|| none("budget_tokens", json!(0)))
+                .or_else(|| switch(map.get("enabled").or_else(|| map.get("type"))?))
         }
         _ => None,
     }
@@ -46,7 +50,7 @@ pub(super) fn variables(
     let mut variables = Map::new();
     // Other servers' names for the same switch.
     if SWITCHES.into_iter().any(reads) {
-        for name in ["reasoning", "think", "thinking", "enable_thinking"] {
+        for name in ["reasoning_budget", "thinking_budget", "reasoning", "think", "thinking", "enable_thinking"] {
             let Some(value) = fields.take(name) else { continue };
             match switch(&value) {
                 Some(on) => {
@@ -224,6 +228,9 @@ mod tests {
             json!({"type": "disabled"}),
             json!({"effort": "none"}),
             json!({"enabled": false}),
+            json!(0),
+            json!({"type": "enabled", "budget_tokens": 0}),
+            json!({"max_tokens": 0}),
         ] {
             assert_eq!(switch(&value), Some(false), "{value}");
         }
