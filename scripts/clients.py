@@ -357,7 +357,7 @@ TRIED = [
     ("ollama", "Client", "list, show, chat, stream, `format`", ollama),
     ("ollama", "Client with `tools`", "tools shown, a call and its result in the history; steered", ollama_tools),
     ("lm_eval", "`local-completions`", "log-likelihoods against those told while writing: 1 token to 1e-6, up to 4 to 0.05 nats; steered too", lm_eval),
-    ("lm_eval", "`truthfulqa_mc1`", "each decision against `bidpo eval truthfulqa -p mc1`", lm_eval_mc1),
+    ("lm_eval", f"`truthfulqa_mc1`, {FILE.stem}", "each decision against `bidpo eval truthfulqa -p mc1`", lm_eval_mc1),
 ]
 
 
@@ -387,6 +387,8 @@ try:
             result = f"fails ({type(error).__name__})"
         rows.append(f"| {package} {importlib.metadata.version(package)} | {part} | {what} | {result} |")
         print(rows[-1], flush=True)
+    # Decisions on other models.
+    rows.extend(row for (_, part), row in known.items() if part.startswith("`truthfulqa_mc1`, ") and FILE.stem not in part)
 finally:
     for server in (SERVER, TOOLS_SERVER):
         server.terminate()
@@ -394,7 +396,8 @@ finally:
 section = f"""{HEADING}
 
 Written by `scripts/clients.py`, which runs each program unchanged against `bidpo serve` (last run: {FILE.name}, the vector
-`{VECTOR}`, questions of {DATA.name}). Tools are tried with a template that shows them, since the model's own does not.
+`{VECTOR}`, questions of {DATA.name}). Tools are tried with a template that shows them, since the model's own does not. A model called
+`tiny` is a random one of `bidpo synth`, with a random vector.
 
 | program | part | tried | result |
 | --- | --- | --- | --- |
