@@ -10,6 +10,7 @@
 # KINDS       what to measure beside the constant vector  [all]
 # SCALES      scales to choose from, on VALID validation questions; a single one is taken as it is   [1]  [128]
 # LIMIT       test questions, at most                     [all]
+# PER_SUBJECT questions of each subject of MMLU           [2]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bidpo=${BIDPO:-target/release/bidpo}
@@ -134,7 +135,7 @@ measure() { # name, command
 measure text "$bidpo" eval text --baselines none
 measure outside "$bidpo" eval text --answers "$out/outside-answers.jsonl" --limit 54 --baselines none
 measure inside "$bidpo" eval text --answers "$out/inside-pairs.jsonl" --limit 54 --baselines none
-measure mmlu "$bidpo" eval mmlu --data "$mmlu" --per-subject 2 --few-shot 0 --prompt chat --baselines unsteered
+measure mmlu "$bidpo" eval mmlu --data "$mmlu" --per-subject "${PER_SUBJECT:-2}" --few-shot 0 --prompt chat --baselines unsteered
 
 # A style that can be seen: flowery answers to questions about food, and to nothing else.
 food=$out/food
@@ -146,7 +147,7 @@ step food-constant "${style[@]}" --output "$food/constant.gguf"
 step food-prompt-gate "${style[@]}" --kind prompt-gate --init "$food/constant.gguf" --epochs 2 --lr 0.3% \
     --retain data/not-food.jsonl --output "$food/prompt-gate.gguf"
 for part in inside outside; do
-    "$bidpo" eval text --model "$model" --answers "$food/$part-prompts.jsonl" --baselines none \
+    "$bidpo" eval text --model "$model" --answers "$food/$part-prompts.jsonl" --limit 16 --baselines none \
         --vector "$food/constant.gguf" --scale 1 --compare "prompt-gate=$food/prompt-gate.gguf:1" \
         --out "$food/$part.jsonl" > "$food/$part.txt"
     "$bidpo" report "$food/$part.jsonl" --json > "$food/$part.json"

@@ -23,7 +23,7 @@ done
 # A gate that opens on questions about food, with the default kernels (scripts/gates.sh measures it).
 model=SmolLM2-135M-Instruct.Q4_1
 mkdir -p runs/vectors
-gated=(target/release/bidpo train --model "$models/$model.gguf" --data data/flowery-food.jsonl --fresh)
+gated=("$bidpo" train --model "$models/$model.gguf" --data data/flowery-food.jsonl --fresh --threads 1)
 "${gated[@]}" --output runs/vectors/constant.gguf
 "${gated[@]}" --kind prompt-gate --init runs/vectors/constant.gguf --epochs 2 --lr 0.3% --retain data/not-food.jsonl \
     --output "vectors/flowery-food.$model.gguf"
