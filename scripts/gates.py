@@ -347,7 +347,8 @@ def table(folder, page):
     words = (
         f"MC1: difference to the unsteered model on the {n['test-constant']} test questions, 95 % interval over their "
         f"categories. {chose} KL(unsteered \\|\\| "
-        f"steered), nats a token, on {n['text']} neutral passages and on the unsteered model's answers to {n['outside']} "
+        f"steered), nats a token, on {n['text']} neutral passages (for a prompt gate the first half of "
+        f"each stands for the prompt and stays as it is) and on the unsteered model's answers to {n['outside']} "
         f"questions of MMLU's test part (in brackets: part of the constant vector's). MMLU: difference of the accuracy on "
         f"{n['mmlu']} questions, no examples. Open: prompts at whose answers the gate is more than half open on average, "
         "those inside being test questions of TruthfulQA with their best answers.\n\n"
@@ -355,7 +356,8 @@ def table(folder, page):
         f"MMLU. {reached}\n"
     )
     between(page, "gates", head + body + "\n" + words)
-    between(page, "food", style(folder / "food", folder))
+    if report(folder / "food", "outside"):
+        between(page, "food", style(folder / "food", folder))
 
 
 def between(page, name, text):
