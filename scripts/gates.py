@@ -318,7 +318,7 @@ def table(folder, page):
         share = difference["difference"] / base
         kls = [kl(results, kind) for results in (text, outside)]
         part = [value / kl(results, "constant") for value, results in zip(kls, (text, outside))]
-        accuracy = rows_of(mmlu, "accuracy")[condition(kind)]["against_unsteered"]
+        accuracy = rows_of(mmlu, "accuracy")[condition(kind)]["against_unsteered"] if mmlu else None
         opens = []
         for where in ("inside", "outside"):
             hit, n = opened[where].get(condition(kind), (None, 0))
@@ -330,13 +330,14 @@ def table(folder, page):
             f"{100 * share:.0f} %",
             f"{hidden:+.1f}",
             *(f"{value:.3f} ({100 * p:.0f} %)" for value, p in zip(kls, part)),
-            points(accuracy),
+            points(accuracy) if accuracy else "-",
             *opens,
         ]
         body += "| " + " | ".join(cells) + " |\n"
         if kind not in ("constant", "constant-retain") and share >= 0.85 and max(part) <= 0.15:
             target.append(NAMES[kind])
-    n = {name: report(folder, name)["n"] for name in ("test-constant", "mmlu", "text", "outside")}
+    n = {name: report(folder, name)["n"] for name in ("test-constant", "text", "outside")}
+    of_mmlu = f"difference of the accuracy on {mmlu['n']} questions, no examples" if mmlu else "not measured"
     valid = int(chosen[0][3])
     chose = (
         f"The scale of each kind was the best of its scales on {valid} validation questions."
@@ -349,9 +350,8 @@ def table(folder, page):
         f"categories. {chose} KL(unsteered \\|\\| "
         f"steered), nats a token, on {n['text']} neutral passages (for a prompt gate the first half of "
         f"each stands for the prompt and stays as it is) and on the unsteered model's answers to {n['outside']} "
-        f"questions of MMLU's test part (in brackets: part of the constant vector's). MMLU: difference of the accuracy on "
-        f"{n['mmlu']} questions, no examples. Open: prompts at whose answers the gate is more than half open on average, "
-        "those inside being test questions of TruthfulQA with their best answers.\n\n"
+        f"questions of MMLU's test part (in brackets: part of the constant vector's). MMLU: {of_mmlu}. Open: prompts at whose "
+        "answers the gate is more than half open on average, those inside being test questions of TruthfulQA with their best answers.\n\n"
         "Target: at least 85 % of the constant vector's gain of MC1 at no more than 15 % of its KL, on neutral text and on "
         f"MMLU. {reached}\n"
     )
