@@ -52,7 +52,7 @@ impl MeasuredRange {
 /// A scale with three significant digits, cut towards 0: a scale that is written as it is shown stays within the range.
 fn shown(scale: f64) -> String {
     if scale == 0.0 || !scale.is_finite() {
-        return scale.to_string();
+        return scale.abs().to_string();
     }
     let decimals = (2 - scale.abs().log10().floor() as i32).clamp(0, 12);
     let unit = 10f64.powi(decimals);
