@@ -146,6 +146,7 @@ fn cards() {
         random: (0..10).map(|i| condition("random vector", -0.7 + 0.05 * f64::from(i))).collect(),
         seeds: Vec::new(),
         groups: (0..16).map(|i| i / 2).collect(),
+        alone: false,
     };
     let estimate = |value: f64, lo: f64, hi: f64| Estimate { value, interval: Some(Interval { lo, hi }) };
     let price = Price {

@@ -36,7 +36,7 @@ impl DataArgs {
             rejected: self.rejected_key.clone(),
             system: self.system_key.clone(),
         };
-        ReadOptions { keys, strict: self.strict }
+        ReadOptions { keys, strict: self.strict, alone: false }
     }
 
     /// Reads a file or a built-in set, and says on stderr how.
@@ -44,7 +44,19 @@ impl DataArgs {
     /// # Errors
     /// [`PrefsError`].
     pub fn open(&self, source: &Path) -> Result<PreferenceSet, PrefsError> {
-        let set = PreferenceSet::open_with(source, &self.options())?;
+        Self::told(source, &self.options())
+    }
+
+    /// As [`DataArgs::open`]; rows with one answer are read too, for an objective that needs no other.
+    ///
+    /// # Errors
+    /// [`PrefsError`].
+    pub fn open_alone(&self, source: &Path) -> Result<PreferenceSet, PrefsError> {
+        Self::told(source, &ReadOptions { alone: true, ..self.options() })
+    }
+
+    fn told(source: &Path, options: &ReadOptions) -> Result<PreferenceSet, PrefsError> {
+        let set = PreferenceSet::open_with(source, options)?;
         // What the columns of a built-in set are is in its own documentation.
         if source.exists() {
             tell(&set);

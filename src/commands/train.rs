@@ -25,8 +25,8 @@ use bidpo_core::intervention::KindSpec;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
-    CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Init, Parts, RecordedIdentity, RunInputs,
-    SeedSpread, Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters,
+    CheckpointParts, CheckpointPlan, HeldOut, HeldOutPairs, IdentitySource, Init, Objective, Parts, RecordedIdentity,
+    RunInputs, SeedSpread, Stop, TrainConfig, TrainError, Trainer, VectorCard, checkpoint_parts, initial_parameters,
     mean_logp_diff, retained_sha256,
 };
 use files::Files;
@@ -45,7 +45,16 @@ use std::time::Instant;
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let passages = n_passages()?;
-    let mut set = args.read.open(&args.data)?;
+    let mut set = match args.objective {
+        Objective::Sft => args.read.open_alone(&args.data)?,
+        _ => args.read.open(&args.data)?,
+    };
+    let alone = set.has_answers_alone();
+    let n_both = set.pairs.iter().filter(|p| !p.rejected.is_empty()).count();
+    if alone && n_both > 0 {
+        eprintln!("note: {}: {n_both} rejected answers are not used, because other rows have none", set.name);
+        set.pairs.iter_mut().for_each(|p| p.rejected.clear());
+    }
     let files = Files::new(&args, &set.name)?;
     let _lock = files.lock()?;
     if !args.resume {
@@ -77,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
     let groups = PairGroups::new(&texts, args.split_by);
     let parts = Parts::new(&groups, args.seed, args.held_out())?;
-    note_data(&set, &texts);
+    note_data(&set, &texts, alone);
     let baseline_prompts: Vec<&str> = match args.baseline_prompts.is_empty() {
         true => PreferenceSet::builtin_baseline_prompt(&set.name).into_iter().collect(),
         false => args.baseline_prompts.iter().map(String::as_str).collect(),

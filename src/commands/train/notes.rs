@@ -92,11 +92,15 @@ pub(super) fn note_groups(groups: &PairGroups, parts: &Parts, texts: &[PairText]
 }
 
 /// Prints what the user should know about the data.
-pub(super) fn note_data(set: &PreferenceSet, texts: &[PairText]) {
+/// `alone`: there are no rejected answers to compare with.
+pub(super) fn note_data(set: &PreferenceSet, texts: &[PairText], alone: bool) {
     match set.n_empty_prompts() {
         0 => {}
         1 => eprintln!("note: the prompt of one pair is empty: it trains on what follows an empty question"),
         n => eprintln!("note: the prompts of {n} pairs are empty: they train on what follows an empty question"),
+    }
+    if alone {
+        return;
     }
     for warning in inspect(texts).warnings() {
         eprintln!("note: {warning} (`bidpo data inspect` shows more)");

@@ -16,7 +16,7 @@ pub struct PreferencePair {
     pub prompt: Prompt,
     /// The answer to prefer.
     pub chosen: String,
-    /// The answer to avoid.
+    /// The answer to avoid; empty for an answer alone ([`ReadOptions::alone`]).
     pub rejected: String,
     /// Location: `file:line`.
     pub origin: String,
@@ -43,6 +43,8 @@ pub struct ReadOptions {
     /// The first row that cannot be read is an error. Otherwise such rows are left out and kept in
     /// [`Reading::skipped`], up to half of the rows.
     pub strict: bool,
+    /// Rows with one answer are read too, as pairs whose rejected answer is empty: for an objective that needs no other.
+    pub alone: bool,
 }
 
 /// An invalid file of preference pairs.
@@ -127,7 +129,7 @@ impl PreferenceSet {
     }
 
     pub(super) fn of(source: &Source, name: String, options: &ReadOptions) -> Result<Self, PrefsError> {
-        let Converted { pairs, reading, labelled } = convert(source, &options.keys);
+        let Converted { pairs, reading, labelled } = convert(source, &options.keys, options.alone);
         let path = || source.path.clone();
         if let Some(SkippedRow { place, reason }) = reading.skipped.first().cloned() {
             let (bad, rows) = (reading.skipped.len(), reading.rows);
@@ -158,6 +160,11 @@ impl PreferenceSet {
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.pairs.len()
+    }
+
+    /// Some prompts have no rejected answer.
+    pub fn has_answers_alone(&self) -> bool {
+        self.pairs.iter().any(|p| p.rejected.is_empty())
     }
 
     /// Never true for a set that was read.

@@ -187,6 +187,10 @@ impl VectorCard<'_> {
             p.set_int("heldout_pairs", self.split[2] as i64);
             for c in &h.conditions {
                 let key = key_of(&c.name);
+                if h.alone {
+                    p.set_float(&format!("heldout_{key}_logp"), c.mean_logp_diff());
+                    continue;
+                }
                 let i = c.interval();
                 p.set_float(&format!("heldout_{key}_accuracy"), c.accuracy());
                 p.set_float(&format!("heldout_{key}_low"), i.lo);
@@ -302,7 +306,6 @@ impl VectorCard<'_> {
             "price": self.price.map(Price::in_words),
             "prompts_tried": self.prompts_tried,
             "layers": layers,
-            "heldout": self.heldout.map(|h| json!({ "table": h.table(), "summary": h.in_words() })),
             "baseline_prompt": self.baseline_prompt,
             "history": self.trained.history.iter().map(epoch).collect::<Vec<_>>(),
         });
@@ -310,6 +313,7 @@ impl VectorCard<'_> {
         data["retained"] = self.retained_json();
         data["init"] =
             c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
+        data["heldout"] = self.heldout_json();
         data["seeds"] = self.seeds.map(SeedSpread::in_words).into();
         data["range"] = self.range.map(Calibrated::in_words).into();
         data["control_vector"] = self.is_control_vector().into();
@@ -318,6 +322,12 @@ impl VectorCard<'_> {
 }
 
 impl VectorCard<'_> {
+    /// Measurements on the test pairs, for the template; null where there are none.
+    fn heldout_json(&self) -> serde_json::Value {
+        let of = |h: &HeldOut| json!({ "table": h.table(), "summary": h.in_words(), "alone": h.alone });
+        self.heldout.map_or(serde_json::Value::Null, of)
+    }
+
     /// The retained texts, for the template; null where there are none.
     fn retained_json(&self) -> serde_json::Value {
         let (Some((name, sha256)), Some(retain)) = (self.retained, self.config.retain) else {

@@ -101,6 +101,9 @@ pub struct HeldOut {
     pub seeds: Vec<Condition>,
     /// The group of each pair: near-duplicates count as one where intervals are computed.
     pub groups: Vec<usize>,
+    /// There are no rejected answers: a log-probability difference is the log-probability of the chosen answer, and no answer is
+    /// preferred.
+    pub alone: bool,
 }
 
 /// What held-out pairs show of a vector, by the interval of the mean change of the log-probability difference.
@@ -123,14 +126,14 @@ pub enum Effect {
 pub struct HeldOutRow {
     /// The condition.
     pub condition: String,
-    /// Pairs whose chosen response is preferred.
-    pub preferred: usize,
+    /// Pairs whose chosen response is preferred; `None` for answers alone, as the next ones.
+    pub preferred: Option<usize>,
     /// Pairs.
     pub n: usize,
     /// `preferred / n`.
-    pub accuracy: f64,
+    pub accuracy: Option<f64>,
     /// Its 95 % interval (Wilson).
-    pub interval: [f64; 2],
+    pub interval: Option<[f64; 2]>,
     /// Mean log-probability difference, chosen minus rejected, in nats.
     pub mean_logp_diff: f64,
     /// The same under its name of bidpo 0.2.0.
@@ -281,7 +284,8 @@ impl HeldOut {
         if let Some(prompted) = prompted {
             conditions.push(Condition::new(PROMPTED, &references(prompted)));
         }
-        Ok(Self { conditions, random, seeds: Vec::new(), groups: (0..examples.len()).collect() })
+        let alone = examples.iter().all(|pair| pair.tokens().rejected.is_empty()) && !examples.is_empty();
+        Ok(Self { conditions, random, seeds: Vec::new(), groups: (0..examples.len()).collect(), alone })
     }
 
     /// A condition by name.
@@ -384,15 +388,15 @@ impl HeldOut {
         let change = (!unsteered).then(|| self.change(&self.conditions[0], c));
         HeldOutRow {
             condition: c.name.clone(),
-            preferred: c.count(),
+            preferred: (!self.alone).then(|| c.count()),
             n: c.prefers.len(),
-            accuracy: c.accuracy(),
-            interval: [interval.lo, interval.hi],
+            accuracy: (!self.alone).then(|| c.accuracy()),
+            interval: (!self.alone).then_some([interval.lo, interval.hi]),
             mean_logp_diff: c.mean_logp_diff(),
             mean_gap: c.mean_logp_diff(),
             logp_diff_change: change,
             gap_change: change,
-            against_unsteered: (!unsteered).then(|| self.against_unsteered(c)).flatten(),
+            against_unsteered: (!unsteered && !self.alone).then(|| self.against_unsteered(c)).flatten(),
         }
     }
 }

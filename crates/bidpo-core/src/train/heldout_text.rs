@@ -12,7 +12,7 @@ impl HeldOut {
             accuracy: "preference accuracy".into(),
             interval: "95 % interval".into(),
             points: "change, points".into(),
-            difference: "log-prob. difference, nats".into(),
+            difference: if self.alone { "log-prob. of the answer, nats" } else { "log-prob. difference, nats" }.into(),
             change: "its change, nats".into(),
         });
         out += &format!("| {} |\n", WIDTHS.map(|w| "-".repeat(w)).join(" | "));
@@ -23,8 +23,13 @@ impl HeldOut {
                 format!("{:+.1} [{low:+.1}, {high:+.1}], p {}", 100.0 * p.difference, p_value(p.p))
             };
             out += &line(&TableRow {
-                accuracy: format!("{} of {} ({:.1} %)", row.preferred, row.n, 100.0 * row.accuracy),
-                interval: format!("{:.1} - {:.1} %", 100.0 * row.interval[0], 100.0 * row.interval[1]),
+                accuracy: row.preferred.zip(row.accuracy).map_or_else(
+                    || "-".to_owned(),
+                    |(preferred, accuracy)| format!("{preferred} of {} ({:.1} %)", row.n, 100.0 * accuracy),
+                ),
+                interval: row
+                    .interval
+                    .map_or_else(String::new, |[lo, hi]| format!("{:.1} - {:.1} %", 100.0 * lo, 100.0 * hi)),
                 points: row.against_unsteered.as_ref().map_or_else(String::new, points),
                 difference: format!("{:+.2}", row.mean_logp_diff),
                 change: row.logp_diff_change.map_or_else(String::new, |c| c.to_string()),
@@ -35,7 +40,10 @@ impl HeldOut {
             let of = |x: f64| self.conditions[0].mean_logp_diff() + x;
             out += &line(&TableRow {
                 condition: format!("{} random vectors", r.draws),
-                accuracy: format!("{:.1} to {:.1} %", 100.0 * r.accuracy[0], 100.0 * r.accuracy[1]),
+                accuracy: match self.alone {
+                    true => "-".to_owned(),
+                    false => format!("{:.1} to {:.1} %", 100.0 * r.accuracy[0], 100.0 * r.accuracy[1]),
+                },
                 interval: String::new(),
                 points: String::new(),
                 difference: format!("{:+.2} to {:+.2}", of(r.min), of(r.max)),
@@ -51,10 +59,11 @@ impl HeldOut {
     pub fn in_words(&self) -> String {
         let (Some(steered), Some(effect)) = (self.get(STEERED), self.effect()) else { return String::new() };
         let (n, groups) = (steered.logp_diffs.len(), self.n_groups());
+        let one = if self.alone { "answer" } else { "pair" };
         let pairs = match n {
-            _ if groups < n => format!("{n} held-out pairs, {groups} groups of near-duplicates,"),
-            1 => "1 held-out pair".to_owned(),
-            _ => format!("{n} held-out pairs"),
+            _ if groups < n => format!("{n} held-out {one}s, {groups} groups of near-duplicates,"),
+            1 => format!("1 held-out {one}"),
+            _ => format!("{n} held-out {one}s"),
         };
         let c = self.change(&self.conditions[0], steered);
         let mut out = match effect {
@@ -71,6 +80,15 @@ impl HeldOut {
                 "All of the {pairs} change alike, by {:+.2} nats: that gives no interval, and so no finding",
                 c.mean
             ),
+            Effect::Towards if self.alone => {
+                format!("The vector makes the chosen answers more probable: {c} nats an answer, on {pairs}")
+            }
+            Effect::Away if self.alone => {
+                format!("The vector makes the chosen answers LESS probable: {c} nats an answer, on {pairs}")
+            }
+            Effect::NotShown if self.alone => format!(
+                "No effect shown: the change of the answers' log-probability, {c} nats an answer on {pairs}, may be 0"
+            ),
             Effect::Towards => {
                 format!("The vector moves the model towards the chosen answers: {c} nats a pair, on {pairs}")
             }
@@ -85,7 +103,11 @@ impl HeldOut {
             out += &random_words(r);
         }
         out += ".";
-        out += &self.accuracy_words();
+        if self.alone {
+            out += " There are no rejected answers: whether other answers became more probable too was not measured.";
+        } else {
+            out += &self.accuracy_words();
+        }
         out += &match self.get(PROMPTED) {
             Some(prompt) => {
                 let c = self.change(prompt, steered);
@@ -187,7 +209,26 @@ mod tests {
             random: Vec::new(),
             seeds: Vec::new(),
             groups: (0..a.len()).collect(),
+            alone: false,
         }
+    }
+
+    #[test]
+    fn answers_alone_are_not_preferred() {
+        let (low, high): (Vec<f64>, Vec<f64>) =
+            (0..30).map(|i| (-9.0 - 0.1 * f64::from(i), -8.0 - 0.09 * f64::from(i))).unzip();
+        let held = HeldOut { alone: true, ..held(&low, &high) };
+        let (said, table) = (held.in_words(), held.table());
+        assert!(
+            said.contains("makes the chosen answers more probable: +1.") && said.contains("30 held-out answers"),
+            "{said}"
+        );
+        assert!(!said.contains("ccuracy") && table.contains("log-prob. of the answer, nats"), "{said} {table}");
+        let row = serde_json::to_value(&held.rows()[1]).unwrap();
+        assert!(
+            row["accuracy"].is_null() && row["against_unsteered"].is_null() && row["mean_logp_diff"].is_number(),
+            "{row}"
+        );
     }
 
     #[test]
@@ -206,8 +247,8 @@ mod tests {
         with_prompt.conditions.push(condition(PROMPTED, &up));
         assert!(with_prompt.in_words().contains("prefer the prompt"), "{}", with_prompt.in_words());
         assert_eq!(with_prompt.rows().len(), 3);
-        assert_eq!(with_prompt.rows()[0].preferred, 0);
-        assert_eq!(with_prompt.rows()[2].preferred, 30);
+        assert_eq!(with_prompt.rows()[0].preferred, Some(0));
+        assert_eq!(with_prompt.rows()[2].preferred, Some(30));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn with_system_prompt(prompt: &Prompt, system: &str) -> Prompt {
     })
 }
 
-/// Encodes a pair in the model's tokens and chat format, with `system` as its system prompt if that is given.
+/// Encodes a pair, or a prompt with a chosen answer alone, in the model's tokens and chat format, with `system` as its system prompt if that is given.
 ///
 /// # Errors
 /// [`PairError`].
@@ -71,9 +71,14 @@ pub fn encode_pair(
 ) -> Result<NamedPair, PairError> {
     let prompt = system.map_or_else(|| pair.prompt.clone(), |system| with_system_prompt(&pair.prompt, system));
     let origin = || pair.origin.clone();
-    let tokens = template
-        .encode_pair(model, &prompt, &pair.chosen, &pair.rejected)
+    let alone = pair.rejected.is_empty();
+    let other = if alone { &pair.chosen } else { &pair.rejected };
+    let mut tokens = template
+        .encode_pair(model, &prompt, &pair.chosen, other)
         .map_err(|source| PairError::Template { origin: origin(), source })?;
+    if alone {
+        tokens.rejected.clear();
+    }
     let longest = tokens.prompt.len() + tokens.chosen.len().max(tokens.rejected.len());
     if longest > model.n_ctx_train() {
         return Err(PairError::TooLong { origin: origin(), tokens: longest, limit: model.n_ctx_train() });

@@ -2,6 +2,7 @@
 
 use super::error::TrainError;
 use super::events::{Event, MemoryNeed, NamedPair};
+use super::objective::Objective;
 use crate::data::TokenizedPair;
 use crate::engine::{Agreement, BatchPlan, Engine, EngineError, TracedPair};
 use ggml_grad::memory::text;
@@ -43,7 +44,7 @@ enum CacheCheck {
 pub(super) fn preflight(
     engine: &mut Engine,
     (train, valid): (&[NamedPair], &[NamedPair]),
-    retained: &[NamedPair],
+    (objective, retained): (Objective, &[NamedPair]),
     allow_swap: bool,
     recorded: Option<usize>,
     interrupt: &AtomicBool,
@@ -52,8 +53,10 @@ pub(super) fn preflight(
     let all: Vec<&NamedPair> = train.iter().chain(valid).collect();
     let total = all.len();
     let named = |i: usize, source| TrainError::Pair { pair: all[i].name.clone(), source };
-    // The engine takes a pair with one response, of a retained text. Training compares two.
-    if let Some(i) = all.iter().position(|pair| pair.tokens.rejected.is_empty()) {
+    // The engine takes a pair with one response. All objectives but one compare two.
+    if objective != Objective::Sft
+        && let Some(i) = all.iter().position(|pair| pair.tokens.rejected.is_empty())
+    {
         return Err(named(i, EngineError::Pair("a rejected response without a single token".into())));
     }
     // The longest pair first: its memory is known before the work begins.

@@ -203,7 +203,7 @@ impl Trainer<'_> {
         let captured = preflight(
             self.engine,
             (train, valid),
-            retained,
+            (self.config.objective, retained),
             self.config.allow_swap,
             recorded,
             self.interrupt,

@@ -4,6 +4,7 @@
 //! whose columns it has. Values are read by what they are: a prompt or an answer may be text, a message, a list of messages, or
 //! a dialogue as text. To read another form, add an entry to the table of its family.
 
+mod alone;
 mod answers;
 mod columns;
 mod dialogue;
@@ -85,15 +86,24 @@ struct Form {
     reader: Reader,
 }
 
-/// All forms, those with more particular columns first.
-fn table(keys: &Keys) -> Vec<Form> {
+/// All forms, those with more particular columns first; `alone`: also those with one answer.
+fn table(keys: &Keys, alone: bool) -> Vec<Form> {
+    let one = if alone { alone::forms(keys) } else { Vec::new() };
     if !keys.is_empty() {
-        return vec![pairs::with_keys(keys)];
+        return [pairs::with_keys(keys)].into_iter().chain(one).collect();
     }
-    [pairs::particular(), verdicts::forms(), answers::forms(), labelled::forms(), pairs::general(), implicit::forms()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        pairs::particular(),
+        verdicts::forms(),
+        answers::forms(),
+        labelled::forms(),
+        pairs::general(),
+        implicit::forms(),
+        one,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Kind of a value, for messages.

@@ -5,7 +5,7 @@ use super::turns::{Answer, answer, join};
 use super::{Draft, Fault, Form, Reader, messages};
 use serde_json::Value;
 
-const PROMPT: [&str; 12] = [
+pub(super) const PROMPT: [&str; 12] = [
     "prompt",
     "question",
     "instruction",

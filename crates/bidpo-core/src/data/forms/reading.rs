@@ -94,8 +94,8 @@ struct Formed<'a> {
 }
 
 /// Reads the rows.
-pub(in crate::data) fn convert(source: &Source, keys: &Keys) -> Converted {
-    let forms = table(keys);
+pub(in crate::data) fn convert(source: &Source, keys: &Keys, alone: bool) -> Converted {
+    let forms = table(keys, alone);
     let mut account = Account::new(&forms);
     // The form of each row; faults are described when the file's own form is known.
     let formed = |object| Formed { object, form: form_of(object, &forms) };

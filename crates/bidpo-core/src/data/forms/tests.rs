@@ -467,7 +467,7 @@ fn columns_that_the_user_names() {
     let row = json!({ "in": { "q": "Name a colour." }, "out": [{ "t": "Green." }, { "t": "Seven." }], "role": "S", "chosen": "x" });
     let key = |s: &str| Some(s.to_owned());
     let keys = Keys { prompt: key("in.q"), chosen: key("out.0.t"), rejected: key("out.1.t"), system: key("role") };
-    let set = load("f.jsonl", &row.to_string(), &ReadOptions { keys, strict: true }).unwrap();
+    let set = load("f.jsonl", &row.to_string(), &ReadOptions { keys, strict: true, ..ReadOptions::default() }).unwrap();
     let pair = &set.pairs[0];
     assert_eq!(pair.prompt, chat(&["system: S", "user: Name a colour."]));
     assert_eq!([pair.chosen.as_str(), pair.rejected.as_str()], GREEN);
@@ -480,9 +480,15 @@ fn columns_that_the_user_names() {
     // One name, the others as usual; and a name that no row has.
     let keys = Keys { rejected: key("worst"), ..Keys::default() };
     let row = json!({ "prompt": "Name a colour.", "chosen": "Green.", "worst": "Seven.", "rejected": "x" }).to_string();
-    let set = load("f.jsonl", &row, &ReadOptions { keys: keys.clone(), strict: true }).unwrap();
+    let set =
+        load("f.jsonl", &row, &ReadOptions { keys: keys.clone(), strict: true, ..ReadOptions::default() }).unwrap();
     assert_eq!((set.pairs[0].rejected.as_str(), set.reading.unused), ("Seven.", vec!["rejected".to_owned()]));
-    let error = load("f.jsonl", r#"{"prompt": "a", "chosen": "b"}"#, &ReadOptions { keys, strict: true }).unwrap_err();
+    let error = load(
+        "f.jsonl",
+        r#"{"prompt": "a", "chosen": "b"}"#,
+        &ReadOptions { keys, strict: true, ..ReadOptions::default() },
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("the key \"worst\" is missing (found: \"prompt\", \"chosen\")"), "{error}");
 }
 
@@ -507,7 +513,8 @@ fn rows_that_are_lists() {
     let keys = Keys { prompt: Some("0".into()), chosen: Some("2".into()), rejected: Some("1".into()), system: None };
     let rows = "[\"Name a colour.\", \"Seven.\", \"Green.\"]\n";
     for (name, text) in [("f.jsonl", rows.repeat(2)), ("f.json", format!("[{}, {}]", rows.trim(), rows.trim()))] {
-        let set = load(name, &text, &ReadOptions { keys: keys.clone(), strict: true }).unwrap();
+        let set =
+            load(name, &text, &ReadOptions { keys: keys.clone(), strict: true, ..ReadOptions::default() }).unwrap();
         let found: Vec<_> = set.pairs.iter().map(|p| [p.chosen.as_str(), p.rejected.as_str()]).collect();
         assert_eq!((found, &set.pairs[0].prompt), (vec![GREEN, GREEN], &self::text("Name a colour.")), "{name}");
         let error = load(name, &text, &strict()).unwrap_err().to_string();
@@ -537,4 +544,34 @@ fn other_columns_and_mixed_files() {
     let set = load("f.csv", csv, &ReadOptions::default()).unwrap();
     assert_eq!((&set.pairs[0].prompt, set.reading.skipped[0].place.ends_with("f.csv:3")), (&chat(&["user: Q"]), true));
     assert!(set.reading.skipped[0].reason.contains("as Python prints it"), "{:?}", set.reading.skipped);
+}
+
+/// Rows with one answer: only where they are asked for, and behind every form with two.
+#[test]
+fn answers_alone() {
+    let rows = [
+        (r#"{"prompt": "p?", "completion": "c"}"#, "p?", "c"),
+        (r#"{"instruction": "Add.", "input": "1 and 2", "output": "3"}"#, "Add.\n1 and 2", "3"),
+        (r#"{"input": "p?", "output": "c"}"#, "p?", "c"),
+        (r#"{"question": "p?", "chosen": "c"}"#, "p?", "c"),
+        (r#"{"messages": [{"role": "user", "content": "p?"}, {"role": "assistant", "content": "c"}]}"#, "p?", "c"),
+    ];
+    let alone = ReadOptions { alone: true, ..strict() };
+    for (row, prompt, answer) in rows {
+        let set = load("f.jsonl", row, &alone).unwrap();
+        let pair = &set.pairs[0];
+        assert_eq!((pair.chosen.as_str(), pair.rejected.as_str()), (answer, ""), "{row}");
+        assert_eq!(pair.prompt.text().trim(), prompt, "{row}");
+        assert!(set.has_answers_alone());
+        assert!(load("f.jsonl", row, &strict()).is_err(), "{row}");
+    }
+    // A row that has both keeps both, and a name that is given is the one that is read.
+    let both = load("f.jsonl", r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#, &alone).unwrap();
+    assert_eq!((both.pairs[0].rejected.as_str(), both.has_answers_alone()), ("b", false));
+    let keys = Keys { prompt: Some("q".into()), chosen: Some("a".into()), ..Keys::default() };
+    let named = load("f.jsonl", r#"{"q": "p?", "a": "c"}"#, &ReadOptions { keys, ..alone.clone() }).unwrap();
+    assert_eq!((named.pairs[0].chosen.as_str(), named.pairs[0].rejected.as_str()), ("c", ""));
+    for bad in [r#"{"prompt": "p", "completion": " "}"#, r#"{"prompt": "p"}"#, r#"{"completion": "c"}"#] {
+        assert!(load("f.jsonl", bad, &alone).is_err(), "{bad}");
+    }
 }
