@@ -1,6 +1,8 @@
 //! Filters of lists and dictionaries with Jinja2's arguments, and what a loop goes over.
 
-use super::budget::{charge, check_items};
+use super::budget::{charge, charge_value, check_items};
+use super::ops::add;
+use super::order::order;
 use super::python::Tuple;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters};
@@ -19,6 +21,24 @@ pub(super) fn install(environment: &mut Environment<'_>) {
             None => Ok(value),
         }
     });
+    // Python unpacks texts too.
+    environment.add_filter("__parts", |state: &State<'_, '_>, value: Value| -> Result<Value, Error> {
+        charge_value(state, &value)?;
+        let parts = |item: Value| match item.as_str() {
+            Some(text) => text.chars().map(|c| Value::from(c.to_string())).collect(),
+            None => item,
+        };
+        Ok(value.try_iter()?.map(parts).collect())
+    });
+    environment.add_filter("last", |value: Value| match value.kind() {
+        ValueKind::Map => Ok(value.try_iter()?.last().unwrap_or(Value::UNDEFINED)),
+        ValueKind::String => {
+            let last = value.as_str().and_then(|text| text.chars().next_back());
+            Ok(last.map_or(Value::UNDEFINED, |c| Value::from(c.to_string())))
+        }
+        ValueKind::Undefined => Ok(value),
+        _ => filters::last(value),
+    });
     environment.add_filter("first", |value: Value| match value.is_undefined() {
         true => Ok(value),
         false => filters::first(&value),
@@ -32,15 +52,9 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     });
     environment.add_filter("dictsort", dict_sort);
     environment.add_filter("sum", sum);
-    environment.add_filter("min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
-        extreme(state, &value, &options, Ordering::Less)
-    });
-    environment.add_filter("max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
-        extreme(state, &value, &options, Ordering::Greater)
-    });
 }
 
-fn failed(reason: impl Into<String>) -> Error {
+pub(super) fn failed(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
@@ -53,7 +67,7 @@ fn tuple(pair: [Value; 2]) -> Value {
 }
 
 /// Case does not count, unless it is to.
-fn folded(value: &Value, case_sensitive: bool) -> Value {
+pub(super) fn folded(value: &Value, case_sensitive: bool) -> Value {
     match value.as_str().filter(|_| !case_sensitive) {
         Some(text) => Value::from(text.to_lowercase()),
         None => value.clone(),
@@ -61,7 +75,7 @@ fn folded(value: &Value, case_sensitive: bool) -> Value {
 }
 
 /// An attribute, also of attributes: `a.b`; or an item's number.
-fn attribute(item: &Value, path: Option<&Value>) -> Result<Value, Error> {
+pub(super) fn attribute(item: &Value, path: Option<&Value>) -> Result<Value, Error> {
     let Some(path) = path.filter(|path| !path.is_none()) else { return Ok(item.clone()) };
     match path.as_str() {
         Some(names) => names.split('.').try_fold(item.clone(), |value, name| match name.parse::<usize>() {
@@ -88,10 +102,17 @@ fn dict_sort(value: &Value, args: Rest<Value>) -> Result<Value, Error> {
         other => return Err(failed(format!("dictsort: by must be key or value, not {other}"))),
     };
     let mut list = pairs(value)?;
+    let mut error = None;
     list.sort_by(|a, b| {
-        let order = folded(&a[side], case).cmp(&folded(&b[side], case));
-        if reverse { order.reverse() } else { order }
+        let found = order(&folded(&a[side], case), &folded(&b[side], case)).unwrap_or_else(|e| {
+            error.get_or_insert(e);
+            Ordering::Equal
+        });
+        if reverse { found.reverse() } else { found }
     });
+    if let Some(error) = error {
+        return Err(error);
+    }
     Ok(Value::from(list.into_iter().map(tuple).collect::<Vec<_>>()))
 }
 
@@ -101,26 +122,9 @@ fn sum(state: &State<'_, '_>, value: Value, args: Rest<Value>) -> Result<Value, 
     let path = path.or(options.get("attribute")?);
     let start = start.or(options.get("start")?);
     options.assert_all_used()?;
-    let mut list = Vec::new();
+    let mut total = start.unwrap_or_else(|| Value::from(0));
     for item in value.try_iter()? {
-        list.push(attribute(&item, path.as_ref())?);
+        total = add(state, &total, &attribute(&item, path.as_ref())?)?;
     }
-    list.extend(start);
-    filters::sum(state, Value::from(list))
-}
-
-/// `min` and `max` with `case_sensitive=False, attribute=None`; the first of equals.
-fn extreme(state: &State<'_, '_>, value: &Value, options: &Kwargs, wanted: Ordering) -> Result<Value, Error> {
-    let case = options.get::<Option<bool>>("case_sensitive")?.unwrap_or(false);
-    let path = options.get::<Option<Value>>("attribute")?;
-    options.assert_all_used()?;
-    let mut best: Option<(Value, Value)> = None;
-    for item in value.try_iter()? {
-        let key = folded(&attribute(&item, path.as_ref())?, case);
-        charge(state, key.as_str().map_or(0, str::len))?;
-        if best.as_ref().is_none_or(|(than, _)| key.cmp(than) == wanted) {
-            best = Some((key, item));
-        }
-    }
-    Ok(best.map_or(Value::UNDEFINED, |(_, item)| item))
+    Ok(total)
 }

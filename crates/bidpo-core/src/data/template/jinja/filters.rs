@@ -1,10 +1,12 @@
 //! Filters and tests whose Jinja2 meaning differs from minijinja's, that minijinja lacks, or that can make long texts.
 
 use super::budget::{MAX_ITEMS, charge, check_items, spend};
+use super::collections::failed;
 use super::format::percent_format;
 use super::json::tojson;
 use super::methods::{is_lower, is_upper, join};
-use super::python::str_of;
+use super::ops::{int_value, integer, number};
+use super::python::{Tuple, repr_of, str_of};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters};
 
@@ -41,7 +43,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("format", |state: &State<'_, '_>, format: &str, values: Rest<Value>| {
         let values = match &values.0[..] {
             [one] if one.is_kwargs() => one.clone(),
-            _ => Value::from(values.0),
+            _ => Tuple::value(values.0),
         };
         percent_format(state, format, &values)
     });
@@ -79,33 +81,80 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         filters::list(state, value)
     });
     environment.add_filter("batch", batch);
-    environment.add_filter("slice", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+    environment.add_filter("pprint", |value: Value| match repr_of(&value)? {
+        text if text.len() <= 80 => Ok(text),
+        _ => Err(failed("pprint: a value that does not stand on one line of 80 characters")),
+    });
+    environment.add_filter("slice", |state: &State<'_, '_>, value: Value, count: i64, fill: Option<Value>| {
+        if count < 0 {
+            return Ok(Value::from(Vec::<Value>::new()));
+        }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
         check_items(count)?;
         spend(state, count.saturating_mul(size_of::<Value>()))?;
         filters::slice(state, value, count, fill)
     });
-    environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
-    environment.add_filter("wordwrap", minijinja_contrib::filters::wordwrap);
+    environment.add_filter("wordcount", |state: &State<'_, '_>, text: Value| -> Result<Value, Error> {
+        let text = str_of(&text)?;
+        charge(state, text.len())?;
+        minijinja_contrib::filters::wordcount(&Value::from(text))
+    });
+    environment.add_filter("wordwrap", wordwrap);
     environment.add_filter("truncate", truncate);
     environment.add_filter("title", |state: &State<'_, '_>, text: Value| text_filter(state, &text, titled));
     for name in ["e", "escape", "forceescape"] {
         environment.add_filter(name, escape);
     }
-    environment.add_filter("int", |value: &Value, default: Option<i64>, options: Kwargs| -> Result<Value, Error> {
-        let default = default.or(options.get("default")?).unwrap_or(0);
-        options.assert_all_used()?;
-        Ok(to_int(value).unwrap_or_else(|| Value::from(default)))
+    environment.add_filter("abs", |value: &Value| match (integer(value), number(value)) {
+        (Some(x), _) => Ok(int_value(x.saturating_abs())),
+        (None, Some(x)) => Ok(Value::from(x.abs())),
+        (None, None) => Err(failed(format!("abs: a number is needed, this is {}", value.kind()))),
     });
-    environment.add_filter("float", |value: &Value, default: Option<f64>, options: Kwargs| -> Result<f64, Error> {
-        let default = default.or(options.get("default")?).unwrap_or(0.0);
+    environment.add_filter("int", |value: &Value, args: Rest<Value>| -> Result<Value, Error> {
+        let (default, base, options): (Option<Value>, Option<u32>, Kwargs) = from_args(&args)?;
+        let default = default.or(options.get("default")?).unwrap_or_else(|| Value::from(0));
+        let base = base.or(options.get("base")?).unwrap_or(10);
         options.assert_all_used()?;
-        Ok(to_float(value).unwrap_or(default))
+        no_undefined(value)?;
+        Ok(to_int(value, base).unwrap_or(default))
+    });
+    environment.add_filter("float", |value: &Value, args: Rest<Value>| -> Result<Value, Error> {
+        let (default, options): (Option<Value>, Kwargs) = from_args(&args)?;
+        let default = default.or(options.get("default")?).unwrap_or_else(|| Value::from(0.0));
+        options.assert_all_used()?;
+        no_undefined(value)?;
+        Ok(to_float(value).map_or(default, Value::from))
     });
     environment.add_filter("round", round);
-    environment.add_filter("striptags", minijinja_contrib::filters::striptags);
+    environment.add_filter("striptags", super::urls::strip_tags);
+    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| text_filter(state, &value, str::to_owned));
+    // Attributes only: the items of a dictionary are none.
+    environment.add_filter("attr", |value: &Value, name: &str| match value.kind() {
+        ValueKind::Map if !is_namespace(value) => Ok(Value::UNDEFINED),
+        _ => value.get_attr(name),
+    });
     environment.add_filter("filesizeformat", minijinja_contrib::filters::filesizeformat);
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    // A namespace is made of pairs, of names, or of both.
+    environment.add_function("namespace", |given: Option<Value>, options: Kwargs| -> Result<Value, Error> {
+        let mut fields: Vec<(String, Value)> = Vec::new();
+        for source in given.into_iter().chain([Value::from(options)]) {
+            for key in source.try_iter()? {
+                fields.push((key.to_string(), source.get_item(&key)?));
+            }
+        }
+        let fields: Value = fields.into_iter().collect();
+        minijinja::functions::namespace(Some(fields))
+    });
+    environment.add_test("mapping", |value: &Value| value.kind() == ValueKind::Map && !is_namespace(value));
+    type Known = fn(&State<'_, '_>, &str) -> bool;
+    for (name, known) in
+        [("filter", minijinja::tests::is_filter as Known), ("test", minijinja::tests::is_test as Known)]
+    {
+        environment.add_test(name, move |state: &State<'_, '_>, value: &Value| {
+            super::order::hashable(value)?;
+            Ok::<_, Error>(value.as_str().is_some_and(|name| known(state, name)))
+        });
+    }
     // Python: None is not iterable, a string and a mapping are.
     environment
         .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok() || value.as_str().is_some());
@@ -117,8 +166,14 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_test("lower", |value: &Value| str_of(value).is_ok_and(|text| is_lower(&text)));
     environment.add_test("upper", |value: &Value| str_of(value).is_ok_and(|text| is_upper(&text)));
     environment.add_test("callable", |value: &Value| {
-        matches!(value.kind(), ValueKind::Plain) || value.to_string().starts_with("minijinja::functions")
+        matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined)
+            || value.to_string().starts_with("minijinja::functions")
     });
+}
+
+/// True for what `namespace()` made.
+fn is_namespace(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
 }
 
 /// White space of Python's `str.strip()`.
@@ -126,8 +181,37 @@ pub(super) fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
+fn no_undefined(value: &Value) -> Result<(), Error> {
+    if value.is_undefined() { Err(failed("an undefined value is no number")) } else { Ok(()) }
+}
+
+/// `wordwrap(width=79, break_long_words=True, wrapstring=None, break_on_hyphens=True)`.
+fn wordwrap(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let names = ["width", "break_long_words", "wrapstring", "break_on_hyphens"];
+    let text = str_of(&text)?;
+    charge(state, text.len().saturating_mul(2))?;
+    let (given, named) = match args.0.split_last() {
+        Some((last, before)) if last.is_kwargs() => (before, last.clone()),
+        _ => (&args.0[..], Value::from(Kwargs::from_iter(Vec::<(String, Value)>::new()))),
+    };
+    if given.len() > names.len() {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let mut all: Vec<(String, Value)> = Vec::new();
+    for key in named.try_iter()? {
+        all.push((key.to_string(), named.get_item(&key)?));
+    }
+    all.extend(names.iter().zip(given).map(|(name, value)| ((*name).to_owned(), value.clone())));
+    all.retain(|(_, value)| !value.is_none());
+    minijinja_contrib::filters::wordwrap(&Value::from(text), Kwargs::from_iter(all))
+}
+
 /// `batch(count, fill)`. The engine's own takes memory for `count` values before it reads one.
-fn batch(state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>) -> Result<Value, Error> {
+fn batch(state: &State<'_, '_>, value: Value, count: i64, fill: Option<Value>) -> Result<Value, Error> {
+    // Jinja2 begins a new line at exactly `count` items: never, for a count below one.
+    let count = usize::try_from(count).ok().filter(|&n| n > 0);
+    let fill = fill.filter(|_| count.is_some());
+    let count = count.unwrap_or(MAX_ITEMS);
     let items = value.len().unwrap_or(0);
     check_items(items)?;
     if fill.is_some() {
@@ -171,6 +255,9 @@ fn indent(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Strin
     let first = first.or(options.get("first")?).unwrap_or(false);
     let blank = blank.or(options.get("blank")?).unwrap_or(false);
     options.assert_all_used()?;
+    if text.as_str().is_none() {
+        return Err(failed(format!("indent: a text is needed, this is {}", text.kind())));
+    }
     let text = str_of(&text)?;
     let lines = text.split('\n').count();
     let step = match width.as_str() {
@@ -208,12 +295,12 @@ fn indent(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Strin
 fn escape(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
     let text = str_of(&value)?;
     charge(state, text.len().saturating_mul(5))?;
-    Ok(text
-        .replace('&', "&amp;")
-        .replace('>', "&gt;")
-        .replace('<', "&lt;")
-        .replace('\'', "&#39;")
-        .replace('"', "&#34;"))
+    Ok(escaped(&text))
+}
+
+/// A text in markup.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;").replace('\'', "&#39;").replace('"', "&#34;")
 }
 
 /// Every word with a capital; words end at white space, hyphens and opening brackets.
@@ -241,6 +328,9 @@ fn truncate(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Str
     let end = end.or(options.get("end")?).unwrap_or_else(|| "...".into());
     let leeway = leeway.or(options.get("leeway")?).unwrap_or(5);
     options.assert_all_used()?;
+    if text.as_str().is_none() && text.len().is_none() {
+        return Err(failed(format!("truncate: a value of type {} has no length", text.kind())));
+    }
     let text = str_of(&text)?;
     charge(state, text.len() + end.len())?;
     if text.chars().count() <= length.saturating_add(leeway) {
@@ -254,24 +344,55 @@ fn truncate(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Str
     Ok(kept.rsplit_once(' ').map_or(kept.as_str(), |(before, _)| before).to_owned() + &end)
 }
 
-fn to_int(value: &Value) -> Option<Value> {
+fn to_int(value: &Value, base: u32) -> Option<Value> {
     if let Some(text) = value.as_str() {
-        let digits = text.trim_matches(is_python_space).replace('_', "");
-        return match digits.parse::<i64>() {
-            Ok(x) => Some(Value::from(x)),
-            Err(_) => float_to_int(digits.parse().ok()?),
+        return match parse_int(text, base) {
+            Some(x) => Some(int_value(x)),
+            None => float_to_int(to_float(value)?),
         };
     }
-    match value.kind() {
-        ValueKind::Bool => Some(Value::from(i64::from(value.is_true()))),
-        ValueKind::Number if value.is_integer() => Some(value.clone()),
-        ValueKind::Number => float_to_int(f64::try_from(value.clone()).ok()?),
-        _ => None,
+    match integer(value) {
+        Some(x) => Some(int_value(x)),
+        None => float_to_int(number(value)?),
     }
 }
 
+/// Python's `int(text, base)`: white space, a sign, a prefix of the base, underscores between digits.
+fn parse_int(text: &str, base: u32) -> Option<i128> {
+    let text = text.trim_matches(is_python_space);
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let prefix = |base: u32| match base {
+        2 => ["0b", "0B"],
+        8 => ["0o", "0O"],
+        _ => ["0x", "0X"],
+    };
+    let stripped = |base: u32| prefix(base).iter().find_map(|p| digits.strip_prefix(p));
+    let (base, digits) = match base {
+        0 => match [2, 8, 16].into_iter().find_map(|b| Some((b, stripped(b)?))) {
+            Some(found) => found,
+            None if digits.len() > 1 && digits.starts_with('0') && digits.contains(|c| c != '0' && c != '_') => {
+                return None;
+            }
+            None => (10, digits),
+        },
+        2 | 8 | 16 => (base, stripped(base).unwrap_or(digits)),
+        3..=36 => (base, digits),
+        _ => return None,
+    };
+    let digits = digits.strip_prefix('_').filter(|_| digits.len() < text.len()).unwrap_or(digits);
+    let plain =
+        !digits.is_empty() && !digits.starts_with(['_', '+', '-']) && !digits.ends_with('_') && !digits.contains("__");
+    if !plain {
+        return None;
+    }
+    i128::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), base).ok()
+}
+
 fn float_to_int(x: f64) -> Option<Value> {
-    (x.abs() < 9e18).then(|| Value::from(x.trunc() as i64))
+    (x.abs() < 1e38).then(|| int_value(x.trunc() as i128))
 }
 
 fn to_float(value: &Value) -> Option<f64> {
@@ -282,27 +403,28 @@ fn to_float(value: &Value) -> Option<f64> {
     }
 }
 
-/// `round(precision=0, method='common')`: halves go to the even digit, as in Python.
-fn round(value: &Value, args: Rest<Value>) -> Result<f64, Error> {
+/// `round(precision=0, method='common')`: halves go to the even digit, and an integer stays one, as in Python.
+fn round(value: &Value, args: Rest<Value>) -> Result<Value, Error> {
     let (precision, method, options): (Option<i32>, Option<String>, Kwargs) = from_args(&args)?;
     let precision = precision.or(options.get("precision")?).unwrap_or(0).clamp(-300, 300);
     let method = method.or(options.get("method")?).unwrap_or_else(|| "common".into());
     options.assert_all_used()?;
-    let x = to_float(value).ok_or_else(|| {
-        Error::new(ErrorKind::InvalidOperation, format!("a value of type {} has no digits", value.kind()))
-    })?;
+    let x = number(value).ok_or_else(|| failed(format!("a value of type {} has no digits", value.kind())))?;
     let factor = 10f64.powi(precision);
-    Ok(match method.as_str() {
+    if let Some(x) = integer(value).filter(|_| method == "common") {
+        let unit = 10i128.checked_pow(precision.min(0).unsigned_abs());
+        let Some(unit) = unit else { return Ok(Value::from(0)) };
+        let (down, rest) = (x.div_euclid(unit), x.rem_euclid(unit));
+        let up = 2 * rest > unit || 2 * rest == unit && down % 2 != 0;
+        return Ok(int_value((down + i128::from(up)) * unit));
+    }
+    Ok(Value::from(match method.as_str() {
         // The decimal digits of x decide, not those of x times the factor: 2.675 is a little less than that.
         "common" if precision > 0 => format!("{x:.*}", precision.unsigned_abs() as usize).parse().unwrap_or(x),
         "common" => (x * factor).round_ties_even() / factor,
-        "ceil" => (x * factor).ceil() / factor,
-        "floor" => (x * factor).floor() / factor,
-        other => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("round: the method must be common, ceil or floor, not {other}"),
-            ));
-        }
-    })
+        // Python's are integers, which know no -0.
+        "ceil" => ((x * factor).ceil() + 0.0) / factor,
+        "floor" => ((x * factor).floor() + 0.0) / factor,
+        other => return Err(failed(format!("round: the method must be common, ceil or floor, not {other}"))),
+    }))
 }

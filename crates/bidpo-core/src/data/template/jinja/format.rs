@@ -1,7 +1,7 @@
 //! Python's `%` formatting of strings.
 
 use super::budget::charge;
-use super::python::{float, str_of};
+use super::python::{float, is_tuple, repr_of, str_of};
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
@@ -26,8 +26,7 @@ struct Conversion {
 /// # Errors
 /// As Python's: too few or too many values, a value of the wrong type, an unknown conversion.
 pub(super) fn percent_format(state: &State<'_, '_>, format: &str, values: &Value) -> Result<String, Error> {
-    let is_list = matches!(values.kind(), ValueKind::Seq | ValueKind::Iterable) && !is_one_value(format, values);
-    let list: Vec<Value> = if is_list { values.try_iter()?.collect() } else { vec![values.clone()] };
+    let list: Vec<Value> = if is_tuple(values) { values.try_iter()?.collect() } else { vec![values.clone()] };
     let (mut next, mut by_name) = (list.iter(), false);
     let mut out = String::new();
     let mut chars = format.chars().peekable();
@@ -98,18 +97,13 @@ pub(super) fn percent_format(state: &State<'_, '_>, format: &str, values: &Value
         spec.write(&mut out, kind, &value)?;
         charge(state, out.len().min(1 << 10))?;
     }
-    if !by_name && values.kind() != ValueKind::Map && next.next().is_some() {
+    // CPython takes anything with subscripts that is no tuple for a mapping.
+    let mapping = matches!(values.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Iterable) && !is_tuple(values);
+    if !by_name && !mapping && next.next().is_some() {
         return Err(failed("not all arguments converted during string formatting"));
     }
     charge(state, out.len())?;
     Ok(out)
-}
-
-/// A list for a format with one conversion is its value, unless it has one item: that is a tuple in Python, as it is written in
-/// templates.
-fn is_one_value(format: &str, values: &Value) -> bool {
-    let conversions = format.replace("%%", "").matches('%').count();
-    conversions == 1 && !format.contains('*') && values.len().is_some_and(|n| n != 1)
 }
 
 impl Conversion {
@@ -118,10 +112,15 @@ impl Conversion {
             's' | 'r' | 'a' => {
                 let text = match kind {
                     's' => str_of(value)?,
-                    // Within a list, str writes what repr writes.
+                    'r' => repr_of(value)?,
                     _ => {
-                        let list = str_of(&Value::from(vec![value.clone()]))?;
-                        list[1..list.len() - 1].to_owned()
+                        let ascii = |c: char| match u32::from(c) {
+                            code @ 0..0x80 => char::from_u32(code).map_or_else(String::new, String::from),
+                            code @ 0x80..0x100 => format!("\\x{code:02x}"),
+                            code @ 0x100..0x1_0000 => format!("\\u{code:04x}"),
+                            code => format!("\\U{code:08x}"),
+                        };
+                        repr_of(value)?.chars().map(ascii).collect()
                     }
                 };
                 let text: String = text.chars().take(self.precision.unwrap_or(usize::MAX)).collect();

@@ -1,7 +1,7 @@
 //! `tojson` as transformers defines it: Python's `json.dumps` with `ensure_ascii=False`.
 
 use super::budget::{MAX_DEPTH, charge, too_deep};
-use super::python::float;
+use super::python::{float, is_range};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use std::fmt::Write;
@@ -64,6 +64,7 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.string(out, value.as_str().unwrap_or_default()),
+            ValueKind::Seq | ValueKind::Iterable if is_range(value) => return Err(not_json("a range")),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.list(out, depth, ['[', ']'], &items, |out, item| self.write(out, item, depth + 1))?;

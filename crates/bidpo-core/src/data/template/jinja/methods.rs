@@ -1,10 +1,11 @@
 //! Methods of Python's strings, lists and dictionaries. minijinja-contrib has most of them; these are the rest, and those whose
 //! result can be much longer than their arguments.
 
-use super::budget::{charge, check_len, spend};
+use super::budget::{charge, charge_value, check_len, spend};
 use super::filters::is_python_space;
+use super::order::equal;
 use super::python::{Tuple, str_of};
-use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
 /// Called by minijinja for a method that a value does not have.
@@ -60,8 +61,27 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
         "index" | "rindex" | "find" | "rfind" => super::strings::find(text, method, args),
         "count" | "startswith" | "endswith" => super::strings::within(state, text, method, args),
         "splitlines" => super::strings::split_lines(text, args),
-        "split" if args.first().is_none_or(Value::is_none) && text.trim_matches(is_python_space).is_empty() => {
-            Ok(Value::from(Vec::<Value>::new()))
+        "split" if args.first().is_none_or(Value::is_none) => {
+            let (_, most): (Option<Value>, Option<i64>) = from_args(args)?;
+            Ok(words(text, most.and_then(|n| usize::try_from(n).ok())))
+        }
+        "format" if !text.contains(['[', '.']) => {
+            // Lists and other values as Python writes them.
+            let shown = |value: &Value| match value.kind() {
+                ValueKind::String | ValueKind::Number => Ok(value.clone()),
+                ValueKind::Map if value.is_kwargs() => {
+                    let mut named: Vec<(String, Value)> = Vec::new();
+                    for key in value.try_iter()? {
+                        let item = value.get_item(&key)?;
+                        let text = matches!(item.kind(), ValueKind::String | ValueKind::Number);
+                        named.push((key.to_string(), if text { item } else { Value::from(str_of(&item)?) }));
+                    }
+                    Ok(Value::from(Kwargs::from_iter(named)))
+                }
+                _ => str_of(value).map(Value::from),
+            };
+            let args = args.iter().map(shown).collect::<Result<Vec<_>, Error>>()?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, &args)
         }
         "split" if args.first().and_then(Value::as_str) == Some("") => separator("").map(Value::from),
         "ljust" | "rjust" | "center" | "zfill" => justify(state, text, method, args),
@@ -91,9 +111,15 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
 
 fn list_or_map(state: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.kind(), method) {
+        (ValueKind::Seq | ValueKind::Iterable, "count") => {
+            let (item,): (Value,) = from_args(args)?;
+            charge_value(state, value)?;
+            Ok(Value::from(value.try_iter()?.filter(|v| equal(v, &item)).count()))
+        }
         (ValueKind::Seq | ValueKind::Iterable, "index") => {
             let (item,): (Value,) = from_args(args)?;
-            let at = value.try_iter()?.position(|v| v == item);
+            charge_value(state, value)?;
+            let at = value.try_iter()?.position(|v| equal(&v, &item));
             let at = at.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the value is not in the list"))?;
             Ok(Value::from(at))
         }
@@ -134,6 +160,21 @@ pub(super) fn join(state: &State<'_, '_>, between: &str, list: &Value, any: bool
     }
     charge(state, out.len())?;
     Ok(Value::from(out))
+}
+
+/// `str.split()`: words between white space, at most `most` splits.
+fn words(text: &str, most: Option<usize>) -> Value {
+    let mut parts: Vec<Value> = Vec::new();
+    let mut rest = text.trim_start_matches(is_python_space);
+    while !rest.is_empty() {
+        let end = match most {
+            Some(most) if parts.len() == most => rest.len(),
+            _ => rest.find(is_python_space).unwrap_or(rest.len()),
+        };
+        parts.push(Value::from(&rest[..end]));
+        rest = rest[end..].trim_start_matches(is_python_space);
+    }
+    Value::from(parts)
 }
 
 fn separator(text: &str) -> Result<&str, Error> {

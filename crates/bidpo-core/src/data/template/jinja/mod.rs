@@ -3,16 +3,21 @@
 
 mod budget;
 mod collections;
+mod cycles;
 mod filters;
 mod format;
 mod json;
+mod macros;
 mod methods;
 mod ops;
+mod order;
 mod python;
 mod rewrite;
+mod source;
 mod strings;
 #[cfg(test)]
 mod tests;
+mod urls;
 
 use super::engine::MessageForm;
 use super::variables::{GIVEN, OWN};
@@ -168,13 +173,19 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
     ops::install(&mut environment);
     filters::install(&mut environment);
     collections::install(&mut environment);
-    // Jinja2 reads every kind of line end as a line feed.
-    let lines = source.replace("\r\n", "\n").replace('\r', "\n");
-    let rewritten = rewrite::rewrite(&without_generation_tags(&lines))?;
-    environment.add_template_owned(NAME, rewritten)?;
+    order::install(&mut environment);
+    macros::install(&mut environment);
+    cycles::install(&mut environment);
+    urls::install(&mut environment);
+    let rewritten = rewrite::rewrite(&source::prepared(source))?;
+    environment.add_template_owned(NAME, rewritten.source)?;
     let own = |name: &String| {
         let name = name.as_str();
-        name.starts_with("__") || FUNCTIONS.contains(&name) || OWN.contains(&name) || GIVEN.contains(&name)
+        name.starts_with("__")
+            || rewritten.macros.iter().any(|m| m == name)
+            || FUNCTIONS.contains(&name)
+            || OWN.contains(&name)
+            || GIVEN.contains(&name)
     };
     let read = environment.get_template(NAME)?.undeclared_variables(false);
     let mut variables: Vec<String> = read.into_iter().filter(|name| !own(name)).collect();
@@ -218,25 +229,4 @@ fn reason(error: &Error) -> String {
 
 fn raise_exception(message: Rest<String>) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.join(" ")))
-}
-/// Turns Hugging Face's `{% generation %}` ... `{% endgeneration %}` (marks for training masks, no effect on the text)
-/// into blocks that every Jinja knows, with names of their own.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        // The sign that opens a tag does not close it: `{%}` is none.
-        let Some(end) = rest[start + 2..].find("%}").map(|i| start + 2 + i) else { break };
-        let inner = &rest[start + 2..end];
-        let tag = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        out += &rest[..start + 2];
-        match tag {
-            "generation" => out += &inner.replace("generation", "with"),
-            "endgeneration" => out += &inner.replace("endgeneration", "endwith"),
-            _ => out += inner,
-        }
-        out += "%}";
-        rest = &rest[end + 2..];
-    }
-    out + rest
 }

@@ -1,19 +1,28 @@
 //! Values as Python writes them: `str(x)` and `repr(x)`.
 
 use super::budget::{MAX_DEPTH, too_deep};
-use minijinja::Error;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
 use std::sync::Arc;
 
 /// A tuple: a list that is written in parentheses.
 #[derive(Debug)]
-pub(super) struct Tuple(Vec<Value>);
+pub(super) struct Tuple {
+    items: Vec<Value>,
+    /// Names of its items; none for most tuples.
+    names: &'static [&'static str],
+}
 
 impl Tuple {
     /// A tuple of these values.
     pub(super) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self(items))
+        Value::from_object(Self { items, names: &[] })
+    }
+
+    /// A group of `groupby`.
+    pub(super) fn group(grouper: Value, list: Value) -> Value {
+        Value::from_object(Self { items: vec![grouper, list], names: &["grouper", "list"] })
     }
 }
 
@@ -23,12 +32,93 @@ impl Object for Tuple {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
+        let at = match key.as_str() {
+            Some(name) => self.names.iter().position(|n| *n == name),
+            None => key.as_usize(),
+        };
+        self.items.get(at?).cloned()
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
+        Enumerator::Seq(self.items.len())
     }
+}
+
+/// True for a tuple.
+pub(super) fn is_tuple(value: &Value) -> bool {
+    value.downcast_object_ref::<Tuple>().is_some()
+}
+
+/// Python's `range`: integers that are no list.
+#[derive(Debug)]
+pub(super) struct Range {
+    start: i64,
+    stop: i64,
+    step: i64,
+    len: usize,
+}
+
+/// Integers of one range, at most: Jinja2's sandbox refuses more.
+const MAX_RANGE: usize = 100_000;
+
+impl Range {
+    /// `range(start, stop, step)`.
+    ///
+    /// # Errors
+    /// A step of 0, and more integers than Jinja2's sandbox allows.
+    pub(super) fn value(start: i64, stop: i64, step: i64) -> Result<Value, Error> {
+        let failed = |reason: &str| Error::new(ErrorKind::InvalidOperation, reason.to_owned());
+        let (a, b, by) = (i128::from(start), i128::from(stop), i128::from(step));
+        let len = match by {
+            0 => return Err(failed("range: the step must not be zero")),
+            1.. => (b - a + by - 1) / by,
+            _ => (a - b - by - 1) / -by,
+        };
+        let len = usize::try_from(len.max(0)).unwrap_or(usize::MAX);
+        if len > MAX_RANGE {
+            return Err(failed(&format!("range: more than {MAX_RANGE} integers, which Jinja2's sandbox refuses too")));
+        }
+        Ok(Value::from_object(Self { start, stop, step, len }))
+    }
+
+    fn at(&self, i: usize) -> i64 {
+        self.start + self.step * i as i64
+    }
+
+    /// The part that a slice takes: indices of the first one and step, in the order of the slice.
+    pub(super) fn slice(&self, first: i128, end: i128, step: i128) -> Result<Value, Error> {
+        let place = |i: i128| i64::try_from(i128::from(self.start) + i128::from(self.step) * i).unwrap_or(i64::MAX);
+        Self::value(place(first), place(end), i64::try_from(i128::from(self.step) * step).unwrap_or(i64::MAX))
+    }
+}
+
+impl Object for Range {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        key.as_usize().filter(|&i| i < self.len).map(|i| Value::from(self.at(i)))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.len)
+    }
+}
+
+/// True for a range.
+pub(super) fn is_range(value: &Value) -> bool {
+    value.downcast_object_ref::<Range>().is_some()
+}
+
+/// `repr(value)`.
+///
+/// # Errors
+/// The value is nested too deep.
+pub(super) fn repr_of(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    repr_into(&mut out, value, 0)?;
+    Ok(out)
 }
 
 /// `str(value)`; an undefined value is empty, as in Jinja2.
@@ -62,7 +152,12 @@ fn repr_into(out: &mut String, value: &Value, depth: usize) -> Result<(), Error>
         },
         ValueKind::String => string_repr(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            let tuple = value.downcast_object_ref::<Tuple>().map(|t| t.0.len());
+            if let Some(Range { start, stop, step, .. }) = value.downcast_object_ref::<Range>() {
+                let step = if *step == 1 { String::new() } else { format!(", {step}") };
+                _ = write!(out, "range({start}, {stop}{step})");
+                return Ok(());
+            }
+            let tuple = value.downcast_object_ref::<Tuple>().map(|t| t.items.len());
             out.push(if tuple.is_some() { '(' } else { '[' });
             for (i, item) in value.try_iter()?.enumerate() {
                 if i > 0 {

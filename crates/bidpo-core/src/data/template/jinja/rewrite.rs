@@ -3,7 +3,9 @@
 //!
 //! The rewritten source is complete: white space control is resolved, and every statement stands on its original line.
 
-use super::ops::{ADD, CONCAT, COUNTED, EQ, IN, MUL, NE, REM, SLICE};
+use super::macros::{MACRO, mentions};
+use super::ops::{ADD, CHAIN, CONCAT, COUNTED, DIV, EQ, FLOOR_DIV, IN, MUL, NE, NEG, POW, REM, SLICE, SUB, TUPLE};
+use super::order::{GE, GT, LE, LT};
 use minijinja::machinery::{WhitespaceConfig, ast, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
@@ -14,21 +16,34 @@ use std::fmt::Write;
 ///
 /// # Errors
 /// A syntax error, or a statement that needs other templates.
-pub(super) fn rewrite(source: &str) -> Result<String, Error> {
+pub(super) fn rewrite(source: &str) -> Result<Rewritten, Error> {
     let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     let template = parse(source, "chat", SyntaxConfig, whitespace)?;
-    let mut writer = Writer { out: String::new(), line: 1 };
+    let mut writer = Writer { out: String::new(), line: 1, source, macros: Vec::new(), unsigned: 0 };
     writer.statement(&template)?;
-    Ok(writer.out)
+    Ok(Rewritten { source: writer.out, macros: writer.macros })
 }
 
-struct Writer {
+/// A rewritten template.
+pub(super) struct Rewritten {
+    /// Its source.
+    pub(super) source: String,
+    /// Names of its macros.
+    pub(super) macros: Vec<String>,
+}
+
+struct Writer<'s> {
     out: String,
+    /// The template.
+    source: &'s str,
+    macros: Vec<String>,
+    /// Signs at the innermost value of the present expression that stand before the whole of it already.
+    unsigned: usize,
     /// Line that is being written, from 1.
     line: usize,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn push(&mut self, text: &str) {
         self.line += text.matches('\n').count();
         self.out.push_str(text);
@@ -66,7 +81,7 @@ impl Writer {
                 self.target(&s.target)?;
                 self.push(" in (");
                 self.expr(&s.iter)?;
-                self.push(")|__each");
+                self.push(if matches!(s.target, ast::Expr::List(_)) { ")|__each|__parts" } else { ")|__each" });
                 if let Some(filter) = &s.filter_expr {
                     self.push(" if ");
                     self.expr(filter)?;
@@ -88,13 +103,17 @@ impl Writer {
             ast::Stmt::WithBlock(s) => {
                 self.open("{%", s.span().start_line);
                 self.push("with ");
-                for (i, (target, value)) in s.assignments.iter().enumerate() {
-                    self.push(if i > 0 { ", " } else { "" });
-                    self.target(target)?;
-                    self.push(" = ");
+                // Every value is that outside of the block: names are bound when all are there.
+                for (i, (_, value)) in s.assignments.iter().enumerate() {
+                    self.push(&format!("{}__w{i} = ", if i > 0 { ", " } else { "" }));
                     self.expr(value)?;
                 }
                 self.push(" %}");
+                for (i, (target, _)) in s.assignments.iter().enumerate() {
+                    self.push("{% set ");
+                    self.target(target)?;
+                    self.push(&format!(" = __w{i} %}}"));
+                }
                 self.body(&s.body)?;
                 self.push("{% endwith %}");
             }
@@ -135,23 +154,21 @@ impl Writer {
             }
             ast::Stmt::Macro(s) => {
                 self.open("{%", s.span().start_line);
-                self.push(&format!("macro {}", s.name));
-                self.parameters(s)?;
-                self.push(" %}");
-                self.body(&s.body)?;
-                self.push("{% endmacro %}");
+                let made = self.inner_macro(s, s.name)?;
+                self.macros.push(s.name.to_owned());
+                self.push(&format!("{{% set {} = {made} %}}", s.name));
             }
             ast::Stmt::CallBlock(s) => {
                 self.open("{%", s.span().start_line);
-                self.push("call");
-                if !s.macro_decl.args.is_empty() {
-                    self.parameters(&s.macro_decl)?;
-                }
-                self.push(" ");
-                self.call(&s.call)?;
-                self.push(" %}");
-                self.body(&s.macro_decl.body)?;
-                self.push("{% endcall %}");
+                let made = self.inner_macro(&s.macro_decl, "caller")?;
+                self.push("{{ ");
+                self.operand(&s.call.expr)?;
+                self.arguments(&s.call.args)?;
+                // The caller is one more named argument.
+                self.out.pop();
+                self.push(if s.call.args.is_empty() { "caller=" } else { ", caller=" });
+                self.push(&made);
+                self.push(") }}");
             }
             ast::Stmt::Do(s) => {
                 self.open("{%", s.span().start_line);
@@ -191,19 +208,39 @@ impl Writer {
         Ok(())
     }
 
-    fn parameters(&mut self, s: &ast::Macro<'_>) -> Result<(), Error> {
-        self.push("(");
+    /// A macro of minijinja behind an open tag, and the expression that makes ours of it ([`super::macros`]).
+    fn inner_macro(&mut self, s: &ast::Macro<'_>, name: &str) -> Result<String, Error> {
+        let parameters: Vec<&str> =
+            s.args.iter().filter_map(|a| if let ast::Expr::Var(v) = a { Some(v.id) } else { None }).collect();
+        self.push(&format!(
+            "macro __m_{name}({}) %}}",
+            [&parameters[..], &["varargs", "kwargs", "__given"]].concat().join(", ")
+        ));
         let plain = s.args.len() - s.defaults.len();
-        for (i, arg) in s.args.iter().enumerate() {
-            self.push(if i > 0 { ", " } else { "" });
-            self.target(arg)?;
-            if let Some(default) = i.checked_sub(plain).and_then(|i| s.defaults.get(i)) {
-                self.push("=");
-                self.expr(default)?;
-            }
+        for (i, default) in s.defaults.iter().enumerate() {
+            let at = plain + i;
+            self.push(&format!(
+                "{{% if not __given[{at}] %}}{{% set {} = ",
+                parameters.get(at).copied().unwrap_or_default()
+            ));
+            self.expr(default)?;
+            self.push(" %}{% endif %}");
         }
-        self.push(")");
-        Ok(())
+        let body = self.out.len();
+        self.body(&s.body)?;
+        let reads: Vec<String> = ["varargs", "kwargs", "caller"]
+            .into_iter()
+            .filter(|what| mentions(&self.out[body..], what))
+            .map(|what| format!("{what:?}"))
+            .collect();
+        self.push("{% endmacro %}");
+        let names: Vec<String> = parameters.iter().map(|p| format!("{p:?}")).collect();
+        Ok(format!("{MACRO}({name:?}, __m_{name}, [{}], [{}])", names.join(", "), reads.join(", ")))
+    }
+
+    /// True for a list that begins at this place in parentheses: a tuple ([`super::source`] puts them around every one).
+    fn is_tuple(&self, at: usize) -> bool {
+        self.source.as_bytes().get(at) != Some(&b'[')
     }
 
     /// What is assigned to: a name, an attribute, or several of them.
@@ -295,37 +332,80 @@ impl Writer {
         Ok(())
     }
 
+    /// Signs before an expression that minijinja's parser has put at its innermost value: it reads `-a.b` as `(-a).b`.
+    fn signs(&self, e: &ast::Expr<'_>) -> usize {
+        let (mut base, mut first) = (e, e);
+        loop {
+            let inner = match base {
+                ast::Expr::GetAttr(a) => &a.expr,
+                ast::Expr::GetItem(g) => &g.expr,
+                ast::Expr::Call(c) => &c.expr,
+                ast::Expr::Slice(s) => &s.expr,
+                _ => break,
+            };
+            (first, base) = (base, inner);
+        }
+        // `(-a).b` begins with a bracket.
+        if self.source.as_bytes().get(first.span().start_offset as usize) != Some(&b'-') {
+            return 0;
+        }
+        let mut n = 0;
+        while let ast::Expr::UnaryOp(u) = base
+            && let ast::UnaryOpKind::Neg = u.op
+        {
+            (base, n) = (&u.expr, n + 1);
+        }
+        n
+    }
+
     fn expr(&mut self, e: &ast::Expr<'_>) -> Result<(), Error> {
+        let postfix =
+            matches!(e, ast::Expr::GetAttr(_) | ast::Expr::GetItem(_) | ast::Expr::Call(_) | ast::Expr::Slice(_));
+        if postfix && self.unsigned == 0 {
+            let n = self.signs(e);
+            if n > 0 {
+                (0..n).for_each(|_| self.push(&format!("{NEG}(")));
+                self.unsigned = n;
+                self.expr(e)?;
+                (0..n).for_each(|_| self.push(")"));
+                return Ok(());
+            }
+        }
         match e {
+            ast::Expr::UnaryOp(u) if self.unsigned > 0 && matches!(u.op, ast::UnaryOpKind::Neg) => {
+                self.unsigned -= 1;
+                self.expr(&u.expr)?;
+            }
             ast::Expr::Var(v) => self.push(v.id),
             ast::Expr::Const(c) => self.constant(&c.value)?,
             ast::Expr::Slice(s) => {
                 self.function(SLICE, &[Some(&s.expr), s.start.as_ref(), s.stop.as_ref(), s.step.as_ref()])?;
             }
             ast::Expr::UnaryOp(u) => {
-                self.push(match u.op {
-                    ast::UnaryOpKind::Not => "(not ",
-                    ast::UnaryOpKind::Neg => "(-",
-                });
+                if let ast::UnaryOpKind::Neg = u.op {
+                    return self.function(NEG, &[Some(&u.expr)]);
+                }
+                self.push("(not ");
                 self.operand(&u.expr)?;
                 self.push(")");
             }
             ast::Expr::BinOp(b) => self.binary(b)?,
             ast::Expr::Compare(c) => {
+                self.push(CHAIN);
                 self.push("(");
-                self.counted(&c.expr)?;
+                self.expr(&c.expr)?;
                 for op in &c.ops {
                     self.push(match op.op {
-                        ast::CompareOpKind::Eq => " == ",
-                        ast::CompareOpKind::Ne => " != ",
-                        ast::CompareOpKind::Lt => " < ",
-                        ast::CompareOpKind::Lte => " <= ",
-                        ast::CompareOpKind::Gt => " > ",
-                        ast::CompareOpKind::Gte => " >= ",
-                        ast::CompareOpKind::In => " in ",
-                        ast::CompareOpKind::NotIn => " not in ",
+                        ast::CompareOpKind::Eq => ", \"==\", ",
+                        ast::CompareOpKind::Ne => ", \"!=\", ",
+                        ast::CompareOpKind::Lt => ", \"<\", ",
+                        ast::CompareOpKind::Lte => ", \"<=\", ",
+                        ast::CompareOpKind::Gt => ", \">\", ",
+                        ast::CompareOpKind::Gte => ", \">=\", ",
+                        ast::CompareOpKind::In => ", \"in\", ",
+                        ast::CompareOpKind::NotIn => ", \"not in\", ",
                     });
-                    self.counted(&op.expr)?;
+                    self.expr(&op.expr)?;
                 }
                 self.push(")");
             }
@@ -383,6 +463,10 @@ impl Writer {
                 self.push("]");
             }
             ast::Expr::Call(c) => self.call(c)?,
+            ast::Expr::List(l) if self.is_tuple(l.span().start_offset as usize) => {
+                let items: Vec<Option<&ast::Expr<'_>>> = l.items.iter().map(Some).collect();
+                self.function(TUPLE, &items)?;
+            }
             ast::Expr::List(l) => {
                 let constant = l.items.iter().all(|item| matches!(item, ast::Expr::Const(_)));
                 self.push(if constant { "" } else { COUNTED });
@@ -432,15 +516,6 @@ impl Writer {
         self.function(name, &terms)
     }
 
-    fn ordered(&mut self, b: &ast::BinOp<'_>, infix: &str) -> Result<(), Error> {
-        self.push("(");
-        self.counted(&b.left)?;
-        self.push(infix);
-        self.counted(&b.right)?;
-        self.push(")");
-        Ok(())
-    }
-
     fn binary(&mut self, b: &ast::BinOp<'_>) -> Result<(), Error> {
         let both = [Some(&b.left), Some(&b.right)];
         let infix = match b.op {
@@ -451,19 +526,25 @@ impl Writer {
             ast::BinOpKind::Eq => return self.function(EQ, &both),
             ast::BinOpKind::Ne => return self.function(NE, &both),
             ast::BinOpKind::In => return self.function(IN, &both),
-            ast::BinOpKind::Lt => return self.ordered(b, " < "),
-            ast::BinOpKind::Lte => return self.ordered(b, " <= "),
-            ast::BinOpKind::Gt => return self.ordered(b, " > "),
-            ast::BinOpKind::Gte => return self.ordered(b, " >= "),
+            ast::BinOpKind::Lt => return self.function(LT, &both),
+            ast::BinOpKind::Lte => return self.function(LE, &both),
+            ast::BinOpKind::Gt => return self.function(GT, &both),
+            ast::BinOpKind::Gte => return self.function(GE, &both),
             ast::BinOpKind::ScAnd => " and ",
             ast::BinOpKind::ScOr => " or ",
-            ast::BinOpKind::Sub => " - ",
-            ast::BinOpKind::Div => " / ",
-            ast::BinOpKind::FloorDiv => " // ",
-            ast::BinOpKind::Pow => " ** ",
+            ast::BinOpKind::Sub => return self.function(SUB, &both),
+            ast::BinOpKind::Div => return self.function(DIV, &both),
+            ast::BinOpKind::FloorDiv => return self.function(FLOOR_DIV, &both),
+            ast::BinOpKind::Pow => return self.function(POW, &both),
         };
         self.push("(");
-        self.operand(&b.left)?;
+        // minijinja works out constants itself, and `'' and 'a'` as a boolean.
+        match &b.left {
+            left @ (ast::Expr::Var(_) | ast::Expr::GetAttr(_) | ast::Expr::GetItem(_) | ast::Expr::Call(_)) => {
+                self.operand(left)?
+            }
+            left => self.function(COUNTED, &[Some(left)])?,
+        }
         self.push(infix);
         self.operand(&b.right)?;
         self.push(")");

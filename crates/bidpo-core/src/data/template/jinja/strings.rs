@@ -57,6 +57,12 @@ pub(super) fn find(text: &str, method: &str, args: &[Value]) -> Result<Value, Er
 pub(super) fn within(state: &State<'_, '_>, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
     match cut(text, start, end) {
+        Some((inside, _)) if method == "count" => {
+            let part =
+                what.as_str().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "count: a text is needed"))?;
+            let n = if part.is_empty() { inside.chars().count() + 1 } else { inside.matches(part).count() };
+            Ok(Value::from(n))
+        }
         Some((inside, _)) => {
             minijinja_contrib::pycompat::unknown_method_callback(state, &Value::from(inside), method, &[what])
         }

@@ -49,6 +49,48 @@ fn templates_render_as_jinja2() {
     assert!(wrong.is_empty(), "{} of {n} differ: {}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
 }
 
+/// Random templates with the texts of Jinja2, and the chat they were rendered for.
+#[derive(Deserialize)]
+struct RandomCorpus {
+    chat: Json,
+    templates: Vec<RandomTemplate>,
+}
+
+#[derive(Deserialize)]
+struct RandomTemplate {
+    template: String,
+    /// None where Jinja2 gives an error.
+    text: Option<String>,
+}
+
+/// `BIDPO_RANDOM_TEMPLATES` names another file of tests/gold/templates/random_templates.py.
+#[test]
+fn random_templates_render_as_jinja2() {
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/gold/templates/random.json");
+    let path = std::env::var("BIDPO_RANDOM_TEMPLATES").unwrap_or_else(|_| own.to_owned());
+    let corpus: RandomCorpus = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let variables = Map::from_iter([("messages".to_owned(), corpus.chat)]);
+    let render =
+        |source: &str| JinjaTemplate::new("t", source.to_owned(), "<s>", "</s>")?.render(&[], true, false, &variables);
+    let mut wrong = Vec::new();
+    for RandomTemplate { template, text } in &corpus.templates {
+        let got = render(template);
+        if got.as_ref().ok() != text.as_ref() {
+            wrong.push(format!("{template:?}\n  Jinja2 {text:?}\n  bidpo  {got:?}"));
+        }
+    }
+    assert!(corpus.templates.len() >= 2000, "{} templates", corpus.templates.len());
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), corpus.templates.len(), wrong.join("\n"));
+}
+
+#[test]
+fn macros_are_no_variables() {
+    let source = "{% macro f(x, y=x) %}{{ f(y) if false }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1) }}{{ wanted }}\
+                  {% call(a) f(2) %}{{ a }}{% endcall %}{% with p = 1, q = wanted %}{{ p }}{% endwith %}";
+    let template = JinjaTemplate::new("t", source.to_owned(), "", "").unwrap();
+    assert_eq!(template.variables(), ["wanted"]);
+}
+
 #[test]
 fn blocks_are_trimmed_as_hugging_face_does() {
     assert_eq!(render("A\n  {% if true %}\nB\n  {% endif %}\nC").unwrap(), "A\nB\nC");
