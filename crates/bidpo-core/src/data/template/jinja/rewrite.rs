@@ -19,7 +19,7 @@ use std::fmt::Write;
 pub(super) fn rewrite(source: &str) -> Result<Rewritten, Error> {
     let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     let template = parse(source, "chat", SyntaxConfig, whitespace)?;
-    let mut writer = Writer { out: String::new(), line: 1, source, macros: Vec::new(), unsigned: 0 };
+    let mut writer = Writer { out: String::new(), line: 1, source, macros: Vec::new(), unsigned: 0, inner: false };
     writer.statement(&template)?;
     Ok(Rewritten { source: writer.out, macros: writer.macros })
 }
@@ -39,6 +39,8 @@ struct Writer<'s> {
     macros: Vec<String>,
     /// Signs at the innermost value of the present expression that stand before the whole of it already.
     unsigned: usize,
+    /// The expression to write next is what a longer one of attributes, subscripts or calls begins with.
+    inner: bool,
     /// Line that is being written, from 1.
     line: usize,
 }
@@ -277,6 +279,7 @@ impl Writer<'_> {
     }
 
     fn call(&mut self, call: &ast::Call<'_>) -> Result<(), Error> {
+        self.inner = true;
         self.operand(&call.expr)?;
         self.arguments(&call.args)
     }
@@ -359,9 +362,10 @@ impl Writer<'_> {
     }
 
     fn expr(&mut self, e: &ast::Expr<'_>) -> Result<(), Error> {
+        let inner = std::mem::take(&mut self.inner);
         let postfix =
             matches!(e, ast::Expr::GetAttr(_) | ast::Expr::GetItem(_) | ast::Expr::Call(_) | ast::Expr::Slice(_));
-        if postfix && self.unsigned == 0 {
+        if postfix && !inner && self.unsigned == 0 {
             let n = self.signs(e);
             if n > 0 {
                 (0..n).for_each(|_| self.push(&format!("{NEG}(")));
@@ -379,6 +383,7 @@ impl Writer<'_> {
             ast::Expr::Var(v) => self.push(v.id),
             ast::Expr::Const(c) => self.constant(&c.value)?,
             ast::Expr::Slice(s) => {
+                self.inner = true;
                 self.function(SLICE, &[Some(&s.expr), s.start.as_ref(), s.stop.as_ref(), s.step.as_ref()])?;
             }
             ast::Expr::UnaryOp(u) => {
@@ -452,11 +457,13 @@ impl Writer<'_> {
                 self.push(")");
             }
             ast::Expr::GetAttr(a) => {
+                self.inner = true;
                 self.operand(&a.expr)?;
                 self.push(".");
                 self.push(a.name);
             }
             ast::Expr::GetItem(g) => {
+                self.inner = true;
                 self.operand(&g.expr)?;
                 self.push("[");
                 self.expr(&g.subscript_expr)?;

@@ -70,8 +70,9 @@ fn random_templates_render_as_jinja2() {
     let path = std::env::var("BIDPO_RANDOM_TEMPLATES").unwrap_or_else(|_| own.to_owned());
     let corpus: RandomCorpus = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let variables = Map::from_iter([("messages".to_owned(), corpus.chat)]);
-    let render =
-        |source: &str| JinjaTemplate::new("t", source.to_owned(), "<s>", "</s>")?.render(&[], true, false, &variables);
+    let render = |source: &str| {
+        JinjaTemplate::new("t", source.to_owned(), "<s>", "</s>")?.render(&[], true, MessageForm::default(), &variables)
+    };
     let mut wrong = Vec::new();
     for RandomTemplate { template, text } in &corpus.templates {
         let got = render(template);
