@@ -365,7 +365,7 @@ fn repeated_pairs_with_random_labels_show_no_effect() {
     let stderr = String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap();
     assert!(stderr.contains("expected a number from 2 to 24"), "{stderr}");
     // Ten random vectors, and where the vector ranks among them.
-    assert_eq!(s["random"]["draws"], 10);
+    assert_eq!(s["random"]["draws"], 20);
     let rows = s["heldout"].as_array().unwrap();
     let change = |name: &str| {
         let row = rows.iter().find(|r| r["condition"] == name).unwrap();
