@@ -288,6 +288,7 @@ fn every_kind_trains_and_is_used_by_name() {
         ("--kind gate --layers 1,2", "changes one layer, and 2 were given"),
         ("--scope answer --layers 1,2", "a scope takes one layer"),
         ("--kind lowrank --rank 100000", "does not fit a residual stream"),
+        ("--kind prompt-gate --decided-by mean -l 2", "cannot be at layer 2"),
         ("--kind project --tau 2", "--tau belongs to gate"),
         ("--kind sluice", "there is no kind of intervention"),
         ("--scope sometimes", "is no scope"),

@@ -72,6 +72,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         check_model(&model, layer)?;
     }
     let kind = args.kind_spec()?;
+    for &layer in layers.iter() {
+        kind.check_layer(layer, model.n_layer())?;
+    }
     let intervention = kind.intervention(layers.len(), model.n_embd())?;
     ensure!(
         args.scope.is_all() || layers.len() == 1,

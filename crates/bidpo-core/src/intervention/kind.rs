@@ -108,9 +108,29 @@ pub enum KindError {
         /// Width of the residual stream.
         n_embd: usize,
     },
+    /// A gate that reads the whole prompt, at a layer where llama.cpp does not compute it.
+    #[error(
+        "a prompt gate that the mean of the prompt decides cannot be at layer {layer}: in its last block llama.cpp computes only \
+         the rows whose logits are asked for. Choose a lower layer, or let the prompt's last token decide (--decided-by last)"
+    )]
+    LastLayer {
+        /// The layer.
+        layer: usize,
+    },
 }
 
 impl KindSpec {
+    /// Checks that what the kind reads is computed at `layer` of a model of `n_layer` blocks.
+    ///
+    /// # Errors
+    /// [`KindError::LastLayer`].
+    pub fn check_layer(&self, layer: usize, n_layer: usize) -> Result<(), KindError> {
+        match self.kind {
+            Kind::PromptGate if self.mean && layer + 1 == n_layer => Err(KindError::LastLayer { layer }),
+            _ => Ok(()),
+        }
+    }
+
     /// The kind as changes of single rows; `None` for constant vectors.
     ///
     /// # Errors

@@ -198,6 +198,9 @@ fn sum(
             ));
         };
         if let Some(rows) = &vector.rows {
+            rows.spec
+                .check_layer(rows.layer, n_layer)
+                .map_err(|e| SteerError::Mismatch(format!("vector {name}: {e}")))?;
             let scaled = rows.scaled(f64::from(*scale))?;
             conditional.push(Conditional {
                 name: name.clone(),
@@ -320,6 +323,21 @@ mod tests {
         assert_eq!(measured.strength_note(None), None);
         // Of a vector without the residual norm nothing is known.
         assert_eq!(scaled(1, &[1.0, 2.0], 100.0).strength_note(None), None);
+    }
+
+    #[test]
+    fn a_gate_needs_the_rows_that_it_reads() {
+        use crate::intervention::{Kind, KindSpec};
+        let at = |layer: usize, mean: bool| {
+            let spec = KindSpec { mean, ..Kind::PromptGate.into() };
+            let mut vector = SteeringVector::single(layer, vec![0.0; 2], "llama").unwrap();
+            vector.directions.clear();
+            vector.rows = Some(crate::steer::RowChanges { spec, layer, n_embd: 2, theta: vec![1.0; 5] });
+            sum(&[ScaledVector { name: "v".into(), vector: Arc::new(vector), scale: 1.0 }], None, 5, 2)
+        };
+        assert!(at(3, true).is_ok() && at(4, false).is_ok());
+        let error = at(4, true).unwrap_err().to_string();
+        assert!(error.contains("cannot be at layer 4") && error.contains("--decided-by last"), "{error}");
     }
 
     #[test]
