@@ -1,69 +1,12 @@
 //! Command lines as users of llama.cpp's programs write them. A name that differs there is read as ours; what bidpo does not have
 //! is answered with what to do instead, never with an error about a value.
 
+use super::llama_options::{Here, habit};
+use Here::{Advice, LayerRange, Needless, Option as Same, ScaledVectors, Vectors};
 use clap::{Arg, Command};
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
-
-/// What one of llama.cpp's options is here.
-#[derive(Debug, Clone, Copy)]
-enum Here {
-    /// An option of this long name, with the same value.
-    Option(&'static str),
-    /// `--vector`, each with its scale: `F:S,F:S`, and in earlier versions `F S`.
-    ScaledVectors,
-    /// `--vector`, a list with commas.
-    Vectors,
-    /// `--layers`; two values there.
-    LayerRange,
-    /// A switch that changes nothing here: why.
-    Needless(&'static str),
-    /// Something else: what to do.
-    Advice(&'static str),
-}
-
-use Here::{Advice, LayerRange, Needless, Option as Same, ScaledVectors, Vectors};
-
-const OFFLINE: &str = "bidpo works offline and fetches nothing: give a file that you have with --model FILE.gguf";
-const OWN_BATCHES: &str = "bidpo chooses the sizes of its batches itself: leave the option out";
-const CACHE_TYPE: &str = "bidpo keeps keys and values in 16 bits: leave the option out";
-
-/// llama.cpp's names, as of the version that bidpo links.
-const HABITS: &[(&[&str], Here)] = &[
-    (&["-c", "--ctx-size"], Same("ctx")),
-    (&["-n", "--n-predict", "--predict"], Same("max-tokens")),
-    (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Same("gpu-layers")),
-    (&["-dev"], Same("device")),
-    (&["-sm"], Same("split-mode")),
-    (&["-mg"], Same("main-gpu")),
-    (&["-ts"], Same("tensor-split")),
-    (&["-sys", "--system-prompt"], Same("system")),
-    (&["-f", "--file"], Same("prompt-file")),
-    (&["-np", "--parallel"], Same("slots")),
-    (&["--temperature"], Same("temp")),
-    (&["--chat-template", "--chat-template-file"], Same("template")),
-    (&["--control-vector"], Vectors),
-    (&["--control-vector-scaled"], ScaledVectors),
-    (&["--control-vector-layer-range"], LayerRange),
-    (&["-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hft", "--hf-token", "-mu", "--model-url"], Advice(OFFLINE)),
-    (&["-b", "--batch-size", "-ub", "--ubatch-size"], Advice(OWN_BATCHES)),
-    (&["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"], Advice(CACHE_TYPE)),
-    (&["-sysf", "--system-prompt-file"], Advice("give the text itself: --system \"$(cat FILE)\"")),
-    (&["--lora", "--lora-scaled"], Advice("bidpo runs control vectors, no LoRA adapters")),
-    (&["--grammar", "--grammar-file", "-j", "--json-schema"], Advice("`bidpo serve` takes grammars in requests")),
-    (&["--mmproj"], Advice("bidpo runs text models only")),
-    (&["--mlock", "--no-mmap"], Advice("the operating system keeps the mapped model in memory: leave the option out")),
-    (&["-fa", "--flash-attn"], Advice("bidpo chooses the kind of attention itself: leave the option out")),
-    (&["-tb", "--threads-batch"], Advice("one number holds for all work: -t N")),
-    (&["--jinja"], Needless("templates are always rendered as Jinja")),
-    (&["-cnv", "--conversation"], Needless("`bidpo chat` is a conversation, `bidpo generate` one answer")),
-    (&["-no-cnv", "--no-conversation", "-st", "--single-turn"], Needless("`bidpo generate` gives one answer")),
-    (
-        &["-i", "--interactive", "-co", "--color", "--no-warmup", "--no-display-prompt"],
-        Needless("it changes nothing here"),
-    ),
-];
 
 /// A command line that bidpo cannot read as it is meant.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,8 +52,7 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
             push(&mut out, own, name, inline, &mut rest);
             continue;
         }
-        let habit = HABITS.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, here)| *here);
-        let Some(habit) = habit else {
+        let Some(habit) = habit(&name) else {
             let bare = !text.starts_with('-') && text.to_ascii_lowercase().ends_with(".gguf");
             let no_positional = command.get_positionals().next().is_none() && !command.has_subcommands();
             if let Some(model) = long(command, "model").filter(|_| bare && no_positional && !model_given) {
@@ -132,7 +74,7 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
             }
             Advice(advice) => return Err(unknown(format!("{name}: {advice}"))),
         };
-        let Some(option) = long(command, target) else {
+        let Some(option) = long(command, target).or_else(|| long(root, target)) else {
             return Err(unknown(elsewhere(root, &name, target)));
         };
         let spelled = format!("--{target}");
@@ -313,16 +255,6 @@ mod tests {
         ] {
             let hint = read(line).unwrap_err();
             assert!(hint.contains(part), "{line}: {hint}");
-        }
-    }
-
-    /// A habit that names an option of ours that is gone would be an error of its own.
-    #[test]
-    fn each_counterpart_is_an_option_of_a_command() {
-        let root = Cli::command();
-        for (names, here) in HABITS {
-            let Same(target) = here else { continue };
-            assert!(root.get_subcommands().any(|c| long(c, target).is_some()), "{names:?}: --{target}");
         }
     }
 }
