@@ -203,7 +203,11 @@ fn rows(bytes: Vec<u8>, path: &Path) -> Result<Rows, SourceError> {
         (Some("tsv" | "tab"), _) => table(b'\t', Format::Tsv),
         (Some("jsonl" | "ndjson"), _) => json::rows(text, path, json::Named::Lines),
         (_, Some(b'{' | b'[')) | (Some("json"), _) => json::rows(text, path, json::Named::Other),
-        _ => Err(SourceError::Unknown { path: path.to_owned() }),
+        _ => match table::detected(text) {
+            Some(b'\t') => table(b'\t', Format::Tsv),
+            Some(delimiter) => table(delimiter, Format::Csv),
+            None => Err(SourceError::Unknown { path: path.to_owned() }),
+        },
     }
 }
 
@@ -394,6 +398,22 @@ pub(super) mod tests {
         let big: Vec<u8> = [0xfe, 0xff].into_iter().chain(units().flat_map(u16::to_be_bytes)).collect();
         for bytes in [little, big] {
             ok("f.csv", &bytes, "CSV", &["2 {\"a\":\"1\",\"b\":\"\u{e9}\u{1f34f}\"}"]);
+        }
+    }
+
+    #[test]
+    fn a_table_under_another_name() {
+        let row = r#"2 {"prompt":"a","chosen":"b, c"}"#;
+        ok("f.txt", b"prompt,chosen\na,\"b, c\"\n", "CSV", &[row]);
+        ok("f", b"prompt\tchosen\r\na\tb, c\r\n", "TSV", &[row]);
+        ok("f.data", b"prompt;chosen\na;b, c\n", "CSV", &[row]);
+        for text in [
+            "Dear all, hello\nnothing, more, here\n",
+            "one,two\n",
+            "A sentence, and more.\nAnother, like it.\n",
+            "a\nb\n",
+        ] {
+            assert!(read("f.txt", text.as_bytes()).unwrap_err().contains("unknown kind of file"), "{text}");
         }
     }
 

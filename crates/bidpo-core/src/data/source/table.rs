@@ -15,6 +15,24 @@ pub(super) fn delimiter(text: &[u8]) -> u8 {
     [b';', b'\t', b'|'].into_iter().find(|&d| count(d) > 0).unwrap_or(b',')
 }
 
+/// The separator of a table under a name that does not say that it is one; `None` for another text. A header of two columns or more
+/// with short, distinct names, and up to twenty records below with as many fields each.
+pub(super) fn detected(text: &[u8]) -> Option<u8> {
+    let is_table = |&delimiter: &u8| {
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text);
+        let Ok(header) = reader.headers().cloned() else { return false };
+        let names: Vec<&str> = header.iter().map(str::trim).collect();
+        let is_name =
+            |name: &&str| !name.is_empty() && name.chars().count() <= 40 && !name.ends_with(['.', '?', '!', ':']);
+        let distinct = (1..names.len()).all(|i| !names[..i].contains(&names[i]));
+        let mut records = reader.byte_records().take(20).peekable();
+        let some = records.peek().is_some();
+        let even = records.all(|r| r.is_ok_and(|r| r.len() == names.len()));
+        names.len() >= 2 && names.iter().all(is_name) && distinct && some && even
+    };
+    [b'\t', b',', b';', b'|'].into_iter().find(is_table)
+}
+
 /// Reads the records under the header.
 pub(super) fn rows(text: &[u8], delimiter: u8, format: Format, path: &Path) -> Result<Rows, SourceError> {
     let fail = |reason: String| SourceError::Format { place: Place::Line(1).of(path), reason };
