@@ -61,7 +61,7 @@ impl HeldOut {
         let (n, groups) = (steered.logp_diffs.len(), self.n_groups());
         let one = if self.alone { "answer" } else { "pair" };
         let pairs = match n {
-            _ if groups < n => format!("{n} held-out {one}s, {groups} groups of near-duplicates,"),
+            _ if groups < n => format!("{n} held-out {one}s ({groups} groups of near-duplicates)"),
             1 => format!("1 held-out {one}"),
             _ => format!("{n} held-out {one}s"),
         };
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(many.effect(), Some(Effect::Towards));
         many.groups = (0..30).map(|i| i % 7).collect();
         assert_eq!(many.effect(), Some(Effect::TooFew));
-        assert!(many.in_words().contains("30 held-out pairs, 7 groups of near-duplicates,"), "{}", many.in_words());
+        assert!(many.in_words().contains("30 held-out pairs (7 groups of near-duplicates)"), "{}", many.in_words());
     }
 
     #[test]
