@@ -511,9 +511,9 @@ fn chat_commands_by_pipe() {
         model = model.display(),
     ));
     for said in [
-        "style: scale 0.981 (10.0 % of the residual norm)",
-        "style at 0.981, layer 15",
-        "15  length 16.99, 10.0 % of the residual norm",
+        "style: scale 0.983 (10.0 % of the residual norm)",
+        "style at 0.983, layer 15",
+        "15  norm 16.98, 10.0 % of the residual norm",
         "steers layer 15, none of them in layers 3-5",
         "style: scale -1 ",
         "2 messages: ",

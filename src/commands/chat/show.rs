@@ -17,7 +17,7 @@ pub fn short(scale: f32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Of each vector its layers, the length of what is added there, and what that is of the residual norm.
+/// Of each vector its layers, the norm of what is added there, and what that is of the residual norm.
 pub fn layers(session: &ChatSession) -> String {
     let mut out = String::new();
     let only = session.layers();
@@ -29,10 +29,10 @@ pub fn layers(session: &ChatSession) -> String {
             let text = if only.is_some_and(|list| !list.contains(&layer)) {
                 "left out".to_owned()
             } else {
-                let length = dial.vector.norm(layer) * f64::from(dial.scale).abs();
-                let percent = dial.vector.residual_norm(layer).map(|r| 100.0 * length / r);
+                let norm = dial.vector.norm(layer) * f64::from(dial.scale).abs();
+                let percent = dial.vector.residual_norm(layer).map(|r| 100.0 * norm / r);
                 let percent = percent.map_or_else(String::new, |p| format!(", {p:.1} % of the residual norm"));
-                format!("length {length:.2}{percent}")
+                format!("norm {norm:.2}{percent}")
             };
             match lines.last_mut() {
                 Some((_, last, t)) if *last + 1 == layer && *t == text => *last = layer,
