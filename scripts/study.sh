@@ -25,20 +25,7 @@ for needed in "$model" "$truthfulqa" "$mmlu/test"; do
 done
 mkdir -p "$out"
 
-# A step: its name for the table of times, and the command. What it prints on stdout is kept.
-touch "$out/times.tsv"
-step() {
-    local name=$1 start=$SECONDS
-    shift
-    printf '\n%s\n' "$name" >&2
-    if [ -e "$out/$name.done" ]; then
-        echo "done before" >&2
-        return
-    fi
-    "$@" > "$out/$name.txt"
-    printf '%s\t%d\n' "$name" $((SECONDS - start)) >> "$out/times.tsv"
-    touch "$out/$name.done"
-}
+. scripts/steps.sh
 
 split=$out/split.json
 pairs=$out/train.jsonl
