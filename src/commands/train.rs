@@ -57,9 +57,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let files = Files::new(&args, &set.name)?;
     let _lock = files.lock()?;
-    if !args.resume {
-        files.start_again()?;
-    }
     let model = args.model.load_within_memory(args.allow_swap)?;
     ensure!(
         args.retain.is_none() || !model.placement().is_offloaded(),
@@ -144,6 +141,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .with_intervention(intervention)
         .with_scope(scope);
     let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };
+    if !args.resume {
+        files.start_again()?;
+    }
     files.announce_checkpoint(&args);
     let mut progress = Progress::new();
     let mut trainer = Trainer { engine: &mut engine, config: &config, checkpoints: Some(&plan), interrupt: &interrupt };
