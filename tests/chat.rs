@@ -625,6 +625,12 @@ impl Terminal {
         self.wait(text, |shown| shown.find(text).map(|i| i + text.len()));
     }
 
+    /// Waits until a line is being edited. What is typed earlier meets a terminal that is not in raw mode yet, where Ctrl-C
+    /// is a signal that also drops the waiting input.
+    fn wait_for_prompt(&mut self) {
+        self.wait_for("\x1b[?2004h"); // bracketed paste is switched on after raw mode
+    }
+
     fn ends_well(mut self) {
         let start = std::time::Instant::now();
         while self.child.try_wait().unwrap().is_none() {
@@ -646,21 +652,27 @@ fn a_terminal_conversation() {
     let json = folder.path().join("talk.json");
     let mut terminal = Terminal::chat(&model, &history);
     terminal.wait_for("/help lists the commands");
+    terminal.wait_for_prompt();
     terminal.send("Write a very long story about a dragon.\r");
     terminal.wait_for("dragon.");
     terminal.wait("answer", |shown| (shown.len() > 80).then_some(80));
     terminal.send("\x03\x03"); // twice, as an impatient hand does
     terminal.wait_for("[stopped]");
+    terminal.wait_for_prompt();
     terminal.send("/sta\t\r");
     terminal.wait_for("last answer:");
     terminal.wait_for("4096 tokens used");
+    terminal.wait_for_prompt();
     terminal.send("a line that is given up\x03");
     terminal.wait_for("/quit to leave");
+    terminal.wait_for_prompt();
     // Alt-Enter is a new line of the same input, and a backslash one more.
     terminal.send("Say\x1b\rhello,\\\rbriefly.\r");
     terminal.wait_for("briefly.");
+    terminal.wait_for_prompt();
     terminal.send(&format!("/save {}\r", json.display()));
     terminal.wait_for("4 messages: ");
+    terminal.wait_for_prompt();
     terminal.send("\x04");
     terminal.ends_well();
     let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
@@ -670,8 +682,10 @@ fn a_terminal_conversation() {
     // The arrow keys know what an earlier program was told.
     let mut terminal = Terminal::chat(&model, &history);
     terminal.wait_for("/help lists the commands");
+    terminal.wait_for_prompt();
     terminal.send("\x1b[A\r");
     terminal.wait_for("nothing was said yet");
+    terminal.wait_for_prompt();
     terminal.send("/quit\r");
     terminal.ends_well();
     assert!(std::fs::read_to_string(&history).unwrap().contains("very long story"));
