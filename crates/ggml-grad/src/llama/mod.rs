@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)] // The C API of llama.cpp.
 
+mod adapter;
 mod callback;
 mod context;
 mod devices;
@@ -15,6 +16,7 @@ mod process;
 mod sampling;
 mod tensor;
 
+pub use adapter::Adapter;
 pub use callback::{EvalCallback, KernelOverride, Node, NodeId, RowChange};
 pub use context::{
     Batch, BatchRow, Context, ContextParams, KvType, Pool, ReferenceContext, default_threads, first_token,
@@ -97,6 +99,14 @@ pub enum LlamaError {
     NotFinite {
         /// The model's file.
         path: PathBuf,
+    },
+    /// A LoRA adapter that cannot be loaded or does not fit the model.
+    #[error("the LoRA adapter {path} cannot be used: {reason}")]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's last words.
+        reason: String,
     },
     /// A control vector that does not fit the model.
     #[error("{0}")]

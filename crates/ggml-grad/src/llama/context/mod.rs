@@ -13,7 +13,7 @@ pub use reference::{ReferenceContext, first_token};
 use crate::llama::callback::RowHook;
 use crate::llama::callback::{CallbackSlot, aborts, trampoline};
 use crate::llama::process::guard::{guarded, throwing};
-use crate::llama::{EvalCallback, KernelOverride, LlamaError, Model, RowChange, Token, last_log_lines, sys};
+use crate::llama::{Adapter, EvalCallback, KernelOverride, LlamaError, Model, RowChange, Token, last_log_lines, sys};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -101,9 +101,10 @@ pub fn default_threads() -> u32 {
 /// A context over a model. Not `Sync`: one thread at a time.
 #[derive(Debug)]
 pub struct Context {
-    raw: *mut sys::llama_context,
-    model: Arc<Model>,
+    pub(in crate::llama) raw: *mut sys::llama_context,
+    pub(in crate::llama) model: Arc<Model>,
     slot: Box<CallbackSlot>,
+    pub(in crate::llama) adapters: Vec<(Arc<Adapter>, f32)>,
     n_ctx: usize,
     n_ctx_seq: usize,
     n_batch: usize,
@@ -175,6 +176,7 @@ impl Context {
             raw,
             model: Arc::clone(model),
             slot,
+            adapters: Vec::new(),
             n_ctx,
             n_ctx_seq,
             n_batch,

@@ -30,6 +30,16 @@ pub(in crate::llama) mod throwing {
             first: i32,
             last: i32,
         ) -> i32;
+        pub(crate) fn llama_adapter_lora_init(
+            model: *mut sys::llama_model,
+            path: *const c_char,
+        ) -> *mut sys::llama_adapter_lora;
+        pub(crate) fn llama_set_adapters_lora(
+            ctx: *mut sys::llama_context,
+            adapters: *mut *mut sys::llama_adapter_lora,
+            n_adapters: usize,
+            scales: *mut f32,
+        ) -> i32;
         pub(crate) fn llama_tokenize(
             vocab: *const sys::llama_vocab,
             text: *const c_char,
