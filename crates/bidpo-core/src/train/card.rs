@@ -3,11 +3,11 @@
 use super::checkpoint::Point;
 use super::config::{ChooseBy, TrainConfig};
 use super::events::Stop;
-use super::heldout::HeldOut;
+use super::held_out::HeldOut;
 use super::objective::Objective;
 use super::seeds::SeedSpread;
 use super::summary::LayerStats;
-use super::trainer::Trained;
+use super::trained::Trained;
 use crate::data::SplitBy;
 use crate::engine::CacheType;
 use crate::eval::calibrate::Calibrated;

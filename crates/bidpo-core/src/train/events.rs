@@ -2,19 +2,9 @@
 
 use super::checkpoint::Point;
 use super::summary::RunSummary;
-use crate::data::TokenizedPair;
 use crate::engine::CacheUse;
 use std::path::Path;
 use std::time::Duration;
-
-/// A pair with its name, for messages.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedPair {
-    /// Id and origin, for example `m017 (prefs.jsonl:17)`.
-    pub name: String,
-    /// Its tokens.
-    pub tokens: TokenizedPair,
-}
 
 /// Progress of a run, told to its observer.
 #[derive(Debug)]

@@ -1,8 +1,16 @@
 //! Preference pairs as tokens, checked before a run.
 
-use super::events::NamedPair;
-use crate::data::{ChatTemplate, Message, PreferencePair, Prompt, TemplateError};
+use crate::data::{ChatTemplate, Message, PreferencePair, Prompt, TemplateError, TokenizedPair};
 use ggml_grad::llama::Model;
+
+/// A pair with its name, for messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedPair {
+    /// Id and origin, for example `m017 (prefs.jsonl:17)`.
+    pub name: String,
+    /// Its tokens.
+    pub tokens: TokenizedPair,
+}
 
 /// A preference pair that cannot be trained on.
 #[derive(Debug, thiserror::Error)]

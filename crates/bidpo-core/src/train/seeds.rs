@@ -1,8 +1,8 @@
 //! Several runs that differ by their seed alone: how far the seed decides what is learned.
 
 use super::events::Stop;
-use super::heldout::HeldOut;
-use super::trainer::Trained;
+use super::held_out::HeldOut;
+use super::trained::Trained;
 use crate::stats::{Interval, mean, std_dev, student_mean};
 use crate::text::numbers;
 use serde::{Serialize, Serializer};

@@ -1,8 +1,8 @@
 //! Training, validation and test pairs of a run.
 
-use super::checkpoint::{Checkpoint, CheckpointError};
-use super::identity::RecordedIdentity;
 use crate::data::{PairGroups, Split, split, split_groups};
+use crate::train::checkpoint::RecordedIdentity;
+use crate::train::checkpoint::{Checkpoint, CheckpointError};
 use std::path::Path;
 
 /// Fractions of the pairs that are held out; `None` for a sixth.

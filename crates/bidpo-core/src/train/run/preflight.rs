@@ -1,16 +1,17 @@
 //! Before the first step: the memory that a run needs, its batches, the checks of graph and cache, the traces of its pairs.
 
-use super::error::TrainError;
-use super::events::{Event, MemoryNeed, NamedPair};
-use super::objective::Objective;
 use crate::data::TokenizedPair;
 use crate::engine::{Agreement, BatchPlan, Engine, EngineError, TracedPair};
+use crate::train::error::TrainError;
+use crate::train::events::{Event, MemoryNeed};
+use crate::train::objective::Objective;
+use crate::train::pairs::NamedPair;
 use ggml_grad::memory::text;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// All pairs of a run, traced, with the facts that tracing found.
-pub(super) struct Preflight {
+pub(in crate::train) struct Preflight {
     /// Training pairs, then validation pairs.
     pub traced: Vec<TracedPair>,
     /// Batches of the run.
@@ -41,7 +42,7 @@ enum CacheCheck {
 ///
 /// # Errors
 /// [`TrainError`].
-pub(super) fn preflight(
+pub(in crate::train) fn preflight(
     engine: &mut Engine,
     (train, valid): (&[NamedPair], &[NamedPair]),
     (objective, retained): (Objective, &[NamedPair]),

@@ -14,9 +14,13 @@
 //! dual ascent in log w, so that w stays positive and a beginning that is far off is found in few steps. In equilibrium r is 1, and w is the
 //! constraint's multiplier. b is below B, for r swings about 1.
 
-use super::events::NamedPair;
+mod texts;
+
+pub use texts::{ANSWER, LONGEST, RetainError, RetainItem, RetainSet};
+
 use crate::data::permutation;
 use crate::engine::Direction;
+use crate::train::pairs::NamedPair;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -73,7 +77,7 @@ impl Retain {
     }
 
     /// As a run's identity has it.
-    pub(super) fn identity(&self) -> String {
+    pub(in crate::train) fn identity(&self) -> String {
         format!("{:?} {:?} {:?}", self.weight, self.budget, self.texts)
     }
 }
@@ -120,7 +124,13 @@ impl Retained {
 
 /// Texts of the step after `step` steps, of `n`, `k` at a time, and the direction in which the intervention is applied to them:
 /// both in turn where `both`. They depend on seed and step alone, so that a resumed run meets the same.
-pub(super) fn texts_of_step(seed: u64, step: usize, n: usize, k: usize, both: bool) -> (Vec<usize>, Direction) {
+pub(in crate::train) fn texts_of_step(
+    seed: u64,
+    step: usize,
+    n: usize,
+    k: usize,
+    both: bool,
+) -> (Vec<usize>, Direction) {
     let pass = |i: usize| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX - i as u64);

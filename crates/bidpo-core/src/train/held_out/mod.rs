@@ -1,11 +1,14 @@
 //! Measurement of a vector on held-out pairs, beside the baselines that a claim needs.
 
-use super::error::TrainError;
-use super::events::{Event, NamedPair};
+mod text;
+
 use crate::engine::{BatchPlan, Direction, Engine, EngineError, PairLogp, Parameters, TracedPair};
 use crate::stats::{
     Interval, clustered_difference, clustered_mean, compare_proportions, mcnemar_exact, mean, sign_test, wilson,
 };
+use crate::train::error::TrainError;
+use crate::train::events::Event;
+use crate::train::pairs::NamedPair;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +21,9 @@ pub const LEAST_GROUPS: usize = 8;
 pub const RANDOM_DRAWS: usize = 20;
 
 /// Name of the steered condition.
-pub(super) const STEERED: &str = "vector, scale +1";
+pub(in crate::train) const STEERED: &str = "vector, scale +1";
 /// Name of the system prompt's condition.
-pub(super) const PROMPTED: &str = "system prompt, no vector";
+pub(in crate::train) const PROMPTED: &str = "system prompt, no vector";
 
 /// Log-probabilities of the held-out pairs under one condition.
 #[derive(Debug, Clone, PartialEq)]
@@ -383,7 +386,7 @@ impl HeldOut {
             .collect()
     }
 
-    pub(super) fn row(&self, c: &Condition, unsteered: bool) -> HeldOutRow {
+    pub(in crate::train) fn row(&self, c: &Condition, unsteered: bool) -> HeldOutRow {
         let interval = c.interval();
         let change = (!unsteered).then(|| self.change(&self.conditions[0], c));
         HeldOutRow {

@@ -1,8 +1,8 @@
 //! The held-out table and what it shows, as people read it.
 
-use super::heldout::{Condition, Effect, HeldOut, LEAST_GROUPS, PROMPTED, RandomRange, STEERED};
 use crate::stats::std_dev;
 use crate::text::numbers::p_value;
+use crate::train::held_out::{Condition, Effect, HeldOut, LEAST_GROUPS, PROMPTED, RandomRange, STEERED};
 
 impl HeldOut {
     /// The table in Markdown, which is also readable in a terminal.
@@ -18,7 +18,7 @@ impl HeldOut {
         out += &format!("| {} |\n", WIDTHS.map(|w| "-".repeat(w)).join(" | "));
         for (i, c) in self.conditions.iter().enumerate() {
             let row = self.row(c, i == 0);
-            let points = |p: &super::heldout::Paired| {
+            let points = |p: &super::Paired| {
                 let [low, high] = p.interval.map(|x| 100.0 * x);
                 format!("{:+.1} [{low:+.1}, {high:+.1}], p {}", 100.0 * p.difference, p_value(p.p))
             };

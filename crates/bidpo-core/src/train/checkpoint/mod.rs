@@ -1,6 +1,11 @@
 //! Checkpoints: everything a run needs to continue as if it had never stopped.
 
-use super::identity::{IdentitySource, RecordedIdentity};
+mod identity;
+mod parts;
+
+pub use identity::{IdentitySource, RecordedIdentity, RunIdentity, RunInputs};
+pub use parts::{CheckpointParts, HeldOutFractions, Parts, PartsError, UnheldParts, checkpoint_parts};
+
 use crate::engine::Intervention;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -95,11 +100,11 @@ impl Default for State {
 mod bits {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::train) fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(x.to_bits())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    pub(in crate::train) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
         u64::deserialize(from).map(f64::from_bits)
     }
 }
@@ -111,7 +116,7 @@ pub struct Point {
     pub step: usize,
     /// Mean training loss of the epoch.
     pub train_loss: f64,
-    /// Mean validation loss over the directions of [`super::TrainConfig::validation`]; `None` without validation pairs.
+    /// Mean validation loss over the directions of [`crate::train::TrainConfig::validation`]; `None` without validation pairs.
     pub valid_loss: Option<f64>,
     /// Preference accuracy: the fraction of validation pairs and directions whose preferred response became more probable.
     pub valid_accuracy: Option<f64>,
@@ -272,7 +277,7 @@ fn verify(file: &[u8], tensors: &SafeTensors<'_>) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::engine::Add;
-    use crate::train::identity::RunInputs;
+    use crate::train::checkpoint::RunInputs;
     use crate::train::{NamedPair, TrainConfig};
 
     fn add(n_embd: usize) -> Add {

@@ -1,13 +1,13 @@
 //! Identity of a run: everything that decides the bytes of its vector. A checkpoint carries it, so that no run resumes
 //! from the checkpoint of another one.
 
-use super::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
-use super::events::NamedPair;
-use super::init::Init;
-use super::objective::Objective;
-use super::optimizer::Schedule;
-use super::retain::Retain;
 use crate::intervention::{Kind, KindSpec, Scope};
+use crate::train::config::{ChooseBy, LearningRate, TrainConfig, TrainingBudget};
+use crate::train::init::Init;
+use crate::train::objective::Objective;
+use crate::train::optimizer::Schedule;
+use crate::train::pairs::NamedPair;
+use crate::train::retain::Retain;
 use ggml_grad::files::hex;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct RunInputs {
     pub template_sha256: String,
     /// Activations are read from a cache that stores them as BF16.
     pub bf16_activations: bool,
-    /// SHA-256 of the retained texts' tokens ([`super::retained_sha256`]); `None` and left out where there are none.
+    /// SHA-256 of the retained texts' tokens ([`crate::train::retained_sha256`]); `None` and left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained_sha256: Option<String>,
 }

@@ -1,11 +1,11 @@
 //! Retained texts: read from a file or built in, and encoded.
 
-use super::events::NamedPair;
-use super::pairs::PairError;
 use crate::data::inspect::PairText;
 use crate::data::source::{Source, SourceError};
 use crate::data::{ChatTemplate, Message, PairGroups, PreferenceSet, Prompt, SplitBy, TokenizedPair};
 use crate::eval::runs::{BEGINNING, Window};
+use crate::train::pairs::NamedPair;
+use crate::train::pairs::PairError;
 use ggml_grad::files::{FileError, sha256_of_bytes};
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Token};
 use serde_json::Value;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The built-in passages: none of them is among the neutral passages that the price is measured on.
-const BUILT_IN: &str = include_str!("../../../../data/retain.txt");
+const BUILT_IN: &str = include_str!("../../../../../data/retain.txt");
 /// Tokens of a retained text, at most; longer ones are cut.
 pub const LONGEST: usize = 256;
 /// Tokens of an answer that the unsteered model gives to a retained prompt without one, at most.

@@ -1,8 +1,8 @@
 //! Order and directions of the training pairs.
 
-use super::config::TrainConfig;
 use crate::data::permutation;
 use crate::engine::Direction;
+use crate::train::config::TrainConfig;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -16,7 +16,7 @@ pub(crate) struct Member {
 }
 
 /// Pairs of the step after `step` steps, where there are `n` training pairs.
-pub(super) fn members(config: &TrainConfig, step: usize, n: usize) -> Vec<Member> {
+pub(in crate::train) fn members(config: &TrainConfig, step: usize, n: usize) -> Vec<Member> {
     let batch = config.batch_of(n);
     let per_epoch = config.steps_per_epoch(n);
     let first = step % per_epoch * batch;
@@ -40,9 +40,9 @@ fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objective::Objective;
     use super::*;
     use crate::layers::Layers;
+    use crate::train::objective::Objective;
 
     #[test]
     fn an_epoch_has_every_pair_once_in_a_seeded_order() {

@@ -10,10 +10,10 @@
 //! of Adam with a falling rate, on centred rows, from w = 0. They move no component of w further than 1: classes that a
 //! single component tells apart do not make the gate as steep as they could.
 
-use super::optimizer::{AdamW, Schedule};
 use crate::engine::{ParameterGroup, RetainedText, TracedPair};
 use crate::intervention::{Kind, KindSpec, Place, Pool, Scope, Stream, normalised};
 use crate::numbers::dot;
+use crate::train::optimizer::{AdamW, Schedule};
 
 /// Weight of |w|^2. A larger one tells less, and holds for other texts better.
 const RIDGE: f64 = 0.01;
@@ -38,7 +38,7 @@ pub(crate) struct GateFit {
 impl GateFit {
     /// Fits the gate of `kind` to pairs and retained texts; `None` for kinds without a gate, and for rows whose places are not
     /// known.
-    pub(super) fn of(
+    pub(in crate::train) fn of(
         kind: &KindSpec,
         scope: &Scope,
         n_embd: usize,
@@ -59,7 +59,7 @@ impl GateFit {
     }
 
     /// Writes it into the parameters of a gate, `[w, b, v]`.
-    pub(super) fn write(&self, theta: &mut [f64]) {
+    pub(in crate::train) fn write(&self, theta: &mut [f64]) {
         let n = self.w.len();
         theta[..n].copy_from_slice(&self.w);
         theta[n] = self.b;
@@ -67,7 +67,7 @@ impl GateFit {
 }
 
 /// True for the parameters of a gate that reads nothing yet.
-pub(super) fn is_blind(theta: &[f64], n_embd: usize) -> bool {
+pub(in crate::train) fn is_blind(theta: &[f64], n_embd: usize) -> bool {
     theta.iter().take(n_embd).all(|&w| w == 0.0)
 }
 

@@ -1,5 +1,9 @@
 //! The parameters that a run begins with, from a file.
 
+mod gate_fit;
+
+pub(in crate::train) use gate_fit::{GateFit, is_blind};
+
 use crate::intervention::{Kind, KindSpec};
 use crate::layers::Layers;
 use crate::steer::{RowChanges, SteeringVector};
@@ -18,7 +22,7 @@ pub struct Init {
 
 impl Init {
     /// As a run's identity has it: the parameters, not the file.
-    pub(super) fn identity(&self) -> String {
+    pub(in crate::train) fn identity(&self) -> String {
         let mut hash = Sha256::new();
         self.theta.iter().for_each(|x| hash.update(x.to_le_bytes()));
         ggml_grad::files::hex(&hash.finalize())
