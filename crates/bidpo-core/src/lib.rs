@@ -33,6 +33,7 @@
 //! - [`train`]: objective, optimizer, the loop; [`check`]: is the engine right for a model.
 //! - [`steer`]: vectors as values and as files; [`data`]: preference pairs, chat templates, evaluation sets.
 //! - [`layers`]: lists of layers as people write them: `15`, `10-20`, `5,9,12-14`.
+//! - [`adapter`]: LoRA adapters as values and as files.
 //! - [`chat`]: steered conversations; [`extract`]: activations; [`mod@eval`]: benchmarks with their statistics.
 //! - [`numbers`]: norms, cosines, medians.
 //! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
@@ -43,6 +44,7 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod adapter;
 pub mod bench;
 pub mod chat;
 pub mod check;

@@ -1,6 +1,8 @@
 //! LoRA adapters of a model: `y = W x + s B (A x)` for the products that llama.cpp builds with `build_lora_mm`
 //! (Hu et al. 2021, arXiv 2106.09685, equation 3).
 
+mod vet;
+
 use crate::llama::process::guard::{guarded, throwing};
 use crate::llama::{Context, LlamaError, Model, last_log_lines, sys};
 use std::ffi::CString;
@@ -30,11 +32,12 @@ impl Adapter {
     ///
     /// # Errors
     /// [`LlamaError::Adapter`] where llama.cpp refuses the file: another architecture, a tensor that the model does not have, shapes
-    /// that do not fit, half a pair.
+    /// that do not fit, half a pair; and what llama.cpp would end the process on.
     pub fn load(model: &Arc<Model>, path: &Path) -> Result<Self, LlamaError> {
         let refused = |reason| LlamaError::Adapter { path: path.to_path_buf(), reason };
         let name = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| refused("its name holds a NUL byte".to_owned()))?;
+        vet::fits(model, path)?;
         let lock = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = last_log_lines();
         let (model_raw, name) = (model.raw(), name.as_c_str());

@@ -5,7 +5,7 @@ use crate::files::FileError;
 use crate::llama::process::guard::{guarded, throwing};
 use crate::llama::{DType, LlamaError, init, last_log_lines, sys};
 use crate::numeric;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,15 @@ struct TensorInfo {
 pub struct GgufFile {
     path: PathBuf,
     meta: BTreeMap<String, GgufValue>,
+    /// Short lists of `u32`.
+    lists: BTreeMap<String, Vec<u32>>,
+    /// Keys whose value is an `f32`.
+    singles: BTreeSet<String>,
     tensors: Vec<TensorInfo>,
 }
+
+/// Lists of numbers up to this length are kept: longer ones are tables of a vocabulary.
+const SHORT_LIST: usize = 4096;
 
 impl GgufFile {
     /// Reads a file's metadata.
@@ -55,11 +62,23 @@ impl GgufFile {
         }
         // SAFETY: raw is a live gguf context; ids run below the counts it gives; each getter is called for the type
         // that the key has (ggml aborts otherwise).
-        let (meta, tensors) = unsafe {
+        let (meta, lists, singles, tensors) = unsafe {
             let mut meta = BTreeMap::new();
+            let (mut lists, mut singles) = (BTreeMap::new(), BTreeSet::new());
             for id in 0..sys::gguf_get_n_kv(raw) {
                 let key = CStr::from_ptr(sys::gguf_get_key(raw, id)).to_string_lossy().into_owned();
                 let kind = sys::gguf_get_kv_type(raw, id);
+                if kind == sys::GGUF_TYPE_FLOAT32 {
+                    singles.insert(key.clone());
+                }
+                if kind == sys::GGUF_TYPE_ARRAY && sys::gguf_get_arr_type(raw, id) == sys::GGUF_TYPE_UINT32 {
+                    let n = sys::gguf_get_arr_n(raw, id);
+                    let values = sys::gguf_get_arr_data(raw, id).cast::<u32>();
+                    if n <= SHORT_LIST {
+                        let list = (0..n).map(|i| values.add(i).read_unaligned()).collect();
+                        lists.insert(key.clone(), list);
+                    }
+                }
                 let value = match kind {
                     sys::GGUF_TYPE_STRING => {
                         GgufValue::Str(CStr::from_ptr(sys::gguf_get_val_str(raw, id)).to_string_lossy().into_owned())
@@ -99,7 +118,7 @@ impl GgufFile {
                 })
                 .collect::<Vec<_>>();
             sys::gguf_free(raw);
-            (meta, tensors)
+            (meta, lists, singles, tensors)
         };
         for t in &tensors {
             let end = t.offset + (t.dtype.row_bytes(t.ne[0]) * t.ne[1] * t.ne[2] * t.ne[3]) as u64;
@@ -111,12 +130,22 @@ impl GgufFile {
                 )));
             }
         }
-        Ok(Self { path: path.to_owned(), meta, tensors })
+        Ok(Self { path: path.to_owned(), meta, lists, singles, tensors })
     }
 
     /// A metadata value.
     pub fn get(&self, key: &str) -> Option<&GgufValue> {
         self.meta.get(key)
+    }
+
+    /// A list of at most 4096 `u32`.
+    pub fn u32s(&self, key: &str) -> Option<&[u32]> {
+        self.lists.get(key).map(Vec::as_slice)
+    }
+
+    /// True where the value is an `f32`: llama.cpp ends the process on another type where it wants that one.
+    pub fn is_f32(&self, key: &str) -> bool {
+        self.singles.contains(key)
     }
 
     /// All metadata, sorted by key.

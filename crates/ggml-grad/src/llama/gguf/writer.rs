@@ -230,6 +230,14 @@ impl GgufWriter {
         self.set_list(key, sys::GGUF_TYPE_INT32, values)
     }
 
+    /// Sets a list of unsigned 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::set`].
+    pub fn set_u32s(&mut self, key: &str, values: &[u32]) -> Result<(), LlamaError> {
+        self.set_list(key, sys::GGUF_TYPE_UINT32, values)
+    }
+
     /// Sets a list of booleans.
     ///
     /// # Errors
@@ -240,7 +248,7 @@ impl GgufWriter {
 
     fn set_list<T>(&mut self, key: &str, kind: sys::gguf_type, values: &[T]) -> Result<(), LlamaError> {
         let key = Self::key(key)?;
-        // SAFETY: T has the size that kind says (f32, i32, and bool, which GGUF keeps as one byte); ggml copies.
+        // SAFETY: T has the size that kind says (f32, i32, u32, and bool, which GGUF keeps as one byte); ggml copies.
         unsafe { sys::gguf_set_arr_data(self.raw, key.as_ptr(), kind, values.as_ptr().cast(), values.len()) };
         Ok(())
     }
