@@ -20,7 +20,7 @@ const QUESTIONS: [&str; 6] = [
 /// Request number `i`: questions, steering, scopes and lengths in all their combinations.
 fn request(i: usize) -> Value {
     let steering = match i % 5 {
-        // Gates: one that the prompt decides (it takes no scope), one for each token.
+        // Gates: one that the prompt decides, one for each token.
         0 if i.is_multiple_of(30) => json!([{"vector": "held", "scale": 1.0}]),
         0 if i % 15 != 10 => json!([{"vector": "topic", "scale": 1.0}, {"vector": DIAL, "scale": 0.3}]),
         0 => json!([]),
@@ -29,7 +29,7 @@ fn request(i: usize) -> Value {
         3 => json!([{"vector": "misconceptions", "scale": "8%"}, {"vector": DIAL, "scale": 0.5}]),
         _ => json!([{"vector": "misconceptions", "scale": -1.0}]),
     };
-    let scope = ["all", "answer", "prompt"][i / 5 % 3];
+    let scope = ["all", "answer", "prompt", "first:4+after:2"][i / 5 % 4];
     let body = with(ask(QUESTIONS[i % QUESTIONS.len()], 6 + i * 7 % 19), json!({"steering": steering, "scope": scope}));
     let body = with(body, json!({"logprobs": true, "top_logprobs": 1}));
     // Some within a grammar, which moves on token by token beside the others.

@@ -19,6 +19,7 @@ mod ollama;
 mod page;
 mod responses;
 mod rows;
+mod scopes;
 mod server;
 mod shutdown;
 mod thoughts;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Steered positions. A position belongs to the answer if an answer token is predicted from it: the last token of the prompt,
-/// and every token of the answer. The others are the prompt's.
+/// Rows that are steered at all; within them, a vector acts in its own scope. A row belongs to the answer if an answer token is
+/// predicted from it: the last token of the prompt, and every token of the answer. The others are the prompt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scope {
+pub(crate) enum SteeredRows {
     /// Every row.
     #[default]
     All,
@@ -21,9 +21,9 @@ pub enum Scope {
     Answer,
 }
 
-impl Scope {
+impl SteeredRows {
     /// True if the row at position `at` of a sequence whose prompt has `n_prompt` tokens is steered.
-    pub fn covers(self, at: usize, n_prompt: usize) -> bool {
+    pub(crate) fn covers(self, at: usize, n_prompt: usize) -> bool {
         match self {
             Self::All => true,
             Self::Prompt => at + 1 < n_prompt,
@@ -38,13 +38,13 @@ pub(crate) struct Steering {
     /// None: nothing.
     pub vector: Option<Arc<ControlVector>>,
     /// At which rows.
-    pub scope: Scope,
+    pub rows: SteeredRows,
 }
 
 impl Steering {
     /// The vector added at position `at`.
     pub(crate) fn at(&self, at: usize, n_prompt: usize) -> Option<&Arc<ControlVector>> {
-        self.vector.as_ref().filter(|_| self.scope.covers(at, n_prompt))
+        self.vector.as_ref().filter(|_| self.rows.covers(at, n_prompt))
     }
 }
 
@@ -208,13 +208,13 @@ pub(crate) enum JobError {
 
 #[cfg(test)]
 mod tests {
-    use super::Scope;
+    use super::SteeredRows;
 
     #[test]
     fn every_row_is_prompt_or_answer() {
-        let rows = |scope: Scope| (0..5).map(|at| scope.covers(at, 3)).collect::<Vec<_>>();
-        assert_eq!(rows(Scope::All), [true; 5]);
-        assert_eq!(rows(Scope::Prompt), [true, true, false, false, false]);
-        assert_eq!(rows(Scope::Answer), [false, false, true, true, true]);
+        let rows = |steered: SteeredRows| (0..5).map(|at| steered.covers(at, 3)).collect::<Vec<_>>();
+        assert_eq!(rows(SteeredRows::All), [true; 5]);
+        assert_eq!(rows(SteeredRows::Prompt), [true, true, false, false, false]);
+        assert_eq!(rows(SteeredRows::Answer), [false, false, true, true, true]);
     }
 }

@@ -31,7 +31,6 @@ mod stops;
 mod vectors;
 mod work;
 
-pub use job::Scope;
 pub use log::LogSink;
 pub use models::{Alias, AliasError, ModelNames};
 pub use startup::check_steering;
@@ -167,7 +166,7 @@ impl Server {
         let origins = origins.collect::<Result<Vec<_>, _>>()?;
         for alias in &options.names.aliases {
             let wrong = |e: vectors::SpecError| AliasError::Steering { name: alias.name.clone(), reason: e.reason };
-            vectors.resolve(&alias.steering).map_err(wrong)?;
+            vectors.resolve(&alias.steering, None).map_err(wrong)?;
         }
         let no_listener = |source| ServeError::Listen { addr: options.addr, source };
         let listener = std::net::TcpListener::bind(options.addr).map_err(no_listener)?;

@@ -2,6 +2,7 @@
 
 use super::folder::Folder;
 use bidpo_core::data::ChatTemplate;
+use bidpo_core::intervention::Scope;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, combine};
 use ggml_grad::llama::Model;
@@ -142,6 +143,9 @@ pub enum VectorChange {
     Rescan,
 }
 
+/// What a sum was made of: the entries, and the scope that replaces those of the vectors.
+type Asked = (Vec<SteerSpec>, Option<Scope>);
+
 /// All of a server's vectors.
 #[derive(Debug)]
 pub struct VectorStore {
@@ -149,7 +153,7 @@ pub struct VectorStore {
     folder: Option<Folder>,
     vectors: RwLock<Arc<Vec<OfferedVector>>>,
     /// Held while `vectors` is replaced.
-    sums: Mutex<VecDeque<(Vec<SteerSpec>, Arc<ControlVector>)>>,
+    sums: Mutex<VecDeque<(Asked, Arc<ControlVector>)>>,
     changing: Mutex<()>,
 }
 
@@ -229,12 +233,14 @@ impl VectorStore {
         self.vectors().iter().map(|v| v.name.clone()).collect()
     }
 
-    /// The sum of a request's vectors; `None` without steering.
+    /// The sum of a request's vectors; `None` without steering. `scope`: where they act, instead of the scopes that they were
+    /// trained with.
     ///
     /// # Errors
     /// `SpecError`.
-    pub fn resolve(&self, specs: &[SteerSpec]) -> Result<Option<Arc<ControlVector>>, SpecError> {
-        if let Some(sum) = self.remembered(specs) {
+    pub fn resolve(&self, specs: &[SteerSpec], scope: Option<&Scope>) -> Result<Option<Arc<ControlVector>>, SpecError> {
+        let asked = (specs.to_vec(), scope.cloned());
+        if let Some(sum) = self.remembered(&asked) {
             return Ok(Some(sum));
         }
         let vectors = self.vectors();
@@ -252,7 +258,11 @@ impl VectorStore {
                     offered.vector.scale_for_percent(p).map_err(|e| wrong("scale", e.to_string()))?
                 }
             };
-            let dial = ScaledVector { name: offered.name.clone(), vector: Arc::clone(&offered.vector), scale };
+            let mut vector = Arc::clone(&offered.vector);
+            if let Some(scope) = scope {
+                Arc::make_mut(&mut vector).scope = scope.clone();
+            }
+            let dial = ScaledVector { name: offered.name.clone(), vector, scale };
             let misfit = |e: SteerError| wrong(if spec.layers.is_some() { "layers" } else { "scale" }, e.to_string());
             let Some(part) = combine(&[dial], spec.layers.as_ref(), &self.model).map_err(misfit)? else { continue };
             sum = Some(match sum {
@@ -260,19 +270,19 @@ impl VectorStore {
                 Some(before) => add(before, &part, self.model.n_embd()).map_err(|e| wrong("scale", e.to_string()))?,
             });
         }
-        Ok(sum.map(|sum| self.remember(specs, sum, &vectors)))
+        Ok(sum.map(|sum| self.remember(asked, sum, &vectors)))
     }
 
-    fn remembered(&self, specs: &[SteerSpec]) -> Option<Arc<ControlVector>> {
+    fn remembered(&self, asked: &Asked) -> Option<Arc<ControlVector>> {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = sums.iter().position(|(known, _)| known == specs)?;
+        let at = sums.iter().position(|(known, _)| known == asked)?;
         let found = sums.remove(at)?;
         let sum = Arc::clone(&found.1);
         sums.push_back(found);
         Some(sum)
     }
 
-    fn remember(&self, specs: &[SteerSpec], sum: ControlVector, of: &Arc<Vec<OfferedVector>>) -> Arc<ControlVector> {
+    fn remember(&self, asked: Asked, sum: ControlVector, of: &Arc<Vec<OfferedVector>>) -> Arc<ControlVector> {
         let sum = Arc::new(sum);
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(of, &self.vectors()) {
@@ -281,7 +291,7 @@ impl VectorStore {
         if sums.len() == REMEMBERED {
             sums.pop_front();
         }
-        sums.push_back((specs.to_vec(), Arc::clone(&sum)));
+        sums.push_back((asked, Arc::clone(&sum)));
         sum
     }
 

@@ -57,6 +57,11 @@ impl Scope {
         Self { parts: parts.into_iter().collect(), thoughts: None }
     }
 
+    /// The parts; none for every position.
+    pub fn parts(&self) -> &[ScopePart] {
+        &self.parts
+    }
+
     /// True for every position of every sequence.
     pub fn is_all(&self) -> bool {
         self.parts.is_empty()

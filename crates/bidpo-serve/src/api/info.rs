@@ -53,7 +53,7 @@ pub(crate) async fn model(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let steering = state.names.find(&id).ok_or_else(|| ApiError::no_model(&id, &state.names.base))?;
-    state.vectors.resolve(&steering).map_err(|e| ApiError::model_without(&id, &e.reason))?;
+    state.vectors.resolve(&steering, None).map_err(|e| ApiError::model_without(&id, &e.reason))?;
     Ok(Json(model_json(&state, &id, &steering)))
 }
 

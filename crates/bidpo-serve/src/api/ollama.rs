@@ -364,7 +364,7 @@ pub(crate) async fn show(
     let names = [fields.text("model")?, fields.text("name")?];
     let name = names.into_iter().flatten().next().ok_or_else(|| fields.wrong("model", "is missing"))?;
     let steering = state.names.find(&name).ok_or_else(|| ApiError::no_model(&name, &state.names.base))?;
-    state.vectors.resolve(&steering).map_err(|e| ApiError::model_without(&name, &e.reason))?;
+    state.vectors.resolve(&steering, None).map_err(|e| ApiError::model_without(&name, &e.reason))?;
     let architecture = state.model.architecture();
     let mut info = json!({
         "general.architecture": architecture,

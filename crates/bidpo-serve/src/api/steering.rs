@@ -2,9 +2,10 @@
 
 use super::error::ApiError;
 use super::fields::{Fields, short};
-use crate::job::{Scope, Steering};
+use crate::job::{SteeredRows, Steering};
 use crate::state::State;
 use crate::vectors::{ScaleSpec, SteerSpec};
+use bidpo_core::intervention::{Scope, ScopePart};
 use bidpo_core::layers::Layers;
 use serde_json::Value;
 
@@ -36,16 +37,7 @@ impl From<ApiError> for SteeringError {
 
 /// Reads `steering` and `scope`. `of_model`: what is added before.
 fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Result<Steering, SteeringError> {
-    let scope = match fields.text("scope")?.as_deref() {
-        None | Some("all") => Scope::All,
-        Some("prompt") => Scope::Prompt,
-        Some("answer") => Scope::Answer,
-        Some(other) => {
-            return Err(fields
-                .wrong("scope", &format!("must be \"all\", \"prompt\" or \"answer\", not {other:?}"))
-                .into());
-        }
-    };
+    let scope = scope(fields, state)?;
     let list = fields.list("steering")?.unwrap_or_default();
     let at = fields.name("steering");
     let n = of_model.len() + list.len();
@@ -58,19 +50,41 @@ fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Res
     for (i, value) in list.into_iter().enumerate() {
         specs.push(spec(value, &format!("{at}[{i}]"))?);
     }
-    let vector = state.vectors.resolve(&specs).map_err(|e| match e.entry.checked_sub(n_model) {
-        None => SteeringError::Model(e.reason),
-        Some(entry) => {
-            let name = format!("{at}[{entry}].{}", e.field);
-            SteeringError::Api(ApiError::invalid(&name, format!("{name}: {}", e.reason)))
+    let resolve = |scope| {
+        state.vectors.resolve(&specs, scope).map_err(|e| match e.entry.checked_sub(n_model) {
+            None => SteeringError::Model(e.reason),
+            Some(entry) => {
+                let name = format!("{at}[{entry}].{}", e.field);
+                SteeringError::Api(ApiError::invalid(&name, format!("{name}: {}", e.reason)))
+            }
+        })
+    };
+    let Some(scope) = scope else { return Ok(Steering { vector: resolve(None)?, rows: SteeredRows::All }) };
+    // Vectors that act at every row are left away from the others: the cache of those is that of an unsteered request.
+    let rows = match scope.parts() {
+        [ScopePart::Prompt] => Some(SteeredRows::Prompt),
+        [ScopePart::Answer] => Some(SteeredRows::Answer),
+        _ => None,
+    };
+    if let Some(rows) = rows {
+        let vector = resolve(None)?;
+        if !vector.as_ref().is_some_and(|v| v.depends_on_prompt()) {
+            return Ok(Steering { vector, rows });
         }
-    })?;
-    if scope != Scope::All && vector.as_ref().is_some_and(|v| v.depends_on_prompt()) {
-        return Err(fields
-            .wrong("scope", "must be left out: a vector of this request was trained to act by prompt and answer")
-            .into());
     }
-    Ok(Steering { vector, scope })
+    Ok(Steering { vector: resolve(Some(&scope))?, rows: SteeredRows::All })
+}
+
+/// Reads `scope`, in the words of the command's `--scope`. None: each vector acts where it was trained to act.
+fn scope(fields: &mut Fields, state: &State) -> Result<Option<Scope>, ApiError> {
+    let Some(text) = fields.text("scope")? else { return Ok(None) };
+    let at = fields.name("scope");
+    let wrong = |reason: String| ApiError::invalid(&at, format!("{at}: {reason}"));
+    let scope: Scope = text.trim().parse().map_err(wrong)?;
+    if scope.is_all() {
+        return Ok(None);
+    }
+    state.template.scoped(&scope, &state.model).map(Some).map_err(|e| wrong(e.to_string()))
 }
 
 /// One entry: `{"vector": "honest", "scale": 1.5, "layers": [10, 20]}`.
