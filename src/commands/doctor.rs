@@ -62,15 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         streams::out_json(serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let commit = llama::ggml_commit().map_or_else(String::new, |c| format!(" (commit {c})"));
-    let or_none = |list: Vec<&str>| if list.is_empty() { "none".to_owned() } else { list.join(" ") };
-    println!("bidpo       {}, {}, cargo features: {}", env!("CARGO_PKG_VERSION"), target(), or_none(cargo_features()));
-    println!(
-        "llama.cpp   from llama-cpp-sys-2 {}, ggml {}{commit}",
-        llama::LLAMA_CPP_SYS_VERSION,
-        llama::ggml_version()
-    );
-    println!("backends    {}", llama::backends().join(", "));
+    print!("{}", about_build());
     for d in &devices {
         println!(
             "device      {}: {} ({}), {} of {} GiB free",
@@ -83,17 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let source = if setting.is_some() { "BIDPO_THREADS" } else { "default" };
     println!("threads     {threads} ({source}; this process may use {cores} cores)");
-    for (label, has) in [
-        ("this CPU", &(|f: &CpuFeature| f.in_cpu) as &dyn Fn(&CpuFeature) -> bool),
-        ("ggml uses", &|f| f.in_ggml),
-        ("bidpo uses", &|f| f.in_bidpo),
-    ] {
-        println!("{label:<11} {}", or_none(features.iter().filter(|&f| has(f)).map(|f| f.name).collect()));
-    }
-    if let Ok(level) = &kernels {
-        let forced = if std::env::var_os("BIDPO_CPU").is_some() { "BIDPO_CPU" } else { "the CPU's highest" };
-        println!("kernels     {level} ({forced})");
-    }
+    print!("{}", about_cpu(&features));
     println!();
     if warnings.is_empty() {
         println!("No problem found.");
@@ -102,6 +84,49 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("WARNING: {warning}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `--version --verbose` prints: the build, and what it makes of this CPU.
+pub fn build() -> String {
+    format!("{}{}", about_build(), about_cpu(&llama::cpu_features()))
+}
+
+/// Lines about the program, llama.cpp and its backends.
+fn about_build() -> String {
+    let of = |commit: Option<&str>| commit.map_or_else(String::new, |c| format!(" (commit {c})"));
+    format!(
+        "bidpo       {}{}, {}, cargo features: {}\nllama.cpp   from llama-cpp-sys-2 {}, ggml {}{}\nbackends    {}\n",
+        env!("CARGO_PKG_VERSION"),
+        of(option_env!("BIDPO_COMMIT")),
+        target(),
+        or_none(cargo_features()),
+        llama::LLAMA_CPP_SYS_VERSION,
+        llama::ggml_version(),
+        of(llama::ggml_commit().as_deref()),
+        llama::backends().join(", ")
+    )
+}
+
+/// Lines about the vector extensions of the CPU, and which of them are used.
+fn about_cpu(features: &[CpuFeature]) -> String {
+    let line = |label: &str, has: &dyn Fn(&CpuFeature) -> bool| {
+        format!("{label:<11} {}\n", or_none(features.iter().filter(|&f| has(f)).map(|f| f.name).collect()))
+    };
+    let kernels = cpu_level().map_or_else(
+        |_| String::new(),
+        |level| {
+            let forced = if std::env::var_os("BIDPO_CPU").is_some() { "BIDPO_CPU" } else { "the CPU's highest" };
+            format!("kernels     {level} ({forced})\n")
+        },
+    );
+    line("this CPU", &|f| f.in_cpu)
+        + &line("ggml uses", &|f| f.in_ggml)
+        + &line("bidpo uses", &|f| f.in_bidpo)
+        + &kernels
+}
+
+fn or_none(list: Vec<&str>) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(" ") }
 }
 
 fn target() -> String {

@@ -4,6 +4,7 @@ mod bench;
 mod calibrate;
 mod chat;
 mod check;
+mod completions;
 mod data;
 mod doctor;
 mod eval;
@@ -13,6 +14,7 @@ mod generate;
 mod judge;
 mod probe;
 mod report;
+mod self_test;
 mod serve;
 mod sweep;
 mod synth;
@@ -84,6 +86,12 @@ enum Command {
     Synth(synth::Args),
     /// Report CPU features, devices and settings of this build and machine.
     Doctor(doctor::Args),
+    /// Check this build on this machine: the engine on small random models, in seconds.
+    SelfTest(self_test::Args),
+    /// Print the completions of a shell for this command line.
+    Completions(completions::Args),
+    /// Write manual pages, one for each command.
+    Man(completions::ManArgs),
     /// Offer this machine's devices to other machines (their --rpc).
     Worker(worker::Args),
 }
@@ -92,6 +100,8 @@ impl Cli {
     /// Reads the command line. A wrong one, `--help` and `--version` end the program.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
         let mut command = grouped(Self::command());
+        let args: Vec<OsString> = args.into_iter().collect();
+        let verbose = args.iter().any(|a| a == "--verbose");
         let args = habits::translate(args, &command).unwrap_or_else(|unknown| {
             let mut of = &mut command;
             of.build();
@@ -105,6 +115,11 @@ impl Cli {
             let error = error.format(&mut command);
             // Help and version are results: a full disk is an error there too.
             if !error.use_stderr() {
+                if verbose && error.kind() == clap::error::ErrorKind::DisplayVersion {
+                    print!("{}", doctor::build());
+                    crate::terminal::streams::flush();
+                    std::process::exit(0);
+                }
                 let text = error.render();
                 if std::io::stdout().is_terminal() {
                     crate::terminal::streams::out_bytes(text.ansi().to_string().as_bytes());
@@ -142,6 +157,9 @@ impl Cli {
             Command::Probe(args) => probe::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::SelfTest(args) => self_test::run(args),
+            Command::Completions(args) => completions::run(&args, grouped(Self::command())),
+            Command::Man(args) => completions::man(&args, grouped(Self::command())),
             Command::Worker(args) => worker::run(args),
         }
     }
