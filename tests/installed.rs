@@ -1,10 +1,12 @@
 //! What comes with an installed program: completions, manual pages, the self-test, the long version.
-#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 mod common;
 
 use assert_cmd::Command;
+use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
+use std::path::Path;
 use std::process::Stdio;
 
 fn bidpo(args: &[&str]) -> assert_cmd::assert::Assert {
@@ -15,10 +17,11 @@ fn output(args: &[&str]) -> String {
     String::from_utf8(bidpo(args).success().get_output().stdout.clone()).unwrap()
 }
 
-/// What bash offers for the last of `words`.
-fn offered(script: &str, words: &[&str]) -> String {
+/// What bash offers for the last of `words` after reading the file `completions`.
+fn offered(completions: &Path, words: &[&str]) -> String {
     let script = format!(
-        "{script}\nCOMP_WORDS=({})\nCOMP_CWORD={}\n_bidpo bidpo '{}' '{}'\necho \"${{COMPREPLY[@]}}\"",
+        "source '{}'\nCOMP_WORDS=({})\nCOMP_CWORD={}\n_bidpo bidpo '{}' '{}'\necho \"${{COMPREPLY[@]}}\"",
+        completions.display(),
         words.join(" "),
         words.len() - 1,
         words[words.len() - 1],
@@ -32,17 +35,17 @@ fn offered(script: &str, words: &[&str]) -> String {
 #[cfg(unix)]
 #[test]
 fn bash_completes_commands_and_options() {
-    let script = output(&["completions", "bash"]);
-    assert_eq!(offered(&script, &["bidpo", "calib"]), "calibrate");
-    assert_eq!(offered(&script, &["bidpo", "train", "--obj"]), "--objective");
-    assert_eq!(offered(&script, &["bidpo", "vector", "conv"]), "convert");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, output(&["completions", "bash"])).unwrap();
+    let script = file.path();
+    assert_eq!(offered(script, &["bidpo", "calib"]), "calibrate");
+    assert_eq!(offered(script, &["bidpo", "train", "--obj"]), "--objective");
+    assert_eq!(offered(script, &["bidpo", "vector", "conv"]), "convert");
     for shell in ["zsh", "fish", "powershell", "elvish"] {
         assert!(output(&["completions", shell]).contains("calibrate"), "{shell}");
     }
     bidpo(&["completions", "ksh"]).code(2).stderr(contains("ksh").and(contains("bash")));
 }
-
-use predicates::prelude::PredicateBooleanExt as _;
 
 /// groff says nothing against the pages, and they hold what the help says.
 #[test]
