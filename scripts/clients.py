@@ -334,8 +334,8 @@ def lm_eval_mc1():
 def compare(theirs, lines, condition):
     """Decisions of lm_eval and `bidpo eval` on the same questions, in words.
 
-    They are equal but where two answers are closer than the scores of both programs: the server's KV cache has 16 bits, that of
-    `eval` 32.
+    They are equal but where two answers lie as close as the scores of both programs: the server's KV cache has 16 bits, that of `eval`
+    32, and quantized kernels, which round activations to 8 bits, make more of that (`bidpo check` says how much for a model).
     """
     ours = {line["question"]: line["views"][0]["logprobs"] for line in lines if line.get("condition") == condition}
     assert ours.keys() == theirs.keys() and len(ours) > 5, (len(ours), len(theirs))
@@ -344,11 +344,12 @@ def compare(theirs, lines, condition):
     right = {q: scores[0] > max(scores[1:]) for q, scores in theirs.items()}
     other = [q for q in ours if right[q] != (margin[q] > 0)]
     close = [abs(margin[q]) for q in other]
-    assert apart[-1] < 1 and len(other) <= len(ours) / 20 and all(m < 2 * apart[-1] for m in close), (condition, apart[-1], other, close)
+    middle, most = apart[len(apart) // 2], apart[-1]
+    assert middle < 0.5 and len(other) <= len(ours) / 20 and all(m < 2 * middle for m in close), (condition, middle, most, other, close)
     text = f"{condition} {len(ours) - len(other)} of {len(ours)}, {sum(right.values())} right"
     if other:
         text += f" ({len(other)} decided by less than {max(close):.2f} nats)"
-    return f"{text}; log-likelihoods apart by {apart[len(apart) // 2]:.3f} nats in the median, at most {apart[-1]:.2f}"
+    return f"{text}; log-likelihoods apart by {middle:.2f} nats in the median, at most {most:.2f}"
 
 
 TRIED = [
