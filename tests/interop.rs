@@ -180,6 +180,7 @@ fn the_cvector_generator_measures_one_block_earlier() {
     let sums = common::generator::differences(&model, &pairs, &generated.layers());
     let measured = SteeringVector {
         rows: None,
+        adapter: None,
         scope: Default::default(),
         directions: sums.into_iter().map(|(n, s)| (n, s.into_iter().map(|x| x as f32).collect())).collect(),
         model_hint: "llama".into(),

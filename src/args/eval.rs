@@ -127,7 +127,7 @@ impl RunArgs {
     /// The baselines that were asked for; by default `possible` with a vector, and the unsteered model without one.
     pub fn wanted(&self, steered: bool, possible: &[Baseline]) -> anyhow::Result<Vec<Baseline>> {
         if let (false, Some(name)) = (steered, self.refused_baseline(Baseline::needs_a_vector)) {
-            bail!("--baselines {name} is made from a vector: give one with --vector");
+            bail!("--baselines {name} is made from a vector: give one with --vector, or an adapter with --lora");
         }
         Ok(match &self.baselines {
             Some(list) => list.iter().filter_map(|b| b.baseline()).collect(),

@@ -2,7 +2,7 @@
 //! is answered with what to do instead, never with an error about a value.
 
 use super::llama_options::{Here, habit};
-use Here::{Advice, LayerRange, Needless, Option as Same, ScaledVectors, Vectors};
+use Here::{Advice, LayerRange, Needless, Option as Same, ScaledAdapters, ScaledVectors, Vectors};
 use clap::{Arg, Command};
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -67,6 +67,7 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
         let target = match habit {
             Same(target) => target,
             Vectors | ScaledVectors => "vector",
+            ScaledAdapters => "lora",
             LayerRange => "layers",
             Needless(why) => {
                 eprintln!("bidpo: note: {name} is left out: {why}");
@@ -85,7 +86,7 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
                     out.extend([spelled.clone().into(), file]);
                 }
             }
-            ScaledVectors => {
+            ScaledVectors | ScaledAdapters => {
                 let mut files = list(value());
                 let scaled = |f: &OsString| f.to_str().is_some_and(|f| f.contains(':'));
                 if let [file] = &mut files[..]
@@ -230,6 +231,8 @@ mod tests {
             ("generate --control-vector a.gguf,b.gguf", "generate --vector a.gguf --vector b.gguf"),
             ("generate --control-vector-scaled a.gguf:1.5", "generate --vector a.gguf:1.5"),
             ("generate --control-vector-scaled a.gguf -0.5 -n 2", "generate --vector a.gguf:-0.5 -n 2"),
+            ("generate --lora a.gguf --lora-scaled b.gguf 0.5", "generate --lora a.gguf --lora b.gguf:0.5"),
+            ("serve --lora-scaled a.gguf:0,b.gguf:1", "serve --lora a.gguf:0 --lora b.gguf:1"),
             ("generate --control-vector-layer-range 10 20", "generate --layers=10-20"),
             ("serve -np 2 --host localhost --port 80", "serve --slots 2 --host 127.0.0.1 --port 80"),
             ("generate --jinja -cnv -p Hi", "generate -p Hi"),
@@ -251,7 +254,8 @@ mod tests {
             ("generate -hf a/b", "--model FILE.gguf"),
             ("chat -np 2", "--slots in bidpo, an option of: bidpo serve"),
             ("generate -b 512", "leave the option out"),
-            ("generate --lora a.gguf", "no LoRA"),
+            ("sweep --lora a.gguf", "an option of: bidpo"),
+            ("serve --lora-init-without-apply", "--lora FILE:0"),
         ] {
             let hint = read(line).unwrap_err();
             assert!(hint.contains(part), "{line}: {hint}");

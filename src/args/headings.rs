@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 const SHARED: &[(&str, &[&str])] = &[
     ("Model", &["model", "threads", "repack", "allow-swap"]),
     ("Devices", &["gpu-layers", "device", "split-mode", "main-gpu", "tensor-split", "rpc"]),
-    ("Steering", &["vector", "vectors", "scale", "scales", "layer", "layers", "convention"]),
+    ("Steering", &["vector", "vectors", "lora", "scale", "scales", "layer", "layers", "convention"]),
     (
         "Prompt",
         &[

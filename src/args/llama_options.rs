@@ -9,6 +9,8 @@ pub(super) enum Here {
     ScaledVectors,
     /// `--vector`, a list with commas.
     Vectors,
+    /// `--lora`, as `--vector`.
+    ScaledAdapters,
     /// `--layers`; two values there.
     LayerRange,
     /// A switch that changes nothing here: why.
@@ -17,7 +19,7 @@ pub(super) enum Here {
     Advice(&'static str),
 }
 
-use Here::{Advice, LayerRange, Needless, Option as Same, ScaledVectors, Vectors};
+use Here::{Advice, LayerRange, Needless, Option as Same, ScaledAdapters, ScaledVectors, Vectors};
 
 const OFFLINE: &str = "bidpo works offline and fetches nothing: give a file that you have with --model FILE.gguf";
 const OWN_BATCHES: &str = "bidpo chooses the sizes of its batches itself: leave the option out";
@@ -36,7 +38,7 @@ const VARIABLES: &str = "set the template's own variables, as in --template-set 
 const LOG: &str = "--verbose shows llama.cpp's log: leave the option out, and redirect stderr to keep it";
 const AS_WRITTEN: &str =
     "a text is taken as it is written: leave the option out, and make line breaks in your shell ($'a\\nb')";
-const ADAPTERS: &str = "bidpo runs control vectors, no LoRA adapters";
+const ADAPTERS: &str = "an adapter at scale 0 changes nothing: give --lora FILE:0";
 const PAGE: &str = "the page and the API are one: leave the option out (--help has what can be set)";
 const PROXY: &str = "put a proxy that does this before the server: leave the option out";
 const PAIRS: &str = "`bidpo train --data FILE` learns from pairs of answers, `bidpo extract` writes activations";
@@ -111,7 +113,8 @@ const HABITS: &[(&[&str], Here)] = &[
     (&["--list-devices"], Advice("`bidpo doctor` lists devices")),
     (&["-sysf", "--system-prompt-file"], Advice("give the text itself: --system \"$(cat FILE)\"")),
     (&["-bf", "--binary-file"], Advice("give a text file: --prompt-file FILE")),
-    (&["--lora", "--lora-scaled", "--lora-init-without-apply"], Advice(ADAPTERS)),
+    (&["--lora", "--lora-scaled"], ScaledAdapters),
+    (&["--lora-init-without-apply"], Advice(ADAPTERS)),
     (&["--grammar", "--grammar-file", "-j", "--json-schema", "-jf", "--json-schema-file"], Advice(GRAMMARS)),
     (
         &["-mm", "--mmproj", "-mmu", "--mmproj-url", "--mmproj-auto", "--mmproj-offload", "--no-mmproj-offload"],

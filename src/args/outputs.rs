@@ -21,6 +21,8 @@ pub fn set_force(on: bool) {
 pub enum Kind {
     /// A steering vector, in any of its formats.
     Vector,
+    /// A LoRA adapter.
+    Adapter,
     /// A vector's card.
     Card,
     /// A random model.
@@ -42,6 +44,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Vector => "a steering vector",
+            Self::Adapter => "a LoRA adapter of bidpo",
             Self::Card => "a vector's card",
             Self::RandomModel => "a random model of `bidpo synth`",
             Self::Activations => "a file of `bidpo extract`",
@@ -60,6 +63,7 @@ impl Kind {
                     || head.starts_with(b"\x93NUMPY")
                     || (head.get(8) == Some(&b'{') && holds(b"direction."))
             }
+            Self::Adapter => head.starts_with(b"GGUF") && holds(b"adapter.type") && holds(b"bidpo."),
             Self::Card => head.starts_with(b"# ") && holds(b"with bidpo"),
             // Its vocabulary: single letters, the most frequent first, each with its length before it.
             Self::RandomModel => {

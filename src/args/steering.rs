@@ -1,7 +1,8 @@
 //! The flags that put vectors on a model: shared by every command that steers.
 
 use super::names;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use bidpo_core::adapter::AdapterFile;
 use bidpo_core::chat::printable;
 use bidpo_core::data::{ChatTemplate, PreferenceSet, Prompt};
 use bidpo_core::eval::conditions::condition::layers_of;
@@ -21,11 +22,16 @@ use std::sync::Arc;
 
 /// Options of every command that can steer.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(group = clap::ArgGroup::new("steers").multiple(true).args(["vectors", "loras"]))]
 pub struct SteeringArgs {
     /// Control vector to apply: GGUF, safetensors, or PyTorch's and numpy's files, or a part of the name of one in ./vectors;
     /// FILE:SCALE gives its scale too. Several --vector options are summed.
     #[arg(long = "vector", short = 'v', value_name = "FILE.gguf[:SCALE]")]
     pub vectors: Vec<VectorArg>,
+    /// LoRA adapter to apply (GGUF, as llama.cpp loads it), at scale 1; FILE:SCALE gives another one. Can be repeated, and given
+    /// beside --vector: both apply. An adapter acts at every position.
+    #[arg(long = "lora", value_name = "FILE.gguf[:SCALE]")]
+    pub loras: Vec<VectorArg>,
     /// Scale of the vector: one for all, or one for each --vector in order [default: 1]. A negative scale reverses the
     /// direction. With a percent sign it is relative to the median residual norm (5%, -5%; mean over the vector's layers),
     /// which is measured if the file does not store it.
@@ -109,7 +115,7 @@ impl Scale {
 /// The vectors of `--vector`, loaded and checked against the model.
 #[derive(Debug, Clone, Default)]
 pub struct Steering {
-    /// One dial for each `--vector`.
+    /// One dial for each `--vector`, then one for each `--lora`.
     pub dials: Vec<ScaledVector>,
     /// The file of each.
     pub files: Vec<PathBuf>,
@@ -149,6 +155,11 @@ impl SteeringArgs {
             let scale = scale.or_else(given).unwrap_or(Scale::Factor(1.0));
             let path = &names::vector(path, model.path())?;
             let mut dial = load_scaled_vector(path, self.layers.as_ref(), scale, self.convention(i), model, n_threads)?;
+            ensure!(
+                dial.vector.adapter.is_none() || self.scope.is_none(),
+                "{}: it is a LoRA adapter, which acts at every position: give it with --lora, or leave --scope out",
+                path.display()
+            );
             say_doubts(path, &dial.vector, model);
             files.push(path.clone());
             let scope = self.scope.clone().unwrap_or_else(|| dial.vector.scope.clone());
@@ -160,6 +171,11 @@ impl SteeringArgs {
                 vector.scope = here;
             }
             dials.push(dial);
+        }
+        for lora in each_lora(&self.loras)? {
+            let (dial, path) = load_lora(&lora, model)?;
+            dials.push(dial);
+            files.push(path);
         }
         let steering = Steering { dials, files, layers: self.layers.clone() };
         steering.control_vector(model)?;
@@ -183,7 +199,12 @@ impl SteeringArgs {
             let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
             let percent = dial.vector.percent_of_scale(dial.scale);
             let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
-            if self.convention(i) != Convention::Output {
+            if let Some(adapter) = &dial.vector.adapter {
+                let matrices = serde_json::json!(adapter.matrices);
+                facts
+                    .other
+                    .insert("adapter".into(), serde_json::json!({ "ranks": adapter.ranks, "matrices": matrices }));
+            } else if self.convention(i) != Convention::Output {
                 facts.convention = Some(self.convention(i).to_string());
             }
             vectors.push(facts);
@@ -217,7 +238,47 @@ fn normalized(vector: SteeringVector, path: &Path, convention: Convention) -> an
     Ok(normalized.vector)
 }
 
-/// Loads one vector and names it after its file.
+/// The adapters of `--lora`, a list with commas taken apart as llama.cpp does. A file of the whole name is meant first.
+pub fn each_lora(loras: &[VectorArg]) -> anyhow::Result<Vec<VectorArg>> {
+    let mut out = Vec::new();
+    for lora in loras {
+        let text = lora.path.to_string_lossy();
+        let Some((before, last)) = text.rsplit_once(',').filter(|_| !lora.path.exists()) else {
+            out.push(lora.clone());
+            continue;
+        };
+        for part in before.split(',') {
+            out.push(part.parse().map_err(|e: String| anyhow!("--lora {part}: {e}"))?);
+        }
+        out.push(VectorArg { path: last.into(), scale: lora.scale });
+    }
+    Ok(out)
+}
+
+/// Loads the adapter of `--lora` as a dial, with its file; says on stderr what speaks against it.
+pub fn load_lora(lora: &VectorArg, model: &Arc<Model>) -> anyhow::Result<(ScaledVector, PathBuf)> {
+    let path = names::vector(&lora.path, model.path())?;
+    let scale = lora.scale.unwrap_or(Scale::Factor(1.0));
+    let dial = load_adapter(&path, scale, model)?;
+    say_doubts(&path, &dial.vector, model);
+    Ok((dial, path))
+}
+
+/// Loads an adapter and names it after its file.
+fn load_adapter(path: &Path, scale: Scale, model: &Arc<Model>) -> anyhow::Result<ScaledVector> {
+    let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
+    let vector = Arc::new(SteeringVector::open_adapter(path, model)?);
+    let scale = scale.factor(&vector).with_context(|| path.display().to_string())?;
+    if vector.adapter.as_ref().is_some_and(|a| a.is_invoked) {
+        eprintln!(
+            "bidpo: warning: {}: it is meant to act from certain tokens on (aLoRA); bidpo applies it at every position",
+            path.display()
+        );
+    }
+    Ok(ScaledVector { name: name.to_string_lossy().into_owned(), vector, scale })
+}
+
+/// Loads one vector, or an adapter, and names it after its file.
 pub fn load_scaled_vector(
     path: &Path,
     layers: Option<&Layers>,
@@ -226,6 +287,10 @@ pub fn load_scaled_vector(
     model: &Arc<Model>,
     n_threads: u32,
 ) -> anyhow::Result<ScaledVector> {
+    if AdapterFile::is_one(path).unwrap_or(false) {
+        ensure!(layers.is_none(), "{}: it is a LoRA adapter: --layers restricts vectors only", path.display());
+        return load_adapter(path, scale, model);
+    }
     let Some(name) = path.file_stem() else { bail!("{} is not a file", path.display()) };
     let vector = Arc::new(load_vector(path, layers, convention)?.vector);
     let mut dial = ScaledVector { name: name.to_string_lossy().into_owned(), vector, scale: 0.0 };
@@ -261,7 +326,7 @@ const MEASURED_PAIRS: usize = 8;
 /// Measures the residual norm of a vector without one on this model, at the vector's layers, over questions and
 /// answers that come with the program; says so on stderr.
 pub fn measure_residual_norms(dial: &mut ScaledVector, model: &Arc<Model>, n_threads: u32) -> anyhow::Result<()> {
-    if dial.vector.percent_of_scale(1.0).is_some() {
+    if dial.vector.adapter.is_some() || dial.vector.percent_of_scale(1.0).is_some() {
         return Ok(());
     }
     combine(std::slice::from_ref(dial), None, model)?; // a vector of another model is told so before anything is measured

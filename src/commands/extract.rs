@@ -1,10 +1,12 @@
 //! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
 use crate::args::outputs;
+use crate::args::steering::{VectorArg, each_lora, load_lora};
 use crate::args::template::{VariableArgs, say_notes};
 use crate::terminal::interrupt::Interrupt;
 use crate::terminal::streams;
 use anyhow::{Context as _, ensure};
+use bidpo_core::adapter::Adapters;
 use bidpo_core::data::{TemplateChoice, Think};
 use bidpo_core::eval::results::Shard;
 use bidpo_core::extract::{ExtractJob, Positions, read_prompts};
@@ -38,6 +40,9 @@ pub struct Args {
     template: TemplateChoice,
     #[command(flatten)]
     variables: VariableArgs,
+    /// LoRA adapter (GGUF) under which the model runs, at scale 1; FILE:SCALE gives another scale. Can be repeated.
+    #[arg(long = "lora", value_name = "FILE.gguf[:SCALE]")]
+    loras: Vec<VectorArg>,
     /// Run only shard i of n: every n-th prompt, from the i-th on. Each shard writes a separate file.
     #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
     shard: Shard,
@@ -109,7 +114,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let positions = Positions::from(args.positions);
     let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
     let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
-    let metadata = BTreeMap::from(
+    let mut adapters = Adapters::default();
+    for lora in each_lora(&args.loras)? {
+        let (dial, path) = load_lora(&lora, &model)?;
+        if let Some(adapter) = &dial.vector.adapter {
+            adapters.add(adapter, dial.scale).with_context(|| path.display().to_string())?;
+        }
+    }
+    let mut metadata = BTreeMap::from(
         [
             ("tool", concat!("bidpo ", env!("CARGO_PKG_VERSION"))),
             ("model", &identity.name),
@@ -125,6 +137,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
 
+    if !adapters.is_empty() {
+        let list: Vec<String> = adapters.iter().map(|(a, scale)| format!("{}:{scale}", a.sha256)).collect();
+        metadata.insert("lora_sha256_and_scale".to_owned(), list.join(","));
+    }
     let bar = ProgressBar::new(mine.len() as u64); // draws on stderr, and only on a terminal
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {eta} left")?);
     let interrupt = Interrupt::install(Duration::ZERO)?;
@@ -134,6 +150,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         prompts: &tokens,
         positions,
         metadata: &metadata,
+        adapters: &adapters,
         n_threads: args.model.threads(),
     };
     let stats = interrupt.during(|| {

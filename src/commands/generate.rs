@@ -34,13 +34,14 @@ pub struct Args {
     how: PromptArgs,
     #[command(flatten)]
     steering: SteeringArgs,
-    /// Generate one answer for each scale, applied to all vectors: -1,0,1 or -5%,0,5%.
+    /// Generate one answer for each scale, applied to all vectors, or to all adapters where there is no vector: -1,0,1 or
+    /// -5%,0,5%.
     #[arg(
         long = "scales",
         value_name = "S,S,...",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        requires = "vectors",
+        requires = "steers",
         conflicts_with = "scales"
     )]
     sweep: Vec<Scale>,
@@ -162,11 +163,15 @@ fn prompt_text(args: &Args) -> anyhow::Result<String> {
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
-/// The same vectors, all at `scale`.
+/// The same vectors, all at `scale`; of adapters alone, these.
 fn at_scale(dials: &[ScaledVector], scale: Scale) -> anyhow::Result<Vec<ScaledVector>> {
+    let of_vectors = dials.iter().any(|d| d.vector.adapter.is_none());
     dials
         .iter()
         .map(|d| {
+            if of_vectors && d.vector.adapter.is_some() {
+                return Ok(d.clone());
+            }
             let factor = scale.factor(&d.vector).with_context(|| d.name.clone())?;
             Ok(ScaledVector { scale: factor, ..d.clone() })
         })
@@ -204,11 +209,15 @@ fn json(answer: &Generation, dials: &[ScaledVector]) -> serde_json::Value {
     let vectors: Vec<_> = dials
         .iter()
         .map(|d| {
-            serde_json::json!({
+            let mut value = serde_json::json!({
                 "name": d.name,
                 "scale": d.scale,
                 "percent_of_residual_norm": d.vector.percent_of_scale(d.scale),
-            })
+            });
+            if d.vector.adapter.is_some() {
+                value["kind"] = "lora".into();
+            }
+            value
         })
         .collect();
     serde_json::json!({

@@ -21,6 +21,7 @@ mod synth;
 mod template;
 mod train;
 mod vector;
+mod verify;
 mod worker;
 
 use crate::args::habits;
@@ -74,6 +75,8 @@ enum Command {
     Check(check::Args),
     /// Inspect, convert, add, scale, average and compare control vector files.
     Vector(vector::Args),
+    /// Check what anyone's vector or LoRA adapter does on a model: its parts, its strength, its sign, its layers.
+    Verify(verify::Args),
     /// Benchmark speed and memory against llama.cpp.
     Bench(bench::Args),
     /// llama.cpp alone, for `bench`.
@@ -152,6 +155,7 @@ impl Cli {
             Command::Report(args) => report::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
+            Command::Verify(args) => verify::run(args),
             Command::Bench(args) => bench::run(args),
             Command::FirstToken(args) => first_token::run(args),
             Command::Probe(args) => probe::run(args),

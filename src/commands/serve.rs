@@ -1,10 +1,12 @@
 //! `bidpo serve`: a server with OpenAI's HTTP API, steering per request, and a web page.
 
+use crate::args::names;
+use crate::args::steering::{Scale, VectorArg, each_lora};
 use crate::args::template::VariableArgs;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use bidpo_core::chat::Generator;
 use bidpo_core::data::{TemplateChoice, Think};
-use bidpo_serve::{Limits, LogSink, ModelNames, ServeOptions, Server, VectorStore};
+use bidpo_serve::{Limits, LogSink, ModelNames, ServeOptions, Server, VectorStore, offered_adapter};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +20,10 @@ pub struct Args {
     /// Directory of control vectors (GGUF); requests name them without the extension.
     #[arg(long, value_name = "DIR")]
     vectors: Option<PathBuf>,
+    /// LoRA adapter (GGUF) that acts at scale 1 on requests that do not name it; FILE:SCALE gives another scale (0: only where a
+    /// request asks). Requests dial it as a vector, by name, or by llama-server's field lora. Can be repeated.
+    #[arg(long = "lora", value_name = "FILE.gguf[:SCALE]")]
+    loras: Vec<VectorArg>,
     /// Address to listen on; 0.0.0.0 accepts other machines.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
@@ -109,10 +115,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let template = args.variables.open(&model, &args.template, Think::Auto)?;
     let n_threads = args.model.threads();
     let mut notices = Vec::new();
-    let vectors = match &args.vectors {
+    let mut vectors = match &args.vectors {
         Some(folder) => VectorStore::load(folder, &model, &template, n_threads, &mut notices)?,
         None => VectorStore::empty(&model),
     };
+    for VectorArg { path, scale } in &each_lora(&args.loras)? {
+        let Scale::Factor(scale) = scale.unwrap_or(Scale::Factor(1.0)) else {
+            bail!("--lora {}: an adapter has no scale in percent: give a number", path.display());
+        };
+        let file = names::vector(path, model.path())?;
+        let adapter = offered_adapter(&file, &model, &mut notices).map_err(|e| anyhow!("--lora: {e}"))?;
+        vectors = vectors.with_adapter(adapter, scale)?;
+    }
     for notice in notices {
         eprintln!("bidpo: warning: {}", bidpo_core::chat::printable(&notice));
     }

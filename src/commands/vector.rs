@@ -1,16 +1,21 @@
 //! `bidpo vector`: inspect, convert and combine control vector files.
 
+mod ablate;
+mod adapter;
 mod compare;
 mod make;
 mod show;
+mod words;
 
 use crate::args::names;
 use crate::args::outputs::{self, Kind};
 use crate::args::steering::{Scale, load_vector};
 use anyhow::{Context as _, ensure};
+use bidpo_core::adapter::AdapterFile;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, FileRemark, Match, SteeringVector, match_architecture};
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use show::Shown;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,7 +50,8 @@ struct Reading {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's, PyTorch's).
+    /// Print layers, norms and provenance of control vector files (bidpo's, llama.cpp's, repeng's, PyTorch's), and what a LoRA
+    /// adapter changes.
     Show {
         /// The files; also parts of the names of some in ./vectors.
         #[arg(required = true, value_name = "FILE", value_parser = by_name())]
@@ -84,6 +90,8 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Write a LoRA adapter that takes a direction out of what a model writes into its residual stream.
+    Ablate(ablate::Args),
     /// Compute a weighted sum of vectors.
     #[command(visible_alias = "combine")]
     Add {
@@ -142,14 +150,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Add { files, output, .. } | Command::Average { files, output, .. } => {
             (files.iter().collect(), Some(output))
         }
-        Command::Show { .. } | Command::Compare { .. } => (Vec::new(), None),
+        Command::Show { .. } | Command::Compare { .. } | Command::Ablate(_) => (Vec::new(), None),
     };
     if let Some(Output { output }) = output {
         let inputs: Vec<&Path> = inputs.into_iter().map(PathBuf::as_path).collect();
         outputs::check(output, Kind::Vector, &inputs)?;
     }
     match args.command {
-        Command::Show { files, json, reading } => show::show(&files, &reading.load(&files)?, json),
+        Command::Show { files, json, reading } => show::show(&files, reading.shown(&files)?, json),
+        Command::Ablate(args) => ablate::run(args),
         Command::Convert { file, output, layers, architecture, reading } => {
             let mut vector = reading.load_one(&file, layers.as_ref())?;
             if let Some(name) = architecture {
@@ -195,15 +204,32 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Reading {
+    /// All files, each in its convention, adapters among them.
+    fn shown(&self, files: &[PathBuf]) -> anyhow::Result<Vec<Shown>> {
+        let convention = self.of(files)?;
+        let one = |(i, file): (usize, &PathBuf)| -> anyhow::Result<Shown> {
+            Ok(match AdapterFile::is_one(file) {
+                Ok(true) => Shown::Adapter(Box::new(AdapterFile::load(file)?)),
+                _ => Shown::Vector(Box::new(load_vector(file, None, convention(i))?.vector)),
+            })
+        };
+        files.iter().enumerate().map(one).collect()
+    }
+
     /// All files, each in its convention.
     fn load(&self, files: &[PathBuf]) -> anyhow::Result<Vec<SteeringVector>> {
+        let convention = self.of(files)?;
+        files.iter().enumerate().map(|(i, f)| Ok(load_vector(f, None, convention(i))?.vector)).collect()
+    }
+
+    /// The convention of each file by its place.
+    fn of(&self, files: &[PathBuf]) -> anyhow::Result<impl Fn(usize) -> Convention> {
         let (n_files, n_conventions) = (files.len(), self.conventions.len());
         ensure!(
             n_conventions <= 1 || n_conventions == n_files,
             "{n_conventions} conventions for {n_files} files: give one --convention for all or one for each file"
         );
-        let convention = |i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default();
-        files.iter().enumerate().map(|(i, f)| Ok(load_vector(f, None, convention(i))?.vector)).collect()
+        Ok(|i: usize| self.conventions.get(i).or(self.conventions.first()).copied().unwrap_or_default())
     }
 
     /// One file; of a file that does not name its layers `layers` names them, of another one it says which to keep.

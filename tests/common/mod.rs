@@ -1,6 +1,7 @@
 //! Shared by the integration tests: models, reference files, data, and the record of skipped tests.
 #![allow(dead_code)]
 
+pub mod adapters;
 pub mod bench;
 pub mod generator;
 pub mod raw_gguf;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
+mod adapters;
 mod api;
 mod client;
 mod fields;

@@ -8,6 +8,7 @@ mod prompts;
 pub use file::{ExtractJob, Positions};
 pub use prompts::{PromptsError, read_prompts};
 
+use crate::adapter::Adapters;
 use crate::numbers::{median, rows_within};
 use ggml_grad::files::FileError;
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, KvType, LlamaError, Model, Node, Token};
@@ -142,6 +143,14 @@ impl Extractor {
         n_threads: u32,
     ) -> Result<Self, ExtractError> {
         Self::prepare(model, layers, n_tokens_max, n_threads, true)
+    }
+
+    /// Has the model run under these adapters from now on.
+    ///
+    /// # Errors
+    /// [`ExtractError::Llama`].
+    pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), ExtractError> {
+        Ok(adapters.put_on(&mut self.ctx)?)
     }
 
     fn prepare(

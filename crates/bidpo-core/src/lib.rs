@@ -38,6 +38,7 @@
 //! - [`numbers`]: norms, cosines, medians.
 //! - [`stats`]: intervals, tests and power for paired answers; [`mod@bench`]: speed against llama.cpp itself.
 //! - [`guard`]: calls of other crates that may panic.
+//! - [`verify`]: does anyone's vector or adapter do on a model what it is meant to do.
 //! - [`text`]: numbers, tables and templates for people.
 //!
 //! The engine underneath is the crate `ggml_grad`.
@@ -60,3 +61,4 @@ pub mod stats;
 pub mod steer;
 pub mod text;
 pub mod train;
+pub mod verify;

@@ -8,6 +8,7 @@ use super::metrics::Metrics;
 use super::queue::FairQueue;
 use super::slot::{Cell, PIECE, Slot};
 use super::work::Work;
+use bidpo_core::adapter::Adapters;
 use bidpo_core::steer::{ControlVector, GateMemory, decode_steered_with};
 use ggml_grad::llama::{Batch, Context, LlamaError};
 use std::sync::Arc;
@@ -218,17 +219,33 @@ impl Engine {
     fn answer(&mut self) {
         let ready: Vec<usize> =
             (0..self.slots.len()).filter(|&i| self.slots[i].work.as_ref().is_some_and(|w| w.next.is_some())).collect();
-        // llama.cpp takes sequences with caches of their own in one pass where their numbers follow one another.
-        for run in ready.chunk_by(|a, b| a + 1 == *b) {
-            if let Err(error) = self.answer_run(run) {
-                for &slot in run {
-                    self.fail(slot, &JobError::Llama(error.to_string()));
+        // Rows under different adapters share no batch. Those of the context's own come first: a change has the graph laid out
+        // anew.
+        let mut left = ready;
+        while let Some(first) =
+            left.iter().position(|&i| self.adapters(i).are_on(&self.ctx)).or((!left.is_empty()).then_some(0))
+        {
+            let adapters = self.adapters(left[first]);
+            let (now, later): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|&i| self.adapters(i) == adapters);
+            // llama.cpp takes sequences with caches of their own in one pass where their numbers follow one another.
+            for run in now.chunk_by(|a, b| a + 1 == *b) {
+                if let Err(error) = self.answer_run(run, &adapters) {
+                    for &slot in run {
+                        self.fail(slot, &JobError::Llama(error.to_string()));
+                    }
                 }
             }
+            left = later;
         }
     }
 
-    fn answer_run(&mut self, run: &[usize]) -> Result<(), LlamaError> {
+    /// The adapters of a slot's job.
+    fn adapters(&self, slot: usize) -> Adapters {
+        self.slots[slot].work.as_ref().map(|w| w.job.adapters()).unwrap_or_default()
+    }
+
+    fn answer_run(&mut self, run: &[usize], adapters: &Adapters) -> Result<(), LlamaError> {
+        adapters.switch_to(&mut self.ctx)?;
         let mut batch = Batch::new();
         let mut cells = Vec::with_capacity(run.len());
         for &i in run {
@@ -270,6 +287,7 @@ impl Engine {
     }
 
     fn prefill_slot(&mut self, i: usize) -> Result<(), LlamaError> {
+        self.adapters(i).switch_to(&mut self.ctx)?;
         let slot = &mut self.slots[i];
         let Some(work) = &mut slot.work else { return Ok(()) };
         let job = &work.job;

@@ -1,6 +1,7 @@
 //! The folder of vectors that a server was started with.
 
 use super::vectors::{OfferedVector, VectorsError};
+use bidpo_core::adapter::AdapterFile;
 use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateError};
 use bidpo_core::extract::{ExtractError, residual_norms};
 use bidpo_core::steer::{LoadedVector, SteeringVector, architecture_note, warnings};
@@ -128,16 +129,33 @@ impl Folder {
 /// A file as a vector that is offered.
 fn offered(
     file: &Path,
-    model: &Model,
+    model: &Arc<Model>,
     template: &ChatTemplate,
     notices: &mut Vec<String>,
 ) -> Result<OfferedVector, String> {
+    if AdapterFile::is_one(file).unwrap_or(false) {
+        return offered_adapter(file, model, notices);
+    }
     let LoadedVector { mut vector, remarks } = fitting(file, model)?;
     vector.scope = template.scoped(&vector.scope, model).map_err(|e| e.to_string())?;
     let doubts = warnings(&vector, model);
     let note = architecture_note(&vector, model);
     notices.extend(remarks.iter().map(|r| format!("{}: {r}", file.display())));
     notices.extend(doubts.iter().chain(&note).map(|w| format!("{}: {w}", file.display())));
+    Ok(OfferedVector { name: name_of(file, model), vector: Arc::new(vector), measured: false, warnings: doubts })
+}
+
+/// An adapter's file as a dial that is offered.
+///
+/// # Errors
+/// Why it cannot be used on the model.
+pub fn offered_adapter(file: &Path, model: &Arc<Model>, notices: &mut Vec<String>) -> Result<OfferedVector, String> {
+    let vector = SteeringVector::open_adapter(file, model).map_err(|e| e.to_string())?;
+    let mut doubts = warnings(&vector, model);
+    if vector.adapter.as_ref().is_some_and(|a| a.is_invoked) {
+        doubts.push("it is meant to act from certain tokens on (aLoRA); here it acts at every position".to_owned());
+    }
+    notices.extend(doubts.iter().map(|w| format!("{}: {w}", file.display())));
     Ok(OfferedVector { name: name_of(file, model), vector: Arc::new(vector), measured: false, warnings: doubts })
 }
 

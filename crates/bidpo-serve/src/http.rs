@@ -38,6 +38,7 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
     let mut keyed = Router::new()
         .route("/v1/score", post(api::score))
         .route("/v1/vectors", get(api::vectors).post(api::change_vectors))
+        .route("/lora-adapters", get(api::lora_adapters))
         .route("/metrics", get(api::metrics))
         .route("/props", get(api::props))
         .route("/api/chat", post(ollama::chat))

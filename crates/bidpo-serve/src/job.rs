@@ -1,6 +1,7 @@
 //! Jobs for the engine, and its events.
 
 use super::sampling::Sampling;
+use bidpo_core::adapter::Adapters;
 use bidpo_core::steer::{ControlVector, GateMemory, Opening};
 use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;
@@ -104,6 +105,11 @@ impl Job {
     /// The steering of position `at`.
     pub(crate) fn steering_at(&self, at: usize) -> Option<&Arc<ControlVector>> {
         self.steering.at(at, self.n_prompt)
+    }
+
+    /// The adapters under which all of its positions are computed.
+    pub(crate) fn adapters(&self) -> Adapters {
+        self.steering.vector.as_ref().map(|v| v.adapters.clone()).unwrap_or_default()
     }
 
     /// Openings of the gates at position `at`, computed in sequence `id`; empty where the steering has no gates.

@@ -31,6 +31,7 @@ mod stops;
 mod vectors;
 mod work;
 
+pub use folder::offered_adapter;
 pub use log::LogSink;
 pub use models::{Alias, AliasError, ModelNames};
 pub use startup::check_steering;

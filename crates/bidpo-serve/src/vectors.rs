@@ -107,6 +107,12 @@ pub enum VectorsError {
         /// The name.
         name: String,
     },
+    /// An adapter of the command line has the name.
+    #[error("{name:?} is the name of an adapter of the command line (--lora): rename the other file")]
+    Taken {
+        /// The name.
+        name: String,
+    },
     /// The server was started without a folder of vectors.
     #[error("this server was started without a folder of vectors (--vectors DIR)")]
     NoFolder,
@@ -152,6 +158,8 @@ pub struct VectorStore {
     model: Arc<Model>,
     folder: Option<Folder>,
     vectors: RwLock<Arc<Vec<OfferedVector>>>,
+    /// Adapters of the command line, which a rescan leaves, each with the scale at which it acts where a request does not say.
+    given: Vec<(OfferedVector, f32)>,
     /// Held while `vectors` is replaced.
     sums: Mutex<VecDeque<(Asked, Arc<ControlVector>)>>,
     changing: Mutex<()>,
@@ -164,6 +172,7 @@ impl VectorStore {
             model: Arc::clone(model),
             folder: None,
             vectors: RwLock::default(),
+            given: Vec::new(),
             sums: Mutex::default(),
             changing: Mutex::default(),
         }
@@ -186,6 +195,40 @@ impl VectorStore {
         Ok(Self { folder: Some(folder), vectors, ..Self::empty(model) })
     }
 
+    /// Offers an adapter of the command line, which acts at `scale` on requests that do not name it.
+    ///
+    /// # Errors
+    /// [`VectorsError::Taken`] where another vector has its name.
+    pub fn with_adapter(mut self, adapter: OfferedVector, scale: f32) -> Result<Self, VectorsError> {
+        let mut vectors = (*self.vectors()).clone();
+        if vectors.iter().any(|v| v.name == adapter.name) {
+            return Err(VectorsError::Taken { name: adapter.name });
+        }
+        vectors.push(adapter.clone());
+        self.given.push((adapter, scale));
+        self.vectors = RwLock::new(Arc::new(vectors));
+        Ok(self)
+    }
+
+    /// What acts on a request that says nothing of adapters.
+    pub fn defaults(&self) -> Vec<SteerSpec> {
+        let spec = |(v, scale): &(OfferedVector, f32)| SteerSpec {
+            vector: v.name.clone(),
+            scale: ScaleSpec::Factor(*scale),
+            layers: None,
+        };
+        self.given.iter().map(spec).collect()
+    }
+
+    /// All adapters: those of the command line, then those of the folder, each with its default scale. A request's field `lora`
+    /// counts them in this order, from 0.
+    pub fn adapters(&self) -> Vec<(String, f32)> {
+        let given = || self.given.iter().map(|(v, scale)| (v.name.clone(), *scale));
+        let vectors = self.vectors();
+        let others = vectors.iter().filter(|v| v.vector.adapter.is_some() && given().all(|(name, _)| name != v.name));
+        given().chain(others.map(|v| (v.name.clone(), 0.0))).collect()
+    }
+
     /// True if there is a folder of vectors, be it empty.
     pub fn has_folder(&self) -> bool {
         self.folder.is_some()
@@ -201,14 +244,22 @@ impl VectorStore {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut vectors = (*self.vectors()).clone();
         match change {
-            VectorChange::Rescan => vectors = folder.read(&self.model, notices)?,
+            VectorChange::Rescan => {
+                vectors = folder.read(&self.model, notices)?;
+                if let Some((v, _)) = self.given.iter().find(|(v, _)| vectors.iter().any(|o| o.name == v.name)) {
+                    return Err(VectorsError::Taken { name: v.name.clone() });
+                }
+                vectors.extend(self.given.iter().map(|(v, _)| v.clone()));
+            }
             VectorChange::Load(name) => {
+                self.not_given(name)?;
                 let new = folder.read_one(name, &self.model, notices)?;
                 vectors.retain(|v| v.name != new.name);
                 vectors.push(new);
                 vectors.sort_by(|a, b| a.name.cmp(&b.name));
             }
             VectorChange::Unload(name) => {
+                self.not_given(name)?;
                 let before = vectors.len();
                 vectors.retain(|v| v.name != *name);
                 if vectors.len() == before {
@@ -221,6 +272,14 @@ impl VectorStore {
         sums.clear();
         *self.vectors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(vectors);
         Ok(())
+    }
+
+    /// Refuses the name of an adapter of the command line.
+    fn not_given(&self, name: &str) -> Result<(), VectorsError> {
+        match self.given.iter().any(|(v, _)| v.name == name) {
+            true => Err(VectorsError::Taken { name: name.to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// The vectors, in order.
@@ -258,6 +317,10 @@ impl VectorStore {
                     offered.vector.scale_for_percent(p).map_err(|e| wrong("scale", e.to_string()))?
                 }
             };
+            if offered.vector.adapter.is_some() && spec.layers.is_some() {
+                let reason = "must be left out: it is a LoRA adapter, which changes the matrices of its file";
+                return Err(wrong("layers", reason.to_owned()));
+            }
             let mut vector = Arc::clone(&offered.vector);
             if let Some(scope) = scope {
                 Arc::make_mut(&mut vector).scope = scope.clone();
@@ -270,6 +333,8 @@ impl VectorStore {
                 Some(before) => add(before, &part, self.model.n_embd()).map_err(|e| wrong("scale", e.to_string()))?,
             });
         }
+        // The same adapter at 1 and at -1.
+        let sum = sum.filter(|sum| sum.has_vectors() || !sum.adapters.is_empty());
         Ok(sum.map(|sum| self.remember(asked, sum, &vectors)))
     }
 
@@ -314,28 +379,47 @@ impl OfferedVector {
             .collect();
         // The page's slider ends there.
         let safe = self.vector.safe_range();
-        json!({
+        let mut value = json!({
             "id": self.name,
             "object": "steering_vector",
-            "kind": self.vector.kind().name(),
+            "kind": if self.vector.adapter.is_some() { "lora" } else { self.vector.kind().name() },
             "scope": self.vector.scope.to_string(),
-            "layers": self.vector.layers(),
+            "layers": self.layers(),
             "percent_at_scale_1": self.vector.percent_of_scale(1.0),
             "safe_scale": safe.map(|s| [s.low, s.high]),
             "safe_scale_from": safe.map(|s| if s.measured { "measured" } else { "rule of thumb" }),
             "residual_norm_from": if self.measured { "measured at start" } else { "file" },
             "directions": layers,
             "warnings": self.warnings,
-        })
+        });
+        if let Some(adapter) = &self.vector.adapter {
+            value["adapter"] = json!({
+                "ranks": adapter.ranks, "matrices": adapter.matrices, "alpha": adapter.alpha, "sha256": adapter.sha256,
+            });
+        }
+        value
+    }
+
+    /// Layers that are steered, or the blocks that an adapter changes.
+    fn layers(&self) -> Vec<usize> {
+        self.vector.adapter.as_ref().map_or_else(|| self.vector.layers(), |adapter| adapter.layers.clone())
     }
 }
 
 /// `a + b`, as if the two had been summed in one go.
 fn add(mut a: ControlVector, b: &ControlVector, n_embd: usize) -> Result<ControlVector, SteerError> {
+    let adapters = a.adapters.clone().and(&b.adapters).map_err(|e| SteerError::Mismatch(e.to_string()))?;
+    if !b.has_vectors() {
+        return Ok(ControlVector { adapters, ..a });
+    }
+    if !a.has_vectors() {
+        return Ok(ControlVector { adapters, ..b.clone() });
+    }
     a.data.iter_mut().zip(&b.data).for_each(|(x, y)| *x += y);
     let mut sum = ControlVector::bounded(a.data, a.first.min(b.first), a.last.max(b.last), n_embd)?;
     sum.conditional = a.conditional;
     sum.conditional.extend(b.conditional.iter().cloned());
+    sum.adapters = adapters;
     Ok(sum)
 }
 

@@ -6,6 +6,9 @@ use bidpo_core::steer::ScaledVector;
 
 /// `honest: scale 1.5 (7.5 % of the residual norm)`
 pub fn describe(dial: &ScaledVector) -> String {
+    if let Some(adapter) = &dial.vector.adapter {
+        return format!("{}: scale {} (LoRA adapter of {})", dial.name, short(dial.scale), adapter.rank_in_words());
+    }
     let percent = dial.vector.percent_of_scale(dial.scale);
     let percent = percent.map_or_else(String::new, |p| format!(" ({p:.1} % of the residual norm)"));
     format!("{}: scale {}{percent}", dial.name, short(dial.scale))
@@ -22,6 +25,18 @@ pub fn layers(session: &ChatSession) -> String {
     let mut out = String::new();
     let only = session.layers();
     for dial in session.dials() {
+        if let Some(adapter) = &dial.vector.adapter {
+            let blocks =
+                Layers::new(adapter.layers.iter().copied()).map_or_else(|_| "no block".to_owned(), |l| l.to_string());
+            out += &format!(
+                "{} at {}, LoRA adapter of {}: {} of blocks {blocks} (/layers leaves it as it is)\n",
+                dial.name,
+                short(dial.scale),
+                adapter.rank_in_words(),
+                adapter.matrices.join(", ")
+            );
+            continue;
+        }
         let own = Layers::new(dial.vector.layers()).map_or_else(|e| e.to_string(), |l| l.labelled());
         out += &format!("{} at {}, {own}\n", dial.name, short(dial.scale));
         let mut lines: Vec<(usize, usize, String)> = Vec::new();

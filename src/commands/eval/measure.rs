@@ -63,9 +63,10 @@ pub fn measure(
         bail!("--baselines {name}: this benchmark has no training items");
     }
     if run.steering.vectors.is_empty()
+        && run.steering.loras.is_empty()
         && let Some(flag) = write.and_then(WriteArgs::judge_given)
     {
-        bail!("{flag}: without --vector there are no steered answers to judge");
+        bail!("{flag}: without --vector or --lora there are no steered answers to judge");
     }
     let model = run.model.load()?;
     let n_threads = run.model.threads();

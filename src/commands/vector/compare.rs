@@ -1,6 +1,6 @@
 //! `bidpo vector compare`: do vectors point the same way?
 
-use super::show::significant;
+use super::words::significant;
 use crate::terminal::streams;
 use bidpo_core::steer::{SteeringVector, VectorComparison};
 use serde_json::{Value, json};

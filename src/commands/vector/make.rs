@@ -12,7 +12,7 @@ use std::process::ExitCode;
 pub fn write(vector: &SteeringVector, path: &Path) -> anyhow::Result<ExitCode> {
     vector.save(path)?;
     let layers = Layers::new(vector.layers())?.labelled();
-    let norm = super::show::significant(match vector.layers()[..] {
+    let norm = super::words::significant(match vector.layers()[..] {
         [layer] => vector.norm(layer),
         _ => vector.total_norm(),
     });

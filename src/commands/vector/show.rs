@@ -1,6 +1,9 @@
 //! `bidpo vector show`: layers, norms, provenance.
 
+use super::adapter;
+use super::words::{clean, significant, value_text};
 use crate::terminal::streams;
+use bidpo_core::adapter::AdapterFile;
 use bidpo_core::intervention::Kind;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::SteeringVector;
@@ -48,18 +51,33 @@ const CONVENTION_UNKNOWN: &str = "not stated; llama.cpp and bidpo add direction.
                                   from 0), as repeng means it; llama.cpp's cvector-generator measures one block earlier \
                                   (--convention generator)";
 
+/// What a file holds.
+pub enum Shown {
+    /// A vector.
+    Vector(Box<SteeringVector>),
+    /// A LoRA adapter.
+    Adapter(Box<AdapterFile>),
+}
+
 /// Prints what the files hold.
-pub fn show(files: &[PathBuf], vectors: &[SteeringVector], as_json: bool) -> anyhow::Result<ExitCode> {
+pub fn show(files: &[PathBuf], shown: Vec<Shown>, as_json: bool) -> anyhow::Result<ExitCode> {
     if as_json {
-        let list: Vec<Value> = files.iter().zip(vectors).map(|(f, v)| to_json(f, v)).collect();
+        let of = |(file, shown): (&PathBuf, &Shown)| match shown {
+            Shown::Vector(vector) => to_json(file, vector),
+            Shown::Adapter(adapter) => adapter::to_json(file, adapter),
+        };
+        let list: Vec<Value> = files.iter().zip(&shown).map(of).collect();
         streams::out_json(serde_json::to_string_pretty(&list)?);
         return Ok(ExitCode::SUCCESS);
     }
-    for (i, (file, vector)) in files.iter().zip(vectors).enumerate() {
+    for (i, (file, shown)) in files.iter().zip(&shown).enumerate() {
         if i > 0 {
             println!();
         }
-        print!("{}", to_text(file, vector));
+        match shown {
+            Shown::Vector(vector) => print!("{}", to_text(file, vector)),
+            Shown::Adapter(adapter) => print!("{}", adapter::to_text(file, adapter)),
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -182,34 +200,6 @@ fn norm_runs(vector: &SteeringVector, percent: impl Fn(usize) -> String) -> Vec<
     runs
 }
 
-fn value_text(value: &GgufValue) -> String {
-    match value {
-        GgufValue::Str(s) => clean(s),
-        GgufValue::Int(n) => n.to_string(),
-        GgufValue::Float(x) => significant(*x),
-        GgufValue::Bool(b) => b.to_string(),
-        GgufValue::Other(kind) => format!("({kind})"),
-    }
-}
-
-/// A file's text without the characters that would steer the terminal.
-fn clean(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
-/// Five significant digits, no trailing zeros; the exact value is in the JSON.
-pub fn significant(x: f64) -> String {
-    if x == 0.0 || !x.is_finite() {
-        return x.to_string();
-    }
-    if !(1e-4..1e7).contains(&x.abs()) {
-        return format!("{x:.4e}");
-    }
-    let digits = (4 - x.abs().log10().floor() as i32).max(0) as usize;
-    let text = format!("{x:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
 fn to_json(file: &Path, vector: &SteeringVector) -> Value {
     let layers: Vec<Value> = vector
         .layers()
@@ -256,20 +246,6 @@ fn to_json(file: &Path, vector: &SteeringVector) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_readable() {
-        let cases =
-            [(174.03219, "174.03"), (0.1, "0.1"), (5.0, "5"), (6560.0, "6560"), (0.0, "0"), (1e-9, "1.0000e-9")];
-        for (x, expected) in cases {
-            assert_eq!(significant(x), expected);
-        }
-    }
-
-    #[test]
-    fn a_file_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
-    }
 
     #[test]
     fn provenance_comes_in_reading_order() {

@@ -29,6 +29,9 @@ pub enum AdapterError {
         /// The reason.
         reason: String,
     },
+    /// What was asked for cannot be done on this model.
+    #[error("{0}")]
+    Impossible(String),
     /// The values in memory are no usable adapter; nothing was written.
     #[error("not a usable adapter: {0}")]
     Invalid(String),

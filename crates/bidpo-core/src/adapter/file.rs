@@ -3,6 +3,7 @@
 use super::{AdapterError, LowRank, Target};
 use crate::steer::Provenance;
 use ggml_grad::llama::{DType, GgufFile, GgufValue, GgufWriter, quantize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -239,17 +240,22 @@ impl AdapterFile {
         for (key, value) in &self.provenance.entries {
             writer.set(&format!("{PREFIX}{key}"), value).map_err(refused)?;
         }
-        let mut data: Vec<(&[f32], usize)> = Vec::new();
+        let mut data: Vec<(Cow<'_, [f32]>, usize)> = Vec::new();
         for (target, pair) in &self.pairs {
             let (of_a, of_b) = shapes(target, pair);
-            let (first, second) = if target.is_table() { (&pair.b, &pair.a) } else { (&pair.a, &pair.b) };
+            let (a, b) = (Cow::from(&pair.a), Cow::from(&pair.b));
+            let (first, second) = match target.is_table() {
+                true => (b, Cow::from(transposed(&pair.a, pair.n_in))),
+                false => (a, b),
+            };
             for (end, ne, values) in [(A, of_a, first), (B, of_b, second)] {
                 writer.declare(&format!("{}{end}", target.tensor()), kind.dtype(), ne)?;
                 data.push((values, ne[0]));
             }
         }
         writer.write_with(path, &mut |i, sink| {
-            let (values, width) = data[i];
+            let (values, width) = &data[i];
+            let width = *width;
             for rows in values.chunks(width * PIECE.div_ceil(width)) {
                 sink.push(&quantize(kind.dtype(), rows, width)?)?;
             }
@@ -264,6 +270,12 @@ impl AdapterFile {
             Some(alpha) if alpha != 0.0 => f64::from(scale) * f64::from(alpha) / pair.rank as f64,
             _ => f64::from(scale),
         }
+    }
+
+    /// The Frobenius norm of what each matrix gains at scale 1, by the tensor's name.
+    pub fn norms(&self) -> BTreeMap<String, f64> {
+        let norm = |(t, pair): (&Target, &LowRank)| (t.tensor(), self.factor(pair, 1.0).abs() * pair.norm());
+        self.pairs.iter().map(norm).collect()
     }
 
     /// The blocks it changes, in order.
@@ -297,6 +309,12 @@ fn shapes(target: &Target, pair: &LowRank) -> ([usize; 4], [usize; 4]) {
     }
 }
 
+/// Rows of `width` numbers as columns.
+fn transposed(values: &[f32], width: usize) -> Vec<f32> {
+    let rows = values.len() / width.max(1);
+    (0..width).flat_map(|column| (0..rows).map(move |row| values[row * width + column])).collect()
+}
+
 /// A pair from the file's two tensors.
 fn pair_of(
     target: &Target,
@@ -311,7 +329,10 @@ fn pair_of(
     }
     if target.is_table() {
         // Both hold rows of `rank` numbers: [n_vocab, rank] and [n_embd, rank].
-        let pair = LowRank { n_in: of_b[1], n_out: of_a[1], rank, n_experts: of_a[2], a: b, b: a };
+        if of_a[2] != 1 {
+            return Err(AdapterError::Invalid(format!("A {of_a:?} and B {of_b:?} are no pair for a table")));
+        }
+        let pair = LowRank { n_in: of_b[1], n_out: of_a[1], rank, n_experts: 1, a: transposed(&b, rank), b: a };
         pair.check()?;
         return Ok(pair);
     }

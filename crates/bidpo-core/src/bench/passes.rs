@@ -2,6 +2,7 @@
 
 use super::step::{plan_batches, sequences};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Subject, alternate};
+use crate::adapter::Adapters;
 use crate::data::TokenizedPair;
 use crate::engine::Engine;
 use crate::extract::{ExtractJob, Positions};
@@ -57,6 +58,7 @@ pub(super) fn extract(s: &mut Subject<'_>, prefill: &mut Prefill) -> Result<Line
                 prompts: &prompts,
                 positions: Positions::Last,
                 metadata: &nothing,
+                adapters: &Adapters::default(),
                 n_threads: threads,
             }
             .write(&file, &mut |_| true)?;

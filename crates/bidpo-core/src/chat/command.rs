@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 /// Usage and meaning of every command, in the order of `/help`.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("/scale X", "turn every vector to scale X (1.5, -2, or 5% of the residual norm)"),
+    ("/scale X", "turn every vector and adapter to scale X (1.5, -2, or 5% of the residual norm)"),
     ("/scale NAME=X ...", "turn the vector NAME to scale X; several at once: /scale a=1 b=-5%"),
     ("/scale", "show the vectors and their scales"),
-    ("/load FILE [NAME] [X]", "add a vector, called NAME [the file's name], at scale X [1]"),
+    ("/load FILE [NAME] [X]", "add a vector or a LoRA adapter, called NAME [the file's name], at scale X [1]"),
     ("/unload NAME", "take the vector NAME off"),
     ("/layers", "show where each vector steers, and how strongly"),
     ("/layers LIST", "steer at these layers only (15, 10-20, 5,9,12-14); /layers all lifts it"),

@@ -1,6 +1,7 @@
 //! One answer: prompt tokens in, tokens out until something ends it.
 
 use super::Utf8Decoder;
+use crate::adapter::Adapters;
 use crate::data::TemplateError;
 use crate::steer::{ControlVector, GateMemory, Openings, SteerError};
 use ggml_grad::llama::{Batch, Context, ContextParams, LlamaError, Model, Sampler, SamplerParams, Token, Use};
@@ -248,7 +249,10 @@ impl Generator {
         self.steering = None;
         match &vector {
             Some(v) => self.memory = v.apply_with_memory(&mut self.ctx)?,
-            None => self.ctx.clear_control_vector(),
+            None => {
+                Adapters::default().put_on(&mut self.ctx)?;
+                self.ctx.clear_control_vector();
+            }
         }
         self.steering = vector;
         Ok(())

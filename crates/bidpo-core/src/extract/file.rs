@@ -5,6 +5,7 @@
 //! written to its final place at once and never kept in memory.
 
 use super::{ExtractError, Extractor, NormStats, ResidualRows, row_norms};
+use crate::adapter::Adapters;
 use ggml_grad::files::{FileError, temporary_beside};
 use ggml_grad::llama::{Model, Token};
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub struct ExtractJob<'a> {
     pub positions: Positions,
     /// Entries of the file's header, next to those that [`ExtractJob::write`] adds.
     pub metadata: &'a BTreeMap<String, String>,
+    /// LoRA adapters under which the model runs.
+    pub adapters: &'a Adapters,
     /// Threads of a computation.
     pub n_threads: u32,
 }
@@ -66,7 +69,7 @@ impl ExtractJob<'_> {
         path: &Path,
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<BTreeMap<usize, NormStats>, ExtractError> {
-        let &Self { model, layers, prompts, positions, metadata, n_threads } = self;
+        let &Self { model, layers, prompts, positions, metadata, adapters, n_threads } = self;
         let longest = prompts.iter().map(Vec::len).max().ok_or(ExtractError::NoPrompts)?;
         if let Some(i) = prompts.iter().position(Vec::is_empty) {
             return Err(ExtractError::EmptyPrompt { number: i + 1 });
@@ -79,6 +82,7 @@ impl ExtractJob<'_> {
             Positions::Last => Extractor::of_last_positions(model, layers, longest, n_threads)?,
             Positions::All | Positions::Mean => Extractor::new(model, layers, longest, n_threads)?,
         };
+        extractor.set_adapters(adapters)?;
         let n_embd = model.n_embd();
         let failed = FileError::write(path);
         let layout = Layout::new(extractor.layers(), prompts, positions, n_embd);

@@ -3,6 +3,7 @@
 use super::architecture::{Match, match_architecture};
 use super::conditional::Steer;
 use super::{Change, Conditional, GateMemory, SteerError, SteeringVector, identity};
+use crate::adapter::Adapters;
 use crate::layers::Layers;
 use ggml_grad::llama::{Context, LlamaError, Model};
 use std::sync::{Arc, Mutex};
@@ -65,6 +66,8 @@ pub struct ControlVector {
     pub last: usize,
     /// Changes that differ from row to row.
     pub conditional: Vec<Conditional>,
+    /// LoRA adapters, which change matrices at every position.
+    pub adapters: Adapters,
 }
 
 impl ControlVector {
@@ -95,7 +98,18 @@ impl ControlVector {
 
     /// Constant vectors, `[n_layer - 1, n_embd]`, at layers `first..=last`.
     pub fn constant(data: Vec<f32>, first: usize, last: usize) -> Self {
-        Self { data, first, last, conditional: Vec::new() }
+        Self { data, first, last, conditional: Vec::new(), adapters: Adapters::default() }
+    }
+
+    /// Adapters alone: nothing is added to the residual stream of `n_layer` blocks of width `n_embd`, at no layer.
+    pub fn of_adapters(adapters: Adapters, n_layer: usize, n_embd: usize) -> Self {
+        let data = vec![0.0; n_layer.saturating_sub(1) * n_embd];
+        Self { adapters, ..Self::constant(data, 1, 0) }
+    }
+
+    /// True where something is added to the residual stream, beside what adapters change.
+    pub fn has_vectors(&self) -> bool {
+        self.first <= self.last
     }
 
     /// The constant vector added at a layer, `[n_embd]`.
@@ -119,6 +133,12 @@ impl ControlVector {
     /// As [`ControlVector::apply`].
     pub fn apply_with_memory(&self, ctx: &mut Context) -> Result<Arc<Mutex<GateMemory>>, LlamaError> {
         let memory = Arc::<Mutex<GateMemory>>::default();
+        self.adapters.put_on(ctx)?;
+        if !self.has_vectors() {
+            ctx.set_row_change(None);
+            ctx.clear_control_vector();
+            return Ok(memory);
+        }
         if self.conditional.is_empty() {
             ctx.set_row_change(None);
             ctx.set_control_vector(&self.data, self.first, self.last)?;
@@ -169,7 +189,12 @@ fn sum(
     let mut data = vec![0.0f32; top * n_embd]; // [n_layer - 1, n_embd]
     let mut touched: Option<(usize, usize)> = None;
     let mut conditional = Vec::new();
+    let mut adapters = Adapters::default();
     for ScaledVector { name, vector, scale } in vectors {
+        if let Some(adapter) = &vector.adapter {
+            adapters.add(adapter, *scale).map_err(|e| SteerError::Mismatch(format!("adapter {name}: {e}")))?;
+            continue;
+        }
         if vector.n_embd() != n_embd {
             return mismatch(format!(
                 "vector {name} has {} dimensions, the model's residual stream has {n_embd}: it was made for another model",
@@ -232,7 +257,11 @@ fn sum(
         }
     }
     let bounded = touched.map(|(first, last)| ControlVector::bounded(data, first, last, n_embd)).transpose()?;
-    Ok(bounded.map(|constant| ControlVector { conditional, ..constant }))
+    Ok(match bounded {
+        Some(constant) => Some(ControlVector { conditional, adapters, ..constant }),
+        None if adapters.is_empty() => None,
+        None => Some(ControlVector::of_adapters(adapters, n_layer, n_embd)),
+    })
 }
 
 /// That nothing tells whether `vector` was made for the architecture of `model`: its file names none that llama.cpp has, under no

@@ -13,8 +13,10 @@ use std::collections::BTreeMap;
 /// The batch must be one that llama.cpp computes in one pass without reordering: at most `n_batch` tokens; and where each
 /// sequence has a cache of its own, all sequences with the same number of tokens, in order, their ids following one another.
 ///
+/// Adapters act on every row: those of the rows must be on the context ([`crate::adapter::Adapters::switch_to`]).
+///
 /// # Errors
-/// [`LlamaError::Batch`] for lengths that do not fit, [`LlamaError::Unsupported`] for a model in whose graph the output of a
+/// [`LlamaError::Batch`] for lengths that do not fit and for rows under other adapters than the context's, [`LlamaError::Unsupported`] for a model in whose graph the output of a
 /// steered block is not found once, and as [`Context::decode`]. After an error the batch's part of the cache is undefined.
 pub fn decode_steered(ctx: &mut Context, batch: &Batch, rows: &[Option<&ControlVector>]) -> Result<(), LlamaError> {
     decode_steered_with(ctx, batch, rows, &mut GateMemory::default())
@@ -37,6 +39,10 @@ pub fn decode_steered_with(
     if let Some(v) = rows.iter().flatten().find(|v| v.data.len() != (n_layer - 1) * n_embd) {
         let text = format!("a control vector of {} numbers on a model of {n_layer} x {n_embd}", v.data.len());
         return Err(LlamaError::ControlVector(text));
+    }
+    // Adapters act on whole batches: the caller puts them on the context.
+    if rows.iter().flatten().any(|v| !v.adapters.are_on(ctx)) {
+        return Err(LlamaError::Batch("a row's adapters are not those of the context".to_owned()));
     }
     let mut tap = RowTap::new(rows, batch, n_embd, memory);
     if tap.layers.is_empty() {

@@ -1,13 +1,15 @@
 //! A steering vector and where it came from.
 
-use super::RowChanges;
+use super::{Provenance, RowChanges};
+use crate::adapter::{AdapterError, LoadedAdapter, OpenedAdapter};
 use crate::intervention::{Kind, Scope};
 use crate::layers::Layers;
 use crate::numbers::norm;
 use ggml_grad::files::FileError;
-use ggml_grad::llama::GgufValue;
+use ggml_grad::llama::Model;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An invalid vector file, or a vector that cannot be used here.
 #[derive(Debug, thiserror::Error)]
@@ -45,47 +47,6 @@ pub enum SteerError {
     Mismatch(String),
 }
 
-/// Provenance of a vector: the `bidpo.*` keys of its file. All are optional, since files of other tools have none.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Provenance {
-    /// Key (without the `bidpo.` prefix) and value, in key order.
-    pub entries: BTreeMap<String, GgufValue>,
-}
-
-impl Provenance {
-    /// Sets a text.
-    pub fn set_str(&mut self, key: &str, value: impl Into<String>) {
-        self.entries.insert(key.to_owned(), GgufValue::Str(value.into()));
-    }
-
-    /// Sets an integer.
-    pub fn set_int(&mut self, key: &str, value: i64) {
-        self.entries.insert(key.to_owned(), GgufValue::Int(value));
-    }
-
-    /// Sets a number.
-    pub fn set_float(&mut self, key: &str, value: f64) {
-        self.entries.insert(key.to_owned(), GgufValue::Float(value));
-    }
-
-    /// A text entry.
-    pub fn str(&self, key: &str) -> Option<&str> {
-        match self.entries.get(key)? {
-            GgufValue::Str(s) => Some(s),
-            _ => None,
-        }
-    }
-
-    /// A number, whichever numeric type the file used.
-    pub fn number(&self, key: &str) -> Option<f64> {
-        match self.entries.get(key)? {
-            GgufValue::Float(x) => Some(*x),
-            GgufValue::Int(n) => Some(*n as f64),
-            _ => None,
-        }
-    }
-}
-
 /// The mean of fractions norm / residual norm, each given as `(residual norm, norm)`. The result is such a pair, over the
 /// first residual norm; a single fraction is returned bit for bit.
 pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
@@ -98,13 +59,16 @@ pub(crate) fn mean_fraction(layers: &[(f64, f64)]) -> Option<(f64, f64)> {
 /// epoch.
 pub const TRAINING_CURVE: &str = "training_curve";
 
-/// One direction for each steered layer, added to the residual stream after that block (counted from 0).
+/// One direction for each steered layer, added to the residual stream after that block (counted from 0); or what else is dialled
+/// in its place: a change that depends on the row, or a LoRA adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteeringVector {
-    /// Layer -> direction, `[n_embd]` each; never layer 0, and empty only where there are `rows`.
+    /// Layer -> direction, `[n_embd]` each; never layer 0, and empty only where there are `rows` or an `adapter`.
     pub directions: BTreeMap<usize, Vec<f32>>,
     /// A change that depends on the row, in place of directions.
     pub rows: Option<RowChanges>,
+    /// A LoRA adapter, in place of directions; it changes matrices, at every position.
+    pub adapter: Option<Arc<LoadedAdapter>>,
     /// Positions at which it was trained to act.
     pub scope: Scope,
     /// `controlvector.model_hint`: the architecture it was made for; empty where the file does not say.
@@ -119,10 +83,20 @@ impl SteeringVector {
         Self {
             directions: BTreeMap::new(),
             rows: None,
+            adapter: None,
             scope: Scope::ALL,
             model_hint: String::new(),
             provenance: Provenance::default(),
         }
+    }
+
+    /// A LoRA adapter as a dial, loaded for `model`.
+    ///
+    /// # Errors
+    /// As [`LoadedAdapter::open`].
+    pub fn open_adapter(path: &Path, model: &Arc<Model>) -> Result<Self, AdapterError> {
+        let OpenedAdapter { loaded, file } = LoadedAdapter::open(path, model)?;
+        Ok(Self { adapter: Some(loaded), model_hint: file.architecture, provenance: file.provenance, ..Self::empty() })
     }
 
     /// A vector for one layer, without provenance.
@@ -133,6 +107,7 @@ impl SteeringVector {
         let vector = Self {
             directions: BTreeMap::from([(layer, direction)]),
             rows: None,
+            adapter: None,
             scope: Scope::ALL,
             model_hint: model_hint.into(),
             provenance: Provenance::default(),
@@ -156,6 +131,7 @@ impl SteeringVector {
         let vector = Self {
             directions: layers.iter().copied().zip(rows).collect(),
             rows: None,
+            adapter: None,
             scope: Scope::ALL,
             model_hint: model_hint.into(),
             provenance: Provenance::default(),
@@ -170,6 +146,12 @@ impl SteeringVector {
     /// [`SteerError::Invalid`] naming the layer and the value.
     pub fn check(&self) -> Result<(), SteerError> {
         let invalid = |reason: String| Err(SteerError::Invalid(reason));
+        if self.adapter.is_some() {
+            return match self.directions.is_empty() && self.rows.is_none() && self.scope.is_all() {
+                true => Ok(()),
+                false => invalid("it holds directions or a scope beside an adapter".into()),
+            };
+        }
         if let Some(rows) = &self.rows {
             return match self.directions.is_empty() {
                 true => rows.check(),
@@ -219,7 +201,7 @@ impl SteeringVector {
 
     /// True if llama.cpp's own control vectors do the same: constant directions at every position.
     pub fn is_control_vector(&self) -> bool {
-        self.rows.is_none() && self.scope.is_all()
+        self.rows.is_none() && self.adapter.is_none() && self.scope.is_all()
     }
 
     /// The constant vector that is nearest, at every position, with what is lost. Measurements of the original are dropped.
@@ -260,6 +242,9 @@ impl SteeringVector {
     pub fn require_control_vector(&self, what: &str) -> Result<(), SteerError> {
         if self.is_control_vector() {
             return Ok(());
+        }
+        if self.adapter.is_some() {
+            return Err(SteerError::Mismatch(format!("{what} takes vectors, and this is a LoRA adapter")));
         }
         Err(SteerError::Mismatch(format!(
             "{what} takes constant vectors that act everywhere, and this is kind {} with scope {}: bidpo vector export \
@@ -321,6 +306,12 @@ impl SteeringVector {
     /// # Errors
     /// [`SteerError::Mismatch`] when the file does not know the residual norm, or the vector is zero.
     pub fn scale_for_percent(&self, percent: f64) -> Result<f32, SteerError> {
+        if self.adapter.is_some() {
+            return Err(SteerError::Mismatch(
+                "it is a LoRA adapter, which has no norm in the residual stream: give its scale as a plain number"
+                    .into(),
+            ));
+        }
         let (residual, norm) = self.fraction().ok_or_else(|| {
             SteerError::Mismatch(
                 "it has no key bidpo.residual_norm_median, so a scale in percent is undefined for it: give a plain number"

@@ -62,6 +62,13 @@ pub(crate) async fn vectors(extract::State(state): extract::State<Arc<State>>) -
     Json(state.vectors.describe())
 }
 
+/// `/lora-adapters`, in llama-server's form: the numbers that a request's `lora` takes.
+pub(crate) async fn lora_adapters(extract::State(state): extract::State<Arc<State>>) -> Json<Value> {
+    let list = state.vectors.adapters().into_iter().enumerate();
+    // Clients are told names, not where the files lie.
+    Json(list.map(|(id, (name, scale))| json!({"id": id, "path": name, "scale": scale})).collect())
+}
+
 /// `POST /v1/vectors`: `{"action": "load", "vector": NAME}`, `unload` likewise, or `{"action": "rescan"}`.
 pub(crate) async fn change_vectors(
     extract::State(state): extract::State<Arc<State>>,

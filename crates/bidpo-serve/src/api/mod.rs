@@ -24,7 +24,7 @@ mod tools;
 pub(super) use chat::chat;
 pub(super) use completions::completions;
 pub(super) use error::ApiError;
-pub(super) use info::{change_vectors, health, metrics, model, models, not_offered, vectors};
+pub(super) use info::{change_vectors, health, lora_adapters, metrics, model, models, not_offered, vectors};
 pub(super) use responses::responses;
 pub(super) use score::score;
 pub(super) use tokens::{apply_template, detokenize, props, tokenize, tokenizer_info};

@@ -12,7 +12,7 @@ use serde_json::Value;
 /// The most vectors of a request.
 const MAX_STEERING: usize = 16;
 
-/// Reads `model`, which may be left out, `steering` and `scope`. The vectors that the model's name holds come first.
+/// Reads `model`, which may be left out, `steering`, `lora` and `scope`. The vectors that the model's name holds come first.
 pub(super) fn model_and_steering(fields: &mut Fields, state: &State) -> Result<(String, Steering), ApiError> {
     let name = fields.text("model")?.filter(|name| !name.is_empty()).unwrap_or_else(|| state.names.base.clone());
     let Some(of_model) = state.names.find(&name) else { return Err(ApiError::no_model(&name, &state.names.base)) };
@@ -35,7 +35,7 @@ impl From<ApiError> for SteeringError {
     }
 }
 
-/// Reads `steering` and `scope`. `of_model`: what is added before.
+/// Reads `steering`, `lora` and `scope`. `of_model`: what is added before.
 fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Result<Steering, SteeringError> {
     let scope = scope(fields, state)?;
     let list = fields.list("steering")?.unwrap_or_default();
@@ -50,9 +50,12 @@ fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Res
     for (i, value) in list.into_iter().enumerate() {
         specs.push(spec(value, &format!("{at}[{i}]"))?);
     }
+    specs.extend(adapters(fields, state, &specs)?);
+    let lora = fields.name("lora");
     let resolve = |scope| {
         state.vectors.resolve(&specs, scope).map_err(|e| match e.entry.checked_sub(n_model) {
             None => SteeringError::Model(e.reason),
+            Some(_) if e.entry >= n => SteeringError::Api(ApiError::invalid(&lora, format!("{lora}: {}", e.reason))),
             Some(entry) => {
                 let name = format!("{at}[{entry}].{}", e.field);
                 SteeringError::Api(ApiError::invalid(&name, format!("{name}: {}", e.reason)))
@@ -60,6 +63,11 @@ fn steering(fields: &mut Fields, state: &State, of_model: Vec<SteerSpec>) -> Res
         })
     };
     let Some(scope) = scope else { return Ok(Steering { vector: resolve(None)?, rows: SteeredRows::All }) };
+    if resolve(None)?.is_some_and(|v| !v.adapters.is_empty()) {
+        let name = fields.name("scope");
+        let message = format!("{name} must be left out: an adapter of this request acts at every position");
+        return Err(ApiError::invalid(&name, message).into());
+    }
     // Vectors that act at every row are left away from the others: the cache of those is that of an unsteered request.
     let rows = match scope.parts() {
         [ScopePart::Prompt] => Some(SteeredRows::Prompt),
@@ -85,6 +93,35 @@ fn scope(fields: &mut Fields, state: &State) -> Result<Option<Scope>, ApiError> 
         return Ok(None);
     }
     state.template.scoped(&scope, &state.model).map(Some).map_err(|e| wrong(e.to_string()))
+}
+
+/// The adapters of the field `lora`, as llama-server has it: `[{"id": 0, "scale": 0.5}]`, those that are not named at scale 0.
+/// Without it the adapters of the command line act at their own scales, unless `named` (the model's name and `steering`) dials them.
+fn adapters(fields: &mut Fields, state: &State, named: &[SteerSpec]) -> Result<Vec<SteerSpec>, ApiError> {
+    let Some(list) = fields.list("lora")? else {
+        let mut defaults = state.vectors.defaults();
+        defaults.retain(|d| named.iter().all(|n| n.vector != d.vector));
+        return Ok(defaults);
+    };
+    let known = state.vectors.adapters();
+    let at = fields.name("lora");
+    if list.len() > MAX_STEERING {
+        return Err(fields.wrong("lora", &format!("holds {} entries, {MAX_STEERING} are allowed", list.len())));
+    }
+    let mut specs = Vec::new();
+    for (i, value) in list.into_iter().enumerate() {
+        let mut entry = Fields::new(value, format!("{at}[{i}]"))?;
+        let id = entry.integer("id", 0..=i64::MAX)?.ok_or_else(|| entry.wrong("id", "is missing"))?;
+        let Some((name, _)) = known.get(id as usize) else {
+            let many = known.len();
+            return Err(entry.wrong("id", &format!("is {id}: this server has {many} adapters (see /lora-adapters)")));
+        };
+        let scale = entry.number("scale", f64::from(f32::MIN)..=f64::from(f32::MAX))?;
+        let scale = scale.ok_or_else(|| entry.wrong("scale", "is missing"))? as f32;
+        entry.none_left()?;
+        specs.push(SteerSpec { vector: name.clone(), scale: ScaleSpec::Factor(scale), layers: None });
+    }
+    Ok(specs)
 }
 
 /// One entry: `{"vector": "honest", "scale": 1.5, "layers": [10, 20]}`.

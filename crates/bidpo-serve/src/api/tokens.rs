@@ -104,6 +104,8 @@ fn text_of(state: &State, token: Option<Token>) -> String {
 /// `/props`, as far as llama-server's clients read it.
 pub(crate) async fn props(extract::State(state): extract::State<Arc<State>>) -> Json<Value> {
     let file = state.model.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let adapters = state.vectors.adapters().into_iter().enumerate();
+    let adapters: Vec<Value> = adapters.map(|(id, (_, scale))| json!({"id": id, "scale": scale})).collect();
     Json(json!({
         "default_generation_settings": {
             "n_ctx": state.n_ctx,
@@ -119,6 +121,7 @@ pub(crate) async fn props(extract::State(state): extract::State<Arc<State>>) -> 
                 "presence_penalty": 0.0,
                 "frequency_penalty": 0.0,
                 "stop": [],
+                "lora": adapters,
             },
         },
         "total_slots": state.metrics.n_slots(),

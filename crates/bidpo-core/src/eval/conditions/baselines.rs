@@ -265,7 +265,7 @@ pub fn vector_conditions(
     if wanted.contains(&Baseline::Negated) {
         out.push(Condition::negated(control));
     }
-    if wanted.contains(&Baseline::Random) {
+    if wanted.contains(&Baseline::Random) && control.has_vectors() {
         out.extend(Condition::random(control, n_embd, seed, n_random));
     }
     out
@@ -293,9 +293,11 @@ impl Baselines<'_> {
         let mut without_items = Vec::new();
         let mut direction = BTreeMap::new();
         let control = self.steered.and_then(|s| s.control.as_ref());
+        // What has a vector's norm needs a vector.
+        let vector = control.filter(|c| c.has_vectors());
         let template = self.style.template();
         list.extend(other_conditions(self.others, control, self.model, template, notice)?);
-        if let (Some(control), true) = (control, self.wants(Baseline::MeanDifference)) {
+        if let (Some(control), true) = (vector, self.wants(Baseline::MeanDifference)) {
             match self.train {
                 Some(train) => {
                     notice(BaselineNotice::MeanDifference(train.items.len()));
@@ -322,13 +324,17 @@ impl Baselines<'_> {
             let names = without_items.join(" and ");
             skipped.push(format!("{names}, for which --split gives training items (`bidpo data split` writes one)"));
         }
-        if control.is_some() && self.others.is_empty() && self.wanted.len() == Baseline::ALL.len() {
+        if vector.is_some() && self.others.is_empty() && self.wanted.len() == Baseline::ALL.len() {
             skipped.push(
                 "a vector trained by DPO on the same pairs (`bidpo train --objective dpo`, then --compare dpo=FILE.gguf)"
                     .into(),
             );
         }
         unique_names(&list)?;
+        if control.is_some() && vector.is_none() && self.wants(Baseline::Random) {
+            skipped
+                .push("random vectors and the mean difference, for an adapter has no norm that they could have".into());
+        }
         if self.steered.is_some() && control.is_none() && self.wanted.iter().any(|b| b.needs_a_vector()) {
             skipped.push("what is made from the vector, for its scale is 0".into());
         }

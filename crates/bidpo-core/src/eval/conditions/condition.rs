@@ -116,16 +116,22 @@ pub fn control_sha256(c: &ControlVector) -> String {
     let mut bytes = format!("{}-{}:", c.first, c.last).into_bytes();
     bytes.extend(c.data.iter().flat_map(|x| x.to_le_bytes()));
     bytes.extend(c.conditional.iter().flat_map(Conditional::bytes));
+    bytes.extend(c.adapters.bytes());
     sha256_of_bytes(&bytes)
 }
 
-/// The vector with its sign turned.
+/// The vector with its sign turned, and the scales of adapters with it.
 pub fn flipped(c: &ControlVector) -> ControlVector {
     let conditional = c.conditional.iter().map(|c| c.scaled(-1.0)).collect();
-    ControlVector { data: c.data.iter().map(|x| -x).collect(), conditional, ..c.clone() }
+    ControlVector {
+        data: c.data.iter().map(|x| -x).collect(),
+        conditional,
+        adapters: c.adapters.scaled(-1.0),
+        ..c.clone()
+    }
 }
 
-/// A random vector as long at each layer, with the same angles between layers.
+/// A random vector as long at each layer, with the same angles between layers, and the same adapters.
 pub fn random(c: &ControlVector, n_embd: usize, seed: u64) -> ControlVector {
     // Only the layers that get something: zero rows would be turned as well, into zero rows.
     let rows = (c.first - 1) * n_embd..c.last * n_embd;
@@ -136,7 +142,7 @@ pub fn random(c: &ControlVector, n_embd: usize, seed: u64) -> ControlVector {
 }
 
 /// `direction` (layer -> `[n_embd]`) brought to the length that `c` has at each of its layers; layers where either is zero
-/// get nothing.
+/// get nothing. Adapters stay.
 pub fn same_length(
     c: &ControlVector,
     n_embd: usize,
@@ -154,7 +160,7 @@ pub fn same_length(
             data[range].iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * want / have) as f32);
         }
     }
-    ControlVector::constant(data, c.first, c.last)
+    ControlVector { adapters: c.adapters.clone(), ..ControlVector::constant(data, c.first, c.last) }
 }
 
 /// The direction for a layer: the vector's own there; a vector of a single layer is moved, which the second value tells.

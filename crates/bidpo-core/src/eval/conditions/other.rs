@@ -82,7 +82,8 @@ impl OtherVector {
                 if vector.n_embd() != n_embd {
                     return Err(BaselineError::Width { path: path(), width: vector.n_embd(), n_embd });
                 }
-                let control = control.ok_or_else(|| BaselineError::NoNorm(self.name.clone()))?;
+                let control =
+                    control.filter(|c| c.has_vectors()).ok_or_else(|| BaselineError::NoNorm(self.name.clone()))?;
                 let at = |&l: &usize| direction(&vector, l).map(|(d, _)| (l, d.clone()));
                 let directions = layers_of(control, n_embd).iter().map(at).collect::<Result<_, _>>().map_err(steer)?;
                 Some(same_length(control, n_embd, &directions))
@@ -95,6 +96,9 @@ impl OtherVector {
             length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
                 .into(),
         };
+        // Adapters beside --vector stay.
+        let adapters = control.map(|c| c.adapters.clone()).unwrap_or_default();
+        let added = added.map(|added| ControlVector { adapters, ..added });
         Ok(Condition::new(&self.name, kind, added))
     }
 }
