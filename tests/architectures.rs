@@ -10,6 +10,7 @@ use bidpo_core::check::{Checks, EngineChecks, check_synthetic};
 use bidpo_core::engine::EngineError;
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, EvalCallback, Model, ModelParams, Node};
 use ggml_grad::synth::{self, Family};
+use ggml_grad::trace::TraceError;
 
 fn trained() -> impl Iterator<Item = &'static Family> {
     synth::families().iter().filter(|f| !f.is_refused())
@@ -141,7 +142,9 @@ fn refused_architectures() {
     assert!(refused.len() >= 3);
     for family in refused {
         let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
-        let bidpo_core::check::SyntheticError::Engine(EngineError::Unsupported(refusal)) = e else { panic!("{e:?}") };
+        let bidpo_core::check::SyntheticError::Engine(EngineError::Trace(TraceError::Unsupported(refusal))) = e else {
+            panic!("{e:?}")
+        };
         let message = refusal.to_string();
         assert!(message.contains(family.arch()), "{message}");
     }

@@ -4,25 +4,14 @@ use ggml_grad::graph::CaptureError;
 use ggml_grad::graph::emit::RunError;
 use ggml_grad::graph::ir::IrError;
 use ggml_grad::llama::{LlamaError, Unsupported};
+use ggml_grad::trace::TraceError;
 
 /// Errors between a pair and its gradient.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// llama.cpp.
+    /// The model, its graph, or a run of it.
     #[error(transparent)]
-    Llama(#[from] LlamaError),
-    /// The graph cannot be captured or lifted.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// The graph cannot be differentiated.
-    #[error(transparent)]
-    Grad(#[from] IrError),
-    /// The graph cannot be run.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A kind of model that cannot be trained on.
-    #[error(transparent)]
-    Unsupported(#[from] Unsupported),
+    Trace(#[from] TraceError),
     /// A model that cannot be trained on, or a layer it does not have.
     #[error("{0}")]
     Model(String),
@@ -44,3 +33,16 @@ pub enum EngineError {
         what: &'static str,
     },
 }
+
+/// Errors that a trace may have, by the way of [`TraceError`].
+macro_rules! from_trace {
+    ($($source:ty),*) => {$(
+        impl From<$source> for EngineError {
+            fn from(source: $source) -> Self {
+                Self::Trace(source.into())
+            }
+        }
+    )*};
+}
+
+from_trace!(LlamaError, CaptureError, IrError, RunError, Unsupported);

@@ -58,7 +58,7 @@ impl Engine {
     /// once).
     ///
     /// # Errors
-    /// [`EngineError::Model`] for no layer, one out of range or named twice; [`EngineError::Unsupported`] for a recurrent
+    /// [`EngineError::Model`] for no layer, one out of range or named twice; [`EngineError::Trace`] for a recurrent
     /// or an encoder-decoder model.
     pub fn new(
         model: &Arc<Model>,
@@ -181,7 +181,7 @@ impl Engine {
 /// Refuses models and layers that cannot be trained on.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] naming the architecture, [`EngineError::Model`] naming the range.
+/// [`EngineError::Trace`] naming the architecture, [`EngineError::Model`] naming the range.
 pub fn check_model(model: &Model, layer: usize) -> Result<(), EngineError> {
     model.supports(Use::Train)?;
     let n_layer = model.n_layer();

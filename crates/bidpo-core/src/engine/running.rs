@@ -21,7 +21,7 @@ impl Engine {
     /// position); with `want_grads`, also the gradient of each pair's `log p(chosen) - log p(rejected)`.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn run<'p>(
         &mut self,
         traced: &impl AsRef<TracedBatch>,
@@ -156,7 +156,7 @@ impl Engine {
     /// these parameters, whatever the later ones are. The gradient is that of this function: at a change of choice the model jumps.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn freeze_choices<'p>(
         &mut self,
         traced: &TracedBatch,
@@ -188,7 +188,7 @@ impl Engine {
     /// [`Engine::step_device_bytes`] then tells what it needs elsewhere.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn step_bytes(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<usize, EngineError> {
         let (graph, steered) = (&traced.as_ref().graph, self.unsteered());
         Ok(self.exec.measure(&graph.downstream.graph, &graph.bindings(&steered), &graph.downstream.grads)?)
@@ -204,7 +204,7 @@ impl Engine {
     /// whatever the precision: they are there to be compared with `llama_decode`.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn logits(&mut self, traced: &impl AsRef<TracedBatch>, vectors: &[f32]) -> Result<Vec<f32>, EngineError> {
         let graph = &traced.as_ref().graph;
         let steered = Steered { residual: None, vectors: self.split(vectors) };

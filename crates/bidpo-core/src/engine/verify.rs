@@ -162,7 +162,7 @@ impl Engine {
     /// to 8 bits, either can decide a step. A measure for what kernels of ours change, which only sum in another order.
     ///
     /// # Errors
-    /// [`EngineError::Llama`].
+    /// [`EngineError::Trace`].
     pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
         let layout = Layout::new(pairs)?;
         let exact = ContextParams::exact(layout.token_pair.len(), 2 * pairs.len(), self.context.n_threads());
