@@ -8,6 +8,7 @@ mod common;
 
 use assert_cmd::Command;
 use bidpo_core::check::{Gold, builtin_pairs};
+use bidpo_core::data::TokenizedPair;
 use bidpo_core::engine::Engine;
 use bidpo_core::steer::SteeringVector;
 use bidpo_core::train::Precision;
@@ -180,6 +181,43 @@ fn graphs_of_smollm2_on_devices() {
 fn graphs_of_gemma_on_devices() {
     let _alone = alone();
     graphs_agree(GEMMA, 18, 9, "gemma_il9_vr_Dm1.json");
+}
+
+/// The divergence of a retained text and its gradient on every placement against those on the CPU, and its slope along the
+/// gradient on the devices themselves.
+#[test]
+fn retained_texts_on_devices() {
+    let _alone = alone();
+    let Some(path) = common::model(SMOL) else { return };
+    let (a, b) = (Worker::start(), Worker::start());
+    let diverge = |model: &Arc<Model>| {
+        let pair = builtin_pairs(model).unwrap().remove(0);
+        let text = TokenizedPair { rejected: Vec::new(), ..pair };
+        let mut engine = Engine::new(model, &[15], text.n_tokens(), 1, 1).unwrap();
+        engine.set_precision(Precision { forward: Forward::Exact, ..Precision::default() });
+        let retained = engine.trace_retained(&text).unwrap();
+        let v: Vec<f32> = (0..model.n_embd()).map(|i| ((i * 37 % 100) as f32 - 50.0) / 25.0).collect();
+        let zero = engine.diverge(&[&retained], &vec![0.0; v.len()], None).unwrap().nats[0];
+        assert!(zero.abs() < 1e-5, "{zero} nats without a vector");
+        let at = engine.diverge(&[&retained], &v, Some(0.5)).unwrap();
+        let alone = engine.diverge(&[&retained], &v, None).unwrap();
+        assert_eq!((at.nats.len(), alone.grad.len()), (1, 0));
+        assert!((at.nats[0] - alone.nats[0]).abs() <= 1e-6 * at.nats[0]);
+        at
+    };
+    let want = diverge(&load(&path, &Offload::none()));
+    assert!(want.nats[0] > 0.1, "{want:?}");
+    for place in places(&a, &b, 30) {
+        let got = diverge(&load(&path, &place.offload));
+        let cosine = cosine(&got.grad, &want.grad);
+        let relative = (got.nats[0] / want.nats[0] - 1.0).abs();
+        eprintln!("{}: 1 - cosine {:e}, divergence {} for {}", place.name, 1.0 - cosine, got.nats[0], want.nats[0]);
+        let (limit, nats) = if place.exact { (1e-3, 0.02) } else { (3e-2, 0.1) };
+        assert!(1.0 - cosine < limit && relative < nats, "{}: 1 - cosine {:e}, {relative}", place.name, 1.0 - cosine);
+        let norm = |g: &[f64]| g.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let ratio = norm(&got.grad) / norm(&want.grad);
+        assert!((ratio - 1.0).abs() < 10.0 * nats, "{}: norms' ratio {ratio}", place.name);
+    }
 }
 
 #[test]
@@ -408,16 +446,6 @@ fn what_is_not_there_is_said() {
     ask(&["--rpc", &worker.endpoint]).code(1).stderr(predicate::str::contains("one client at a time"));
     drop(busy);
     ask(&["--rpc", &worker.endpoint]).success().stderr(predicate::str::contains("layers 0-29 and the output on RPC0"));
-    // The divergence needs the CPU's kernels: said before anything is computed.
-    let out = tempfile::tempdir().unwrap();
-    bidpo()
-        .args(["train", "--retain", "builtin", "--rpc", &worker.endpoint, "-m"])
-        .arg(&path)
-        .arg("-o")
-        .arg(out.path().join("v.gguf"))
-        .assert()
-        .code(1)
-        .stderr(predicate::str::contains("--retain").and(predicate::str::contains("--gpu-layers 0")));
     // Its own mistakes.
     bidpo()
         .args(["worker", "--listen", &worker.endpoint])

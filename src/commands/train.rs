@@ -58,12 +58,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let files = Files::new(&args, &set.name)?;
     let _lock = files.lock()?;
     let model = args.model.load_within_memory(args.allow_swap)?;
-    ensure!(
-        args.retain.is_none() || !model.placement().is_offloaded(),
-        "--retain: {} lies on devices, where the divergence on retained texts cannot be computed: keep all layers on the CPU \
-         (--gpu-layers 0), or leave --retain out",
-        model.path().display()
-    );
     let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
     for &layer in layers.iter() {
         check_model(&model, layer)?;

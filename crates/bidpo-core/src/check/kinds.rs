@@ -128,7 +128,7 @@ pub fn kind_differences(
     let theta = random_parameters(&*intervention, residual, n_embd, 1);
     let groups = intervention.groups(&[rate(residual, n_embd)]);
     let mut measured = vec![Measured::Preference(engine.freeze_choices(&traced, &theta)?)];
-    if let Some(pair) = pairs.first().filter(|_| !model.placement().is_offloaded()) {
+    if let Some(pair) = pairs.first() {
         let text = engine.trace_retained(&TokenizedPair { rejected: Vec::new(), ..pair.clone() })?;
         measured.push(Measured::Divergence(engine.freeze_retained(&text, &theta)?));
     }

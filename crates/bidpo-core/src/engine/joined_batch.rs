@@ -163,7 +163,7 @@ impl Engine {
     /// much memory is free, for batching changes the last bits of gradients.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn plan_batches(&mut self, longest: &TracedPair, tokens: usize) -> Result<PlannedBatches, EngineError> {
         let bytes = self.step_bytes(longest)?;
         let most = FREE_BYTES.max(self.model.size() / 2);
@@ -190,7 +190,7 @@ impl Engine {
     /// Joins several traced pairs in one graph. `None` where they cannot be joined.
     ///
     /// # Errors
-    /// [`EngineError::Grad`].
+    /// [`EngineError::Trace`].
     pub fn join(&mut self, members: &[&TracedPair]) -> Result<Option<JoinedBatch>, EngineError> {
         self.join_under(members, Head::LogProbs)
     }
@@ -252,6 +252,7 @@ impl Engine {
                 row_owner,
                 sequences: Some(layout.sequences),
                 scores: None,
+                divergence: None,
                 gradient_scale: 1.0,
             },
             references: members.iter().map(|m| m.reference()).collect(),

@@ -3,7 +3,7 @@
 use super::{Engine, EngineError};
 use ggml_grad::graph::emit::{Backward, Label};
 use ggml_grad::graph::ir::Value;
-use ggml_grad::graph::passes::lower::{LabelScores, Plan, lower};
+use ggml_grad::graph::passes::lower::{DivergenceScores, LabelScores, Plan, lower};
 use ggml_grad::llama::{DType, Weight, device_memory};
 use ggml_grad::memory::text;
 use ggml_grad::trace::DownstreamGraph;
@@ -17,6 +17,8 @@ pub(super) struct Placed {
     pub downstream: DownstreamGraph,
     /// Values that the labels' log-probabilities follow from, where the LM head runs on a device.
     pub scores: Option<LabelScores>,
+    /// Values that the divergences follow from, where such a head runs on a device.
+    pub divergence: Option<DivergenceScores>,
     /// Factor on the gradients that the graph gives.
     pub gradient_scale: f32,
 }
@@ -26,7 +28,7 @@ impl Engine {
     pub(super) fn place(&mut self, mut graph: DownstreamGraph, labels: &mut [Label]) -> Result<Placed, EngineError> {
         let devices: Vec<_> = graph.weights.iter().map(Weight::device).collect();
         if devices.iter().all(Option::is_none) {
-            return Ok(Placed { downstream: graph, scores: None, gradient_scale: 1.0 });
+            return Ok(Placed { downstream: graph, scores: None, divergence: None, gradient_scale: 1.0 });
         }
         // First the copies: which type they have decides whether small gradients survive.
         let types = self.transposed_types();
@@ -59,7 +61,7 @@ impl Engine {
         graph.grads.iter_mut().for_each(|g| *g = map(*g));
         graph.inputs.extend(lowered.inputs);
         graph.graph = lowered.graph;
-        Ok(Placed { downstream: graph, scores: lowered.head, gradient_scale })
+        Ok(Placed { downstream: graph, scores: lowered.head, divergence: lowered.divergence, gradient_scale })
     }
 
     /// Says how much memory the copies that are not there yet will take on each device, and refuses what has no room.

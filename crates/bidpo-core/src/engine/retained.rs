@@ -10,6 +10,7 @@ use super::{BatchPlan, Engine, EngineError, Parameters, TracedPair};
 use crate::data::TokenizedPair;
 use crate::intervention::Stream;
 use ggml_grad::graph::emit::Label;
+use ggml_grad::graph::passes::lower::DivergenceScores;
 
 /// A traced text with the final hidden states of the unsteered model: a pair without a rejected response. The divergence is
 /// counted where tokens of the chosen response are predicted.
@@ -62,14 +63,8 @@ impl Engine {
     /// Traces a text and keeps the unsteered model's final hidden states.
     ///
     /// # Errors
-    /// [`EngineError::Model`] for a model on devices, or one whose logits are not made by one matmul; as [`Engine::trace`].
+    /// [`EngineError::Model`] for a model whose logits are not made by one matmul; as [`Engine::trace`].
     pub fn trace_retained(&mut self, text: &TokenizedPair) -> Result<RetainedText, EngineError> {
-        if self.is_on_devices() {
-            return Err(EngineError::Model(format!(
-                "{} lies on devices, where retained texts cannot be computed: keep all layers on the CPU (--gpu-layers 0)",
-                self.model.path().display()
-            )));
-        }
         if !text.rejected.is_empty() {
             return Err(EngineError::Pair("a retained text has one response".into()));
         }
@@ -85,16 +80,21 @@ impl Engine {
         })?;
         let outcome = self.exec.run(&downstream.graph, &graph.bindings(&steered), &[], &[hidden])?;
         let reference = outcome.values.into_iter().next().unwrap_or_default();
-        let mut diverging = downstream.diverging(reference, &self.exec, self.attention)?;
-        diverging.finish()?;
-        traced.batch_mut().graph.downstream = diverging;
+        let diverging = downstream.diverging(reference, &self.exec, self.attention)?;
+        // On devices the coefficients are a part of the graph: the head gives minus the divergence, and its gradient.
+        let mut labels: Vec<Label> = graph.labels.labels.iter().map(|l| Label { coef: 1.0, ..*l }).collect();
+        let mut placed = self.place(diverging, &mut labels)?;
+        placed.downstream.finish()?;
+        let graph = &mut traced.batch_mut().graph;
+        (graph.downstream, graph.divergence, graph.gradient_scale) =
+            (placed.downstream, placed.divergence, placed.gradient_scale);
         Ok(RetainedText(traced))
     }
 
     /// As [`Engine::freeze_choices`], for a retained text.
     ///
     /// # Errors
-    /// [`EngineError::Run`].
+    /// [`EngineError::Trace`].
     pub fn freeze_retained<'p>(
         &mut self,
         text: &RetainedText,
@@ -158,22 +158,36 @@ impl Engine {
         coef: Option<f64>,
     ) -> Result<Divergence, EngineError> {
         let steered = self.steer(graph, at)?;
-        // The head gives the gradient of minus the divergence.
-        let weight = -coef.unwrap_or(0.0) as f32;
+        // The head gives the gradient of minus the divergence: on a device with coefficient 1.
+        let coef_of_labels = match graph.divergence {
+            Some(_) => 1.0,
+            None => -coef.unwrap_or(0.0),
+        };
+        let weight = coef_of_labels as f32 * graph.gradient_scale;
         let labels: Vec<Label> = graph.labels.labels.iter().map(|l| Label { coef: weight, ..*l }).collect();
         let mut bind = graph.bindings(&steered);
         bind.labels = &labels;
-        let (computed, read) = match coef {
-            Some(_) => (&[][..], &graph.downstream.grads[..]),
-            None => (graph.computed(), &[][..]),
+        let (computed, mut read) = match coef {
+            Some(_) => (&[][..], graph.downstream.grads.clone()),
+            None if graph.divergence.is_some() => (&[][..], Vec::new()),
+            None => (std::slice::from_ref(&graph.downstream.head), Vec::new()),
         };
-        let outcome = self.exec.run(&graph.downstream.graph, &bind, computed, read)?;
+        let n_grads = read.len();
+        read.extend(graph.divergence.iter().flat_map(DivergenceScores::values));
+        let mut outcome = self.exec.run(&graph.downstream.graph, &bind, computed, &read)?;
+        if let Some(scores) = &graph.divergence {
+            let parts = outcome.values.split_off(n_grads);
+            if let [mean, y, p, x, q] = &parts[..] {
+                outcome.divergences = scores.divergences([mean, y, p, x, q]);
+            }
+        }
         let grad = match coef {
-            Some(_) => {
+            Some(coef) => {
                 let owners = 1 + graph.row_owner.iter().flatten().max().copied().unwrap_or(0);
                 let each = self.gradients(graph, at, &outcome.values, owners);
                 let mut sum = vec![0.0; self.n_params()];
-                each.iter().for_each(|g| sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g));
+                let factor = if graph.divergence.is_some() { -coef } else { 1.0 };
+                each.iter().for_each(|g| sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += factor * g));
                 sum
             }
             None => Vec::new(),

@@ -6,7 +6,7 @@ use crate::data::TokenizedPair;
 use crate::intervention::{Sequences, Stream};
 use ggml_grad::graph::emit::{Bindings, Data, Outcome};
 use ggml_grad::graph::ir::Value;
-use ggml_grad::graph::passes::lower::LabelScores;
+use ggml_grad::graph::passes::lower::{DivergenceScores, LabelScores};
 use ggml_grad::trace::DownstreamGraph;
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ pub(super) struct PairGraph {
     /// Values that the labels' log-probabilities follow from, where the LM head runs on a device; the executor records them
     /// otherwise.
     pub scores: Option<LabelScores>,
+    /// Values that the divergences of a retained text follow from, where the LM head runs on a device.
+    pub divergence: Option<DivergenceScores>,
     /// Factor on the gradients that the graph gives.
     pub gradient_scale: f32,
 }

@@ -204,6 +204,7 @@ impl Engine {
                 row_owner,
                 sequences,
                 scores: placed.scores,
+                divergence: placed.divergence,
                 gradient_scale: placed.gradient_scale,
             },
             references: vec![PairLogp::default(); layout.pairs.len()],

@@ -34,6 +34,35 @@ pub struct Lowered {
     pub transposed: Vec<WeightId>,
     /// The values that the labels' log-probabilities follow from, where the head was rewritten.
     pub head: Option<LabelScores>,
+    /// The values that the divergences follow from, where a head with a reference was rewritten.
+    pub divergence: Option<DivergenceScores>,
+}
+
+/// Five small results from which each row's divergence from its reference follows. With p and y the reference's distribution and
+/// logits, q and x the policy's: `KL(p || q) = sum_v p_v (y_v - x_v) - log Z_p + log Z_q`, and
+/// `log Z = largest logit - log p(largest)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DivergenceScores {
+    /// `sum_v p_v (y_v - x_v)` of each row, `[1, n_rows]`.
+    pub mean: Value,
+    /// Largest logit and its probability, `[1, 1, n_rows]`: the reference's, then the policy's.
+    pub largest: [(Value, Value); 2],
+    /// The row of each label.
+    rows: Vec<usize>,
+}
+
+impl DivergenceScores {
+    /// The values, in the order of [`DivergenceScores::divergences`].
+    pub fn values(&self) -> [Value; 5] {
+        let [(y, p), (x, q)] = self.largest;
+        [self.mean, y, p, x, q]
+    }
+
+    /// For each label, the divergence of its row.
+    pub fn divergences(&self, [mean, y, p, x, q]: [&[f32]; 5]) -> Vec<f64> {
+        let log_z = |largest: &[f32], of: &[f32], row: usize| f64::from(largest[row]) - f64::from(of[row]).ln();
+        self.rows.iter().map(|&row| f64::from(mean[row]) - log_z(y, p, row) + log_z(x, q, row)).collect()
+    }
 }
 
 /// Three small results from which the log-probabilities of labels follow:
@@ -72,6 +101,7 @@ struct Lowering<'a> {
     transposed: Vec<WeightId>,
     copies: BTreeMap<WeightId, Value>,
     head: Option<LabelScores>,
+    divergence: Option<DivergenceScores>,
     zero: Option<Value>,
 }
 
@@ -87,6 +117,7 @@ pub fn lower(graph: &Graph, plan: &Plan<'_>) -> Result<Lowered, IrError> {
         transposed: Vec::new(),
         copies: BTreeMap::new(),
         head: None,
+        divergence: None,
         zero: None,
     };
     let mut map = Vec::with_capacity(graph.nodes().len());
@@ -94,8 +125,8 @@ pub fn lower(graph: &Graph, plan: &Plan<'_>) -> Result<Lowered, IrError> {
         let src: Vec<Value> = node.src.iter().map(|s: &Value| map[s.0 as usize]).collect();
         map.push(lowering.node(graph, node, src)?);
     }
-    let Lowering { graph, inputs, transposed, head, .. } = lowering;
-    Ok(Lowered { graph, map, inputs, transposed, head })
+    let Lowering { graph, inputs, transposed, head, divergence, .. } = lowering;
+    Ok(Lowered { graph, map, inputs, transposed, head, divergence })
 }
 
 impl Lowering<'_> {
@@ -117,7 +148,10 @@ impl Lowering<'_> {
                 let copy = self.copy(old, node.src[0]);
                 self.graph.mul_mat_id(copy, src[1], src[2], [0; 16])
             }
-            Op::LogProbHead if self.plan.head => self.log_prob_head(src[0]),
+            Op::LogProbHead if self.plan.head => match src.get(1) {
+                Some(&reference) => self.divergence_head(src[0], reference),
+                None => self.log_prob_head(src[0]),
+            },
             Op::SiluBack | Op::GeluBack | Op::RmsNormBack { .. } => {
                 let g = match src.get(2) {
                     Some(&factor) => self.graph.mul(src[0], factor)?,
@@ -231,6 +265,36 @@ impl Lowering<'_> {
         Ok(if scale == 1.0 { d } else { self.graph.scale(d, scale, 0.0) })
     }
 
+    /// The largest logit of each row and its probability, `[1, 1, n_rows]`.
+    fn largest(g: &mut Graph, logits: Value, p: Value) -> Result<(Value, Value), IrError> {
+        let [n_vocab, n_rows, ..] = g.ne(logits);
+        let top = g.other((sys::GGML_OP_ARGMAX, "ARGMAX"), [0; 16], &[logits], [n_rows, 1, 1, 1], Elem::I32);
+        let top = g.reshape(top, [1, n_rows, 1, 1])?;
+        let by_row = g.reshape(logits, [1, n_vocab, n_rows, 1])?;
+        let p_by_row = g.reshape(p, [1, n_vocab, n_rows, 1])?;
+        Ok((g.get_rows(by_row, top)?, g.get_rows(p_by_row, top)?))
+    }
+
+    /// `coef (p - q)`, row by row: p the softmax of the reference's logits, q that of the policy's, coef the sum of the row's
+    /// coefficients.
+    fn divergence_head(&mut self, logits: Value, reference: Value) -> Result<Value, IrError> {
+        let [_, n_rows, ..] = self.graph.ne(logits);
+        let mut coefs = vec![0.0f32; n_rows];
+        self.plan.labels.iter().for_each(|l| coefs[l.row as usize] += l.coef);
+        let coefs = self.input([1, n_rows, 1, 1], Data::F32(coefs));
+        let g = &mut self.graph;
+        let soft_max = Op::SoftMax { scale: 1.0, max_bias: 0.0 };
+        let (p, q) = (g.same(soft_max, &[reference]), g.same(soft_max, &[logits])); // [n_vocab, n_rows]
+        let largest = [Self::largest(g, reference, p)?, Self::largest(g, logits, q)?];
+        let above = g.sub(reference, logits)?;
+        let weighed = g.mul(p, above)?;
+        let mean = g.sum_rows(weighed);
+        let difference = g.sub(p, q)?;
+        let rows = self.plan.labels.iter().map(|l| l.row as usize).collect();
+        self.divergence = Some(DivergenceScores { mean, largest, rows });
+        self.graph.mul(difference, coefs)
+    }
+
     /// `sum over labels of coef (onehot(label) - softmax)`, row by row.
     fn log_prob_head(&mut self, logits: Value) -> Result<Value, IrError> {
         let [n_vocab, n_rows, ..] = self.graph.ne(logits);
@@ -262,15 +326,9 @@ impl Lowering<'_> {
 
         let g = &mut self.graph;
         let p = g.same(Op::SoftMax { scale: 1.0, max_bias: 0.0 }, &[logits]); // [n_vocab, n_rows]
+        let (largest, p_largest) = Self::largest(g, logits, p)?;
         let flat = g.reshape(logits, [1, size, 1, 1])?;
         let at_labels = g.get_rows(flat, ids)?; // [1, n]
-        let argmax = (sys::GGML_OP_ARGMAX, "ARGMAX");
-        let top = g.other(argmax, [0; 16], &[logits], [n_rows, 1, 1, 1], Elem::I32);
-        let top = g.reshape(top, [1, n_rows, 1, 1])?;
-        let by_row = g.reshape(logits, [1, n_vocab, n_rows, 1])?;
-        let largest = g.get_rows(by_row, top)?; // [1, 1, n_rows]
-        let p_by_row = g.reshape(p, [1, n_vocab, n_rows, 1])?;
-        let p_largest = g.get_rows(p_by_row, top)?;
         // The gradient: -coef p everywhere, and the labels' coefficients added at their places.
         let spread = g.mul(p, minus)?;
         let flat = g.reshape(spread, [1, size, 1, 1])?;
@@ -355,6 +413,37 @@ mod tests {
             inputs.extend(lowered.inputs);
             assert_eq!(run(&lowered.graph, &inputs, &[], &[lowered.map[d.0 as usize]]).0, want);
         }
+    }
+
+    /// Against the CPU's head: a reference that is near, one that is far, and the policy itself, whose divergence is 0.
+    #[test]
+    fn the_head_gives_the_same_divergence_and_gradient() {
+        let (n_vocab, n_rows) = (700, 3);
+        let mut graph = Graph::new();
+        let (x, _) = graph.input([n_vocab, n_rows, 1, 1], Elem::F32);
+        let (y, _) = graph.input([n_vocab, n_rows, 1, 1], Elem::F32);
+        let head = graph.log_prob_head_against(x, y).unwrap();
+        let logits: Vec<f32> = numbers(n_vocab * n_rows, 5).iter().map(|x| 6.0 * x).collect();
+        let mut reference = logits.clone();
+        let noise = numbers(n_vocab * n_rows, 9);
+        reference[..n_vocab].iter_mut().zip(&noise).for_each(|(y, e)| *y += 0.1 * e);
+        reference[n_vocab..2 * n_vocab].iter_mut().zip(&noise).for_each(|(y, e)| *y = 9.0 * e);
+        let labels: Vec<Label> = (0..n_rows as u32).map(|row| Label { row, token: 3 + row, coef: 0.7 }).collect();
+        let mut inputs = vec![Data::F32(logits), Data::F32(reference)];
+        let bind = Bindings { inputs: inputs.iter().collect(), weights: &[], labels: &labels, weigh: None };
+        let want = Executor::new(1).unwrap().run(&graph, &bind, &[], &[head]).unwrap();
+        let plan = Plan { head: true, labels: &labels, inputs: &inputs, ..Plan::default() };
+        let lowered = lower(&graph, &plan).unwrap();
+        let scores = lowered.divergence.unwrap();
+        inputs.extend(lowered.inputs);
+        let read: Vec<Value> = [lowered.map[head.0 as usize]].into_iter().chain(scores.values()).collect();
+        let (got, _) = run(&lowered.graph, &inputs, &[], &read);
+        close(&got[0], &want.values[0], "gradient");
+        let found = scores.divergences([&got[1], &got[2], &got[3], &got[4], &got[5]]);
+        for (found, want) in found.iter().zip(&want.divergences) {
+            assert!((found - want).abs() < 1e-5 * (1.0 + want), "{found} for {want}");
+        }
+        assert!(want.divergences[1] > 1.0 && want.divergences[0] > 1e-4 && found[2] == 0.0, "{found:?}");
     }
 
     #[test]
