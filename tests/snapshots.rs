@@ -113,6 +113,7 @@ fn trained(layers: &[usize]) -> Trained {
             cache_bytes: 0,
             captured_as: CacheType::F32,
             train_tokens: 900,
+            alone: false,
         },
         history: vec![point(8, 0.66), point(16, 0.64)],
         steps: 16,

@@ -9,17 +9,29 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
+/// What accuracies count, of pairs and of answers alone.
+const PREFERENCES: &str = "preference accuracy";
+const ANSWERS: &str = "answers more probable";
+
 pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
     /// More than one layer: there is no single norm to show.
     several: bool,
+    /// What accuracies count.
+    counted: &'static str,
     last: Option<StepReport>,
 }
 
 impl Progress {
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), terminal: std::io::stderr().is_terminal(), several: false, last: None }
+        Self {
+            bar: ProgressBar::hidden(),
+            terminal: std::io::stderr().is_terminal(),
+            several: false,
+            counted: PREFERENCES,
+            last: None,
+        }
     }
 
     fn start(&mut self, total: usize, template: &str) {
@@ -82,6 +94,7 @@ impl Progress {
             }
             Event::Ready(r) => {
                 self.several = r.layers.len() > 1;
+                self.counted = if r.alone { ANSWERS } else { PREFERENCES };
                 self.bar.finish_and_clear();
                 if r.agreement.relative == 0.0 {
                     eprintln!(
@@ -141,8 +154,7 @@ impl Progress {
                     p.step,
                     p.train_loss,
                     match (p.valid_loss, p.valid_accuracy) {
-                        (Some(l), Some(a)) =>
-                            format!(", validation loss {l:.4}, preference accuracy {:.1} %", 100.0 * a),
+                        (Some(l), Some(a)) => format!(", validation loss {l:.4}, {} {:.1} %", self.counted, 100.0 * a),
                         _ => String::new(),
                     },
                     self.norm(p.norm, p.percent)
@@ -167,11 +179,12 @@ impl Progress {
 
     fn line(&self, s: &StepReport) -> String {
         format!(
-            "step {}/{} loss {:.3} margin {:+.2} preference accuracy {:.0} % {} {:.0} tokens/s {} left",
+            "step {}/{} loss {:.3} margin {:+.2} {} {:.0} % {} {:.0} tokens/s {} left",
             s.step,
             s.total,
             s.loss,
             s.margin,
+            self.counted,
             100.0 * s.accuracy,
             self.norm(s.norm, s.percent),
             s.tokens_per_second,

@@ -280,6 +280,7 @@ impl VectorCard<'_> {
             "weight_decay": c.weight_decay.to_string(),
             "forward": c.precision.forward.name(),
             "backward": c.precision.backward.name(),
+            "alone": summary.alone,
             "steps": self.trained.steps,
             "total_steps": summary.total_steps,
             "batch": c.batch,

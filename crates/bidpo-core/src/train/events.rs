@@ -100,7 +100,7 @@ pub struct StepReport {
     /// Mean of `d * margin`, the log-ratio margin in nats, before it is multiplied by beta.
     pub margin: f64,
     /// Preference accuracy: the fraction of pairs whose preferred response, for their direction, became more probable:
-    /// `d * margin > 0`.
+    /// `d * margin > 0`. Of answers alone, the fraction that became more probable.
     pub accuracy: f64,
     /// L2 norm of the vector; with several layers, of all directions concatenated.
     pub norm: f64,

@@ -55,6 +55,8 @@ pub struct RunSummary {
     pub captured_as: CacheType,
     /// Tokens of the training pairs.
     pub train_tokens: usize,
+    /// No training pair has a rejected response: accuracies count answers that became more probable.
+    pub alone: bool,
 }
 
 impl RunSummary {
@@ -74,6 +76,7 @@ impl RunSummary {
             cache_bytes: 0,
             captured_as: engine.cache().map_or(CacheType::F32, Cache::kind),
             train_tokens: train.iter().map(TracedPair::n_tokens).sum(),
+            alone: train.iter().all(|pair| pair.tokens().rejected.is_empty()),
         }
     }
 
@@ -134,6 +137,7 @@ mod tests {
             cache_bytes: 0,
             captured_as: CacheType::F32,
             train_tokens: 0,
+            alone: false,
         };
         let v = [3.0, 0.0, 4.0, 0.0, 0.0, 60.0, 0.0, 80.0];
         assert_eq!(ready.norms(&v), [5.0, 100.0]);
