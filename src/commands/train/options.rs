@@ -66,7 +66,7 @@ pub struct Args {
     pub(super) think: Think,
     /// Objective: bidpo (the vector works in both directions), dpo, ipo (dpo whose margin is drawn to 1 / (2 beta) nats), simpo
     /// (log-probabilities a token, compared without a reference), sft (the chosen answer alone), or reps (log-probabilities a
-    /// token in both directions, the preferred answer's weighted).
+    /// token; the vector is added times a random factor, or its component is taken out).
     #[arg(long, default_value = "bidpo")]
     pub(super) objective: Objective,
     /// Inverse temperature of the preference model [default: 0.1; simpo: 2].
@@ -75,6 +75,9 @@ pub struct Args {
     /// Target margin of simpo [default: half of beta].
     #[arg(long, value_parser = not_negative, hide_short_help = true)]
     pub(super) gamma: Option<f64>,
+    /// Factors on the change, of which reps draws one for each pair [default: 0.2,0.4,...,2].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = factor, hide_short_help = true)]
+    pub(super) factors: Vec<f32>,
     /// Texts on which nothing should change: builtin (passages that the price is not measured on), a .txt of passages between
     /// blank lines, preference pairs (their chosen answers), or rows with a prompt (and a response; without one the unsteered
     /// model answers) or a text. Adds weight x KL(unsteered || steered) a token to the loss. Off unless given.
@@ -193,6 +196,10 @@ fn positive(s: &str) -> Result<f64, String> {
     number(s, |x| x > 0.0, "a positive number")
 }
 
+fn factor(s: &str) -> Result<f32, String> {
+    s.trim().parse().ok().filter(|x: &f32| x.is_finite() && *x > 0.0).ok_or_else(|| "must be a positive number".into())
+}
+
 fn not_negative(s: &str) -> Result<f64, String> {
     number(s, |x| x >= 0.0, "zero or a positive number")
 }
@@ -232,6 +239,11 @@ impl Args {
             "--gamma belongs to simpo, not to objective {}",
             self.objective
         );
+        ensure!(
+            self.objective == Objective::Reps || self.factors.is_empty(),
+            "--factors belongs to reps, not to objective {}",
+            self.objective
+        );
         let default = KindSpec::default();
         Ok(KindSpec {
             kind: self.kind,
@@ -254,6 +266,7 @@ impl Args {
             objective: self.objective,
             beta: self.beta(),
             gamma: self.gamma.unwrap_or(self.beta() / 2.0),
+            factors: if self.factors.is_empty() { Objective::FACTORS.to_vec() } else { self.factors.clone() },
             retain: self.retain.as_ref().map(|_| Retain {
                 weight: self.retain_weight.unwrap_or(Retain::WEIGHT),
                 budget: self.retain_kl,

@@ -32,21 +32,35 @@ use std::ops::Range;
 
 /// Direction of an intervention. BiDPO trains one whose reverse has the opposite effect (Cao et al. 2024, arXiv 2406.00045,
 /// eq. 4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Direction {
     /// The change is added.
     #[default]
     Forward,
     /// The change is subtracted.
     Reverse,
+    /// The change is added so many times.
+    Times(f32),
+    /// The component along an added vector is taken out of the stream where it is positive ([`Add`]). Other kinds subtract their
+    /// change.
+    Null,
 }
 
 impl Direction {
-    /// +1 or -1.
+    /// Its effect: +1 where the chosen response is to be preferred, -1 where the rejected one is.
     pub fn sign(self) -> f64 {
         match self {
             Self::Forward => 1.0,
-            Self::Reverse => -1.0,
+            Self::Reverse | Self::Null => -1.0,
+            Self::Times(factor) => f64::from(factor.signum()),
+        }
+    }
+
+    /// Factor on the change.
+    pub fn factor(self) -> f64 {
+        match self {
+            Self::Forward | Self::Reverse | Self::Null => self.sign(),
+            Self::Times(factor) => f64::from(factor),
         }
     }
 }

@@ -68,7 +68,7 @@ impl Intervention for OneLayer {
             match score {
                 Some(score) => {
                     self.0.change(&prepared, h, score, &mut change);
-                    out.extend(change.iter().map(|x| (at.direction.sign() * x) as f32));
+                    out.extend(change.iter().map(|x| (at.direction.factor() * x) as f32));
                 }
                 None => out.extend(std::iter::repeat_n(0.0, n)),
             }
@@ -79,7 +79,7 @@ impl Intervention for OneLayer {
     fn vjp(&self, at: Parameters<'_>, stream: &Stream<'_>, gradients: &[RowGradients<'_>], grads: &mut [Vec<f64>]) {
         let (theta, n) = (wide(at.theta), self.0.n_embd());
         let of = &gradients[0];
-        let scale = at.direction.sign() as f32 * of.scale;
+        let factor = at.direction.factor();
         let row = |i: usize| &stream.rows[i * n..(i + 1) * n];
         let mut g = vec![0.0; n];
         let prepared = self.0.prepared(&theta);
@@ -89,7 +89,7 @@ impl Intervention for OneLayer {
         for (i, score) in self.scores(&theta, stream).into_iter().enumerate() {
             let Some(score) = score else { continue };
             let pair = of.pair[i];
-            g.iter_mut().zip(&of.rows[i * n..(i + 1) * n]).for_each(|(g, x)| *g = f64::from(x / scale));
+            g.iter_mut().zip(&of.rows[i * n..(i + 1) * n]).for_each(|(g, x)| *g = factor * f64::from(x / of.scale));
             let slope = self.0.vjp(&prepared, row(i), score, &g, &mut sums[pair]);
             match self.0.pool() {
                 Pool::Each => self.0.score_vjp(row(i), slope, &mut grads[pair]),

@@ -108,6 +108,9 @@ impl VectorCard<'_> {
         if c.objective == Objective::Simpo {
             p.set_float("gamma", c.gamma);
         }
+        if c.objective == Objective::Reps {
+            p.set_str("factors", c.factors.iter().map(f32::to_string).collect::<Vec<_>>().join(","));
+        }
         if let (Some((name, sha256)), Some(retain)) = (self.retained, c.retain) {
             p.set_str("retain", name);
             p.set_str("retain_sha256", sha256);
@@ -277,10 +280,10 @@ impl VectorCard<'_> {
             "step_percents": numbers::range(summary.layers.iter().map(|at| at.step_percent(summary.n_embd)), 2),
             "schedule": c.schedule.name(),
             "warmup_percent": format!("{:.0}", 100.0 * c.warmup_ratio),
+            "alone": summary.alone,
             "weight_decay": c.weight_decay.to_string(),
             "forward": c.precision.forward.name(),
             "backward": c.precision.backward.name(),
-            "alone": summary.alone,
             "steps": self.trained.steps,
             "total_steps": summary.total_steps,
             "batch": c.batch,

@@ -5,7 +5,7 @@ use super::objective::{Objective, Strength};
 use super::optimizer::Schedule;
 use super::retain::Retain;
 use crate::engine::Direction;
-use crate::intervention::{KindSpec, Scope};
+use crate::intervention::{Kind, KindSpec, Scope};
 use crate::layers::Layers;
 use ggml_grad::graph::emit::Precision;
 use std::fmt;
@@ -94,14 +94,6 @@ impl ChooseBy {
             Self::Positive => "positive",
         }
     }
-
-    /// The directions.
-    pub fn directions(self) -> &'static [Direction] {
-        match self {
-            Self::Both => &[Direction::Forward, Direction::Reverse],
-            Self::Positive => &[Direction::Forward],
-        }
-    }
 }
 
 /// The length of a run.
@@ -130,6 +122,8 @@ pub struct TrainConfig {
     pub beta: f64,
     /// Target margin of [`Objective::Simpo`].
     pub gamma: f64,
+    /// Factors on the change of which [`Objective::Reps`] draws one for each pair.
+    pub factors: Vec<f32>,
     /// Settings of retention, where there are texts to retain.
     pub retain: Option<Retain>,
     /// Learning rate.
@@ -174,6 +168,7 @@ impl TrainConfig {
             objective: Objective::Bidpo,
             beta: 0.1,
             gamma: 0.0,
+            factors: Objective::FACTORS.to_vec(),
             retain: None,
             learning_rate: LearningRate::Auto,
             schedule: Schedule::Cosine,
@@ -189,6 +184,22 @@ impl TrainConfig {
             checkpoint_every: 10,
             precision: Precision::default(),
             allow_swap: false,
+        }
+    }
+
+    /// The opposite of [`Direction::Forward`].
+    pub(crate) fn opposite(&self) -> Direction {
+        match self.objective {
+            Objective::Reps if self.kind.kind == Kind::Add => Direction::Null,
+            _ => Direction::Reverse,
+        }
+    }
+
+    /// The directions, at scale 1, in which validation measures.
+    pub(crate) fn directions(&self) -> Vec<Direction> {
+        match self.validation() {
+            ChooseBy::Both => vec![Direction::Forward, self.opposite()],
+            ChooseBy::Positive => vec![Direction::Forward],
         }
     }
 

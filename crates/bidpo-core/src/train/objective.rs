@@ -21,9 +21,9 @@ pub enum Objective {
     /// The vector is always added, and the chosen response made more probable; the rejected one plays no part.
     Sft,
     /// Bidirectional: means of log-probabilities a token are compared, and the preferred response's counts the more the less
-    /// probable the unsteered model finds it. Wu et al. 2025 (RePS, arXiv 2505.20809), the loss `scaled_simpo` of the released
-    /// code. Two things differ there: the opposite direction takes the vector's component out of the stream, where it is
-    /// subtracted here (the released code's `normal` instead of `null_it_out`), and the vector's factor is drawn at random.
+    /// probable the unsteered model finds it. The vector is added times a factor drawn at random; in the opposite direction its
+    /// component is taken out of the stream (Wu et al. 2025, RePS, arXiv 2505.20809: the loss `scaled_simpo` of the released
+    /// code, with `null_it_out`). Kinds other than constant vectors are subtracted times a factor (`normal` there).
     Reps,
 }
 
@@ -136,6 +136,10 @@ impl Objective {
             Self::Ipo => PairLoss::of_margin(d, ipo_loss(d, beta, pair.margin())),
         }
     }
+
+    /// Factors of which [`Objective::Reps`] draws one for each pair: those of the paper, 2 to 20, over 10, so that the scale 1 lies
+    /// among them.
+    pub const FACTORS: [f32; 10] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0];
 
     /// Beta where none is given.
     pub fn default_beta(self) -> f64 {

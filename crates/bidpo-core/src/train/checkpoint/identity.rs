@@ -109,6 +109,9 @@ struct Settings<'a> {
     /// Left out where the objective has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     gamma: Option<f64>,
+    /// Left out where the objective draws none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    factors: Option<&'a [f32]>,
     learning_rate: String,
     schedule: &'static str,
     warmup_ratio: f64,
@@ -159,6 +162,7 @@ impl IdentitySource<'_> {
             objective,
             beta,
             gamma,
+            factors,
             retain,
             learning_rate,
             schedule,
@@ -191,6 +195,7 @@ impl IdentitySource<'_> {
             beta: *beta,
             retain: retain.as_ref().map(Retain::identity),
             gamma: (*objective == Objective::Simpo).then_some(*gamma),
+            factors: (*objective == Objective::Reps).then_some(&factors[..]),
             learning_rate: learning_rate.to_string(),
             schedule: schedule.name(),
             warmup_ratio: *warmup_ratio,
@@ -383,6 +388,7 @@ mod tests {
             TrainConfig { objective: Objective::Simpo, gamma: 0.5, ..config("15") },
             TrainConfig { objective: Objective::Sft, ..config("15") },
             TrainConfig { objective: Objective::Reps, ..config("15") },
+            TrainConfig { objective: Objective::Reps, factors: vec![1.0], ..config("15") },
             TrainConfig { retain: Some(RETAIN), ..config("15") },
             TrainConfig { retain: Some(Retain { weight: 2.0, ..RETAIN }), ..config("15") },
             TrainConfig { retain: Some(Retain { budget: Some(0.1), ..RETAIN }), ..config("15") },

@@ -195,6 +195,8 @@ pub struct HeldOutPairs<'a> {
     pub random: usize,
     /// Parameters of further seeds.
     pub seeds: &'a [Vec<f32>],
+    /// Also measure with the vector's component taken out ([`Direction::Null`]).
+    pub nulled: bool,
 }
 
 /// Traces pairs for a measurement.
@@ -253,6 +255,11 @@ impl HeldOut {
         for (i, vector) in pairs.seeds.iter().enumerate() {
             let name = format!("vector of another seed {}", i + 1);
             heldout.seeds.push(Condition::new(name, &engine.score_all(&examples, vector, plan)?));
+        }
+        if pairs.nulled {
+            let at = Parameters { theta: vector, direction: Direction::Null };
+            let scored = engine.score_all(&examples, at, plan)?;
+            heldout.conditions.insert(3, Condition::new("vector's component taken out", &scored));
         }
         for notice in engine.take_cache_notices() {
             observe(Event::Notice(&notice));

@@ -19,7 +19,6 @@ mod texts;
 pub use texts::{ANSWER, LONGEST, RetainError, RetainItem, RetainSet};
 
 use crate::data::permutation;
-use crate::engine::Direction;
 use crate::train::pairs::NamedPair;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -122,15 +121,9 @@ impl Retained {
     }
 }
 
-/// Texts of the step after `step` steps, of `n`, `k` at a time, and the direction in which the intervention is applied to them:
-/// both in turn where `both`. They depend on seed and step alone, so that a resumed run meets the same.
-pub(in crate::train) fn texts_of_step(
-    seed: u64,
-    step: usize,
-    n: usize,
-    k: usize,
-    both: bool,
-) -> (Vec<usize>, Direction) {
+/// Texts of the step after `step` steps, of `n`, `k` at a time, and whether the intervention is applied to them in the opposite
+/// direction: every other step where `both`. They depend on seed and step alone, so that a resumed run meets the same.
+pub(in crate::train) fn texts_of_step(seed: u64, step: usize, n: usize, k: usize, both: bool) -> (Vec<usize>, bool) {
     let pass = |i: usize| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX - i as u64);
@@ -148,7 +141,7 @@ pub(in crate::train) fn texts_of_step(
     }
     texts.sort_unstable();
     texts.dedup();
-    (texts, if both && step % 2 == 1 { Direction::Reverse } else { Direction::Forward })
+    (texts, both && step % 2 == 1)
 }
 
 /// SHA-256 of retained texts' tokens, hexadecimal; `None` for no text.
@@ -200,8 +193,8 @@ mod tests {
             let mut seen = [0; 10];
             let steps = if both { 10 } else { 5 };
             for step in 0..steps {
-                let (texts, direction) = texts_of_step(3, step, 10, 4, both);
-                assert_eq!(direction == Direction::Reverse, both && step % 2 == 1);
+                let (texts, opposite) = texts_of_step(3, step, 10, 4, both);
+                assert_eq!(opposite, both && step % 2 == 1);
                 assert_eq!(texts, texts_of_step(3, step, 10, 4, both).0);
                 texts.iter().for_each(|&t| seen[t] += 1);
             }

@@ -83,10 +83,10 @@ impl Run<'_> {
 
     /// Validates the current parameters.
     fn validate(&mut self) -> Result<Validation, EngineError> {
-        let directions = self.config.validation().directions();
+        let directions = self.config.directions();
         let (mut value, mut preferred, mut n) = (0.0, 0.0, 0.0);
         let theta = self.theta_f32();
-        for &direction in directions {
+        for direction in directions {
             let at = Parameters { theta: &theta, direction };
             let d = direction.sign();
             let scored = self.engine.score_all(self.valid.traced, at, self.summary.batch_plan)?;
@@ -108,10 +108,10 @@ impl Run<'_> {
         if self.retain().is_none() {
             return Ok(None);
         }
-        let (texts, directions) = (self.retained, self.config.validation().directions());
+        let (texts, directions) = (self.retained, self.config.directions());
         let predictions: usize = texts.iter().map(RetainedText::n_predictions).sum();
         let mut nats = 0.0;
-        for &direction in directions {
+        for &direction in &directions {
             let at = Parameters { theta, direction };
             nats += self.engine.diverge_all(texts, at, self.summary.batch_plan)?.iter().sum::<f64>();
         }

@@ -61,7 +61,7 @@ impl Run<'_> {
     fn untrained_loss(&self) -> f64 {
         self.config.untrained_loss().unwrap_or_else(|| {
             let set = if self.valid.traced.is_empty() { self.train.traced } else { self.valid.traced };
-            let directions = self.config.validation().directions();
+            let directions = self.config.directions();
             let loss = |pair: &TracedPair| {
                 let scores = scores(pair, &pair.reference());
                 let of =

@@ -190,7 +190,13 @@ impl<'a> Run<'a> {
     /// The members as they are computed together: batches of indices of one direction.
     fn batches(&self, members: &[Member]) -> Vec<(Vec<usize>, Direction)> {
         let mut all = Vec::new();
-        for direction in [Direction::Forward, Direction::Reverse] {
+        let mut directions = vec![Direction::Forward, Direction::Reverse];
+        for m in members {
+            if !directions.contains(&m.direction) {
+                directions.push(m.direction);
+            }
+        }
+        for direction in directions {
             let of: Vec<usize> = members.iter().filter(|m| m.direction == direction).map(|m| m.pair).collect();
             let sizes: Vec<usize> = of.iter().map(|&i| self.train.traced[i].n_tokens()).collect();
             all.extend(

@@ -3,7 +3,8 @@
 use crate::data::permutation;
 use crate::engine::Direction;
 use crate::train::config::TrainConfig;
-use rand::{RngCore, SeedableRng};
+use crate::train::objective::Objective;
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A pair of a step.
@@ -11,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) struct Member {
     /// Index of the pair among the training pairs.
     pub(crate) pair: usize,
-    /// Forward: the chosen response is to be preferred; reverse: the rejected one.
+    /// Its sign says which response is to be preferred: the chosen one forward, the rejected one in reverse.
     pub(crate) direction: Direction,
 }
 
@@ -32,17 +33,25 @@ fn epoch(config: &TrainConfig, epoch: usize, n: usize) -> Vec<Member> {
         .into_iter()
         .map(|pair| {
             let reverse = config.objective.both_directions() && rng.next_u32() & 1 == 1;
-            let direction = if reverse { Direction::Reverse } else { Direction::Forward };
-            Member { pair, direction }
+            let direction = if reverse { config.opposite() } else { Direction::Forward };
+            Member { pair, direction: with_factor(config, direction, &mut rng) }
         })
         .collect()
+}
+
+/// The direction with a factor drawn from those of the settings, for [`Objective::Reps`]. A component that is taken out has none.
+fn with_factor(config: &TrainConfig, direction: Direction, rng: &mut ChaCha8Rng) -> Direction {
+    if config.objective != Objective::Reps || direction == Direction::Null || config.factors.is_empty() {
+        return direction;
+    }
+    let factor = config.factors[rng.random_range(0..config.factors.len())];
+    Direction::Times(direction.sign() as f32 * factor)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layers::Layers;
-    use crate::train::objective::Objective;
 
     #[test]
     fn an_epoch_has_every_pair_once_in_a_seeded_order() {
@@ -58,5 +67,25 @@ mod tests {
         assert!((10..40).contains(&plus), "{plus} of 50 directions are forward");
         let dpo = TrainConfig { objective: Objective::Dpo, ..config };
         assert!(epoch(&dpo, 0, 50).iter().all(|m| m.direction == Direction::Forward));
+    }
+
+    #[test]
+    fn reps_draws_a_factor_for_each_pair_that_is_steered() {
+        let config =
+            TrainConfig { objective: Objective::Reps, factors: vec![0.5, 2.0], ..TrainConfig::new(Layers::one(3)) };
+        let of = |config: &TrainConfig| epoch(config, 0, 60).into_iter().map(|m| m.direction).collect::<Vec<_>>();
+        let drawn = of(&config);
+        assert_eq!(drawn, of(&config));
+        let count = |d: Direction| drawn.iter().filter(|x| **x == d).count();
+        let counts = [Direction::Times(0.5), Direction::Times(2.0), Direction::Null].map(count);
+        assert!(counts.iter().sum::<usize>() == 60 && counts.iter().all(|n| (5..45).contains(n)), "{counts:?}");
+        let gated = of(&TrainConfig { kind: crate::intervention::Kind::Gate.into(), ..config });
+        for (a, b) in drawn.iter().zip(&gated) {
+            assert!(
+                *b != Direction::Null && (b.factor() == 0.5 || b.factor().abs() == 2.0 || b.factor() == -0.5),
+                "{a:?}, {b:?}"
+            );
+        }
+        assert!(gated.iter().any(|d| d.sign() < 0.0) && gated.iter().any(|d| d.sign() > 0.0));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::order::Member;
 use super::{Run, scores};
-use crate::engine::{BatchScore, EngineError, PairLogp, Parameters, RetainedText, TracedPair};
+use crate::engine::{BatchScore, Direction, EngineError, PairLogp, Parameters, RetainedText, TracedPair};
 use crate::numbers::norm;
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
@@ -75,7 +75,8 @@ impl Run<'_> {
         let texts = self.retained;
         let k = retain.texts_of(texts.len(), self.config.batch);
         let both = self.config.objective.both_directions();
-        let (chosen, direction) = texts_of_step(self.config.seed, self.state.step, texts.len(), k, both);
+        let (chosen, opposite) = texts_of_step(self.config.seed, self.state.step, texts.len(), k, both);
+        let direction = if opposite { self.config.opposite() } else { Direction::Forward };
         let predictions: usize = chosen.iter().map(|&i| texts[i].n_predictions()).sum();
         let coef = 1.0 / predictions as f64;
         let sizes: Vec<usize> = chosen.iter().map(|&i| texts[i].n_tokens()).collect();
