@@ -1,26 +1,26 @@
 //! Interventions in use: what training computed is what a decode does; in company, in a conversation, in files and commands.
 
-#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
-use assert_cmd::Command;
+mod common;
+
 use bidpo_core::chat::{GenerateOptions, Generator, GeneratorParams};
 use bidpo_core::check::random_parameters;
 use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TemplateSettings, TokenizedPair};
 use bidpo_core::engine::Engine;
 use bidpo_core::extract::Extractor;
-use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::intervention::{Kind, KindSpec, Scope, random_of};
 use bidpo_core::layers::Layers;
-use bidpo_core::numbers::median;
-use bidpo_core::steer::{
-    ControlVector, GateMemory, RowChanges, ScaledVector, SteeringVector, combine, decode_steered_with,
-};
+use bidpo_core::numbers::{dot, median};
+use bidpo_core::steer::{ControlVector, GateMemory, ScaledVector, SteeringVector, combine, decode_steered_with};
 use bidpo_core::train::{
     CheckpointPlan, Event, NamedPair, Precision, Retain, RunInputs, TrainConfig, TrainError, Trainer, TrainingBudget,
     retained_sha256,
 };
-use ggml_grad::graph::log_sum_exp;
-use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Token};
-use ggml_grad::synth;
+use common::in_folder::{bidpo, failed, ok};
+use common::random_model::{self, model_at};
+use common::steered::{self, control, logp};
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, Token};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,15 +29,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const LAYER: usize = 1;
 
 fn write(path: &Path) {
-    let family = synth::family("llama").unwrap();
-    synth::write(path, family, &family.shape(), DType::F32, 1).unwrap();
+    model_at(path, "llama", DType::F32);
 }
 
 fn model() -> (tempfile::TempDir, Arc<Model>) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("model.gguf");
-    write(&path);
-    (directory, Model::load(&path, &ModelParams::default()).unwrap())
+    random_model::model("llama", DType::F32)
+}
+
+fn vector(model: &Model, spec: KindSpec, scope: &Scope, theta: Vec<f32>) -> SteeringVector {
+    steered::vector(model, LAYER, spec, scope, theta)
 }
 
 fn pair() -> TokenizedPair {
@@ -48,42 +48,6 @@ fn specs() -> Vec<KindSpec> {
     let mut specs: Vec<KindSpec> = Kind::EACH.into_iter().map(KindSpec::from).collect();
     specs.push(KindSpec { mean: true, tau: 0.5, ..Kind::PromptGate.into() });
     specs
-}
-
-/// A trained file's value with random parameters.
-fn vector(model: &Model, spec: KindSpec, scope: &Scope, theta: Vec<f32>) -> SteeringVector {
-    let mut v = SteeringVector::single(LAYER, theta[theta.len() - 1..].to_vec(), "llama").unwrap();
-    v.scope = scope.clone();
-    match spec.kind {
-        Kind::Add => v.directions = [(LAYER, theta)].into(),
-        _ => {
-            v.directions.clear();
-            v.rows = Some(RowChanges { spec, layer: LAYER, n_embd: model.n_embd(), theta });
-        }
-    }
-    v.check().unwrap();
-    v
-}
-
-fn control(model: &Model, v: SteeringVector, scale: f32) -> ControlVector {
-    combine(&[ScaledVector { name: "v".into(), vector: Arc::new(v), scale }], None, model).unwrap().unwrap()
-}
-
-/// Log-probability of a response by a plain decode of prompt and response under a steering.
-fn logp(model: &Arc<Model>, control: &ControlVector, prompt: &[Token], response: &[Token]) -> f64 {
-    let mut ctx = Context::new(model, &ContextParams::exact(64, 1, 1)).unwrap();
-    control.apply(&mut ctx).unwrap();
-    let mut batch = Batch::new();
-    for (at, &t) in prompt.iter().chain(response).enumerate() {
-        let row = batch.add(t, at, &[0], true);
-        batch.set_prompt(row, prompt.len());
-    }
-    ctx.decode(&batch).unwrap();
-    let one = |(i, &t): (usize, &Token)| {
-        let logits = ctx.logits(prompt.len() - 1 + i).unwrap();
-        f64::from(logits[t as usize]) - log_sum_exp(logits)
-    };
-    response.iter().enumerate().map(one).sum()
 }
 
 #[test]
@@ -225,24 +189,6 @@ fn a_conversation_is_the_same_with_and_without_the_cache() {
             }
         }
     }
-}
-
-fn bidpo(folder: &Path, args: &str) -> std::process::Output {
-    let mut command = Command::cargo_bin("bidpo").unwrap();
-    command.current_dir(folder).env("BIDPO_THREADS", "1").env("BIDPO_NEUTRAL_PASSAGES", "2").args(args.split(' '));
-    command.output().unwrap()
-}
-
-fn ok(folder: &Path, args: &str) -> String {
-    let out = bidpo(folder, args);
-    assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn failed(folder: &Path, args: &str) -> String {
-    let out = bidpo(folder, args);
-    assert!(!out.status.success(), "{args} should fail");
-    String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
 #[test]
@@ -401,8 +347,7 @@ fn a_stopped_run_keeps_what_it_retains() {
 fn answers_are_measured_and_gates_counted() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
-    write(&f.join("m.gguf"));
-    let model = Model::load(&f.join("m.gguf"), &ModelParams::default()).unwrap();
+    let model = model_at(&f.join("m.gguf"), "llama", DType::F32);
     let rows = [("a b c", "d e"), ("x y", "z w u"), ("p q r s", "t")];
     let line = |(prompt, response): &(&str, &str)| format!("{{\"prompt\":\"{prompt}\",\"response\":\"{response}\"}}\n");
     std::fs::write(f.join("off.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();

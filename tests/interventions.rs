@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
+mod common;
+
 use bidpo_core::check::random_vector;
 use bidpo_core::data::TokenizedPair;
 use bidpo_core::engine::{
@@ -11,8 +13,9 @@ use bidpo_core::engine::{
 use bidpo_core::layers::Layers;
 use bidpo_core::numbers::{cosine, norm};
 use bidpo_core::train::{LearningRate, NamedPair, Precision, TrainConfig, Trained, Trainer, TrainingBudget};
-use ggml_grad::llama::{DType, Model, ModelParams};
-use ggml_grad::synth;
+use common::random_model::model;
+use common::steered::pairs;
+use ggml_grad::llama::{DType, Model};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -111,30 +114,6 @@ impl Intervention for LinearGate {
         };
         vec![tensor("gate.weight", w), tensor("gate.bias", &[b as f32]), tensor("vector", v)]
     }
-}
-
-fn model(family: &str, dtype: DType) -> (tempfile::TempDir, Arc<Model>) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("model.gguf");
-    let family = synth::family(family).unwrap();
-    synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
-    let model = Model::load(&path, &ModelParams::default()).unwrap();
-    (directory, model)
-}
-
-/// Four pairs whose prompts begin alike.
-fn pairs() -> Vec<TokenizedPair> {
-    let pair = |prompt: &[i32], chosen: &[i32], rejected: &[i32]| TokenizedPair {
-        prompt: prompt.to_vec(),
-        chosen: chosen.to_vec(),
-        rejected: rejected.to_vec(),
-    };
-    vec![
-        pair(&[1, 300, 17, 290, 310], &[45, 300, 271], &[303, 280]),
-        pair(&[1, 300, 17, 290, 299], &[281, 302], &[45, 300, 290, 271]),
-        pair(&[1, 300, 17, 45], &[310, 303, 299], &[290, 302, 281]),
-        pair(&[1, 300, 17, 45, 46, 281], &[303], &[299, 310]),
-    ]
 }
 
 fn engine(model: &Arc<Model>, precision: Precision) -> Engine {

@@ -1,6 +1,8 @@
 //! Every kind of intervention: gradients against central differences, rows in company, scopes.
 
-#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
+
+mod common;
 
 use bidpo_core::check::{kind_differences, random_parameters};
 use bidpo_core::data::TokenizedPair;
@@ -10,35 +12,12 @@ use bidpo_core::engine::{
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::numbers::{cosine, median};
 use bidpo_core::train::Precision;
-use ggml_grad::llama::{DType, Model, ModelParams};
-use ggml_grad::synth;
+use common::random_model::model;
+use common::steered::pairs;
+use ggml_grad::llama::{DType, Model};
 use std::sync::Arc;
 
 const LAYER: usize = 1;
-
-fn model(family: &str, dtype: DType) -> (tempfile::TempDir, Arc<Model>) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("model.gguf");
-    let family = synth::family(family).unwrap();
-    synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
-    let model = Model::load(&path, &ModelParams::default()).unwrap();
-    (directory, model)
-}
-
-/// Four pairs whose prompts begin alike and have different lengths.
-fn pairs() -> Vec<TokenizedPair> {
-    let pair = |prompt: &[i32], chosen: &[i32], rejected: &[i32]| TokenizedPair {
-        prompt: prompt.to_vec(),
-        chosen: chosen.to_vec(),
-        rejected: rejected.to_vec(),
-    };
-    vec![
-        pair(&[1, 300, 17, 290, 310], &[45, 300, 271], &[303, 280]),
-        pair(&[1, 300, 17, 290, 299], &[281, 302], &[45, 300, 290, 271]),
-        pair(&[1, 300, 17, 45], &[310, 303, 299], &[290, 302, 281]),
-        pair(&[1, 300, 17, 45, 46, 281], &[303, 17], &[299, 310]),
-    ]
-}
 
 fn specs() -> Vec<KindSpec> {
     let mut specs: Vec<KindSpec> = Kind::EACH.into_iter().map(KindSpec::from).collect();

@@ -1,20 +1,20 @@
 //! The scopes `think` and `not-think`: rows of thoughts in training, in decodes, in conversations and in the commands.
 
-#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+#![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
-use assert_cmd::Command;
+mod common;
+
 use bidpo_core::chat::{GenerateOptions, Generator, GeneratorParams};
 use bidpo_core::check::random_parameters;
 use bidpo_core::data::{ChatTemplate, Prompt, TemplateChoice, TokenizedPair};
 use bidpo_core::engine::{Engine, covered_positions};
 use bidpo_core::intervention::{Kind, KindSpec, Scope, ThoughtTokens};
-use bidpo_core::steer::{
-    ControlVector, GateMemory, RowChanges, ScaledVector, SteeringVector, combine, decode_steered, decode_steered_with,
-};
+use bidpo_core::steer::{ControlVector, GateMemory, SteeringVector, decode_steered, decode_steered_with};
 use bidpo_core::train::Precision;
-use ggml_grad::graph::log_sum_exp;
-use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams, Sampler, SamplerParams, Token};
-use ggml_grad::synth;
+use common::in_folder::{bidpo, failed, ok};
+use common::random_model::model_at;
+use common::steered;
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, Sampler, SamplerParams, Token};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,11 +27,9 @@ const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{
 
 fn write(folder: &Path) -> (Arc<Model>, ChatTemplate) {
     let path = folder.join("m.gguf");
-    let family = synth::family("llama").unwrap();
-    synth::write(&path, family, &family.shape(), DType::F32, 1).unwrap();
+    let model = model_at(&path, "llama", DType::F32);
     std::fs::write(folder.join("think.jinja"), TEMPLATE).unwrap();
     std::fs::write(folder.join("plain.jinja"), TEMPLATE.replace("think", "muse")).unwrap();
-    let model = Model::load(&path, &ModelParams::default()).unwrap();
     let template = ChatTemplate::new(&model, &TemplateChoice::File(folder.join("think.jinja"))).unwrap();
     (model, template)
 }
@@ -39,17 +37,11 @@ fn write(folder: &Path) -> (Arc<Model>, ChatTemplate) {
 /// A vector of a kind with random parameters.
 fn vector(model: &Model, spec: KindSpec, scope: &Scope) -> SteeringVector {
     let theta = random_parameters(&*spec.intervention(1, model.n_embd()).unwrap(), 20.0, model.n_embd(), 1);
-    let mut v = SteeringVector::single(LAYER, theta[..model.n_embd()].to_vec(), "llama").unwrap();
-    v.scope = scope.clone();
-    if spec.kind != Kind::Add {
-        v.directions.clear();
-        v.rows = Some(RowChanges { spec, layer: LAYER, n_embd: model.n_embd(), theta });
-    }
-    v
+    steered::vector(model, LAYER, spec, scope, theta)
 }
 
 fn control(model: &Model, v: SteeringVector) -> ControlVector {
-    combine(&[ScaledVector { name: "v".into(), vector: Arc::new(v), scale: 1.0 }], None, model).unwrap().unwrap()
+    steered::control(model, v, 1.0)
 }
 
 /// For each token whether the text up to its end lies in a thought: found in the text, not token by token.
@@ -117,19 +109,8 @@ fn a_decode_does_what_training_computed() {
         let control = control(&model, vector(&model, spec, &scope));
         for (response, want) in [(&pair.chosen, want.logp[0].chosen), (&pair.rejected, want.logp[0].rejected)] {
             let whole = [&pair.prompt[..], response].concat();
-            let mut ctx = Context::new(&model, &ContextParams::exact(256, 1, 1)).unwrap();
-            control.apply(&mut ctx).unwrap();
-            let mut batch = Batch::new();
-            for (at, &t) in whole.iter().enumerate() {
-                let row = batch.add(t, at, &[0], true);
-                batch.set_prompt(row, n_prompt);
-            }
-            ctx.decode(&batch).unwrap();
-            let one = |(i, &t): (usize, &Token)| {
-                let logits = ctx.logits(n_prompt - 1 + i).unwrap();
-                f64::from(logits[t as usize]) - log_sum_exp(logits)
-            };
-            let got: f64 = response.iter().enumerate().map(one).sum();
+            let (ctx, batch) = steered::decoded(&model, &control, &pair.prompt, response);
+            let got = steered::response_logp(&ctx, n_prompt, response);
             assert!((got - want).abs() < 1e-4, "{} {name}: {got} for {want}", spec.kind);
             if spec.kind != Kind::Add {
                 continue;
@@ -248,28 +229,6 @@ fn a_conversation_is_the_same_with_and_without_the_cache() {
         fresh.set_steering(Some(control)).unwrap();
         assert_eq!(cached.tokens, fresh.generate(&more, &options, &mut |_| {}).unwrap().tokens, "{name}");
     }
-}
-
-fn bidpo(folder: &Path, args: &str) -> std::process::Output {
-    let mut command = Command::cargo_bin("bidpo").unwrap();
-    command
-        .current_dir(folder)
-        .env("BIDPO_THREADS", "1")
-        .env("BIDPO_NEUTRAL_PASSAGES", "2")
-        .args(args.split_whitespace());
-    command.output().unwrap()
-}
-
-fn ok(folder: &Path, args: &str) -> String {
-    let out = bidpo(folder, args);
-    assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn failed(folder: &Path, args: &str) -> String {
-    let out = bidpo(folder, args);
-    assert!(!out.status.success(), "{args} should fail");
-    String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
 #[test]

@@ -4,7 +4,10 @@
 pub mod adapters;
 pub mod bench;
 pub mod generator;
+pub mod in_folder;
+pub mod random_model;
 pub mod raw_gguf;
+pub mod steered;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

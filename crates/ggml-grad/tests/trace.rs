@@ -1,24 +1,18 @@
 //! The public face: gradients against central differences, log-probabilities and logits against llama.cpp's own.
 
-#![allow(clippy::unwrap_used)] // a failure here is the message
+#![allow(clippy::unwrap_used, unreachable_pub)] // a failure here is the message
+
+#[path = "../../../tests/common/random_model.rs"]
+mod random_model;
 
 use ggml_grad::graph::emit::Precision;
 use ggml_grad::graph::log_sum_exp;
-use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams};
-use ggml_grad::synth;
+use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model};
 use ggml_grad::trace::{LayerRows, Target, TraceError, TraceOptions, Tracer};
+use random_model::model;
 use std::sync::Arc;
 
 const TOKENS: [i32; 9] = [1, 300, 17, 290, 310, 45, 300, 271, 303];
-
-fn model(family: &str, dtype: DType) -> (tempfile::TempDir, Arc<Model>) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("model.gguf");
-    let family = synth::family(family).unwrap();
-    synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
-    let model = Model::load(&path, &ModelParams::default()).unwrap();
-    (directory, model)
-}
 
 fn tracer(model: &Arc<Model>, precision: Precision) -> Tracer {
     Tracer::new(model, &TraceOptions { max_tokens: 32, n_threads: 1, precision, ..TraceOptions::default() }).unwrap()
