@@ -22,7 +22,6 @@ from pathlib import Path
 # Longer questions are left out: a retained text has at most 256 tokens, its answer among them.
 LONGEST = 600
 RETAINED_PER_SUBJECT = 2
-LAYER = 15
 
 
 def write(path, text):
