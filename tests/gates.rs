@@ -414,6 +414,65 @@ fn answers_are_measured_and_gates_counted() {
     }
 }
 
+/// `eval --random`: each random intervention is of the same kind and size, the trained one under a rotation, and its answers are
+/// those of a plain decode with it.
+#[test]
+fn random_interventions_are_of_the_same_kind_and_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let model = model_at(&f.join("m.gguf"), "llama", DType::F32);
+    let n = model.n_embd();
+    std::fs::write(f.join("off.jsonl"), "{\"prompt\":\"a b c\",\"response\":\"d e\"}\n").unwrap();
+    let template = ChatTemplate::with_settings(&model, &TemplateChoice::None, &TemplateSettings::default()).unwrap();
+    let pair = template.encode_pair(&model, &Prompt::Text("a b c".into()), "d e", "d e").unwrap();
+    for spec in specs().into_iter().filter(|spec| spec.kind != Kind::Add) {
+        let kind = spec.rows(n).unwrap().unwrap();
+        let theta = random_parameters(&*spec.intervention(1, n).unwrap(), 60.0, n, 3);
+        vector(&model, spec, &Scope::ALL, theta.clone()).save(&f.join("g.gguf")).unwrap();
+        ok(
+            f,
+            "eval text -m m.gguf --answers off.jsonl --template none -v g.gguf --baselines random --random 2 --seed 5 -o r.jsonl",
+        );
+        let text = std::fs::read_to_string(f.join("r.jsonl")).unwrap();
+        std::fs::remove_file(f.join("r.jsonl")).unwrap();
+        let records: Vec<Value> = text.lines().skip(1).map(|l| serde_json::from_str(l).unwrap()).collect();
+        let nll = |condition: &str| {
+            let of =
+                records.iter().find(|r| r["condition"] == condition).unwrap_or_else(|| panic!("{condition}: {text}"));
+            of["text"]["nll"].as_f64().unwrap()
+        };
+        for (condition, seed) in [("random vector 1", 5), ("random vector 2", 6)] {
+            let random = random_of(&*kind, &theta, seed);
+            // Parts that live in the stream keep their lengths and angles, the others their values.
+            let rows = |theta: &[f32]| -> Vec<Vec<f32>> {
+                let parts = kind.parts().into_iter().filter(|part| part.shape.last() == Some(&n));
+                parts.flat_map(|part| theta[part.params].chunks(n).map(<[f32]>::to_vec).collect::<Vec<_>>()).collect()
+            };
+            let products = |rows: &[Vec<f32>]| -> Vec<f64> {
+                rows.iter().flat_map(|a| rows.iter().map(move |b| dot(a, b))).collect()
+            };
+            let (of, turned) = (products(&rows(&theta)), products(&rows(&random)));
+            let size = of.iter().copied().fold(0.0, f64::max);
+            assert!(
+                of.iter().zip(&turned).all(|(a, b)| (a - b).abs() < 1e-4 * size),
+                "{}: {of:?} {turned:?}",
+                spec.kind
+            );
+            for part in kind.parts().into_iter().filter(|part| part.shape.last() != Some(&n)) {
+                assert_eq!(theta[part.params.clone()], random[part.params], "{} {}", spec.kind, part.name);
+            }
+            let control = control(&model, vector(&model, spec, &Scope::ALL, random), 1.0);
+            let want = -logp(&model, &control, &pair.prompt, &pair.chosen);
+            assert!((nll(condition) - want).abs() < 1e-4 * want, "{}: {} for {want}", spec.kind, nll(condition));
+        }
+        assert!(
+            nll("random vector 1") != nll("random vector 2") && nll("random vector 1") != nll("steered"),
+            "{}",
+            spec.kind
+        );
+    }
+}
+
 /// A run that begins with a file: the first loss is the file's, the card names it, and what does not fit is refused.
 #[test]
 fn a_run_begins_with_a_file() {
