@@ -10,7 +10,7 @@ use bidpo_core::engine::{
     BatchPlan, Direction, Engine, PairLogp, Parameters, ResponseSlopes, RetainedText, TracedPair,
 };
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
-use bidpo_core::numbers::{cosine, median};
+use bidpo_core::numbers::{cosine, dot, median};
 use bidpo_core::train::Precision;
 use common::random_model::model;
 use common::steered::pairs;
@@ -47,6 +47,39 @@ fn every_part_of_every_kind_agrees_with_central_differences() {
                 assert!(d.passed() && d.analytic > 0.0, "{family}, {} {}: {d:?}", spec.kind, spec.settings());
             }
         }
+    }
+}
+
+/// The component that `reps` takes out, through engine and model: along a vector that every row has a positive component of, for
+/// the function has a kink where a component is 0.
+#[test]
+fn a_component_taken_out_agrees_with_central_differences() {
+    for family in ["llama", "gemma3"] {
+        let (_directory, model) = model(family, DType::F32);
+        let mut engine = engine(&model, &KindSpec::default(), &Scope::ALL, Precision::EXACT);
+        engine.set_smooth(true);
+        let traced = engine.trace(&pairs()[1]).unwrap();
+        let n = model.n_embd();
+        let mut theta = vec![0f32; n];
+        for row in traced.residual().chunks_exact(n) {
+            let length = dot(row, row).sqrt() as f32;
+            theta.iter_mut().zip(row).for_each(|(v, h)| *v += h / length);
+        }
+        assert!(
+            traced.residual().chunks_exact(n).all(|h| dot(h, &theta) > 0.05 * (dot(h, h) * dot(&theta, &theta)).sqrt())
+        );
+        let at = Parameters { theta: &theta, direction: Direction::Null };
+        let grad = engine.run(&traced, at, true).unwrap().grads.remove(0);
+        let (slope, size) = (dot(&grad, &grad).sqrt(), dot(&theta, &theta).sqrt());
+        let mut value = |step: f64| {
+            let moved: Vec<f32> =
+                theta.iter().zip(&grad).map(|(v, g)| (f64::from(*v) + step * size * g / slope) as f32).collect();
+            let at = Parameters { theta: &moved, direction: Direction::Null };
+            engine.run(&traced, at, false).unwrap().logp[0].gap()
+        };
+        let mut difference = |h: f64| (value(h) - value(-h)) / (2.0 * h * size);
+        let numeric = (4.0 * difference(0.005) - difference(0.01)) / 3.0;
+        assert!(slope > 0.0 && (numeric / slope - 1.0).abs() < 5e-3, "{family}: {numeric} for {slope}");
     }
 }
 
