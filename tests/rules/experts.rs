@@ -9,23 +9,32 @@ pub fn mul_mat_id() -> Vec<BTreeSet<usize>> {
     let mut reached = Vec::new();
     let (k, n, experts, slots, tokens) = (70, 5, 4, 2, 6); // more columns than one tile
     // Expert 3 is never chosen, expert 0 by almost all.
-    let ids = [0, 1, 1, 0, 0, 2, 0, 2, 2, 0, 0, 1];
+    let chosen = [0, 1, 1, 0, 0, 2, 0, 2, 2, 0, 0, 1];
     for rows in [1, slots] {
         let mut c = Case::new([k, rows, tokens, 1]);
         let w = c.fixed([k, n, experts, 1]);
-        let ids = c.numbers([slots, tokens, 1, 1], &ids);
+        let ids = c.numbers([slots, tokens, 1, 1], &chosen);
         let z = c.graph.mul_mat_id(w, c.entry, ids, [0; 16]).unwrap();
         reached.push(c.check(&format!("mul_mat_id, {rows} rows for {slots} slots"), z));
     }
     // The numbers as a window into longer rows, as a sort leaves them.
     let mut c = Case::new([k, slots, tokens, 1]);
     let w = c.fixed([k, n, experts, 1]);
-    let sorted: Vec<i32> = ids.chunks(2).flat_map(|row| [row[0], row[1], 3, 3]).collect();
+    let sorted: Vec<i32> = chosen.chunks(2).flat_map(|row| [row[0], row[1], 3, 3]).collect();
     let sorted = c.numbers([4, tokens, 1, 1], &sorted);
     let nb = c.graph.node(sorted).nb;
     let ids = c.graph.view(sorted, [slots, tokens, 1, 1], nb, 0).unwrap();
     let z = c.graph.mul_mat_id(w, c.entry, ids, [0; 16]).unwrap();
     reached.push(c.check("mul_mat_id, numbers in a window", z));
+    // The matrices themselves, dL/dw[k, n, e] = the sum over the rows of expert e of y[k, s, t] g[n, s, t]: zero for
+    // expert 3.
+    for rows in [1, slots] {
+        let mut c = Case::new([k, n, experts, 1]);
+        let y = c.fixed([k, rows, tokens, 1]);
+        let numbers = c.numbers([slots, tokens, 1, 1], &chosen);
+        let z = c.graph.mul_mat_id(c.entry, y, numbers, [0; 16]).unwrap();
+        reached.push(c.check(&format!("mul_mat_id, matrices active, {rows} rows"), z));
+    }
     reached
 }
 

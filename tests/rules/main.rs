@@ -73,6 +73,7 @@ ops! {
     Op::MulMatT => Weights;
     Op::MulMatId(_) => Forward;
     Op::MulMatIdT => Gradient;
+    Op::OuterSum => Gradient;
     Op::Norm { .. } => Forward;
     Op::L2Norm { .. } => Forward;
     Op::RmsNorm { .. } => Forward;
@@ -347,6 +348,13 @@ fn mul_mat() -> Vec<BTreeSet<usize>> {
         let x = c.fixed(nx);
         let z = c.graph.mul_mat(x, c.entry, 0).unwrap();
         reached.push(c.check(&format!("mul_mat, x {nx:?}, y {ny:?} active"), z));
+    }
+    // As in an adapter: few long rows or many short ones, more than one tile of either.
+    for (nx, ny) in [([530, 2, 1, 1], [530, 3, 1, 1]), ([2, 520, 1, 1], [2, 3, 2, 1])] {
+        let mut c = Case::new(nx);
+        let y = c.fixed(ny);
+        let z = c.graph.mul_mat(c.entry, y, 0).unwrap();
+        reached.push(c.check(&format!("mul_mat, matrix {nx:?} active, y {ny:?}"), z));
     }
     let mut c = Case::new([5, 4, 2, 1]);
     let z = c.graph.mul_mat(c.entry, c.entry, 0).unwrap();

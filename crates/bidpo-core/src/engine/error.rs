@@ -1,5 +1,6 @@
 //! Errors of the engine.
 
+use super::AdapterRefusal;
 use ggml_grad::graph::CaptureError;
 use ggml_grad::graph::emit::RunError;
 use ggml_grad::graph::ir::IrError;
@@ -18,6 +19,9 @@ pub enum EngineError {
     /// A pair that cannot be used.
     #[error("{0}")]
     Pair(String),
+    /// An adapter that cannot be trained.
+    #[error(transparent)]
+    Adapter(#[from] AdapterRefusal),
     /// The lifted graph and `llama_decode` disagree.
     #[error(
         "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \

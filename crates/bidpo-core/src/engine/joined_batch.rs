@@ -5,6 +5,7 @@
 //! (tests/joined.rs). Gradients are those of the sum over the pairs, each with its own weight, which follows from its
 //! log-probabilities between the two passes.
 
+use super::adapter::gradients_of;
 use super::layout::{BatchLayout, Layout};
 use super::traced::{PairGraph, Steered};
 use super::{BatchPlan, Engine, EngineError, PairLogp, Parameters, PlannedBatches, TracedPair};
@@ -12,7 +13,7 @@ use crate::data::TokenizedPair;
 use ggml_grad::graph::SavedTensors;
 use ggml_grad::graph::emit::{Data, Executor, Precision};
 use ggml_grad::graph::grad::differentiate;
-use ggml_grad::graph::ir::{InputId, Node, Op, Shape, Value};
+use ggml_grad::graph::ir::{InputId, Node, Op, Shape};
 use ggml_grad::graph::passes::symbolic::{InputKind, SymDim, SymDims, SymbolicGraph, gather};
 use ggml_grad::llama::Token;
 use ggml_grad::trace::{DownstreamGraph, LayerContext};
@@ -239,15 +240,26 @@ impl Engine {
                 graph.divergence_head(logits, true)?
             }
         };
-        let hook_points = symbolic.hook_points.clone();
-        let at: Vec<Value> = hook_points.iter().map(|h| h.at).collect();
-        let grads = differentiate(&mut graph, of, head, &at)?;
+        let (hook_points, adapters) = (symbolic.hook_points.clone(), symbolic.adapters.clone());
+        let gradients = gradients_of(&*self.intervention);
+        let grads = differentiate(&mut graph, of, head, &gradients.entries(&hook_points, &adapters))?;
         // The labels' coefficients carry the derivatives of the loss, so all rows count towards one gradient.
-        let row_owner = at.iter().map(|&v| vec![0; graph.ne(v)[1..].iter().product()]).collect();
+        let row_owner = hook_points.iter().map(|h| vec![0; graph.ne(h.at)[1..].iter().product()]).collect();
         let (weights, residual) = (symbolic.weights.clone(), symbolic.residual);
         Ok(Some(JoinedBatch {
             graph: PairGraph {
-                downstream: DownstreamGraph { graph, hook_points, logits, head, grads, residual, inputs, weights },
+                downstream: DownstreamGraph {
+                    graph,
+                    hook_points,
+                    adapters,
+                    of: gradients,
+                    logits,
+                    head,
+                    grads,
+                    residual,
+                    inputs,
+                    weights,
+                },
                 labels: layout.labels,
                 row_owner,
                 sequences: Some(layout.sequences),
@@ -327,7 +339,7 @@ impl Engine {
 
     /// Log-probabilities of a batch without an intervention.
     pub(super) fn unsteered_logps(&mut self, joined: &JoinedBatch) -> Result<Vec<PairLogp>, EngineError> {
-        let steered = self.unsteered();
+        let steered = self.unsteered(&joined.graph);
         Ok(self.run_steered(joined, &steered, None)?.logp)
     }
 
@@ -370,13 +382,15 @@ fn inputs(
     layout: &BatchLayout,
     size: SymDims,
 ) -> Option<Vec<Data>> {
-    let vectors: Vec<InputId> = symbolic.hook_points.iter().map(|e| e.vector).collect();
+    let hooks = symbolic.hook_points.iter().map(|e| e.vector);
+    // What each run brings.
+    let brought: Vec<InputId> = hooks.chain(symbolic.adapters.iter().map(|a| a.input)).collect();
     let one = |(i, kind): (usize, &InputKind)| {
         let id = InputId(i as u32);
         let parts: Vec<&Data> = members.iter().map(|m| &m.graph().downstream.inputs[i]).collect();
         match kind {
             InputKind::Unused => Some(Data::F32(Vec::new())),
-            _ if vectors.contains(&id) => Some(Data::F32(Vec::new())),
+            _ if brought.contains(&id) => Some(Data::F32(Vec::new())),
             InputKind::Mask => mask(&parts, shapes.iter().map(|s| s[&id]), layout, size),
             InputKind::Rows(extents) => {
                 if extents.contains(&SymDim::Tokens(1)) {

@@ -1,5 +1,6 @@
 //! Preference pairs on a model: traced once, then scored and differentiated for any parameters of an intervention.
 
+mod adapter;
 mod batch_plan;
 mod cache;
 mod error;
@@ -18,6 +19,7 @@ mod verify;
 pub use crate::intervention::{
     Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, Scope, Stream,
 };
+pub use adapter::AdapterRefusal;
 pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
@@ -30,6 +32,7 @@ pub use running::Scored;
 pub use traced::{TracedBatch, TracedPair};
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
+use adapter::Trained;
 use ggml_grad::graph::emit::{Executor, Forward, Precision, Profile, Timings};
 use ggml_grad::graph::{AttentionMemory, FastKernels};
 use ggml_grad::llama::{Context, ContextParams, DType, Model, Use};
@@ -50,6 +53,7 @@ pub struct Engine {
     cache: Option<Cache>,
     joiner: Joiner,
     intervention: Arc<dyn Intervention>,
+    adapter: Option<Trained>,
     scope: Scope,
 }
 
@@ -70,6 +74,35 @@ impl Engine {
         for &layer in layers {
             check_model(model, layer)?;
         }
+        Self::from_layers(model, layers, max_tokens, max_pairs, n_threads)
+    }
+
+    /// As [`Engine::new`], for an adapter on blocks that may begin anywhere: layer 0 is the tokens' embeddings, below all blocks.
+    /// Nothing can be added there.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn for_adapter(
+        model: &Arc<Model>,
+        layers: &[usize],
+        max_tokens: usize,
+        max_pairs: usize,
+        n_threads: u32,
+    ) -> Result<Self, EngineError> {
+        model.supports(Use::Train)?;
+        for &layer in layers.iter().filter(|&&l| l > 0) {
+            check_model(model, layer)?;
+        }
+        Self::from_layers(model, layers, max_tokens, max_pairs, n_threads)
+    }
+
+    fn from_layers(
+        model: &Arc<Model>,
+        layers: &[usize],
+        max_tokens: usize,
+        max_pairs: usize,
+        n_threads: u32,
+    ) -> Result<Self, EngineError> {
         let mut layers = layers.to_vec();
         layers.sort_unstable();
         if layers.is_empty() || layers.windows(2).any(|w| w[0] == w[1]) {
@@ -88,6 +121,7 @@ impl Engine {
             cache: None,
             joiner: Joiner::default(),
             intervention: Arc::new(Add { n_layers: layers.len(), n_embd: model.n_embd() }),
+            adapter: None,
             scope: Scope::ALL,
         })
     }

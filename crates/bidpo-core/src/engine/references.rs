@@ -1,7 +1,7 @@
 //! Reference log-probabilities, and the norms of the residual stream.
 
-use super::traced::Steered;
-use super::{Engine, EngineError, TracedBatch, TracedPair};
+use super::traced::{PairGraph, Steered};
+use super::{Engine, EngineError, Parameters, TracedBatch, TracedPair};
 use crate::numbers::norm;
 use ggml_grad::graph::ir::Value;
 
@@ -15,8 +15,8 @@ impl Engine {
     /// layer.
     pub(super) fn compute_references(&mut self, traced: &mut TracedBatch) -> Result<(), EngineError> {
         let n_embd = self.model.n_embd();
-        let steered = self.unsteered();
         let graph = &traced.graph;
+        let steered = self.unsteered(graph);
         let mut read: Vec<Value> = graph.downstream.hook_points.iter().skip(1).map(|h| h.at).collect();
         read.extend(graph.score_values());
         let outcome = self.exec.run(&graph.downstream.graph, &graph.bindings(&steered), graph.computed(), &read)?;
@@ -49,7 +49,9 @@ impl Engine {
     }
 
     /// The inputs without an intervention.
-    pub(super) fn unsteered(&self) -> Steered {
-        Steered { residual: None, vectors: self.split(&vec![0.0; self.n_vector()]) }
+    pub(super) fn unsteered(&self, graph: &PairGraph) -> Steered {
+        let nothing = vec![0.0; self.n_params()];
+        let matrices = self.matrices(graph, Parameters::from(&nothing));
+        Steered { residual: None, vectors: self.split(&vec![0.0; self.n_vector()]), matrices }
     }
 }

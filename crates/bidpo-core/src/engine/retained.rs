@@ -69,8 +69,8 @@ impl Engine {
             return Err(EngineError::Pair("a retained text has one response".into()));
         }
         let mut traced = self.trace(text)?;
-        let steered = self.unsteered();
         let graph = traced.graph();
+        let steered = self.unsteered(graph);
         let downstream = &graph.downstream;
         let hidden = downstream.graph.final_hidden(downstream.logits).ok_or_else(|| {
             EngineError::Model(format!(

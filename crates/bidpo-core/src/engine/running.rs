@@ -38,6 +38,7 @@ impl Engine {
         let outcome = graph.scored(outcome);
         let n_pairs = traced.n_pairs();
         let grads = if want_grads {
+            self.check_one_owner(graph, n_pairs)?;
             let hooks = &outcome.values[..graph.downstream.grads.len()];
             self.gradients(graph, at, hooks, n_pairs)
         } else {
@@ -68,7 +69,9 @@ impl Engine {
                 }
             }
         }
-        Ok(Steered { residual, vectors })
+        // Kinds that leave the stream as it is name no addition.
+        vectors.resize_with(self.layers().len(), || Data::F32(vec![0.0; self.model.n_embd()]));
+        Ok(Steered { residual, vectors, matrices: self.matrices(graph, at) })
     }
 
     /// For each two of some parameters: the cosine between the changes that they make, over all rows of some traced pairs and all
@@ -91,6 +94,11 @@ impl Engine {
                 for (j, b) in changes.iter().enumerate().take(i + 1) {
                     products[i * n + j] += a.iter().zip(b).map(|(a, b)| dot(a.values(), b.values())).sum::<f64>();
                 }
+            }
+        }
+        for (i, a) in each.iter().enumerate() {
+            for (j, b) in each.iter().enumerate().take(i + 1) {
+                products[i * n + j] += self.intervention.matrix_product(a, b);
             }
         }
         let of = |i: usize, j: usize| products[i * n + j];
@@ -134,6 +142,10 @@ impl Engine {
         n: usize,
     ) -> Vec<Vec<f64>> {
         let mut grads = vec![vec![0.0; self.n_params()]; n];
+        let hooks = self.matrix_gradients(graph, at, hooks, &mut grads);
+        if hooks.is_empty() {
+            return grads;
+        }
         let stream = graph.stream();
         let masked: Option<Vec<Vec<f32>>> = (!self.scope.is_all()).then(|| {
             let mut hooks = hooks.to_vec();
@@ -190,7 +202,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Trace`].
     pub fn step_bytes(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<usize, EngineError> {
-        let (graph, steered) = (&traced.as_ref().graph, self.unsteered());
+        let graph = &traced.as_ref().graph;
+        let steered = self.unsteered(graph);
         Ok(self.exec.measure(&graph.downstream.graph, &graph.bindings(&steered), &graph.downstream.grads)?)
     }
 
@@ -207,10 +220,15 @@ impl Engine {
     /// [`EngineError::Trace`].
     pub fn logits(&mut self, traced: &impl AsRef<TracedBatch>, vectors: &[f32]) -> Result<Vec<f32>, EngineError> {
         let graph = &traced.as_ref().graph;
-        let steered = Steered { residual: None, vectors: self.split(vectors) };
+        let steered = Steered { vectors: self.split(vectors), ..self.unsteered(graph) };
+        self.logits_of(graph, &steered)
+    }
+
+    /// As [`Engine::logits`], for any inputs.
+    pub(super) fn logits_of(&mut self, graph: &PairGraph, steered: &Steered) -> Result<Vec<f32>, EngineError> {
         let precision = self.precision();
         self.exec.set_precision(Precision { forward: Forward::Exact, ..precision });
-        let (downstream, bind) = (&graph.downstream, graph.bindings(&steered));
+        let (downstream, bind) = (&graph.downstream, graph.bindings(steered));
         let outcome = self.exec.run(&downstream.graph, &bind, &[], &[downstream.logits]);
         self.exec.set_precision(precision);
         Ok(outcome?.values.into_iter().next().unwrap_or_default())

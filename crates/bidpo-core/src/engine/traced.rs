@@ -35,6 +35,8 @@ pub(super) struct Steered {
     pub residual: Option<Data>,
     /// The vector added at each layer, `[n_embd]`.
     pub vectors: Vec<Data>,
+    /// The matrices of the adapter, in the order of the graph.
+    pub matrices: Vec<Data>,
 }
 
 impl PairGraph {
@@ -64,7 +66,7 @@ impl PairGraph {
     }
 
     pub(super) fn bindings<'a>(&'a self, steered: &'a Steered) -> Bindings<'a> {
-        let mut bindings = self.downstream.bindings(&steered.vectors, &self.labels.labels);
+        let mut bindings = self.downstream.bindings(&steered.vectors, &steered.matrices, &self.labels.labels);
         if let Some(residual) = &steered.residual {
             bindings.inputs[self.downstream.residual.0 as usize] = residual;
         }

@@ -1,5 +1,6 @@
 //! Tracing pairs: one decode up to the lowest layer, or a file of the cache in its place.
 
+use super::adapter::gradients_of;
 use super::cache::{Cache, CacheType, Stored};
 use super::layout::Layout;
 use super::traced::PairGraph;
@@ -194,7 +195,8 @@ impl Engine {
             .map(|h| layout.row_pair(&lifted.graph, h))
             .collect::<Result<Vec<Vec<usize>>, EngineError>>()?;
         let sequences = layout.sequences(residual.len() / self.model.n_embd(), &self.scope);
-        let downstream = DownstreamGraph::new(lifted, residual, &self.exec, self.attention)?;
+        let of = gradients_of(&*self.intervention);
+        let downstream = DownstreamGraph::with_gradients(lifted, residual, &self.exec, self.attention, of)?;
         let mut placed = self.place(downstream, &mut layout.labels.labels)?;
         placed.downstream.finish()?;
         Ok(TracedBatch {
@@ -241,8 +243,9 @@ impl Engine {
         // Kernels are chosen by what this processor has.
         let cpu: Vec<&str> = llama::cpu_features().iter().filter(|f| f.in_cpu).map(|f| f.name).collect();
         format!(
-            "layers {:?}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
+            "layers {:?}{}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers(),
+            self.adapter_trait(),
             self.model.placement(),
             self.context.n_threads(),
             self.precision(),

@@ -1,11 +1,11 @@
 //! The lifted graph against `llama_decode`, and its ops against the table of gradient rules.
 
+use super::adapter::gradients_of;
 use super::layout::Layout;
-use super::{Engine, EngineError, PairLogp, TracedBatch};
+use super::{AdapterRefusal, Engine, EngineError, PairLogp, TracedBatch};
 use crate::data::TokenizedPair;
 use crate::numbers::median;
 use ggml_grad::graph::grad::{GradStatus, survey};
-use ggml_grad::graph::ir::Value;
 use ggml_grad::graph::log_sum_exp;
 use ggml_grad::llama::{Context, ContextParams};
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ impl Engine {
         let lifted = self.context.capture(&layout.batch)?.lifted;
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
-        let at: Vec<Value> = lifted.hook_points.iter().map(|h| h.at).collect();
+        let at = gradients_of(&*self.intervention).entries(&lifted.hook_points, &lifted.adapters);
         let standing = survey(&graph, lifted.logits, head, &at)?;
         let mut ops = BTreeMap::new();
         for (value, name) in lifted.origin {
@@ -111,15 +111,11 @@ impl Engine {
     /// Any of [`EngineError`]; a disagreement is reported, not raised.
     pub fn compare(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<Agreement, EngineError> {
         let traced = traced.as_ref();
+        if let Some(agreement) = self.compare_adapter(traced)? {
+            return Ok(agreement);
+        }
         let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>())?;
-        let n_embd = self.model.n_embd();
-        let random: Vec<f32> = (0..self.n_vector())
-            .map(|i| {
-                let norm = 0.05 * median(&traced.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
-                let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
-                norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
-            })
-            .collect();
+        let random = self.random_vectors(traced);
         let zeros = vec![0.0; self.n_vector()];
         let mut agreement = Agreement { on_devices: self.is_on_devices(), ..Agreement::default() };
         let mut first_row = Vec::new();
@@ -157,6 +153,17 @@ impl Engine {
         Ok(agreement)
     }
 
+    /// Pseudo-random vectors of 5 % of the median residual norm of their layer, `[n_layers, n_embd]`.
+    pub(super) fn random_vectors(&self, traced: &TracedBatch) -> Vec<f32> {
+        let n_embd = self.model.n_embd();
+        let random = |i: usize| {
+            let norm = 0.05 * median(&traced.norms[i / n_embd]).unwrap_or(0.0) as f32 / (n_embd as f32).sqrt();
+            let bits = ((i as u32).wrapping_mul(2_654_435_761) ^ 0x9E37_79B9).wrapping_mul(0x85EB_CA6B);
+            norm * ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
+        };
+        (0..self.n_vector()).map(random).collect()
+    }
+
     /// Largest change of a response's log-probability, in nats, by llama.cpp's own fused attention, with vectors added.
     /// It sums in another order than its other attention and rounds keys and values to 16 bits; where activations are rounded
     /// to 8 bits, either can decide a step. A measure for what kernels of ours change, which only sum in another order.
@@ -183,7 +190,7 @@ impl Engine {
     }
 
     /// Logits of the last decode, `[n_outputs, n_vocab]`.
-    fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+    pub(super) fn all_logits(&self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
         let mut all = Vec::with_capacity(layout.output_tokens.len() * self.model.n_vocab());
         for &token in &layout.output_tokens {
             all.extend_from_slice(self.context.logits(token)?);
@@ -197,14 +204,21 @@ impl Engine {
     /// [`EngineError::Disagrees`].
     pub fn verify(&mut self, traced: &impl AsRef<TracedBatch>) -> Result<Agreement, EngineError> {
         let a = self.compare(traced)?;
+        let steered = match self.adapter {
+            Some(_) => "the adapter at random numbers",
+            None => "a random vector of 5 % of the residual norm",
+        };
         for (max_diff, what, fine) in [
             (a.unsteered, "no vector", a.agrees()),
-            (a.steered, "a random vector of 5 % of the residual norm", a.agrees()),
+            (a.steered, steered, a.agrees()),
             (a.zero, "llama_decode itself, a vector of zeros against none", a.zero_vector_is_noop()),
         ] {
             if !fine && max_diff != 0.0 {
                 return Err(EngineError::Disagrees { max_diff, n_logits: a.n_logits, what });
             }
+        }
+        if a.effect == 0.0 && self.adapter.is_some() {
+            return Err(AdapterRefusal::NoEffect { architecture: self.model.architecture() }.into());
         }
         if a.effect == 0.0 {
             return Err(EngineError::Model(format!(
@@ -219,7 +233,7 @@ impl Engine {
 
 /// Sums for [`Agreement::relative`].
 #[derive(Default)]
-struct Spread {
+pub(super) struct Spread {
     n: f64,
     sum: f64,
     squares: f64,
@@ -227,7 +241,7 @@ struct Spread {
 }
 
 impl Spread {
-    fn add(&mut self, theirs: &[f32], ours: &[f32]) {
+    pub(super) fn add(&mut self, theirs: &[f32], ours: &[f32]) {
         // A logit that is -inf on both sides is masked out of the vocabulary.
         for (&a, &b) in theirs.iter().zip(ours).filter(|(a, b)| a != b || a.is_finite()) {
             let (a, d) = (f64::from(a), f64::from(a) - f64::from(b));
@@ -239,7 +253,7 @@ impl Spread {
     }
 
     /// 0 where nothing differs; not a number where a logit of ours is none.
-    fn relative(&self) -> f64 {
+    pub(super) fn relative(&self) -> f64 {
         if self.differences == 0.0 {
             return 0.0;
         }
@@ -249,7 +263,7 @@ impl Spread {
 }
 
 /// Largest absolute difference; infinite if a number is not one.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
 }
 

@@ -8,23 +8,27 @@
 mod add;
 mod gate;
 mod kind;
+mod lora;
 mod low_rank;
 mod one_layer;
 mod project;
 mod row_kind;
 mod scope;
 mod stream;
+mod targets;
 mod thoughts;
 
 pub use add::Add;
 pub use gate::Gate;
 pub use kind::{Kind, KindError, KindSpec};
+pub use lora::{Adapted, Lora};
 pub use low_rank::LowRank;
 pub use one_layer::OneLayer;
 pub use project::Project;
 pub use row_kind::{Part, Pool, RowKind, normalised, random_of};
 pub use scope::{Scope, ScopePart};
 pub use stream::{Place, Sequences, Stream};
+pub use targets::{LoraError, LoraSpec, TargetName, USUAL_TARGETS};
 pub use thoughts::{ThoughtState, ThoughtTokens};
 
 use std::fmt::Debug;
@@ -125,6 +129,15 @@ pub struct ParameterGroup {
     pub lr: f64,
 }
 
+/// A matrix that the graph multiplies with, under some parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    /// Its name in the graph, for example `blk.15.ffn_down.weight.lora_a`.
+    pub name: String,
+    /// The elements, row by row.
+    pub values: Vec<f32>,
+}
+
 /// A tensor of an intervention's file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
@@ -173,4 +186,29 @@ pub trait Intervention: Debug + Send + Sync {
     /// Tensors of the file for these parameters at `layers`, lowest first. Only a change that llama.cpp can make by itself
     /// holds `direction.N`.
     fn tensors(&self, theta: &[f32], layers: &[usize]) -> Vec<NamedTensor>;
+
+    /// False for an intervention that leaves the rows at the hook points as they are: [`Intervention::additions`] may then return
+    /// none, and [`Intervention::vjp`] is not called.
+    fn changes_rows(&self) -> bool {
+        true
+    }
+
+    /// True for an intervention in the model's matrices.
+    fn changes_matrices(&self) -> bool {
+        false
+    }
+
+    /// The matrices that the graph multiplies with, in a fixed order; none for an intervention in the residual stream.
+    fn matrices(&self, _at: Parameters<'_>) -> Vec<Matrix> {
+        Vec::new()
+    }
+
+    /// Adds to `grad`, `[n_params]`, what follows from the gradients of the matrices, in the order of
+    /// [`Intervention::matrices`].
+    fn matrices_vjp(&self, _at: Parameters<'_>, _gradients: &[&[f32]], _grad: &mut [f64]) {}
+
+    /// Inner product of the changes that two sets of parameters make to the model's matrices.
+    fn matrix_product(&self, _a: &[f32], _b: &[f32]) -> f64 {
+        0.0
+    }
 }

@@ -28,6 +28,8 @@ pub(super) enum RawLeaf {
     Weight(Weight),
     /// Filled for each batch; its data was copied.
     Input { ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
+    /// A matrix of a LoRA adapter that lies on the context.
+    Adapter { name: String, ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
     /// Anything else: a cache, a control vector.
     Other { name: String },
 }
@@ -38,15 +40,23 @@ pub fn marker(n_embd: usize, layer: usize) -> Vec<f32> {
     (0..n_embd).map(|i| 1e-30 * (layer * n_embd + i + 1) as f32).collect()
 }
 
-/// A hook point in the decode: the addition of a control vector.
+/// A hook point in the decode: the addition of a control vector, or the look-up of the tokens' embeddings.
 #[derive(Debug, Clone)]
 pub(super) struct RawHookPoint {
-    /// The layer whose marker was found.
+    /// The layer whose marker was found; 0 for the embeddings.
     pub layer: usize,
-    /// The addition.
+    /// The addition or the look-up.
     pub node: NodeId,
-    /// The leaf that holds the vector.
-    pub vector: NodeId,
+    /// The leaf that holds the vector; None for the embeddings.
+    pub vector: Option<NodeId>,
+}
+
+/// The name of the matrix that the tokens' embeddings are rows of.
+const EMBEDDINGS: &str = "token_embd.weight";
+
+/// True for the name that llama.cpp gives to a matrix of an adapter, as it stands in the adapter's file.
+fn is_adapter(name: &str) -> bool {
+    name.ends_with(".weight.lora_a") || name.ends_with(".weight.lora_b")
 }
 
 /// Part of the graph that is computed while it is traced.
@@ -76,6 +86,8 @@ pub(super) struct Capture {
     pub kept: BTreeMap<usize, Vec<u8>>,
     /// Layer and bytes of each marker.
     markers: Vec<(usize, Vec<u8>)>,
+    /// The embeddings are the lowest hook point (layer 0): llama.cpp adds no control vector there.
+    embeddings: bool,
     mode: CaptureMode,
     /// Nodes that depend on the first hook point's result, and caches that such a node writes to.
     above: HashSet<NodeId>,
@@ -96,8 +108,10 @@ impl Capture {
             split: false,
             keep,
             kept: BTreeMap::new(),
+            embeddings: layers.contains(&0),
             markers: layers
                 .iter()
+                .filter(|&&l| l > 0)
                 .map(|&l| (l, marker(n_embd, l).iter().flat_map(|x| x.to_le_bytes()).collect()))
                 .collect(),
             mode,
@@ -146,7 +160,9 @@ impl Capture {
         if self.leaves.contains_key(&leaf.id()) || self.copies.contains_key(&leaf.id()) {
             return;
         }
-        let raw = if let Some(weight) = leaf.weight() {
+        let raw = if is_adapter(&leaf.name()) {
+            RawLeaf::Adapter { name: leaf.name(), ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
+        } else if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
         } else if leaf.is_input()
             || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len())
@@ -163,8 +179,12 @@ impl Capture {
         self.leaves.insert(leaf.id(), raw);
     }
 
-    /// The layer whose marker this node adds, and the leaf that holds it.
-    fn hook_point(&self, node: &Node<'_>) -> Option<(usize, NodeId)> {
+    /// The layer whose marker this node adds, and the leaf that holds it; layer 0 for the look-up of the embeddings.
+    fn hook_point(&self, node: &Node<'_>) -> Option<(usize, Option<NodeId>)> {
+        if self.embeddings && self.hook_points.is_empty() && node.op() == sys::GGML_OP_GET_ROWS {
+            let looks_up = node.is_computed() && node.src(0).is_some_and(|s| s.name() == EMBEDDINGS);
+            return looks_up.then_some((0, None));
+        }
         if node.op() != sys::GGML_OP_ADD {
             return None;
         }
@@ -176,7 +196,7 @@ impl Capture {
         }
         let bytes = v.read_bytes();
         let (layer, _) = self.markers.iter().find(|(_, marker)| *marker == bytes)?;
-        Some((*layer, v.id()))
+        Some((*layer, Some(v.id())))
     }
 }
 
@@ -246,7 +266,9 @@ impl EvalCallback for Capture {
             self.above.extend(root);
         }
         // The addition itself is not computed: ggml may write its result over the residual stream, which is wanted as it is.
-        self.skip = self.mode == CaptureMode::Nothing || above || first;
+        // The embeddings are wanted as they are looked up.
+        let added = first && hook_point.is_some_and(|(_, vector)| vector.is_some());
+        self.skip = self.mode == CaptureMode::Nothing || above || added;
         if let Some((layer, vector)) = hook_point {
             self.split |= self.hook_points.iter().any(|e| e.layer == layer);
             self.hook_points.push(RawHookPoint { layer, node: node.id(), vector });
@@ -265,8 +287,9 @@ impl EvalCallback for Capture {
         if let Some(&number) = self.index.get(&node.id()).filter(|number| self.keep.contains(number)) {
             self.kept.insert(number, node.read_bytes());
         }
-        if self.hook_points.first().is_some_and(|e| e.node == node.id()) {
-            self.residual = node.src(0).map(|stream| rows_of(&stream)).unwrap_or_default();
+        if let Some(hook) = self.hook_points.first().filter(|e| e.node == node.id()) {
+            let stream = if hook.vector.is_some() { node.src(0) } else { Some(*node) };
+            self.residual = stream.map(|stream| rows_of(&stream)).unwrap_or_default();
         }
         true
     }
@@ -274,7 +297,15 @@ impl EvalCallback for Capture {
 
 #[cfg(test)]
 mod tests {
-    use super::copied_name;
+    use super::{copied_name, is_adapter};
+
+    #[test]
+    fn matrices_of_adapters_are_known_by_their_names() {
+        assert!(is_adapter("blk.3.attn_q.weight.lora_a") && is_adapter("blk.0.ffn_down_exps.weight.lora_b"));
+        for name in ["blk.3.attn_q.weight", "lora_a", "blk.3.attn_q.lora_a", "blk.3.attn_q.weight.lora_c"] {
+            assert!(!is_adapter(name), "{name}");
+        }
+    }
 
     #[test]
     fn copies_are_known_by_their_names() {

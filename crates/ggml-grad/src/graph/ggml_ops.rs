@@ -65,7 +65,7 @@ table! { Op, read_op, write_op,
         Op::MulMat(_), Op::MulMatId(_), Op::Rope(_), Op::RopeBack(_), Op::Other { .. }, Op::Unary(_), Op::Glu(_), Op::Pad(_),
         Op::Acc { .. }, Op::SoftMaxBack { .. }, Op::GetRowsBack, Op::RepeatBack,
         // bidpo's kernels.
-        Op::MulMatT, Op::MulMatIdT, Op::RmsNormBack { .. }, Op::Attention { .. }, Op::AttentionBackQ { .. },
+        Op::MulMatT, Op::MulMatIdT, Op::OuterSum, Op::RmsNormBack { .. }, Op::Attention { .. }, Op::AttentionBackQ { .. },
         Op::AttentionBackKv { .. }, Op::SiluBack, Op::GeluBack, Op::ScatterRows, Op::LossHead, Op::LogProbHead
     ],
     GGML_OP_ADD = Add;

@@ -2,8 +2,9 @@
 
 use crate::graph::lift::Lifted;
 use crate::graph::{CaptureError, Captured, SavedTensors, capture_decode, capture_structure, marker};
-use crate::llama::{Batch, Context, KernelOverride, LlamaError};
+use crate::llama::{Adapter, Batch, Context, KernelOverride, LlamaError};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The control vectors that a context carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct LayerContext {
     ctx: Context,
     /// Ascending.
     layers: Vec<usize>,
+    /// Adapters that captures and decodes run with.
+    adapters: Vec<(Arc<Adapter>, f32)>,
     carried: Carried,
     /// Nodes below the lowest layer whose results are used above it, by their number in the order of the decode: an earlier
     /// capture found them.
@@ -27,9 +30,10 @@ pub struct LayerContext {
 }
 
 impl LayerContext {
-    /// A context at `layers`, in ascending order.
+    /// A context at `layers`, in ascending order. Layer 0 is the tokens' embeddings: nothing can be added there, but the graph
+    /// above it can be captured.
     pub fn new(ctx: Context, layers: &[usize]) -> Self {
-        Self { ctx, layers: layers.to_vec(), carried: Carried::Others, saved: BTreeSet::new() }
+        Self { ctx, layers: layers.to_vec(), adapters: Vec::new(), carried: Carried::Others, saved: BTreeSet::new() }
     }
 
     /// The same context at other layers, in ascending order.
@@ -37,6 +41,21 @@ impl LayerContext {
         if self.layers != layers {
             (self.layers, self.carried, self.saved) = (layers.to_vec(), Carried::Others, BTreeSet::new());
         }
+    }
+
+    /// Sets the adapters, each with its scale, that later captures and decodes run with.
+    pub fn set_adapters(&mut self, adapters: Vec<(Arc<Adapter>, f32)>) {
+        (self.adapters, self.saved) = (adapters, BTreeSet::new());
+    }
+
+    /// Puts adapters on the context where others lie there.
+    fn switch(&mut self, adapters: &[(Arc<Adapter>, f32)]) -> Result<(), LlamaError> {
+        let same = |(a, b): (&(Arc<Adapter>, f32), &(Arc<Adapter>, f32))| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1;
+        let now = self.ctx.adapters();
+        if now.len() == adapters.len() && now.iter().zip(adapters).all(same) {
+            return Ok(());
+        }
+        self.ctx.set_adapters(adapters)
     }
 
     /// The layers, lowest first.
@@ -58,11 +77,24 @@ impl LayerContext {
     }
 
     fn mark(&mut self) -> Result<(), LlamaError> {
+        let adapters = self.adapters.clone();
+        self.switch(&adapters)?;
         if self.carried != Carried::Markers {
             let n_embd = self.ctx.model().n_embd();
             let markers: Vec<f32> = self.layers.iter().flat_map(|&l| marker(n_embd, l)).collect();
-            self.ctx.set_layer_vectors(&self.layers, &markers)?;
+            self.add(&markers)?;
             self.carried = Carried::Markers;
+        }
+        Ok(())
+    }
+
+    /// Puts vectors, `[n_layers, n_embd]`, on the context. At layer 0 llama.cpp adds none.
+    fn add(&mut self, vectors: &[f32]) -> Result<(), LlamaError> {
+        let embeddings = usize::from(self.layers.first() == Some(&0));
+        let (layers, vectors) = (&self.layers[embeddings..], &vectors[embeddings * self.ctx.model().n_embd()..]);
+        match layers {
+            [] => self.ctx.clear_control_vector(),
+            layers => self.ctx.set_layer_vectors(layers, vectors)?,
         }
         Ok(())
     }
@@ -91,9 +123,24 @@ impl LayerContext {
     /// # Errors
     /// [`LlamaError`].
     pub fn decode(&mut self, batch: &Batch, vectors: Option<&[f32]>) -> Result<(), LlamaError> {
+        let adapters = self.adapters.clone();
+        self.decode_with(batch, vectors, &adapters)
+    }
+
+    /// As [`LayerContext::decode`], with these adapters in place of the context's own.
+    ///
+    /// # Errors
+    /// [`LlamaError`].
+    pub fn decode_with(
+        &mut self,
+        batch: &Batch,
+        vectors: Option<&[f32]>,
+        adapters: &[(Arc<Adapter>, f32)],
+    ) -> Result<(), LlamaError> {
+        self.switch(adapters)?;
         self.carried = Carried::Others;
         match vectors {
-            Some(vectors) => self.ctx.set_layer_vectors(&self.layers, vectors)?,
+            Some(vectors) => self.add(vectors)?,
             None => self.ctx.clear_control_vector(),
         }
         let kernel_override = self.ctx.set_kernel_override(None);

@@ -29,7 +29,7 @@ mod downstream;
 mod error;
 mod layer_context;
 
-pub use downstream::DownstreamGraph;
+pub use downstream::{DownstreamGraph, GradientsOf};
 pub use error::TraceError;
 pub use layer_context::LayerContext;
 
@@ -290,7 +290,7 @@ impl Trace {
     }
 
     fn bindings<'a>(&'a self, labels: &'a [Label]) -> Bindings<'a> {
-        self.downstream.bindings(&self.vectors, labels)
+        self.downstream.bindings(&self.vectors, &[], labels)
     }
 
     /// Log-probabilities of the targets, in nats, in the order given.
@@ -347,7 +347,7 @@ impl Trace {
     fn exact_logits(&self, machine: &mut Machine, vectors: &[Data]) -> Result<Vec<f32>, TraceError> {
         let (d, precision) = (&self.downstream, machine.exec.precision());
         machine.exec.set_precision(Precision { forward: Forward::Exact, ..precision });
-        let outcome = machine.exec.run(&d.graph, &d.bindings(vectors, &[]), &[], &[d.logits]);
+        let outcome = machine.exec.run(&d.graph, &d.bindings(vectors, &[], &[]), &[], &[d.logits]);
         machine.exec.set_precision(precision);
         Ok(outcome?.values.into_iter().next().unwrap_or_default())
     }

@@ -7,7 +7,7 @@ use crate::graph::ggml_ops;
 use crate::graph::ir::{Elem, Glu, Graph, InputId, Node, Op, OpParams, Unary, Value, WeightId};
 use crate::graph::kernels::head::{log_prob_head, loss_head};
 use crate::graph::kernels::products::activations::{self, Layout};
-use crate::graph::kernels::products::{int8, matmul_t};
+use crate::graph::kernels::products::{given, int8, matmul_t};
 use crate::graph::kernels::{attention, cpu, gelu, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
@@ -198,6 +198,8 @@ impl Kernel {
             Op::Weight(id) => Self::Weight(id),
             Op::Reshape | Op::View { .. } | Op::Permute(_) | Op::Cont | Op::Cast | Op::SetRows => Self::Constructor,
             Op::MulMat(_) if uses_int8(graph, node, weights, setup) => Self::Int8MatMul,
+            Op::MulMat(_) if uses_given(graph, node, setup) => Self::Custom(Some(given::product), none),
+            Op::OuterSum => Self::Custom(Some(given::outer_sum), none),
             Op::MulMatT => Self::CustomOnWeight(Some(matmul_t::run), bf16()),
             Op::MulMatIdT => Self::CustomOnWeight(Some(matmul_t::run_id), bf16()),
             Op::ScatterRows => Self::Custom(Some(rows::scatter), none),
@@ -243,10 +245,19 @@ fn uses_int8(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bo
         && graph.is_contiguous(node.src[1])
 }
 
+/// True if bidpo's kernel computes this matmul with a matrix of an adapter: ggml's sums may depend on the other rows.
+fn uses_given(graph: &Graph, node: &Node, setup: Setup) -> bool {
+    let [w, x] = node.src[..] else { return false };
+    setup.precision.forward == Forward::Fast
+        && graph.is_given_matrix(w)
+        && graph.node(x).elem == Elem::F32
+        && graph.is_contiguous(x)
+}
+
 /// The first matmul of the graph that is left to ggml, in words.
 pub(super) fn ggml_matmul(graph: &Graph, weights: &[Weight], setup: Setup) -> Option<String> {
     let node = graph.nodes().iter().find(|node| match node.op {
-        Op::MulMat(_) => !uses_int8(graph, node, weights, setup),
+        Op::MulMat(_) => !uses_int8(graph, node, weights, setup) && !uses_given(graph, node, setup),
         Op::MulMatId(_) => true,
         _ => false,
     })?;

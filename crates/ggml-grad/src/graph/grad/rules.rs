@@ -110,12 +110,17 @@ pub(super) fn vjp(
         Op::MulMat(_) => mul_mat_rule(graph, node, g, wanted)?,
         // out[n, s, t] = sum_k x[k, n, id(s, t)] y[k, s, t]:  dy[k, s, t] = sum_n x[k, n, id(s, t)] g[n, s, t]
         Op::MulMatId(_) => {
-            if wanted[0] {
-                return Err(none("expert matrices that depend on the steered residual stream"));
-            }
-            let d = graph.mul_mat_id_t(node.src[0], g, node.src[2])?;
+            let d = if wanted[1] { Some(graph.mul_mat_id_t(node.src[0], g, node.src[2])?) } else { None };
+            // dx[k, n, e] = the sum over the rows (s, t) of expert e of y[k, s, t] g[n, s, t]
+            let dx = match wanted[0] {
+                true => {
+                    let y = graph.contiguous(node.src[1]);
+                    Some(graph.outer_sum_id(y, g, node.src[2], graph.ne(node.src[0])[2])?)
+                }
+                false => None,
+            };
             // One row of y may serve all slots of its token.
-            both(None, Some(d))
+            both(dx, d)
         }
         Op::RmsNorm { eps } => {
             let x = graph.contiguous(node.src[0]);
@@ -226,6 +231,7 @@ pub(super) fn vjp(
         }
         Op::MulMatT
         | Op::MulMatIdT
+        | Op::OuterSum
         | Op::RmsNormBack { .. }
         | Op::RopeBack(_)
         | Op::SoftMaxBack { .. }
@@ -405,6 +411,14 @@ fn mul_mat_rule(
             dy = Some(graph.mul_mat_t(x, g)?);
         }
         return Ok(both(None, dy));
+    }
+    // A matrix of an adapter: one for all rows of y.
+    if wanted[0] && graph.is_given_matrix(x) {
+        if wanted[1] {
+            dy = Some(graph.mul_mat_t(x, g)?);
+        }
+        let y = graph.contiguous(y);
+        return Ok(both(Some(graph.outer_sum(y, g)?), dy));
     }
     let (nx, ny, ng) = (graph.ne(x), graph.ne(y), graph.ne(g));
     if nx[3] != ny[3] {

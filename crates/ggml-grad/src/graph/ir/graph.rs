@@ -295,6 +295,37 @@ impl Graph {
         Ok(self.f32(Op::MulMatIdT, &[w, g, ids], [a[0], b[1], b[2], 1]))
     }
 
+    /// [`Op::OuterSum`] of the rows `x` that a matrix multiplied and of the gradient `g` of its results.
+    ///
+    /// # Errors
+    /// [`IrError::Shape`] for sources that do not fit.
+    pub fn outer_sum(&mut self, x: Value, g: Value) -> Result<Value, IrError> {
+        let (a, b) = (self.ne(x), self.ne(g));
+        if a[1..] != b[1..] || !self.is_contiguous(x) || !self.is_contiguous(g) {
+            return Self::err(Op::OuterSum, format!("{a:?} and {b:?} do not fit"));
+        }
+        Ok(self.f32(Op::OuterSum, &[x, g], [a[0], b[0], 1, 1]))
+    }
+
+    /// [`Op::OuterSum`] with a matrix for each row, of `n_expert`.
+    ///
+    /// # Errors
+    /// As [`Graph::outer_sum`].
+    pub fn outer_sum_id(&mut self, x: Value, g: Value, ids: Value, n_expert: usize) -> Result<Value, IrError> {
+        let (a, b, i) = (self.ne(x), self.ne(g), self.ne(ids));
+        let rows = a[2] == b[2] && b[1].is_multiple_of(a[1]) && a[3] * b[3] == 1;
+        if !rows || i != [b[1], b[2], 1, 1] || !self.is_contiguous(x) || !self.is_contiguous(g) {
+            return Self::err(Op::OuterSum, format!("{a:?}, {b:?} and {i:?} do not fit"));
+        }
+        Ok(self.f32(Op::OuterSum, &[x, g, ids], [a[0], b[0], n_expert, 1]))
+    }
+
+    /// True for a matrix that is given for each run: one of an adapter.
+    pub fn is_given_matrix(&self, v: Value) -> bool {
+        let node = self.node(v);
+        matches!(node.op, Op::Input(_)) && node.elem == Elem::F32 && node.ne[2] * node.ne[3] == 1
+    }
+
     /// An op of the forward pass on its sources, with the shape that follows from them: that of the first source for ops
     /// that have no rule of their own here.
     ///

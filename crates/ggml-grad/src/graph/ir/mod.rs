@@ -178,6 +178,10 @@ pub enum Op {
     /// As [`Op::MulMatT`] with a separate matrix for each row: `x [k, n, n_expert]`, `y [n, slots, tokens]`, third source
     /// `[slots, tokens]` `-> [k, slots, tokens]`.
     MulMatIdT,
+    /// Gradient of the matrix of an [`Op::MulMat`]: `x [k, m]`, `y [n, m]` `-> [k, n] = sum_m x[k, m] y[n, m]`, over all outer
+    /// dimensions. A third source, `[slots, tokens]`, numbers the matrix that each row of `y [n, slots, tokens]` belongs to, as in
+    /// [`Op::MulMatId`]: `-> [k, n, n_expert]`.
+    OuterSum,
     /// Normalisation of each row to mean 0 and variance 1.
     Norm {
         /// Added to the variance.

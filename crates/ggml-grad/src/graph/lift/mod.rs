@@ -85,6 +85,17 @@ pub struct HookPoint {
     pub at: Value,
 }
 
+/// A matrix of a LoRA adapter: an input of the lifted graph.
+#[derive(Debug, Clone)]
+pub struct AdapterInput {
+    /// Its name in the adapter's file: that of the weight, with `.lora_a` or `.lora_b`.
+    pub name: String,
+    /// The input.
+    pub input: InputId,
+    /// Its value, `[n_in, rank]` (A) or `[rank, n_out]` (B), for experts with one matrix for each.
+    pub at: Value,
+}
+
 /// The lifted part of a decode.
 #[derive(Debug, Clone)]
 pub struct Lifted {
@@ -96,6 +107,9 @@ pub struct Lifted {
     pub hook_points: Vec<HookPoint>,
     /// `[n_vocab, n_outputs]`.
     pub logits: Value,
+    /// Matrices of the adapters on the context that the subgraph multiplies with, in the order of the graph. Their inputs hold
+    /// the data that the adapter was loaded with.
+    pub adapters: Vec<AdapterInput>,
     /// Data of the inputs; those of `residual` and of the vectors are empty here.
     pub inputs: Vec<Data>,
     /// Tensors of the weights.
@@ -104,6 +118,13 @@ pub struct Lifted {
     pub ops: BTreeMap<&'static str, usize>,
     /// ggml's name of the op behind each lifted value.
     pub origin: Vec<(Value, &'static str)>,
+}
+
+impl Lifted {
+    /// The values that gradients may be wanted of: the residual stream at each hook point, then the matrices of adapters.
+    pub fn entries(&self) -> impl Iterator<Item = Value> + '_ {
+        self.hook_points.iter().map(|h| h.at).chain(self.adapters.iter().map(|a| a.at))
+    }
 }
 
 struct Lifter<'a> {
@@ -146,16 +167,18 @@ pub(super) fn lift(
     let mut inputs = vec![Data::F32(Vec::new())];
     let (h, residual) = graph.input(hook_node.ne, Elem::F32);
     let mut done = HashMap::new();
-    let vectors: Vec<InputId> = hook_points
+    let vectors: Vec<(Value, InputId)> = hook_points
         .iter()
         .map(|e| {
             let (v, id) = graph.input([hook_node.ne[0], 1, 1, 1], Elem::F32);
             inputs.push(Data::F32(Vec::new()));
-            done.insert(e.vector, v);
-            id
+            if let Some(vector) = e.vector {
+                done.insert(vector, v);
+            }
+            (v, id)
         })
         .collect();
-    let at = graph.add(h, done[&hook_points[0].vector]).map_err(wrap)?;
+    let at = graph.add(h, vectors[0].0).map_err(wrap)?;
     done.insert(lowest, at);
     let mut writes = HashMap::new();
     for (i, n) in capture.nodes.iter().enumerate() {
@@ -173,6 +196,7 @@ pub(super) fn lift(
             residual,
             hook_points: Vec::new(),
             logits: at,
+            adapters: Vec::new(),
             inputs,
             weights: Vec::new(),
             ops: BTreeMap::new(),
@@ -190,7 +214,7 @@ pub(super) fn lift(
         lifter.done.insert(capture.nodes[i].id, value);
     }
     lifter.out.logits = lifter.done[&last];
-    for (e, vector) in hook_points.iter().zip(vectors) {
+    for (e, (_, vector)) in hook_points.iter().zip(vectors) {
         let Some(&at) = lifter.done.get(&e.node) else {
             return Err(LiftError::NoEntry { layer: e.layer, arch });
         };
@@ -289,6 +313,14 @@ impl Lifter<'_> {
                 let (v, _) = self.out.graph.input(*ne, elem);
                 self.out.inputs.push(data);
                 v
+            }
+            Some(RawLeaf::Adapter { name, ne, dtype, bytes }) => {
+                let data = data_of(*dtype, bytes)
+                    .ok_or_else(|| self.pattern(node, format!("adapter matrix {name} of type {}", dtype.name())))?;
+                let (at, input) = self.out.graph.input(*ne, elem_of(*dtype));
+                self.out.inputs.push(data);
+                self.out.adapters.push(AdapterInput { name: name.clone(), input, at });
+                at
             }
             Some(RawLeaf::Other { name }) => {
                 return Err(self.pattern(node, format!("leaf {name:?} is neither weight nor input")));

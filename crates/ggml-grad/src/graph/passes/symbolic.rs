@@ -9,7 +9,7 @@
 use super::fuse::fuse;
 use crate::graph::emit::Data;
 use crate::graph::ir::{Graph, InputId, IrError, Node, Op, Shape, Value};
-use crate::graph::lift::{HookPoint, Lifted};
+use crate::graph::lift::{AdapterInput, HookPoint, Lifted};
 use crate::llama::Weight;
 use std::collections::BTreeSet;
 
@@ -63,6 +63,8 @@ pub struct SymbolicGraph {
     pub residual: InputId,
     /// The steered layers, lowest first.
     pub hook_points: Vec<HookPoint>,
+    /// Matrices of adapters.
+    pub adapters: Vec<AdapterInput>,
     /// `[n_vocab, n_outputs]`.
     pub logits: Value,
     /// Tensors of the weights.
@@ -97,13 +99,14 @@ impl SymDims {
 struct Pruned {
     graph: Graph,
     hook_points: Vec<HookPoint>,
+    adapters: Vec<AdapterInput>,
     logits: Value,
     masks: BTreeSet<InputId>,
 }
 
 impl Pruned {
     fn new(lifted: &Lifted) -> Result<Self, String> {
-        let at: Vec<Value> = lifted.hook_points.iter().map(|e| e.at).collect();
+        let at: Vec<Value> = lifted.entries().collect();
         let (fused, map) = fuse(&lifted.graph, &at).map_err(|e| e.to_string())?;
         let logits = map[lifted.logits.0 as usize];
         // Of an attention, the kernel's sources only.
@@ -141,7 +144,12 @@ impl Pruned {
             .iter()
             .map(|e| Ok(HookPoint { at: moved(e.at)?, ..e.clone() }))
             .collect::<Result<Vec<HookPoint>, &str>>()?;
-        Ok(Self { graph, hook_points, logits: moved(lifted.logits)?, masks })
+        let adapters = lifted
+            .adapters
+            .iter()
+            .map(|a| Ok(AdapterInput { at: moved(a.at)?, ..a.clone() }))
+            .collect::<Result<Vec<AdapterInput>, &str>>()?;
+        Ok(Self { graph, hook_points, adapters, logits: moved(lifted.logits)?, masks })
     }
 }
 
@@ -183,9 +191,9 @@ impl SymbolicGraph {
             }
             extents.push(all);
         }
-        let Pruned { graph, hook_points, logits, .. } = one;
+        let Pruned { graph, hook_points, adapters, logits, .. } = one;
         let weights = a.weights.clone();
-        let symbolic = Self { graph, extents, inputs, residual: a.residual, hook_points, logits, weights };
+        let symbolic = Self { graph, extents, inputs, residual: a.residual, hook_points, adapters, logits, weights };
         // For the two batches, the symbolic graph must give the graphs that it was made from.
         for (size, graph) in sizes.into_iter().zip([&symbolic.graph, &two.graph]) {
             let made = symbolic.at(size).map_err(|e| e.to_string())?;
@@ -291,6 +299,7 @@ mod tests {
             graph,
             residual,
             hook_points: vec![HookPoint { layer: 1, vector, at }],
+            adapters: Vec::new(),
             logits,
             inputs: vec![Data::F32(Vec::new()); 3],
             weights: Vec::new(),

@@ -1,0 +1,242 @@
+//! Adapters on the traced graph: llama.cpp itself puts their products into it, and a run brings their matrices.
+//!
+//! An adapter to be trained is loaded through llama.cpp's own reader, with numbers under which every matrix does something. So the
+//! captured graph holds exactly the products that llama.cpp will compute with the finished file. The numbers serve to compare the
+//! lifted graph with `llama_decode`; traces, references and steps bring their own. The part below the lowest layer has no adapter,
+//! and references have zeros in the place of all matrices.
+
+use super::layout::Layout;
+use super::traced::{PairGraph, Steered};
+use super::verify::{Spread, distance};
+use super::{Agreement, Engine, EngineError, Intervention, Parameters, TracedBatch};
+use crate::data::TokenizedPair;
+use crate::intervention::Lora;
+use ggml_grad::graph::emit::Data;
+use ggml_grad::llama::{Adapter, DType, GgufWriter, LlamaError, Model};
+use ggml_grad::trace::GradientsOf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An adapter that cannot be trained on a model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterRefusal {
+    /// llama.cpp builds these matrices' products without looking for an adapter.
+    #[error(
+        "llama.cpp ignores an adapter on {} in this architecture ({architecture}): the file would load and do nothing there. Leave \
+         {} out of --targets",
+        tensors.join(", "),
+        if tensors.len() == 1 { "it" } else { "them" }
+    )]
+    Ignored {
+        /// The tensors' names.
+        tensors: Vec<String>,
+        /// The architecture.
+        architecture: String,
+    },
+    /// Matrices below the lowest layer of the trace.
+    #[error("an adapter at block {block} cannot be trained from layer {layer} on: the graph begins with block {}", layer + 1)]
+    Below {
+        /// The block.
+        block: usize,
+        /// The lowest layer.
+        layer: usize,
+    },
+    /// Weights on devices.
+    #[error(
+        "{model} lies on devices, where adapters cannot be trained yet: keep all layers on the CPU (--gpu-layers 0), and leave \
+         --rpc out"
+    )]
+    OnDevices {
+        /// The model's file.
+        model: String,
+    },
+    /// Several pairs in one graph.
+    #[error("{pairs} pairs share a graph, where each one's gradient of an adapter is not known: trace them one by one")]
+    Shared {
+        /// The pairs.
+        pairs: usize,
+    },
+    /// Matrices of no effect.
+    #[error("an adapter on these matrices does not move the logits of this architecture ({architecture})")]
+    NoEffect {
+        /// The architecture.
+        architecture: String,
+    },
+}
+
+/// The adapter that is trained.
+#[derive(Debug)]
+pub(super) struct Trained {
+    lora: Arc<Lora>,
+    adapter: Arc<Adapter>,
+    /// The parameters that it was loaded with.
+    probe: Vec<f32>,
+}
+
+/// What an intervention needs the gradients of.
+pub(super) fn gradients_of(intervention: &dyn Intervention) -> GradientsOf {
+    match (intervention.changes_rows(), intervention.changes_matrices()) {
+        (true, true) => GradientsOf::Both,
+        (false, true) => GradientsOf::Adapters,
+        _ => GradientsOf::HookPoints,
+    }
+}
+
+impl Engine {
+    /// The engine with low-rank pairs to train, on matrices of blocks above the lowest layer.
+    ///
+    /// # Errors
+    /// [`AdapterRefusal`] for a model on devices and for matrices where llama.cpp ignores an adapter; [`EngineError::Llama`] where
+    /// it refuses one.
+    pub fn with_lora(mut self, lora: Lora) -> Result<Self, EngineError> {
+        if self.is_on_devices() {
+            return Err(AdapterRefusal::OnDevices { model: self.model.path().display().to_string() }.into());
+        }
+        let layer = self.layers()[0];
+        let block = |tensor: &str| tensor.strip_prefix("blk.")?.split_once('.')?.0.parse::<usize>().ok();
+        let lowest = lora.pairs.iter().filter_map(|p| block(&p.tensor)).min();
+        if let Some(block) = lowest.filter(|&block| layer > 0 && block <= layer) {
+            return Err(AdapterRefusal::Below { block, layer }.into());
+        }
+        let lora = Arc::new(lora);
+        let probe = lora.probe();
+        let folder = tempfile::tempdir().map_err(|e| EngineError::Model(format!("no temporary folder: {e}")))?;
+        let file = folder.path().join("adapter.gguf");
+        write_adapter(&file, &self.model, &lora, &probe)?;
+        let adapter = Arc::new(Adapter::load(&self.model, &file)?);
+        self.context.set_adapters(vec![(Arc::clone(&adapter), 1.0)]);
+        self.intervention = Arc::clone(&lora) as Arc<dyn Intervention>;
+        self.joiner = super::joined_batch::Joiner::default();
+        self.check_targets(&lora)?;
+        self.adapter = Some(Trained { lora, adapter, probe });
+        Ok(self)
+    }
+
+    /// Captures a small batch and looks for the matrices in its graph.
+    fn check_targets(&mut self, lora: &Lora) -> Result<(), EngineError> {
+        let pair = TokenizedPair { prompt: vec![0; 3], chosen: vec![0; 2], rejected: vec![0; 2] };
+        let captured = self.context.capture(&Layout::new(&[&pair])?.batch)?;
+        let found: BTreeSet<&str> = captured.lifted.adapters.iter().map(|a| a.name.as_str()).collect();
+        let missing = |tensor: &&String| ["a", "b"].iter().any(|m| !found.contains(&*format!("{tensor}.lora_{m}")));
+        let tensors: Vec<String> = lora.pairs.iter().map(|p| &p.tensor).filter(missing).cloned().collect();
+        match tensors.is_empty() {
+            true => Ok(()),
+            false => Err(AdapterRefusal::Ignored { tensors, architecture: self.model.architecture() }.into()),
+        }
+    }
+
+    /// The matrices of a graph's adapters under these parameters, in its order.
+    pub(super) fn matrices(&self, graph: &PairGraph, at: Parameters<'_>) -> Vec<Data> {
+        if graph.downstream.adapters.is_empty() {
+            return Vec::new();
+        }
+        let own = self.intervention.matrices(at);
+        let mut by_name: BTreeMap<String, Vec<f32>> = own.into_iter().map(|m| (m.name, m.values)).collect();
+        let mut data = |name: &str| by_name.remove(name).map_or_else(|| Data::F32(Vec::new()), Data::F32);
+        graph.downstream.adapters.iter().map(|a| data(&a.name)).collect()
+    }
+
+    /// Adds the gradients of the matrices to those of the first owner. Returns those at the hook points.
+    pub(super) fn matrix_gradients<'v>(
+        &self,
+        graph: &PairGraph,
+        at: Parameters<'_>,
+        values: &'v [Vec<f32>],
+        grads: &mut [Vec<f64>],
+    ) -> &'v [Vec<f32>] {
+        let of = graph.downstream.of;
+        let n_hooks = if of == GradientsOf::Adapters { 0 } else { graph.downstream.hook_points.len() };
+        let (hooks, matrices) = values.split_at(n_hooks);
+        if of == GradientsOf::HookPoints {
+            return hooks;
+        }
+        let names = graph.downstream.adapters.iter().map(|a| a.name.as_str());
+        let by_name: BTreeMap<&str, &[f32]> = names.zip(matrices.iter().map(Vec::as_slice)).collect();
+        let wanted = self.intervention.matrices(at);
+        let ordered: Vec<&[f32]> =
+            wanted.iter().map(|m| by_name.get(m.name.as_str()).copied().unwrap_or_default()).collect();
+        if let Some(grad) = grads.first_mut() {
+            self.intervention.matrices_vjp(at, &ordered, grad);
+        }
+        hooks
+    }
+
+    /// Refuses the gradient of matrices for each of several pairs in one graph.
+    pub(super) fn check_one_owner(&self, graph: &PairGraph, n_pairs: usize) -> Result<(), EngineError> {
+        match graph.downstream.of {
+            GradientsOf::Adapters | GradientsOf::Both if n_pairs > 1 => {
+                Err(AdapterRefusal::Shared { pairs: n_pairs }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The adapter's part in the name of a cached trace.
+    pub(super) fn adapter_trait(&self) -> String {
+        let Some(of) = &self.adapter else { return String::new() };
+        let tensors: Vec<&str> = of.lora.pairs.iter().map(|p| p.tensor.as_str()).collect();
+        format!(", adapter of rank {} on {}", of.lora.rank, tensors.join(" "))
+    }
+
+    /// As [`Engine::compare`], with the adapter that is trained: without it, and with the numbers that llama.cpp loaded (and a
+    /// pseudo-random vector, where vectors are trained too).
+    pub(super) fn compare_adapter(&mut self, traced: &TracedBatch) -> Result<Option<Agreement>, EngineError> {
+        let Some((adapter, mut theta)) = self.adapter.as_ref().map(|t| (Arc::clone(&t.adapter), t.probe.clone()))
+        else {
+            return Ok(None);
+        };
+        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>())?;
+        let vector = self.random_vectors(traced);
+        let added = self.intervention.changes_rows();
+        if added {
+            theta[..vector.len()].copy_from_slice(&vector);
+        }
+        let mut agreement = Agreement::default();
+        let without = self.unsteered(&traced.graph);
+        let with = self.steer(&traced.graph, Parameters::from(&theta))?;
+        self.context.decode_with(&layout.batch, None, &[])?;
+        let bare = self.all_logits(&layout)?;
+        agreement.n_logits = bare.len();
+        (agreement.unsteered, agreement.relative) = self.apart(traced, &without, &bare)?;
+        self.context.decode_with(&layout.batch, added.then_some(&vector[..]), &[(adapter, 1.0)])?;
+        let changed = self.all_logits(&layout)?;
+        let (steered, relative) = self.apart(traced, &with, &changed)?;
+        (agreement.steered, agreement.relative) = (steered, agreement.relative.max(relative));
+        agreement.effect = distance(&changed, &bare);
+        self.context.clear_kv();
+        Ok(Some(agreement))
+    }
+
+    /// Largest difference of a logit of the lifted graph, and the root mean square of the differences over the spread.
+    fn apart(&mut self, traced: &TracedBatch, at: &Steered, theirs: &[f32]) -> Result<(f32, f64), EngineError> {
+        let ours = self.logits_of(&traced.graph, at)?;
+        let mut spread = Spread::default();
+        spread.add(theirs, &ours);
+        Ok((distance(theirs, &ours), spread.relative()))
+    }
+}
+
+/// Writes an adapter as llama.cpp loads it.
+fn write_adapter(path: &Path, model: &Model, lora: &Lora, theta: &[f32]) -> Result<(), LlamaError> {
+    let mut writer = GgufWriter::new();
+    for (key, value) in
+        [("general.type", "adapter"), ("general.architecture", &*model.architecture()), ("adapter.type", "lora")]
+    {
+        writer.set_text(key, value)?;
+    }
+    writer.set_f32("adapter.lora.alpha", lora.alpha)?;
+    let mut data = Vec::new();
+    for (pair, [a, b]) in lora.places() {
+        for (side, ne, place) in [("a", [pair.n_in, lora.rank], a), ("b", [lora.rank, pair.n_out], b)] {
+            let name = format!("{}.lora_{side}", pair.tensor);
+            writer.declare(&name, DType::F32, [ne[0], ne[1], pair.n_experts, 1])?;
+            data.push(&theta[place]);
+        }
+    }
+    writer.write_with(path, &mut |i, sink| {
+        data[i]
+            .chunks(1 << 16)
+            .try_for_each(|part| sink.push(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
+    })
+}

@@ -1,0 +1,210 @@
+//! Adapters in the graph, on random models of many architectures: logits equal to `llama_decode`'s bit for bit with an adapter on
+//! the context and without, gradients of every A and B equal to central differences on F32 weights.
+
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the message
+
+use bidpo_core::data::TokenizedPair;
+use bidpo_core::engine::{AdapterRefusal, Engine, EngineError, Parameters, TracedPair};
+use bidpo_core::intervention::{Direction, Intervention, Lora, LoraSpec, TargetName};
+use bidpo_core::numbers::norm;
+use bidpo_core::train::Precision;
+use ggml_grad::llama::{DType, Model, ModelParams};
+use ggml_grad::synth;
+use std::sync::Arc;
+
+const TOKENS: usize = 24;
+
+struct Random {
+    _folder: tempfile::TempDir,
+    model: Arc<Model>,
+}
+
+fn random(family: &str, dtype: DType) -> Random {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let family = synth::family(family).unwrap();
+    synth::write(&path, family, &family.shape(), dtype, 1).unwrap();
+    let model = Model::load(&path, &ModelParams::default()).unwrap();
+    Random { _folder: folder, model }
+}
+
+/// The blocks from 2 on.
+fn upper(model: &Model) -> String {
+    format!("2-{}", model.n_layer() - 1)
+}
+
+fn pair() -> TokenizedPair {
+    TokenizedPair { prompt: vec![5, 9, 3, 7], chosen: vec![11, 4, 8], rejected: vec![6, 12] }
+}
+
+fn spec(targets: &[&str], blocks: &str) -> LoraSpec {
+    LoraSpec {
+        rank: 2,
+        alpha: Some(3.0),
+        targets: targets.iter().map(|t| t.parse().unwrap()).collect(),
+        blocks: blocks.parse().unwrap(),
+        lr: None,
+        with_vectors: false,
+    }
+}
+
+/// An engine with a pair on every matrix of these blocks where llama.cpp takes one, and the names where it does not.
+fn everywhere(model: &Arc<Model>, blocks: &str) -> (Engine, Arc<Lora>, Vec<String>) {
+    let mut spec = spec(&["no_such_matrix"], blocks);
+    let e = spec.on(model).unwrap_err();
+    let bidpo_core::intervention::LoraError::Unknown { known, .. } = e else { panic!("{e}") };
+    spec.targets = known.iter().filter(|n| !n.contains("norm")).map(|n| n.parse().unwrap()).collect();
+    let mut ignored: Vec<String> = Vec::new();
+    loop {
+        // A target may be missing in some blocks: kinds of layers alternate.
+        let fits = |t: &TargetName| LoraSpec { targets: vec![t.clone()], ..spec.clone() }.on(model).is_ok();
+        spec.targets = spec.targets.iter().filter(|t| fits(t)).cloned().collect();
+        let lora = spec.on(model).unwrap();
+        let engine = Engine::for_adapter(model, &[spec.layer()], TOKENS, 1, 1).unwrap();
+        match engine.with_lora(lora.clone()) {
+            Ok(engine) => return (engine, Arc::new(lora), ignored),
+            Err(EngineError::Adapter(AdapterRefusal::Ignored { tensors, .. })) => {
+                let names =
+                    tensors.iter().filter_map(|t| Some(t.strip_suffix(".weight")?.rsplit_once('.')?.1.to_owned()));
+                let names: Vec<String> = names.collect();
+                spec.targets.retain(|t| !names.contains(&t.matrix));
+                ignored.extend(names);
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+/// Relative error of the gradient of `log p(chosen) - log p(rejected)` in the matrix of each pair, along the gradient there.
+fn worst_matrix(engine: &mut Engine, lora: &Lora, traced: &TracedPair) -> (f64, String) {
+    let theta = lora.probe();
+    engine.set_smooth(true);
+    let frozen = engine.freeze_choices(traced.as_ref(), &theta).unwrap();
+    let gradient = engine.run(&frozen, &theta, true).unwrap().grads.swap_remove(0);
+    let mut worst = (0.0, String::new());
+    let places = lora
+        .places()
+        .flat_map(|(pair, [a, b])| [(format!("{}.lora_a", pair.tensor), a), (format!("{}.lora_b", pair.tensor), b)]);
+    let largest = norm(&gradient);
+    for (name, place) in places {
+        let along = &gradient[place.clone()];
+        let length = norm(along);
+        // Of experts that no token chose.
+        if length < 1e-4 * largest {
+            continue;
+        }
+        let size = norm(&theta[place.clone()].iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+        let mut gap = |h: f64| {
+            let mut moved = theta.clone();
+            for (x, g) in moved[place.clone()].iter_mut().zip(along) {
+                *x = (f64::from(*x) + h * size * g / length) as f32;
+            }
+            engine.run(&frozen, &moved, false).unwrap().logp[0].gap()
+        };
+        let mut best = f64::INFINITY;
+        for h in [0.2, 0.05, 0.5] {
+            let mut slope = |h: f64| (gap(h) - gap(-h)) / (2.0 * h * size);
+            let numeric = (4.0 * slope(h / 2.0) - slope(h)) / 3.0;
+            best = f64::min(best, (numeric - length).abs() / length);
+            if best < 1e-3 {
+                break;
+            }
+        }
+        if best.is_nan() || best > worst.0 {
+            worst = (best, name);
+        }
+    }
+    engine.set_smooth(false);
+    worst
+}
+
+#[test]
+fn every_matrix_on_every_architecture() {
+    let mut wrong = Vec::new();
+    for family in synth::families().iter().filter(|f| !f.is_refused()) {
+        let name = family.name();
+        let random = random(name, DType::F32);
+        let (mut engine, lora, ignored) = everywhere(&random.model, &upper(&random.model));
+        engine.set_precision(Precision::EXACT);
+        let traced = engine.trace(&pair()).unwrap();
+        let agreement = engine.compare(&traced).unwrap();
+        let (error, at) = worst_matrix(&mut engine, &lora, &traced);
+        eprintln!(
+            "{name:<12} {} pairs, largest error {error:.1e} at {at}, effect {:.2}, ignored {ignored:?}",
+            lora.pairs.len(),
+            agreement.effect
+        );
+        if !(agreement.agrees() && agreement.effect > 0.0 && error <= 2e-3) {
+            wrong.push(format!("{name}: {error:.1e} at {at}, {agreement:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// All blocks: the graph begins at the tokens' embeddings.
+#[test]
+fn all_blocks() {
+    for name in ["llama", "gemma3", "gpt2", "qwen3moe"] {
+        let random = random(name, DType::F32);
+        let (mut engine, lora, _) = everywhere(&random.model, &format!("0-{}", random.model.n_layer() - 1));
+        engine.set_precision(Precision::EXACT);
+        let traced = engine.trace(&pair()).unwrap();
+        let agreement = engine.compare(&traced).unwrap();
+        let (error, at) = worst_matrix(&mut engine, &lora, &traced);
+        assert!(agreement.agrees() && agreement.effect > 0.0, "{name}: {agreement:?}");
+        assert!(error <= 2e-3, "{name}: {error:.1e} at {at}");
+    }
+}
+
+/// With quantized weights the graph is still llama.cpp's, and pairs joined in one graph have the log-probabilities that each has
+/// alone, at any number of threads.
+#[test]
+fn quantized_weights_and_joined_pairs() {
+    let random = random("llama", DType::from_name("q4_0").unwrap());
+    let spec = LoraSpec { targets: Vec::new(), ..spec(&[], &upper(&random.model)) };
+    let lora = spec.on(&random.model).unwrap();
+    let theta = lora.probe();
+    let mut grads: Vec<Vec<f64>> = Vec::new();
+    for threads in [1, 2] {
+        let engine = Engine::for_adapter(&random.model, &[spec.layer()], 64, 3, threads).unwrap();
+        let mut engine = engine.with_lora(lora.clone()).unwrap();
+        let other = TokenizedPair { prompt: vec![5, 9, 3, 7, 2, 2], chosen: vec![1], rejected: vec![6, 3, 3] };
+        let traced: Vec<TracedPair> = [pair(), other].iter().map(|p| engine.trace(p).unwrap()).collect();
+        assert!(engine.compare(&traced[0]).unwrap().agrees());
+        let members: Vec<&TracedPair> = traced.iter().collect();
+        assert!(engine.batches_pairs().is_ok(), "{:?}", engine.batches_pairs());
+        let derivative = |_: f64| 1.0;
+        let joined = engine.run_batch(&members, &theta, Some(&derivative)).unwrap();
+        let mut sum = vec![0.0; lora.n_params()];
+        for (one, logp) in traced.iter().zip(&joined.logp) {
+            let alone = engine.run(one, &theta, true).unwrap();
+            assert_eq!(alone.logp[0], *logp);
+            sum.iter_mut().zip(&alone.grads[0]).for_each(|(sum, g)| *sum += g);
+        }
+        let apart: Vec<f64> = sum.iter().zip(&joined.grad).map(|(a, b)| a - b).collect();
+        assert!(norm(&apart) < 0.02 * norm(&sum), "{} of {}", norm(&apart), norm(&sum));
+        // Without B nothing changes; the reverse has another sign.
+        let nothing: Vec<f32> = lora.initial(0).iter().map(|&x| x as f32).collect();
+        assert_eq!(engine.run(&traced[0], &nothing, false).unwrap().logp[0], traced[0].reference());
+        let back = Parameters { theta: &theta, direction: Direction::Reverse };
+        let [forward, back] =
+            [Parameters::from(&theta), back].map(|at| engine.run(&traced[0], at, false).unwrap().logp[0]);
+        assert!(forward != back);
+        grads.push(joined.grad);
+    }
+    assert_eq!(grads[0], grads[1], "the gradient does not depend on the number of threads");
+}
+
+/// Latent attention multiplies without looking for an adapter.
+#[test]
+fn ignored_matrices_are_refused() {
+    let random = random("deepseek2", DType::F32);
+    let (_, _, ignored) = everywhere(&random.model, &upper(&random.model));
+    assert!(!ignored.is_empty());
+    let spec = spec(&[&format!("{}@2", ignored[0])], "2");
+    let engine = Engine::for_adapter(&random.model, &[spec.layer()], TOKENS, 1, 1).unwrap();
+    let e = engine.with_lora(spec.on(&random.model).unwrap()).unwrap_err();
+    let EngineError::Adapter(AdapterRefusal::Ignored { tensors, architecture }) = &e else { panic!("{e}") };
+    assert_eq!((tensors.len(), architecture.as_str()), (1, "deepseek2"));
+    assert!(e.to_string().contains("--targets"), "{e}");
+}
