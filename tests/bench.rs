@@ -56,7 +56,7 @@ fn every_line_has_its_place() {
     let lines = report["models"][0]["lines"].as_array().unwrap();
     let names: Vec<&str> = lines.iter().map(|l| l["name"].as_str().unwrap()).collect();
     let before = ["step", "first-epoch", "extract", "truthfulqa", "generate", "memory", "start"];
-    let kinds = ["gate", "linear-gate", "prompt-gate", "project", "clamp", "lowrank", "retained"];
+    let kinds = ["gate", "linear-gate", "prompt-gate", "project", "clamp", "lowrank", "lora", "retained"];
     assert_eq!(names, [&before[..], &kinds, &["pytorch"]].concat());
     for line in lines {
         let name = line["name"].as_str().unwrap();

@@ -107,6 +107,7 @@ fn trained(layers: &[usize]) -> Trained {
         summary: RunSummary {
             layers: layers.iter().map(stats).collect(),
             n_embd: 4,
+            adapter: None,
             total_steps: 16,
             batch_plan: BatchPlan::UNBATCHED,
             agreement: Agreement::default(),

@@ -32,6 +32,7 @@ The references, so that they can be judged:
   the vector added for four of them and subtracted for the others, each four in one graph (rows at which their prompts begin alike
   are computed once there; the reference counts each pair's), forward, backward, optimizer.
 - **gate**, ..., **lowrank**: a step of that kind of intervention (rank 8) in turns with one of `add` on the same pairs.
+- **lora**: a step of an adapter of rank 8 on the usual matrices of all blocks above the layer, in turns with one of `add`.
 - **retained**: a step with four retained texts in turns with one without. The ratio is what a retained token adds to a step over what
   a token of the pairs takes.
 - **pytorch**: in turns with PyTorch in a process of its own where benches/peers has installed it, else against its last times.

@@ -5,6 +5,7 @@ pub mod devices;
 pub mod eval;
 pub mod habits;
 pub mod headings;
+pub mod kinds;
 mod llama_options;
 mod model;
 pub mod names;

@@ -1,13 +1,14 @@
 //! `bidpo check`: checks of the engine on a model.
 
+use crate::args::kinds::KindChoice;
 use crate::terminal::streams;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bidpo_core::check::{
     BatchCheck, CheckReport, Checks, DEVICE_COSINE, EngineChecks, F32Copy, Gold, GoldResult, LIMIT, PartDifference,
-    builtin_pairs, check, kind_differences, long_pair, middle_layer,
+    adapter_differences, builtin_pairs, check, kind_differences, long_pair, middle_layer,
 };
 use bidpo_core::engine::{DEVICE_LIMIT, check_model};
-use bidpo_core::intervention::{Kind, Scope};
+use bidpo_core::intervention::{LoraSpec, Scope};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::Precision;
 use std::path::PathBuf;
@@ -32,9 +33,9 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
     tokens: Option<u32>,
     /// Check the gradient of every parameter of a kind of intervention too: gate, linear-gate, prompt-gate, project, clamp or
-    /// lowrank (docs/interventions.md).
+    /// lowrank (docs/interventions.md), or lora, of rank 8 on the usual matrices of the blocks above the layer.
     #[arg(long, value_name = "KIND", conflicts_with_all = ["layers", "no_f32"])]
-    kind: Option<Kind>,
+    kind: Option<KindChoice>,
     /// Leave out what needs an F32 copy of the model (4 bytes a parameter in the temporary folder).
     #[arg(long)]
     no_f32: bool,
@@ -75,7 +76,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut parts = Vec::new();
     if let (Some(kind), Some(copy), [layer]) = (args.kind, &copy, &layers[..]) {
-        parts = kind_differences(copy.model(), *layer, &kind.into(), &Scope::ALL, &pairs, threads)?;
+        parts = match kind {
+            KindChoice::Stream(kind) => {
+                kind_differences(copy.model(), *layer, &kind.into(), &Scope::ALL, &pairs, threads)?
+            }
+            KindChoice::Lora => {
+                let last = model.n_layer() - 1;
+                let blocks = Layers::new((layer + 1).min(last)..=last)?;
+                let spec =
+                    LoraSpec { rank: 8, alpha: None, targets: Vec::new(), blocks, lr: None, with_vectors: false };
+                adapter_differences(copy.model(), &spec, &pairs, threads)?
+            }
+            KindChoice::LoraAdd => bail!("kind lora+add has the gradients of lora and add: check --kind lora"),
+        };
     }
     let report = CheckReport::new(&model, &checks, &golds_compared);
     let passed = report.passed() && parts.iter().all(PartDifference::passed);
@@ -83,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut value = serde_json::to_value(&report)?;
         value["passed"] = passed.into();
         if let Some(kind) = args.kind {
-            value["kind"] = serde_json::json!({ "name": kind.name(), "parts": parts });
+            value["kind"] = serde_json::json!({ "name": kind.to_string(), "parts": parts });
         }
         streams::out_json(serde_json::to_string_pretty(&value)?);
     } else {

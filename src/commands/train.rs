@@ -1,5 +1,6 @@
 //! `bidpo train`: preference pairs in, a control vector and its card out.
 
+mod adapter;
 mod files;
 mod notes;
 mod options;
@@ -14,6 +15,7 @@ use super::calibrate::{n_passages, say_scale};
 use crate::args::names;
 use crate::args::template::say_notes;
 use crate::terminal::interrupt::stop_flag;
+use adapter::AdapterResult;
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::PairText;
@@ -58,11 +60,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let files = Files::new(&args, &set.name)?;
     let _lock = files.lock()?;
     let model = args.model.load_within_memory(args.allow_swap)?;
-    let layers = args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model))));
-    for &layer in layers.iter() {
+    let kind = args.kind_spec()?;
+    let spec = args.lora(&model)?;
+    let lora = spec.as_ref().map(|spec| spec.on(&model)).transpose()?;
+    let layers = match &spec {
+        Some(spec) => Layers::one(spec.layer()),
+        None => args.layers.clone().unwrap_or_else(|| Layers::one(args.layer.unwrap_or_else(|| middle_layer(&model)))),
+    };
+    for &layer in layers.iter().filter(|&&layer| spec.is_none() || layer > 0) {
         check_model(&model, layer)?;
     }
-    let kind = args.kind_spec()?;
     for &layer in layers.iter() {
         kind.check_layer(layer, model.n_layer())?;
     }
@@ -92,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let encoded = EncodedSet { set: &set, model: &model, template: &template, pairs };
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
     let init = args.init.as_deref().map(|file| begin_with(file, kind, &layers, &model, args.seed)).transpose()?;
-    let config = args.config(layers, kind, init);
+    let config = args.config(layers, kind, spec, init);
     let cache = open_cache(&args, &identity)?;
     let template_sha256 = template.sha256();
     let interrupt =
@@ -130,10 +137,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     describe(&args, &config, &model, &identity, &template, &set.name, &pairs);
     let longest = retained_texts.iter().map(|t| t.tokens.n_tokens()).fold(pairs.longest(), usize::max);
-    let mut engine = Engine::new(&model, &config.layers, longest, 1, args.model.threads())?
-        .with_cache(cache)
-        .with_intervention(intervention)
-        .with_scope(scope);
+    let mut engine = match (&config.lora, lora) {
+        (Some(spec), Some(lora)) => {
+            adapter::describe(spec, &model);
+            Engine::for_adapter(&model, &config.layers, longest, 1, args.model.threads())?.with_lora(lora)?
+        }
+        _ => Engine::new(&model, &config.layers, longest, 1, args.model.threads())?.with_intervention(intervention),
+    }
+    .with_cache(cache)
+    .with_scope(scope);
     let plan = CheckpointPlan { path: files.checkpoint.clone(), resume: args.resume, inputs };
     if !args.resume {
         files.start_again()?;
@@ -154,7 +166,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("interrupted before the first step: there is nothing to save");
     }
     let vector = trained.renormalised(config.renorm);
-    let mut file = trained.steering_vector(config.renorm, &identity.architecture)?;
+    let has_vectors = config.lora.as_ref().is_none_or(|lora| lora.with_vectors);
+    let mut file = has_vectors.then(|| trained.steering_vector(config.renorm, &identity.architecture)).transpose()?;
+    let adapter =
+        trained.adapter(&identity.architecture)?.map(|adapter| AdapterResult { file: adapter, vector: file.clone() });
     let kept = || {
         let checkpoint = files.checkpoint.display();
         format!("measuring (the trained vector is kept in {checkpoint}, --resume continues from it)")
@@ -187,7 +202,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Its graphs and their scratch memory are not needed any more; the price has contexts of its own.
     drop(engine);
     let price = match trained.complete() {
-        true => price(&model, &file, passages, args.model.threads(), &interrupt).with_context(kept)?,
+        true => match (&adapter, &file) {
+            (Some(adapter), _) => {
+                Some(adapter.price(&model, passages, args.model.threads(), &interrupt).with_context(kept)?)
+            }
+            (None, Some(file)) => price(&model, file, passages, args.model.threads(), &interrupt).with_context(kept)?,
+            (None, None) => None,
+        },
         false => None,
     };
     let spread = SeedSpread::new(&runs, heldout.as_ref()).filter(|_| trained.complete());
@@ -211,20 +232,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         threads: args.model.threads(),
         cpu,
     };
-    file.provenance = card.provenance();
-    let range = match args.calibrate.filter(|_| price.is_some()) {
-        Some(budget) => {
+    if let Some(file) = &mut file {
+        file.provenance = card.provenance();
+    }
+    let range = match args.calibrate.filter(|_| price.is_some()).zip(file.as_ref()) {
+        Some((budget, file)) => {
             let how =
                 Calibration { model: &model, budget, passages, n_threads: args.model.threads(), interrupt: &interrupt };
-            Some(how.measure(&file, &mut say_scale).with_context(kept)?)
+            Some(how.measure(file, &mut say_scale).with_context(kept)?)
         }
         None => None,
     };
-    if let Some(range) = &range {
-        range.record(&mut file, &identity.sha256);
+    if let (Some(range), Some(file)) = (&range, &mut file) {
+        range.record(file, &identity.sha256);
     }
     let card = VectorCard { range: range.as_ref(), ..card };
-    file.save(&files.vector)?;
+    match (adapter, file) {
+        (Some(adapter), _) => adapter.save(&files, card.provenance())?,
+        (None, Some(file)) => file.save(&files.vector)?,
+        (None, None) => bail!("kind {} gives no file", args.kind),
+    }
     ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector))?.as_bytes())
         .map_err(FileError::write(&files.card))?;
     // A run whose loss is not finite would only get there again.

@@ -1,6 +1,7 @@
 //! Files that a run writes.
 
 use super::options::Args;
+use crate::args::kinds::KindChoice;
 use crate::args::outputs::{self, Kind};
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::train::seed_checkpoint;
@@ -13,6 +14,8 @@ use std::time::SystemTime;
 pub(super) struct Files {
     pub(super) vector: PathBuf,
     pub(super) card: PathBuf,
+    /// The vector beside an adapter.
+    pub(super) beside: Option<PathBuf>,
     pub(super) checkpoint: PathBuf,
     /// Those of further seeds.
     of_seeds: Vec<PathBuf>,
@@ -30,14 +33,19 @@ impl Files {
         let checkpoint = vector.with_extension("ckpt");
         let further = (1..args.seeds as u64).map(|i| args.seed.wrapping_add(i));
         let of_seeds = further.map(|seed| seed_checkpoint(&checkpoint, args.seed, seed)).collect();
-        let files = Self { card: vector.with_extension("md"), checkpoint, of_seeds, vector };
+        let beside = (args.kind == KindChoice::LoraAdd).then(|| vector.with_extension("vector.gguf"));
+        let files = Self { card: vector.with_extension("md"), beside, checkpoint, of_seeds, vector };
         let inputs: Vec<&Path> = [args.model.model.as_path(), args.data.as_path()]
             .into_iter()
             .chain(args.retain.as_deref())
             .chain(args.init.as_deref())
             .collect();
-        for (path, kind) in [(&files.vector, Kind::Vector), (&files.card, Kind::Card)] {
+        let trained = if args.kind.is_lora() { Kind::Adapter } else { Kind::Vector };
+        for (path, kind) in [(&files.vector, trained), (&files.card, Kind::Card)] {
             outputs::check(path, kind, &inputs)?;
+        }
+        if let Some(beside) = &files.beside {
+            outputs::check(beside, Kind::Vector, &inputs)?;
         }
         for checkpoint in files.checkpoints() {
             outputs::not_an_input(checkpoint, &inputs)?;

@@ -1,10 +1,11 @@
 //! Options of `bidpo train`.
 
+use crate::args::kinds::KindChoice;
 use crate::args::template::VariableArgs;
 use anyhow::ensure;
 use bidpo_core::data::{SplitBy, TemplateChoice, Think};
 use bidpo_core::engine::CacheType;
-use bidpo_core::intervention::{Kind, KindSpec, Scope};
+use bidpo_core::intervention::{Kind, KindSpec, LoraSpec, Scope, TargetName};
 use bidpo_core::layers::Layers;
 use bidpo_core::train::{
     Backward, ChooseBy, Forward, HeldOutFractions, Init, LearningRate, Objective, Precision, RANDOM_DRAWS, Retain,
@@ -31,9 +32,10 @@ pub struct Args {
     #[arg(long, value_name = "LIST", conflicts_with = "layer")]
     pub(super) layers: Option<Layers>,
     /// Kind of intervention: add (a constant vector), gate (a vector behind a gate that each token opens), linear-gate,
-    /// prompt-gate (the prompt decides, for its answer), project, clamp or lowrank (docs/interventions.md).
+    /// prompt-gate (the prompt decides, for its answer), project, clamp or lowrank (docs/interventions.md); lora (an adapter
+    /// that every llama.cpp program loads) or lora+add (an adapter and a vector below it, two files).
     #[arg(long, value_name = "KIND", default_value = "add")]
-    pub(super) kind: Kind,
+    pub(super) kind: KindChoice,
     /// Positions at which the intervention acts: all, prompt, answer, think, not-think (the answer's thought, and the rest of the
     /// answer), first:N, last:N (of the prompt), after:N (answer tokens), or a union such as first:1+answer.
     #[arg(long, value_name = "SCOPE", default_value = "all")]
@@ -44,9 +46,16 @@ pub struct Args {
     /// What decides a prompt-gate: last (the prompt's last token) or mean (its mean) [default: last].
     #[arg(long, value_name = "ROWS", value_parser = ["last", "mean"], hide_short_help = true)]
     pub(super) decided_by: Option<String>,
-    /// Rank of lowrank [default: 8].
+    /// Rank of lowrank, and of each pair of lora [default: 8].
     #[arg(long, value_name = "R", value_parser = at_least_one, hide_short_help = true)]
     pub(super) rank: Option<usize>,
+    /// Factor of lora: the change of a matrix is alpha / rank times B A [default: twice the rank].
+    #[arg(long, value_name = "A", value_parser = positive, hide_short_help = true)]
+    pub(super) alpha: Option<f64>,
+    /// Matrices that lora changes, as GGUF files name them, in the blocks of --layers or in one: attn_q,ffn_down or ffn_down@15
+    /// [default: the projections of attention and feed-forward network, in the blocks above the middle].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide_short_help = true)]
+    pub(super) targets: Vec<TargetName>,
     /// Begin with the parameters of this file instead of no change: a file of the same kind, or a constant vector, before which
     /// a gate begins half open.
     #[arg(long, value_name = "FILE.gguf")]
@@ -222,16 +231,17 @@ impl Args {
     /// # Errors
     /// A setting that the kind does not have.
     pub(super) fn kind_spec(&self) -> anyhow::Result<KindSpec> {
-        let sigmoid = matches!(self.kind, Kind::Gate | Kind::PromptGate);
+        let kind = self.kind.stream();
+        let sigmoid = matches!(kind, Kind::Gate | Kind::PromptGate);
         ensure!(sigmoid || self.tau.is_none(), "--tau belongs to gate and prompt-gate, not to kind {}", self.kind);
         ensure!(
-            self.kind == Kind::PromptGate || self.decided_by.is_none(),
+            kind == Kind::PromptGate || self.decided_by.is_none(),
             "--decided-by belongs to prompt-gate, not to kind {}",
             self.kind
         );
         ensure!(
-            self.kind == Kind::LowRank || self.rank.is_none(),
-            "--rank belongs to lowrank, not to kind {}",
+            kind == Kind::LowRank || self.kind.is_lora() || self.rank.is_none(),
+            "--rank belongs to lowrank and lora, not to kind {}",
             self.kind
         );
         ensure!(
@@ -246,10 +256,10 @@ impl Args {
         );
         let default = KindSpec::default();
         Ok(KindSpec {
-            kind: self.kind,
+            kind,
             tau: self.tau.unwrap_or(default.tau),
             mean: self.decided_by.as_deref() == Some("mean"),
-            rank: self.rank.unwrap_or(default.rank),
+            rank: self.rank.filter(|_| !self.kind.is_lora()).unwrap_or(default.rank),
         })
     }
 
@@ -257,10 +267,17 @@ impl Args {
         self.beta.unwrap_or(self.objective.default_beta())
     }
 
-    pub(super) fn config(&self, layers: Layers, kind: KindSpec, init: Option<Init>) -> TrainConfig {
+    pub(super) fn config(
+        &self,
+        layers: Layers,
+        kind: KindSpec,
+        lora: Option<LoraSpec>,
+        init: Option<Init>,
+    ) -> TrainConfig {
         TrainConfig {
             layers,
             kind,
+            lora,
             init,
             scope: self.scope.clone(),
             objective: self.objective,
@@ -272,7 +289,11 @@ impl Args {
                 budget: self.retain_kl,
                 texts: self.retain_batch,
             }),
-            learning_rate: self.lr,
+            // With an adapter a number is that of its matrices.
+            learning_rate: match self.lr {
+                LearningRate::Absolute(_) if self.kind.is_lora() => LearningRate::Auto,
+                lr => lr,
+            },
             schedule: self.schedule,
             warmup_ratio: self.warmup,
             weight_decay: self.weight_decay,

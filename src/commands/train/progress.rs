@@ -20,6 +20,8 @@ pub struct Progress {
     several: bool,
     /// What accuracies count.
     counted: &'static str,
+    /// An adapter alone: its norm is no part of the residual stream's.
+    matrices: bool,
     last: Option<StepReport>,
 }
 
@@ -30,6 +32,7 @@ impl Progress {
             terminal: std::io::stderr().is_terminal(),
             several: false,
             counted: PREFERENCES,
+            matrices: false,
             last: None,
         }
     }
@@ -95,11 +98,13 @@ impl Progress {
             Event::Ready(r) => {
                 self.several = r.layers.len() > 1;
                 self.counted = if r.alone { ANSWERS } else { PREFERENCES };
+                self.matrices = r.adapter.is_some_and(|a| !a.with_vectors);
                 self.bar.finish_and_clear();
                 if r.agreement.relative == 0.0 {
                     eprintln!(
-                        "lifted graph equals llama_decode on {} logits, with and without a vector",
-                        r.agreement.n_logits
+                        "lifted graph equals llama_decode on {} logits, with and without {}",
+                        r.agreement.n_logits,
+                        if r.adapter.is_some() { "an adapter" } else { "a vector" }
                     );
                 } else {
                     eprintln!(
@@ -108,11 +113,24 @@ impl Progress {
                         r.agreement.n_logits, r.agreement.relative
                     );
                 }
+                if let Some(adapter) = &r.adapter {
+                    eprintln!("{}; learning rate {}", adapter.in_words(), adapter.lr);
+                }
                 let shown = |x: f64| if x < 1e-3 { format!("{x:.2e}") } else { fixed(x, 4) };
                 let spread = |text: &dyn Fn(&LayerStats) -> String| match &r.layers[..] {
                     [first, .., last] if text(first) != text(last) => format!("{} to {}", text(first), text(last)),
                     layers => layers.first().map_or_else(String::new, text),
                 };
+                if self.matrices {
+                    eprintln!(
+                        "{} step{}; {:.1} MB of traced pairs",
+                        r.total_steps,
+                        if r.total_steps == 1 { "" } else { "s" },
+                        r.cache_bytes as f64 / 1e6
+                    );
+                    self.start(r.total_steps, "[{bar:20}] {msg}");
+                    return;
+                }
                 eprintln!(
                     "residual norm at {}: median {}, mean {}; learning rate {}, a step of {} % of that median{}; {} step{}; \
                      {:.1} MB of traced pairs",
@@ -194,6 +212,9 @@ impl Progress {
 
     /// `|v| 6.13 (3.57 %)`, or with several layers the mean of their percentages.
     fn norm(&self, norm: f64, percent: f64) -> String {
+        if self.matrices {
+            return format!("|BA| {}", fixed(norm, 3));
+        }
         let percent = fixed(percent, 2);
         if self.several { format!("|v| {percent} % (mean)") } else { format!("|v| {} ({percent} %)", fixed(norm, 2)) }
     }

@@ -31,7 +31,8 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         ),
     }
     let largest = r.at_layers().into_iter().fold(0.0, |most, (_, _, percent)| percent.max(most));
-    if largest > 100.0 {
+    let in_stream = t.summary.adapter.is_none_or(|a| a.with_vectors);
+    if in_stream && largest > 100.0 {
         eprintln!(
             "warning: the vector has a larger norm than the residual stream it is added to ({:.3e} times its median \
              norm): text will fall apart at scale 1. Train with a smaller --lr, or add --renorm 5%",
@@ -85,7 +86,10 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         let summary = json!({
             "vector": output.display().to_string(),
             "card": card.display().to_string(),
-            "kind": r.config.kind.kind.name(),
+            "kind": r.config.kind_name(),
+            "adapter": t.summary.adapter,
+            "adapter_norm": t.summary.adapter.map(|_| r.adapter_norm()),
+            "vector_beside": files.beside.as_ref().map(|path| path.display().to_string()),
             "scope": r.config.scope.to_string(),
             "layer": only.map(|at| at.layer),
             "layers": layers,
@@ -121,12 +125,29 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
         streams::out_json(serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
+    let adapter = t.summary.adapter.as_ref();
     let (percent, of_mean) = (fixed(r.percent(), 2), fixed(r.percent_of_mean(), 2));
     let norm = match r.config.layers.len() {
         1 => format!("norm {} ({percent} % of the median residual norm, {of_mean} % of the mean)", fixed(r.norm(), 3)),
         n => format!("{percent} % of the median residual norm, {of_mean} % of the mean (averaged over {n} layers)"),
     };
-    println!("{}: {}, {norm}, from step {} of {}", output.display(), r.config.layers.labelled(), t.best_step, t.steps);
+    match adapter {
+        Some(adapter) => println!(
+            "{}: adapter of {}, norm of all changes {}, from step {} of {}",
+            output.display(),
+            adapter.in_words(),
+            fixed(r.adapter_norm(), 4),
+            t.best_step,
+            t.steps
+        ),
+        None => {
+            let layers = r.config.layers.labelled();
+            println!("{}: {layers}, {norm}, from step {} of {}", output.display(), t.best_step, t.steps);
+        }
+    }
+    if let Some(beside) = &files.beside {
+        println!("{}: the vector trained with it, {}, {norm}", beside.display(), r.config.layers.labelled());
+    }
     println!("{} thread{}, kernels for {}", r.threads, if r.threads == 1 { "" } else { "s" }, r.cpu);
     if let Some(h) = r.heldout {
         println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());
@@ -147,6 +168,16 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     }
     println!();
     println!("card: {}", card.display());
+    if adapter.is_some() {
+        let vector = files.beside.as_ref().map(|path| format!(" --control-vector-scaled {}:1.0", path.display()));
+        println!(
+            "llama.cpp: llama-cli -m {} --lora {}{}",
+            args.model.model.display(),
+            output.display(),
+            vector.unwrap_or_default()
+        );
+        return Ok(());
+    }
     println!("chat: bidpo chat --model {} --vector {} --scale 1", args.model.model.display(), output.display());
     if r.is_control_vector() {
         println!(

@@ -6,7 +6,7 @@ use crate::data::{PrefsError, TemplateError};
 use crate::engine::EngineError;
 use crate::eval::ScoreError;
 use crate::extract::ExtractError;
-use crate::intervention::KindError;
+use crate::intervention::{KindError, LoraError};
 use crate::train::TrainError;
 use ggml_grad::llama::LlamaError;
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ pub enum BenchError {
     /// A kind of intervention that this model cannot have.
     #[error(transparent)]
     Kind(#[from] KindError),
+    /// An adapter that this model cannot have.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A loss or gradient of a measured training step is not finite.
     #[error("a loss or gradient of the measured training step is not finite: the model cannot be trained on")]
     NotFinite,

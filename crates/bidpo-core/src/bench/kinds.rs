@@ -10,7 +10,10 @@ use std::sync::atomic::AtomicBool;
 /// Retained texts of a step.
 const TEXTS: usize = 4;
 
-/// The lines, each with its kind; the last one is that of retained texts.
+/// Rank of the adapter.
+const RANK: usize = 8;
+
+/// The lines of the kinds in the residual stream; behind them stand those of an adapter and of retained texts.
 const KINDS: [(Name, Kind); 6] = [
     (Name::Gate, Kind::Gate),
     (Name::LinearGate, Kind::LinearGate),
@@ -24,21 +27,17 @@ const KINDS: [(Name, Kind); 6] = [
 pub(super) fn lines(s: &mut Subject<'_>) -> Result<Vec<Line>, BenchError> {
     let wants = |name: Name| s.settings.only.contains(&Name::Kinds) || s.settings.only.contains(&name);
     let wanted: Vec<(Name, Kind)> = KINDS.into_iter().filter(|(name, _)| wants(*name)).collect();
-    let retained = wants(Name::Retained);
-    if wanted.is_empty() && !retained {
+    let (lora, retained) = (wants(Name::Lora), wants(Name::Retained));
+    if wanted.is_empty() && !lora && !retained {
         return Ok(Vec::new());
     }
     s.say("training steps of the kinds: capturing the pairs");
-    let setting = |kind: Kind| Setting { kind: kind.into(), retain: None };
+    let setting = |kind: Kind| Setting { kind: kind.into(), ..Setting::default() };
     let mut add = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, setting(Kind::Add))?;
     let mut lines = Vec::new();
     for (name, kind) in wanted {
         s.say(&format!("training step of kind {kind} in turns with that of add"));
-        let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, setting(kind))?;
-        let (mut ours, mut reference) = (ready.stepper(), add.stepper());
-        let rounds = alternate(s.settings.rounds, &mut || Ok::<_, BenchError>(ours.step()?.wall), &mut || {
-            Ok(reference.step()?.wall)
-        })?;
+        let rounds = against_add(s, setting(kind), &mut add)?;
         let settings = setting(kind).kind.settings();
         let settings = if settings.is_empty() { String::new() } else { format!(" ({settings})") };
         lines.push(Line {
@@ -50,10 +49,33 @@ pub(super) fn lines(s: &mut Subject<'_>) -> Result<Vec<Line>, BenchError> {
             limit: name.limit(&s.model, s.layer),
         });
     }
+    if lora {
+        s.say("training step of an adapter in turns with that of add");
+        let rounds = against_add(s, Setting { lora: Some(RANK), ..setting(Kind::Add) }, &mut add)?;
+        lines.push(Line {
+            name: Name::Lora,
+            what: format!(
+                "one training step of an adapter of rank {RANK} on the usual matrices of all blocks above layer {}, {} pairs",
+                s.layer,
+                s.pairs.len()
+            ),
+            against: "the step of kind add on the same pairs".into(),
+            unit: "ms",
+            outcome: Outcome::Measured(Measured::of(&rounds)),
+            limit: Name::Lora.limit(&s.model, s.layer),
+        });
+    }
     if retained {
         lines.push(retention(s, &mut add)?);
     }
     Ok(lines)
+}
+
+/// Steps of a setting in turns with those of `add`.
+fn against_add(s: &mut Subject<'_>, setting: Setting<'_>, add: &mut Ready) -> Result<Rounds, BenchError> {
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, setting)?;
+    let (mut ours, mut reference) = (ready.stepper(), add.stepper());
+    alternate(s.settings.rounds, &mut || Ok::<_, BenchError>(ours.step()?.wall), &mut || Ok(reference.step()?.wall))
 }
 
 /// What a retained token costs, over what a token of a pair does.
@@ -66,7 +88,7 @@ fn retention(s: &mut Subject<'_>, add: &mut Ready) -> Result<Line, BenchError> {
     let texts = set.encode(&s.model, &s.template, false, s.settings.threads, &never);
     let texts = texts.map_err(|e| failed(e.to_string()))?;
     let retain = Retain { weight: 1.0, budget: None, texts: Some(TEXTS) };
-    let setting = Setting { kind: Kind::Add.into(), retain: Some((retain, &texts)) };
+    let setting = Setting { kind: Kind::Add.into(), retain: Some((retain, &texts)), ..Setting::default() };
     let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, setting)?;
     let n_retained: usize = texts.iter().map(|t| t.tokens.n_tokens()).sum();
     let (mut with, mut without) = (ready.stepper(), add.stepper());

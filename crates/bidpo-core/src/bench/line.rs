@@ -42,6 +42,8 @@ pub enum Name {
     Clamp,
     /// The step of kind `lowrank` over that of `add`.
     Lowrank,
+    /// The step of an adapter over that of `add`.
+    Lora,
     /// A retained token's part of a step over that of a pair's token.
     Retained,
 }
@@ -62,8 +64,16 @@ impl Name {
     ];
 
     /// The lines of [`Name::Kinds`].
-    pub const OF_KINDS: [Self; 7] =
-        [Self::Gate, Self::LinearGate, Self::PromptGate, Self::Project, Self::Clamp, Self::Lowrank, Self::Retained];
+    pub const OF_KINDS: [Self; 8] = [
+        Self::Gate,
+        Self::LinearGate,
+        Self::PromptGate,
+        Self::Project,
+        Self::Clamp,
+        Self::Lowrank,
+        Self::Lora,
+        Self::Retained,
+    ];
 
     /// The name on the command line and in JSON.
     pub fn text(self) -> &'static str {
@@ -84,6 +94,7 @@ impl Name {
             Self::Project => "project",
             Self::Clamp => "clamp",
             Self::Lowrank => "lowrank",
+            Self::Lora => "lora",
             Self::Retained => "retained",
         }
     }

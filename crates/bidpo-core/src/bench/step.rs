@@ -5,11 +5,12 @@ use super::peer::Peer;
 use super::report::{OpTime, Split, Threads};
 use super::{BenchError, Line, Measured, Name, Outcome, Prefill, Rounds, Spread, Subject, alternate};
 use crate::engine::{BatchPlan, Direction, Engine, RetainedText, TracedPair};
-use crate::intervention::KindSpec;
+use crate::intervention::{KindSpec, LoraSpec};
 use crate::layers::Layers;
 use crate::numbers;
 use crate::train::{
-    LearningRate, Member, NamedPair, Retain, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig, TrainingBudget,
+    LearningRate, Member, NamedPair, Retain, Run, RunSummary, Schedule, Step, TracedSet, TrainConfig, TrainError,
+    TrainingBudget,
 };
 use crate::{check::file_name, data::TokenizedPair};
 use ggml_grad::graph::emit::Timings;
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Setting<'a> {
     /// The kind of intervention.
     pub kind: KindSpec,
+    /// An adapter of this rank on the usual matrices of all blocks above the layer, in place of the kind.
+    pub lora: Option<usize>,
     /// Retention with its texts.
     pub retain: Option<(Retain, &'a [NamedPair])>,
 }
@@ -66,9 +69,23 @@ impl Ready {
     ) -> Result<Self, BenchError> {
         let texts = setting.retain.map_or(&[][..], |(_, texts)| texts);
         let longest = pairs.iter().chain(texts.iter().map(|t| &t.tokens)).map(TokenizedPair::n_tokens).max();
-        let intervention = setting.kind.intervention(1, model.n_embd())?;
-        let mut engine =
-            Engine::new(model, &[layer], longest.unwrap_or(1), 1, threads)?.with_intervention(intervention);
+        let longest = longest.unwrap_or(1);
+        let last = model.n_layer() - 1;
+        let blocks = Layers::new((layer + 1).min(last)..=last).map_err(|e| TrainError::Config(e.to_string()))?;
+        let lora = setting.lora.map(|rank| LoraSpec {
+            rank,
+            alpha: None,
+            targets: Vec::new(),
+            blocks,
+            lr: None,
+            with_vectors: false,
+        });
+        let layer = lora.as_ref().map_or(layer, LoraSpec::layer);
+        let mut engine = match &lora {
+            Some(spec) => Engine::for_adapter(model, &[layer], longest, 1, threads)?.with_lora(spec.on(model)?)?,
+            None => Engine::new(model, &[layer], longest, 1, threads)?
+                .with_intervention(setting.kind.intervention(1, model.n_embd())?),
+        };
         let plan = plan_batches(&mut engine, pairs)?;
         let traced = pairs.iter().map(|p| engine.trace(p)).collect::<Result<Vec<_>, _>>()?;
         let retained = texts.iter().map(|t| engine.trace_retained(&t.tokens)).collect::<Result<Vec<_>, _>>()?;
@@ -77,6 +94,7 @@ impl Ready {
             |(i, tokens): (usize, &TokenizedPair)| NamedPair { name: format!("{}", i + 1), tokens: tokens.clone() };
         let config = TrainConfig {
             kind: setting.kind,
+            lora,
             retain: setting.retain.map(|(retain, _)| retain),
             learning_rate: LearningRate::Absolute(1e-3),
             schedule: Schedule::Constant,

@@ -3,7 +3,7 @@
 use super::LIMIT;
 use crate::data::TokenizedPair;
 use crate::engine::{Engine, EngineError, RetainedText, TracedBatch};
-use crate::intervention::{Direction, Intervention, KindSpec, NamedTensor, Parameters, Scope};
+use crate::intervention::{Direction, Intervention, KindSpec, LoraSpec, NamedTensor, Parameters, Scope};
 use crate::numbers::{median, norm};
 use crate::train::Precision;
 use ggml_grad::llama::Model;
@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use serde::Serialize;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Steps along a direction, in units of the part's size: short ones for parts with curvature, long ones where rounding is near.
@@ -101,6 +102,9 @@ impl Measured {
     }
 }
 
+/// Directions in which an intervention is applied.
+const BOTH: [(Direction, &str); 2] = [(Direction::Forward, "add"), (Direction::Reverse, "subtract")];
+
 /// Compares the gradient of every part of a kind with central differences of `log p(chosen) - log p(rejected)`, summed over
 /// the pairs, and of the divergence from the unsteered model on the first pair's chosen response: along the gradient's own
 /// part, applied forward and reversed. `model` should hold F32 weights.
@@ -127,38 +131,97 @@ pub fn kind_differences(
     let residual = median(&traced.norms()[0]).unwrap_or(1.0);
     let theta = random_parameters(&*intervention, residual, n_embd, 1);
     let groups = intervention.groups(&[rate(residual, n_embd)]);
-    let mut measured = vec![Measured::Preference(engine.freeze_choices(&traced, &theta)?)];
+    let size = |part: &Range<usize>| {
+        let group = groups.iter().find(|g| g.params.contains(&part.start));
+        group.map_or(1.0, |g| SIZE * g.lr * (part.len() as f64).sqrt())
+    };
+    let measured = measured(&mut engine, &traced, pairs, &theta)?;
+    let mut found = Vec::new();
+    for (of, applied) in measured.iter().flat_map(|m| BOTH.map(|d| (m, d))) {
+        found.extend(parts(&mut engine, of, &theta, applied, &size)?);
+    }
+    Ok(found)
+}
+
+/// As [`kind_differences`], of every A and B of an adapter, on the first pair: the preference with the adapter, the divergence
+/// with its reverse.
+///
+/// # Errors
+/// [`EngineError`], among them [`crate::engine::AdapterRefusal`].
+pub fn adapter_differences(
+    model: &Arc<Model>,
+    spec: &LoraSpec,
+    pairs: &[TokenizedPair],
+    n_threads: u32,
+) -> Result<Vec<PartDifference>, EngineError> {
+    let Some(pair) = pairs.first() else { return Ok(Vec::new()) };
+    let lora = spec.on(model).map_err(|e| EngineError::Model(e.to_string()))?;
+    let theta = lora.probe();
+    let mut engine = Engine::for_adapter(model, &[spec.layer()], pair.n_tokens(), 1, n_threads)?.with_lora(lora)?;
+    engine.set_precision(Precision::EXACT);
+    engine.set_smooth(true);
+    let traced = engine.trace_batch(&[pair])?;
+    let size =
+        |part: &Range<usize>| norm(&theta[part.clone()].iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()) / 3.0;
+    let measured = measured(&mut engine, &traced, pairs, &theta)?;
+    let mut found = Vec::new();
+    for (of, applied) in measured.iter().zip(BOTH) {
+        found.extend(parts(&mut engine, of, &theta, applied, &size)?);
+    }
+    Ok(found)
+}
+
+/// The numbers that are differentiated, with the choices of experts that they have under these parameters.
+fn measured(
+    engine: &mut Engine,
+    traced: &TracedBatch,
+    pairs: &[TokenizedPair],
+    theta: &[f32],
+) -> Result<Vec<Measured>, EngineError> {
+    let mut measured = vec![Measured::Preference(engine.freeze_choices(traced, theta)?)];
     if let Some(pair) = pairs.first() {
         let text = engine.trace_retained(&TokenizedPair { rejected: Vec::new(), ..pair.clone() })?;
-        measured.push(Measured::Divergence(engine.freeze_retained(&text, &theta)?));
+        measured.push(Measured::Divergence(engine.freeze_retained(&text, theta)?));
     }
+    Ok(measured)
+}
+
+/// The slopes of a number along the gradient of each part; `size` of a part scales the steps.
+fn parts(
+    engine: &mut Engine,
+    of: &Measured,
+    theta: &[f32],
+    (direction, applied): (Direction, &'static str),
+    size_of: &dyn Fn(&Range<usize>) -> f64,
+) -> Result<Vec<PartDifference>, EngineError> {
+    let at = Parameters { theta, direction };
+    let (grad, size) = of.gradient(engine, at)?;
+    let rounding = f64::from(f32::EPSILON) / 2.0 * size;
+    let mut first = 0;
     let mut found = Vec::new();
-    let directions = [(Direction::Forward, "add"), (Direction::Reverse, "subtract")];
-    for (of, (direction, applied)) in measured.iter().flat_map(|m| directions.map(|d| (m, d))) {
-        let at = Parameters { theta: &theta, direction };
-        let (grad, size) = of.gradient(&mut engine, at)?;
-        let rounding = f64::from(f32::EPSILON) / 2.0 * size;
-        let mut first = 0;
-        for NamedTensor { name, data, .. } in intervention.tensors(&theta, &[layer]) {
-            let part = first..first + data.len();
-            first = part.end;
-            let analytic = norm(&grad[part.clone()]);
-            let unit: Vec<f64> = grad[part.clone()].iter().map(|g| g / analytic).collect();
-            let group = groups.iter().find(|g| g.params.contains(&part.start));
-            let size = group.map_or(1.0, |g| SIZE * g.lr * (data.len() as f64).sqrt());
-            let (mut best, mut relative_error) = (f64::NAN, f64::INFINITY);
-            for step in STEPS {
-                let numeric = slope(&mut engine, of, at, part.start, &unit, step * size)?;
-                let error = ((numeric - analytic).abs() - rounding / (step * size)).max(0.0) / analytic;
-                if best.is_nan() || error < relative_error {
-                    (best, relative_error) = (numeric, error);
-                }
-                if relative_error <= LIMIT / 4.0 {
-                    break;
-                }
-            }
-            found.push(PartDifference { part: name, applied, of: of.name(), analytic, numeric: best, relative_error });
+    let tensors = engine.intervention().tensors(theta, engine.layers());
+    for NamedTensor { name, data, .. } in tensors {
+        let part = first..first + data.len();
+        first = part.end;
+        let analytic = norm(&grad[part.clone()]);
+        // Experts that no token was given to.
+        if analytic == 0.0 && engine.intervention().lora().is_some() {
+            continue;
         }
+        let unit: Vec<f64> = grad[part.clone()].iter().map(|g| g / analytic).collect();
+        let size = size_of(&part);
+        let (mut best, mut relative_error) = (f64::NAN, f64::INFINITY);
+        for step in STEPS {
+            let numeric = slope(engine, of, at, part.start, &unit, step * size)?;
+            let error = ((numeric - analytic).abs() - rounding / (step * size)).max(0.0) / analytic;
+            if best.is_nan() || error < relative_error {
+                (best, relative_error) = (numeric, error);
+            }
+            if relative_error <= LIMIT / 4.0 {
+                break;
+            }
+        }
+        found.push(PartDifference { part: name, applied, of: of.name(), analytic, numeric: best, relative_error });
     }
     Ok(found)
 }

@@ -13,7 +13,7 @@ pub use batch_parity::{BATCH_COSINE, BatchCheck, BatchParity, SkipReason};
 pub use checks::{Checks, DEVICE_COSINE, EngineChecks, LIMIT, Rounding, TransposedCopies, check};
 pub use difference::{Differences, central_differences, gradient, random_vector};
 pub use gold::{Gold, GoldError, GoldResult, Tolerances};
-pub use kinds::{PartDifference, kind_differences, random_parameters};
+pub use kinds::{PartDifference, adapter_differences, kind_differences, random_parameters};
 pub use report::CheckReport;
 pub use synthetic::{SyntheticError, check_synthetic};
 

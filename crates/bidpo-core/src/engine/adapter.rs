@@ -9,13 +9,14 @@ use super::layout::Layout;
 use super::traced::{PairGraph, Steered};
 use super::verify::{Spread, distance};
 use super::{Agreement, Engine, EngineError, Intervention, Parameters, TracedBatch};
+use crate::adapter::{AdapterError, AdapterFile, AdapterKind, LowRank, Target};
 use crate::data::TokenizedPair;
 use crate::intervention::Lora;
+use ggml_grad::files::FileError;
 use ggml_grad::graph::emit::Data;
-use ggml_grad::llama::{Adapter, DType, GgufWriter, LlamaError, Model};
+use ggml_grad::llama::{Adapter, Model};
 use ggml_grad::trace::GradientsOf;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 /// An adapter that cannot be trained on a model.
@@ -76,7 +77,7 @@ pub(super) struct Trained {
 
 /// What an intervention needs the gradients of.
 pub(super) fn gradients_of(intervention: &dyn Intervention) -> GradientsOf {
-    match (intervention.changes_rows(), intervention.changes_matrices()) {
+    match (intervention.changes_rows(), intervention.lora().is_some()) {
         (true, true) => GradientsOf::Both,
         (false, true) => GradientsOf::Adapters,
         _ => GradientsOf::HookPoints,
@@ -101,10 +102,7 @@ impl Engine {
         }
         let lora = Arc::new(lora);
         let probe = lora.probe();
-        let folder = tempfile::tempdir().map_err(|e| EngineError::Model(format!("no temporary folder: {e}")))?;
-        let file = folder.path().join("adapter.gguf");
-        write_adapter(&file, &self.model, &lora, &probe)?;
-        let adapter = Arc::new(Adapter::load(&self.model, &file)?);
+        let adapter = load_adapter(&self.model, &adapter_file(&lora, &probe, &self.model.architecture())?)?;
         self.context.set_adapters(vec![(Arc::clone(&adapter), 1.0)]);
         self.intervention = Arc::clone(&lora) as Arc<dyn Intervention>;
         self.joiner = super::joined_batch::Joiner::default();
@@ -217,26 +215,28 @@ impl Engine {
     }
 }
 
-/// Writes an adapter as llama.cpp loads it.
-fn write_adapter(path: &Path, model: &Model, lora: &Lora, theta: &[f32]) -> Result<(), LlamaError> {
-    let mut writer = GgufWriter::new();
-    for (key, value) in
-        [("general.type", "adapter"), ("general.architecture", &*model.architecture()), ("adapter.type", "lora")]
-    {
-        writer.set_text(key, value)?;
-    }
-    writer.set_f32("adapter.lora.alpha", lora.alpha)?;
-    let mut data = Vec::new();
+/// Low-rank pairs as a file holds them, for models of an architecture.
+///
+/// # Errors
+/// [`AdapterError::Invalid`] for numbers that are not finite.
+pub fn adapter_file(lora: &Lora, theta: &[f32], architecture: &str) -> Result<AdapterFile, AdapterError> {
+    let mut file = AdapterFile::new(architecture, Some(lora.alpha));
     for (pair, [a, b]) in lora.places() {
-        for (side, ne, place) in [("a", [pair.n_in, lora.rank], a), ("b", [lora.rank, pair.n_out], b)] {
-            let name = format!("{}.lora_{side}", pair.tensor);
-            writer.declare(&name, DType::F32, [ne[0], ne[1], pair.n_experts, 1])?;
-            data.push(&theta[place]);
-        }
+        let low_rank = LowRank::of_experts(pair.n_experts, lora.rank, theta[a].to_vec(), theta[b].to_vec())?;
+        file.pairs.insert(Target::of(&pair.tensor), low_rank);
     }
-    writer.write_with(path, &mut |i, sink| {
-        data[i]
-            .chunks(1 << 16)
-            .try_for_each(|part| sink.push(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
-    })
+    file.check()?;
+    Ok(file)
+}
+
+/// The adapter as llama.cpp's own reader loads it: through a file that is removed again.
+///
+/// # Errors
+/// [`AdapterError`].
+pub fn load_adapter(model: &Arc<Model>, file: &AdapterFile) -> Result<Arc<Adapter>, AdapterError> {
+    let temporary = std::env::temp_dir();
+    let folder = tempfile::tempdir().map_err(FileError::write(&temporary))?;
+    let path = folder.path().join("adapter.gguf");
+    file.save(&path, AdapterKind::F32)?;
+    Ok(Arc::new(Adapter::load(model, &path)?))
 }

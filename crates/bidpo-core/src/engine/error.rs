@@ -22,6 +22,9 @@ pub enum EngineError {
     /// An adapter that cannot be trained.
     #[error(transparent)]
     Adapter(#[from] AdapterRefusal),
+    /// The adapter's file for llama.cpp.
+    #[error(transparent)]
+    AdapterFile(#[from] crate::adapter::AdapterError),
     /// The lifted graph and `llama_decode` disagree.
     #[error(
         "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \

@@ -19,7 +19,7 @@ mod verify;
 pub use crate::intervention::{
     Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, Scope, Stream,
 };
-pub use adapter::AdapterRefusal;
+pub use adapter::{AdapterRefusal, adapter_file, load_adapter};
 pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;

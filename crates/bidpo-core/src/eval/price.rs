@@ -8,7 +8,7 @@ use crate::stats::{Interval, student_ratio};
 use crate::steer::ControlVector;
 use crate::text::numbers::{fixed, percent};
 use ggml_grad::files::sha256_of_bytes;
-use ggml_grad::llama::Model;
+use ggml_grad::llama::{Adapter, Model};
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,15 +114,43 @@ impl Price {
         n_threads: u32,
         interrupt: &AtomicBool,
     ) -> Result<Self, PriceError> {
-        let neutral = neutral_passages();
-        let windows = Windows::of_passages(model, &neutral[..passages.clamp(1, neutral.len())])?;
+        let windows = Self::windows(model, passages)?;
+        let scorer = TextScorer::new(model, windows.longest(), n_threads, Some(control))?;
+        Self::measure_with(scorer, &windows, interrupt)
+    }
+
+    /// As [`Price::measure`], of an adapter at scale 1, with a vector or without.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn measure_adapter(
+        adapter: &Arc<Adapter>,
+        control: Option<&ControlVector>,
+        passages: usize,
+        n_threads: u32,
+        interrupt: &AtomicBool,
+    ) -> Result<Self, PriceError> {
+        let model = adapter.model();
+        let windows = Self::windows(model, passages)?;
+        let nothing = ControlVector::constant(vec![0.0; (model.n_layer() - 1) * model.n_embd()], 1, 1);
+        let control = control.unwrap_or(&nothing);
         let mut scorer = TextScorer::new(model, windows.longest(), n_threads, Some(control))?;
+        scorer.adapt(adapter)?;
+        Self::measure_with(scorer, &windows, interrupt)
+    }
+
+    fn windows(model: &Arc<Model>, passages: usize) -> Result<Windows, PriceError> {
+        let neutral = neutral_passages();
+        Ok(Windows::of_passages(model, &neutral[..passages.clamp(1, neutral.len())])?)
+    }
+
+    fn measure_with(mut scorer: TextScorer, windows: &Windows, interrupt: &AtomicBool) -> Result<Self, PriceError> {
         let mut scores = Vec::with_capacity(windows.len());
         for i in 0..windows.len() {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(PriceError::Interrupted);
             }
-            let both = scorer.score(&windows, i)?;
+            let both = scorer.score(windows, i)?;
             scores.push([both.unsteered, both.steered.unwrap_or(both.unsteered)]);
         }
         Ok(Self::of(&scores))

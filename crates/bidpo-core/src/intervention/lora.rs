@@ -163,8 +163,8 @@ impl Intervention for Lora {
         self.add.is_some()
     }
 
-    fn changes_matrices(&self) -> bool {
-        true
+    fn lora(&self) -> Option<&Lora> {
+        Some(self)
     }
 
     /// The reverse has -B: `y = W x - c B A x`.

@@ -193,9 +193,9 @@ pub trait Intervention: Debug + Send + Sync {
         true
     }
 
-    /// True for an intervention in the model's matrices.
-    fn changes_matrices(&self) -> bool {
-        false
+    /// The pairs of an intervention in the model's matrices.
+    fn lora(&self) -> Option<&Lora> {
+        None
     }
 
     /// The matrices that the graph multiplies with, in a fixed order; none for an intervention in the residual stream.

@@ -156,6 +156,11 @@ impl LoraSpec {
         format!("rank {}, alpha {}, {targets}, blocks {}", self.rank, self.alpha(), self.blocks)
     }
 
+    /// All that decides the numbers of a run.
+    pub fn identity(&self) -> String {
+        format!("{}, learning rate {}", self.described(), self.lr.unwrap_or(Self::RATE))
+    }
+
     /// The pairs on a model.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ impl VectorCard<'_> {
     /// L2 norm of the change; with several layers, of all directions concatenated.
     pub fn norm(&self) -> f64 {
         match self.config.kind.kind {
-            Kind::Add => norm(&self.numbers()),
+            Kind::Add if self.config.lora.is_none() => norm(&self.numbers()),
             _ => norm(&self.norms()),
         }
     }
@@ -95,7 +95,7 @@ impl VectorCard<'_> {
 
     /// llama.cpp's own control vectors do the same.
     pub fn is_control_vector(&self) -> bool {
-        self.config.kind.kind == Kind::Add && self.config.scope.is_all()
+        self.config.kind.kind == Kind::Add && self.config.lora.is_none() && self.config.scope.is_all()
     }
 
     /// The `bidpo.*` keys of the file. Nothing here depends on the clock or the speed of the machine.
@@ -128,6 +128,16 @@ impl VectorCard<'_> {
             p.set_str("init_sha256", &init.sha256);
         }
         p.set_str("lr_setting", c.learning_rate.to_string());
+        if let (Some(stats), Some(spec)) = (ready.adapter, &c.lora) {
+            p.set_str("kind", c.kind_name());
+            p.set_int("rank", stats.rank as i64);
+            p.set_float("alpha", f64::from(stats.alpha));
+            p.set_float("adapter_lr", stats.lr);
+            p.set_str("adapter_settings", spec.described());
+            p.set_float("adapter_norm", self.adapter_norm());
+            let tensors = self.trained.intervention.lora().map_or(&[][..], |lora| &lora.pairs);
+            p.set_str("tensors", tensors.iter().map(|t| t.tensor.as_str()).collect::<Vec<_>>().join(" "));
+        }
         p.set_str("schedule", c.schedule.to_string());
         p.set_float("warmup", c.warmup_ratio);
         p.set_float("weight_decay", c.weight_decay);
@@ -156,6 +166,8 @@ impl VectorCard<'_> {
             p.set_str("captured_as", ready.captured_as.name());
         }
         match ready.layers[..] {
+            // The residual stream below an adapter is not changed.
+            _ if ready.adapter.is_some_and(|a| !a.with_vectors) => {}
             [at] => {
                 p.set_float("lr", at.lr);
                 p.set_int("layer", at.layer as i64);
@@ -173,7 +185,9 @@ impl VectorCard<'_> {
                 }
             }
         }
-        p.set_str("layer_convention", crate::steer::OUTPUT_WORDS);
+        if ready.adapter.is_none_or(|a| a.with_vectors) {
+            p.set_str("layer_convention", crate::steer::OUTPUT_WORDS);
+        }
         p.set_float("norm", self.norm());
         self.model.record(&mut p);
         p.set_str("template_name", self.template.0);
@@ -231,7 +245,10 @@ impl VectorCard<'_> {
     /// # Errors
     /// [`TemplateFileError`]; the template is a constant of this program.
     pub fn card(&self, file: &str) -> Result<String, TemplateFileError> {
-        render("card.md", include_str!("card.md.j2"), self.data(file))
+        match self.trained.summary.adapter {
+            Some(_) => render("adapter.md", include_str!("adapter.md.j2"), self.data(file)),
+            None => render("card.md", include_str!("card.md.j2"), self.data(file)),
+        }
     }
 
     /// The values of the template. Numbers are formatted here where the card shows a setting as it was given.
@@ -262,7 +279,7 @@ impl VectorCard<'_> {
                 "norm": if several { percent(h.percent) } else { format!("{:.3}", h.norm) },
             })
         };
-        let kind = json!({ "name": c.kind.kind.name(), "settings": c.kind.settings(), "scope": c.scope.to_string() });
+        let kind = json!({ "name": c.kind_name(), "settings": c.kind.settings(), "scope": c.scope.to_string() });
         let mut data = json!({
             "file": file,
             "version": env!("CARGO_PKG_VERSION"),
@@ -314,6 +331,7 @@ impl VectorCard<'_> {
             "history": self.trained.history.iter().map(epoch).collect::<Vec<_>>(),
         });
         data["kind"] = kind;
+        data["adapter"] = self.adapter_json();
         data["retained"] = self.retained_json();
         data["init"] =
             c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
@@ -330,6 +348,25 @@ impl VectorCard<'_> {
     fn heldout_json(&self) -> serde_json::Value {
         let of = |h: &HeldOut| json!({ "table": h.table(), "summary": h.in_words(), "alone": h.alone });
         self.heldout.map_or(serde_json::Value::Null, of)
+    }
+
+    /// The adapter, for the template; null where there is none.
+    fn adapter_json(&self) -> serde_json::Value {
+        let (Some(stats), Some(spec)) = (self.trained.summary.adapter, &self.config.lora) else {
+            return serde_json::Value::Null;
+        };
+        json!({
+            "words": stats.in_words(),
+            "settings": spec.described(),
+            "lr": stats.lr.to_string(),
+            "with_vectors": stats.with_vectors,
+            "norm": format!("{:.4}", self.adapter_norm()),
+        })
+    }
+
+    /// The Frobenius norm of all pairs' changes together; 0 without an adapter.
+    pub fn adapter_norm(&self) -> f64 {
+        self.trained.intervention.lora().map_or(0.0, |lora| norm(&lora.pair_norms(&self.numbers())))
     }
 
     /// The retained texts, for the template; null where there are none.

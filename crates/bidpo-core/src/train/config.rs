@@ -5,7 +5,7 @@ use super::objective::{Objective, Strength};
 use super::optimizer::Schedule;
 use super::retain::Retain;
 use crate::engine::Direction;
-use crate::intervention::{Kind, KindSpec, Scope};
+use crate::intervention::{Kind, KindSpec, LoraSpec, Scope};
 use crate::layers::Layers;
 use ggml_grad::graph::emit::Precision;
 use std::fmt;
@@ -112,6 +112,8 @@ pub struct TrainConfig {
     pub layers: Layers,
     /// Kind of intervention, with its settings.
     pub kind: KindSpec,
+    /// An adapter that is trained, alone or with vectors at the layers; `kind` is then [`crate::intervention::Kind::Add`].
+    pub lora: Option<LoraSpec>,
     /// Positions at which it acts.
     pub scope: Scope,
     /// Parameters that the run begins with; `None` for those under which nothing changes.
@@ -163,6 +165,7 @@ impl TrainConfig {
         Self {
             layers,
             kind: KindSpec::default(),
+            lora: None,
             scope: Scope::ALL,
             init: None,
             objective: Objective::Bidpo,
@@ -212,6 +215,15 @@ impl TrainConfig {
     /// The loss of the untrained vector, which is zero: that of margin 0, for every pair. `None` where it depends on the pair.
     pub fn untrained_loss(&self) -> Option<f64> {
         self.objective.loss(1.0, self.beta, 0.0).map(|l| l.value)
+    }
+
+    /// The kind on the command line and in files.
+    pub fn kind_name(&self) -> &'static str {
+        match &self.lora {
+            Some(lora) if lora.with_vectors => "lora+add",
+            Some(_) => "lora",
+            None => self.kind.kind.name(),
+        }
     }
 
     /// Numbers of the objective.

@@ -37,6 +37,6 @@ pub use pairs::{NamedPair, PairError, encode_pair, with_system_prompt};
 pub use retain::{ANSWER, LONGEST, Retain, RetainError, RetainItem, RetainSet, Retained, retained_sha256};
 pub(crate) use run::{Member, Run, Step, TracedSet};
 pub use seeds::{SeedRun, SeedRuns, SeedSpread};
-pub use summary::{LayerStats, RunSummary};
+pub use summary::{AdapterStats, LayerStats, RunSummary};
 pub use trained::Trained;
 pub use trainer::{CheckpointPlan, Trainer, seed_checkpoint};

@@ -2,6 +2,7 @@
 
 use super::config::{LearningRate, TrainConfig};
 use crate::engine::{Agreement, BatchPlan, Cache, CacheType, Engine, TracedPair};
+use crate::intervention::{Intervention, Lora};
 use crate::numbers::{median, norm};
 use crate::steer::mean_fraction;
 
@@ -36,6 +37,48 @@ impl LayerStats {
     }
 }
 
+/// An adapter that is trained.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct AdapterStats {
+    /// Matrices that it changes.
+    pub matrices: usize,
+    /// Numbers of all A and B.
+    pub numbers: usize,
+    /// Rank of each pair.
+    pub rank: usize,
+    /// The factor on `B A` is `alpha / rank`.
+    pub alpha: f32,
+    /// Learning rate.
+    pub lr: f64,
+    /// Vectors are trained with it.
+    pub with_vectors: bool,
+}
+
+impl AdapterStats {
+    fn of(lora: &Lora) -> Self {
+        Self {
+            matrices: lora.pairs.len(),
+            numbers: lora.n_params() - lora.n_vectors(),
+            rank: lora.rank,
+            alpha: lora.alpha,
+            lr: lora.lr,
+            with_vectors: lora.add.is_some(),
+        }
+    }
+
+    /// `rank 8, alpha 16, on 105 matrices, 1.2 million numbers`.
+    pub fn in_words(&self) -> String {
+        format!(
+            "rank {}, alpha {}, on {} matri{}, {} million numbers",
+            self.rank,
+            self.alpha,
+            self.matrices,
+            if self.matrices == 1 { "x" } else { "ces" },
+            crate::text::numbers::fixed(self.numbers as f64 / 1e6, 3)
+        )
+    }
+}
+
 /// Facts known before the first step.
 #[derive(Debug, Clone)]
 pub struct RunSummary {
@@ -43,6 +86,8 @@ pub struct RunSummary {
     pub layers: Vec<LayerStats>,
     /// Width of the residual stream.
     pub n_embd: usize,
+    /// The adapter that is trained.
+    pub adapter: Option<AdapterStats>,
     /// Steps planned.
     pub total_steps: usize,
     /// Batches of pairs that are computed together.
@@ -70,6 +115,7 @@ impl RunSummary {
         Self {
             layers: config.layers.iter().enumerate().map(of_layer).collect(),
             n_embd,
+            adapter: engine.intervention().lora().map(AdapterStats::of),
             total_steps: config.total_steps(train.len()),
             batch_plan: BatchPlan::UNBATCHED,
             agreement: Agreement::default(),
@@ -131,6 +177,7 @@ mod tests {
         let ready = RunSummary {
             layers,
             n_embd: 4,
+            adapter: None,
             total_steps: 1,
             batch_plan: BatchPlan::UNBATCHED,
             agreement: Agreement::default(),

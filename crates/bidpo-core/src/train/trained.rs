@@ -4,7 +4,8 @@ use super::checkpoint::Point;
 use super::events::Stop;
 use super::retain::Retained;
 use super::summary::RunSummary;
-use crate::engine::{Intervention, NamedTensor};
+use crate::adapter::{AdapterError, AdapterFile};
+use crate::engine::{Intervention, NamedTensor, adapter_file};
 use crate::intervention::{Kind, KindSpec, Scope};
 use crate::steer::{RowChanges, SteerError, SteeringVector};
 use std::sync::Arc;
@@ -81,7 +82,10 @@ impl Trained {
             vector.check()?;
             return Ok(vector);
         }
-        for tensor in self.tensors(percent) {
+        let own = self.tensors(percent).into_iter();
+        // The vectors beside an adapter.
+        let beside = self.intervention.lora().is_some();
+        for tensor in own.filter(|t| !beside || t.name.starts_with("direction.")) {
             let layer = tensor.name.strip_prefix("direction.").and_then(|n| n.parse().ok()).ok_or_else(|| {
                 SteerError::Invalid(format!(
                     "an intervention of kind {} holds tensor {}: llama.cpp adds only direction.N",
@@ -93,6 +97,14 @@ impl Trained {
         }
         vector.check()?;
         Ok(vector)
+    }
+
+    /// The adapter as a file holds it, for models of this architecture; `None` for other kinds.
+    ///
+    /// # Errors
+    /// [`AdapterError::Invalid`] for values that are not finite.
+    pub fn adapter(&self, architecture: &str) -> Result<Option<AdapterFile>, AdapterError> {
+        self.intervention.lora().map(|lora| adapter_file(lora, &self.vector, architecture)).transpose()
     }
 
     /// The run ended by itself: all steps were taken, or the validation loss stopped falling.

@@ -220,6 +220,15 @@ impl Trainer<'_> {
                 self.config.layers
             )));
         }
+        if self.engine.intervention().lora().is_some() != self.config.lora.is_some() {
+            return Err(TrainError::Config("the engine and the settings do not agree on an adapter".into()));
+        }
+        if self.config.lora.is_some() && (self.config.renorm.is_some() || !self.config.scope.is_all()) {
+            return Err(TrainError::Config(
+                "an adapter acts at every position, and its size is no part of the residual stream: leave scope and renorm out"
+                    .into(),
+            ));
+        }
         let n_params = self.engine.intervention().n_params();
         if let Some(init) = self.config.init.as_ref().filter(|init| init.theta.len() != n_params) {
             return Err(TrainError::Config(format!(

@@ -6,6 +6,9 @@ use crate::llama::{Adapter, Batch, Context, KernelOverride, LlamaError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// An adapter with its scale.
+type Scaled = (Arc<Adapter>, f32);
+
 /// The control vectors that a context carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carried {
@@ -22,7 +25,7 @@ pub struct LayerContext {
     /// Ascending.
     layers: Vec<usize>,
     /// Adapters that captures and decodes run with.
-    adapters: Vec<(Arc<Adapter>, f32)>,
+    adapters: Vec<Scaled>,
     carried: Carried,
     /// Nodes below the lowest layer whose results are used above it, by their number in the order of the decode: an earlier
     /// capture found them.
@@ -44,14 +47,14 @@ impl LayerContext {
     }
 
     /// Sets the adapters, each with its scale, that later captures and decodes run with.
-    pub fn set_adapters(&mut self, adapters: Vec<(Arc<Adapter>, f32)>) {
+    pub fn set_adapters(&mut self, adapters: Vec<Scaled>) {
         (self.adapters, self.saved) = (adapters, BTreeSet::new());
     }
 
     /// Puts adapters on the context where others lie there.
-    fn switch(&mut self, adapters: &[(Arc<Adapter>, f32)]) -> Result<(), LlamaError> {
-        let same = |(a, b): (&(Arc<Adapter>, f32), &(Arc<Adapter>, f32))| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1;
+    fn switch(&mut self, adapters: &[Scaled]) -> Result<(), LlamaError> {
         let now = self.ctx.adapters();
+        let same = |((a, scale), (b, other)): (&Scaled, &Scaled)| Arc::ptr_eq(a, b) && scale == other;
         if now.len() == adapters.len() && now.iter().zip(adapters).all(same) {
             return Ok(());
         }
@@ -135,7 +138,7 @@ impl LayerContext {
         &mut self,
         batch: &Batch,
         vectors: Option<&[f32]>,
-        adapters: &[(Arc<Adapter>, f32)],
+        adapters: &[Scaled],
     ) -> Result<(), LlamaError> {
         self.switch(adapters)?;
         self.carried = Carried::Others;

@@ -7,7 +7,7 @@ use crate::eval::results::{GateScore, Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
 use crate::steer::{ControlVector, GateMemory};
 use ggml_grad::graph::{FastKernels, log_sum_exp};
-use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
+use ggml_grad::llama::{Adapter, Batch, Context, ContextParams, Model, Token};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -233,6 +233,14 @@ impl TextScorer {
             None => None,
         };
         Ok(Self { plain: context()?, steered, n_batch })
+    }
+
+    /// Puts an adapter on the steered context.
+    pub(in crate::eval) fn adapt(&mut self, adapter: &Arc<Adapter>) -> Result<(), ScoreError> {
+        if let Some(steered) = &mut self.steered {
+            steered.ctx.set_adapters(&[(Arc::clone(adapter), 1.0)])?;
+        }
+        Ok(())
     }
 
     /// Scores window `i`: of a prompt the answer, of running text the tokens from the second one on.

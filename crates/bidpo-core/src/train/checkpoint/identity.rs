@@ -145,6 +145,7 @@ impl IdentitySource<'_> {
                 self.unusual_validation().is_none()
                     && self.config.retain.is_none()
                     && self.config.kind == KindSpec::default()
+                    && self.config.lora.is_none()
                     && self.config.scope == Scope::ALL
                     && self.config.init.is_none()
                     && *fingerprint == self.legacy_v1()
@@ -157,6 +158,7 @@ impl IdentitySource<'_> {
         let TrainConfig {
             layers,
             kind,
+            lora,
             scope,
             init,
             objective,
@@ -188,7 +190,10 @@ impl IdentitySource<'_> {
         let settings = Settings {
             version: VERSION,
             layers,
-            kind: (kind.kind != Kind::Add).then(|| format!("{} {}", kind.kind, kind.settings())),
+            kind: match lora {
+                Some(lora) => Some(format!("{} {}", self.config.kind_name(), lora.identity())),
+                None => (kind.kind != Kind::Add).then(|| format!("{} {}", kind.kind, kind.settings())),
+            },
             scope: (!scope.is_all()).then(|| scope.to_string()),
             init: init.as_ref().map(Init::identity),
             objective: objective.name(),

@@ -153,6 +153,30 @@ mod tests {
         }
     }
 
+    /// Neither the number of threads nor the other rows change a bit.
+    #[test]
+    fn results_depend_on_their_own_rows_alone() {
+        use crate::graph::emit::{Bindings, Data, Executor};
+        use crate::graph::ir::{Elem, Graph};
+        let values = |n: usize, k: f32| Data::F32((0..n).map(|i| (i as f32 * k).sin()).collect());
+        for (k, n) in [(700, 5), (6, 600)] {
+            let run = |m: usize, threads: u32| {
+                let mut graph = Graph::new();
+                let (w, _) = graph.input([k, n, 1, 1], Elem::F32);
+                let (x, _) = graph.input([k, m, 1, 1], Elem::F32);
+                let (g, _) = graph.input([n, m, 1, 1], Elem::F32);
+                let product = graph.mul_mat(w, x, 0).unwrap();
+                let outer = graph.outer_sum(x, g).unwrap();
+                let inputs = [values(k * n, 0.37), values(k * m, 0.61), values(n * m, 0.83)];
+                let bind = Bindings { inputs: inputs.iter().collect(), ..Default::default() };
+                Executor::new(threads).unwrap().run(&graph, &bind, &[], &[product, outer]).unwrap().values
+            };
+            let (one, three) = (run(7, 1), run(7, 3));
+            assert_eq!(one, three);
+            assert_eq!(run(2, 1)[0], one[0][..2 * n]);
+        }
+    }
+
     #[test]
     fn a_tile_stays_in_the_cache() {
         for k in [1, 8, 64, 512, 4096] {
