@@ -169,6 +169,8 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     println!();
     println!("card: {}", card.display());
     if adapter.is_some() {
+        let beside = files.beside.as_ref().map(|path| format!(" --vector {}", path.display())).unwrap_or_default();
+        println!("chat: bidpo chat --model {} --lora {}{beside}", args.model.model.display(), output.display());
         let vector = files.beside.as_ref().map(|path| format!(" --control-vector-scaled {}:1.0", path.display()));
         println!(
             "llama.cpp: llama-cli -m {} --lora {}{}",
