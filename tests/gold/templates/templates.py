@@ -513,9 +513,70 @@ loop.index0 is even
 ' a  b '.split(' ')
 'a b c'.split(none, 1)
 'abc' | batch(2) | list
+dict([('a', 1), ('b', c)])
+dict([['a', 1]], b=2)
+dict({'a': 1}, a=3, b=c)
+dict(['ab', 'cd'])
+dict() | length
+c.translate({97: 'x', 101: none, 105: 66})
+c.translate(c.maketrans('aeiou', 'AEIOU'))
+c.translate(c.maketrans('aeiou', 'AEIOU', 'xyz'))
+c.maketrans({'a': 'x', 98: none})
+'{a} and {b}'.format_map({'a': c, 'b': 2})
+c.encode('utf-8').decode()
+'\u00e9"a\n'.encode()
+c.encode() | length
+c[:3].encode().hex()
+'{!r:>12}|{!s}'.format(c[:4], c[:4])
+'{a[0]} {a[1]!r} {b[k]} {b.k}'.format(a=[1, c], b={'k': 'v'})
+'{0} {1} {0}'.format(1.0, [c])
+'{:%} {:.1%} {:>9.2%} {:+.0%} {:09.1%}'.format(0.25, 0.5, 0.125, 1, 0.5)
+'{:>{}} {:{w}.{p}f}'.format('a', 5, 3.14159, w=8, p=2)
+'{} {}'.format(1)
+'{} {0}'.format(1)
+'{x}'.format(1)
+'{'.format(1)
+'{:>5}'.format([1])
+c | wordwrap(12)
+c | wordwrap(12, false)
+c | wordwrap(12, break_on_hyphens=false)
+c | wordwrap(7, wrapstring='|')
+'well-known long-established fact-finding a-b-c x-1-y' | wordwrap(9)
+'a--b---c text--here e-mail, and/or re-re-use' | wordwrap(5)
+'  two  spaces and averyveryverylongword-with-hyphens' | wordwrap(10)
+c | wordwrap(0)
+['<' | e, c | e, c | safe]
+{'a': '<' | e}
+('<' | e) + '<' + c
+'<' + ('>' | e)
+c | e | e
+c | e | forceescape
+(c | e) is escaped
+(c | e) == c
+c | e | length
+m.items is defined
+m.items and 'method'
+'yes' if {'values': 1}.values else 'no'
+{'items': 2}['items']
+{'get': 1}.get('get')
+1e400
+-1e400
+"it's -42it's 0x1f".title()
+c.title()
+{'b': 1, 'a': [{'d': 1, 'c': 2}]} | pprint
+{'a': 1, 'b': 2} | reverse | list
+2 ** 100 - 1
+1 < 2 < 3 < c | length
+'a' in 'abc' in ['abc']
 """.strip().split("\n")
 
 TEMPLATES = [
+    "{% filter length %}abc{% endfilter %}",
+    "{% filter list %}{{ messages[0].content }}{% endfilter %}",
+    "{% filter upper | trim %} {{ messages[0].content }} {% endfilter %}",
+    "{% filter replace('a', 'b') %}{{ messages[0].content }}{% endfilter %}",
+    "{% set x | length %}{{ messages[0].content }}{% endset %}{{ x + 1 }}",
+    "{% for m in messages %}{% if m.items %}{{ m.items() | list | length }}{% endif %}{% set f = m.get %}{{ f('role') }}{% endfor %}",
     # ChatML and its relatives.
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",

@@ -2,7 +2,7 @@
 
 use super::budget::{charge, charge_value, check_items};
 use super::ops::add;
-use super::order::order;
+use super::order::{equal, order};
 use super::python::Tuple;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters};
@@ -49,6 +49,14 @@ pub(super) fn install(environment: &mut Environment<'_>) {
             _ if value.is_undefined() => Ok(Value::from(Vec::<Value>::new())),
             other => Err(failed(format!("items: a mapping is needed, this is {other}"))),
         }
+    });
+    environment.add_filter("reverse", |value: Value| match value.kind() {
+        ValueKind::Map => {
+            let mut keys: Vec<Value> = value.try_iter()?.collect();
+            keys.reverse();
+            Ok(Value::from(keys))
+        }
+        _ => filters::reverse(&value),
     });
     environment.add_filter("dictsort", dict_sort);
     environment.add_filter("sum", sum);
@@ -127,4 +135,42 @@ fn sum(state: &State<'_, '_>, value: Value, args: Rest<Value>) -> Result<Value, 
         total = add(state, &total, &attribute(&item, path.as_ref())?)?;
     }
     Ok(total)
+}
+
+/// `dict(mapping_or_pairs, name=value, ...)`.
+pub(super) fn dict(state: &State<'_, '_>, given: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+    let mut entries: Vec<(Value, Value)> = Vec::new();
+    let mut set = |key: Value, value: Value| -> Result<(), Error> {
+        super::order::hashable(&key)?;
+        // Each key is sought among those before it.
+        super::budget::spend(state, entries.len())?;
+        match entries.iter_mut().find(|(known, _)| equal(known, &key)) {
+            Some(entry) => entry.1 = value,
+            None => entries.push((key, value)),
+        }
+        check_items(entries.len())
+    };
+    if let Some(given) = given {
+        charge_value(state, &given)?;
+        let map = given.kind() == ValueKind::Map;
+        for item in given.try_iter()? {
+            if map {
+                set(item.clone(), given.get_item(&item)?)?;
+                continue;
+            }
+            let pair: Vec<Value> = match item.as_str() {
+                Some(text) => text.chars().map(|c| Value::from(c.to_string())).collect(),
+                None => item.try_iter()?.collect(),
+            };
+            let [key, value] = &pair[..] else {
+                return Err(failed(format!("dict: an item of length {}; 2 is required", pair.len())));
+            };
+            set(key.clone(), value.clone())?;
+        }
+    }
+    let options = Value::from(options);
+    for key in options.try_iter()? {
+        set(key.clone(), options.get_item(&key)?)?;
+    }
+    Ok(Value::from_iter(entries))
 }

@@ -81,7 +81,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         filters::list(state, value)
     });
     environment.add_filter("batch", batch);
-    environment.add_filter("pprint", |value: Value| match repr_of(&value)? {
+    environment.add_filter("pprint", |value: Value| match repr_of(&super::order::by_keys(&value, 0)?)? {
         text if text.len() <= 80 => Ok(text),
         _ => Err(failed("pprint: a value that does not stand on one line of 80 characters")),
     });
@@ -99,12 +99,23 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         charge(state, text.len())?;
         minijinja_contrib::filters::wordcount(&Value::from(text))
     });
-    environment.add_filter("wordwrap", wordwrap);
+    environment.add_filter("wordwrap", super::wrap::wordwrap);
     environment.add_filter("truncate", truncate);
     environment.add_filter("title", |state: &State<'_, '_>, text: Value| text_filter(state, &text, titled));
-    for name in ["e", "escape", "forceescape"] {
-        environment.add_filter(name, escape);
+    for name in ["e", "escape"] {
+        environment.add_filter(name, |state: &State<'_, '_>, value: Value| match value.is_safe() {
+            true => Ok(value),
+            false => escape(state, value),
+        });
     }
+    environment.add_filter("forceescape", escape);
+    environment.add_test("escaped", |value: &Value| value.is_safe());
+    environment.add_filter("__written", |value: Value| match value.as_str() {
+        Some(_) => Ok(value),
+        None => {
+            Err(failed(format!("a filter block makes {} of its text, and only texts can be written", value.kind())))
+        }
+    });
     environment.add_filter("abs", |value: &Value| match (integer(value), number(value)) {
         (Some(x), _) => Ok(int_value(x.saturating_abs())),
         (None, Some(x)) => Ok(Value::from(x.abs())),
@@ -127,13 +138,16 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     });
     environment.add_filter("round", round);
     environment.add_filter("striptags", super::urls::strip_tags);
-    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| text_filter(state, &value, str::to_owned));
+    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| {
+        text_filter(state, &value, str::to_owned).map(Value::from_safe_string)
+    });
     // Attributes only: the items of a dictionary are none.
     environment.add_filter("attr", |value: &Value, name: &str| match value.kind() {
         ValueKind::Map if !is_namespace(value) => Ok(Value::UNDEFINED),
         _ => value.get_attr(name),
     });
     environment.add_filter("filesizeformat", minijinja_contrib::filters::filesizeformat);
+    environment.add_function("dict", super::collections::dict);
     // A namespace is made of pairs, of names, or of both.
     environment.add_function("namespace", |given: Option<Value>, options: Kwargs| -> Result<Value, Error> {
         let mut fields: Vec<(String, Value)> = Vec::new();
@@ -172,7 +186,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
 }
 
 /// True for what `namespace()` made.
-fn is_namespace(value: &Value) -> bool {
+pub(super) fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
 }
 
@@ -183,27 +197,6 @@ pub(super) fn is_python_space(c: char) -> bool {
 
 fn no_undefined(value: &Value) -> Result<(), Error> {
     if value.is_undefined() { Err(failed("an undefined value is no number")) } else { Ok(()) }
-}
-
-/// `wordwrap(width=79, break_long_words=True, wrapstring=None, break_on_hyphens=True)`.
-fn wordwrap(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let names = ["width", "break_long_words", "wrapstring", "break_on_hyphens"];
-    let text = str_of(&text)?;
-    charge(state, text.len().saturating_mul(2))?;
-    let (given, named) = match args.0.split_last() {
-        Some((last, before)) if last.is_kwargs() => (before, last.clone()),
-        _ => (&args.0[..], Value::from(Kwargs::from_iter(Vec::<(String, Value)>::new()))),
-    };
-    if given.len() > names.len() {
-        return Err(Error::from(ErrorKind::TooManyArguments));
-    }
-    let mut all: Vec<(String, Value)> = Vec::new();
-    for key in named.try_iter()? {
-        all.push((key.to_string(), named.get_item(&key)?));
-    }
-    all.extend(names.iter().zip(given).map(|(name, value)| ((*name).to_owned(), value.clone())));
-    all.retain(|(_, value)| !value.is_none());
-    minijinja_contrib::filters::wordwrap(&Value::from(text), Kwargs::from_iter(all))
 }
 
 /// `batch(count, fill)`. The engine's own takes memory for `count` values before it reads one.
@@ -292,10 +285,10 @@ fn indent(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Strin
 }
 
 /// markupsafe's escapes.
-fn escape(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
+fn escape(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     let text = str_of(&value)?;
     charge(state, text.len().saturating_mul(5))?;
-    Ok(escaped(&text))
+    Ok(Value::from_safe_string(escaped(&text)))
 }
 
 /// A text in markup.

@@ -5,12 +5,12 @@ use super::budget::{charge, charge_value, check_len, spend};
 use super::filters::is_python_space;
 use super::order::equal;
 use super::python::{Tuple, str_of};
-use minijinja::value::{Kwargs, Value, ValueKind, from_args};
+use minijinja::value::{Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
 /// Called by minijinja for a method that a value does not have.
 pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    match value.as_str() {
+    match value.as_str().filter(|_| value.kind() != ValueKind::Bytes) {
         Some(text) => charge(state, text.len())?,
         None => return list_or_map(state, value, method, args),
     }
@@ -20,11 +20,6 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
     match method {
         // Every part is a value of its own.
         "split" | "rsplit" | "splitlines" => spend(state, text.len().saturating_mul(16))?,
-        // A width is a number in the format.
-        "format" => {
-            let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
-            charge(state, widths.fold(0, |sum: usize, n| sum.saturating_add(n.parse().unwrap_or(usize::MAX))))?;
-        }
         _ => {}
     }
     match method {
@@ -65,24 +60,32 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
             let (_, most): (Option<Value>, Option<i64>) = from_args(args)?;
             Ok(words(text, most.and_then(|n| usize::try_from(n).ok())))
         }
-        "format" if !text.contains(['[', '.']) => {
-            // Lists and other values as Python writes them.
-            let shown = |value: &Value| match value.kind() {
-                ValueKind::String | ValueKind::Number => Ok(value.clone()),
-                ValueKind::Map if value.is_kwargs() => {
-                    let mut named: Vec<(String, Value)> = Vec::new();
-                    for key in value.try_iter()? {
-                        let item = value.get_item(&key)?;
-                        let text = matches!(item.kind(), ValueKind::String | ValueKind::Number);
-                        named.push((key.to_string(), if text { item } else { Value::from(str_of(&item)?) }));
-                    }
-                    Ok(Value::from(Kwargs::from_iter(named)))
-                }
-                _ => str_of(value).map(Value::from),
+        "format" => {
+            let (named, list) = match args.split_last() {
+                Some((last, before)) if last.is_kwargs() => (Some(last), before),
+                _ => (None, args),
             };
-            let args = args.iter().map(shown).collect::<Result<Vec<_>, Error>>()?;
-            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, &args)
+            super::fields::format(state, text, &super::fields::Fields { list, named })
         }
+        "format_map" => {
+            let (map,): (Value,) = from_args(args)?;
+            super::fields::format(state, text, &super::fields::Fields { list: &[], named: Some(&map) })
+        }
+        "translate" => super::strings::translate(state, text, args),
+        "maketrans" => super::strings::make_translation(args),
+        "encode" => {
+            let (encoding, _): (Option<&str>, Option<&str>) = from_args(args)?;
+            let known = ["utf-8", "utf8", "UTF-8", "utf_8"].contains(&encoding.unwrap_or("utf-8"));
+            if !(known || encoding == Some("ascii") && text.is_ascii()) {
+                let encoding = encoding.unwrap_or_default();
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("encode: {encoding:?}: only utf-8 is known"),
+                ));
+            }
+            Ok(Value::from_bytes(text.as_bytes().to_vec()))
+        }
+        "title" => Ok(Value::from(super::strings::titled(text))),
         "split" if args.first().and_then(Value::as_str) == Some("") => separator("").map(Value::from),
         "ljust" | "rjust" | "center" | "zfill" => justify(state, text, method, args),
         "swapcase" => Ok(Value::from(text.chars().flat_map(swapped).collect::<String>())),
@@ -127,6 +130,17 @@ fn list_or_map(state: &State<'_, '_>, value: &Value, method: &str, args: &[Value
             from_args::<()>(args)?;
             let pair = |key: Value| Ok(Tuple::value(vec![key.clone(), value.get_item(&key)?]));
             Ok(Value::from(value.try_iter()?.map(pair).collect::<Result<Vec<_>, Error>>()?))
+        }
+        (ValueKind::Bytes, "decode") => {
+            let text = std::str::from_utf8(value.as_bytes().unwrap_or_default());
+            let text = text.map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("decode: {e}")))?;
+            charge(state, text.len())?;
+            Ok(Value::from(text))
+        }
+        (ValueKind::Bytes, "hex") => {
+            let bytes = value.as_bytes().unwrap_or_default();
+            charge(state, 2 * bytes.len())?;
+            Ok(Value::from(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()))
         }
         (ValueKind::Seq | ValueKind::Map, "copy") => Ok(value.clone()),
         // transformers renders in an immutable sandbox.

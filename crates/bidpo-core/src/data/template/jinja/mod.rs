@@ -1,9 +1,11 @@
 //! Jinja as chat templates use it: minijinja set up the way Hugging Face's `apply_chat_template` sets up Jinja2 (an immutable
 //! sandbox, `trim_blocks`, `lstrip_blocks`, loop controls), with limits on the work of a rendering.
 
+mod attributes;
 mod budget;
 mod collections;
 mod cycles;
+mod fields;
 mod filters;
 mod format;
 mod json;
@@ -18,6 +20,7 @@ mod strings;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod wrap;
 
 use super::engine::MessageForm;
 use super::variables::{GIVEN, OWN};
@@ -25,7 +28,7 @@ use super::{Message, TemplateError, date};
 use crate::data::ToolCall;
 use budget::{MAX_SOURCE, MAX_STEPS, charge};
 use jiff::Timestamp;
-use minijinja::value::{Rest, Value};
+use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -113,7 +116,7 @@ impl JinjaTemplate {
         // Hugging Face passes tools and documents as None, and templates ask `is not none`.
         let none = Value::from(());
         let mut names: BTreeMap<&str, Value> = BTreeMap::from([
-            ("messages", messages.iter().map(|m| value_of(m, form)).collect()),
+            ("messages", form.calls.styled(messages).iter().map(|m| value_of(m, form)).collect()),
             ("bos_token", Value::from(self.bos.as_str())),
             ("eos_token", Value::from(self.eos.as_str())),
             ("tools", none.clone()),
@@ -173,6 +176,7 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
     ops::install(&mut environment);
     filters::install(&mut environment);
     collections::install(&mut environment);
+    attributes::install(&mut environment);
     order::install(&mut environment);
     macros::install(&mut environment);
     cycles::install(&mut environment);
@@ -202,7 +206,7 @@ fn with_stack<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 /// Writes what `{{ ... }}` shows: `str()` of the value, counted.
 fn write_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let failed = |_| Error::from(ErrorKind::WriteFailure);
-    match value.as_str() {
+    match value.as_str().filter(|_| value.kind() == ValueKind::String) {
         Some(text) => {
             charge(state, text.len())?;
             out.write_str(text).map_err(failed)

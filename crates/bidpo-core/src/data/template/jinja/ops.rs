@@ -2,6 +2,7 @@
 //! calls of these functions.
 
 use super::budget::{charge, charge_value, check_items, check_len};
+use super::filters::escaped;
 use super::format::percent_format;
 use super::order::{equal_counted, hashable, order};
 use super::python::{Range, Tuple, is_range, is_tuple, str_of};
@@ -120,6 +121,12 @@ fn overflow(op: &str) -> Error {
 pub(super) fn add(state: &State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
     if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
         charge(state, x.len() + y.len())?;
+        if a.is_safe() || b.is_safe() {
+            // Markup takes texts escaped.
+            let [x, y] = [(a, x), (b, y)].map(|(v, t)| if v.is_safe() { t.to_owned() } else { escaped(t) });
+            charge(state, x.len() + y.len())?;
+            return Ok(Value::from_safe_string(x + &y));
+        }
         return Ok(Value::from([x, y].concat()));
     }
     if is_list(a) && is_list(b) && is_tuple(a) == is_tuple(b) {

@@ -1,6 +1,6 @@
 //! Equality and order of values as Python has them, and what follows from them: comparisons, sorting, tests.
 
-use super::budget::{charge, charge_value, check_items};
+use super::budget::{MAX_DEPTH, charge, charge_value, check_items, too_deep};
 use super::collections::{attribute, failed, folded};
 use super::ops::{integer, number};
 use super::python::{Tuple, is_range, is_tuple};
@@ -244,6 +244,31 @@ pub(super) fn hashable(value: &Value) -> Result<(), Error> {
         kind @ ("list" | "dict") => Err(failed(format!("unhashable type: '{kind}'"))),
         "tuple" => value.try_iter()?.try_for_each(|item| hashable(&item)),
         _ => Ok(()),
+    }
+}
+
+/// The value with its mappings in the order of their keys, as `pprint` writes them; those without an order stay as they are.
+pub(super) fn by_keys(value: &Value, depth: usize) -> Result<Value, Error> {
+    if depth > MAX_DEPTH {
+        return Err(too_deep());
+    }
+    match value.kind() {
+        ValueKind::Map => {
+            let mut entries: Vec<(Value, Value)> = Vec::new();
+            for key in value.try_iter()? {
+                entries.push((key.clone(), by_keys(&value.get_item(&key)?, depth + 1)?));
+            }
+            let ordered = entries.iter().all(|(key, _)| order(key, &entries[0].0).is_ok());
+            if ordered {
+                entries.sort_by(|(a, _), (b, _)| order(a, b).unwrap_or(Ordering::Equal));
+            }
+            Ok(Value::from_iter(entries))
+        }
+        ValueKind::Seq if !is_range(value) => {
+            let items = value.try_iter()?.map(|item| by_keys(&item, depth + 1)).collect::<Result<Vec<_>, Error>>()?;
+            Ok(if is_tuple(value) { Tuple::value(items) } else { Value::from(items) })
+        }
+        _ => Ok(value.clone()),
     }
 }
 

@@ -126,7 +126,8 @@ pub(super) fn repr_of(value: &Value) -> Result<String, Error> {
 /// # Errors
 /// The value is nested too deep.
 pub(super) fn str_of(value: &Value) -> Result<String, Error> {
-    if let Some(text) = value.as_str() {
+    // Bytes are texts to the engine, where they are UTF-8.
+    if let Some(text) = value.as_str().filter(|_| value.kind() != ValueKind::Bytes) {
         return Ok(text.to_owned());
     }
     if value.is_undefined() {
@@ -150,7 +151,13 @@ fn repr_into(out: &mut String, value: &Value, depth: usize) -> Result<(), Error>
             Ok(x) => out.push_str(&float(x)),
             Err(_) => _ = write!(out, "{value}"),
         },
+        ValueKind::String if value.is_safe() => {
+            out.push_str("Markup(");
+            string_repr(out, value.as_str().unwrap_or_default());
+            out.push(')');
+        }
         ValueKind::String => string_repr(out, value.as_str().unwrap_or_default()),
+        ValueKind::Bytes => bytes_repr(out, value.as_bytes().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
             if let Some(Range { start, stop, step, .. }) = value.downcast_object_ref::<Range>() {
                 let step = if *step == 1 { String::new() } else { format!(", {step}") };
@@ -227,4 +234,23 @@ fn string_repr(out: &mut String, text: &str) {
         }
     }
     out.push(quote);
+}
+
+/// `repr` of bytes.
+fn bytes_repr(out: &mut String, bytes: &[u8]) {
+    let quote = if bytes.contains(&b'\'') && !bytes.contains(&b'"') { b'"' } else { b'\'' };
+    out.push('b');
+    out.push(char::from(quote));
+    for &b in bytes {
+        match b {
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            b if b == quote => _ = write!(out, "\\{}", char::from(b)),
+            b' '..=b'~' => out.push(char::from(b)),
+            b => _ = write!(out, "\\x{b:02x}"),
+        }
+    }
+    out.push(char::from(quote));
 }

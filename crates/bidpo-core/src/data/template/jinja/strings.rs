@@ -1,5 +1,7 @@
 //! Methods of Python's strings with positions and named arguments.
 
+use super::budget::{charge, check_len};
+use super::ops::integer;
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 
@@ -92,4 +94,73 @@ pub(super) fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
         rest = &rest[end..];
     }
     Ok(lines.into_iter().map(Value::from).collect())
+}
+
+/// `str.title`: a letter behind none is a capital.
+pub(super) fn titled(text: &str) -> String {
+    let mut inside = false;
+    let mut out = String::new();
+    for c in text.chars() {
+        let cased = c.is_lowercase() || c.is_uppercase();
+        match inside {
+            true => out.extend(c.to_lowercase()),
+            false => out.extend(c.to_uppercase()),
+        }
+        inside = cased;
+    }
+    out
+}
+
+/// `str.translate(table)`: a mapping of code points to texts, code points, or None.
+pub(super) fn translate(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, Error> {
+    let failed = |reason: &str| Error::new(ErrorKind::InvalidOperation, format!("translate: {reason}"));
+    let (table,): (Value,) = from_args(args)?;
+    let mut out = String::new();
+    for c in text.chars() {
+        let to = table.get_item(&Value::from(u32::from(c)))?;
+        match (to.as_str(), integer(&to)) {
+            (Some(text), _) => out.push_str(text),
+            (None, Some(point)) => {
+                let point = u32::try_from(point).ok().and_then(char::from_u32);
+                out.push(point.ok_or_else(|| failed("a number that is no code point"))?);
+            }
+            _ if to.is_undefined() => out.push(c),
+            _ if to.is_none() => {}
+            _ => return Err(failed("the table must hold texts, code points or None")),
+        }
+        check_len(out.len())?;
+    }
+    charge(state, out.len())?;
+    Ok(Value::from(out))
+}
+
+/// `str.maketrans(from, to, deleted)`, or of a mapping.
+pub(super) fn make_translation(args: &[Value]) -> Result<Value, Error> {
+    let failed = |reason: &str| Error::new(ErrorKind::InvalidOperation, format!("maketrans: {reason}"));
+    let mut table: Vec<(Value, Value)> = Vec::new();
+    let point = |c: char| Value::from(u32::from(c));
+    let (first, to, deleted): (Value, Option<&str>, Option<&str>) = from_args(args)?;
+    match (first.as_str(), to) {
+        (Some(from), Some(to)) => {
+            if from.chars().count() != to.chars().count() {
+                return Err(failed("the first two arguments must have equal length"));
+            }
+            table.extend(from.chars().zip(to.chars()).map(|(a, b)| (point(a), point(b))));
+            table.extend(deleted.unwrap_or("").chars().map(|c| (point(c), Value::from(()))));
+        }
+        (None, None) => {
+            for key in first.try_iter()? {
+                let value = first.get_item(&key)?;
+                let mut chars = key.as_str().unwrap_or("").chars();
+                let key = match (chars.next(), chars.next()) {
+                    (Some(c), None) => point(c),
+                    (None, _) if integer(&key).is_some() => key.clone(),
+                    _ => return Err(failed("keys must be of length 1")),
+                };
+                table.push((key, value));
+            }
+        }
+        _ => return Err(failed("a mapping, or two texts of equal length are needed")),
+    }
+    Ok(Value::from_iter(table))
 }
