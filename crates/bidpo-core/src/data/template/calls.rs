@@ -5,6 +5,8 @@ use super::tool_format::ToolFormat;
 use super::{ChatTemplate, Message};
 use crate::data::{ToolCall, ToolPart};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// An id that every template takes: Mistral's want nine letters and digits.
 const PROBE_ID: &str = "bidpo0001";
@@ -17,15 +19,39 @@ pub(super) struct CallStyle {
     pub text_arguments: bool,
     /// An empty content beside calls is null.
     pub null_content: bool,
+    /// The id of a call is `functions.NAME:NUMBER`, which is all that Kimi's templates show of a name.
+    pub named_ids: bool,
 }
 
 impl CallStyle {
-    const EACH: [Self; 4] = [
-        Self { text_arguments: false, null_content: false },
-        Self { text_arguments: false, null_content: true },
-        Self { text_arguments: true, null_content: false },
-        Self { text_arguments: true, null_content: true },
-    ];
+    /// All styles; ids of their own come last.
+    fn each() -> impl Iterator<Item = Self> + Clone {
+        let styles = [false, true].into_iter().flat_map(|named_ids| {
+            [(false, false), (false, true), (true, false), (true, true)].map(move |pair| (named_ids, pair))
+        });
+        styles.map(|(named_ids, (text_arguments, null_content))| Self { text_arguments, null_content, named_ids })
+    }
+
+    /// Messages as a template of this style takes them.
+    pub(super) fn styled(self, messages: &[Message]) -> Cow<'_, [Message]> {
+        if !self.named_ids || messages.iter().all(|m| m.tools.calls.is_empty()) {
+            return Cow::Borrowed(messages);
+        }
+        let (mut messages, mut ids, mut n) = (messages.to_vec(), HashMap::new(), 0);
+        for message in &mut messages {
+            for call in &mut message.tools.calls {
+                let id = format!("functions.{}:{n}", call.name);
+                n += 1;
+                ids.insert(std::mem::replace(&mut call.id, id.clone()), id);
+            }
+            if let Some(id) = message.tools.call_id.as_mut()
+                && let Some(named) = ids.get(id.as_str())
+            {
+                id.clone_from(named);
+            }
+        }
+        Cow::Owned(messages)
+    }
 }
 
 /// A call as a template writes it.
@@ -41,7 +67,7 @@ impl ChatTemplate {
         let written = |style: CallStyle| Self { calls: style, ..self.clone() }.written_call();
         let read = |w: &Written| ToolFormat::of_written(&w.text, &w.name, &w.arguments).is_some();
         let shown = |w: &Written| w.text.contains(&w.name);
-        let styles = CallStyle::EACH.into_iter();
+        let styles = CallStyle::each();
         let found = styles.clone().find(|style| written(*style).is_some_and(|w| read(&w)));
         found.or_else(|| styles.clone().find(|style| written(*style).is_some_and(|w| shown(&w)))).unwrap_or_default()
     }
@@ -67,5 +93,30 @@ impl ChatTemplate {
             _ => &text[text.rfind(&question)? + question.len()..],
         };
         Some(Written { text: answer.to_owned(), name, arguments })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::template::JinjaTemplate;
+    use crate::data::template::engine::MessageForm;
+
+    #[test]
+    fn ids_of_kimis_kind_hold_the_name_and_are_counted() {
+        let calls =
+            ["find", "go"].map(|name| ToolCall { id: format!("id-{name}"), name: name.into(), arguments: Map::new() });
+        let calling =
+            Message { tools: ToolPart { calls: calls.into(), ..ToolPart::default() }, ..Message::assistant("") };
+        let mut told = Message::user("5");
+        told.role = "tool".into();
+        told.tools.call_id = Some("id-go".into());
+        let style = CallStyle { named_ids: true, ..CallStyle::default() };
+        let source = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }} {% endfor %}\
+                      {% if m.role == 'tool' %}of {{ m.tool_call_id }}{% endif %}{% endfor %}";
+        let template = JinjaTemplate::new("t", source.into(), "", "").unwrap();
+        let form = MessageForm { calls: style, ..MessageForm::default() };
+        let text = template.render(&[calling, told], false, form, &Map::new()).unwrap();
+        assert_eq!(text, "functions.find:0 functions.go:1 of functions.go:1");
     }
 }

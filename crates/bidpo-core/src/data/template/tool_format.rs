@@ -1,10 +1,12 @@
 //! Tool calls as models write them, and answers read for them.
 //!
 //! One table covers the families: the marks around calls, and how one call stands between them. A call is JSON with a name and
-//! arguments; or a name and behind it the arguments as JSON; or a name and behind it each argument between tags.
+//! arguments; or a name and behind it the arguments as JSON; or a name and behind it each argument between tags; or a call of
+//! Python with named arguments.
 
 mod arguments;
 mod grammar;
+mod python;
 mod read;
 mod split;
 
@@ -36,6 +38,8 @@ enum Call {
         between: &'static [&'static str],
         behind: &'static str,
     },
+    /// A call of Python, or a list of such calls.
+    Python,
     /// A name, and behind it each argument between tags. Texts stand as they are, other values as JSON.
     Tagged {
         before: &'static str,
@@ -54,6 +58,10 @@ const fn json(open: &'static str, close: &'static str) -> Family {
     Family { open, close, call: Call::Json }
 }
 
+const fn python(open: &'static str, close: &'static str) -> Family {
+    Family { open, close, call: Call::Python }
+}
+
 /// Qwen's tags, which others took over.
 const FUNCTION_TAGS: Call = Call::Tagged {
     before: "<function=",
@@ -65,7 +73,7 @@ const FUNCTION_TAGS: Call = Call::Tagged {
 };
 
 /// The families, by the marks of their calls.
-const FAMILIES: [Family; 18] = [
+const FAMILIES: [Family; 24] = [
     // Hermes, Qwen 2.5 and 3, SmolLM3, Granite 4.
     json("<tool_call>", "</tool_call>"),
     // Qwen3-Coder, Nemotron 3, Step.
@@ -128,6 +136,33 @@ const FAMILIES: [Family; 18] = [
             behind: "<｜tool▁call▁end｜>",
         },
     },
+    // DeepSeek V3.2: a tag says whether its value is a text.
+    Family {
+        open: "<｜DSML｜function_calls>",
+        close: "</｜DSML｜function_calls>",
+        call: Call::Tagged {
+            before: "<｜DSML｜invoke name=\"",
+            between: "\" >",
+            key: "<｜DSML｜parameter name=\"",
+            value: "\" string=\"*\" >",
+            end: "</｜DSML｜parameter>",
+            behind: "</｜DSML｜invoke>",
+        },
+    },
+    // Kimi K2: the id of a call holds its name.
+    Family {
+        open: "<|tool_calls_section_begin|>",
+        close: "<|tool_calls_section_end|>",
+        call: Call::Named {
+            before: "<|tool_call_begin|>functions.",
+            between: &[":*<|tool_call_argument_begin|>"],
+            behind: "<|tool_call_end|>",
+        },
+    },
+    // LFM 2, OLMo 3, Llama 4.
+    python("<|tool_call_start|>", "<|tool_call_end|>"),
+    python("<function_calls>", "</function_calls>"),
+    python("<|python_start|>", "<|python_end|>"),
     // gpt-oss (harmony): the recipient stands before or behind the channel. The call ends the turn.
     Family {
         open: "to=functions.",
@@ -156,6 +191,8 @@ const FAMILIES: [Family; 18] = [
     // Llama 3, with and without its mark.
     json("<|python_tag|>", ""),
     json("", ""),
+    // Llama 3.2 and others, where they were told to.
+    python("", ""),
 ];
 
 /// Llama 3 puts this before some calls, though its template does not.
@@ -213,7 +250,7 @@ impl ToolFormat {
     pub fn marks(&self) -> Vec<&'static str> {
         let mut marks = vec![self.family.open, self.family.close];
         match &self.family.call {
-            Call::Json => marks.extend(self.family.open.is_empty().then_some(OPTIONAL)),
+            Call::Json | Call::Python => marks.extend(self.family.open.is_empty().then_some(OPTIONAL)),
             Call::Named { before, between, behind } => {
                 marks.extend([*before, *behind]);
                 marks.extend(*between);

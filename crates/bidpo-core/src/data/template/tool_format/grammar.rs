@@ -1,6 +1,7 @@
 //! The exact form of one call, as a template writes it: for calls that are required.
 
 use super::arguments::Allowed;
+use super::python::one_call;
 use super::read::{Found, json_prefix};
 use super::{Call, CalledFunction, Family};
 use serde_json::{Map, Value, json};
@@ -31,9 +32,23 @@ pub enum CallPart {
 /// Texts around the parts of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Form {
-    Object { before: String, keys: [&'static str; 2], in_list: bool, behind: String },
-    Named { before: String, between: String, behind: String },
+    Object {
+        before: String,
+        keys: [&'static str; 2],
+        in_list: bool,
+        behind: String,
+    },
+    Named {
+        before: String,
+        between: String,
+        behind: String,
+    },
     Tagged(Tags),
+    /// `before` ends with the bracket of a list where there is one.
+    Python {
+        before: String,
+        behind: String,
+    },
 }
 
 /// Texts around the parts of a call between tags.
@@ -94,6 +109,10 @@ impl Form {
                     behind: rest[at + gap..].to_owned(),
                 }))
             }
+            (Found::Python { .. }, _) => {
+                let (_, behind) = one_call(&written[before.len()..])?;
+                Some(Self::Python { before: before.to_owned(), behind: behind.to_owned() })
+            }
             (Found::Tagged, _) => None,
         }
     }
@@ -125,18 +144,50 @@ impl Form {
                 CallPart::Text(behind.clone()),
             ],
             Self::Tagged(tags) => tags.one_call(family, function),
+            Self::Python { before, behind } => {
+                let inner = keywords(parameters);
+                let open = CallPart::Text(format!("{before}{name}("));
+                [open].into_iter().chain(inner).chain([CallPart::Text(format!("){behind}"))]).collect()
+            }
         }
     }
+}
+
+/// True for an argument that a call must have.
+fn is_required(parameters: &Value, name: &str) -> bool {
+    parameters["required"].as_array().is_some_and(|list| list.iter().any(|r| r == name))
+}
+
+/// Named arguments as Python writes them: those that are required, and behind them others. JSON's literals are read as Python's.
+fn keywords(parameters: &Value) -> Vec<CallPart> {
+    let properties: Vec<&String> = parameters["properties"].as_object().into_iter().flat_map(Map::keys).collect();
+    let (required, others): (Vec<_>, Vec<_>) = properties.into_iter().partition(|name| is_required(parameters, name));
+    let argument = |comma: bool, name: &str| {
+        let pointer = format!("/properties/{}", name.replace('~', "~0").replace('/', "~1"));
+        let separator = if comma { ", " } else { "" };
+        [CallPart::Text(format!("{separator}{name}=")), CallPart::Json { root: parameters.clone(), pointer }]
+    };
+    let mut parts: Vec<CallPart> = Vec::new();
+    for (i, name) in required.iter().enumerate() {
+        parts.extend(argument(i > 0, name));
+    }
+    if required.is_empty() {
+        // Without one that is always there, a comma needs the argument before it.
+        return others.iter().enumerate().rev().fold(Vec::new(), |behind, (i, name)| {
+            vec![CallPart::Optional(argument(i > 0, name).into_iter().chain(behind).collect())]
+        });
+    }
+    parts.extend(others.iter().map(|name| CallPart::Optional(argument(true, name).to_vec())));
+    parts
 }
 
 impl Tags {
     fn one_call(&self, family: &Family, function: &CalledFunction) -> Vec<CallPart> {
         let root = &function.parameters;
-        let required = |name: &str| root["required"].as_array().is_some_and(|list| list.iter().any(|r| r == name));
         let mut parts = vec![CallPart::Text(format!("{}{}{}", self.before, function.name, self.between))];
         for (name, schema) in root["properties"].as_object().into_iter().flatten() {
             let argument = self.argument(family, name, schema, root);
-            if required(name) {
+            if is_required(root, name) {
                 parts.extend(argument);
             } else {
                 parts.push(CallPart::Optional(argument));

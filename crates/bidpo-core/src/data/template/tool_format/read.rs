@@ -1,6 +1,7 @@
 //! Reading calls at the beginning of a text.
 
 use super::arguments::{Allowed, value_of};
+use super::python::python_calls;
 use super::{Call, CalledFunction, FENCE, Family, OPTIONAL, WrittenCall};
 use serde_json::{Map, Value};
 
@@ -16,6 +17,8 @@ pub(super) enum Found {
     Named,
     /// A name with tags behind it.
     Tagged,
+    /// A call of Python, alone or in a list.
+    Python { in_list: bool },
 }
 
 /// Calls at the beginning of a text, and what follows them.
@@ -70,6 +73,9 @@ pub(super) fn read_calls<'a>(text: &'a str, readers: &[&Family], functions: &[Ca
             Call::Json => None,
             Call::Named { before, between, behind } => named_call(next, before, between, behind),
             Call::Tagged { .. } => tagged_call(next, reader, functions),
+            // Without a mark only a list is told from text.
+            Call::Python if reader.open.is_empty() && !next.starts_with('[') => None,
+            Call::Python => python_calls(next),
         });
         let Some(found) = found else { break };
         calls.extend(found.calls);

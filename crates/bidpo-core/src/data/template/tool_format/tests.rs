@@ -6,7 +6,7 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// As the model cards of these families show a call of `find`.
-const WRITTEN: [(&str, &str); 20] = [
+const WRITTEN: [(&str, &str); 26] = [
     ("hermes", "<tool_call>\n{\"name\": \"find\", \"arguments\": {\"place\": \"Oslo\"}}\n</tool_call><|im_end|>\n"),
     ("list", "<tool_call>[{\"name\": \"find\", \"arguments\": {\"place\": \"Oslo\"}}]</tool_call>"),
     (
@@ -40,6 +40,19 @@ const WRITTEN: [(&str, &str); 20] = [
         "deepseek 3.1",
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>find<｜tool▁sep｜>{\"place\": \"Oslo\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
     ),
+    (
+        "deepseek 3.2",
+        "\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"find\">\n<｜DSML｜parameter name=\"place\" string=\"true\">Oslo</｜DSML｜parameter>\n\
+        </｜DSML｜invoke>\n</｜DSML｜function_calls><｜end▁of▁sentence｜>",
+    ),
+    (
+        "kimi",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.find:0<|tool_call_argument_begin|>{\"place\": \"Oslo\"}<|tool_call_end|><|tool_calls_section_end|><|im_end|>\n",
+    ),
+    ("lfm", "<|tool_call_start|>[find(place=\"Oslo\")]<|tool_call_end|><|im_end|>\n"),
+    ("olmo", "<function_calls>find(place=\"Oslo\")</function_calls><|im_end|>\n"),
+    ("llama 4", "<|python_start|>[find(place='Oslo')]<|python_end|><|eot_id|>"),
+    ("llama python", "[find(place=\"Oslo\")]<|eot_id|>"),
     ("harmony", " to=functions.find<|channel|>commentary json<|message|>{\"place\": \"Oslo\"}<|call|>"),
     (
         "harmony channel",
@@ -119,6 +132,7 @@ fn several_calls_with_values_of_many_types_behind_text() {
         "{\"place\": \"5\", \"days\": 5, \"tags\": [\"a\", 1], \"code\": \"if a < b:\\n    f()\"}",
         "{\"place\": \"a \\\"b\\\"\", \"days\": -1}",
     ];
+    let python = ["find(place='5', days=5, tags=['a', 1], code='if a < b:\\n    f()')", "go(place='a \"b\"', days=-1)"];
     let tags = |open: &str, key: &str, mid: &str, end: &str, close: &str| {
         let argument = |name: &str, value: &str| format!("{key}{name}{mid}{value}{end}\n");
         let first = [("place", "5"), ("days", "5"), ("tags", "[\"a\", 1]"), ("code", "if a < b:\n    f()")];
@@ -177,6 +191,28 @@ fn several_calls_with_values_of_many_types_behind_text() {
         ),
         ("functionary", format!("<function=find>{a}</function>\n<function=go>{b}</function>")),
         (
+            "deepseek 3.2",
+            format!(
+                "<｜DSML｜function_calls>\n{}</｜DSML｜function_calls>",
+                tags(
+                    "<｜DSML｜invoke name=\"NAME\">\n",
+                    "<｜DSML｜parameter name=\"",
+                    "\" string=\"true\">",
+                    "</｜DSML｜parameter>",
+                    "</｜DSML｜invoke>\n"
+                )
+            ),
+        ),
+        (
+            "kimi",
+            format!(
+                "<|tool_calls_section_begin|><|tool_call_begin|>functions.find:0<|tool_call_argument_begin|>{a}<|tool_call_end|>\
+            <|tool_call_begin|>functions.go:1<|tool_call_argument_begin|>{b}<|tool_call_end|><|tool_calls_section_end|>"
+            ),
+        ),
+        ("olmo", format!("<function_calls>{}\n{}</function_calls>", python[0], python[1])),
+        ("lfm", format!("<|tool_call_start|>[{}]<|tool_call_end|>", python.join(", "))),
+        (
             "command r7b",
             format!(
                 "<|START_ACTION|>[{{\"tool_name\": \"find\", \"parameters\": {a}}}, {{\"tool_name\": \"go\", \"parameters\": {b}}}]<|END_ACTION|>"
@@ -193,7 +229,7 @@ fn several_calls_with_values_of_many_types_behind_text() {
             // Cut off within the second call: the first one is told, the rest is text.
             let cut = &answer[..answer.rfind("-1").unwrap()];
             let (text, calls) = split(&format, cut, n);
-            if family != "command r7b" {
+            if !["command r7b", "lfm"].contains(&family) {
                 assert_eq!(calls, want[..1], "{family} {n}");
                 assert!(text.contains("go"), "{family} {n}: {text}");
             }
@@ -232,10 +268,16 @@ fn text_beside_calls_stays_text() {
     for n in [1, 4, 1000] {
         let tagged = "<|python_tag|>{\"name\": \"go\", \"parameters\": {\"n\": 2}}; {\"name\": \"find\", \"parameters\": {\"n\": 1}}";
         assert_eq!(split(&llama, tagged, n), (String::new(), vec![one("go", 2), one("find", 1)]), "{n}");
-        // JSON that names no tool is an answer.
-        for text in
-            ["{\"name\": \"Ann\", \"parameters\": {}}", "[1, 2]", "A set {\"name\": \"go\", \"parameters\": {}}", "\n"]
-        {
+        let python = "[go(n=2), find(n=1)]";
+        assert_eq!(split(&llama, python, n), (String::new(), vec![one("go", 2), one("find", 1)]), "{n}");
+        // What names no tool is an answer.
+        for text in [
+            "{\"name\": \"Ann\", \"parameters\": {}}",
+            "[1, 2]",
+            "[f(n=1)]",
+            "A set {\"name\": \"go\", \"parameters\": {}}",
+            "\n",
+        ] {
             assert_eq!(split(&llama, text, n), (text.into(), vec![]), "{n}");
         }
     }
@@ -250,6 +292,7 @@ fn shortest(parts: &[CallPart]) -> String {
         CallPart::Optional(_) => String::new(),
         CallPart::Json { root, pointer } => match root.pointer(pointer).unwrap()["type"].as_str().unwrap() {
             "integer" => "3".to_owned(),
+            "string" => "\"Oslo\"".to_owned(),
             _ if root["required"][0] == "place" => "{\"place\": \"Oslo\", \"days\": 3}".to_owned(),
             _ => {
                 let key = root["required"][1].as_str().unwrap();
@@ -273,9 +316,11 @@ fn a_required_call_is_written_as_the_template_writes_it_and_read_back() {
     // To the byte, with one argument.
     let mut one = functions().swap_remove(0);
     one.parameters = json!({"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]});
-    for family in ["qwen coder", "glm", "glm 4.7", "seed", "minimax"] {
+    for family in ["qwen coder", "glm", "glm 4.7", "seed", "minimax", "deepseek 3.2", "lfm", "olmo"] {
         let text = written(family);
-        let text = ["<|im_end|>", "<seed:eos>"].iter().fold(text.to_owned(), |t, end| t.replace(end, ""));
+        let text = ["<|im_end|>\n", "<|im_end|>", "<seed:eos>", "<｜end▁of▁sentence｜>"]
+            .iter()
+            .fold(text.to_owned(), |t, end| t.replace(end, ""));
         assert_eq!(shortest(&format(&text).one_call(&one)), text.trim_start(), "{family}");
     }
 }
@@ -285,7 +330,6 @@ fn unknown_forms_are_none() {
     let arguments = object(json!({"place": "Oslo"}));
     for text in [
         "find(place=\"Oslo\")",
-        "[find(place=\"Oslo\")]",
         "<|tool_call>call:find{place:<|\"|>Oslo<|\"|>}<tool_call|>",
         "<tool_call>find(Oslo)</tool_call>",
         "",
