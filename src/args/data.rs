@@ -82,7 +82,9 @@ fn tell(set: &PreferenceSet) {
     let columns: Vec<_> = columns.iter().map(|c| format!("{} -> {}", c.column, c.becomes())).collect();
     eprintln!("{}: {}", set.name, columns.join(", "));
     if !unused.is_empty() {
-        eprintln!("note: {}: column{} not used: {}", set.name, plural(unused.len()), unused.join(", "));
+        let name = |column: &String| if column.is_empty() { "(one without a name)".to_owned() } else { column.clone() };
+        let names: Vec<String> = unused.iter().map(name).collect();
+        eprintln!("note: {}: column{} not used: {}", set.name, plural(names.len()), names.join(", "));
     }
     if *repeated > 0 {
         eprintln!(

@@ -70,7 +70,7 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
             ScaledAdapters => "lora",
             LayerRange => "layers",
             Needless(why) => {
-                eprintln!("bidpo: note: {name} is left out: {why}");
+                eprintln!("note: {name} is left out: {why}");
                 continue;
             }
             Advice(advice) => return Err(unknown(format!("{name}: {advice}"))),
@@ -155,7 +155,7 @@ fn converted(option: &str, value: &OsString) -> Value {
         ("seed", Some(..0)) => {
             // The keys of a hasher are drawn from the system's entropy.
             let seed = std::collections::hash_map::RandomState::new().build_hasher().finish() as u32;
-            eprintln!("bidpo: note: seed {seed}");
+            eprintln!("note: seed {seed}");
             Value::Is(seed.to_string())
         }
         ("top-k", Some(..0)) => Value::Is("0".into()),

@@ -304,7 +304,7 @@ pub fn load_scaled_vector(
 /// Says on stderr what speaks against using the vector on this model.
 pub fn say_doubts(path: &Path, vector: &SteeringVector, model: &Model) {
     if let Some(note) = architecture_note(vector, model) {
-        eprintln!("bidpo: note: {}: {}", path.display(), printable(&note));
+        eprintln!("note: {}: {}", path.display(), printable(&note));
     }
     for warning in warnings(vector, model) {
         eprintln!("bidpo: warning: {}: {}", path.display(), printable(&warning));
@@ -315,7 +315,7 @@ pub fn say_doubts(path: &Path, vector: &SteeringVector, model: &Model) {
 pub fn say_strength(dials: &[ScaledVector], layers: Option<&Layers>) {
     for dial in dials {
         if let Some(note) = dial.strength_note(layers) {
-            eprintln!("bidpo: note: {}: {note}", printable(&dial.name));
+            eprintln!("note: {}: {note}", printable(&dial.name));
         }
     }
 }

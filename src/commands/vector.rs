@@ -165,7 +165,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let stated = std::mem::replace(&mut vector.model_hint, name);
                 if match_architecture(&stated, &vector.model_hint) == Match::Different {
                     let file = file.display();
-                    eprintln!("bidpo: note: {file} says {stated}; the new file says {}, as asked", vector.model_hint);
+                    eprintln!("note: {file} says {stated}; the new file says {}, as asked", vector.model_hint);
                 }
             }
             make::write(&vector, &output.output)
@@ -177,7 +177,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 eprintln!("bidpo: warning: {what}");
             }
             if lost.is_empty() {
-                eprintln!("bidpo: note: {} is a constant vector already: nothing is lost", file.display());
+                eprintln!("note: {} is a constant vector already: nothing is lost", file.display());
             }
             make::write(&constant, &output.output)
         }

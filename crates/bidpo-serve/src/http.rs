@@ -21,12 +21,13 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub(super) struct ClientAddr(pub IpAddr);
 
 /// Endpoints that clients know from elsewhere and that are refused with a sentence.
-const NOT_OFFERED: [&str; 9] = [
+const NOT_OFFERED: [&str; 10] = [
     "/embeddings",
     "/embedding",
     "/moderations",
     "/rerank",
     "/reranking",
+    "/completion",
     "/infill",
     "/images/generations",
     "/audio/speech",

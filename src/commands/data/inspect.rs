@@ -1,7 +1,7 @@
 //! `bidpo data inspect`: what is to be known about preference pairs before training on them.
 
 use super::Items;
-use crate::args::data::{DataArgs, reading_json};
+use crate::args::data::{DataArgs, plural, reading_json};
 use bidpo_core::chat::printable;
 use bidpo_core::data::inspect::{Inspection, PairText, inspect};
 use bidpo_core::data::permutation;
@@ -66,11 +66,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}: {} pairs, SHA-256 {}", args.data.display(), found.n, sha256.get(..16).unwrap_or(&sha256));
+    let n = found.n;
+    println!("{}: {n} pair{}, SHA-256 {}", args.data.display(), plural(n), sha256.get(..16).unwrap_or(&sha256));
     println!("\nSamples (seed {}):", args.seed);
     for i in permutation(pairs.len(), args.seed).into_iter().take(args.samples) {
         let p = &pairs[i];
-        let [prompt, chosen, rejected] = [&p.prompt, &p.chosen, &p.rejected].map(|text| printable(text));
+        // Further lines stand below the first.
+        let shown = |text: &String| printable(text).trim_end().replace('\n', "\n              ");
+        let [prompt, chosen, rejected] = [&p.prompt, &p.chosen, &p.rejected].map(shown);
         println!("  {}\n    prompt    {prompt}\n    chosen    {chosen}\n    rejected  {rejected}", p.place);
     }
     print_findings(&found, &pairs);
@@ -94,17 +97,17 @@ fn print_findings(found: &Inspection, pairs: &[PairText]) {
         let mark = if b.z.abs() > 3.0 { "  <- not chance" } else { "" };
         println!("{:<28}{:>10.2}{:>10.2}{:>8.1}{mark}", b.what, b.chosen, b.rejected, b.z);
     }
-    println!("\nrepeated pairs        {}", found.repeated.len());
+    println!("\nrepeated pairs         {}", found.repeated.len());
     let more = if found.near.more { "more than " } else { "" };
     println!("near-duplicate prompts {more}{}", found.near.listed.len());
     for (i, j, s) in found.near.listed.iter().take(5) {
         println!("  {s:.2}  {}  |  {}", printable(&pairs[*i].prompt), printable(&pairs[*j].prompt));
     }
-    println!("contradictions        {}", found.contradictions.len());
+    println!("contradictions         {}", found.contradictions.len());
     for (i, j) in found.contradictions.iter().take(5) {
         println!("  {}  |  {}", pairs[*i].place, pairs[*j].place);
     }
-    println!("empty prompts         {}", found.empty_prompts);
+    println!("empty prompts          {}", found.empty_prompts);
     if let Some(surface) = found.surface {
         println!(
             "\nA classifier that never sees the prompt is right on {:.1} % of held-out pairs (50 % is chance).",

@@ -64,7 +64,7 @@ fn say_names(files: &[PathBuf], vectors: &[SteeringVector]) {
         };
         if first != other {
             let (a, b) = (files[0].display(), files[i].display());
-            eprintln!("bidpo: note: {a} says {} as its architecture, {b} {}: {meaning}", stated(0), stated(i));
+            eprintln!("note: {a} says {} as its architecture, {b} {}: {meaning}", stated(0), stated(i));
         }
     }
 }

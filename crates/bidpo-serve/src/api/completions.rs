@@ -8,7 +8,7 @@ use super::request::{MAX_TOP_LOGPROBS, common};
 use super::respond::{
     Choice, ResponseHeader, StreamFormat, finite, gates_json, gather, stream, token_text, usage_json,
 };
-use super::samplers::token_limit;
+use super::samplers::{answer_limit, sets_limit};
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
@@ -41,8 +41,8 @@ pub(crate) async fn completions(
     let mut common = common(&mut fields, &state)?;
     let mut notes = Notes::new(state.strict_api);
     // Null is not set, which OpenAI's API takes as 16; -1 is no limit.
-    let unset = !fields.is_set("max_tokens");
-    let max_tokens = if unset { Some(DEFAULT_TOKENS) } else { token_limit(&mut fields, "max_tokens", 0)? };
+    let unset = !sets_limit(&fields);
+    let max_tokens = if unset { Some(DEFAULT_TOKENS) } else { answer_limit(&mut fields, 0)? };
     let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|n| n as usize);
     let echo = fields.boolean("echo")?.unwrap_or(false);
     fields.done(&mut notes)?;

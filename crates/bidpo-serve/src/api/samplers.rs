@@ -27,6 +27,11 @@ pub(super) fn token_limit(fields: &mut Fields, key: &str, least: i64) -> Result<
 const LIMITS: [&str; 6] =
     ["max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "num_predict"];
 
+/// True where a request sets a limit, under any name.
+pub(super) fn sets_limit(fields: &Fields) -> bool {
+    LIMITS.iter().any(|key| fields.is_set(key))
+}
+
 /// The smallest of all limits that a request sets: it obeys each.
 pub(super) fn answer_limit(fields: &mut Fields, least: i64) -> Result<Option<usize>, ApiError> {
     let limits = LIMITS.iter().map(|key| token_limit(fields, key, least)).collect::<Result<Vec<_>, _>>()?;
