@@ -555,6 +555,10 @@ c | e | forceescape
 (c | e) == c
 c | e | length
 m.items is defined
+m.get('nothing', m.nothing)
+m.get('nothing') is none
+m.get('nothing', none)
+m.nothing | truncate(3)
 m.items and 'method'
 'yes' if {'values': 1}.values else 'no'
 {'items': 2}['items']

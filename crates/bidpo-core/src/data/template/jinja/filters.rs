@@ -321,6 +321,9 @@ fn truncate(state: &State<'_, '_>, text: Value, args: Rest<Value>) -> Result<Str
     let end = end.or(options.get("end")?).unwrap_or_else(|| "...".into());
     let leeway = leeway.or(options.get("leeway")?).unwrap_or(5);
     options.assert_all_used()?;
+    if text.is_undefined() {
+        return Ok(String::new());
+    }
     if text.as_str().is_none() && text.len().is_none() {
         return Err(failed(format!("truncate: a value of type {} has no length", text.kind())));
     }

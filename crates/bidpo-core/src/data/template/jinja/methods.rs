@@ -142,6 +142,15 @@ fn list_or_map(state: &State<'_, '_>, value: &Value, method: &str, args: &[Value
             charge(state, 2 * bytes.len())?;
             Ok(Value::from(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()))
         }
+        (ValueKind::Map, "get") => {
+            let (Some(key), true) = (args.first(), args.len() <= 2) else {
+                return Err(Error::new(ErrorKind::InvalidOperation, "get: a key, and what to give without it"));
+            };
+            super::order::hashable(key)?;
+            let found = value.get_item(key)?;
+            // Without a default it is None; an undefined default stays undefined.
+            Ok(if found.is_undefined() { args.get(1).cloned().unwrap_or_else(|| Value::from(())) } else { found })
+        }
         (ValueKind::Seq | ValueKind::Map, "copy") => Ok(value.clone()),
         // transformers renders in an immutable sandbox.
         (ValueKind::Seq, "append" | "extend" | "insert" | "pop" | "remove" | "reverse" | "sort" | "clear")
