@@ -13,25 +13,12 @@
 # PER_SUBJECT questions of each subject of MMLU           [2]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bidpo=${BIDPO:-target/release/bidpo}
-models=${BIDPO_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/models}
-model=$models/SmolLM2-135M-Instruct.Q4_1.gguf
-truthfulqa=${TRUTHFULQA:-../shared/data/truthfulqa/TruthfulQA.csv}
-mmlu=${MMLU:-../shared/data/mmlu}
 out=${GATES:-runs/gates}
 docs=${GATES_DOCS:-docs}
 kinds="constant ${KINDS:-constant-retain prompt-only cast linear-gate gate prompt-gate lowrank}"
 scales=${SCALES:-1}
-for needed in "$model" "$truthfulqa" "$mmlu/test" "$mmlu/dev"; do
-    if [ ! -e "$needed" ]; then
-        echo "gates: $needed is missing. TruthfulQA.csv: github.com/sylinrl/TruthfulQA; MMLU: github.com/hendrycks/test;" \
-            "name them with TRUTHFULQA=FILE and MMLU=FOLDER." >&2
-        exit 1
-    fi
-done
-mkdir -p "$out"
-
 . scripts/steps.sh
+begin gates "$mmlu/test" "$mmlu/dev"
 
 split=$out/split.json
 train=$out/train.jsonl

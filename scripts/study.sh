@@ -9,23 +9,10 @@
 # STUDY       where everything is kept                    [runs/study]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bidpo=${BIDPO:-target/release/bidpo}
-models=${BIDPO_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/bidpo/models}
-model=$models/SmolLM2-135M-Instruct.Q4_1.gguf
-truthfulqa=${TRUTHFULQA:-../shared/data/truthfulqa/TruthfulQA.csv}
-mmlu=${MMLU:-../shared/data/mmlu}
 out=${STUDY:-runs/study}
 docs=${STUDY_DOCS:-docs}
-for needed in "$model" "$truthfulqa" "$mmlu/test"; do
-    if [ ! -e "$needed" ]; then
-        echo "study: $needed is missing. TruthfulQA.csv: github.com/sylinrl/TruthfulQA; MMLU: github.com/hendrycks/test;" \
-            "name them with TRUTHFULQA=FILE and MMLU=FOLDER." >&2
-        exit 1
-    fi
-done
-mkdir -p "$out"
-
 . scripts/steps.sh
+begin study "$mmlu/test"
 
 split=$out/split.json
 pairs=$out/train.jsonl
