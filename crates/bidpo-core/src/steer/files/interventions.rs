@@ -42,18 +42,32 @@ pub(super) fn load(file: &GgufFile, path: &Path) -> Result<SteeringVector, Steer
     let name = text("kind")?;
     let kind: Kind = name.parse().map_err(|e| refuse(format!("{e}; a newer bidpo may know it")))?;
     let scope: Scope = text("scope")?.parse().map_err(|e| refuse(format!("{e}; a newer bidpo may know it")))?;
+    // A kind's own settings are there; those of other kinds do not matter.
+    let missing =
+        |name: &str| refuse(format!("kind {kind} needs the key {PREFIX}{name}, which it lacks: it is damaged"));
+    let default = KindSpec::default();
     let spec = KindSpec {
         kind,
         tau: match key("tau") {
             Some(GgufValue::Float(x)) if *x > 0.0 && x.is_finite() => *x,
-            None => 1.0,
-            _ => return Err(refuse(format!("{PREFIX}tau must be a positive number"))),
+            Some(_) => return Err(refuse(format!("{PREFIX}tau must be a positive number"))),
+            None if matches!(kind, Kind::Gate | Kind::PromptGate) => return Err(missing("tau")),
+            None => default.tau,
         },
-        mean: key("decided_by").is_some_and(|v| *v == GgufValue::Str("mean".into())),
+        mean: match key("decided_by") {
+            Some(GgufValue::Str(rows)) if rows == "mean" => true,
+            Some(GgufValue::Str(rows)) if rows == "last" => false,
+            Some(_) => {
+                return Err(refuse(format!("{PREFIX}decided_by must be last or mean; a newer bidpo may know more")));
+            }
+            None if kind == Kind::PromptGate => return Err(missing("decided_by")),
+            None => default.mean,
+        },
         rank: match key("rank") {
             Some(GgufValue::Int(n @ 1..=4096)) => *n as usize,
-            None => KindSpec::default().rank,
-            _ => return Err(refuse(format!("{PREFIX}rank must be 1 to 4096"))),
+            Some(_) => return Err(refuse(format!("{PREFIX}rank must be 1 to 4096"))),
+            None if kind == Kind::LowRank => return Err(missing("rank")),
+            None => default.rank,
         },
     };
     let mut vector = SteeringVector { scope, ..SteeringVector::empty() };
@@ -227,6 +241,33 @@ mod tests {
         newer[at] = 9;
         let error = load(&newer).unwrap_err().to_string();
         assert!(error.contains("file version 9") && error.contains("newer bidpo"), "{error}");
+        // Settings under another name, and one that this version does not know.
+        for v in each() {
+            let Some(rows) = &v.rows else { continue };
+            let keys: &[&str] = match rows.spec.kind {
+                Kind::Gate => &["tau"],
+                Kind::PromptGate => &["tau", "decided_by"],
+                Kind::LowRank => &["rank"],
+                _ => &[],
+            };
+            v.save(&path).unwrap();
+            let whole = std::fs::read(&path).unwrap();
+            for key in keys {
+                let name = format!("bidpo.{key}");
+                let at = whole.windows(name.len()).position(|w| w == name.as_bytes()).unwrap() + name.len();
+                let mut renamed = whole.clone();
+                renamed[at - 1] = b'X';
+                let error = load(&renamed).unwrap_err().to_string();
+                assert!(error.contains(&format!("needs the key {name}")), "{error}");
+                // Behind a text's key stand its type and its length.
+                if *key == "decided_by" {
+                    let mut other = whole.clone();
+                    other[at + 12] = b'X';
+                    let error = load(&other).unwrap_err().to_string();
+                    assert!(error.contains("must be last or mean"), "{error}");
+                }
+            }
+        }
         for name in ["v.npy", "v.safetensors"] {
             let error = v.save(&folder.path().join(name)).unwrap_err().to_string();
             assert!(error.contains("export --constant"), "{error}");
