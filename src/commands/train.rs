@@ -23,7 +23,7 @@ use bidpo_core::data::{PairGroups, PreferenceSet, SplitBy};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
 use bidpo_core::eval::calibrate::Calibration;
 use bidpo_core::eval::price::Price;
-use bidpo_core::intervention::{Kind, KindSpec};
+use bidpo_core::intervention::KindSpec;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ModelIdentity, ScaledVector, SteeringVector, combine};
 use bidpo_core::train::{
@@ -185,7 +185,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             prompted: best_prompt.map(|p| p.test.as_slice()),
             random: args.random,
             seeds: &further,
-            nulled: config.objective == Objective::Reps && config.kind.kind == Kind::Add,
+            nulled: config.nulls(),
         };
         let measured = HeldOut::of_pairs(&mut engine, test, plan, &vector, args.seed, &interrupt, &mut |event| {
             progress.show(&event)

@@ -192,10 +192,12 @@ impl TrainConfig {
 
     /// The opposite of [`Direction::Forward`].
     pub(crate) fn opposite(&self) -> Direction {
-        match self.objective {
-            Objective::Reps if self.kind.kind == Kind::Add => Direction::Null,
-            _ => Direction::Reverse,
-        }
+        if self.nulls() { Direction::Null } else { Direction::Reverse }
+    }
+
+    /// The opposite direction takes the vector's component out: under [`Objective::Reps`], for constant vectors.
+    pub fn nulls(&self) -> bool {
+        self.objective == Objective::Reps && self.kind.kind == Kind::Add
     }
 
     /// The directions, at scale 1, in which validation measures.

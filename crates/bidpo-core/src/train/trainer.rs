@@ -10,7 +10,7 @@ use super::run::{EpochEnd, Run, Step, TracedSet, preflight};
 use super::seeds::{SeedRun, SeedRuns};
 use super::summary::RunSummary;
 use super::trained::Trained;
-use crate::engine::{Direction, Engine, RetainedText, TracedPair};
+use crate::engine::{Engine, RetainedText, TracedPair};
 use crate::text::numbers::percent;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -236,7 +236,7 @@ impl Trainer<'_> {
                 init.theta.len()
             )));
         }
-        if self.config.opposite() == Direction::Null && self.config.layers.len() > 1 {
+        if self.config.nulls() && self.config.layers.len() > 1 {
             return Err(TrainError::Config(format!(
                 "objective reps takes the vector's component out of the residual stream, whose rows are known before the graph runs \
                  at one layer alone, and {} were given: give one with --layer, or take --objective bidpo",
