@@ -362,3 +362,151 @@ fn an_adapter_is_shown() {
     assert_eq!((&found[0]["kind"], &found[0]["pairs"][0]["rank"]), (&serde_json::json!("lora"), &serde_json::json!(2)));
     assert!((found[0]["pairs"][0]["norm"].as_f64().unwrap() - 3.0).abs() < 1e-5);
 }
+
+/// A merged model is the model with its adapter: the same logits where the weights are floats, and every other tensor as it was.
+#[test]
+fn a_merge_is_the_adapter_in_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    for (family, dtype, matrices) in [
+        ("llama", "f32", &MATRICES[..]),
+        ("llama", "q8_0", &MATRICES[..]),
+        ("qwen3moe", "f32", &["attn_k", "ffn_down_exps", "ffn_gate_exps"]),
+    ] {
+        let path = dir.path().join(format!("{family}-{dtype}.gguf"));
+        let of = synth::family(family).unwrap();
+        synth::write(&path, of, &of.shape(), DType::from_name(dtype).unwrap(), 1).unwrap();
+        let adapter = any_adapter(dir.path(), &path, "a", matrices, 2, 2.0);
+        let out = dir.path().join("merged.gguf");
+        let mut merge = bidpo();
+        merge.env("BIDPO_NEUTRAL_PASSAGES", "2").args(["merge", "--json", "--lora"]);
+        merge.arg(format!("{}:0.5", adapter.display())).arg("-m").arg(&path).arg("-o").arg(&out);
+        let found = json_of(&mut merge);
+        let cost = found["cost"]["kl_per_token"]["value"].as_f64().unwrap();
+        let own = found["adapter"]["kl_per_token"]["value"].as_f64().unwrap();
+        assert!(own > 0.0 && cost < if dtype == "f32" { 1e-6 } else { 0.1 * own }, "{family} {dtype}: {cost} {own}");
+
+        let (before, after) = (GgufFile::open(&path).unwrap(), GgufFile::open(&out).unwrap());
+        let bytes = |file: &GgufFile, name: &str| {
+            let mut bytes = Vec::new();
+            file.read_pieces(name, 1 << 20, &mut |piece| bytes.extend_from_slice(piece)).unwrap();
+            bytes
+        };
+        let mut changed = 0;
+        for (name, dtype, ne) in before.tensors() {
+            assert!(after.tensors().any(|t| t == (name, dtype, ne)), "{name}");
+            let touched = matrices.contains(&Target::of(name).matrix.as_str()) && name.ends_with(".weight");
+            assert_eq!(bytes(&before, name) != bytes(&after, name), touched, "{name}");
+            changed += usize::from(touched);
+        }
+        assert_eq!(found["tensors"], changed);
+        for (key, value) in before.meta() {
+            assert_eq!(after.get(key), Some(value), "{key}");
+        }
+        // Logits of llama.cpp: the model under the adapter, and the merged one.
+        let tokens: Vec<Token> = (3..11).collect();
+        let logits = |file: &Path, scale: f32| {
+            let model = Model::load(file, &ModelParams::default()).unwrap();
+            let params = ContextParams { n_ctx: 64, n_batch: 64, n_threads: 1, ..ContextParams::default() };
+            let mut ctx = Context::new(&model, &params).unwrap();
+            if scale != 0.0 {
+                ctx.set_adapters(&[(Arc::new(Adapter::load(&model, &adapter).unwrap()), scale)]).unwrap();
+            }
+            let row = ctx.prefill(&tokens, 0).unwrap();
+            ctx.logits(row).unwrap().to_vec()
+        };
+        let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        let (plain, adapted, merged) = (logits(&path, 0.0), logits(&path, 0.5), logits(&out, 0.0));
+        let (moved, off) = (far(&plain, &adapted), far(&adapted, &merged));
+        assert!(off < moved * if dtype == "f32" { 1e-2 } else { 0.3 }, "{family} {dtype}: {off} of {moved}");
+    }
+    // Another adapter's shapes, and a file of another kind.
+    let path = dir.path().join("llama-f32.gguf");
+    let refused = |args: &[&str], said: &str| {
+        let mut merge = bidpo();
+        merge.args(["merge", "-m"]).arg(&path).args(args).current_dir(dir.path());
+        merge.assert().failure().stderr(predicate::str::contains(said));
+    };
+    any_adapter(dir.path(), &path, "b", &["attn_q"], 2, 2.0);
+    refused(&["--lora", "b.gguf:0", "-o", "x.gguf"], "nothing to merge");
+    refused(&["--lora", "b.gguf", "-o", "b.gguf"], "would replace the input");
+    refused(&["--lora", "llama-f32.gguf", "-o", "x.gguf"], "not an adapter");
+}
+
+/// To PEFT's folder and back: the same logits, and the rows of Q and K in Hugging Face's order in between.
+#[test]
+fn adapters_go_to_peft_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in ["llama", "qwen2"] {
+        let path = synth(dir.path(), family);
+        let all = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+        let file = any_adapter(dir.path(), &path, "a", &all, 2, 2.0);
+        let (folder, back) = (dir.path().join(family), dir.path().join(format!("{family}-back.gguf")));
+        for (from, to) in [(&file, &folder), (&folder, &back)] {
+            let mut convert = bidpo();
+            convert.args(["vector", "convert"]).arg(from).arg("-o").arg(to).arg("-m").arg(&path);
+            convert.assert().success().stdout(predicate::str::contains("matrices"));
+        }
+        let (a, b) = (AdapterFile::load(&file).unwrap(), AdapterFile::load(&back).unwrap());
+        assert_eq!((&a.pairs, a.alpha), (&b.pairs, b.alpha));
+        let bytes = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let name = |half: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight");
+        let theirs = tensors.tensor(&name("B")).unwrap();
+        let pair = &a.pairs[&Target::of("blk.0.attn_q.weight")];
+        assert_eq!(theirs.shape(), [pair.n_out, pair.rank]);
+        assert_eq!(tensors.tensor(&name("A")).unwrap().shape(), [pair.rank, pair.n_in]);
+        let ours: Vec<u8> = pair.b.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(theirs.data() == ours, family == "qwen2", "rows are moved in llama's files only");
+    }
+    let refused = |args: &[&str], said: &str| {
+        let mut convert = bidpo();
+        convert.args(["vector", "convert"]).args(args).current_dir(dir.path());
+        convert.assert().failure().stderr(predicate::str::contains(said));
+    };
+    refused(&["a.gguf", "-o", "folder"], "--model");
+    refused(&["a.gguf", "-o", "x.npy", "-m", "qwen2.gguf"], "PEFT folder");
+    refused(&["a.gguf", "-o", ".", "-m", "qwen2.gguf"], "something else");
+    refused(&["a.gguf", "-o", "y", "-m", "llama.gguf"], "the model is llama");
+}
+
+/// The folder for PEFT gives in transformers the logits that llama.cpp has under the adapter: tests/gold/peft_logits.py.
+#[test]
+fn peft_has_the_same_logits() {
+    let Some(path) = common::model(common::SMOL) else { return };
+    let gold: Value = serde_json::from_slice(&std::fs::read(common::gold("peft_logits.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let all = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let file = any_adapter(dir.path(), &path, "peft", &all, 4, 12.0);
+    let folder = dir.path().join("folder");
+    let mut convert = bidpo();
+    convert.args(["vector", "convert"]).arg(&file).arg("-o").arg(&folder).arg("-m").arg(&path).assert().success();
+    let sha256 = ggml_grad::files::sha256_of_file(&folder.join("adapter_model.safetensors")).unwrap();
+    assert_eq!(gold["weights_sha256"], sha256, "the reference is of another folder");
+
+    let whole = dir.path().join("f32.gguf");
+    ggml_grad::llama::to_f32(&path, &whole).unwrap();
+    let model = Model::load(&whole, &ModelParams::default()).unwrap();
+    let params = ContextParams { n_ctx: 64, n_batch: 64, n_threads: 1, ..ContextParams::default() };
+    let mut ctx = Context::new(&model, &params).unwrap();
+    let tokens: Vec<Token> = serde_json::from_value(gold["prompt"].clone()).unwrap();
+    let places: Vec<usize> = serde_json::from_value(gold["places"].clone()).unwrap();
+    let adapter = Arc::new(Adapter::load(&model, &file).unwrap());
+    let mut farthest = [0.0f32; 3];
+    let theirs = |key: &str| -> Vec<f32> { serde_json::from_value(gold[key].clone()).unwrap() };
+    for (i, (key, scale)) in [("plain", 0.0), ("adapted", 1.0)].into_iter().enumerate() {
+        ctx.set_adapters(&[(adapter.clone(), scale)]).unwrap();
+        let row = ctx.prefill(&tokens, 0).unwrap();
+        let logits = ctx.logits(row).unwrap();
+        for (&place, x) in places.iter().zip(theirs(key)) {
+            farthest[i] = farthest[i].max((logits[place] - x).abs());
+        }
+    }
+    for (x, y) in theirs("plain").iter().zip(theirs("adapted")) {
+        farthest[2] = farthest[2].max((x - y).abs());
+    }
+    let [plain, adapted, moved] = farthest;
+    assert!(
+        moved > 1.0 && plain < 2e-2 && adapted < 2e-2,
+        "{plain} without and {adapted} with an adapter that moves {moved}"
+    );
+}

@@ -4,6 +4,7 @@
 //! on working, wherever it runs.
 
 use anyhow::{Context as _, bail, ensure};
+use bidpo_core::adapter::MERGED;
 use ggml_grad::files::{check_writable, same_file};
 use std::io::Read;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub enum Kind {
     Vector,
     /// A LoRA adapter.
     Adapter,
+    /// A model with adapters merged.
+    MergedModel,
     /// A vector's card.
     Card,
     /// A random model.
@@ -45,6 +48,7 @@ impl Kind {
         match self {
             Self::Vector => "a steering vector",
             Self::Adapter => "a LoRA adapter of bidpo",
+            Self::MergedModel => "a model that bidpo merged",
             Self::Card => "a vector's card",
             Self::RandomModel => "a random model of `bidpo synth`",
             Self::Activations => "a file of `bidpo extract`",
@@ -64,6 +68,7 @@ impl Kind {
                     || (head.get(8) == Some(&b'{') && holds(b"direction."))
             }
             Self::Adapter => head.starts_with(b"GGUF") && holds(b"adapter.type") && holds(b"bidpo."),
+            Self::MergedModel => head.starts_with(b"GGUF") && holds(MERGED.as_bytes()),
             Self::Card => head.starts_with(b"# ") && holds(b"with bidpo"),
             // Its vocabulary: single letters, the most frequent first, each with its length before it.
             Self::RandomModel => {

@@ -12,6 +12,7 @@ mod extract;
 mod first_token;
 mod generate;
 mod judge;
+mod merge;
 mod probe;
 mod report;
 mod self_test;
@@ -75,6 +76,8 @@ enum Command {
     Check(check::Args),
     /// Inspect, convert, add, scale, average and compare control vector files.
     Vector(vector::Args),
+    /// Write a model with LoRA adapters merged into its weights, and measure what quantizing again costs.
+    Merge(merge::Args),
     /// Check what anyone's vector or LoRA adapter does on a model: its parts, its strength, its sign, its layers.
     Verify(verify::Args),
     /// Benchmark speed and memory against llama.cpp.
@@ -155,6 +158,7 @@ impl Cli {
             Command::Report(args) => report::run(args),
             Command::Check(args) => check::run(args),
             Command::Vector(args) => vector::run(args),
+            Command::Merge(args) => merge::run(args),
             Command::Verify(args) => verify::run(args),
             Command::Bench(args) => bench::run(args),
             Command::FirstToken(args) => first_token::run(args),

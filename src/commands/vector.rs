@@ -4,6 +4,7 @@ mod ablate;
 mod adapter;
 mod compare;
 mod make;
+mod peft;
 mod show;
 mod words;
 
@@ -62,13 +63,21 @@ enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Convert a vector to .gguf, .safetensors or .npy, chosen by file extension; reads .npz and .pt as well.
+    /// Convert a vector to .gguf, .safetensors or .npy, chosen by file extension; reads .npz and .pt as well. Convert a LoRA adapter
+    /// from GGUF to a PEFT folder, or back.
     Convert {
-        /// The vector; also a part of the name of one in ./vectors.
+        /// The vector, adapter, or PEFT folder; also a part of the name of a file in ./vectors.
         #[arg(value_name = "FILE", value_parser = by_name())]
         file: PathBuf,
-        #[command(flatten)]
-        output: Output,
+        /// Output file: .gguf (for llama.cpp), .safetensors, or .npy (values only); for an adapter a folder (PEFT) or .gguf.
+        #[arg(long, short = 'o', value_name = "FILE|DIR")]
+        output: PathBuf,
+        /// For a LoRA adapter: the model file, which tells the number of heads.
+        #[arg(long, short = 'm', value_name = "FILE.gguf", value_parser = OsStringValueParser::new().try_map(names::model))]
+        model: Option<PathBuf>,
+        /// For a LoRA adapter to GGUF: write 16-bit floats.
+        #[arg(long)]
+        f16: bool,
         /// For a file that names no layers (.npy, .pt): the layers of its rows, lowest first (15, 10-20). For other files: keep only
         /// these layers.
         #[arg(long, value_name = "LIST")]
@@ -144,13 +153,13 @@ enum Command {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (inputs, output) = match &args.command {
-        Command::Convert { file, output, .. }
-        | Command::Scale { file, output, .. }
-        | Command::Export { file, output, .. } => (vec![file], Some(output)),
+        Command::Scale { file, output, .. } | Command::Export { file, output, .. } => (vec![file], Some(output)),
         Command::Add { files, output, .. } | Command::Average { files, output, .. } => {
             (files.iter().collect(), Some(output))
         }
-        Command::Show { .. } | Command::Compare { .. } | Command::Ablate(_) => (Vec::new(), None),
+        Command::Show { .. } | Command::Compare { .. } | Command::Ablate(_) | Command::Convert { .. } => {
+            (Vec::new(), None)
+        }
     };
     if let Some(Output { output }) = output {
         let inputs: Vec<&Path> = inputs.into_iter().map(PathBuf::as_path).collect();
@@ -159,7 +168,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Show { files, json, reading } => show::show(&files, reading.shown(&files)?, json),
         Command::Ablate(args) => ablate::run(args),
-        Command::Convert { file, output, layers, architecture, reading } => {
+        Command::Convert { file, output, model, f16, layers, architecture, reading } => {
+            if file.is_dir() || AdapterFile::is_one(&file).unwrap_or(false) {
+                ensure!(layers.is_none() && architecture.is_none(), "--layers and --architecture are for vectors");
+                return peft::convert(&file, &output, model.as_deref(), f16);
+            }
+            ensure!(model.is_none() && !f16, "--model and --f16 are for LoRA adapters: {} is a vector", file.display());
+            outputs::check(&output, Kind::Vector, &[&file])?;
             let mut vector = reading.load_one(&file, layers.as_ref())?;
             if let Some(name) = architecture {
                 let stated = std::mem::replace(&mut vector.model_hint, name);
@@ -168,7 +183,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     eprintln!("note: {file} says {stated}; the new file says {}, as asked", vector.model_hint);
                 }
             }
-            make::write(&vector, &output.output)
+            make::write(&vector, &output)
         }
         Command::Export { file, constant: _, output } => {
             let vector = SteeringVector::load(&file)?;

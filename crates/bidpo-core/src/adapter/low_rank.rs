@@ -96,16 +96,21 @@ impl LowRank {
 
     /// The rows of `scale * B A` of one expert, `[n_out, n_in]`, each given to `take` with its number.
     pub fn each_row(&self, expert: usize, scale: f64, take: &mut dyn FnMut(usize, &[f64])) {
-        let a = &self.a[expert * self.rank * self.n_in..][..self.rank * self.n_in];
-        let b = &self.b[expert * self.n_out * self.rank..][..self.n_out * self.rank];
         let mut row = vec![0.0; self.n_in];
-        for (out, of_b) in b.chunks(self.rank).enumerate() {
+        for out in 0..self.n_out {
             row.fill(0.0);
-            for (of_a, &weight) in a.chunks(self.n_in).zip(of_b) {
-                let weight = scale * f64::from(weight);
-                row.iter_mut().zip(of_a).for_each(|(x, &a)| *x += weight * f64::from(a));
-            }
+            self.add_row(expert, out, scale, &mut row);
             take(out, &row);
+        }
+    }
+
+    /// Adds row `out` of `scale * B A` of one expert to `row`, `[n_in]`.
+    pub fn add_row(&self, expert: usize, out: usize, scale: f64, row: &mut [f64]) {
+        let a = &self.a[expert * self.rank * self.n_in..][..self.rank * self.n_in];
+        let of_b = &self.b[(expert * self.n_out + out) * self.rank..][..self.rank];
+        for (of_a, &weight) in a.chunks(self.n_in).zip(of_b) {
+            let weight = scale * f64::from(weight);
+            row.iter_mut().zip(of_a).for_each(|(x, &a)| *x += weight * f64::from(a));
         }
     }
 }

@@ -5,6 +5,8 @@ mod error;
 mod file;
 mod loaded;
 mod low_rank;
+mod merge;
+mod peft;
 mod target;
 
 pub use ablation::{Ablation, Inexact};
@@ -12,4 +14,6 @@ pub use error::AdapterError;
 pub use file::{AdapterFile, AdapterKind};
 pub use loaded::{Adapters, LoadedAdapter, OpenedAdapter};
 pub use low_rank::LowRank;
+pub use merge::{MERGED, MergedTensor, merge};
+pub use peft::{CONFIG, HeadCounts, WEIGHTS};
 pub use target::Target;

@@ -139,6 +139,23 @@ impl Price {
         Self::measure_with(scorer, &windows, interrupt)
     }
 
+    /// Measures another model of the same vocabulary against `model` under `control`, which takes the place of the unsteered one.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn between(
+        model: &Arc<Model>,
+        control: &ControlVector,
+        other: &Arc<Model>,
+        passages: usize,
+        n_threads: u32,
+        interrupt: &AtomicBool,
+    ) -> Result<Self, PriceError> {
+        let windows = Self::windows(model, passages)?;
+        let scorer = TextScorer::between(model, control, other, windows.longest(), n_threads)?;
+        Self::measure_with(scorer, &windows, interrupt)
+    }
+
     fn windows(model: &Arc<Model>, passages: usize) -> Result<Windows, PriceError> {
         let neutral = neutral_passages();
         Ok(Windows::of_passages(model, &neutral[..passages.clamp(1, neutral.len())])?)

@@ -2,6 +2,7 @@
 
 use super::error::RunError;
 use super::pending::{Pending, Runner};
+use crate::adapter::Adapters;
 use crate::eval::conditions::Condition;
 use crate::eval::results::{GateScore, Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
@@ -241,6 +242,23 @@ impl TextScorer {
             steered.ctx.set_adapters(&[(Arc::clone(adapter), 1.0)])?;
         }
         Ok(())
+    }
+
+    /// Scores one model under `control` as the unsteered one, and another of the same vocabulary as the steered one.
+    pub(in crate::eval) fn between(
+        reference: &Arc<Model>,
+        control: &ControlVector,
+        other: &Arc<Model>,
+        longest: usize,
+        n_threads: u32,
+    ) -> Result<Self, ScoreError> {
+        let nothing = ControlVector::of_adapters(Adapters::default(), other.n_layer(), other.n_embd());
+        let mut of_other = Self::new(other, longest, n_threads, Some(&nothing))?;
+        let mut of_reference = Self::new(reference, longest, n_threads, Some(control))?;
+        let (Some(steered), Some(other)) = (of_reference.steered.take(), of_other.steered.take()) else {
+            unreachable!("both were made with a steering")
+        };
+        Ok(Self { plain: steered.ctx, steered: Some(other), n_batch: of_reference.n_batch })
     }
 
     /// Scores window `i`: of a prompt the answer, of running text the tokens from the second one on.

@@ -82,7 +82,16 @@ impl GgufWriter {
     /// # Errors
     /// [`LlamaError::Gguf`] when that one cannot be read.
     pub fn with_meta_of(path: &Path) -> Result<Self, LlamaError> {
-        let writer = Self::new();
+        let mut writer = Self::new();
+        writer.copy_meta_of(path)?;
+        Ok(writer)
+    }
+
+    /// Adds the metadata of another file behind what is there; keys that are there too take its values.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::with_meta_of`].
+    pub fn copy_meta_of(&mut self, path: &Path) -> Result<(), LlamaError> {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| LlamaError::Gguf(format!("{}: the path holds a NUL byte", path.display())))?;
         let _ = last_log_lines();
@@ -95,10 +104,10 @@ impl GgufWriter {
             if from.is_null() {
                 return Err(LlamaError::Gguf(format!("{} cannot be read: {}", path.display(), last_log_lines())));
             }
-            sys::gguf_set_kv(writer.raw, from);
+            sys::gguf_set_kv(self.raw, from);
             sys::gguf_free(from);
         }
-        Ok(writer)
+        Ok(())
     }
 
     /// Removes a key; without effect where there is none.
