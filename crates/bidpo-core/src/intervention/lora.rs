@@ -167,11 +167,11 @@ impl Intervention for Lora {
         Some(self)
     }
 
-    /// The reverse has -B: `y = W x - c B A x`.
+    /// The direction's factor is on B: the reverse has -B, `y = W x - c B A x`.
     fn matrices(&self, at: Parameters<'_>) -> Vec<Matrix> {
-        let sign = at.direction.sign() as f32;
+        let factor = at.direction.factor() as f32;
         let both = |(pair, [a, b]): (&Adapted, [Range<usize>; 2])| {
-            let b: Vec<f32> = at.theta[b].iter().map(|x| sign * x).collect();
+            let b: Vec<f32> = at.theta[b].iter().map(|x| factor * x).collect();
             [
                 Matrix { name: Self::name(pair, Side::A), values: at.theta[a].to_vec() },
                 Matrix { name: Self::name(pair, Side::B), values: b },
@@ -181,10 +181,10 @@ impl Intervention for Lora {
     }
 
     fn matrices_vjp(&self, at: Parameters<'_>, gradients: &[&[f32]], grad: &mut [f64]) {
-        let sign = at.direction.sign();
-        let places = self.places().flat_map(|(_, [a, b])| [(a, 1.0), (b, sign)]);
-        for ((place, sign), gradient) in places.zip(gradients) {
-            grad[place].iter_mut().zip(*gradient).for_each(|(sum, x)| *sum += sign * f64::from(*x));
+        let factor = at.direction.factor();
+        let places = self.places().flat_map(|(_, [a, b])| [(a, 1.0), (b, factor)]);
+        for ((place, factor), gradient) in places.zip(gradients) {
+            grad[place].iter_mut().zip(*gradient).for_each(|(sum, x)| *sum += factor * f64::from(*x));
         }
     }
 
@@ -330,5 +330,13 @@ mod tests {
         let mut grad = vec![0.0; lora.n_params()];
         lora.matrices_vjp(Parameters { theta: &theta, direction: Direction::Reverse }, &gradients, &mut grad);
         assert_eq!((&grad[..6], &grad[6..10]), (&[1.0; 6][..], &[-1.0; 4][..]));
+        let twice = Parameters { theta: &theta, direction: Direction::Times(2.0) };
+        let doubled = lora.matrices(twice);
+        assert!(
+            doubled[0] == forward[0] && forward[1].values.iter().zip(&doubled[1].values).all(|(a, b)| 2.0 * a == *b)
+        );
+        let mut grad = vec![0.0; lora.n_params()];
+        lora.matrices_vjp(twice, &gradients, &mut grad);
+        assert_eq!((&grad[..6], &grad[6..10]), (&[1.0; 6][..], &[2.0; 4][..]));
     }
 }

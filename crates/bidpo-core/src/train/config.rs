@@ -195,9 +195,9 @@ impl TrainConfig {
         if self.nulls() { Direction::Null } else { Direction::Reverse }
     }
 
-    /// The opposite direction takes the vector's component out: under [`Objective::Reps`], for constant vectors.
+    /// The opposite direction takes the vector's component out: under [`Objective::Reps`], for constant vectors without an adapter.
     pub fn nulls(&self) -> bool {
-        self.objective == Objective::Reps && self.kind.kind == Kind::Add
+        self.objective == Objective::Reps && self.kind.kind == Kind::Add && self.lora.is_none()
     }
 
     /// The directions, at scale 1, in which validation measures.
