@@ -12,33 +12,26 @@
 mod api;
 mod connections;
 mod engine;
-mod folder;
 mod http;
-mod job;
 mod listen;
 mod log;
-mod logprobs;
 mod metrics;
 mod models;
 mod page;
-mod queue;
-mod sampling;
 mod schema;
-mod slot;
 mod startup;
 mod state;
-mod stops;
 mod vectors;
-mod work;
 
-pub use folder::offered_adapter;
 pub use log::LogSink;
 pub use models::{Alias, AliasError, ModelNames};
 pub use startup::check_steering;
 pub use state::Limits;
+pub use vectors::folder::offered_adapter;
 pub use vectors::{OfferedVector, ScaleSpec, SteerSpec, VectorChange, VectorStore, VectorsError};
 
 use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
+use engine::{job, sampling};
 use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -250,7 +243,7 @@ fn context_params(options: &ServeOptions) -> ContextParams {
     let n_ctx = options.n_ctx.next_multiple_of(256);
     ContextParams {
         n_ctx: u32::try_from(n_ctx * options.n_slots).unwrap_or(u32::MAX),
-        n_batch: slot::PIECE.max(options.n_slots) as u32,
+        n_batch: engine::slot::PIECE.max(options.n_slots) as u32,
         n_seq_max: options.n_slots as u32,
         n_threads: options.n_threads,
         flash_attention: false,

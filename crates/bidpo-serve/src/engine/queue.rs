@@ -6,7 +6,7 @@ use std::hash::Hash;
 /// A queue for each client; [`FairQueue::pop`] goes round the clients. One that sends a hundred jobs at once does not make the
 /// others wait for a hundred jobs.
 #[derive(Debug)]
-pub(super) struct FairQueue<C, J> {
+pub(crate) struct FairQueue<C, J> {
     jobs: HashMap<C, VecDeque<J>>,
     /// Clients with jobs, the next to be served first.
     turns: VecDeque<C>,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A job that has a slot.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(crate) struct Work {
     pub job: Job,
     /// Tokens of the job that are in the cache.
     pub n_done: usize,

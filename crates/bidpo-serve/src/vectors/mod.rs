@@ -1,10 +1,12 @@
 //! The vectors a server offers, known to clients by name.
 
-use super::folder::Folder;
+pub(crate) mod folder;
+
 use bidpo_core::data::ChatTemplate;
 use bidpo_core::intervention::Scope;
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{ControlVector, ScaledVector, SteerError, SteeringVector, combine};
+use folder::Folder;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! The folder of vectors that a server was started with.
 
-use super::vectors::{OfferedVector, VectorsError};
+use super::{OfferedVector, VectorsError};
 use bidpo_core::adapter::AdapterFile;
 use bidpo_core::data::{ChatTemplate, PreferenceSet, TemplateError};
 use bidpo_core::extract::{ExtractError, residual_norms};
@@ -23,14 +23,14 @@ enum MeasureError {
 
 /// A folder of vectors, and what their residual norms are measured with.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     template: ChatTemplate,
     n_threads: u32,
 }
 
 impl Folder {
-    pub(super) fn new(path: &Path, template: &ChatTemplate, n_threads: u32) -> Self {
+    pub(crate) fn new(path: &Path, template: &ChatTemplate, n_threads: u32) -> Self {
         Self { path: path.to_owned(), template: template.clone(), n_threads }
     }
 
@@ -45,7 +45,7 @@ impl Folder {
     }
 
     /// Every vector of the folder. Files that do not fit the model are passed over; `notices` says which, and why.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         model: &Arc<Model>,
         notices: &mut Vec<String>,
@@ -65,7 +65,7 @@ impl Folder {
     }
 
     /// The vector of that name. The name is looked up among the folder's files, so that it can be no path.
-    pub(super) fn read_one(
+    pub(crate) fn read_one(
         &self,
         name: &str,
         model: &Arc<Model>,

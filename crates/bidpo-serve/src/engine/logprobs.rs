@@ -4,7 +4,7 @@ use ggml_grad::llama::Token;
 
 /// Log of the probability (natural) of tokens in one row, before any sampling option: softmax of the logits.
 #[derive(Debug)]
-pub(super) struct RowLogprobs<'a> {
+pub(crate) struct RowLogprobs<'a> {
     logits: &'a [f32], // [n_vocab]
     /// log sum exp.
     norm: f64,

@@ -12,11 +12,11 @@ use ggml_grad::llama::Token;
 use std::sync::Arc;
 
 /// Tokens of a prompt computed at once. Others wait for their next token that long.
-pub(super) const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 
 /// A position in the cache: the token, and what was added to its row.
 #[derive(Debug, Clone)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     pub token: Token,
     pub steering: Option<Arc<ControlVector>>,
     /// Tokens of the prompt that it was computed for.
@@ -47,7 +47,7 @@ fn same(a: Option<&Arc<ControlVector>>, b: Option<&Arc<ControlVector>>) -> bool 
 
 /// A sequence.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     pub id: i32,
     /// Contents of the KV cache, by position.
     pub cells: Vec<Cell>,

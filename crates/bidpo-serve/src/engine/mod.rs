@@ -3,21 +3,29 @@
 //! Each slot is a sequence with a cache of its own. In turns, one batch holds the next token of every answer (each row with
 //! its own steering), and one a piece of one prompt. A new job takes a free slot at once; nobody waits for others to end.
 
-use super::job::{Client, Event, Finish, Job, JobError};
-use super::metrics::Metrics;
-use super::queue::FairQueue;
-use super::slot::{Cell, PIECE, Slot};
-use super::work::Work;
+pub(crate) mod job;
+pub(crate) mod logprobs;
+pub(crate) mod queue;
+pub(crate) mod sampling;
+pub(crate) mod slot;
+pub(crate) mod stops;
+pub(crate) mod work;
+
+use crate::metrics::Metrics;
 use bidpo_core::adapter::Adapters;
 use bidpo_core::steer::{ControlVector, GateMemory, decode_steered_with};
 use ggml_grad::llama::{Batch, Context, LlamaError};
+use job::{Client, Event, Finish, Job, JobError};
+use queue::FairQueue;
+use slot::{Cell, PIECE, Slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
+use work::Work;
 
 /// Messages to the engine's thread.
-pub(super) enum Message {
+pub(crate) enum Message {
     Job(Box<Job>),
     /// Give up everything and end.
     Stop,
@@ -25,7 +33,7 @@ pub(super) enum Message {
 
 /// The way to the engine's thread, which ends when the last handle is dropped.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     inbox: Sender<Message>,
     alive: Arc<AtomicBool>,
 }

@@ -60,7 +60,7 @@ pub(crate) enum Client {
 
 /// One sequence to compute.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(crate) struct Job {
     /// The client.
     pub client: Client,
     /// The choice of the request it is.

@@ -2,14 +2,14 @@
 
 /// Finds stop sequences in text that comes in pieces. Text that may be the start of one is buffered.
 #[derive(Debug)]
-pub(super) struct StopFilter {
+pub(crate) struct StopFilter {
     stops: Vec<String>,
     buffered: String,
 }
 
 /// Output for one piece of text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct StopOutput {
+pub(crate) struct StopOutput {
     /// Text that is safe to show.
     pub text: String,
     /// A stop sequence was met; the text ends before it.

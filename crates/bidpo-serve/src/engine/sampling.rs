@@ -4,7 +4,7 @@ use ggml_grad::llama::{PenaltyParams, Sampler, SamplerParams, Token};
 
 /// Sampling options of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sampling {
+pub(crate) struct Sampling {
     pub params: SamplerParams,
     pub penalties: PenaltyParams,
     /// Added to the logits of these tokens.
