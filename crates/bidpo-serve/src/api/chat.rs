@@ -10,7 +10,7 @@ use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, token
 use super::samplers::answer_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{Thoughts, Told};
-use super::tools::{CallReader, CallTeller};
+use super::tools::{CallReader, CallTeller, take_calls};
 use crate::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
@@ -109,7 +109,7 @@ fn choice_json(
 ) -> Value {
     let mut told = thoughts.split(&choice.text);
     let mut teller = calls.map(CallReader::teller);
-    let mut tool_calls = teller.as_mut().map(|t| t.take(&mut told.answer, true)).unwrap_or_default();
+    let mut tool_calls = take_calls(&mut teller, &mut told.answer, true);
     let mut message = json!({"role": "assistant", "content": told.answer, "refusal": null});
     told.add_reasoning(&mut message, "reasoning_content");
     if !tool_calls.is_empty() {
@@ -139,7 +139,7 @@ struct ChatParts {
 impl ChatParts {
     /// A piece of choice `i`'s answer without its calls, and these. `end`: it is the last one.
     fn calls(&mut self, i: usize, told: &mut Told, end: bool) -> Vec<Value> {
-        self.tellers[i].as_mut().map(|t| t.take(&mut told.answer, end)).unwrap_or_default()
+        take_calls(&mut self.tellers[i], &mut told.answer, end)
     }
 }
 

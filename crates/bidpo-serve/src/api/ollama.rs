@@ -13,7 +13,7 @@ use super::respond::{StreamKind, StreamLines, gather, stream_lines};
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
-use super::tools::{CallReader, CallTeller, can_call};
+use super::tools::{CallReader, CallTeller, can_call, take_calls};
 use crate::job::{Client, Event, Finish, Usage};
 use crate::state::State;
 use axum::Json;
@@ -139,7 +139,7 @@ struct Lines {
 impl Lines {
     /// A line for a piece of the answer, without its calls in the text. `end`: it is the last one.
     fn parted(&mut self, told: &mut Told, end: bool) -> Vec<Value> {
-        let calls = self.teller.as_mut().map(|t| t.take(&mut told.answer, end)).unwrap_or_default();
+        let calls = take_calls(&mut self.teller, &mut told.answer, end);
         calls.iter().map(ollama_call).collect()
     }
 

@@ -272,6 +272,11 @@ impl CallTeller {
     }
 }
 
+/// Takes the calls out of the next piece of an answer, where it may hold any ([`CallTeller::take`]).
+pub(super) fn take_calls(teller: &mut Option<CallTeller>, answer: &mut String, end: bool) -> Vec<Value> {
+    teller.as_mut().map(|t| t.take(answer, end)).unwrap_or_default()
+}
+
 fn call_json(index: usize, call: &WrittenCall) -> Value {
     let arguments = Value::Object(call.arguments.clone()).to_string();
     json!({"index": index, "id": new_id(), "type": "function", "function": {"name": call.name, "arguments": arguments}})

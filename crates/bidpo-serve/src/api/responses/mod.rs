@@ -13,7 +13,7 @@ use super::respond::{StreamKind, StreamLines, gather, now, stream_lines, tokens_
 use super::samplers::token_limit;
 use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
 use super::thoughts::{AT_THE_TOP, Thoughts, Told};
-use super::tools::{CallReader, CallTeller};
+use super::tools::{CallReader, CallTeller, take_calls};
 use crate::job::{Client, Event, Finish, TokenInfo, Usage};
 use crate::state::State;
 use axum::Json;
@@ -131,7 +131,7 @@ impl Writer {
     }
 
     fn tell(&mut self, mut told: Told, tokens: &[TokenInfo], end: bool, events: &mut Vec<Value>) {
-        let calls = self.teller.as_mut().map(|t| t.take(&mut told.answer, end)).unwrap_or_default();
+        let calls = take_calls(&mut self.teller, &mut told.answer, end);
         self.items.write(Part::Thought, &told.reasoning, Vec::new(), events);
         // Items of thoughts have no place for log-probabilities.
         let told_apart = told.answer.is_empty() && (!told.reasoning.is_empty() || !calls.is_empty());
