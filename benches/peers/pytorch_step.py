@@ -6,6 +6,9 @@ output of block L at every position; a policy pass, a reference pass without the
 sigmoid loss, and the backward pass to the vector. The weights are frozen, so only the blocks above L are differentiated.
 Two copies of the model, as in BiPO: the reference is a model of its own.
 
+With `--lora RANK` the step of an adapter by peft instead: A and B of that rank on all seven projections of every block above L, the
+loss of DPO, no vector.
+
 Prints one JSON object: what was measured, and the milliseconds of each step. Nothing is downloaded.
 """
 
@@ -64,18 +67,33 @@ def add_at(model, layer: int, holder: dict) -> None:
     model.model.layers[layer].register_forward_hook(hook)
 
 
-def steps(path: Path, file: dict, dtype: torch.dtype):
+def adapt(model, layer: int, rank: int):
+    """The model with an adapter on the projections of all blocks above a layer."""
+    from peft import LoraConfig, get_peft_model
+
+    projections = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    blocks = list(range(layer + 1, model.config.num_hidden_layers))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=projections, layers_to_transform=blocks)
+    return get_peft_model(model, config)
+
+
+def steps(path: Path, file: dict, dtype: torch.dtype, rank: int = 0):
     """Takes a step whenever it is asked for one; yields its milliseconds, and what can be compared with bidpo."""
     policy, reference = load(path, dtype), load(path, dtype)
     vector = torch.zeros(policy.config.hidden_size, requires_grad=True)
-    optimizer = torch.optim.AdamW([vector], lr=5e-4, weight_decay=0.05)
     holder = {}
-    add_at(policy, file["layer"], holder)
+    if rank:
+        policy = adapt(policy, file["layer"], rank)
+        trained = [p for p in policy.parameters() if p.requires_grad]
+    else:
+        add_at(policy, file["layer"], holder)
+        trained = [vector]
+    optimizer = torch.optim.AdamW(trained, lr=5e-4, weight_decay=0.05)
     tokens, mask, answer = batch(file["pairs"])
     n = len(file["pairs"])
     for step in itertools.count():
         started = time.perf_counter()
-        d = 1.0 if step % 2 == 0 else -1.0
+        d = 1.0 if rank or step % 2 == 0 else -1.0
         holder["added"] = d * vector
         with torch.no_grad():
             before = log_prob(reference, tokens, mask, answer)
@@ -88,7 +106,8 @@ def steps(path: Path, file: dict, dtype: torch.dtype):
         taken = 1e3 * (time.perf_counter() - started)
         print(f"{dtype}, step {step}: {taken:.0f} ms, loss {loss.item():.4f}", file=sys.stderr)
         gap = (before[:n] - before[n:]).tolist()
-        yield taken, {"reference_gaps": gap, "gradient_norm": vector.grad.norm().item()}
+        norm = torch.stack([p.grad.float().norm() for p in trained]).norm().item()
+        yield taken, {"reference_gaps": gap, "gradient_norm": norm}
 
 
 def serve(each) -> None:
@@ -105,6 +124,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["f32", "bf16"], help="one type alone, so that its peak memory is its own")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="the step of an adapter instead (needs peft)")
     parser.add_argument("--serve", action="store_true", help="take a step for each line read; needs --only")
     args = parser.parse_args()
     if args.serve and not args.only:
@@ -115,20 +135,21 @@ def main() -> None:
     pairs = file["pairs"]
     types = {"f32": torch.float32, "bf16": torch.bfloat16}
     if args.serve:
-        serve(steps(args.model, file, types[args.only]))
+        serve(steps(args.model, file, types[args.only], args.lora))
         return
     result = {
         "model": file["model"],
         "layer": file["layer"],
         "threads": args.threads,
         "n_pairs": len(pairs),
+        "lora_rank": args.lora,
         "unique_tokens": sum(len(p["prompt"]) + len(p["chosen"]) + len(p["rejected"]) for p in pairs),
         "tokens": sum(2 * len(p["prompt"]) + len(p["chosen"]) + len(p["rejected"]) for p in pairs),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
     for name in [args.only] if args.only else types:
-        taken = list(itertools.islice(steps(args.model, file, types[name]), args.rounds + 1))
+        taken = list(itertools.islice(steps(args.model, file, types[name], args.lora), args.rounds + 1))
         times, check = [t for t, _ in taken[1:]], taken[-1][1]  # the first is a rehearsal
         result[f"{name}_ms"] = times
         result[f"{name}_median_ms"] = statistics.median(times)
