@@ -154,8 +154,8 @@ fn options_in_running_text_exist() {
             for code in line.split('`').skip(1).step_by(2).filter_map(|c| c.strip_prefix("bidpo ")) {
                 let at = format!("{}:{}: `bidpo {code}`", path.display(), at + 1);
                 let words: Vec<&str> = code.split_whitespace().collect();
-                let command: Vec<&str> =
-                    words.iter().copied().take_while(|w| w.chars().all(|c| c.is_lowercase())).collect();
+                let is_name = |w: &&str| !w.starts_with('-') && w.chars().all(|c| c.is_lowercase() || c == '-');
+                let command: Vec<&str> = words.iter().copied().take_while(is_name).collect();
                 let known = (1..=command.len().min(2)).rev().find_map(|n| {
                     let text = help.entry(command[..n].join(" ")).or_insert_with(|| help_of(&command[..n]));
                     text.clone()
