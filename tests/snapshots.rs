@@ -149,6 +149,7 @@ fn cards() {
         seeds: Vec::new(),
         groups: (0..16).map(|i| i / 2).collect(),
         alone: false,
+        adapter: false,
     };
     let estimate = |value: f64, lo: f64, hi: f64| Estimate { value, interval: Some(Interval { lo, hi }) };
     let price = Price {

@@ -14,17 +14,18 @@ use serde_json::json;
 pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Reading) -> anyhow::Result<()> {
     let Files { vector: output, card, checkpoint, .. } = files;
     let t = r.trained;
+    let made = if t.summary.adapter.is_some() { "adapter" } else { "vector" };
     match &t.stop {
         Stop::Finished => {}
         Stop::Early => eprintln!("stopped early: the validation loss has not fallen for {} epochs", args.patience),
         Stop::Interrupted => eprintln!(
-            "interrupted after step {} of {}: the vector so far is saved; --resume continues from {}",
+            "interrupted after step {} of {}: the {made} so far is saved; --resume continues from {}",
             t.steps,
             t.summary.total_steps,
             checkpoint.display()
         ),
         Stop::NotFinite { step, pair } => eprintln!(
-            "bidpo: the loss was not finite at step {step}, pair {pair}: stopped; the last good vector, from step {}, is \
+            "bidpo: the loss was not finite at step {step}, pair {pair}: stopped; the last good {made}, from step {}, is \
              saved in {}. A smaller --lr or a --clip limit usually helps",
             t.best_step,
             output.display()
@@ -41,7 +42,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     }
     if t.beats_untrained() == Some(false) {
         eprintln!(
-            "warning: no epoch beat the untrained model on the validation pairs (lowest loss {:.4}, untrained {:.4}): the vector \
+            "warning: no epoch beat the untrained model on the validation pairs (lowest loss {:.4}, untrained {:.4}): the {made} \
              of step {} is kept, but it is not worth using",
             t.best_valid_loss().unwrap_or(f64::NAN),
             t.untrained_loss,
@@ -152,7 +153,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     if let Some(h) = r.heldout {
         println!("\nOn {} test pairs:\n\n{}\n{}", r.split[2], h.table(), h.in_words());
     } else if t.complete() {
-        println!("\nNo test pairs were held out: whether the vector does what it was trained for was not measured.");
+        println!("\nNo test pairs were held out: whether the {made} does what it was trained for was not measured.");
     }
     if let Some(spread) = r.seeds {
         println!("\n{}", spread.in_words());

@@ -170,6 +170,11 @@ impl Engine {
         }
     }
 
+    /// True where an adapter is trained, alone or with a vector.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// The adapter's part in the name of a cached trace.
     pub(super) fn adapter_trait(&self) -> String {
         let Some(of) = &self.adapter else { return String::new() };

@@ -107,6 +107,8 @@ pub struct HeldOut {
     /// There are no rejected answers: a log-probability difference is the log-probability of the chosen answer, and no answer is
     /// preferred.
     pub alone: bool,
+    /// An adapter was measured, no vector: text names it so. The conditions' names are keys of files, and stay.
+    pub adapter: bool,
 }
 
 /// What held-out pairs show of a vector, by the interval of the mean change of the log-probability difference.
@@ -295,7 +297,14 @@ impl HeldOut {
             conditions.push(Condition::new(PROMPTED, &references(prompted)));
         }
         let alone = examples.iter().all(|pair| pair.tokens().rejected.is_empty()) && !examples.is_empty();
-        Ok(Self { conditions, random, seeds: Vec::new(), groups: (0..examples.len()).collect(), alone })
+        Ok(Self {
+            conditions,
+            random,
+            seeds: Vec::new(),
+            groups: (0..examples.len()).collect(),
+            alone,
+            adapter: engine.has_adapter(),
+        })
     }
 
     /// A condition by name.

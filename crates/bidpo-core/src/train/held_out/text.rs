@@ -33,13 +33,13 @@ impl HeldOut {
                 points: row.against_unsteered.as_ref().map_or_else(String::new, points),
                 difference: format!("{:+.2}", row.mean_logp_diff),
                 change: row.logp_diff_change.map_or_else(String::new, |c| c.to_string()),
-                condition: row.condition,
+                condition: self.named(row.condition),
             });
         }
         if let Some(r) = self.random_range() {
             let of = |x: f64| self.conditions[0].mean_logp_diff() + x;
             out += &line(&TableRow {
-                condition: format!("{} random vectors", r.draws),
+                condition: self.named(format!("{} random vectors", r.draws)),
                 accuracy: match self.alone {
                     true => "-".to_owned(),
                     false => format!("{:.1} to {:.1} %", 100.0 * r.accuracy[0], 100.0 * r.accuracy[1]),
@@ -53,10 +53,22 @@ impl HeldOut {
         out
     }
 
+    /// Text about a vector as text about what was measured.
+    fn named(&self, text: String) -> String {
+        match self.adapter {
+            true => text.replace(PROMPTED, "system prompt alone").replace("vector", "adapter"),
+            false => text,
+        }
+    }
+
     /// The table in words: whether there is a difference, and whether a prompt would have done as well. The mean
     /// log-probability difference decides, since the objective trains it; about preference accuracy, a coarser view of it, the
     /// test beside its interval decides.
     pub fn in_words(&self) -> String {
+        self.named(self.words())
+    }
+
+    fn words(&self) -> String {
         let (Some(steered), Some(effect)) = (self.get(STEERED), self.effect()) else { return String::new() };
         let (n, groups) = (steered.logp_diffs.len(), self.n_groups());
         let one = if self.alone { "answer" } else { "pair" };
@@ -205,6 +217,7 @@ mod tests {
 
     fn held(a: &[f64], b: &[f64]) -> HeldOut {
         HeldOut {
+            adapter: false,
             conditions: vec![condition("unsteered", a), condition(STEERED, b)],
             random: Vec::new(),
             seeds: Vec::new(),
@@ -218,6 +231,8 @@ mod tests {
         let (low, high): (Vec<f64>, Vec<f64>) =
             (0..30).map(|i| (-9.0 - 0.1 * f64::from(i), -8.0 - 0.09 * f64::from(i))).unzip();
         let held = HeldOut { alone: true, ..held(&low, &high) };
+        let of_adapter = HeldOut { adapter: true, ..held.clone() };
+        assert!(of_adapter.in_words().starts_with("The adapter makes") && !of_adapter.table().contains("vector"));
         let (said, table) = (held.in_words(), held.table());
         assert!(
             said.contains("makes the chosen answers more probable: +1.") && said.contains("30 held-out answers"),
