@@ -314,7 +314,8 @@ def table(folder, page):
         mc1 = rows_of(test, "mc1")
         difference = mc1["steered"]["against_unsteered"]
         hidden = 100 * (mc1["question hidden, steered"]["value"] - mc1["question hidden"]["value"])
-        share = difference["difference"] / base
+        # A constant vector that gains nothing has no part to keep: no kind reaches the target then.
+        share = difference["difference"] / base if base > 0 else math.nan
         kls = [kl(results, kind) for results in (text, outside)]
         part = [value / kl(results, "constant") for value, results in zip(kls, (text, outside))]
         accuracy = rows_of(mmlu, "accuracy")[condition(kind)]["against_unsteered"] if mmlu else None
@@ -326,7 +327,7 @@ def table(folder, page):
             NAMES[kind],
             scale,
             points(difference),
-            f"{100 * share:.0f} %",
+            "-" if math.isnan(share) else f"{100 * share:.0f} %",
             f"{hidden:+.1f}",
             *(f"{value:.3f} ({100 * p:.0f} %)" for value, p in zip(kls, part)),
             points(accuracy) if accuracy else "-",
