@@ -1,30 +1,21 @@
-//! The commands: flags in, a call into the library, results printed. One file a command.
+//! The commands: flags in, a call into the library, results printed. One file a command; rooms for
+//! those that belong together.
 
-mod bench;
-mod calibrate;
 mod chat;
-mod check;
-mod completions;
 mod data;
-mod doctor;
-mod eval;
 mod extract;
-mod first_token;
 mod generate;
-mod judge;
+mod machine;
+mod measure;
 mod merge;
-mod probe;
-mod report;
-mod self_test;
 mod serve;
-mod sweep;
-mod synth;
 mod template;
 mod train;
 mod vector;
 mod verify;
-mod worker;
 
+use self::machine::{bench, check, completions, doctor, first_token, probe, self_test, synth, worker};
+use self::measure::{calibrate, eval, judge, report, sweep};
 use crate::args::habits;
 use crate::args::headings::grouped;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -156,7 +156,7 @@ pub struct Args {
     pub(super) renorm: Option<f64>,
     /// Measure the range of scales within which KL(unsteered || steered) on neutral text stays within this budget, nats a token
     /// [0.2 where none is given], and write it into the file, as `bidpo calibrate` does.
-    #[arg(long, value_name = "KL", num_args = 0..=1, default_missing_value = "0.2", value_parser = crate::commands::calibrate::budget)]
+    #[arg(long, value_name = "KL", num_args = 0..=1, default_missing_value = "0.2", value_parser = crate::commands::measure::calibrate::budget)]
     pub(super) calibrate: Option<f64>,
     /// A system prompt to compare with on the test pairs (each built-in set has one). Repeat it to give several: the best on
     /// the validation pairs is compared.

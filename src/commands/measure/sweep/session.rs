@@ -1,8 +1,8 @@
 //! The parts of a sweep: results files of one folder, by shards or whole.
 
 use super::Args;
-use crate::commands::eval::progress::run_session;
-use crate::commands::eval::text::Text;
+use crate::commands::measure::eval::progress::run_session;
+use crate::commands::measure::eval::text::Text;
 use bidpo_core::eval::analysis::{Analysis, analyse};
 use bidpo_core::eval::conditions::Condition;
 use bidpo_core::eval::prompt::Style;

@@ -2,7 +2,7 @@
 //! items, and brought to the price of the chosen configuration.
 
 use super::session::{Sweep, Whole};
-use crate::commands::eval::text::Text;
+use crate::commands::measure::eval::text::Text;
 use anyhow::Context as _;
 use bidpo_core::eval::conditions::Condition;
 use bidpo_core::eval::measures::Kind;
