@@ -1,9 +1,9 @@
 //! Routes, and what stands before all of them: names, keys, headers, counting.
 
 use super::api::{self, ApiError, ollama};
-use super::job::Client;
 use super::page;
 use super::state::State;
+use crate::engine::job::Client;
 use axum::Router;
 use axum::extract::{self, MatchedPath, Request};
 use axum::http::header::{self, HeaderValue};

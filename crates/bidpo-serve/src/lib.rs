@@ -31,7 +31,6 @@ pub use vectors::folder::offered_adapter;
 pub use vectors::{OfferedVector, ScaleSpec, SteerSpec, VectorChange, VectorStore, VectorsError};
 
 use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
-use engine::{job, sampling};
 use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Counters for Prometheus.
 
-use super::job::Usage;
+use crate::engine::job::Usage;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

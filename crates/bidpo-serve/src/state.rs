@@ -1,11 +1,11 @@
 //! State shared by the handlers of a server.
 
 use super::engine::Handle;
-use super::job::Client;
 use super::log::Log;
 use super::metrics::Metrics;
 use super::models::ModelNames;
 use super::vectors::VectorStore;
+use crate::engine::job::Client;
 use bidpo_core::data::ChatTemplate;
 use ggml_grad::llama::Model;
 use sha2::{Digest, Sha256};

@@ -1,8 +1,8 @@
 //! From the engine's events to responses: complete, or streamed.
 
-use super::error::ApiError;
-use super::submit::Events;
-use crate::job::{Event, Finish, TokenInfo, Usage};
+use crate::api::read::error::ApiError;
+use crate::api::submit::Events;
+use crate::engine::job::{Event, Finish, TokenInfo, Usage};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse;

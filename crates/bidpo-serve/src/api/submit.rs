@@ -1,9 +1,9 @@
 //! From a checked request to jobs in the queue.
 
-use super::error::ApiError;
-use super::request::Common;
-use crate::job::{Client, Event, Job, Steering};
-use crate::sampling::Sampling;
+use crate::api::read::error::ApiError;
+use crate::api::read::request::Common;
+use crate::engine::job::{Client, Event, Job, Steering};
+use crate::engine::sampling::Sampling;
 use crate::state::State;
 use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A request of the Responses API in the fields of a chat.
 
-use super::super::error::ApiError;
-use super::super::fields::{Fields, kind};
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, kind};
 use serde_json::{Map, Value, json};
 
 /// Fields that the server keeps nothing for: each with what to do instead.

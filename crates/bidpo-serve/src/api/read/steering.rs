@@ -1,8 +1,8 @@
 //! The steering of a request.
 
-use super::error::ApiError;
-use super::fields::{Fields, short};
-use crate::job::{SteeredRows, Steering};
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
+use crate::engine::job::{SteeredRows, Steering};
 use crate::state::State;
 use crate::vectors::{ScaleSpec, SteerSpec};
 use bidpo_core::intervention::{Scope, ScopePart};
@@ -13,7 +13,7 @@ use serde_json::Value;
 const MAX_STEERING: usize = 16;
 
 /// Reads `model`, which may be left out, `steering`, `lora` and `scope`. The vectors that the model's name holds come first.
-pub(super) fn model_and_steering(fields: &mut Fields, state: &State) -> Result<(String, Steering), ApiError> {
+pub(in crate::api) fn model_and_steering(fields: &mut Fields, state: &State) -> Result<(String, Steering), ApiError> {
     let name = fields.text("model")?.filter(|name| !name.is_empty()).unwrap_or_else(|| state.names.base.clone());
     let Some(of_model) = state.names.find(&name) else { return Err(ApiError::no_model(&name, &state.names.base)) };
     let steering = steering(fields, state, of_model).map_err(|e| match e {

@@ -1,11 +1,11 @@
 //! Tokenizer and template of the model, in the forms of llama-server and of vLLM.
 
-use super::body;
-use super::error::ApiError;
-use super::fields::Fields;
-use super::messages;
-use super::notes::Notes;
-use super::respond::token_text;
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::Fields;
+use crate::api::read::messages;
+use crate::api::read::notes::Notes;
+use crate::api::respond::token_text;
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Request};

@@ -1,13 +1,13 @@
 //! The fields of a JSON object, taken out one by one: what is left over in the end was not understood.
 
-use super::error::ApiError;
-use super::notes::Notes;
+use crate::api::read::error::ApiError;
+use crate::api::read::notes::Notes;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
 /// A JSON object on its way through the checks.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(in crate::api) struct Fields {
     map: Map<String, Value>,
     /// Path of the object in the body: empty, or `messages[0].`.
     at: String,
@@ -16,7 +16,7 @@ pub(super) struct Fields {
 impl Fields {
     /// # Errors
     /// For anything but an object.
-    pub(super) fn new(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
+    pub(in crate::api) fn new(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
         let at = at.into();
         match value {
             Value::Object(map) => Ok(Self { map, at: if at.is_empty() { at } else { at + "." } }),
@@ -26,53 +26,53 @@ impl Fields {
     }
 
     /// The name of a field, with where it stands.
-    pub(super) fn name(&self, key: &str) -> String {
+    pub(in crate::api) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.at)
     }
 
     /// True if the field is there, null included.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::api) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
     /// True if the field is there, and not null.
-    pub(super) fn is_set(&self, key: &str) -> bool {
+    pub(in crate::api) fn is_set(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|v| !v.is_null())
     }
 
     /// True if the field is an empty list.
-    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+    pub(in crate::api) fn is_empty_list(&self, key: &str) -> bool {
         self.map.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty)
     }
 
     /// All fields that are left.
-    pub(super) fn rest(self) -> Map<String, Value> {
+    pub(in crate::api) fn rest(self) -> Map<String, Value> {
         self.map
     }
 
     /// Puts a field back.
-    pub(super) fn put(&mut self, key: &str, value: Value) {
+    pub(in crate::api) fn put(&mut self, key: &str, value: Value) {
         self.map.insert(key.to_owned(), value);
     }
 
     /// Takes a field; null is as good as none.
-    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+    pub(in crate::api) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|v| !v.is_null())
     }
 
     /// Takes a field where it is of a certain value.
-    pub(super) fn take_if(&mut self, key: &str, is: impl Fn(&Value) -> bool) -> Option<Value> {
+    pub(in crate::api) fn take_if(&mut self, key: &str, is: impl Fn(&Value) -> bool) -> Option<Value> {
         self.map.get(key).is_some_and(is).then(|| self.take(key)).flatten()
     }
 
     /// An error about one field.
-    pub(super) fn wrong(&self, key: &str, what: &str) -> ApiError {
+    pub(in crate::api) fn wrong(&self, key: &str, what: &str) -> ApiError {
         let name = self.name(key);
         ApiError::invalid(&name, format!("{name} {what}"))
     }
 
     /// A number in a range.
-    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+    pub(in crate::api) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.take(key).filter(|v| !is_blank(v)) else { return Ok(None) };
         let number = as_number(&value).filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
@@ -82,7 +82,7 @@ impl Fields {
     }
 
     /// A whole number in a range.
-    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    pub(in crate::api) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(key).filter(|v| !is_blank(v)) else { return Ok(None) };
         let number = whole(&value).filter(|x| range.contains(x));
         let (low, high) = range.into_inner();
@@ -91,7 +91,7 @@ impl Fields {
     }
 
     /// True or false.
-    pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
+    pub(in crate::api) fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let found = match value.as_str() {
             Some("true") => Some(true),
@@ -102,7 +102,7 @@ impl Fields {
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
+    pub(in crate::api) fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -111,7 +111,7 @@ impl Fields {
     }
 
     /// A list.
-    pub(super) fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>, ApiError> {
+    pub(in crate::api) fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Array(list)) => Ok(Some(list)),
@@ -123,7 +123,7 @@ impl Fields {
     ///
     /// # Errors
     /// Fields that are left, as [`Notes::unknown`] decides.
-    pub(super) fn done(self, notes: &mut Notes) -> Result<(), ApiError> {
+    pub(in crate::api) fn done(self, notes: &mut Notes) -> Result<(), ApiError> {
         self.map.iter().filter(|(_, v)| !v.is_null()).try_for_each(|(key, _)| notes.unknown(&self.at, key))
     }
 
@@ -131,7 +131,7 @@ impl Fields {
     ///
     /// # Errors
     /// Fields that are left.
-    pub(super) fn none_left(self) -> Result<(), ApiError> {
+    pub(in crate::api) fn none_left(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, v)| !v.is_null()) {
             Some((key, _)) => {
                 let name = self.name(key);
@@ -159,7 +159,7 @@ fn is_blank(value: &Value) -> bool {
 }
 
 /// The JSON type of a value, for messages.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(in crate::api) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -171,7 +171,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
 }
 
 /// A value for a message: itself where it is short.
-pub(super) fn short(value: &Value) -> String {
+pub(in crate::api) fn short(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => kind(value).into(),
         Value::String(text) if text.chars().count() > 40 => {

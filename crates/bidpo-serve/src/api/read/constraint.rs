@@ -1,7 +1,7 @@
 //! What restricts the form of an answer: a JSON schema, or a grammar.
 
-use super::error::ApiError;
-use super::fields::{Fields, kind, short};
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, kind, short};
 use crate::schema;
 use crate::state::State;
 use ggml_grad::llama::Grammar;
@@ -15,7 +15,7 @@ enum Wanted {
 }
 
 /// Reads `response_format` (OpenAI), `json_schema` and `grammar` (llama.cpp), `guided_...` and `structured_outputs` (vLLM).
-pub(super) fn constraint(fields: &mut Fields, state: &State) -> Result<Option<Grammar>, ApiError> {
+pub(in crate::api) fn constraint(fields: &mut Fields, state: &State) -> Result<Option<Grammar>, ApiError> {
     let mut wanted: Option<(String, Wanted)> = None;
     for (key, value) in [
         ("response_format", response_format(fields)?),

@@ -1,6 +1,6 @@
 //! Reading a request's body.
 
-use super::error::ApiError;
+use crate::api::read::error::ApiError;
 use crate::state::State;
 use axum::body::to_bytes;
 use axum::extract::Request;
@@ -12,7 +12,7 @@ use std::time::Duration;
 const TIME: Duration = Duration::from_secs(30);
 
 /// The JSON in a request's body, within the limits of size and time.
-pub(super) async fn read(state: &State, request: Request) -> Result<Value, ApiError> {
+pub(in crate::api) async fn read(state: &State, request: Request) -> Result<Value, ApiError> {
     let headers = request.headers();
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {

@@ -1,8 +1,8 @@
 //! Sampling fields, stop sequences and limits of tokens.
 
-use super::error::ApiError;
-use super::fields::{Fields, short};
-use crate::sampling::Sampling;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
+use crate::engine::sampling::Sampling;
 use crate::state::State;
 use ggml_grad::llama::{PenaltyParams, SamplerParams, Token};
 use serde_json::Value;
@@ -13,7 +13,7 @@ const MAX_STOP_BYTES: usize = 1024;
 
 /// A limit of tokens; `None` where the client sets none: missing, null, or negative (llama.cpp, LM Studio). A limit above the
 /// server's own is cut to that later.
-pub(super) fn token_limit(fields: &mut Fields, key: &str, least: i64) -> Result<Option<usize>, ApiError> {
+pub(in crate::api) fn token_limit(fields: &mut Fields, key: &str, least: i64) -> Result<Option<usize>, ApiError> {
     match fields.integer(key, i64::MIN..=i64::MAX)? {
         Some(n) if n < 0 => Ok(None),
         Some(n) if n < least => {
@@ -28,18 +28,18 @@ const LIMITS: [&str; 6] =
     ["max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "num_predict"];
 
 /// True where a request sets a limit, under any name.
-pub(super) fn sets_limit(fields: &Fields) -> bool {
+pub(in crate::api) fn sets_limit(fields: &Fields) -> bool {
     LIMITS.iter().any(|key| fields.is_set(key))
 }
 
 /// The smallest of all limits that a request sets: it obeys each.
-pub(super) fn answer_limit(fields: &mut Fields, least: i64) -> Result<Option<usize>, ApiError> {
+pub(in crate::api) fn answer_limit(fields: &mut Fields, least: i64) -> Result<Option<usize>, ApiError> {
     let limits = LIMITS.iter().map(|key| token_limit(fields, key, least)).collect::<Result<Vec<_>, _>>()?;
     Ok(limits.into_iter().flatten().min())
 }
 
 /// Reads the sampling fields: OpenAI's defaults, where its API has them; off, where it has not.
-pub(super) fn sampling(fields: &mut Fields, state: &State) -> Result<Sampling, ApiError> {
+pub(in crate::api) fn sampling(fields: &mut Fields, state: &State) -> Result<Sampling, ApiError> {
     let temperature = fields.number("temperature", 0.0..=100.0)?.unwrap_or(1.0) as f32;
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0) as f32;
     let min_p = fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0) as f32;
@@ -127,7 +127,7 @@ fn bias(fields: &mut Fields, n_vocab: usize) -> Result<Vec<(Token, f32)>, ApiErr
 }
 
 /// Reads `stop`; empty sequences stop nothing.
-pub(super) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+pub(in crate::api) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     let list = match fields.take("stop") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,

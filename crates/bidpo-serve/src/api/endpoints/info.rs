@@ -1,8 +1,8 @@
 //! Model, vectors, health and metrics of the server.
 
-use super::body;
-use super::error::ApiError;
-use super::fields::{Fields, short};
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
 use crate::state::State;
 use crate::vectors::{SteerSpec, VectorChange, VectorsError};
 use axum::Json;

@@ -1,17 +1,17 @@
 //! `/v1/chat/completions`.
 
-use super::body;
-use super::error::ApiError;
-use super::fields::Fields;
-use super::messages::{self, Encoded};
-use super::notes::Notes;
-use super::request::{Common, MAX_TOP_LOGPROBS, common};
-use super::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
-use super::samplers::answer_limit;
-use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
-use super::thoughts::{Thoughts, Told};
-use super::tools::{CallReader, CallTeller, take_calls};
-use crate::job::{Client, Event, Finish, TokenInfo};
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::Fields;
+use crate::api::read::messages::{self, Encoded};
+use crate::api::read::notes::Notes;
+use crate::api::read::request::{Common, MAX_TOP_LOGPROBS, common};
+use crate::api::read::samplers::answer_limit;
+use crate::api::read::thoughts::{Thoughts, Told};
+use crate::api::read::tools::{CallReader, CallTeller, take_calls};
+use crate::api::respond::{Choice, ResponseHeader, StreamFormat, gather, stream, tokens_json, usage_json};
+use crate::api::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use crate::engine::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};
@@ -77,7 +77,7 @@ fn logprobs_json(model: &Arc<Model>, tokens: &[TokenInfo], wanted: bool) -> Valu
 }
 
 /// Takes over the form of a required call. A form and tools cannot both be obeyed.
-pub(super) fn restrict(
+pub(in crate::api) fn restrict(
     common: &mut Common,
     calls: Option<&CallReader>,
     grammar: Option<Grammar>,

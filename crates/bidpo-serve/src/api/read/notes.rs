@@ -1,6 +1,6 @@
 //! Fields that a request holds and the server does not know: ignored and named in a header, or refused.
 
-use super::error::ApiError;
+use crate::api::read::error::ApiError;
 use crate::state::State;
 use axum::http::HeaderValue;
 use axum::response::Response;
@@ -31,13 +31,13 @@ const MEANS_STEERING: [&str; 13] = [
 
 /// The unknown fields of one request.
 #[derive(Debug)]
-pub(super) struct Notes {
+pub(in crate::api) struct Notes {
     strict: bool,
     ignored: BTreeSet<String>,
 }
 
 impl Notes {
-    pub(super) fn new(strict: bool) -> Self {
+    pub(in crate::api) fn new(strict: bool) -> Self {
         Self { strict, ignored: BTreeSet::new() }
     }
 
@@ -45,7 +45,7 @@ impl Notes {
     ///
     /// # Errors
     /// 400 under `--strict-api`, and for a name that asks for steering.
-    pub(super) fn unknown(&mut self, at: &str, key: &str) -> Result<(), ApiError> {
+    pub(in crate::api) fn unknown(&mut self, at: &str, key: &str) -> Result<(), ApiError> {
         let name = format!("{at}{key}");
         if at.is_empty() && MEANS_STEERING.contains(&key) {
             let message = format!(
@@ -64,7 +64,7 @@ impl Notes {
     }
 
     /// Names what was ignored in the response's header and, once a name, in the log.
-    pub(super) fn mark(self, state: &State, mut response: Response) -> Response {
+    pub(in crate::api) fn mark(self, state: &State, mut response: Response) -> Response {
         if self.ignored.is_empty() {
             return response;
         }

@@ -1,16 +1,16 @@
 //! `/v1/completions`.
 
-use super::body;
-use super::error::ApiError;
-use super::fields::Fields;
-use super::notes::Notes;
-use super::request::{MAX_TOP_LOGPROBS, common};
-use super::respond::{
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::Fields;
+use crate::api::read::notes::Notes;
+use crate::api::read::request::{MAX_TOP_LOGPROBS, common};
+use crate::api::read::samplers::{answer_limit, sets_limit};
+use crate::api::respond::{
     Choice, ResponseHeader, StreamFormat, finite, gates_json, gather, stream, token_text, usage_json,
 };
-use super::samplers::{answer_limit, sets_limit};
-use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
-use crate::job::{Client, Event, Finish, TokenInfo};
+use crate::api::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use crate::engine::job::{Client, Event, Finish, TokenInfo};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};

@@ -1,17 +1,17 @@
 //! `/v1/score`: how likely a given answer is, token by token, under some steering.
 
-use super::body;
-use super::error::ApiError;
-use super::fields::Fields;
-use super::messages::{Chat, encode, messages};
-use super::notes::Notes;
-use super::request::MAX_TOP_LOGPROBS;
-use super::respond::{finite, gather, now, tokens_json, usage_json};
-use super::steering::model_and_steering;
-use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
-use super::thoughts::variables;
-use crate::job::Client;
-use crate::sampling::Sampling;
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::Fields;
+use crate::api::read::messages::{Chat, encode, messages};
+use crate::api::read::notes::Notes;
+use crate::api::read::request::MAX_TOP_LOGPROBS;
+use crate::api::read::steering::model_and_steering;
+use crate::api::read::thoughts::variables;
+use crate::api::respond::{finite, gather, now, tokens_json, usage_json};
+use crate::api::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use crate::engine::job::Client;
+use crate::engine::sampling::Sampling;
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};

@@ -2,19 +2,19 @@
 //!
 //! A request is turned into the fields of OpenAI's, so that both APIs take the same values and give the same answers.
 
-use super::body;
-use super::chat::restrict;
-use super::error::ApiError;
-use super::fields::{Fields, short};
-use super::messages::{self, Chat, Encoded};
-use super::notes::Notes;
-use super::request::{Common, common};
-use super::respond::{StreamKind, StreamLines, gather, stream_lines};
-use super::samplers::token_limit;
-use super::submit::{CompletionOptions, Sequence, remaining_context, submit};
-use super::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
-use super::tools::{CallReader, CallTeller, can_call, take_calls};
-use crate::job::{Client, Event, Finish, Usage};
+use crate::api::endpoints::chat::restrict;
+use crate::api::read::body;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
+use crate::api::read::messages::{self, Chat, Encoded};
+use crate::api::read::notes::Notes;
+use crate::api::read::request::{Common, common};
+use crate::api::read::samplers::token_limit;
+use crate::api::read::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
+use crate::api::read::tools::{CallReader, CallTeller, can_call, take_calls};
+use crate::api::respond::{StreamKind, StreamLines, gather, stream_lines};
+use crate::api::submit::{CompletionOptions, Sequence, remaining_context, submit};
+use crate::engine::job::{Client, Event, Finish, Usage};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};

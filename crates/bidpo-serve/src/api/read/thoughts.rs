@@ -1,16 +1,16 @@
 //! Variables of the template, and thoughts: what a reasoning model writes before its answer.
 
-use super::error::ApiError;
-use super::fields::{Fields, short};
-use super::messages::{Chat, Ending};
-use super::notes::Notes;
-use super::tools::control_tokens;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
+use crate::api::read::messages::{Chat, Ending};
+use crate::api::read::notes::Notes;
+use crate::api::read::tools::control_tokens;
 use bidpo_core::data::{AnswerPart, ChatTemplate, Message, TemplateError, ThoughtMarks, ThoughtSplitter};
 use ggml_grad::llama::{Model, Token};
 use serde_json::{Map, Value, json};
 
 /// Variables that clients set beside `chat_template_kwargs`, where the template reads them.
-pub(super) const AT_THE_TOP: [&str; 3] = ["enable_thinking", "reasoning_effort", "thinking"];
+pub(in crate::api) const AT_THE_TOP: [&str; 3] = ["enable_thinking", "reasoning_effort", "thinking"];
 
 /// Variables of the chat itself.
 const OF_THE_CHAT: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
@@ -41,7 +41,7 @@ fn switch(value: &Value) -> Option<bool> {
 }
 
 /// Reads `chat_template_kwargs` and the variables beside it. A variable that the template does not read is noted.
-pub(super) fn variables(
+pub(in crate::api) fn variables(
     fields: &mut Fields,
     template: &ChatTemplate,
     notes: &mut Notes,
@@ -95,7 +95,7 @@ pub(super) fn variables(
 
 /// Puts the unfinished thought of a message that is to be continued where the model wrote it: behind the opening mark. Behind a
 /// finished thought there is an answer, and the template writes both.
-pub(super) fn reopen(template: &ChatTemplate, mut chat: Chat) -> Result<Chat, TemplateError> {
+pub(in crate::api) fn reopen(template: &ChatTemplate, mut chat: Chat) -> Result<Chat, TemplateError> {
     let (Ending::Continue, Some(marks)) = (chat.ending, template.thought_marks()) else { return Ok(chat) };
     let Some((last, before)) = chat.messages.split_last_mut() else { return Ok(chat) };
     let Some(thought) = last.reasoning_content.take_if(|_| last.content.trim().is_empty()) else { return Ok(chat) };
@@ -112,7 +112,7 @@ pub(super) fn reopen(template: &ChatTemplate, mut chat: Chat) -> Result<Chat, Te
 
 /// How the thoughts of an answer are told.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Thoughts {
+pub(in crate::api) struct Thoughts {
     /// The template's marks; None: all text is answer.
     marks: Option<ThoughtMarks>,
     /// The prompt ends within a thought.
@@ -121,7 +121,7 @@ pub(super) struct Thoughts {
 
 impl Thoughts {
     /// Of the answer to a chat.
-    pub(super) fn of(template: &ChatTemplate, chat: &Chat) -> Result<Self, TemplateError> {
+    pub(in crate::api) fn of(template: &ChatTemplate, chat: &Chat) -> Result<Self, TemplateError> {
         let Some(marks) = template.thought_marks().cloned() else { return Ok(Self::default()) };
         let open = match chat.ending {
             // Whether the generation prompt opens a thought. Marks in what people wrote open none.
@@ -139,19 +139,19 @@ impl Thoughts {
     }
 
     /// Marks that are control tokens, which are written out so that thoughts are found.
-    pub(super) fn written(&self, model: &Model) -> Vec<Token> {
+    pub(in crate::api) fn written(&self, model: &Model) -> Vec<Token> {
         let marks = self.marks.iter().flat_map(|m| [m.open.as_str(), m.close.as_str()]);
         let headers = self.marks.iter().flat_map(|m| m.headers()).copied();
         control_tokens(model, &marks.chain(headers).collect::<Vec<_>>())
     }
 
     /// For an answer that is being written.
-    pub(super) fn splitter(&self) -> ThoughtSplitter {
+    pub(in crate::api) fn splitter(&self) -> ThoughtSplitter {
         ThoughtSplitter::new(self.marks.clone(), self.open)
     }
 
     /// Parts a whole answer as its stream would be.
-    pub(super) fn split(&self, text: &str) -> Told {
+    pub(in crate::api) fn split(&self, text: &str) -> Told {
         let mut splitter = self.splitter();
         let mut told = Told::of(splitter.push(text));
         told.add(splitter.finish());
@@ -161,13 +161,13 @@ impl Thoughts {
 
 /// Parts of an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(in crate::api) struct Told {
     pub reasoning: String,
     pub answer: String,
 }
 
 impl Told {
-    pub(super) fn of(parts: Vec<AnswerPart>) -> Self {
+    pub(in crate::api) fn of(parts: Vec<AnswerPart>) -> Self {
         let mut told = Self::default();
         told.add(parts);
         told
@@ -182,12 +182,12 @@ impl Told {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::api) fn is_empty(&self) -> bool {
         self.reasoning.is_empty() && self.answer.is_empty()
     }
 
     /// The `delta` of a chunk. Text that is neither is an empty answer.
-    pub(super) fn delta(&self) -> Value {
+    pub(in crate::api) fn delta(&self) -> Value {
         let mut delta = json!({});
         if !self.reasoning.is_empty() {
             delta["reasoning_content"] = json!(self.reasoning);
@@ -199,7 +199,7 @@ impl Told {
     }
 
     /// Puts the thought into a message under this key, if there is one.
-    pub(super) fn add_reasoning(&self, message: &mut Value, key: &str) {
+    pub(in crate::api) fn add_reasoning(&self, message: &mut Value, key: &str) {
         let reasoning = self.reasoning.trim_end();
         if !reasoning.is_empty() {
             message[key] = json!(reasoning);

@@ -1,7 +1,7 @@
 //! `tools` and `tool_choice`: functions that the model may call, and its calls told in OpenAI's form.
 
-use super::error::ApiError;
-use super::fields::{Fields, kind, short};
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, kind, short};
 use crate::schema;
 use bidpo_core::data::{
     AnswerPiece, CallSplitter, CalledFunction, ChatTemplate, Message, TemplateError, ToolCall, ToolFormat, WrittenCall,
@@ -25,13 +25,13 @@ enum ToolChoice {
 
 /// The functions of a request.
 #[derive(Debug, Clone)]
-pub(super) struct Tools {
+pub(in crate::api) struct Tools {
     list: Vec<Value>,
     choice: ToolChoice,
 }
 
 /// Reads `tools` and `tool_choice`; `None` where the answer can call nothing.
-pub(super) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiError> {
+pub(in crate::api) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiError> {
     let list = fields.list("tools")?.unwrap_or_default();
     let choice = match fields.take("tool_choice") {
         None => Some(ToolChoice::Auto),
@@ -122,7 +122,7 @@ fn function(value: Value, at: &str) -> Result<Value, ApiError> {
 }
 
 /// Reads `tool_calls` of an assistant's message.
-pub(super) fn calls(fields: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
+pub(in crate::api) fn calls(fields: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
     let list = fields.list("tool_calls")?.unwrap_or_default();
     let at = fields.name("tool_calls");
     let call = |(i, value): (usize, Value)| {
@@ -136,7 +136,7 @@ pub(super) fn calls(fields: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
 }
 
 /// Reads `function_call` of an assistant's message, OpenAI's older form of one call.
-pub(super) fn older_call(fields: &mut Fields) -> Result<Option<ToolCall>, ApiError> {
+pub(in crate::api) fn older_call(fields: &mut Fields) -> Result<Option<ToolCall>, ApiError> {
     let at = fields.name("function_call");
     fields.take("function_call").map(|function| written_call(String::new(), function, &at)).transpose()
 }
@@ -156,7 +156,7 @@ fn written_call(id: String, function: Value, at: &str) -> Result<ToolCall, ApiEr
 }
 
 /// Gives tools' messages the names of their functions, which some templates show.
-pub(super) fn name_answers(messages: &mut [Message]) {
+pub(in crate::api) fn name_answers(messages: &mut [Message]) {
     let calls: Vec<ToolCall> = messages.iter().flat_map(|m| m.tools.calls.clone()).collect();
     for message in messages.iter_mut().filter(|m| m.role == "tool" && m.tools.name.is_none()) {
         let call = calls.iter().rev().find(|c| Some(&c.id) == message.tools.call_id.as_ref());
@@ -166,13 +166,13 @@ pub(super) fn name_answers(messages: &mut [Message]) {
 
 /// How calls are found in an answer.
 #[derive(Debug, Clone)]
-pub(super) struct CallReader {
+pub(in crate::api) struct CallReader {
     format: ToolFormat,
     functions: Vec<CalledFunction>,
 }
 
 /// A template that shows the tools, and how the answer is read.
-pub(super) struct Prepared {
+pub(in crate::api) struct Prepared {
     pub template: ChatTemplate,
     pub reader: CallReader,
     /// Where a call is required.
@@ -180,14 +180,14 @@ pub(super) struct Prepared {
 }
 
 /// True where a template shows tools, and calls are read back.
-pub(super) fn can_call(template: &ChatTemplate) -> bool {
+pub(in crate::api) fn can_call(template: &ChatTemplate) -> bool {
     let probe = json!({"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}}});
     template.with_tools(&[probe]).and_then(|t| t.tool_format()).is_ok()
 }
 
 impl Tools {
     /// Puts the tools into a template.
-    pub(super) fn prepare(&self, template: &ChatTemplate, model: &Arc<Model>) -> Result<Prepared, ApiError> {
+    pub(in crate::api) fn prepare(&self, template: &ChatTemplate, model: &Arc<Model>) -> Result<Prepared, ApiError> {
         let wrong = |e: TemplateError| ApiError::unsupported("tools", format!("tools: {e}"));
         let template = template.with_tools(&self.list).map_err(wrong)?;
         let format = template.tool_format().map_err(wrong)?;
@@ -218,18 +218,18 @@ impl Tools {
 
 impl CallReader {
     /// Texts that are written out though they may be control tokens.
-    pub(super) fn written(&self, model: &Model) -> Vec<Token> {
+    pub(in crate::api) fn written(&self, model: &Model) -> Vec<Token> {
         control_tokens(model, &self.format.marks())
     }
 
     /// For an answer that is being written.
-    pub(super) fn teller(&self) -> CallTeller {
+    pub(in crate::api) fn teller(&self) -> CallTeller {
         CallTeller { splitter: self.format.splitter(self.functions.clone()), n: 0 }
     }
 }
 
 /// The control tokens in some texts, which the engine writes out only when asked.
-pub(super) fn control_tokens(model: &Model, texts: &[&str]) -> Vec<Token> {
+pub(in crate::api) fn control_tokens(model: &Model, texts: &[&str]) -> Vec<Token> {
     let tokens = texts.iter().flat_map(|text| model.tokenize(text, false, true).unwrap_or_default());
     let mut found: Vec<Token> = tokens.filter(|&t| model.token_bytes(t, false).is_empty()).collect();
     found.sort_unstable();
@@ -239,7 +239,7 @@ pub(super) fn control_tokens(model: &Model, texts: &[&str]) -> Vec<Token> {
 
 /// Parts an answer into text and calls as OpenAI tells them.
 #[derive(Debug, Clone)]
-pub(super) struct CallTeller {
+pub(in crate::api) struct CallTeller {
     splitter: CallSplitter,
     n: usize,
 }
@@ -247,7 +247,7 @@ pub(super) struct CallTeller {
 impl CallTeller {
     /// Takes the calls out of the next piece of an answer, as entries of `tool_calls` with their `index`. `end`: it is the last
     /// piece.
-    pub(super) fn take(&mut self, answer: &mut String, end: bool) -> Vec<Value> {
+    pub(in crate::api) fn take(&mut self, answer: &mut String, end: bool) -> Vec<Value> {
         let mut pieces = self.splitter.push(answer);
         if end {
             pieces.extend(self.splitter.finish());
@@ -267,13 +267,13 @@ impl CallTeller {
     }
 
     /// True if a call was told.
-    pub(super) fn has_calls(&self) -> bool {
+    pub(in crate::api) fn has_calls(&self) -> bool {
         self.n > 0
     }
 }
 
 /// Takes the calls out of the next piece of an answer, where it may hold any ([`CallTeller::take`]).
-pub(super) fn take_calls(teller: &mut Option<CallTeller>, answer: &mut String, end: bool) -> Vec<Value> {
+pub(in crate::api) fn take_calls(teller: &mut Option<CallTeller>, answer: &mut String, end: bool) -> Vec<Value> {
     teller.as_mut().map(|t| t.take(answer, end)).unwrap_or_default()
 }
 

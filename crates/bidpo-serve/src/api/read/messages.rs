@@ -1,10 +1,10 @@
 //! The messages of a chat, as OpenAI's clients and those of other servers write them.
 
-use super::error::ApiError;
-use super::fields::{Fields, kind};
-use super::notes::Notes;
-use super::thoughts::{Thoughts, reopen, variables};
-use super::tools::{self, CallReader, Tools};
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, kind};
+use crate::api::read::notes::Notes;
+use crate::api::read::thoughts::{Thoughts, reopen, variables};
+use crate::api::read::tools::{self, CallReader, Tools};
 use crate::state::State;
 use bidpo_core::data::{ChatTemplate, Message, Prompt, TemplateError, ToolPart};
 use ggml_grad::llama::{Grammar, Model, Token};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// What follows the last message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::api) enum Ending {
     /// A new answer: the template's generation prompt.
     Answer,
     /// More of the last message, which is the assistant's.
@@ -24,7 +24,7 @@ pub(super) enum Ending {
 
 /// The chat of a request.
 #[derive(Debug)]
-pub(super) struct Chat {
+pub(in crate::api) struct Chat {
     pub messages: Vec<Message>,
     pub ending: Ending,
     /// Variables of the template.
@@ -37,14 +37,14 @@ pub(super) struct Chat {
 
 impl Chat {
     /// Messages that an answer follows, with the template as it is.
-    pub(super) fn plain(messages: Vec<Message>) -> Self {
+    pub(in crate::api) fn plain(messages: Vec<Message>) -> Self {
         Self { messages, ending: Ending::Answer, variables: Map::new(), parts_thoughts: true, tools: None }
     }
 }
 
 /// A chat as tokens.
 #[derive(Debug)]
-pub(super) struct Encoded {
+pub(in crate::api) struct Encoded {
     pub tokens: Vec<Token>,
     pub thoughts: Thoughts,
     /// How calls of tools are found in the answer.
@@ -54,7 +54,7 @@ pub(super) struct Encoded {
 }
 
 /// Reads `messages`, and the two fields that say what follows them.
-pub(super) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Result<Chat, ApiError> {
+pub(in crate::api) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Result<Chat, ApiError> {
     let messages = messages(fields, notes)?;
     let continued = messages.last().is_some_and(|m| m.role == "assistant");
     let (generate, continues) = (fields.boolean("add_generation_prompt")?, fields.boolean("continue_final_message")?);
@@ -87,7 +87,7 @@ pub(super) fn chat(fields: &mut Fields, state: &State, notes: &mut Notes) -> Res
 }
 
 /// Reads `messages`.
-pub(super) fn messages(fields: &mut Fields, notes: &mut Notes) -> Result<Vec<Message>, ApiError> {
+pub(in crate::api) fn messages(fields: &mut Fields, notes: &mut Notes) -> Result<Vec<Message>, ApiError> {
     let list = fields.list("messages")?.ok_or_else(|| fields.wrong("messages", "is missing"))?;
     if list.is_empty() {
         return Err(fields.wrong("messages", "is empty"));
@@ -192,7 +192,7 @@ fn part_text(value: Value, at: &str, notes: &mut Notes) -> Result<String, ApiErr
 }
 
 /// Tokens of a chat, ready for what follows it.
-pub(super) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Encoded, ApiError> {
+pub(in crate::api) async fn encode(state: &Arc<State>, chat: Chat) -> Result<Encoded, ApiError> {
     let state = Arc::clone(state);
     let encoded = tokio::task::spawn_blocking(move || encode_chat(&state, chat));
     encoded.await.map_err(|e| ApiError::internal(e.to_string()))?
@@ -225,7 +225,7 @@ fn tokens_of(template: &ChatTemplate, model: &Model, chat: Chat) -> Result<(Vec<
 }
 
 /// The text of a chat as the model would read it.
-pub(super) fn render(state: &State, chat: Chat) -> Result<String, ApiError> {
+pub(in crate::api) fn render(state: &State, chat: Chat) -> Result<String, ApiError> {
     let wrong = |e: TemplateError| ApiError::template("messages", &e);
     let template = state.template.with_variables(&chat.variables).map_err(wrong)?;
     let template = match &chat.tools {

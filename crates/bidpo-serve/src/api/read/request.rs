@@ -1,18 +1,18 @@
 //! Fields common to all computing requests.
 
-use super::constraint::constraint;
-use super::error::ApiError;
-use super::fields::{Fields, short};
-use super::samplers::{sampling, stop};
-use super::steering::model_and_steering;
-use crate::job::Steering;
-use crate::sampling::Sampling;
+use crate::api::read::constraint::constraint;
+use crate::api::read::error::ApiError;
+use crate::api::read::fields::{Fields, short};
+use crate::api::read::samplers::{sampling, stop};
+use crate::api::read::steering::model_and_steering;
+use crate::engine::job::Steering;
+use crate::engine::sampling::Sampling;
 use crate::state::State;
 use ggml_grad::llama::Grammar;
 
 /// The most choices and likely tokens that a request may ask for.
 const MAX_CHOICES: i64 = 16;
-pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
+pub(in crate::api) const MAX_TOP_LOGPROBS: i64 = 20;
 
 /// Fields of OpenAI's API that change no answer of this server: names, records, caches, hints of speed.
 const HARMLESS: [&str; 13] = [
@@ -47,7 +47,7 @@ const UNSUPPORTED: [(&str, &[&str]); 10] = [
 
 /// Options common to all computing requests.
 #[derive(Debug)]
-pub(super) struct Common {
+pub(in crate::api) struct Common {
     /// The model's name, as the client gave it.
     pub model: String,
     pub n: usize,
@@ -61,7 +61,7 @@ pub(super) struct Common {
 }
 
 /// Reads the fields that chat and completion share, and refuses those that cannot be obeyed.
-pub(super) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiError> {
+pub(in crate::api) fn common(fields: &mut Fields, state: &State) -> Result<Common, ApiError> {
     let (model, steering) = model_and_steering(fields, state)?;
     for key in HARMLESS {
         fields.take(key);

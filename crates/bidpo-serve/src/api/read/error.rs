@@ -1,6 +1,6 @@
 //! Errors in the shape that OpenAI's clients know.
 
-use crate::job::JobError;
+use crate::engine::job::JobError;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
