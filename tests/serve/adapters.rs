@@ -1,10 +1,10 @@
 //! LoRA adapters per request: named as vectors are, by llama-server's field, and never in a batch with others.
 
 use crate::common::{self, adapters::any_adapter};
+use crate::load::in_company;
 use crate::server::{DIAL, Server, ask, command_with, vectors, with};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MATRICES: [&str; 3] = ["attn_q", "attn_output", "ffn_down"];
 
@@ -45,22 +45,7 @@ fn request(i: usize) -> Value {
 fn answers_under_adapters_are_those_they_get_alone() {
     let dir = tempfile::tempdir().unwrap();
     let Some(server) = start(dir.path(), &["--slots", "4"]) else { return };
-    const N: usize = 12;
-    let next = AtomicUsize::new(0);
-    let together: Vec<(usize, Value)> = std::thread::scope(|scope| {
-        let client = || {
-            let mut answers = Vec::new();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= N {
-                    return answers;
-                }
-                answers.push((i, server.ok("/v1/chat/completions", &request(i))["choices"].clone()));
-            }
-        };
-        let clients: Vec<_> = (0..6).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
-    });
+    let together = in_company(&server, 6, 12, request);
     let Some(alone) = start(dir.path(), &["--slots", "1"]) else { return };
     let mut texts = Vec::new();
     for (i, answer) in together {

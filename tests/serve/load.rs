@@ -2,7 +2,7 @@
 
 use crate::common;
 use crate::gates;
-use crate::server::{DIAL, ask, with};
+use crate::server::{DIAL, Server, ask, with};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -39,26 +39,30 @@ fn request(i: usize) -> Value {
     if i % 5 == 2 { with(body, json!({"model": steered})) } else { body }
 }
 
-#[test]
-fn every_answer_is_the_one_it_gets_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(server) = gates::start(dir.path(), &["--slots", "4"]) else { return };
-    const N: usize = 24;
+/// Each of the first `n` requests with the choices of its answer, sent by several clients at once.
+pub fn in_company(server: &Server, clients: usize, n: usize, request: fn(usize) -> Value) -> Vec<(usize, Value)> {
     let next = AtomicUsize::new(0);
-    let together: Vec<(usize, Value)> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let client = || {
             let mut answers = Vec::new();
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= N {
+                if i >= n {
                     return answers;
                 }
                 answers.push((i, server.ok("/v1/chat/completions", &request(i))["choices"].clone()));
             }
         };
-        let clients: Vec<_> = (0..7).map(|_| scope.spawn(client)).collect();
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
         clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
-    });
+    })
+}
+
+#[test]
+fn every_answer_is_the_one_it_gets_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = gates::start(dir.path(), &["--slots", "4"]) else { return };
+    let together = in_company(&server, 7, 24, request);
     let rows = server.metric("bidpo_generation_batch_rows_total") / server.metric("bidpo_generation_batches_total");
     assert!(rows > 1.5, "answers were not computed side by side: {rows} rows a batch");
     // On a server that has seen nothing else, one after the other.

@@ -88,7 +88,7 @@ impl Engine {
     /// The engine with low-rank pairs to train, on matrices of blocks above the lowest layer.
     ///
     /// # Errors
-    /// [`AdapterRefusal`] for a model on devices and for matrices where llama.cpp ignores an adapter; [`EngineError::Llama`] where
+    /// [`AdapterRefusal`] for a model on devices and for matrices where llama.cpp ignores an adapter; [`EngineError::Trace`] where
     /// it refuses one.
     pub fn with_lora(mut self, lora: Lora) -> Result<Self, EngineError> {
         if self.is_on_devices() {
