@@ -15,11 +15,12 @@ mod elementwise;
 mod experts;
 mod nodes;
 mod norms;
+mod recurrent;
 
 use ggml_grad::graph::AttentionMemory;
 use ggml_grad::graph::emit::{Bindings, Data, Executor, Label};
 use ggml_grad::graph::grad::{differentiate, differentiate_within};
-use ggml_grad::graph::ir::{Elem, Glu, Graph, IrError, Op, OpParams, Shape, Unary, Value, n_elements};
+use ggml_grad::graph::ir::{Elem, Glu, Graph, IrError, MatrixScan, Op, OpParams, Shape, Unary, Value, n_elements};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
@@ -107,6 +108,15 @@ ops! {
     Op::Unary(Unary::Sgn) => Forward;
     Op::Unary(Unary::Step) => Forward;
     Op::Unary(Unary::Xielu { .. }) => Forward;
+    Op::SsmConv => Forward;
+    Op::SsmConvBack => Gradient;
+    Op::SsmScan => Forward;
+    Op::SsmScanBack => Gradient;
+    Op::MatrixScan(MatrixScan::Wkv6) => Forward;
+    Op::MatrixScan(MatrixScan::Wkv7) => Forward;
+    Op::MatrixScan(MatrixScan::Gated { .. }) => Forward;
+    Op::MatrixScan(MatrixScan::DeltaNet) => Forward;
+    Op::MatrixScanBack(_) => Gradient;
     Op::SiluBack => Gradient;
     Op::GeluBack => Gradient;
     Op::Cont => Forward;
@@ -303,7 +313,7 @@ fn several_paths() -> Vec<BTreeSet<usize>> {
 
 #[test]
 fn all() {
-    let cases: [fn() -> Vec<BTreeSet<usize>>; 34] = [
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 37] = [
         nodes::add,
         nodes::mul,
         nodes::scale,
@@ -338,6 +348,9 @@ fn all() {
         norms::sinks,
         experts::mul_mat_id,
         experts::rows_and_biases,
+        recurrent::ssm_conv,
+        recurrent::ssm_scan,
+        recurrent::matrix_scans,
     ];
     let mut reached: BTreeSet<usize> = cases.iter().flat_map(|case| case()).flatten().collect();
     reached.extend(log_prob_head());

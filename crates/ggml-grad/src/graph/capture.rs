@@ -30,6 +30,8 @@ pub(super) enum RawLeaf {
     Input { ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
     /// A matrix of a LoRA adapter that lies on the context.
     Adapter { name: String, ne: [usize; 4], dtype: DType, bytes: Vec<u8> },
+    /// States of recurrent layers, one for each sequence. Those of the sequences of a capture are zero when it begins.
+    State,
     /// Anything else: a cache, a control vector.
     Other { name: String },
 }
@@ -53,6 +55,12 @@ pub(super) struct RawHookPoint {
 
 /// The name of the matrix that the tokens' embeddings are rows of.
 const EMBEDDINGS: &str = "token_embd.weight";
+
+/// True for the names of llama.cpp's memory of recurrent states: of convolutions, and of scans.
+fn is_state(name: &str) -> bool {
+    let name = copied_name(name).unwrap_or(name);
+    name.starts_with("cache_r_l") || name.starts_with("cache_s_l")
+}
 
 /// True for the name that llama.cpp gives to a matrix of an adapter, as it stands in the adapter's file.
 fn is_adapter(name: &str) -> bool {
@@ -160,7 +168,9 @@ impl Capture {
         if self.leaves.contains_key(&leaf.id()) || self.copies.contains_key(&leaf.id()) {
             return;
         }
-        let raw = if is_adapter(&leaf.name()) {
+        let raw = if is_state(&leaf.name()) {
+            RawLeaf::State
+        } else if is_adapter(&leaf.name()) {
             RawLeaf::Adapter { name: leaf.name(), ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
         } else if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
@@ -297,13 +307,21 @@ impl EvalCallback for Capture {
 
 #[cfg(test)]
 mod tests {
-    use super::{copied_name, is_adapter};
+    use super::{copied_name, is_adapter, is_state};
 
     #[test]
     fn matrices_of_adapters_are_known_by_their_names() {
         assert!(is_adapter("blk.3.attn_q.weight.lora_a") && is_adapter("blk.0.ffn_down_exps.weight.lora_b"));
         for name in ["blk.3.attn_q.weight", "lora_a", "blk.3.attn_q.lora_a", "blk.3.attn_q.weight.lora_c"] {
             assert!(!is_adapter(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn states_are_known_by_their_names() {
+        assert!(is_state("cache_r_l0") && is_state("cache_s_l31") && is_state("CUDA0#cache_s_l3#0"));
+        for name in ["cache_k_l3", "cache_v_l3", "l_out-3", "rs_s_copy"] {
+            assert!(!is_state(name), "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Ops that lifting makes from shapes alone (reshapes, views, copies) and ops that bidpo's kernels compute are not here.
 
-use super::ir::{Glu, Op, OpParams, Unary};
+use super::ir::{Glu, MatrixScan, Op, OpParams, Unary};
 use crate::llama::sys;
 
 /// A parameter as ggml stores it.
@@ -63,10 +63,11 @@ table! { Op, read_op, write_op,
         Op::Input(_), Op::Weight(_), Op::Cont, Op::Cast, Op::Reshape, Op::View { .. }, Op::Permute(_),
         // `lift` and `emit` below: parameters that are passed through or arranged.
         Op::MulMat(_), Op::MulMatId(_), Op::Rope(_), Op::RopeBack(_), Op::Other { .. }, Op::Unary(_), Op::Glu(_), Op::Pad(_),
-        Op::Acc { .. }, Op::SoftMaxBack { .. }, Op::GetRowsBack, Op::RepeatBack,
+        Op::Acc { .. }, Op::SsmScan, Op::SoftMaxBack { .. }, Op::GetRowsBack, Op::RepeatBack,
         // bidpo's kernels.
         Op::MulMatT, Op::MulMatIdT, Op::OuterSum, Op::RmsNormBack { .. }, Op::Attention { .. }, Op::AttentionBackQ { .. },
-        Op::AttentionBackKv { .. }, Op::SiluBack, Op::GeluBack, Op::ScatterRows, Op::LossHead, Op::LogProbHead
+        Op::AttentionBackKv { .. }, Op::SiluBack, Op::GeluBack, Op::ScatterRows, Op::LossHead, Op::LogProbHead,
+        Op::SsmConvBack, Op::SsmScanBack, Op::MatrixScan(_), Op::MatrixScanBack(_)
     ],
     GGML_OP_ADD = Add;
     GGML_OP_SUB = Sub;
@@ -87,6 +88,7 @@ table! { Op, read_op, write_op,
     GGML_OP_CONCAT = Concat { dim: 0 };
     GGML_OP_GET_ROWS = GetRows;
     GGML_OP_SET_ROWS = SetRows;
+    GGML_OP_SSM_CONV = SsmConv;
 }
 
 // Parameter 0 is the function's code.
@@ -132,6 +134,12 @@ pub(super) fn lift(code: sys::ggml_op, params: &OpParams) -> Option<Op> {
         sys::GGML_OP_PAD if [0, 2, 4, 6, 8].iter().all(|&i| params[i] == 0) => {
             Some(Op::Pad([1, 3, 5, 7].map(|i| params[i] as usize)))
         }
+        // More than one state of each sequence (for rolling back) is of no use here.
+        sys::GGML_OP_SSM_SCAN if params[0] == 1 => Some(Op::SsmScan),
+        sys::GGML_OP_RWKV_WKV6 => Some(Op::MatrixScan(MatrixScan::Wkv6)),
+        sys::GGML_OP_RWKV_WKV7 => Some(Op::MatrixScan(MatrixScan::Wkv7)),
+        sys::GGML_OP_GATED_LINEAR_ATTN => Some(Op::MatrixScan(MatrixScan::Gated { scale: f32::read(params[0]) })),
+        sys::GGML_OP_GATED_DELTA_NET if params[0] == 1 => Some(Op::MatrixScan(MatrixScan::DeltaNet)),
         _ => read_op(code, params),
     }
 }
@@ -170,6 +178,20 @@ pub(super) fn emit(op: Op) -> Option<(sys::ggml_op, OpParams)> {
             params[0] = scale.write();
             sys::GGML_OP_SOFT_MAX_BACK
         }
+        Op::SsmScan => {
+            params[0] = 1;
+            sys::GGML_OP_SSM_SCAN
+        }
+        Op::MatrixScan(MatrixScan::Wkv6) => sys::GGML_OP_RWKV_WKV6,
+        Op::MatrixScan(MatrixScan::Wkv7) => sys::GGML_OP_RWKV_WKV7,
+        Op::MatrixScan(MatrixScan::Gated { scale }) => {
+            params[0] = scale.write();
+            sys::GGML_OP_GATED_LINEAR_ATTN
+        }
+        Op::MatrixScan(MatrixScan::DeltaNet) => {
+            params[0] = 1;
+            sys::GGML_OP_GATED_DELTA_NET
+        }
         Op::GetRowsBack => sys::GGML_OP_GET_ROWS_BACK,
         Op::RepeatBack => sys::GGML_OP_REPEAT_BACK,
         op => write_op(op, &mut params)?,
@@ -195,6 +217,11 @@ mod tests {
             (sys::GGML_OP_SCALE, params(&[bits(0.5), bits(-2.0)])),
             (sys::GGML_OP_SOFT_MAX, params(&[bits(0.125), bits(8.0)])),
             (sys::GGML_OP_CONCAT, params(&[2])),
+            (sys::GGML_OP_SSM_SCAN, params(&[1])),
+            (sys::GGML_OP_RWKV_WKV6, params(&[])),
+            (sys::GGML_OP_RWKV_WKV7, params(&[])),
+            (sys::GGML_OP_GATED_LINEAR_ATTN, params(&[bits(0.125)])),
+            (sys::GGML_OP_GATED_DELTA_NET, params(&[1])),
             (sys::GGML_OP_PAD, params(&[0, 1, 0, 2, 0, 3, 0, 4])),
             (sys::GGML_OP_ROPE, params(&[0, 64, 2, 7, bits(1e4)])),
             (sys::GGML_OP_UNARY, params(&[sys::GGML_UNARY_OP_XIELU as i32, bits(0.1), bits(0.2), bits(0.3), 5])),
@@ -204,6 +231,7 @@ mod tests {
             assert_eq!(emit(op), Some((code, params)), "{op:?}");
         }
         assert_eq!(lift(sys::GGML_OP_PAD, &params(&[1, 1])), None, "padding in front");
+        assert_eq!(lift(sys::GGML_OP_SSM_SCAN, &params(&[3])), None, "three states of each sequence");
         assert_eq!(lift(sys::GGML_OP_SOFT_MAX_BACK, &params(&[])), None, "an op of gradients");
     }
 }

@@ -8,6 +8,7 @@ use crate::graph::ir::{Elem, Glu, Graph, InputId, Node, Op, OpParams, Unary, Val
 use crate::graph::kernels::head::{log_prob_head, loss_head};
 use crate::graph::kernels::products::activations::{self, Layout};
 use crate::graph::kernels::products::{given, int8, matmul_t};
+use crate::graph::kernels::recurrent::{conv, matrix_scan, ssm_scan};
 use crate::graph::kernels::{attention, cpu, gelu, pointwise, rows};
 use crate::llama::{DType, Weight, sys};
 use std::collections::HashMap;
@@ -185,6 +186,8 @@ enum Kernel {
     Int8MatMul,
     /// The fused LM-head loss: two kernels, on quantized activations.
     LossHead,
+    /// The gradient of a scan: two kernels, the second of which adds up parts.
+    SsmScanBack,
 }
 
 impl Kernel {
@@ -203,6 +206,9 @@ impl Kernel {
             Op::MulMatT => Self::CustomOnWeight(Some(matmul_t::run), bf16()),
             Op::MulMatIdT => Self::CustomOnWeight(Some(matmul_t::run_id), bf16()),
             Op::ScatterRows => Self::Custom(Some(rows::scatter), none),
+            Op::SsmConvBack => Self::Custom(Some(conv::backward), none),
+            Op::SsmScanBack => Self::SsmScanBack,
+            Op::MatrixScanBack(kind) => Self::Custom(Some(matrix_scan::backward), matrix_scan::task(kind)),
             Op::Attention { .. } if setup.precision.forward == Forward::Exact => Self::Source,
             Op::Attention { scale } => Self::Custom(Some(attention::forward), attention::task(scale)),
             Op::AttentionBackQ { scale } => {
@@ -341,6 +347,20 @@ impl<'a> Builder<'a> {
                     )
                 }
                 Kernel::LossHead => self.loss_head(node, src[0]),
+                Kernel::SsmScanBack => {
+                    let shape = ssm_scan::Sizes::of(graph, node);
+                    let run: sys::ggml_custom_op_t = Some(ssm_scan::backward);
+                    let none = std::ptr::null_mut();
+                    let parts = self.custom(sys::GGML_TYPE_F32, [shape.floats(), 1, 1, 1], &src, (&name(), run), none);
+                    let run: sys::ggml_custom_op_t = Some(ssm_scan::finish);
+                    self.custom(
+                        sys::GGML_TYPE_F32,
+                        node.ne,
+                        &[parts, src[1], src[2], src[4]],
+                        (c"scan, end", run),
+                        none,
+                    )
+                }
             }
         })
     }

@@ -8,7 +8,7 @@ mod rules;
 
 use super::ir::{Graph, IrError, Value};
 use super::recompute::{self, Attention, AttentionMemory};
-use rules::{Cotangent, Window, vjp};
+use rules::{Cotangent, SOURCES, Window, vjp};
 use std::collections::HashMap;
 
 /// Extends `graph` by the gradients of a scalar with respect to each of `wrt`, given `seed`, its gradient with respect to
@@ -190,10 +190,10 @@ fn cotangents(
     v: Value,
     g: Value,
     active: &[bool],
-) -> Result<[Option<(Value, Cotangent)>; 3], IrError> {
+) -> Result<[Option<(Value, Cotangent)>; SOURCES], IrError> {
     let node = graph.node(v).clone();
     let source = |i: usize| node.src.get(i).copied().filter(|s| active[s.0 as usize]);
-    let wanted = [0, 1, 2].map(|i| source(i).is_some());
+    let wanted = std::array::from_fn(|i| source(i).is_some());
     let mut i = 0;
     Ok(vjp(graph, &node, v, g, wanted)?.map(|cotangent| {
         let source = source(i);

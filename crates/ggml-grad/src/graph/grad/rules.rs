@@ -1,5 +1,7 @@
 //! The rules: the gradients of an op's sources from the gradient of its result.
 
+mod recurrent;
+
 use crate::graph::ir::{Elem, Glu, Graph, IrError, Node, Op, Unary, Value, n_elements};
 
 /// A contribution to the gradient of a source.
@@ -20,17 +22,27 @@ pub(super) struct Window {
     pub offset: usize,
 }
 
-/// By source; at most three sources of an op have gradients.
-pub(super) type Cotangents = [Option<Cotangent>; 3];
+/// Most sources of an op.
+pub(super) const SOURCES: usize = 7;
+
+/// By source.
+pub(super) type Cotangents = [Option<Cotangent>; SOURCES];
+
+/// The cotangents of the first sources.
+fn leading<const N: usize>(parts: [Option<Cotangent>; N]) -> Cotangents {
+    let mut all = Cotangents::default();
+    all.iter_mut().zip(parts).for_each(|(slot, part)| *slot = part);
+    all
+}
 
 /// The cotangent of the first source only.
 fn first(d: Value) -> Cotangents {
-    [Some(Cotangent::Whole(d)), None, None]
+    leading([Some(Cotangent::Whole(d))])
 }
 
 /// The cotangents of two sources.
 fn both(dx: Option<Value>, dy: Option<Value>) -> Cotangents {
-    [dx.map(Cotangent::Whole), dy.map(Cotangent::Whole), None]
+    leading([dx.map(Cotangent::Whole), dy.map(Cotangent::Whole)])
 }
 
 /// The rules: cotangents of the sources of `node`, whose result is `v`, from `g`, the gradient of the result. `wanted[i]`:
@@ -41,7 +53,7 @@ pub(super) fn vjp(
     node: &Node,
     v: Value,
     g: Value,
-    wanted: [bool; 3],
+    wanted: [bool; SOURCES],
 ) -> Result<Cotangents, IrError> {
     let none = |why: &str| IrError::NoRule { op: node.op.name(), why: why.to_owned() };
     // A rule that multiplies or reshapes wants its gradient without gaps.
@@ -166,7 +178,23 @@ pub(super) fn vjp(
             }
             first(graph.same(Op::SoftMaxBack { scale }, &[g, v]))
         }
-        Op::Attention { .. } => graph.attention_back(v, g)?.map(|d| Some(Cotangent::Whole(d))),
+        Op::MatrixScan(kind) => recurrent::matrix_scan(graph, kind, src, g, wanted)?,
+        Op::Attention { .. } => leading(graph.attention_back(v, g)?.map(|d| Some(Cotangent::Whole(d)))),
+        // dx[j] = sum_k w[k] g[j - k]
+        Op::SsmConv => {
+            if wanted[1] {
+                return Err(none("filters that depend on the steered residual stream"));
+            }
+            first(graph.ssm_conv_back(g, src[1])?)
+        }
+        // See the kernel. The states at the start are those of fresh sequences.
+        Op::SsmScan => {
+            if wanted[0] || wanted[3] {
+                return Err(none("a first state or a decay that depends on the steered residual stream"));
+            }
+            let [dx, ddt, db, dc] = graph.ssm_scan_back(v, g)?.map(|d| Some(Cotangent::Whole(d)));
+            leading([None, dx, ddt, None, db, dc])
+        }
         Op::Glu(kind) => glu_rule(graph, kind, src, g, wanted)?,
         // Piecewise constant.
         Op::Unary(Unary::Sgn | Unary::Step) => Cotangents::default(),
@@ -187,7 +215,8 @@ pub(super) fn vjp(
             if whole {
                 first(graph.reshape(g, graph.ne(x))?)
             } else if graph.is_contiguous(x) {
-                [Some(Cotangent::Window(Window { g, nb: [node.nb[1], node.nb[2], node.nb[3]], offset })), None, None]
+                let nb = [node.nb[1], node.nb[2], node.nb[3]];
+                leading([Some(Cotangent::Window(Window { g, nb, offset }))])
             } else {
                 return Err(none("a window into a source with gaps"));
             }
@@ -241,6 +270,9 @@ pub(super) fn vjp(
         | Op::GeluBack
         | Op::GetRowsBack
         | Op::ScatterRows
+        | Op::SsmConvBack
+        | Op::SsmScanBack
+        | Op::MatrixScanBack(_)
         | Op::SetRows
         | Op::RepeatBack
         | Op::Acc { .. }
@@ -270,7 +302,13 @@ fn inside(graph: &mut Graph, g: Value, x: Value, min: f32, max: f32) -> Result<V
 }
 
 /// y = act(a) b:  da = g b act'(a),  db = g act(a)
-fn glu_rule(graph: &mut Graph, kind: Glu, src: &[Value], g: Value, wanted: [bool; 3]) -> Result<Cotangents, IrError> {
+fn glu_rule(
+    graph: &mut Graph,
+    kind: Glu,
+    src: &[Value],
+    g: Value,
+    wanted: [bool; SOURCES],
+) -> Result<Cotangents, IrError> {
     let (mut da, mut db) = (None, None);
     let (a, b) = (graph.contiguous(src[0]), graph.contiguous(src[1]));
     let unary = match kind {
@@ -401,7 +439,7 @@ fn mul_mat_rule(
     graph: &mut Graph,
     node: &Node,
     g: Value, // [n, m, h, s], contiguous
-    wanted: [bool; 3],
+    wanted: [bool; SOURCES],
 ) -> Result<Cotangents, IrError> {
     let (x, y) = (node.src[0], node.src[1]); // [k, n, hx, s], [k, m, h, s]
     let (mut dx, mut dy) = (None, None);

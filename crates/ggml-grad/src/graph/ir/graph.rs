@@ -1,6 +1,7 @@
 //! The graph, and constructors of its nodes that check what they are given.
 
 mod heads;
+mod recurrent;
 
 use super::{Elem, Glu, InputId, IrError, Node, Op, OpParams, Shape, Value, WeightId, contiguous, dense, n_elements};
 use std::fmt;
@@ -345,6 +346,9 @@ impl Graph {
             (Op::Concat { dim }, &[x, y]) => self.concat(x, y, dim),
             (Op::GetRows, &[x, ids]) => self.get_rows(x, ids),
             (Op::SetRows, &[x, y, ids]) => self.set_rows(x, y, ids),
+            (Op::MatrixScan(kind), _) => self.matrix_scan(kind, src),
+            (Op::SsmConv, &[x, filters]) => self.ssm_conv(x, filters),
+            (Op::SsmScan, &[state, x, dt, a, b, c, ids]) => self.ssm_scan([state, x, dt, a, b, c, ids]),
             (Op::Rope(_), &[_, _] | &[_, _, _]) | (Op::SoftMax { .. }, &[_, ..]) | (_, &[_]) => Ok(self.same(op, src)),
             _ => Self::err(op, format!("{} sources", src.len())),
         }

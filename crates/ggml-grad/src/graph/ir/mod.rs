@@ -121,6 +121,39 @@ pub enum Glu {
     },
 }
 
+/// Scans over states that are matrices, `M` with a row for each number of the value v. Sources are in ggml's order; `n` numbers a
+/// head, tokens of all sequences one after the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MatrixScan {
+    /// RWKV 6 (Peng et al. 2024, arXiv 2404.05892): k, v, r `[n, n_head, tokens]`, u `[n, n_head]`, w, states;
+    /// `y = (M + v (u k)^T) r`, then `M <- M diag(w) + v k^T`.
+    Wkv6,
+    /// RWKV 7 (Peng et al. 2025, arXiv 2503.14456): r, w, k, v, a, b `[n, n_head, tokens]`, states;
+    /// `M <- M (diag(w) + a b^T) + v k^T`, `y = M r`.
+    Wkv7,
+    /// Gated linear attention (Yang et al. 2023, arXiv 2312.06635): k, v, q, g `[n, n_head, tokens]`, states;
+    /// `M <- M diag(g) + v k^T`, `y = scale M q`.
+    Gated {
+        /// Factor on the result.
+        scale: f32,
+    },
+    /// Gated delta net (Yang et al. 2024, arXiv 2412.06464; with a gate for each number of the key: Kimi Linear, arXiv
+    /// 2510.26692): q, k `[n, heads, tokens, sequences]`, v `[n, n_head, tokens, sequences]`, g `[1 or n, ...]`, beta `[1, ...]`,
+    /// states `[n, n, n_head, sequences]`; `M <- M diag(e^g)`, `M <- M + beta (v - M k) k^T`, `y = M q / sqrt n`.
+    DeltaNet,
+}
+
+/// Forms of [`Op::MatrixScanBack`]: `M <- M diag(w) + (M a) b^T + v k^T`, `y = M r`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixScanBack {
+    /// There are a and b.
+    pub delta: bool,
+    /// y is read from the states before the token.
+    pub before: bool,
+    /// The states at the start have a row for each number of the key.
+    pub by_key: bool,
+}
+
 /// An op's parameters as ggml keeps them (floats as their bits).
 pub type OpParams = [i32; 16];
 
@@ -239,6 +272,26 @@ pub enum Op {
         /// As in the forward op.
         scale: f32,
     },
+    /// A causal convolution of each channel along the tokens (Mamba): `x [d + tokens - 1, n, sequences]`, filters `y [d, n]`
+    /// `-> [n, tokens, sequences]`.
+    SsmConv,
+    /// Gradient of [`Op::SsmConv`] with respect to `x`, from that of the result and the filters.
+    SsmConvBack,
+    /// The selective scan of Mamba 1 and 2 (Gu & Dao 2023, arXiv 2312.00752; Dao & Gu 2024, arXiv 2405.21060). Sources: the
+    /// states at the start `[n_state, dim, n_head, n]`, x `[dim, n_head, tokens, sequences]`, dt `[n_head, tokens, sequences]`,
+    /// A `[n_state or 1, n_head]`, B and C `[n_state, n_group, tokens, sequences]`, and for each sequence the number of its
+    /// state, `[sequences]`. With `d = log(1 + e^dt)`: `h <- e^(d A) h + d x B`, `y = C h`. The result is flat: y, shaped as x,
+    /// then the last state of each sequence.
+    SsmScan,
+    /// Gradient of [`Op::SsmScan`] with respect to x, dt, B and C, one after the other in the result. Sources: those of the
+    /// scan, and the gradient of its result, whose states count as unused.
+    SsmScanBack,
+    /// A scan over states that are matrices. The result is flat: y, then the last state of each sequence.
+    MatrixScan(MatrixScan),
+    /// Gradient of such a scan, in one form for all. Sources: the states at the start, `[n, n, n_head, sequences]`, then r, w, k, v
+    /// (with the delta rule, a and b too) and the gradient of y, `[n, n_head, tokens, sequences]` each. Result: the gradients of
+    /// those between, one after the other.
+    MatrixScanBack(MatrixScanBack),
     /// A gated activation of two sources, gate first.
     Glu(Glu),
     /// An elementwise function.

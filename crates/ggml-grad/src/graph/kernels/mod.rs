@@ -3,6 +3,7 @@
 //! - [`products`]: matmuls with quantized weights: transposed ones, int8, BF16.
 //! - [`head`]: log-probabilities of labels and their gradient, also fused with the LM head.
 //! - [`attention`]: attention and its gradient, without a table of scores.
+//! - [`recurrent`]: gradients of convolutions over time and of scans.
 //! - [`pointwise`]: gradients of activations and norms. [`gelu`]: GELU without ggml's table. [`rows`]: scatter-add of rows.
 //! - [`kernel_override`]: the same matmuls and attention in llama.cpp's own graphs.
 //! - [`cpu`]: the level of vector instructions that is used. [`numeric`]: arithmetic on rows that several kernels share.
@@ -17,6 +18,7 @@ pub(super) mod kernel_override;
 pub(super) mod numeric;
 pub(super) mod pointwise;
 pub(super) mod products;
+pub(super) mod recurrent;
 pub(super) mod rows;
 
 /// The part `[from, to)` of `n` units of worker `ith` of `nth`.

@@ -3,14 +3,15 @@
 //! Only the subgraph between the lowest hook point (the addition of the control vector) and the logits is lifted. Writes to the
 //! KV cache followed by views of it become plain data flow. Reads of the cache are trimmed from llama.cpp's 256-cell
 //! steps to 32-cell ones: the cells beyond the batch are masked with -inf, so they add exact zeros to sums whose order
-//! does not change at multiples of 32.
+//! does not change at multiples of 32. Reads of recurrent states are reads of zeros: each sequence of a capture is a fresh one.
 
 mod cache;
 mod ops;
+mod state;
 
 use super::capture::{Capture, RawLeaf, RawNode};
 use super::emit::{Data, elem_of};
-use super::ir::{Elem, Graph, InputId, IrError, Value};
+use super::ir::{Elem, Graph, InputId, IrError, Shape, Value};
 use crate::llama::{DType, Model, NodeId, Weight, sys};
 use crate::numeric;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -137,6 +138,8 @@ struct Lifter<'a> {
     hook_at: usize,
     n_tokens: usize,
     n_kv: usize,
+    /// Inputs of zeros, by shape: the states of fresh sequences.
+    zeros: HashMap<Shape, Value>,
 }
 
 /// Cells of the KV cache that the lifted graph keeps for `n_tokens`. On a device, all that llama.cpp reads: its kernels
@@ -207,6 +210,7 @@ pub(super) fn lift(
         hook_at: capture.index[&lowest],
         n_tokens,
         n_kv: kept_cells(n_tokens, model.placement().is_offloaded()),
+        zeros: HashMap::new(),
     };
     for i in lifter.reachable(last)? {
         let value = lifter.node(&capture.nodes[i])?;
@@ -271,12 +275,15 @@ impl Lifter<'_> {
         !looks && node.src.iter().flatten().any(|s| self.capture.index.contains_key(s))
     }
 
-    /// The sources that matter: of a cache read, the value that was written; of a view, what it looks into.
+    /// The sources that matter: of a cache read, the value that was written; of a view, what it looks into; no states.
     fn sources(&self, node: &RawNode) -> Vec<NodeId> {
         if let Some(write) = self.cache_write(node) {
             return write.src[0].into_iter().collect();
         }
-        node.src.iter().flatten().copied().collect()
+        if self.reads_states(node) {
+            return Vec::new();
+        }
+        node.src.iter().flatten().copied().filter(|&id| !self.is_state(id)).collect()
     }
 
     fn pattern(&self, node: &RawNode, why: impl Into<String>) -> LiftError {
@@ -322,6 +329,7 @@ impl Lifter<'_> {
                 self.out.adapters.push(AdapterInput { name: name.clone(), input, at });
                 at
             }
+            Some(RawLeaf::State) => return Err(self.pattern(node, "states that are not read row by row")),
             Some(RawLeaf::Other { name }) => {
                 return Err(self.pattern(node, format!("leaf {name:?} is neither weight nor input")));
             }

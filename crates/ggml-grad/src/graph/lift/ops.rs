@@ -14,7 +14,14 @@ impl Lifter<'_> {
             let write = write.clone();
             return self.cache_read(node, &write);
         }
+        if self.reads_states(node) {
+            return Ok(self.zeros(node.ne));
+        }
         let wrap = |source| LiftError::Ir { name: node.name.clone(), source };
+        if let Some(op @ Op::SsmScan) = ggml_ops::lift(node.op, &node.params) {
+            let src = self.scan_sources(node)?;
+            return self.out.graph.apply(op, &src).map_err(wrap);
+        }
         let x = self.value(node, 0)?;
         match node.op {
             // A copy that keeps the shape follows a source whose cells were trimmed.
