@@ -139,7 +139,7 @@ fn repacked_weights() {
 #[test]
 fn refused_architectures() {
     let refused: Vec<&Family> = synth::families().iter().filter(|f| f.is_refused()).collect();
-    assert!(refused.len() >= 3);
+    assert!(!refused.is_empty());
     for family in refused {
         let e = check_synthetic(family, DType::F32, &[1], false, 1).unwrap_err();
         let bidpo_core::check::SyntheticError::Engine(EngineError::Trace(TraceError::Unsupported(refusal))) = e else {

@@ -71,7 +71,7 @@ fn every_family_loads_and_runs() {
         let shape = family.shape();
         assert_eq!((model.n_layer(), model.n_embd()), (shape.n_layer, shape.n_embd), "{what}");
         assert_eq!((model.n_vocab(), model.n_ctx_train()), (shape.n_vocab, shape.n_ctx), "{what}");
-        assert_eq!(model.has_encoder() || model.is_recurrent(), family.is_refused(), "{what}");
+        assert_eq!(model.has_encoder(), family.is_refused(), "{what}");
         if model.has_encoder() {
             continue;
         }

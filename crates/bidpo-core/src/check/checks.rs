@@ -4,7 +4,7 @@ use super::batch_parity::batch_parity;
 use super::difference::{gradient, random_vector, total};
 use super::{BatchCheck, BatchParity, Differences, central_differences};
 use crate::data::TokenizedPair;
-use crate::engine::{Agreement, Engine, EngineError, Survey, TracedBatch};
+use crate::engine::{Agreement, Engine, EngineError, Survey, TracedBatch, batch_tokens};
 use crate::numbers::{cosine, norm};
 use crate::train::Precision;
 use ggml_grad::llama::{DType, Model, ModelParams};
@@ -190,7 +190,7 @@ fn cosine_to_cpu(
     let at = random_vector(engine, traced, 1);
     let here = gradient(engine, traced, &at)?;
     let model = Model::load(engine.model().path(), &ModelParams::default())?;
-    let n_tokens = pairs.iter().map(|p| p.n_tokens()).sum();
+    let n_tokens = batch_tokens(&model, pairs);
     let mut cpu = Engine::new(&model, engine.layers(), n_tokens, pairs.len(), n_threads)?;
     let traced = cpu.trace_batch(pairs)?;
     Ok(Some(cosine(&here, &gradient(&mut cpu, &traced, &at)?)))
@@ -208,7 +208,7 @@ pub fn check(
     n_threads: u32,
 ) -> Result<Checks, EngineError> {
     let refs: Vec<&TokenizedPair> = pairs.iter().collect();
-    let n_tokens = pairs.iter().map(TokenizedPair::n_tokens).sum();
+    let n_tokens = batch_tokens(model, &refs);
     let mut engine = Engine::new(model, layers, n_tokens, pairs.len(), n_threads)?;
     let survey = engine.survey(&refs)?;
     let mut checks = Checks { layers: engine.layers().to_vec(), survey, engine: None };

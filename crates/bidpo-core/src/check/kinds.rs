@@ -2,7 +2,7 @@
 
 use super::LIMIT;
 use crate::data::TokenizedPair;
-use crate::engine::{Engine, EngineError, RetainedText, TracedBatch};
+use crate::engine::{Engine, EngineError, RetainedText, TracedBatch, batch_tokens};
 use crate::intervention::{Direction, Intervention, KindSpec, LoraSpec, NamedTensor, Parameters, Scope};
 use crate::numbers::{median, norm};
 use crate::train::Precision;
@@ -121,7 +121,7 @@ pub fn kind_differences(
 ) -> Result<Vec<PartDifference>, EngineError> {
     let n_embd = model.n_embd();
     let intervention = spec.intervention(1, n_embd).map_err(|e| EngineError::Model(e.to_string()))?;
-    let n_tokens = pairs.iter().map(TokenizedPair::n_tokens).sum();
+    let n_tokens = batch_tokens(model, &pairs.iter().collect::<Vec<_>>());
     let mut engine = Engine::new(model, &[layer], n_tokens, pairs.len(), n_threads)?
         .with_intervention(Arc::clone(&intervention))
         .with_scope(scope.clone());

@@ -5,7 +5,7 @@
 //! lifted graph with `llama_decode`; traces, references and steps bring their own. The part below the lowest layer has no adapter,
 //! and references have zeros in the place of all matrices.
 
-use super::layout::Layout;
+use super::layout::{Layout, Prompts};
 use super::traced::{PairGraph, Steered};
 use super::verify::{Spread, distance};
 use super::{Agreement, Engine, EngineError, Intervention, Parameters, TracedBatch};
@@ -114,7 +114,7 @@ impl Engine {
     /// Captures a small batch and looks for the matrices in its graph.
     fn check_targets(&mut self, lora: &Lora) -> Result<(), EngineError> {
         let pair = TokenizedPair { prompt: vec![0; 3], chosen: vec![0; 2], rejected: vec![0; 2] };
-        let captured = self.context.capture(&Layout::new(&[&pair])?.batch)?;
+        let captured = self.context.capture(&Layout::new(&[&pair], Prompts::of(&self.model))?.batch)?;
         let found: BTreeSet<&str> = captured.lifted.adapters.iter().map(|a| a.name.as_str()).collect();
         let missing = |tensor: &&String| ["a", "b"].iter().any(|m| !found.contains(&*format!("{tensor}.lora_{m}")));
         let tensors: Vec<String> = lora.pairs.iter().map(|p| &p.tensor).filter(missing).cloned().collect();
@@ -189,7 +189,7 @@ impl Engine {
         else {
             return Ok(None);
         };
-        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>())?;
+        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>(), Prompts::of(&self.model))?;
         let vector = self.random_vectors(traced);
         let added = self.intervention.changes_rows();
         if added {

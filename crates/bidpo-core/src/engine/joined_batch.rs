@@ -6,7 +6,7 @@
 //! log-probabilities between the two passes.
 
 use super::adapter::gradients_of;
-use super::layout::{BatchLayout, Layout};
+use super::layout::{BatchLayout, Layout, Prompts};
 use super::traced::{PairGraph, Steered};
 use super::{BatchPlan, Engine, EngineError, PairLogp, Parameters, PlannedBatches, TracedPair};
 use crate::data::TokenizedPair;
@@ -37,6 +37,9 @@ pub enum NotBatched {
     /// Weights on a device.
     #[error("weights are placed on a device")]
     OnDevice,
+    /// Sequences with a recurrent state, which lie in a graph side by side.
+    #[error("sequences with a recurrent state are of one length in a graph")]
+    Recurrent,
     /// The graph cannot be made for any number of tokens.
     #[error("{0}")]
     Graph(String),
@@ -122,9 +125,17 @@ impl Joiner {
     ///
     /// # Errors
     /// Why there is none.
-    fn graph(&mut self, context: &mut LayerContext, exec: &Executor) -> Result<&SymbolicGraph, NotBatched> {
+    fn graph(
+        &mut self,
+        context: &mut LayerContext,
+        exec: &Executor,
+        prompts: Prompts,
+    ) -> Result<&SymbolicGraph, NotBatched> {
         if exec.precision() != Precision::default() {
             return Err(NotBatched::Precision);
+        }
+        if prompts == Prompts::Repeated {
+            return Err(NotBatched::Recurrent);
         }
         self.inferred.get_or_insert_with(|| infer(context, exec)).as_ref().map_err(Clone::clone)
     }
@@ -141,7 +152,7 @@ fn infer(context: &mut LayerContext, exec: &Executor) -> Result<SymbolicGraph, N
     let pairs = [pair(5, 7, 6), pair(6, 9, 8)];
     let mut lifted = Vec::new();
     for pair in &pairs {
-        let layout = Layout::new(&[pair]).map_err(|e| NotBatched::Graph(e.to_string()))?;
+        let layout = Layout::new(&[pair], Prompts::Shared).map_err(|e| NotBatched::Graph(e.to_string()))?;
         let one = context.capture_structure(&layout.batch, SavedTensors::new());
         lifted.push(one.map_err(|e| NotBatched::Graph(e.to_string()))?);
     }
@@ -185,7 +196,7 @@ impl Engine {
     /// # Errors
     /// Why they cannot.
     pub fn batches_pairs(&mut self) -> Result<(), NotBatched> {
-        self.joiner.graph(&mut self.context, &self.exec).map(|_| ())
+        self.joiner.graph(&mut self.context, &self.exec, Prompts::of(&self.model)).map(|_| ())
     }
 
     /// Joins several traced pairs in one graph. `None` where they cannot be joined.
@@ -203,7 +214,8 @@ impl Engine {
         head: Head,
     ) -> Result<Option<JoinedBatch>, EngineError> {
         let n_embd = self.model.n_embd();
-        let Ok(symbolic) = self.joiner.graph(&mut self.context, &self.exec) else { return Ok(None) };
+        let prompts = Prompts::of(&self.model);
+        let Ok(symbolic) = self.joiner.graph(&mut self.context, &self.exec, prompts) else { return Ok(None) };
         let shapes: Vec<BTreeMap<InputId, Shape>> = members.iter().map(|m| input_shapes(m.graph())).collect();
         for (m, shapes) in members.iter().zip(&shapes) {
             let fits = |(i, kind): (usize, &InputKind)| match kind {

@@ -6,8 +6,8 @@ use crate::intervention::{Place, Scope, Sequences, ThoughtState};
 use ggml_grad::graph::emit::Label;
 use ggml_grad::graph::ir::Graph;
 use ggml_grad::graph::lift::HookPoint;
-use ggml_grad::llama::{Batch, Token};
-use std::collections::HashMap;
+use ggml_grad::llama::{Batch, Model, Token};
+use std::collections::{BTreeSet, HashMap};
 
 /// The labels of some pairs, by row of the logits as the LM head wants them, with coefficients +1 (chosen) and -1.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +49,45 @@ impl Labels {
     }
 }
 
+/// Prompts of pairs in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prompts {
+    /// A prompt's tokens belong to the sequences of both responses.
+    Shared,
+    /// Each response is a sequence of its own, prompt included, and all sequences are padded to one length: llama.cpp computes
+    /// a batch of recurrent sequences in one pass only where they are equally long. What follows a response's last token has no
+    /// part in its log-probability.
+    Repeated,
+}
+
+impl Prompts {
+    /// What a model needs.
+    pub(super) fn of(model: &Model) -> Self {
+        if model.is_recurrent() { Self::Repeated } else { Self::Shared }
+    }
+}
+
+/// Tokens of a batch of these pairs in one decode of the model.
+pub fn batch_tokens(model: &Model, pairs: &[&TokenizedPair]) -> usize {
+    match Prompts::of(model) {
+        Prompts::Shared => pairs.iter().map(|p| p.n_tokens()).sum(),
+        Prompts::Repeated => {
+            let sequences = pairs.iter().flat_map(|p| responses(p)).count();
+            sequences * longest_sequence(pairs)
+        }
+    }
+}
+
+/// The responses of a pair that have tokens; the chosen one first.
+fn responses(pair: &TokenizedPair) -> impl Iterator<Item = (&[Token], bool)> {
+    [(&pair.chosen[..], true), (&pair.rejected[..], false)].into_iter().filter(|(tokens, _)| !tokens.is_empty())
+}
+
+/// Tokens of the longest prompt with a response.
+fn longest_sequence(pairs: &[&TokenizedPair]) -> usize {
+    pairs.iter().map(|p| p.prompt.len() + p.chosen.len().max(p.rejected.len())).max().unwrap_or(0)
+}
+
 /// Positions of the tokens of some pairs in one batch.
 pub(super) struct Layout {
     pub batch: Batch,
@@ -57,40 +96,52 @@ pub(super) struct Layout {
     pub token_pair: Vec<usize>,
     /// Position of each token in its sequence.
     positions: Vec<usize>,
+    /// Place of each token among those of its pair: prompt, chosen, rejected.
+    sources: Vec<usize>,
     /// Token of each row of logits.
     pub output_tokens: Vec<usize>,
     pub labels: Labels,
 }
 
 impl Layout {
-    pub(super) fn new(pairs: &[&TokenizedPair]) -> Result<Self, EngineError> {
+    pub(super) fn new(pairs: &[&TokenizedPair], prompts: Prompts) -> Result<Self, EngineError> {
         let mut out = Self {
             batch: Batch::new(),
             pairs: pairs.iter().map(|&p| p.clone()).collect(),
             token_pair: Vec::new(),
             positions: Vec::new(),
+            sources: Vec::new(),
             output_tokens: Vec::new(),
             labels: Labels::default(),
         };
+        let longest = longest_sequence(pairs);
+        let mut n_sequences = 0;
         for (p, pair) in pairs.iter().enumerate() {
             // A pair without a rejected response has one answer: for objectives and texts that need no other.
             if pair.prompt.is_empty() || pair.chosen.is_empty() {
                 return Err(EngineError::Pair("a prompt or response without a single token".into()));
             }
-            let seqs = [2 * p as i32, 2 * p as i32 + 1];
-            let last = pair.prompt.len() - 1;
-            for (i, &t) in pair.prompt.iter().enumerate() {
-                out.push(p, t, i, &seqs, i == last);
-            }
-            // The prompt's last row predicts the first token of both responses.
-            let shared_row = out.output_tokens.len() - 1;
-            for (response, seq, chosen) in [(&pair.chosen, seqs[0], true), (&pair.rejected, seqs[1], false)] {
-                let mut row = shared_row;
-                for (i, &t) in response.iter().enumerate() {
-                    out.labels.push(row, t, Owner { pair: p, chosen });
-                    let more = i + 1 < response.len();
-                    out.push(p, t, pair.prompt.len() + i, &[seq], more);
-                    row = out.output_tokens.len() - 1;
+            match prompts {
+                Prompts::Shared => {
+                    let seqs = [2 * p as i32, 2 * p as i32 + 1];
+                    out.push_prompt(p, &pair.prompt, &seqs);
+                    // The prompt's last row predicts the first token of both responses.
+                    let shared_row = out.output_tokens.len() - 1;
+                    for (response, chosen) in responses(pair) {
+                        out.push_response(p, pair, (response, chosen), seqs[usize::from(!chosen)], shared_row);
+                    }
+                }
+                Prompts::Repeated => {
+                    for (response, chosen) in responses(pair) {
+                        out.push_prompt(p, &pair.prompt, &[n_sequences]);
+                        let row = out.output_tokens.len() - 1;
+                        out.push_response(p, pair, (response, chosen), n_sequences, row);
+                        let source = out.sources[out.sources.len() - 1];
+                        for at in pair.prompt.len() + response.len()..longest {
+                            out.push(p, (response[response.len() - 1], source), at, &[n_sequences], false);
+                        }
+                        n_sequences += 1;
+                    }
                 }
             }
         }
@@ -126,24 +177,53 @@ impl Layout {
             n if n == self.output_tokens.len() => &self.output_tokens,
             _ => return None,
         };
-        let in_thought: Vec<bool> = self.pairs.iter().flat_map(|pair| in_thoughts(pair, scope)).collect();
+        let in_thought: Vec<Vec<bool>> = self.pairs.iter().map(|pair| in_thoughts(pair, scope)).collect();
         let place = |&t: &usize| {
             let sequence = self.token_pair[t];
             let n_prompt = self.pairs[sequence].prompt.len();
-            Place { sequence, at: self.positions[t], n_prompt, in_thought: in_thought[t] }
+            Place { sequence, at: self.positions[t], n_prompt, in_thought: in_thought[sequence][self.sources[t]] }
         };
         let places: Vec<Place> = tokens.iter().map(place).collect();
+        // Of a repeated prompt, the first copy.
         let of_prompt = |p: usize| {
             let rows = places.iter().enumerate().filter(|(_, x)| x.sequence == p && x.at < x.n_prompt);
-            rows.map(|(row, _)| row).collect()
+            let mut seen = BTreeSet::new();
+            rows.filter(|(_, x)| seen.insert(x.at)).map(|(row, _)| row).collect()
         };
         let prompts = (0..self.pairs.len()).map(of_prompt).collect();
         Some(Sequences { places, prompts })
     }
 
-    fn push(&mut self, pair: usize, token: Token, pos: usize, seqs: &[i32], logits: bool) {
+    fn push_prompt(&mut self, pair: usize, prompt: &[Token], seqs: &[i32]) {
+        for (i, &t) in prompt.iter().enumerate() {
+            self.push(pair, (t, i), i, seqs, i + 1 == prompt.len());
+        }
+    }
+
+    /// Adds a response of a pair, whose first token the logits' row `row` predicts.
+    fn push_response(
+        &mut self,
+        p: usize,
+        pair: &TokenizedPair,
+        (response, chosen): (&[Token], bool),
+        seq: i32,
+        row: usize,
+    ) {
+        let n_prompt = pair.prompt.len();
+        let source = n_prompt + if chosen { 0 } else { pair.chosen.len() };
+        let mut row = row;
+        for (i, &t) in response.iter().enumerate() {
+            self.labels.push(row, t, Owner { pair: p, chosen });
+            self.push(p, (t, source + i), n_prompt + i, &[seq], i + 1 < response.len());
+            row = self.output_tokens.len() - 1;
+        }
+    }
+
+    /// Adds a token; `source` is its place in its pair.
+    fn push(&mut self, pair: usize, (token, source): (Token, usize), pos: usize, seqs: &[i32], logits: bool) {
         let i = self.batch.add(token, pos, seqs, logits);
         self.token_pair.push(pair);
+        self.sources.push(source);
         self.positions.push(pos);
         if logits {
             self.output_tokens.push(i);
@@ -276,6 +356,22 @@ mod tests {
         let covered = |scope: &str| covered_positions(&pair, &scope.parse().unwrap());
         assert_eq!([covered("all"), covered("prompt"), covered("answer")], [6, 2, 4]);
         assert_eq!([covered("after:1"), covered("after:2"), covered("after:9")], [3, 1, 0]);
+    }
+
+    #[test]
+    fn repeated_prompts_make_sequences_of_one_length() {
+        let pair = TokenizedPair { prompt: vec![1, 2], chosen: vec![5, 6], rejected: vec![7, 8, 9] };
+        let text = TokenizedPair { prompt: vec![3], chosen: vec![4], rejected: vec![] };
+        let layout = Layout::new(&[&pair, &text], Prompts::Repeated).unwrap();
+        let rows = layout.batch.rows();
+        let of = |s: i32| rows.iter().filter(|r| r.sequences == [s]).map(|r| r.token).collect::<Vec<_>>();
+        assert_eq!([of(0), of(1), of(2)], [vec![1, 2, 5, 6, 6], vec![1, 2, 7, 8, 9], vec![3, 4, 4, 4, 4]]);
+        assert!(rows.iter().enumerate().all(|(i, r)| r.at == i % 5));
+        assert_eq!(layout.output_tokens, [1, 2, 6, 7, 8, 10]);
+        let labels: Vec<(u32, u32)> = layout.labels.labels.iter().map(|l| (l.row, l.token)).collect();
+        assert_eq!(labels, [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (5, 4)]);
+        let sequences = layout.sequences(15, &Scope::ALL).unwrap();
+        assert_eq!(sequences.prompts, [vec![0, 1], vec![10]]);
     }
 
     #[test]

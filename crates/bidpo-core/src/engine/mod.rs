@@ -24,7 +24,7 @@ pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
 pub use joined_batch::{BatchScore, JoinedBatch, LossDerivative, NotBatched};
-pub use layout::covered_positions;
+pub use layout::{batch_tokens, covered_positions};
 pub use pair_logp::PairLogp;
 pub use responses::{ResponseDerivative, ResponseSlopes};
 pub use retained::{Divergence, RetainedText};
@@ -38,6 +38,7 @@ use ggml_grad::graph::{AttentionMemory, FastKernels};
 use ggml_grad::llama::{Context, ContextParams, DType, Model, Use};
 use ggml_grad::trace::LayerContext;
 use joined_batch::Joiner;
+use layout::Prompts;
 use std::sync::Arc;
 
 /// The engine at one or more layers of one model. Vectors of several layers lie one after the other, lowest layer first:
@@ -62,8 +63,8 @@ impl Engine {
     /// once).
     ///
     /// # Errors
-    /// [`EngineError::Model`] for no layer, one out of range or named twice; [`EngineError::Trace`] for a recurrent
-    /// or an encoder-decoder model.
+    /// [`EngineError::Model`] for no layer, one out of range or named twice; [`EngineError::Trace`] for an encoder-decoder
+    /// model.
     pub fn new(
         model: &Arc<Model>,
         layers: &[usize],
@@ -108,6 +109,8 @@ impl Engine {
         if layers.is_empty() || layers.windows(2).any(|w| w[0] == w[1]) {
             return Err(EngineError::Model(format!("layers {layers:?}: at least one, and each once")));
         }
+        // Repeated prompts: at most twice the tokens for each pair alone.
+        let max_tokens = if Prompts::of(model) == Prompts::Repeated { 2 * max_tokens } else { max_tokens };
         let mut ctx = Context::new(model, &ContextParams::exact(max_tokens, 2 * max_pairs, n_threads))?;
         ctx.set_kernel_override(FastKernels::if_supported());
         let exec = Executor::new(ctx.n_threads())?;

@@ -2,7 +2,7 @@
 
 use super::adapter::gradients_of;
 use super::cache::{Cache, CacheType, Stored};
-use super::layout::Layout;
+use super::layout::{Layout, Prompts};
 use super::traced::PairGraph;
 use super::{BatchPlan, Engine, EngineError, PairLogp, TracedBatch, TracedPair};
 use crate::data::TokenizedPair;
@@ -151,7 +151,7 @@ impl Engine {
             }
             key = Some(name);
         }
-        let layout = Layout::new(pairs)?;
+        let layout = Layout::new(pairs, Prompts::of(&self.model))?;
         let mut captured = self.context.capture(&layout.batch)?;
         // What follows is computed from the residual stream as the cache holds it.
         kind.round(&mut captured.residual);
@@ -161,7 +161,7 @@ impl Engine {
 
     /// The batch of a stored trace: only its structure and its inputs come from llama.cpp, which computes nothing.
     fn restore(&mut self, pairs: &[&TokenizedPair], stored: Stored) -> Result<Restored, EngineError> {
-        let layout = Layout::new(pairs)?;
+        let layout = Layout::new(pairs, Prompts::of(&self.model))?;
         let lifted = match self.context.capture_structure(&layout.batch, stored.kept) {
             Err(CaptureError::Lift(e @ LiftError::Below { .. })) => return Ok(Restored::Unusable(e.to_string())),
             lifted => lifted?,

@@ -1,7 +1,7 @@
 //! The lifted graph against `llama_decode`, and its ops against the table of gradient rules.
 
 use super::adapter::gradients_of;
-use super::layout::Layout;
+use super::layout::{Layout, Prompts};
 use super::{AdapterRefusal, Engine, EngineError, PairLogp, TracedBatch};
 use crate::data::TokenizedPair;
 use crate::numbers::median;
@@ -85,7 +85,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::trace_batch`], but for missing rules.
     pub fn survey(&mut self, pairs: &[&TokenizedPair]) -> Result<Survey, EngineError> {
-        let layout = Layout::new(pairs)?;
+        let layout = Layout::new(pairs, Prompts::of(&self.model))?;
         let lifted = self.context.capture(&layout.batch)?.lifted;
         let mut graph = lifted.graph;
         let head = graph.log_prob_head(lifted.logits)?;
@@ -114,7 +114,7 @@ impl Engine {
         if let Some(agreement) = self.compare_adapter(traced)? {
             return Ok(agreement);
         }
-        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>())?;
+        let layout = Layout::new(&traced.pairs.iter().collect::<Vec<_>>(), Prompts::of(&self.model))?;
         let random = self.random_vectors(traced);
         let zeros = vec![0.0; self.n_vector()];
         let mut agreement = Agreement { on_devices: self.is_on_devices(), ..Agreement::default() };
@@ -171,7 +171,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Trace`].
     pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
-        let layout = Layout::new(pairs)?;
+        let layout = Layout::new(pairs, Prompts::of(&self.model))?;
         let exact = ContextParams::exact(layout.token_pair.len(), 2 * pairs.len(), self.context.n_threads());
         let scores = |flash_attention: bool| -> Result<Vec<PairLogp>, EngineError> {
             let mut ctx = Context::new(&self.model, &ContextParams { flash_attention, ..exact })?;

@@ -67,7 +67,7 @@ impl Family {
         self.square
     }
 
-    /// True for the kinds that bidpo does not train on: recurrent, hybrid and encoder-decoder models.
+    /// True for the kinds that bidpo does not train on: encoder-decoder models.
     pub fn is_refused(&self) -> bool {
         self.refused
     }

@@ -130,7 +130,7 @@ impl Tracer {
     /// A tracer over a model whose weights are in the CPU's memory.
     ///
     /// # Errors
-    /// [`TraceError::Unsupported`] for a recurrent, encoder or encoder-decoder model, [`TraceError::Offloaded`] for a model
+    /// [`TraceError::Unsupported`] for an encoder or encoder-decoder model, [`TraceError::Offloaded`] for a model
     /// on a device, [`TraceError::Llama`] when there is no memory for a context.
     pub fn new(model: &Arc<Model>, options: &TraceOptions) -> Result<Self, TraceError> {
         model.supports(Use::Trace)?;

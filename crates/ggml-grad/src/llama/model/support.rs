@@ -57,6 +57,9 @@ impl std::fmt::Display for Unsupported {
                 f,
                 "{path} ({arch}) cannot be scored: answers that share a prompt need a decoder with a plain KV cache"
             ),
+            (_, Obstacle::Recurrent) => {
+                write!(f, "{path} is a recurrent or hybrid model ({arch}): {needs} models without a recurrent state")
+            }
             (Use::Train | Use::Trace, Obstacle::EncoderDecoder) => {
                 write!(f, "{path} is an encoder-decoder model ({arch}): {needs} decoders only")
             }
@@ -65,9 +68,6 @@ impl std::fmt::Display for Unsupported {
                 "{path} does not write from left to right ({arch}, an encoder or a diffusion model): {needs} \
                  autoregressive decoders"
             ),
-            (Use::Train | Use::Trace, Obstacle::Recurrent) => {
-                write!(f, "{path} is a recurrent or hybrid model ({arch}): {needs} attention-only decoders")
-            }
         }
     }
 }
@@ -76,7 +76,7 @@ impl Use {
     /// The obstacles that rule this use out, in the order in which they are reported.
     const fn obstacles(self) -> &'static [Obstacle] {
         match self {
-            Self::Train | Self::Trace => &[Obstacle::EncoderDecoder, Obstacle::NotCausal, Obstacle::Recurrent],
+            Self::Train | Self::Trace => &[Obstacle::EncoderDecoder, Obstacle::NotCausal],
             Self::Chat => &[Obstacle::EncoderDecoder],
             Self::Serve => &[Obstacle::EncoderDecoder, Obstacle::NotCausal],
             Self::Score => &[Obstacle::Recurrent, Obstacle::EncoderDecoder],

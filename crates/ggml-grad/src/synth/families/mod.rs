@@ -5,6 +5,7 @@ mod gemma;
 mod latent;
 mod mixture;
 mod plain;
+mod recurrent;
 mod refused;
 
 use super::builder::ModelBuilder;
@@ -243,11 +244,50 @@ pub(super) static ALL: &[Family] = &[
         mixture::afmoe,
         "gated attention, pre- and post-norms, SWA in three of four blocks, shared expert",
     ),
-    family("mamba", "mamba", DENSE, refused::mamba, "recurrent: no attention at all").refused(),
-    family("jamba", "jamba", DENSE.layers(4), refused::jamba, "hybrid: recurrent blocks and attention")
-        .square()
-        .refused()
-        .at_least(2),
+    family("mamba", "mamba", DENSE, recurrent::mamba, "recurrent: selective scans, no attention at all"),
+    family("mamba2", "mamba2", DENSE, recurrent::mamba2, "recurrent: scans of heads in groups, grouped norm"),
+    family(
+        "jamba",
+        "jamba",
+        DENSE.layers(4),
+        recurrent::jamba,
+        "hybrid: scans with norms, attention in every second block",
+    )
+    .square()
+    .at_least(2),
+    family(
+        "falcon-h1",
+        "falcon-h1",
+        DENSE,
+        recurrent::falcon_h1,
+        "hybrid: scans and attention side by side in each block",
+    ),
+    family(
+        "granite-hybrid",
+        "granitehybrid",
+        DENSE.layers(4),
+        recurrent::granite_hybrid,
+        "hybrid: Mamba 2 with granite's scales, attention in every second block",
+    )
+    .at_least(2),
+    family(
+        "nemotron-h",
+        "nemotron_h",
+        DENSE.layers(6),
+        recurrent::nemotron_h,
+        "hybrid: a block is a scan, an attention or an MLP; vectors act behind MLPs only",
+    )
+    .at(&[1, 3])
+    .at_least(4),
+    family(
+        "lfm2",
+        "lfm2",
+        DENSE.layers(4),
+        recurrent::lfm2,
+        "hybrid: short gated convolutions, attention in every second block",
+    )
+    .square()
+    .at_least(2),
     family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder")
         .square()
         .refused()
