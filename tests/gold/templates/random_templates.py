@@ -143,7 +143,7 @@ class Grammar:
             f"{s} | center({self.small()})", f"{s} | truncate({self.pick('5', '9, true', '7, false, ' + chr(39) + '~' + chr(39), '6, true, ' + chr(39) + chr(39) + ', 0', 'length=8, leeway=0')})",
             f"{a} | escape", f"{s} | urlencode", f"{e('dict')} | urlencode", f"{s} | striptags", f"{e('list')} | join{self.pick('', '(' + chr(39) + ', ' + chr(39) + ')', '(d=' + chr(39) + '/' + chr(39) + ')', '(' + chr(39) + '+' + chr(39) + ', attribute=' + self.pick(*ATTRIBUTES) + ')')}",
             f"{self.percent()} | format({self.any(depth - 1)}, {self.any(depth - 1)})", f"{a} | default({e('str')})", f"{a} | default({e('str')}, true)", f"{a} | d('x')", f"{e('list')} | first", f"{e('list')} | last", f"{s} | reverse", f"{s} | wordcount",
-            "1234567 | filesizeformat", f"{a} | pprint", f"{e('dict')} | xmlattr", f"{s} | e", f"{s} | safe", f"{s} | forceescape", f"{a} | length", f"{a} | count", f"{s} | first", f"{s} | last",
+            "1234567 | filesizeformat", f"{a} | pprint", f"(messages + {e('list')}) | pprint", f"({e('list')} * 9) | pprint", f"({s} * 20) | pprint", f"{{'text': {s} * 9, 'list': ({a}, {e('list')} * 5)}} | pprint", f"{e('dict')} | xmlattr", f"{s} | e", f"{s} | safe", f"{s} | forceescape", f"{a} | length", f"{a} | count", f"{s} | first", f"{s} | last",
             f"{e('list')} | sum{self.pick('', '(start=1)', '(attribute=' + self.pick(*ATTRIBUTES) + ')')}", f"{e('list')} | min", f"{e('list')} | max{self.attribute()}", f"{e('list')} | random | length", f"{e('dict')} | attr('a')", f"{s} | attr('a')",
         )
 

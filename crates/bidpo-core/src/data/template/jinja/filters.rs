@@ -1,16 +1,21 @@
 //! Filters and tests whose Jinja2 meaning differs from minijinja's, that minijinja lacks, or that can make long texts.
 
+mod pprint;
+mod urls;
+mod wrap;
+
 use super::budget::{MAX_ITEMS, charge, check_items, spend};
 use super::collections::failed;
 use super::format::percent_format;
 use super::json::tojson;
 use super::methods::{is_lower, is_upper, join};
 use super::ops::{int_value, integer, number};
-use super::python::{Tuple, repr_of, str_of};
+use super::python::{Tuple, str_of};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters};
 
 pub(super) fn install(environment: &mut Environment<'_>) {
+    urls::install(environment);
     environment.add_filter("tojson", tojson);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
@@ -81,10 +86,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         filters::list(state, value)
     });
     environment.add_filter("batch", batch);
-    environment.add_filter("pprint", |value: Value| match repr_of(&super::order::by_keys(&value, 0)?)? {
-        text if text.len() <= 80 => Ok(text),
-        _ => Err(failed("pprint: a value that does not stand on one line of 80 characters")),
-    });
+    environment.add_filter("pprint", |state: &State<'_, '_>, value: &Value| pprint::pprint(state, value));
     environment.add_filter("slice", |state: &State<'_, '_>, value: Value, count: i64, fill: Option<Value>| {
         if count < 0 {
             return Ok(Value::from(Vec::<Value>::new()));
@@ -99,7 +101,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         charge(state, text.len())?;
         minijinja_contrib::filters::wordcount(&Value::from(text))
     });
-    environment.add_filter("wordwrap", super::wrap::wordwrap);
+    environment.add_filter("wordwrap", wrap::wordwrap);
     environment.add_filter("truncate", truncate);
     environment.add_filter("title", |state: &State<'_, '_>, text: Value| text_filter(state, &text, titled));
     for name in ["e", "escape"] {
@@ -137,7 +139,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         Ok(to_float(value).map_or(default, Value::from))
     });
     environment.add_filter("round", round);
-    environment.add_filter("striptags", super::urls::strip_tags);
+    environment.add_filter("striptags", urls::strip_tags);
     environment.add_filter("safe", |state: &State<'_, '_>, value: Value| {
         text_filter(state, &value, str::to_owned).map(Value::from_safe_string)
     });

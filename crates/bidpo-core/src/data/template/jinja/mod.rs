@@ -19,8 +19,6 @@ mod source;
 mod strings;
 #[cfg(test)]
 mod tests;
-mod urls;
-mod wrap;
 
 use super::engine::MessageForm;
 use super::variables::{GIVEN, OWN};
@@ -180,7 +178,6 @@ fn compile(source: &str, clock: Option<Timestamp>) -> Result<(Environment<'stati
     order::install(&mut environment);
     macros::install(&mut environment);
     cycles::install(&mut environment);
-    urls::install(&mut environment);
     let rewritten = rewrite::rewrite(&source::prepared(source))?;
     environment.add_template_owned(NAME, rewritten.source)?;
     let own = |name: &String| {

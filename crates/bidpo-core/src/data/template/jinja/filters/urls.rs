@@ -1,9 +1,9 @@
 //! Filters about addresses and markup: `urlencode`, `xmlattr`, `striptags`.
 
-use super::budget::charge;
-use super::collections::failed;
-use super::filters::escaped;
-use super::python::str_of;
+use super::super::budget::charge;
+use super::super::collections::failed;
+use super::super::python::str_of;
+use super::escaped;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, State};
 use std::fmt::Write;
@@ -89,7 +89,7 @@ pub(super) fn strip_tags(state: &State<'_, '_>, value: Value) -> Result<String, 
     let text = str_of(&value)?;
     charge(state, text.len().saturating_mul(2))?;
     let text = without(&without(&text, "<!--", "-->"), "<", ">");
-    Ok(unescaped(&text.split(super::filters::is_python_space).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")))
+    Ok(unescaped(&text.split(super::is_python_space).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")))
 }
 
 /// The text without what stands between `open` and the next `close`.

@@ -1,9 +1,9 @@
 //! The filter `wordwrap`: Python's `textwrap.wrap` of each line, without tabs expanded or white space replaced.
 
-use super::budget::charge;
-use super::collections::failed;
-use super::python::str_of;
-use super::strings::split_lines;
+use super::super::budget::charge;
+use super::super::collections::failed;
+use super::super::python::str_of;
+use super::super::strings::split_lines;
 use minijinja::value::{Kwargs, Rest, Value, from_args};
 use minijinja::{Error, State};
 
