@@ -20,6 +20,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_function(REM, rem);
     environment.add_function(CONCAT, concat);
     environment.add_function(SLICE, slice);
+    environment.add_function(CONSTANT_SLICE, constant_slice);
     environment.add_function(SUB, |a: &Value, b: &Value| arithmetic("-", a, b));
     environment.add_function(DIV, |a: &Value, b: &Value| arithmetic("/", a, b));
     environment.add_function(FLOOR_DIV, |a: &Value, b: &Value| arithmetic("//", a, b));
@@ -74,6 +75,8 @@ pub(super) const IN: &str = "__py_in";
 pub(super) const COUNTED: &str = "__counted";
 /// `a[b:c:d]`
 pub(super) const SLICE: &str = "__py_slice";
+/// The same where Jinja2 works it out while it compiles the template.
+pub(super) const CONSTANT_SLICE: &str = "__py_constant_slice";
 
 fn unsupported(op: &str, a: &Value, b: &Value) -> Error {
     Error::new(
@@ -333,10 +336,31 @@ fn concat(state: &State<'_, '_>, terms: Rest<Value>) -> Result<Value, Error> {
     Ok(Value::from(out))
 }
 
-fn slice(state: &State<'_, '_>, thing: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
-    // Jinja2 gives an undefined value for a subscript that Python refuses.
-    if [start, stop, step].iter().any(|v| !v.is_none() && integer(v).is_none()) {
+/// A slice of a constant: an undefined value where Python has no such slice, as for all subscripts of Jinja2.
+fn constant_slice(
+    state: &State<'_, '_>,
+    thing: &Value,
+    start: &Value,
+    stop: &Value,
+    step: &Value,
+) -> Result<Value, Error> {
+    let sliced = thing.as_str().is_some() || is_list(thing);
+    if !sliced || [start, stop, step].iter().any(|bound| is_no_bound(bound)) {
         return Ok(Value::UNDEFINED);
+    }
+    slice(state, thing, start, stop, step)
+}
+
+fn is_no_bound(bound: &Value) -> bool {
+    !bound.is_none() && integer(bound).is_none()
+}
+
+fn slice(state: &State<'_, '_>, thing: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
+    if let Some(bound) = [start, stop, step].into_iter().find(|bound| is_no_bound(bound)) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("slice indices must be integers or none, this is {}", bound.kind()),
+        ));
     }
     let (start, stop, step) = (integer(start), integer(stop), integer(step).unwrap_or(1));
     if step == 0 && thing.kind() != ValueKind::Map {

@@ -2,7 +2,7 @@
 
 use super::super::attributes::{METHOD, METHODS};
 use super::super::ops::{
-    ADD, CHAIN, CONCAT, COUNTED, DIV, EQ, FLOOR_DIV, IN, MUL, NE, NEG, POW, REM, SLICE, SUB, TUPLE,
+    ADD, CHAIN, CONCAT, CONSTANT_SLICE, COUNTED, DIV, EQ, FLOOR_DIV, IN, MUL, NE, NEG, POW, REM, SLICE, SUB, TUPLE,
 };
 use super::super::order::{GE, GT, LE, LT};
 use super::Writer;
@@ -10,6 +10,36 @@ use minijinja::machinery::ast;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
+
+/// Filters that Jinja2 does not work out before it renders, for they read the template's variables.
+const FILTERS_OF_CONTEXT: [&str; 6] = ["map", "select", "reject", "selectattr", "rejectattr", "random"];
+
+/// True for an expression that Jinja2 works out while it compiles the template.
+pub(super) fn is_constant(e: &ast::Expr<'_>) -> bool {
+    let each = |list: &[ast::Expr<'_>]| list.iter().all(is_constant);
+    let given = |e: &Option<ast::Expr<'_>>| e.as_ref().is_none_or(is_constant);
+    let arguments = |list: &[ast::CallArg<'_>]| {
+        list.iter().all(|arg| match arg {
+            ast::CallArg::Pos(e) | ast::CallArg::PosSplat(e) | ast::CallArg::KwargSplat(e) => is_constant(e),
+            ast::CallArg::Kwarg(_, e) => is_constant(e),
+        })
+    };
+    match e {
+        ast::Expr::Const(_) => true,
+        ast::Expr::Var(_) | ast::Expr::Call(_) => false,
+        ast::Expr::Slice(s) => is_constant(&s.expr) && given(&s.start) && given(&s.stop) && given(&s.step),
+        ast::Expr::UnaryOp(u) => is_constant(&u.expr),
+        ast::Expr::BinOp(b) => is_constant(&b.left) && is_constant(&b.right),
+        ast::Expr::Compare(c) => is_constant(&c.expr) && c.ops.iter().all(|op| is_constant(&op.expr)),
+        ast::Expr::IfExpr(i) => is_constant(&i.test_expr) && is_constant(&i.true_expr) && given(&i.false_expr),
+        ast::Expr::Filter(f) => !FILTERS_OF_CONTEXT.contains(&f.name) && given(&f.expr) && arguments(&f.args),
+        ast::Expr::Test(t) => is_constant(&t.expr) && arguments(&t.args),
+        ast::Expr::GetAttr(a) => is_constant(&a.expr),
+        ast::Expr::GetItem(g) => is_constant(&g.expr) && is_constant(&g.subscript_expr),
+        ast::Expr::List(l) => each(&l.items),
+        ast::Expr::Map(m) => each(&m.keys) && each(&m.values),
+    }
+}
 
 impl Writer<'_> {
     pub(super) fn call(&mut self, call: &ast::Call<'_>) -> Result<(), Error> {
@@ -125,7 +155,8 @@ impl Writer<'_> {
             ast::Expr::Const(c) => self.constant(&c.value)?,
             ast::Expr::Slice(s) => {
                 self.inner = true;
-                self.function(SLICE, &[Some(&s.expr), s.start.as_ref(), s.stop.as_ref(), s.step.as_ref()])?;
+                let name = if self.constant { CONSTANT_SLICE } else { SLICE };
+                self.function(name, &[Some(&s.expr), s.start.as_ref(), s.stop.as_ref(), s.step.as_ref()])?;
             }
             ast::Expr::UnaryOp(u) => {
                 if let ast::UnaryOpKind::Neg = u.op {

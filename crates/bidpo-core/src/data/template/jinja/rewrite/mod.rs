@@ -6,6 +6,7 @@
 mod expressions;
 
 use super::macros::{MACRO, mentions};
+use expressions::is_constant;
 use minijinja::machinery::{WhitespaceConfig, ast, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind};
@@ -17,7 +18,8 @@ use minijinja::{Error, ErrorKind};
 pub(super) fn rewrite(source: &str) -> Result<Rewritten, Error> {
     let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     let template = parse(source, "chat", SyntaxConfig, whitespace)?;
-    let mut writer = Writer { out: String::new(), line: 1, source, macros: Vec::new(), unsigned: 0, inner: false };
+    let mut writer =
+        Writer { out: String::new(), line: 1, source, macros: Vec::new(), unsigned: 0, inner: false, constant: false };
     writer.statement(&template)?;
     Ok(Rewritten { source: writer.out, macros: writer.macros })
 }
@@ -39,6 +41,8 @@ struct Writer<'s> {
     unsigned: usize,
     /// The expression to write next is what a longer one of attributes, subscripts or calls begins with.
     inner: bool,
+    /// The whole of what is written is constant, and Jinja2 works it out while it compiles the template.
+    constant: bool,
     /// Line that is being written, from 1.
     line: usize,
 }
@@ -67,7 +71,9 @@ impl Writer<'_> {
             ast::Stmt::Template(s) => self.body(&s.children)?,
             ast::Stmt::EmitExpr(s) => {
                 self.open("{{", s.span().start_line);
+                self.constant = is_constant(&s.expr);
                 self.expr(&s.expr)?;
+                self.constant = false;
                 self.push(" }}");
             }
             ast::Stmt::EmitRaw(s) => {
