@@ -56,6 +56,31 @@ fn tagged() -> [String; 3] {
     [coder, glm, deepseek.replace("'\n' + m.content }}", "'\n' + (m.content or '') }}")]
 }
 
+/// The same with a call of Python (LFM), with Kimi's ids, which alone hold the names, and with Functionary's recipients, whose mark ends
+/// the generation prompt.
+fn unlike() -> [String; 3] {
+    let begin = HERMES.find("{% for c in").unwrap();
+    let end = begin + HERMES[begin..].find("{% endfor %}").unwrap() + "{% endfor %}".len();
+    let calls = |text: &str| format!("{}{text}{}", &HERMES[..begin], &HERMES[end..]);
+    let python = calls(
+        "{% for c in m.tool_calls or [] %}{{ '<|tool_call_start|>[' + c.function.name + '(' }}{% for k, v in \
+         c.function.arguments | items %}{{ (', ' if not loop.first else '') + k + '=' + v | tojson }}{% endfor %}\
+         {{ ')]<|tool_call_end|>' }}{% endfor %}",
+    );
+    let kimi = calls(
+        "{% if m.tool_calls %}{{ '<|tool_calls_section_begin|>' }}{% for c in m.tool_calls %}{{ '<|tool_call_begin|>' + c.id + \
+         '<|tool_call_argument_begin|>' + c.function.arguments + '<|tool_call_end|>' }}{% endfor %}\
+         {{ '<|tool_calls_section_end|>' }}{% endif %}",
+    );
+    let functionary = calls(
+        "{% for c in m.tool_calls or [] %}{{ '>>>' + c.function.name + '\n' + c.function.arguments }}{% endfor %}",
+    );
+    let text =
+        "'\n' + (m.content if m.role != 'assistant' else '' if m.content is none else '>>>all\n' + m.content) }}";
+    let functionary = functionary.replace("'\n' + m.content }}", text).replace("assistant\n' }}", "assistant\n>>>' }}");
+    [python, kimi, functionary]
+}
+
 pub fn start(template: &str, folder: &std::path::Path) -> Option<Server> {
     let file = folder.join("tools.jinja");
     std::fs::write(&file, template).unwrap();
@@ -85,7 +110,7 @@ fn is_weather(call: &Value) -> String {
 #[test]
 fn required_calls_are_made_and_told() {
     let folder = tempfile::tempdir().unwrap();
-    for template in [HERMES.to_owned(), mistral(), llama()].into_iter().chain(tagged()) {
+    for template in [HERMES.to_owned(), mistral(), llama()].into_iter().chain(tagged()).chain(unlike()) {
         let Some(server) = start(&template, folder.path()) else { return };
         let named = json!({"type": "function", "function": {"name": "get_weather"}});
         let body = with(

@@ -56,6 +56,8 @@ impl CallStyle {
 
 /// A call as a template writes it.
 struct Written {
+    /// The prompt before it.
+    asked: String,
     text: String,
     name: String,
     arguments: Map<String, Value>,
@@ -65,7 +67,7 @@ impl ChatTemplate {
     /// The first style in which calls come back; else the first that shows them.
     pub(super) fn call_style(&self) -> CallStyle {
         let written = |style: CallStyle| Self { calls: style, ..self.clone() }.written_call();
-        let read = |w: &Written| ToolFormat::of_written(&w.text, &w.name, &w.arguments).is_some();
+        let read = |w: &Written| w.format().is_some();
         let shown = |w: &Written| w.text.contains(&w.name);
         let styles = CallStyle::each();
         let found = styles.clone().find(|style| written(*style).is_some_and(|w| read(&w)));
@@ -74,8 +76,7 @@ impl ChatTemplate {
 
     /// The form of tool calls, found by rendering one and reading it back; `None` where it is none that is known.
     pub(super) fn read_back(&self) -> Option<ToolFormat> {
-        let written = self.written_call()?;
-        ToolFormat::of_written(&written.text, &written.name, &written.arguments)
+        self.written_call()?.format()
     }
 
     /// What the template writes of an answer that calls a function of one argument.
@@ -92,7 +93,13 @@ impl ChatTemplate {
             Some(answer) if !asked.is_empty() => answer,
             _ => &text[text.rfind(&question)? + question.len()..],
         };
-        Some(Written { text: answer.to_owned(), name, arguments })
+        Some(Written { text: answer.to_owned(), asked, name, arguments })
+    }
+}
+
+impl Written {
+    fn format(&self) -> Option<ToolFormat> {
+        ToolFormat::of_written(&self.asked, &self.text, &self.name, &self.arguments)
     }
 }
 

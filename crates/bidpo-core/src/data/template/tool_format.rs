@@ -73,7 +73,7 @@ const FUNCTION_TAGS: Call = Call::Tagged {
 };
 
 /// The families, by the marks of their calls.
-const FAMILIES: [Family; 24] = [
+const FAMILIES: [Family; 25] = [
     // Hermes, Qwen 2.5 and 3, SmolLM3, Granite 4.
     json("<tool_call>", "</tool_call>"),
     // Qwen3-Coder, Nemotron 3, Step.
@@ -182,6 +182,8 @@ const FAMILIES: [Family; 24] = [
     },
     // Functionary 3.1, and Llama 3 where it was told to.
     Family { open: "<function=", close: "</function>", call: Call::Named { before: "", between: &[" >"], behind: "" } },
+    // Functionary 3.2: a recipient before each part of an answer; that of text is `all`.
+    Family { open: RECIPIENT, close: "", call: Call::Named { before: "", between: &["\n"], behind: "" } },
     // Command R7B and A; Command R.
     json("<|START_ACTION|>", "<|END_ACTION|>"),
     json("Action:", "```"),
@@ -195,6 +197,10 @@ const FAMILIES: [Family; 24] = [
     python("", ""),
 ];
 
+/// What stands before a recipient of Functionary 3.2; its generation prompt ends with it.
+const RECIPIENT: &str = ">>>";
+/// What stands before the text of its answers.
+const TEXT_RECIPIENT: &str = ">>>all\n";
 /// Llama 3 puts this before some calls, though its template does not.
 const OPTIONAL: &str = "<|python_tag|>";
 /// Command R puts JSON into a block of code.
@@ -226,23 +232,32 @@ pub struct ToolFormat {
     family: &'static Family,
     /// How exactly the template writes one.
     form: grammar::Form,
+    /// The generation prompt ends with the mark that opens calls.
+    opened: bool,
 }
 
 impl ToolFormat {
-    /// The format in which `text` holds exactly this call, of one argument; `None` where it is none of the table's.
-    pub(super) fn of_written(text: &str, name: &str, arguments: &Map<String, Value>) -> Option<Self> {
+    /// The format in which `text` holds exactly this call, of one argument; `None` where it is none of the table's. `asked`: the
+    /// prompt before it.
+    pub(super) fn of_written(asked: &str, text: &str, name: &str, arguments: &Map<String, Value>) -> Option<Self> {
         FAMILIES.iter().find_map(|family| {
+            let opened = family.open == RECIPIENT && asked.ends_with(RECIPIENT);
+            let text = format!("{}{text}", if opened { RECIPIENT } else { "" });
             let body = match family.open {
                 "" => text.trim_start(),
                 open => &text[text.find(open)?..],
             };
             let read = read_calls(body, &[family], &[])?;
             let same = matches!(read.calls.as_slice(), [one] if one.name == name && one.arguments == *arguments);
-            // A header before the mark is part of the call.
-            let start = if family.has_headers() { 0 } else { text.len() - body.len() };
+            // A header before the mark is part of the call; a mark of the prompt is not.
+            let start = match () {
+                () if opened => RECIPIENT.len(),
+                () if family.has_headers() => 0,
+                () => text.len() - body.len(),
+            };
             let written = &text[start..text.len() - read.rest.len()];
             let form = grammar::Form::of(family, &read.first, written, name, arguments)?;
-            same.then_some(Self { family, form })
+            same.then_some(Self { family, form, opened })
         })
     }
 
@@ -267,7 +282,7 @@ impl ToolFormat {
 
     /// For an answer that is being written, with the functions that it may call.
     pub fn splitter(&self, functions: Vec<CalledFunction>) -> CallSplitter {
-        CallSplitter::new(self.family, functions)
+        CallSplitter::new(self.family, functions, self.opened)
     }
 
     /// A grammar's parts for one call of a function.

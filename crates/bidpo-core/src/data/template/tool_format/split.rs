@@ -1,7 +1,7 @@
 //! An answer that comes in pieces, parted into text and calls.
 
 use super::read::{Read, read_calls};
-use super::{CalledFunction, Family, OPTIONAL, WrittenCall};
+use super::{CalledFunction, Family, OPTIONAL, RECIPIENT, TEXT_RECIPIENT, WrittenCall};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,24 +39,38 @@ pub struct CallSplitter {
     family: &'static Family,
     functions: Vec<CalledFunction>,
     held: String,
+    /// Bytes at the beginning of the held text that the prompt wrote.
+    n_given: usize,
     place: Place,
     n_told: usize,
 }
 
 impl CallSplitter {
-    pub(super) fn new(family: &'static Family, functions: Vec<CalledFunction>) -> Self {
-        Self { family, functions, held: String::new(), place: Place::Start, n_told: 0 }
+    /// `opened`: the prompt ends with the mark that opens calls.
+    pub(super) fn new(family: &'static Family, functions: Vec<CalledFunction>, opened: bool) -> Self {
+        let held = if opened { family.open } else { "" };
+        Self { family, functions, held: held.to_owned(), n_given: held.len(), place: Place::Start, n_told: 0 }
     }
 
     /// Adds text. Text that may be a call is held back; a call is told when it is complete.
     pub fn push(&mut self, text: &str) -> Vec<AnswerPiece> {
         self.held += text;
         let mut out = Vec::new();
+        if self.place == Place::Start && self.family.open == RECIPIENT {
+            if TEXT_RECIPIENT.starts_with(&self.held) && self.held != TEXT_RECIPIENT {
+                return out;
+            }
+            if self.held.starts_with(TEXT_RECIPIENT) {
+                self.held.drain(..TEXT_RECIPIENT.len());
+                (self.n_given, self.place) = (0, Place::Text);
+            }
+        }
         if self.place != Place::Calls {
             match self.mark() {
                 Mark::At(at) => {
-                    let before = self.held[..at].trim_end().to_owned();
+                    let before = self.held[self.n_given.min(at)..at].trim_end().to_owned();
                     self.held.drain(..at);
+                    self.n_given = self.n_given.saturating_sub(at);
                     self.place = Place::Calls;
                     out.extend((!before.is_empty()).then_some(AnswerPiece::Text(before)));
                 }
@@ -73,7 +87,9 @@ impl CallSplitter {
     /// Tells the first `n` bytes of the held text.
     fn let_go(&mut self, n: usize, out: &mut Vec<AnswerPiece>) {
         let rest = self.held.split_off(n);
-        let safe = std::mem::replace(&mut self.held, rest);
+        let mut safe = std::mem::replace(&mut self.held, rest);
+        safe.drain(..self.n_given.min(n));
+        self.n_given = self.n_given.saturating_sub(n);
         if !safe.is_empty() {
             self.place = Place::Text;
             out.push(AnswerPiece::Text(safe));
@@ -83,7 +99,7 @@ impl CallSplitter {
     /// The rest of the answer: text that did not become a call is text.
     pub fn finish(&mut self) -> Vec<AnswerPiece> {
         let (mut out, rest) = if self.place == Place::Calls { self.calls() } else { (Vec::new(), self.held.clone()) };
-        let rest = if self.n_told > 0 { rest.trim().to_owned() } else { rest };
+        let rest = if self.n_told > 0 { rest.trim().to_owned() } else { rest[self.n_given..].to_owned() };
         out.extend((!rest.is_empty()).then_some(AnswerPiece::Text(rest)));
         self.held.clear();
         out
@@ -133,6 +149,9 @@ impl CallSplitter {
         let mut rest = text;
         loop {
             rest = rest.trim_start();
+            if open == RECIPIENT && rest.starts_with(open) {
+                return self.names_a_function(&rest[open.len()..]);
+            }
             if rest.starts_with(open) {
                 return Mark::At(0);
             }
@@ -146,5 +165,16 @@ impl CallSplitter {
                 }
             }
         }
+    }
+    /// Whether a text is the name of a function on a line, or may become that: `>>>` alone may stand in any text.
+    fn names_a_function(&self, text: &str) -> Mark {
+        let mut perhaps = false;
+        for CalledFunction { name, .. } in &self.functions {
+            if text.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('\n')) {
+                return Mark::At(0);
+            }
+            perhaps |= name.starts_with(text) || text == name;
+        }
+        if perhaps { Mark::Perhaps(0) } else { Mark::None }
     }
 }

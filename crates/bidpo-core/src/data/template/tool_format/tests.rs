@@ -6,7 +6,7 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// As the model cards of these families show a call of `find`.
-const WRITTEN: [(&str, &str); 26] = [
+const WRITTEN: [(&str, &str); 27] = [
     ("hermes", "<tool_call>\n{\"name\": \"find\", \"arguments\": {\"place\": \"Oslo\"}}\n</tool_call><|im_end|>\n"),
     ("list", "<tool_call>[{\"name\": \"find\", \"arguments\": {\"place\": \"Oslo\"}}]</tool_call>"),
     (
@@ -59,6 +59,7 @@ const WRITTEN: [(&str, &str); 26] = [
         "<|channel|>commentary to=functions.find <|constrain|>json<|message|>{\"place\": \"Oslo\"}<|call|>",
     ),
     ("functionary", "<function=find>{\"place\": \"Oslo\"}</function><|eom_id|>"),
+    ("functionary 3.2", ">>>find\n{\"place\": \"Oslo\"}<|eot_id|>"),
     (
         "command r7b",
         "<|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"find\", \"parameters\": {\"place\": \"Oslo\"}}\n]<|END_ACTION|>",
@@ -77,7 +78,8 @@ fn written(family: &str) -> &'static str {
 }
 
 fn format(written: &str) -> ToolFormat {
-    ToolFormat::of_written(written, "find", &object(json!({"place": "Oslo"}))).unwrap_or_else(|| panic!("{written}"))
+    ToolFormat::of_written("", written, "find", &object(json!({"place": "Oslo"})))
+        .unwrap_or_else(|| panic!("{written}"))
 }
 
 /// `find` with arguments of many types, and `go`.
@@ -190,6 +192,7 @@ fn several_calls_with_values_of_many_types_behind_text() {
             ),
         ),
         ("functionary", format!("<function=find>{a}</function>\n<function=go>{b}</function>")),
+        ("functionary 3.2", format!(">>>find\n{a}\n>>>go\n{b}")),
         (
             "deepseek 3.2",
             format!(
@@ -326,6 +329,32 @@ fn a_required_call_is_written_as_the_template_writes_it_and_read_back() {
 }
 
 #[test]
+fn recipients_behind_the_mark_of_the_prompt() {
+    let place = object(json!({"place": "Oslo"}));
+    let prompt = "<|start_header_id|>assistant<|end_header_id|>\n\n>>>";
+    let opened = ToolFormat::of_written(prompt, "find\n{\"place\": \"Oslo\"}<|eot_id|>", "find", &place).unwrap();
+    let [one, two] = [call("find", json!({"days": 1})), call("go", json!({}))];
+    for n in [1, 3, 1000] {
+        let calls = "find\n{\"days\": 1}>>>go\n{}";
+        assert_eq!(split(&opened, calls, n), (String::new(), vec![one.clone(), two.clone()]), "{n}");
+        let both = format!("all\nI look.\n>>>{calls}");
+        assert_eq!(split(&opened, &both, n), ("I look.".into(), vec![one.clone(), two.clone()]), "{n}");
+        for (answer, text) in [
+            ("all\nYes.", "Yes."),
+            ("all\n>>> print(1)\n1\n>>>", ">>> print(1)\n1\n>>>"),
+            ("Yes.", "Yes."),
+            ("all", "all"),
+            ("", ""),
+            ("find", "find"),
+            ("find\n{\"da", "find\n{\"da"),
+        ] {
+            assert_eq!(split(&opened, answer, n), (text.into(), vec![]), "{answer:?} {n}");
+        }
+    }
+    assert_eq!(shortest(&opened.one_call(&functions()[0])), "find\n{\"place\": \"Oslo\", \"days\": 3}");
+}
+
+#[test]
 fn unknown_forms_are_none() {
     let arguments = object(json!({"place": "Oslo"}));
     for text in [
@@ -334,6 +363,6 @@ fn unknown_forms_are_none() {
         "<tool_call>find(Oslo)</tool_call>",
         "",
     ] {
-        assert_eq!(ToolFormat::of_written(text, "find", &arguments), None, "{text}");
+        assert_eq!(ToolFormat::of_written("", text, "find", &arguments), None, "{text}");
     }
 }
