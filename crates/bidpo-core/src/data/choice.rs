@@ -1,8 +1,11 @@
 //! Multiple-choice questions from any data file, by a mapping from its columns to question, choices and answer.
 
+mod choices;
+
 use super::LineError;
 use super::mapping::{AnswerAs, Mapping, MappingError, MappingFile, find};
 use super::source::{Source, SourceError};
+use choices::{Choices, best, labels, scalar};
 use ggml_grad::files::FileError;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -111,76 +114,12 @@ fn text(value: &Value, key: &str) -> Result<String, String> {
     }
 }
 
-/// The choices of one key, with the labels that they carry.
-struct Choices {
-    texts: Vec<String>,
-    /// ARC's `{"text": ..., "label": ...}`; `None` where not every choice has one.
-    labels: Option<Vec<Value>>,
-    /// Choices with scores (BIG-bench's `{"choice": 1, ...}`): those that have the most.
-    best: Option<Vec<usize>>,
-}
-
-const TEXT_KEYS: [&str; 5] = ["text", "choice", "answer", "content", "value"];
-const LABEL_KEYS: [&str; 4] = ["label", "key", "id", "letter"];
-
-fn choices(value: &Value, key: &str) -> Result<Choices, String> {
-    let one =
-        |v: &Value| scalar(v).filter(|s| !s.is_empty()).ok_or_else(|| format!("{key:?} holds {v}, which is no text"));
-    let found = match find(value, key)? {
-        // A list in the cell of a table.
-        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        other => other,
-    };
-    let at = |object: &Value, keys: &[&str]| keys.iter().find_map(|k| object.get(*k)).cloned();
-    match &found {
-        Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_object) => {
-            let texts =
-                list.iter().map(|o| at(o, &TEXT_KEYS).ok_or_else(|| format!("{key:?} holds {o}, which has no text")));
-            let texts: Vec<Value> = texts.collect::<Result<_, _>>()?;
-            let labels = list.iter().map(|o| at(o, &LABEL_KEYS)).collect();
-            Ok(Choices { texts: texts.iter().map(one).collect::<Result<_, _>>()?, labels, best: None })
-        }
-        Value::Array(list) => {
-            Ok(Choices { texts: list.iter().map(one).collect::<Result<_, _>>()?, labels: None, best: None })
-        }
-        Value::Object(object) if !object.is_empty() && object.values().all(Value::is_number) => {
-            let scores: Vec<f64> = object.values().filter_map(Value::as_f64).collect();
-            Ok(Choices {
-                texts: object.keys().map(|k| k.trim().to_owned()).collect(),
-                labels: None,
-                best: Some(best(&scores)),
-            })
-        }
-        // Texts and labels as two lists.
-        object @ Value::Object(_) => match (at(object, &TEXT_KEYS), at(object, &LABEL_KEYS)) {
-            (Some(Value::Array(texts)), labels) => {
-                let labels = labels.and_then(|l| l.as_array().cloned()).filter(|l| l.len() == texts.len());
-                Ok(Choices { texts: texts.iter().map(one).collect::<Result<_, _>>()?, labels, best: None })
-            }
-            // An object of choices by their letters: {"A": "iron", "B": "wood"}.
-            _ => Ok(Choices {
-                texts: object.as_object().into_iter().flatten().map(|(_, v)| one(v)).collect::<Result<_, _>>()?,
-                labels: Some(object.as_object().into_iter().flatten().map(|(k, _)| Value::String(k.clone())).collect()),
-                best: None,
-            }),
-        },
-        other => Err(format!("{key:?} must be a list, this is {other}")),
-    }
-}
-
-/// The choices with the highest score.
-fn best(scores: &[f64]) -> Vec<usize> {
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (0..scores.len()).filter(|&i| scores[i] == most).collect()
-}
-
 fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
     let question: Vec<String> = m.question.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?;
-    let plain = |texts| Choices { texts, labels: None, best: None };
-    let Choices { texts: mut choices, labels, best: scored } = match &m.choices[..] {
-        [] => plain(m.fixed.clone()),
-        [one] => choices(value, one)?,
-        several => plain(several.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?),
+    let Choices { texts: mut choices, labels, right } = match &m.choices[..] {
+        [] => Choices::plain(m.fixed.clone()),
+        [one] => Choices::read(value, one)?,
+        several => Choices::plain(several.iter().map(|k| text(value, k)).collect::<Result<_, _>>()?),
     };
     if let Some(separator) = m.separator.as_deref().filter(|s| !s.is_empty()) {
         for choice in &mut choices {
@@ -190,14 +129,14 @@ fn item(value: &Value, m: &Mapping) -> Result<ChoiceItem, String> {
     if choices.len() < 2 {
         return Err(format!("there are {} choices; two or more are needed", choices.len()));
     }
-    let scored = match &m.scores {
+    let right = match &m.scores {
         Some(key) => Some(best(&scores(value, key, choices.len())?)),
-        None => scored,
+        None => right,
     };
-    let answers = match (scored, m.choices.iter().position(|k| *k == m.answer)) {
-        (Some(best), _) => best,
+    let answers = match (right, m.choices.iter().position(|k| *k == m.answer)) {
+        (Some(right), _) => right,
         (None, Some(i)) if m.choices.len() > 1 => vec![i],
-        _ => vec![answer(value, m, &choices, labels.as_deref())?],
+        _ => answers(value, m, &choices, labels.as_deref())?,
     };
     if answers.len() == choices.len() {
         return Err(format!("all {} choices are right: there is nothing to choose", choices.len()));
@@ -216,33 +155,71 @@ fn scores(value: &Value, key: &str, n: usize) -> Result<Vec<f64>, String> {
     list.iter().map(one).collect()
 }
 
-/// The place of the right choice.
-fn answer(value: &Value, m: &Mapping, choices: &[String], carried: Option<&[Value]>) -> Result<usize, String> {
-    let found = find(value, &m.answer)?;
+/// The places of the right choices: of one answer, or of each in a list.
+fn answers(value: &Value, m: &Mapping, choices: &[String], carried: Option<&[Value]>) -> Result<Vec<usize>, String> {
+    match find(value, &m.answer)? {
+        Value::Array(list) if !list.is_empty() => {
+            let each = list.iter().map(|one| answer(value, one, m, choices, carried));
+            let mut places = each.collect::<Result<Vec<_>, _>>()?;
+            places.sort_unstable();
+            places.dedup();
+            Ok(places)
+        }
+        one => Ok(vec![answer(value, &one, m, choices, carried)?]),
+    }
+}
+
+/// A letter or a number with what is put around it: `(b)`, `B.`; in capitals.
+fn bare(text: &str) -> String {
+    text.trim_matches(|c: char| c.is_whitespace() || "().:[]".contains(c)).to_ascii_uppercase()
+}
+
+/// The place of the label `s`: as it stands, the text of that choice, or without case and brackets where that is one label only.
+fn labelled(labels: &[Value], s: &str, text: Option<usize>) -> Option<usize> {
+    let labels: Vec<Option<String>> = labels.iter().map(scalar).collect();
+    let exact = labels.iter().position(|l| l.as_deref() == Some(s));
+    exact.or(text).or_else(|| {
+        let mut alike = (0..labels.len()).filter(|&i| labels[i].as_deref().is_some_and(|l| bare(l) == bare(s)));
+        alike.next().filter(|_| alike.next().is_none() && !bare(s).is_empty())
+    })
+}
+
+/// The place of one right choice.
+fn answer(
+    value: &Value,
+    found: &Value,
+    m: &Mapping,
+    choices: &[String],
+    carried: Option<&[Value]>,
+) -> Result<usize, String> {
     let n = choices.len();
     let no = || Err(format!("{:?} is {found}, which names none of the {n} choices", m.answer));
-    let Some(s) = scalar(&found) else { return no() };
-    // Only labels that have a choice.
-    let labelled = |labels: &[Value]| labels.iter().take(n).position(|l| scalar(l).is_some_and(|l| l == s));
+    let Some(s) = scalar(found) else { return no() };
+    let text = choices.iter().position(|c| *c == s);
     if let Some(key) = &m.labels {
-        let labels = find(value, key)?;
-        let labels = labels.as_array().ok_or_else(|| format!("{key:?} must be a list"))?;
-        return labelled(labels).map_or_else(no, Ok);
+        let held = find(value, key)?;
+        let labels =
+            labels(&held).ok_or_else(|| format!("{key:?} must be a list of labels, or of choices with labels"))?;
+        // Only labels that have a choice.
+        return labelled(&labels[..labels.len().min(n)], &s, None).map_or_else(no, Ok);
     }
+    let number = s.parse::<usize>().ok().and_then(|i| i.checked_sub(m.first)).filter(|&i| i < n);
     // Labels that the choices carry are not a question of place; with --answer-as text they are not looked at.
     if let Some(labels) = carried.filter(|_| m.answer_as.is_none()) {
-        let text = choices.iter().position(|c| *c == s);
-        return labelled(labels).or(text).map_or_else(no, Ok);
+        let digits = labels.iter().any(|l| scalar(l).is_some_and(|l| bare(&l).parse::<usize>().is_ok()));
+        let place = number.filter(|_| !digits);
+        return labelled(&labels[..labels.len().min(n)], &s, text).or(place).map_or_else(no, Ok);
     }
     if let Value::Bool(b) = found {
-        return if n == 2 { Ok(usize::from(b)) } else { no() };
+        return if n == 2 { Ok(usize::from(*b)) } else { no() };
     }
-    let text = choices.iter().position(|c| *c == s);
-    let place = match s.as_bytes() {
-        [c @ b'A'..=b'Z'] => Some(usize::from(c - b'A')),
-        _ => s.parse::<usize>().ok().and_then(|i| i.checked_sub(m.first)),
+    // A small letter and one in brackets are places where they are no text.
+    let letter = if text.is_some() { s.clone() } else { bare(&s) };
+    let place = match letter.as_bytes() {
+        [c @ b'A'..=b'Z'] => Some(usize::from(c - b'A')).filter(|&i| i < n),
+        _ => number,
     };
-    match (text, place.filter(|&i| i < n), m.answer_as) {
+    match (text, place, m.answer_as) {
         (Some(text), Some(place), None) if text != place => Err(format!(
             "{:?} is {found}: that is the text of choice {} and the {} of choice {} ({:?}); say which is meant with --labels \
              or with --answer-as text or place",
@@ -257,15 +234,6 @@ fn answer(value: &Value, m: &Mapping, choices: &[String], carried: Option<&[Valu
         _ if n == 2 && s.eq_ignore_ascii_case("true") => Ok(1),
         _ if n == 2 && s.eq_ignore_ascii_case("false") => Ok(0),
         _ => no(),
-    }
-}
-
-/// A text, number or truth value as text.
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(s) => Some(s.trim().to_owned()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-        _ => None,
     }
 }
 
@@ -368,6 +336,37 @@ mod tests {
         }
         let error = read("f.jsonl", r#"{"q":"Q","c":["x","y"],"l":["1","2"],"a":0}"#, &m).unwrap_err();
         assert!(error.contains("\"a\" is 0, which names none"), "{error}");
+    }
+
+    #[test]
+    fn labels_and_marks_however_choices_carry_them() {
+        let m = mapping("q", &["c"], "a");
+        for (choices, answer) in [
+            (r#"[{"text": "iron", "label": "1"}, {"text": "wood", "label": "2"}]"#, "\"1\""),
+            (r#"[{"text": "iron", "label": 1}, {"text": "wood", "label": 2}]"#, "1.0"),
+            (r#"[{"option": "A", "text": "iron"}, {"option": "B", "text": "wood"}]"#, "\"a\""),
+            (r#"[{"option": "iron"}, {"option": "wood"}]"#, "\"(A)\""),
+            (r#"[{"A": "iron"}, {"B": "wood"}]"#, "\"A.\""),
+            (r#"[["1", "iron"], ["2", "wood"]]"#, "1"),
+            (r#"["1. iron", "2. wood"]"#, "1"),
+            (r#"["(a) iron", "(b) wood"]"#, "\"A\""),
+            (r#"{"A": "iron", "B": "wood", "C": null}"#, "0"),
+            (r#"{"labels": ["x", "y"], "choices": ["iron", "wood"]}"#, "\"x\""),
+            (r#"["iron", "wood"]"#, "[\"a\"]"),
+            (r#"[{"text": "iron", "is_correct": true}, {"text": "wood", "is_correct": false}]"#, "null"),
+        ] {
+            let (_, texts, places) = one("f.jsonl", &format!(r#"{{"q":"Q","c":{choices},"a":{answer}}}"#), &m);
+            assert!(places == [0] && texts[0].ends_with("iron") && texts.len() == 2, "{choices}: {texts:?} {places:?}");
+        }
+        // The key of the choices as that of their labels; two right ones; no answer where marks say it.
+        let m = Mapping { labels: Some("c".into()), ..mapping("q", &["c"], "a") };
+        let three = r#"[{"text":"x","label":"1"},{"text":"y","label":"2"},{"text":"z","label":"3"}]"#;
+        assert_eq!(one("f.jsonl", &format!(r#"{{"q":"Q","c":{three},"a":["3","1"]}}"#), &m).2, [0, 2]);
+        let marked = r#"{"q":"Q","c":[{"text":"x","correct":false},{"text":"y","correct":true}]}"#;
+        assert_eq!(one("f.jsonl", marked, &mapping("q", &["c"], "a")).2, [1]);
+        // Labels that are numbers are never places.
+        let m = mapping("q", &["c"], "a");
+        assert!(read("f.jsonl", r#"{"q":"Q","c":["1) x","2) y"],"a":0}"#, &m).unwrap_err().contains("names none"));
     }
 
     #[test]
