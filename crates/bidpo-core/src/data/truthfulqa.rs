@@ -7,6 +7,7 @@
 
 use super::source::{Place, Row, Source, SourceError};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -101,7 +102,8 @@ impl TruthfulQa {
                 None => "there is no question in this file".to_owned(),
                 Some(row) => format!(
                     "this is no file of TruthfulQA: one has \"mc1_targets\" and \"mc2_targets\", or the columns \"Question\", \
-                     \"Best Answer\", \"Correct Answers\" and \"Incorrect Answers\"; this file has {}",
+                     \"Best Answer\", \"Correct Answers\" and \"Incorrect Answers\"; `bidpo eval choice` reads other \
+                     questions with choices; this file has {}",
                     row.keys().map(|k| format!("{:?}", shorten(k))).collect::<Vec<_>>().join(", ")
                 ),
             };
@@ -220,13 +222,27 @@ fn of_targets(object: &Map<String, Value>) -> Result<Question, Fault> {
     })
 }
 
+/// A value, read from the text in a table's cell where it is written as JSON there.
+fn in_cell(value: &Value) -> Cow<'_, Value> {
+    let written = value.as_str().filter(|text| text.trim_start().starts_with(['[', '{']));
+    match written.and_then(|text| serde_json::from_str(text).ok()) {
+        Some(read) => Cow::Owned(read),
+        None => Cow::Borrowed(value),
+    }
+}
+
 /// Answers with their labels: `{"answer": 1, ...}`, or `{"choices": [...], "labels": [...]}`.
 fn targets(object: &Map<String, Value>, column: &str) -> Result<Vec<Choice>, Fault> {
-    let missing =
-        || fault(column, "an object of answer -> 0 or 1 (or of two lists, choices and labels) is missing here");
-    let map = object.get(column).and_then(Value::as_object).ok_or_else(missing)?;
-    let list = |key: &str| map.get(key).and_then(Value::as_array);
-    let labelled: Vec<(&str, &Value)> = match (list("choices"), list("labels")) {
+    let missing = || {
+        fault(
+            column,
+            "an object of answer -> 0 or 1 (or of two lists, choices and labels; as JSON in a table) is missing here",
+        )
+    };
+    let found = in_cell(object.get(column).unwrap_or(&Value::Null));
+    let map = found.as_object().ok_or_else(missing)?;
+    let list = |keys: [&str; 2]| keys.iter().find_map(|key| map.get(*key).and_then(Value::as_array));
+    let labelled: Vec<(&str, &Value)> = match (list(["choices", "texts"]), list(["labels", "label"])) {
         (Some(choices), Some(labels)) => {
             if choices.len() != labels.len() {
                 let reason = format!("there are {} choices and {} labels", choices.len(), labels.len());
@@ -238,9 +254,11 @@ fn targets(object: &Map<String, Value>, column: &str) -> Result<Vec<Choice>, Fau
         _ => map.iter().map(|(answer, label)| (answer.as_str(), label)).collect(),
     };
     let one = |(answer, label): (&str, &Value)| {
-        let is_true = match label.as_f64() {
-            Some(1.0) => true,
-            Some(0.0) => false,
+        let number = label.as_f64().or_else(|| label.as_str()?.trim().parse().ok());
+        let is_true = match (label.as_bool(), number) {
+            (Some(is_true), _) => is_true,
+            (None, Some(1.0)) => true,
+            (None, Some(0.0)) => false,
             _ => return Err(fault(column, format!("the label of {answer:?} is {label}, not 0 or 1"))),
         };
         if answer.trim().is_empty() {
@@ -253,9 +271,15 @@ fn targets(object: &Map<String, Value>, column: &str) -> Result<Vec<Choice>, Fau
 
 fn of_answers(object: &Map<String, Value>, names: &Names) -> Result<Question, Fault> {
     let many = |column: &str| -> Result<Vec<String>, Fault> {
-        let answers = match object.get(column) {
-            Some(Value::String(field)) => split_answers(field.split(';')),
-            Some(Value::Array(list)) => split_answers(list.iter().filter_map(Value::as_str)),
+        let answers = match in_cell(object.get(column).unwrap_or(&Value::Null)).as_ref() {
+            Value::String(field) if field.starts_with("['") || field.starts_with("[\"") => {
+                return Err(fault(
+                    column,
+                    "a list as Python writes it: write JSON into the cell, or save JSON Lines or Parquet",
+                ));
+            }
+            Value::String(field) => split_answers(field.split(';')),
+            Value::Array(list) => split_answers(list.iter().filter_map(Value::as_str)),
             _ => return Err(fault(column, "a list of answers is missing here")),
         };
         if answers.is_empty() { Err(fault(column, "there is no answer")) } else { Ok(answers) }
@@ -381,6 +405,11 @@ mod tests {
                 [("No, a solid".into(), true), ("It is solid".into(), true), ("Yes, it flows".into(), false)]
             );
         }
+        // Labels as truth values, and lists as JSON in the cells of a table.
+        let cells = "question,mc1_targets,mc2_targets\nIs it?,\"{\"\"choices\"\": [\"\"No\"\", \"\"Yes\"\"], \"\"labels\"\": [true, false]}\",\
+                     \"{\"\"No\"\": \"\"1\"\", \"\"Yes\"\": 0.0}\"\n";
+        let q = load(cells).unwrap().questions.remove(0);
+        assert_eq!((q.mc1.clone(), q.mc1[0].is_true, q.mc2[1].is_true), (q.mc2.clone(), true, false));
         // `generation`: the columns of the CSV as lists.
         let row = r#"{"question": "Is it so?", "category": "Myths", "best_answer": "No", "correct_answers": ["No", "Never."], "incorrect_answers": ["Yes"]}"#;
         let q = load(row).unwrap().questions.remove(0);
@@ -402,6 +431,7 @@ mod tests {
             r#"{"question":"Q","mc1_targets":{"choices":["a"],"labels":[1,0]},"mc2_targets":{}}"#,
             &["line 1, \"mc1_targets\"", "1 choices and 2 labels"],
         );
+        fault(&format!("{HEADER}A,B,Q?,No,Yes,\"['No', 'Never']\",Yes,s\n"), &["line 2", "Correct Answers", "Python"]);
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,,s\n"), &["line 2", "Incorrect Answers", "no answer"]);
         fault(&format!("{HEADER}A,B,Q?,No,Yes,No,Yes,s\nA,B\n"), &["line 3", "2 fields where the header has 8"]);
         fault(&format!("{HEADER}A,B,Q?,No,,No,Yes,s\n"), &["line 2", "Best Incorrect Answer", "empty"]);
