@@ -29,7 +29,8 @@ pub struct Args {
     /// Prompts: one per line (.txt), one JSON value per line (.jsonl), or a column prompt, question or text (.csv).
     #[arg(long, short = 'd', value_name = "FILE")]
     data: PathBuf,
-    /// Layers to read: all, or for example 15, 10-20 or 5,9,12-14. Layer N is the output of block N, counted from 0.
+    /// Layers to read: all, or for example 15, 10-20 or 5,9,12-14. Layer N is the output of block N, counted from 0; vectors
+    /// steer from layer 1 on.
     #[arg(long, value_name = "LIST")]
     layers: WhichLayers,
     /// Token positions to keep: the last of each prompt, all, or the mean over each prompt.
@@ -111,6 +112,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         WhichLayers::All => (0..model.n_layer()).collect(),
         WhichLayers::These(layers) => layers.to_vec(),
     };
+    if layers.contains(&0) {
+        eprintln!("note: layer 0 is read too; no vector can steer it, since llama.cpp steers from layer 1 on");
+    }
     let positions = Positions::from(args.positions);
     let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
     let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
