@@ -4,7 +4,7 @@
 use super::budget::{charge, charge_value, check_len, spend};
 use super::filters::is_python_space;
 use super::order::equal;
-use super::python::{Tuple, str_of};
+use super::python::{Tuple, is_printable, str_of};
 use minijinja::value::{Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
@@ -106,7 +106,7 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
             let first = chars.next().is_some_and(|c| c.is_alphabetic() || c == '_');
             Ok(Value::from(first && chars.all(|c| c.is_alphanumeric() || c == '_')))
         }
-        "isprintable" => Ok(Value::from(!text.chars().any(char::is_control))),
+        "isprintable" => Ok(Value::from(text.chars().all(is_printable))),
         "istitle" => Ok(Value::from(is_title(text))),
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
     }

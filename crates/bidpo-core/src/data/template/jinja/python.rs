@@ -213,6 +213,17 @@ pub(super) fn float(x: f64) -> String {
     format!("{x:?}")
 }
 
+/// Python's `str.isprintable` of one character: no control or format character, no separator but the space, nothing of private use.
+/// (Code points without a character, which no text holds, count as printable.)
+pub(super) fn is_printable(c: char) -> bool {
+    !matches!(c,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{a0}' | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{890}' | '\u{891}' | '\u{8e2}' | '\u{1680}' | '\u{180e}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
+        | '\u{205f}'..='\u{206f}' | '\u{3000}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0001}' | '\u{e0020}'..='\u{e007f}' | '\u{f0000}'..)
+}
+
 /// `repr` of a string: single quotes, unless only those occur in it.
 fn string_repr(out: &mut String, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
@@ -227,10 +238,15 @@ fn string_repr(out: &mut String, text: &str) {
                 out.push('\\');
                 out.push(c);
             }
-            c if (c as u32) < 0x20 || (0x7f..=0xa0).contains(&(c as u32)) || c == '\u{ad}' => {
-                _ = write!(out, "\\x{:02x}", c as u32);
+            c if is_printable(c) => out.push(c),
+            c => {
+                let point = u32::from(c);
+                _ = match point {
+                    0..=0xff => write!(out, "\\x{point:02x}"),
+                    0x100..=0xffff => write!(out, "\\u{point:04x}"),
+                    _ => write!(out, "\\U{point:08x}"),
+                };
             }
-            c => out.push(c),
         }
     }
     out.push(quote);

@@ -84,6 +84,33 @@ fn random_templates_render_as_jinja2() {
     assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), corpus.templates.len(), wrong.join("\n"));
 }
 
+/// With the texts of Jinja2 3.1.6 on Python 3.11.
+#[test]
+fn long_values_and_slices_of_constants() {
+    for (source, text) in [
+        (
+            "{{ {'b': range(3) | list, 'text': 'line one\\n' ~ 'word ' * 20} | pprint }}",
+            "{'b': [0, 1, 2],\n 'text': 'line one\\n'\n         'word word word word word word word word word word word word word '\n         \
+             'word word word word word word word '}",
+        ),
+        (
+            "{{ ('word ' * 30) | pprint }}",
+            "('word word word word word word word word word word word word word word word '\n 'word word word word word word word \
+             word word word word word word word word ')",
+        ),
+        ("{{ 'a\\u3000b\\u200bc\\u2028' | pprint }}", "'a\\u3000b\\u200bc\\u2028'"),
+        ("{{ 'abc'[1:] }}{{ [1, 2, 3][::-1] }}{{ (1, 2, 3)[:2] }}", "bc[3, 2, 1](1, 2)"),
+        ("{{ 5[1:] }}|{{ {'a': 1}[1:] }}|{{ 'abc'['a':] }}", "||"),
+    ] {
+        assert_eq!(render(source).unwrap(), text, "{source}");
+    }
+    // Worked out while the template is rendered, the same is an error.
+    for source in ["{{ 5[1:] ~ bos_token }}", "{% if 5[1:] %}a{% endif %}", "{{ bos_token['a':] }}", "{{ 'abc'[::0] }}"]
+    {
+        assert!(render(source).is_err(), "{source}");
+    }
+}
+
 #[test]
 fn macros_are_no_variables() {
     let source = "{% macro f(x, y=x) %}{{ f(y) if false }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1) }}{{ wanted }}\
