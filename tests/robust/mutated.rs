@@ -46,6 +46,7 @@ fn mutate_all(beginnings: &[&str], cases: u32) {
 }
 
 const VECTORS: [&str; 2] = ["vector_", "model_"];
+const ADAPTERS: [&str; 2] = ["adapter_", "ablation"];
 // Parquet: its crate takes the memory that a damaged page asks for (docs/reliability.md), and is fuzzed by itself.
 const DATA: [&str; 8] = ["pairs_json", "pairs_csv", "truthfulqa_", "choice", "mmlu", "mapping", "prompts", "gold"];
 const RUNS: [&str; 4] = ["results", "split", "checkpoint", "cache"];
@@ -54,7 +55,7 @@ const REQUESTS: [&str; 1] = ["request"];
 
 #[test]
 fn every_reader_is_here() {
-    let groups = [&VECTORS[..], &DATA, &RUNS, &TEXTS, &REQUESTS, &["pairs_parquet"]].concat();
+    let groups = [&VECTORS[..], &ADAPTERS, &DATA, &RUNS, &TEXTS, &REQUESTS, &["pairs_parquet"]].concat();
     for reader in READERS {
         assert!(groups.iter().any(|name| reader.name.starts_with(name)), "{} is in no test", reader.name);
     }
@@ -63,6 +64,11 @@ fn every_reader_is_here() {
 #[test]
 fn vector_and_model_files() {
     mutate_all(&VECTORS, 200);
+}
+
+#[test]
+fn adapters_and_weights_of_models() {
+    mutate_all(&ADAPTERS, 200);
 }
 
 #[test]

@@ -1,16 +1,12 @@
 //! Files of pairs, questions and prompts.
 
-use super::{file, shown};
+use super::{file, told};
 use bidpo_core::data::inspect::{PairText, inspect};
 use bidpo_core::data::mapping::MappingFile;
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::data::{PreferenceSet, choice, mmlu};
 use bidpo_core::extract::read_prompts;
 use std::path::Path;
-
-fn told<T, E: std::fmt::Display>(read: Result<T, E>) -> Option<T> {
-    read.map_err(|error| shown(&error.to_string())).ok()
-}
 
 fn pairs(name: &str, bytes: &[u8]) -> bool {
     let Some(set) = told(PreferenceSet::load(&file(name, bytes))) else { return false };

@@ -1,5 +1,6 @@
 //! One function a reader: bytes in, whether they were accepted out. What must hold for every input is asserted inside.
 
+mod adapters;
 mod data;
 mod runs;
 mod seeds;
@@ -24,7 +25,7 @@ pub struct Reader {
 }
 
 /// All readers of what comes from outside.
-pub const READERS: [Reader; 24] = [
+pub const READERS: [Reader; 28] = [
     Reader { name: "vector_gguf", form: Form::Gguf, seeds: seeds::gguf_vectors, read: vectors::gguf },
     Reader {
         name: "vector_safetensors",
@@ -36,6 +37,10 @@ pub const READERS: [Reader; 24] = [
     Reader { name: "vector_npz", form: Form::Zip, seeds: seeds::npz_vectors, read: vectors::npz },
     Reader { name: "vector_pt", form: Form::Zip, seeds: seeds::torch_vectors, read: vectors::torch },
     Reader { name: "model_gguf", form: Form::Gguf, seeds: seeds::models, read: vectors::model },
+    Reader { name: "adapter_gguf", form: Form::Gguf, seeds: seeds::adapters, read: adapters::gguf },
+    Reader { name: "adapter_peft", form: Form::Safetensors, seeds: seeds::peft_weights, read: adapters::peft },
+    Reader { name: "adapter_config", form: Form::Json, seeds: seeds::peft_configs, read: adapters::config },
+    Reader { name: "ablation", form: Form::Gguf, seeds: seeds::models, read: adapters::ablation },
     Reader { name: "pairs_jsonl", form: Form::JsonLines, seeds: || seeds::pairs("jsonl"), read: data::pairs_jsonl },
     Reader { name: "pairs_json", form: Form::Json, seeds: || seeds::pairs("json"), read: data::pairs_json },
     Reader { name: "pairs_csv", form: Form::Bytes, seeds: || seeds::pairs("csv"), read: data::pairs_csv },
@@ -85,4 +90,9 @@ fn repository(folder: &str) -> PathBuf {
 fn shown(message: &str) {
     let text = bidpo_core::chat::printable(message);
     assert!(text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'), "{text:?}");
+}
+
+/// The value, or its error shown.
+fn told<T, E: std::fmt::Display>(read: Result<T, E>) -> Option<T> {
+    read.map_err(|error| shown(&error.to_string())).ok()
 }

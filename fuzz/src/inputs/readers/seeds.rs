@@ -1,7 +1,10 @@
 //! Valid inputs: files of the repository's tests, and small ones made here.
 
-use super::{file, repository, runs};
-use bidpo_core::steer::SteeringVector;
+use super::{adapters, file, repository, runs};
+use bidpo_core::adapter::{AdapterFile, AdapterKind, CONFIG, LowRank, Target, WEIGHTS};
+use bidpo_core::check::random_parameters;
+use bidpo_core::intervention::{Kind, KindSpec};
+use bidpo_core::steer::{RowChanges, SteeringVector};
 use ggml_grad::llama::DType;
 use ggml_grad::synth::{self, Shape};
 use std::path::Path;
@@ -37,8 +40,58 @@ fn own_vectors(ending: &str) -> Vec<Vec<u8>> {
     vectors.iter().map(write).collect()
 }
 
+/// Vectors, and every kind of change that a file of vectors holds.
 pub(super) fn gguf_vectors() -> Vec<Vec<u8>> {
-    own_vectors("gguf")
+    let path = file("seed_kind.gguf", b"");
+    let of = |kind: Kind| {
+        let spec = KindSpec { rank: 2, ..kind.into() };
+        let theta = random_parameters(&*spec.intervention(1, 32).expect("a kind"), 30.0, 32, 1);
+        let scope = "answer".parse().expect("a scope");
+        let mut vector = SteeringVector { scope, ..SteeringVector::single(3, theta.clone(), "llama").expect("a vector") };
+        match kind {
+            Kind::Add => drop(vector.directions.insert(3, theta)),
+            _ => vector.rows = Some(RowChanges { spec, layer: 3, n_embd: 32, theta }),
+        }
+        vector.save(&path).expect("a file can be written");
+        read(&path)
+    };
+    own_vectors("gguf").into_iter().chain(Kind::EACH.into_iter().map(of)).collect()
+}
+
+/// An adapter for the models among the seeds.
+fn an_adapter() -> AdapterFile {
+    let mut adapter = AdapterFile::new("llama", Some(4.0));
+    for name in ["blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.1.ffn_down.weight"] {
+        let values = |k: f32| (0..64).map(|i| (i as f32 * k).sin() / 8.0).collect::<Vec<f32>>();
+        adapter.pairs.insert(Target::of(name), LowRank::new(2, values(0.7), values(1.1)).expect("a pair"));
+    }
+    adapter.invocation_tokens = vec![5, 9];
+    adapter.provenance.set_str("method", "made for a test");
+    adapter
+}
+
+pub(super) fn adapters() -> Vec<Vec<u8>> {
+    let path = file("seed_adapter.gguf", b"");
+    let write = |kind| {
+        an_adapter().save(&path, kind).expect("an adapter can be written");
+        read(&path)
+    };
+    vec![write(AdapterKind::F32), write(AdapterKind::F16)]
+}
+
+/// A file of the folder that PEFT would write.
+fn of_peft(name: &str) -> Vec<u8> {
+    let path = file(&format!("seed_peft/{name}"), b"");
+    an_adapter().save_peft(path.parent().expect("a folder"), &adapters::heads()).expect("a folder can be written");
+    read(&path)
+}
+
+pub(super) fn peft_weights() -> Vec<Vec<u8>> {
+    vec![of_peft(WEIGHTS)]
+}
+
+pub(super) fn peft_configs() -> Vec<Vec<u8>> {
+    vec![of_peft(CONFIG)]
 }
 
 pub(super) fn safetensors_vectors() -> Vec<Vec<u8>> {

@@ -24,6 +24,7 @@ fn vector(name: &str, bytes: &[u8]) -> bool {
                     Ok(()) => {
                         let again = SteeringVector::load(&ours).expect("a vector that was written is read");
                         assert_eq!(again.directions, vector.directions);
+                        assert_eq!((&again.rows, &again.scope), (&vector.rows, &vector.scope));
                     }
                 }
             }
