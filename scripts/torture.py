@@ -27,7 +27,7 @@ PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs/reliability.md"
 BEGIN, END = "<!-- torture: begin -->", "<!-- torture: end -->"
 ENV = {**os.environ, "BIDPO_THREADS": "1", "BIDPO_NEUTRAL_PASSAGES": "2"}
 # Shares of the time.
-SHARES = {"train": 0.14, "eval": 0.12, "extract": 0.06, "sweep": 0.16, "serve": 0.08, "disk": 0.10, "load": 0.34}
+SHARES = {"train": 0.12, "lora": 0.12, "eval": 0.12, "extract": 0.06, "sweep": 0.12, "serve": 0.12, "disk": 0.10, "load": 0.24}
 
 
 class Faults(list):
@@ -49,8 +49,12 @@ def counted(n, one, many=None):
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+# An adapter for two of the four blocks.
+LORA = "--kind lora --rank 2 --layers 1-2 --batch 4 --lr 1e-2"
+
+
 class Bench:
-    """The folder with model, data, and a vector."""
+    """The folder with model, data, a vector, and an adapter."""
 
     def __init__(self, bidpo, folder):
         self.bidpo, self.folder = bidpo, folder
@@ -69,6 +73,7 @@ class Bench:
                 yes, no = f"Yes, {i} and more", f"No, {i} does not"
                 out.writerow([f"c{i % 3}", f"Does topic{i} make thing{i}?", no, yes, no, yes])
         self.must(["train", "-m", "m.gguf", "--data", "p.jsonl", "-o", "v.gguf", "--layer", "2", "--epochs", "2"])
+        self.must(["train", "-m", "m.gguf", "--data", "p.jsonl", "-o", "a.gguf", *LORA.split(), "--epochs", "1"])
         self.must(["data", "split", "q.csv", "--train", "20", "--valid", "20", "-o", "split.json"])
 
     def must(self, args):
@@ -83,6 +88,9 @@ class Bench:
         if name == "train":
             args = ["train", *model, "--data", up("p.jsonl"), "-o", "v.gguf", "--layer", "2", "--epochs", "40", "--batch", "4"]
             return Job(name, [*args, "--patience", "0"], ["v.gguf"], ["--resume"])
+        if name == "lora":
+            args = ["train", *model, "--data", up("p.jsonl"), "-o", "a.gguf", *LORA.split(), "--epochs", "10", "--patience", "0"]
+            return Job("train --kind lora", args, ["a.gguf"], ["--resume"])
         if name == "eval":
             args = ["eval", "truthfulqa", *model, "-v", up("v.gguf"), "-d", up("q.csv"), "--limit", "20", "--random", "2"]
             return Job(name, [*args, "--out", "r.jsonl"], ["r.jsonl"], [])
@@ -100,6 +108,7 @@ class Bench:
 class Job:
     def __init__(self, name, args, outputs, again):
         self.name, self.args, self.outputs, self.again = name, args, outputs, again
+        self.folder = name.replace(" ", "")
 
     def read(self, folder):
         """The bytes of all outputs: of a sweep's also those whose names the chosen setting decides."""
@@ -118,7 +127,7 @@ def left(folder):
 
 def kills(bench, job, seconds, rng):
     """Kills a command at random times, lets it go on, and compares the outputs of the end with those of a quiet run."""
-    quiet = bench.folder / f"{job.name}-quiet"
+    quiet = bench.folder / f"{job.folder}-quiet"
     quiet.mkdir()
     began = time.monotonic()
     done = subprocess.run([bench.bidpo, *job.args], cwd=quiet, env=ENV, capture_output=True, text=True)
@@ -129,7 +138,7 @@ def kills(bench, job, seconds, rng):
     rounds, killed, same = 0, {s: 0 for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)}, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        folder = bench.folder / f"{job.name}-{rounds}"
+        folder = bench.folder / f"{job.folder}-{rounds}"
         folder.mkdir()
         rounds += 1
         started = False
@@ -176,7 +185,7 @@ def kills(bench, job, seconds, rng):
 def full_disk(bench, jobs, seconds, rng):
     """No file may grow beyond a limit (RLIMIT_FSIZE), as on a full disk: an error, no half-written output, and the next run
     without the limit ends as always."""
-    quiet = {job.name: job.read(bench.folder / f"{job.name}-quiet") for job in jobs}
+    quiet = {job.name: job.read(bench.folder / f"{job.folder}-quiet") for job in jobs}
     tries, refused, same = 0, 0, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -219,7 +228,8 @@ class Server:
     def __init__(self, bench, *more):
         vectors = bench.folder / "vectors"
         vectors.mkdir(exist_ok=True)
-        shutil.copy(bench.folder / "v.gguf", vectors / "v.gguf")
+        for name in ("v.gguf", "a.gguf"):
+            shutil.copy(bench.folder / name, vectors / name)
         args = [bench.bidpo, "serve", "-m", "m.gguf", "--vectors", "vectors", "--port", "0", "--slots", "4", "--ctx", "256"]
         self.process = subprocess.Popen([*args, *more], cwd=bench.folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.port = int(self.process.stdout.readline().decode().rsplit(":", 1)[1])
@@ -272,6 +282,9 @@ def requests(rng, n):
         body["temperature"] = rng.choice([0, 0.8])
         if rng.random() < 0.6:
             body["steering"] = [{"vector": "v", "scale": round(rng.uniform(-3, 3), 2)}]
+        if rng.random() < 0.25:
+            # Few scales, so that some requests share a batch.
+            body.setdefault("steering", []).append({"vector": "a", "scale": rng.choice([-1, 0.5, 1])})
         yield body
 
 
@@ -341,8 +354,9 @@ def load(bench, seconds, rng, clients=32):
                     elif kind == 5:  # a body far too large, and one that is not JSON
                         stream.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n{")
                         stream.recv(1000)
-                    elif kind == 6:  # a scale that overflows
-                        data = json.dumps({"prompt": "tea", "max_tokens": 3, "steering": [{"vector": "v", "scale": 3e38}]}).encode()
+                    elif kind == 6:  # a scale that overflows: a vector's is refused, an adapter's makes numbers that are not finite
+                        steering = [{"vector": own.choice("va"), "scale": 3e38}]
+                        data = json.dumps({"prompt": "tea" * own.randint(1, 60), "max_tokens": 3, "steering": steering}).encode()
                         stream.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
                         stream.recv(1000)
                     else:  # many connections without a word
@@ -392,7 +406,7 @@ def load(bench, seconds, rng, clients=32):
         FAULTS.add(f"serve: SIGTERM: exit {code} after {took:.1f} s")
     if count["lost"]:
         FAULTS.add(f"serve: {count['lost']} connections of good clients were closed without an answer")
-    row(f"`serve`: {clients} clients for {seconds:.0f} s, mixed steering, 8 hostile ones beside them",
+    row(f"`serve`: {clients} clients for {seconds:.0f} s, vectors and adapters mixed, 8 hostile ones beside them",
         f"{counted(count['right'] + count['wrong'], 'answer')}, {counted(count['busy'], 'refusal')} (429), {counted(count['hostile'], 'hostile connection')}",
         f"{count['wrong']} differ from the answer alone; memory {before:.1f} to {after:.1f} MiB; slowest `/health` {slowest:.2f} s of {count['health']}")
 
@@ -455,10 +469,10 @@ def main():
     seconds = {name: share * ARGS.minutes * 60 for name, share in SHARES.items()}
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bidpo-torture-"))
     bench = Bench(bidpo, folder)
-    jobs = {name: bench.job(name) for name in ("train", "eval", "extract", "sweep")}
+    jobs = {name: bench.job(name) for name in ("train", "lora", "eval", "extract", "sweep")}
     for name, job in jobs.items():
         kills(bench, job, seconds[name], rng)
-    full_disk(bench, [jobs["train"], jobs["eval"], jobs["extract"]], seconds["disk"], rng)
+    full_disk(bench, [jobs[name] for name in ("train", "lora", "eval", "extract")], seconds["disk"], rng)
     serve_kills(bench, seconds["serve"], rng)
     load(bench, seconds["load"], rng)
     if not ARGS.no_page:
