@@ -7,7 +7,7 @@ use bidpo_core::intervention::{Kind, KindSpec};
 use bidpo_core::steer::{RowChanges, SteeringVector};
 use ggml_grad::llama::DType;
 use ggml_grad::synth::{self, Shape};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The files of a folder of the repository with this ending, in the order of their names.
 fn files(folder: &str, ending: &str) -> Vec<Vec<u8>> {
@@ -47,7 +47,8 @@ pub(super) fn gguf_vectors() -> Vec<Vec<u8>> {
         let spec = KindSpec { rank: 2, ..kind.into() };
         let theta = random_parameters(&*spec.intervention(1, 32).expect("a kind"), 30.0, 32, 1);
         let scope = "answer".parse().expect("a scope");
-        let mut vector = SteeringVector { scope, ..SteeringVector::single(3, theta.clone(), "llama").expect("a vector") };
+        let mut vector =
+            SteeringVector { scope, ..SteeringVector::single(3, theta.clone(), "llama").expect("a vector") };
         match kind {
             Kind::Add => drop(vector.directions.insert(3, theta)),
             _ => vector.rows = Some(RowChanges { spec, layer: 3, n_embd: 32, theta }),
@@ -226,6 +227,21 @@ pub(super) fn chat_lines() -> Vec<Vec<u8>> {
     lines.iter().map(|line| line.as_bytes().to_vec()).collect()
 }
 
+/// A folder with a vector, a gate and an adapter for the models among the seeds: `v`, `g`, `a`.
+pub(super) fn folder_of_vectors() -> PathBuf {
+    let mut vector = SteeringVector::single(1, vec![0.1; 32], "llama").expect("a vector");
+    vector.provenance.set_float("residual_norm_median", 3.0);
+    let path = file("vectors/v.gguf", b"");
+    vector.save(&path).expect("a vector can be written");
+    let spec = KindSpec::from(Kind::Gate);
+    let theta = random_parameters(&*spec.intervention(1, 32).expect("a kind"), 3.0, 32, 1);
+    vector.rows = Some(RowChanges { spec, layer: 1, n_embd: 32, theta });
+    vector.directions.clear();
+    vector.save(&path.with_file_name("g.gguf")).expect("a vector can be written");
+    an_adapter().save(&path.with_file_name("a.gguf"), AdapterKind::F32).expect("an adapter can be written");
+    path.parent().expect("a folder").to_owned()
+}
+
 pub(super) fn requests() -> Vec<Vec<u8>> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes();
     let post = |path: &str, body: &str| {
@@ -252,6 +268,19 @@ pub(super) fn requests() -> Vec<Vec<u8>> {
         post(
             "/api/chat",
             r#"{"model":"tiny","messages":[{"role":"user","content":"tea"}],"options":{"num_predict":2},"stream":false}"#,
+        ),
+        post("/v1/vectors", r#"{"action":"load","vector":"v"}"#),
+        post(
+            "/v1/completions",
+            r#"{"prompt":"tea is","max_tokens":3,"steering":[{"vector":"v","scale":0.5,"layers":"1"},{"vector":"g","scale":"20%","layers":[1,1]}],"scope":"first:2+answer"}"#,
+        ),
+        post(
+            "/v1/completions",
+            r#"{"model":"tiny@v:0.5","prompt":"tea","max_tokens":3,"lora":[{"id":0,"scale":0.5}],"logprobs":1}"#,
+        ),
+        post(
+            "/v1/chat/completions",
+            r#"{"messages":[{"role":"user","content":"tea"}],"max_tokens":3,"steering":[{"vector":"a","scale":-1},{"vector":"v"}]}"#,
         ),
         post("/api/generate", r#"{"model":"tiny","prompt":"tea","options":{"num_predict":2,"temperature":0}}"#),
     ]

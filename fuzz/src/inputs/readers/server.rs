@@ -1,8 +1,9 @@
 //! Requests to a server in this process.
 
-use super::text::model;
+use super::{file, seeds};
 use bidpo_core::data::{ChatTemplate, TemplateChoice};
 use bidpo_serve::{Limits, LogSink, ModelNames, ServeOptions, Server, ServerSignals, VectorStore};
+use ggml_grad::llama::{Model, ModelParams};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::OnceLock;
@@ -28,8 +29,15 @@ fn server() -> SocketAddr {
             hosts: Vec::new(),
             grace: Duration::ZERO,
         };
-        let template = ChatTemplate::new(model(), &TemplateChoice::Auto).expect("a template");
-        let server = Server::new(model(), template, VectorStore::empty(model()), &options).expect("a server");
+        // Files of this thread's own: adapters are compared with the model's, and a request may have the folder read again.
+        let path = file("served.gguf", &seeds::models()[0]);
+        let model = &Model::load(&path, &ModelParams::default()).expect("a model of our own");
+        let template = ChatTemplate::new(model, &TemplateChoice::Auto).expect("a template");
+        let mut notices = Vec::new();
+        let folder = seeds::folder_of_vectors();
+        let vectors = VectorStore::load(&folder, model, &template, 1, &mut notices).expect("vectors");
+        assert!(vectors.names().len() == 3, "{notices:?}");
+        let server = Server::new(model, template, vectors, &options).expect("a server");
         let addr = server.addr().expect("an address");
         std::thread::spawn(move || {
             let ((stop, stops), (rescan, rescans)) = (unbounded_channel(), unbounded_channel());
@@ -63,8 +71,10 @@ pub(super) fn request(bytes: &[u8]) -> bool {
     let status = std::str::from_utf8(text.get(9..12).unwrap_or_default()).unwrap_or_default().parse().unwrap_or(0);
     let shown = String::from_utf8_lossy(&text[..text.len().min(2000)]);
     assert!(text.starts_with(b"HTTP/1.") && (100..600u16).contains(&status), "{shown}");
-    // 501 and 505: methods and versions of HTTP that the server does not speak.
-    assert!(status < 500 || [501, 505].contains(&status), "{shown}");
+    // 501 and 505: methods and versions of HTTP that the server does not speak. An adapter at a large scale makes numbers that are
+    // not finite.
+    let allowed = [501, 505].contains(&status) || (status == 500 && shown.contains("not finite"));
+    assert!(status < 500 || allowed, "{shown}");
     if status != 200 {
         let health = answer(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         assert!(health.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&health));
