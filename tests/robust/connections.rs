@@ -2,6 +2,7 @@
 
 use crate::server::Server;
 use crate::tiny;
+use bidpo_core::steer::SteeringVector;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -78,7 +79,10 @@ fn a_client_that_sends_nothing_more_is_answered() {
 fn half_a_request_does_not_delay_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
-    let open: Vec<TcpStream> = ["", "GET /health HTTP/1.1\r\nhost: l", "POST /v1/completions HT"]
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let body = format!("{head}content-length: 500\r\n\r\n{{\"prompt\": \"te");
+    let piece = format!("{head}transfer-encoding: chunked\r\n\r\n5\r\n{{\"pro\r\n");
+    let open: Vec<TcpStream> = ["", "GET /health HTTP/1.1\r\nhost: l", "POST /v1/completions HT", &body, &piece]
         .iter()
         .map(|bytes| {
             let mut stream = TcpStream::connect(&server.addr).unwrap();
@@ -92,6 +96,38 @@ fn half_a_request_does_not_delay_the_end() {
     assert!(server.process.wait().unwrap().success());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     drop(open);
+}
+
+/// Long lists of layers in many requests at once.
+#[test]
+fn costly_requests_do_not_keep_others_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), tiny::q8_0());
+    let vectors = dir.path().join("vectors");
+    std::fs::create_dir(&vectors).unwrap();
+    let vector = SteeringVector::single(2, vec![0.1; tiny::WIDTH], "llama").unwrap();
+    vector.save(&vectors.join("v.gguf")).unwrap();
+    let server = Server::start(&model, &["--slots", "1", "--vectors", vectors.to_str().unwrap()]);
+    let list = |layers: std::ops::Range<usize>| layers.map(|l| l.to_string()).collect::<Vec<_>>().join(",");
+    let steered = |layers: &str| {
+        let entry = json!({"vector": "v", "scale": 1, "layers": layers});
+        json!({"prompt": "tea", "max_tokens": 1, "steering": [entry, entry]})
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|i| {
+                let (server, body) = (&server, steered(&list(if i % 2 == 0 { 0..65_535 } else { 1..4 })));
+                scope.spawn(move || (0..3).map(|_| server.post("/v1/completions", &body).0).collect::<Vec<_>>())
+            })
+            .collect();
+        for _ in 0..10 {
+            let time = health(&server);
+            assert!(time < Duration::from_secs(3), "{time:?}");
+        }
+        for (i, client) in clients.into_iter().enumerate() {
+            assert_eq!(client.join().unwrap(), [if i % 2 == 0 { 400 } else { 200 }; 3]);
+        }
+    });
 }
 
 #[test]

@@ -34,12 +34,11 @@ use bidpo_core::data::{ChatTemplate, TemplateChoice, TemplateError};
 use ggml_grad::llama::{Context, ContextParams, LlamaError, Model, Use};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Semaphore, watch};
 
 /// A server that does not start, or that stopped.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +190,7 @@ impl Server {
             keys: state::Keys::new(&options.keys),
             // A page of another site may have its name lead here; a key, which it does not know, keeps it out too.
             hosts: (options.addr.ip().is_loopback() || options.keys.is_empty()).then(|| own_names(&options.hosts)),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
         });
         let router = http::router(&state, &origins);
         Ok(Self { listener, router, state, engine: thread, grace: options.grace })

@@ -12,7 +12,6 @@ use hyper_util::server::graceful::GracefulShutdown;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -77,7 +76,7 @@ pub(super) async fn serve(
         });
     }
     drop(listener);
-    state.draining.store(true, Ordering::Release);
+    state.draining.send_replace(true);
     // Half a request is no work.
     connections.close_still();
     let ended = graceful.shutdown();

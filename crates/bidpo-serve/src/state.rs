@@ -10,9 +10,8 @@ use bidpo_core::data::ChatTemplate;
 use ggml_grad::llama::Model;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Limits of a request.
 #[derive(Debug, Clone)]
@@ -53,8 +52,21 @@ pub(super) struct State {
     pub keys: Keys,
     /// Names of this server, where it listens for this machine only or asks for no key.
     pub hosts: Option<Vec<String>>,
-    /// The server is on its way down.
-    pub draining: AtomicBool,
+    /// True once the server is on its way down.
+    pub draining: watch::Sender<bool>,
+}
+
+impl State {
+    /// True once the server is on its way down: it takes no more work.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until the server is on its way down.
+    pub(crate) async fn drained(&self) {
+        // It fails only where there is no sender any more, and `self` is one.
+        let _ = self.draining.subscribe().wait_for(|is_draining| *is_draining).await;
+    }
 }
 
 /// API keys, as their hashes.

@@ -7,7 +7,6 @@ use crate::engine::sampling::Sampling;
 use crate::state::State;
 use ggml_grad::llama::{Grammar, Token};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -69,7 +68,7 @@ pub(super) fn submit(
         let message = format!("the request asks for {total} sequences; this server takes at most {places} at once");
         return Err(ApiError::invalid("n", message));
     }
-    if state.draining.load(Ordering::Acquire) {
+    if state.is_draining() {
         return Err(ApiError::shutting_down());
     }
     let Ok(mut taken) = Arc::clone(&state.places).try_acquire_many_owned(total as u32) else {

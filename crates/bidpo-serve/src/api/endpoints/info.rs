@@ -11,7 +11,6 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 fn model_json(state: &State, name: &str, steering: &[SteerSpec]) -> Value {
     let mut value = json!({
@@ -116,7 +115,7 @@ pub(crate) async fn change_vectors(
 pub(crate) async fn health(extract::State(state): extract::State<Arc<State>>) -> Response {
     let (status, word) = if !state.engine.is_alive() {
         (StatusCode::SERVICE_UNAVAILABLE, "engine stopped")
-    } else if state.draining.load(Ordering::Acquire) {
+    } else if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "shutting down")
     } else {
         (StatusCode::OK, "ok")

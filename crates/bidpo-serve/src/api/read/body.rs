@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Time limit for receiving a body.
 const TIME: Duration = Duration::from_secs(30);
 
-/// The JSON in a request's body, within the limits of size and time.
+/// The JSON in a request's body, within the limits of size and time. Half a body does not keep the server from its end.
 pub(in crate::api) async fn read(state: &State, request: Request) -> Result<Value, ApiError> {
     let headers = request.headers();
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -23,12 +23,15 @@ pub(in crate::api) async fn read(state: &State, request: Request) -> Result<Valu
     if length.is_some_and(|n| n > limit) {
         return Err(ApiError::too_large(limit));
     }
-    let read = tokio::time::timeout(TIME, to_bytes(request.into_body(), limit)).await;
-    let bytes = match read {
-        Err(_) => return Err(ApiError::too_slow()),
-        // Without a length in the header it is the limit, or the client left and reads no answer.
-        Ok(Err(_)) => return Err(ApiError::too_large(limit)),
-        Ok(Ok(bytes)) => bytes,
+    let bytes = tokio::select! {
+        biased;
+        read = to_bytes(request.into_body(), limit) => match read {
+            // Without a length in the header it is the limit, or the client left and reads no answer.
+            Err(_) => return Err(ApiError::too_large(limit)),
+            Ok(bytes) => bytes,
+        },
+        () = state.drained() => return Err(ApiError::shutting_down()),
+        () = tokio::time::sleep(TIME) => return Err(ApiError::too_slow()),
     };
     let value =
         serde_json::from_slice(&bytes).map_err(|e| ApiError::body(format!("the body is not valid JSON: {e}")))?;
