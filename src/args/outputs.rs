@@ -17,6 +17,11 @@ pub fn set_force(on: bool) {
     FORCE.store(on, Ordering::Relaxed);
 }
 
+/// True where `--force` was given.
+pub fn is_forced() -> bool {
+    FORCE.load(Ordering::Relaxed)
+}
+
 /// A kind of file that bidpo writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -99,7 +104,7 @@ pub fn check(out: &Path, kind: Kind, inputs: &[&Path]) -> anyhow::Result<()> {
     let mut head = Vec::new();
     file.take(LOOKED_AT).read_to_end(&mut head).with_context(|| format!("cannot read {}", out.display()))?;
     ensure!(
-        head.is_empty() || kind.begins(&head) || FORCE.load(Ordering::Relaxed),
+        head.is_empty() || kind.begins(&head) || is_forced(),
         "{} exists and is not {}: give another name, or --force to replace it",
         out.display(),
         kind.name()

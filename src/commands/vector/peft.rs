@@ -2,7 +2,7 @@
 
 use crate::args::outputs::{self, Kind};
 use anyhow::{Context as _, ensure};
-use bidpo_core::adapter::{AdapterFile, AdapterKind, CONFIG, HeadCounts};
+use bidpo_core::adapter::{AdapterFile, AdapterKind, CONFIG, HeadCounts, WEIGHTS};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,7 +18,8 @@ pub fn convert(from: &Path, to: &Path, model: Option<&Path>, f16: bool) -> anyho
             "{}: an adapter from a PEFT folder is written as .gguf",
             to.display()
         );
-        outputs::check(to, Kind::Adapter, &[model])?;
+        let of_peft = [from.join(CONFIG), from.join(WEIGHTS)];
+        outputs::check(to, Kind::Adapter, &[model, &of_peft[0], &of_peft[1]])?;
         let mut adapter = AdapterFile::load_peft(from, &heads)?;
         adapter.provenance.set_str("converted_from", "PEFT");
         adapter.provenance.set_str("version", env!("CARGO_PKG_VERSION"));
@@ -36,6 +37,15 @@ pub fn convert(from: &Path, to: &Path, model: Option<&Path>, f16: bool) -> anyho
     let foreign =
         to.is_dir() && !to.join(CONFIG).exists() && std::fs::read_dir(to).is_ok_and(|mut d| d.next().is_some());
     ensure!(!foreign, "{} is a folder that holds something else: give another name", to.display());
+    // So does an adapter that somebody else has trained.
+    ensure!(
+        !to.join(CONFIG).exists() || AdapterFile::wrote_peft(to) || outputs::is_forced(),
+        "{} holds an adapter that bidpo did not write: give another name, or --force to replace it",
+        to.display()
+    );
+    for name in [CONFIG, WEIGHTS] {
+        outputs::not_an_input(&to.join(name), &[from, model])?;
+    }
     let adapter = AdapterFile::load(from)?;
     adapter.save_peft(to, &heads)?;
     said(&adapter, to);

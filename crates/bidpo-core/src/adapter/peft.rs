@@ -141,7 +141,33 @@ fn target(module: &str) -> Option<Target> {
     Some(Target { layer: Some(layer.parse().ok()?), matrix: (*ours).to_owned() })
 }
 
+/// The settings that are written, in order.
+const SETTINGS: [&str; 14] = [
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "fan_in_fan_out",
+    "inference_mode",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "task_type",
+    "use_dora",
+    "use_rslora",
+];
+
 impl AdapterFile {
+    /// True for a folder of PEFT's that [`AdapterFile::save_peft`] has written: PEFT itself writes more settings.
+    pub fn wrote_peft(folder: &Path) -> bool {
+        let config = read_at_most(&folder.join(CONFIG), MOST_BYTES).ok();
+        let config = config.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
+        let keys = |config: Map<String, Value>| config.into_iter().map(|(key, _)| key).collect::<BTreeSet<String>>();
+        config.is_some_and(|config| keys(config).iter().eq(SETTINGS.iter()))
+    }
+
     /// Writes a folder that PEFT loads, for the model whose head counts these are. The settings come last: a folder without
     /// them is none.
     ///
@@ -255,6 +281,9 @@ impl AdapterFile {
             let (&[rank, _], &[_, of_rank]) = (&of_a[..], &of_b[..]) else {
                 return Err(refuse(format!("{name}: A {of_a:?} and B {of_b:?} are no matrices")));
             };
+            if adapter.pairs.contains_key(&target) {
+                return Err(refuse(format!("{module}: another module of the file is {target} too")));
+            }
             if rank != of_rank {
                 return Err(refuse(format!("{name}: A {of_a:?} and B {of_b:?} have no common rank")));
             }
@@ -301,9 +330,15 @@ impl Scaling {
                 return Err(format!("{key} is true: {why}, which GGUF adapters cannot hold"));
             }
         }
-        let alpha = config["lora_alpha"].as_f64().filter(|x| x.is_finite() && *x != 0.0);
+        // As an f32, which a GGUF file holds; 0 would mean no alpha there.
+        let usable = |x: &f64| (*x as f32).is_finite() && *x as f32 != 0.0;
+        let alpha = config["lora_alpha"].as_f64().filter(usable);
         let alpha = alpha.ok_or_else(|| format!("lora_alpha is {}: a number is wanted", config["lora_alpha"]))?;
-        let of_modules = config["alpha_pattern"].as_object().cloned().unwrap_or_default();
+        let of_modules = match &config["alpha_pattern"] {
+            Value::Null => Map::new(),
+            Value::Object(patterns) if patterns.values().all(Value::is_number) => patterns.clone(),
+            other => return Err(format!("alpha_pattern is {other}: numbers by the names of modules are wanted")),
+        };
         Ok(Self { alpha: alpha as f32, of_modules, by_root: config["use_rslora"] == true })
     }
 
@@ -362,7 +397,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (architecture, alpha) in [("llama", Some(6.0)), ("qwen2", Some(6.0)), ("llama", None)] {
             let adapter = adapter(architecture, alpha);
+            assert!(!AdapterFile::wrote_peft(&folder.path().join("other")));
             adapter.save_peft(folder.path(), &heads(architecture)).unwrap();
+            assert!(AdapterFile::wrote_peft(folder.path()));
             let back = AdapterFile::load_peft(folder.path(), &heads(architecture)).unwrap();
             for (target, pair) in &adapter.pairs {
                 let other = &back.pairs[target];
@@ -383,7 +420,14 @@ mod tests {
             std::fs::write(&path, config.to_string()).unwrap();
             AdapterFile::load_peft(folder.path(), &heads("llama"))
         };
-        for (key, value) in [("peft_type", json!("IA3")), ("use_dora", json!(true)), ("lora_alpha", json!("x"))] {
+        for (key, value) in [
+            ("peft_type", json!("IA3")),
+            ("use_dora", json!(true)),
+            ("lora_alpha", json!("x")),
+            ("lora_alpha", json!(1e300)),
+            ("lora_alpha", json!(1e-300)),
+            ("alpha_pattern", json!({"q_proj": "8"})),
+        ] {
             let error = config(&|c| c[key] = value.clone()).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(CONFIG), "{error}");
         }
@@ -394,6 +438,18 @@ mod tests {
         let ratio =
             f64::from(pair.b[1]) * rooted.factor(pair, 1.0) / (f64::from(other.b[1]) * plain.factor(other, 1.0));
         assert!((ratio - 3.0f64.sqrt()).abs() < 1e-5, "{ratio}");
+        // Two modules of the classes with and without a head are one matrix.
+        let path = folder.path().join(WEIGHTS);
+        let whole = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&whole).unwrap();
+        let twice: Vec<(String, TensorView<'_>)> = file
+            .tensors()
+            .into_iter()
+            .flat_map(|(name, view)| [(name.replace("model.layers", "layers"), view.clone()), (name, view)])
+            .collect();
+        std::fs::write(&path, ::safetensors::serialize(twice, None).unwrap()).unwrap();
+        let error = AdapterFile::load_peft(folder.path(), &heads("llama")).unwrap_err().to_string();
+        assert!(error.contains("attn_k@0 too"), "{error}");
         std::fs::write(folder.path().join(WEIGHTS), b"nothing").unwrap();
         assert!(
             AdapterFile::load_peft(folder.path(), &heads("llama")).unwrap_err().to_string().contains("no safetensors")
