@@ -73,6 +73,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let interrupt = stop_flag("stopping: the merged file is written and stays")?;
     let cost = Price::between(&model, &control, &new, passages, n_threads, &interrupt)?;
     let own = Price::measure(&model, &control, passages, n_threads, &interrupt)?;
+    ensure!(
+        cost.passages > 0,
+        "{} is written, and the model's predictions are not finite under it: is the adapter's scale too large?",
+        args.output.display()
+    );
     if args.json {
         streams::out_json(format_args!(
             "{:#}",

@@ -73,7 +73,8 @@ pub fn merge(model: &Path, adapters: &[(AdapterFile, f32)], out: &Path) -> Resul
             failed = if additions.is_empty() {
                 sink.push(bytes)
             } else {
-                added(dtype, bytes, ne, &mut row, &additions, types[i]).and_then(|bytes| sink.push(&bytes))
+                let added = added(dtype, bytes, ne, &mut row, &additions, types[i]);
+                added.map_err(|why| too_large(name, &why)).and_then(|bytes| sink.push(&bytes))
             };
         })?;
         failed
@@ -99,7 +100,16 @@ fn added(
         weights.iter_mut().zip(&sum).for_each(|(w, &s)| *w = s as f32);
         *row += 1;
     }
-    quantize(to, &values, ne[0])
+    let bytes = quantize(to, &values, ne[0])?;
+    // The scale of a block is an f16 in most types.
+    match dequantize(to, &bytes).iter().all(|x| x.is_finite()) {
+        true => Ok(bytes),
+        false => Err(LlamaError::Gguf(format!("{} cannot hold a number so large", to.name()))),
+    }
+}
+
+fn too_large(name: &str, why: &LlamaError) -> LlamaError {
+    LlamaError::Gguf(format!("{name} cannot be merged: {why}; is the adapter's scale too large?"))
 }
 
 /// The pairs for a tensor.
