@@ -5,7 +5,7 @@ use crate::args::kinds::KindChoice;
 use crate::args::outputs::{self, Kind};
 use anyhow::{Context as _, bail, ensure};
 use bidpo_core::train::seed_checkpoint;
-use ggml_grad::files::{LockFile, check_writable};
+use ggml_grad::files::{LockFile, check_writable, destination};
 use ggml_grad::llama::AbortMessage;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -65,7 +65,9 @@ impl Files {
 
     /// Keeps other runs from the checkpoint until the value is dropped.
     pub(super) fn lock(&self) -> anyhow::Result<LockFile> {
-        let path = self.checkpoint.with_extension("ckpt.lock");
+        // Of the file itself: runs that write it under several names, through links, have one lock.
+        let file = destination(&self.vector).with_context(|| format!("cannot write {}", self.vector.display()))?;
+        let path = file.with_extension("ckpt.lock");
         let lock = LockFile::take(&path).with_context(|| format!("cannot write {}", path.display()))?;
         lock.with_context(|| {
             format!("{} is being trained by another bidpo: wait for it, or give another -o", self.vector.display())
