@@ -1,5 +1,6 @@
 //! `bidpo extract`: the residual stream of a model, as a safetensors file.
 
+use crate::args::names;
 use crate::args::outputs;
 use crate::args::steering::{VectorArg, each_lora, load_lora};
 use crate::args::template::{VariableArgs, say_notes};
@@ -15,7 +16,7 @@ use bidpo_core::steer::ModelIdentity;
 use ggml_grad::files;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
@@ -88,7 +89,11 @@ impl FromStr for WhichLayers {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    outputs::check(&args.output, outputs::Kind::Activations, &[&args.data, &args.model.model])?;
+    let loras = each_lora(&args.loras)?;
+    let adapters = loras.iter().map(|lora| names::vector(&lora.path, &args.model.model));
+    let adapters = adapters.collect::<anyhow::Result<Vec<PathBuf>>>()?;
+    let inputs: Vec<&Path> = adapters.iter().chain([&args.data, &args.model.model]).map(PathBuf::as_path).collect();
+    outputs::check(&args.output, outputs::Kind::Activations, &inputs)?;
     let all = read_prompts(&args.data)?;
     let mine: Vec<usize> = args.shard.items(all.len()).collect();
     ensure!(
@@ -119,8 +124,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let identity = ModelIdentity::of(&model).with_context(|| model.path().display().to_string())?;
     let data_sha256 = files::sha256_of_file(&args.data).with_context(|| args.data.display().to_string())?;
     let mut adapters = Adapters::default();
-    for lora in each_lora(&args.loras)? {
-        let (dial, path) = load_lora(&lora, &model)?;
+    for lora in &loras {
+        let (dial, path) = load_lora(lora, &model)?;
         if let Some(adapter) = &dial.vector.adapter {
             adapters.add(adapter, dial.scale).with_context(|| path.display().to_string())?;
         }
