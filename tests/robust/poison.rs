@@ -1,5 +1,6 @@
 //! NaN in the cache of one sequence harms no other request, nor the next one there.
 
+use crate::common::adapters::any_adapter;
 use crate::server::Server;
 use crate::tiny;
 use bidpo_core::layers::Layers;
@@ -139,4 +140,58 @@ fn scales_beyond_what_f32_holds_are_refused() {
     let output = generate.arg("--vector").arg(vectors.join("three.gguf")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("too large"), "{output:?}");
+}
+
+/// An adapter's scale has no bound that could be told beforehand: what it makes of a model is seen in the logits.
+#[test]
+fn an_adapter_that_makes_nan_is_answered_500_and_harms_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = tiny::model(dir.path(), tiny::q8_0());
+    let vectors = dir.path().join("vectors");
+    std::fs::create_dir(&vectors).unwrap();
+    let adapter = any_adapter(&vectors, &path, "a", &["attn_k", "attn_v", "ffn_down"], 2, 1.0);
+    let server = Server::start(&path, &["--slots", "2", "--vectors", vectors.to_str().unwrap()]);
+    let good = |more| {
+        let (status, answer) = server.complete("tea is a drink", &more);
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"].clone()
+    };
+    let asked = [json!({"logprobs": 1}), json!({"logprobs": 1, "steering": [{"vector": "a", "scale": 0.5}]})];
+    let alone = asked.clone().map(good);
+    assert_ne!(alone[0], alone[1], "the adapter does something");
+    let long = "tea is ".repeat(40);
+    let by_field = |scale: f32| json!({"lora": [{"id": 0, "scale": scale}], "max_tokens": 3});
+    let by_name = |scale: f32| json!({"steering": [{"vector": "a", "scale": scale}], "max_tokens": 3});
+    std::thread::scope(|scope| {
+        // Good requests all the while, in the other slot.
+        let (asked, alone) = (&asked, &alone);
+        let company = scope.spawn(move || {
+            for i in 0..24 {
+                assert_eq!(good(asked[i % 2].clone()), alone[i % 2], "in company, {i}");
+            }
+        });
+        for scale in [1e30, -1e30, 3e38] {
+            for (prompt, steering) in [("tea", by_name(scale)), (&long, by_field(scale))] {
+                let (status, answer) = server.complete(prompt, &steering);
+                assert_eq!(status, 500, "{scale}: {answer}");
+                assert!(answer["error"]["message"].as_str().unwrap().contains("not finite"), "{answer}");
+            }
+        }
+        company.join().unwrap();
+    });
+    // Each slot was used by those, with the same prompt among others.
+    for _ in 0..4 {
+        assert_eq!(asked.clone().map(good), alone);
+    }
+    // The sum of two scales, and a scale that no f32 holds.
+    for scales in [["3e38", "3e38"], ["1e39", "0"]] {
+        let list: Vec<serde_json::Value> =
+            scales.iter().map(|s| json!({"vector": "a", "scale": s.parse::<f64>().unwrap()})).collect();
+        assert_eq!(server.complete("tea", &json!({"steering": list})).0, 400, "{scales:?}");
+    }
+    let mut generate = tiny::bidpo();
+    generate.args(["generate", "-n", "2", "--prompt", "tea", "-m"]).arg(&path);
+    let output = generate.arg("--lora").arg(format!("{}:1e30", adapter.display())).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not finite"), "{output:?}");
 }

@@ -2,10 +2,12 @@
 
 use crate::server::Server;
 use crate::tiny;
+use ggml_grad::llama::DType;
 use serde_json::json;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_line_that_is_no_text_does_not_end_a_chat() {
@@ -36,6 +38,52 @@ fn a_hangup_that_was_ignored_stays_ignored() {
     kill("-TERM");
     let status = child.wait().unwrap();
     assert!(alive && status.success(), "{status:?}");
+}
+
+/// Starts a training that would take hours, with a line of the shell before it, and waits until it is in its steps.
+fn training(dir: &Path, model: &Path, before: &str) -> Child {
+    let pair = |i: usize| {
+        format!("{{\"prompt\": \"Is {i} a number?\", \"chosen\": \" Yes, {i}.\", \"rejected\": \" No, {i}.\"}}\n")
+    };
+    std::fs::write(dir.join("p.jsonl"), (0..12).map(pair).collect::<String>()).unwrap();
+    let line = format!(
+        "{before} exec \"$0\" train --layer 1 --data p.jsonl --epochs 1000000 --patience 0 -t 1 -o v.gguf -m \"$1\""
+    );
+    let mut command = Command::new("sh");
+    command.current_dir(dir).args(["-c", &line]).arg(assert_cmd::cargo::cargo_bin!("bidpo")).arg(model);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !dir.join("v.ckpt").exists() {
+        assert!(child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+#[test]
+fn a_training_goes_on_after_a_hangup_that_was_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), tiny::q8_0());
+    let mut child = training(dir.path(), &model, "trap '' HUP;");
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(700));
+    let ended = child.try_wait().unwrap();
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert!(ended.is_none(), "{ended:?}");
+}
+
+#[test]
+fn a_model_that_is_cut_short_while_it_trains_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), DType::F32);
+    let mut child = training(dir.path(), &model, "");
+    std::fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(100).unwrap();
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{status:?} {said}");
+    assert!(said.contains("tiny.gguf was cut short while in use"), "{said}");
 }
 
 #[test]
