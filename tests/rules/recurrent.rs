@@ -1,8 +1,10 @@
 //! Recurrent layers: convolutions over time and scans.
 
-use super::{Case, Value};
-use ggml_grad::graph::emit::Data;
-use ggml_grad::graph::ir::{MatrixScan, Shape, contiguous};
+use super::{Case, Value, assert_close};
+use ggml_grad::graph::emit::{Bindings, Data, Executor};
+use ggml_grad::graph::grad::differentiate;
+use ggml_grad::graph::ir::{Graph, MatrixScan, Shape, contiguous};
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// z[i, t] = sum_k w[k, i] x[t + k, i].  dL/dx[j, i] = sum_k w[k, i] g[i, j - k].
@@ -138,4 +140,100 @@ pub fn matrix_scans() -> Vec<BTreeSet<usize>> {
     check(MatrixScan::DeltaNet, short, 2, 16, &[1, 3]);
     check(MatrixScan::DeltaNet, long, 1, 1, &[3, 4]);
     reached
+}
+
+/// The numbers of tests/gold/recurrent.py.
+fn numbers(ne: &[usize], which: u64, low: f64, high: f64) -> Vec<f32> {
+    let n: usize = ne.iter().product();
+    let part = |i: u64| ((i * 7919 + which * 104_729 + i * i * 31) % 1024) as f64 / 1024.0;
+    (0..n as u64).map(|i| (low + (high - low) * part(i)) as f32).collect()
+}
+
+/// The values and gradients of a layer against PyTorch's autograd of the published recurrence. `graph` gives y and, in the order
+/// of their names in the file, the sources with gradients.
+fn compare(gold: &Json, name: &str, (mut c, y, sources): (Case, Value, &[(&str, Value)])) {
+    let list = |v: &Json| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<f64>>();
+    let seed = numbers(&c.graph.ne(y), 100, -1.0, 1.0);
+    let seed = c.given(c.graph.ne(y), seed);
+    let wrt: Vec<Value> = sources.iter().map(|s| s.1).collect();
+    let grads = differentiate(&mut c.graph, y, seed, &wrt).unwrap();
+    let mut exec = Executor::new(1).unwrap();
+    let bind = Bindings { inputs: c.data.iter().collect(), ..Default::default() };
+    let y = c.graph.contiguous(y);
+    let read: Vec<Value> = std::iter::once(y).chain(grads).collect();
+    let found = exec.run(&c.graph, &bind, &[], &read).unwrap().values;
+    let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    assert_close(&format!("{name}: y"), &wide(&found[0]), &list(&gold[name]["y"]), 1e-5);
+    for ((source, _), grad) in sources.iter().zip(&found[1..]) {
+        let want = list(&gold[name]["gradients"][*source]);
+        assert_close(&format!("{name}: {source}"), &wide(grad), &want, 1e-5);
+    }
+}
+
+/// A graph without inputs.
+fn empty() -> Case {
+    let mut c = Case::new([1, 1, 1, 1]);
+    (c.graph, c.data) = (Graph::new(), Vec::new());
+    c
+}
+
+#[test]
+fn gradients_equal_pytorch() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gold/recurrent.json");
+    let gold: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for name in ["mamba", "mamba2"] {
+        let size = |key: &str| gold[name][key].as_u64().unwrap() as usize;
+        let [tokens, heads, dim, groups, state] = ["tokens", "heads", "dim", "groups", "state"].map(size);
+        let mut c = empty();
+        let mut input = |ne: [usize; 4], which, low, high| c.given(ne, numbers(&ne, which, low, high));
+        let x = input([dim, heads, tokens, 1], 1, -1.5, 1.5);
+        let dt = input([heads, tokens, 1, 1], 2, -2.0, 2.0);
+        let a = input([size("decays"), heads, 1, 1], 3, -1.25, -0.25);
+        let b = input([state, groups, tokens, 1], 4, -1.5, 1.5);
+        let out = input([state, groups, tokens, 1], 5, -1.5, 1.5);
+        let start = c.given([state, dim, heads, 1], vec![0.0; state * dim * heads]);
+        let ids = c.integers(&[0]);
+        let all = c.graph.ssm_scan([start, x, dt, a, b, out, ids]).unwrap();
+        let ne = c.graph.ne(x);
+        let y = c.graph.view(all, ne, contiguous(ne), 0).unwrap();
+        compare(&gold, name, (c, y, &[("x", x), ("dt", dt), ("b", b), ("c", out)]));
+    }
+    // In the order of ggml's sources, each with the range of its numbers, as in the script.
+    let plain = |name: &'static str, low: f64, high: f64| (name, low, high);
+    let wide = |name| plain(name, -1.0, 1.0);
+    let (decay, small) = (plain("w", 0.5, 1.0), |name, size: f64| plain(name, -size, size));
+    let cases = [
+        ("wkv6", MatrixScan::Wkv6, vec![wide("k"), wide("v"), wide("r"), wide("u"), decay]),
+        ("wkv7", MatrixScan::Wkv7, vec![wide("r"), decay, wide("k"), wide("v"), small("a", 0.125), small("b", 0.125)]),
+        ("gated", MatrixScan::Gated { scale: 0.25 }, vec![wide("k"), wide("v"), wide("q"), plain("g", 0.5, 1.0)]),
+        (
+            "delta_net",
+            MatrixScan::DeltaNet,
+            vec![wide("q"), small("k", 0.5), wide("v"), plain("g", -1.0, 0.0), plain("beta", 0.0, 1.0)],
+        ),
+        (
+            "delta_net_by_key",
+            MatrixScan::DeltaNet,
+            vec![wide("q"), small("k", 0.5), wide("v"), plain("g", -1.0, 0.0), plain("beta", 0.0, 1.0)],
+        ),
+    ];
+    for (name, kind, sources) in cases {
+        let size = |key: &str| gold[name][key].as_u64().unwrap() as usize;
+        let ne = [size("n"), 1, size("tokens"), 1];
+        let gates = if name == "delta_net_by_key" { 16 } else { 1 };
+        let mut c = empty();
+        let shapes = shapes(kind, ne, 1, gates);
+        let mut src = Vec::new();
+        for (i, (&shape, &(_, low, high))) in shapes.iter().zip(&sources).enumerate() {
+            src.push(c.given(shape, numbers(&shape, i as u64 + 1, low, high)));
+        }
+        let states = shapes[shapes.len() - 1];
+        let start = c.given(states, vec![0.0; states.iter().product()]);
+        let all = [&src[..], &[start]].concat();
+        let scan = c.graph.matrix_scan(kind, &all).unwrap();
+        let y = c.graph.view(scan, ne, contiguous(ne), 0).unwrap();
+        // u is a weight of the model.
+        let named: Vec<(&str, Value)> = sources.iter().map(|s| s.0).zip(src).filter(|(name, _)| *name != "u").collect();
+        compare(&gold, name, (c, y, &named));
+    }
 }
