@@ -6,7 +6,7 @@ mod common;
 
 use bidpo_core::data::truthfulqa::TruthfulQa;
 use bidpo_core::eval::truthfulqa::{prefix, qa_preamble, question_prompt};
-use bidpo_core::eval::{Request, Scorer, ScorerParams};
+use bidpo_core::eval::{Request, Scorer, ScorerParams, TokenRequest};
 use ggml_grad::llama::{Batch, Context, ContextParams, DType, Model, ModelParams};
 use std::sync::Arc;
 
@@ -97,22 +97,62 @@ fn logits_of_llama_cpp_where_the_graph_goes_on() {
     assert!(reason.contains("behind the output matrix") && reason.contains("SCALE"), "{reason}");
 
     for (answer, score) in answers.iter().zip(scores) {
-        let text = format!("{preamble}{prompt}");
-        let n_context = model.tokenize(&text, true, false).unwrap().len();
-        let whole = model.tokenize(&format!("{text} {answer}"), true, false).unwrap();
-        let mut ctx = Context::new(&model, &ContextParams::exact(whole.len(), 1, 1)).unwrap();
-        let mut batch = Batch::new();
-        for (p, &t) in whole.iter().enumerate() {
-            batch.add(t, p, &[0], true);
-        }
-        ctx.decode(&batch).unwrap();
-        let log_prob = |p: usize| {
-            let logits = ctx.logits(p).unwrap();
-            let max = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
-            let sum: f64 = logits.iter().map(|&z| (f64::from(z) - max).exp()).sum();
-            f64::from(logits[whole[p + 1] as usize]) - max - sum.ln()
-        };
-        let want: f64 = (n_context - 1..whole.len() - 1).map(log_prob).sum();
+        let want = log_prob(&model, &format!("{preamble}{prompt}"), answer);
         assert!((score.logprob - want).abs() < 1e-3, "{answer:?}: {} for {want}", score.logprob);
+    }
+}
+
+/// The log-probability of an answer after a text, from llama.cpp's logits in one decode.
+fn log_prob(model: &Arc<Model>, text: &str, answer: &str) -> f64 {
+    let n_context = model.tokenize(text, true, false).unwrap().len();
+    let whole = model.tokenize(&format!("{text} {answer}"), true, false).unwrap();
+    let mut ctx = Context::new(model, &ContextParams::exact(whole.len(), 1, 1)).unwrap();
+    let mut batch = Batch::new();
+    for (p, &t) in whole.iter().enumerate() {
+        batch.add(t, p, &[0], true);
+    }
+    ctx.decode(&batch).unwrap();
+    let of_token = |p: usize| {
+        let logits = ctx.logits(p).unwrap();
+        let max = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+        let sum: f64 = logits.iter().map(|&z| (f64::from(z) - max).exp()).sum();
+        f64::from(logits[whole[p + 1] as usize]) - max - sum.ln()
+    };
+    (n_context - 1..whole.len() - 1).map(of_token).sum()
+}
+
+/// With a recurrent state each answer begins with a copy of the prefix's state, whatever was scored before.
+#[test]
+fn recurrent_models_score_as_llama_cpp_decodes() {
+    for family in ["mamba", "mamba2", "jamba", "falcon-h1", "lfm2", "rwkv6", "rwkv7", "qwen3next"] {
+        let (_folder, model) = common::random_model::model(family, DType::F32);
+        let preamble = "The river rises in the hills. It flows south.";
+        let mut scorer = scorer(&model, preamble);
+        let prompts: [(&str, &[&str]); 2] =
+            [(" Where does it end?", &["In the sea.", "In a lake.", "In the"]), (" How long?", &["A year.", "Long."])];
+        let requests: Vec<Request<'_>> = prompts.iter().map(|&(prompt, answers)| Request { prompt, answers }).collect();
+        let mut found = Vec::new();
+        scorer
+            .score_many(&requests, &mut |_, scores| {
+                found.push(scores);
+                true
+            })
+            .unwrap();
+        for ((prompt, answers), scores) in prompts.iter().zip(&found) {
+            for (answer, score) in answers.iter().zip(scores) {
+                let want = log_prob(&model, &format!("{preamble}{prompt}"), answer);
+                assert!((score.logprob - want).abs() < 1e-3, "{family}, {answer:?}: {} for {want}", score.logprob);
+            }
+        }
+        // A context that is not what the prefix begins with, and one that is the prefix itself.
+        let tokens = |text: &str| model.tokenize(text, true, false).unwrap();
+        for text in ["The river is long.", preamble] {
+            let (context, whole) = (tokens(text), tokens(&format!("{text} And wide.")));
+            let answer = whole[context.len()..].to_vec();
+            let plan = scorer.plan_tokens(&[TokenRequest { context, answers: vec![answer] }]).unwrap();
+            let score = scorer.run_pack(&plan, 0).unwrap()[0][0].logprob;
+            let want = log_prob(&model, text, "And wide.");
+            assert!((score - want).abs() < 1e-3, "{family}, after {text:?}: {score} for {want}");
+        }
     }
 }

@@ -45,11 +45,12 @@ pub(super) struct Tree {
 
 impl Tree {
     /// The tree of some answers, after `prefix` tokens in the cache. The last token of an answer is only predicted.
-    pub(super) fn new(request: &Encoded, answers: Range<usize>, prefix: &[Token]) -> Self {
+    pub(super) fn new(request: &Encoded, answers: Range<usize>, prefix: &[Token], reuse: Reuse) -> Self {
         let paths: Vec<&[Token]> = request.whole[answers.clone()].iter().map(|w| &w[..w.len() - 1]).collect();
         let first = request.n_context - 1;
         // The row before the first predicted token predicts it: it is decoded even where the prefix holds it.
         let cached = paths.iter().map(|p| common(p, prefix).min(first)).min().unwrap_or(0);
+        let cached = if reuse == Reuse::Whole && cached < prefix.len() { 0 } else { cached };
         let mut leaves = paths.clone();
         leaves.sort_unstable();
         leaves.dedup();
@@ -96,6 +97,15 @@ pub(super) struct Pack {
     pub rounds: Vec<Vec<(usize, Tree)>>,
 }
 
+/// What can be taken from a prefix that was decoded before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// Any number of its first tokens: a KV cache.
+    Part,
+    /// All of it or nothing: a recurrent state.
+    Whole,
+}
+
 /// What a plan may use at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -105,6 +115,8 @@ pub(super) struct Limits {
     pub max_cells: usize,
     /// Sequences beside the prefix's.
     pub max_sequences: usize,
+    /// What can be taken from the prefix.
+    pub reuse: Reuse,
 }
 
 /// A list of requests, cut into packs. The same requests give the same plan, so that a run that was interrupted goes on
@@ -190,7 +202,7 @@ fn trees(request: &Encoded, prefix: &[Token], limits: Limits) -> Vec<Tree> {
     while start < request.whole.len() {
         let mut end = request.whole.len();
         loop {
-            let tree = Tree::new(request, start..end, prefix);
+            let tree = Tree::new(request, start..end, prefix, limits.reuse);
             let fits = tree.n_sequences <= limits.max_sequences && prefix.len() + tree.rows.len() <= limits.max_cells;
             if fits || end == start + 1 {
                 trees.push(tree);
@@ -224,7 +236,7 @@ mod tests {
                 &[1, 2, 3, 4, 5, 6, 7],
             ],
         );
-        let tree = Tree::new(&request, 0..5, &[1, 2]);
+        let tree = Tree::new(&request, 0..5, &[1, 2], Reuse::Part);
         assert_eq!((tree.cached, tree.n_sequences), (2, 1));
         let tokens: Vec<Token> = tree.rows.iter().map(|r| r.token).collect();
         assert_eq!(tokens, [3, 4, 5, 6]);
@@ -237,7 +249,7 @@ mod tests {
     #[test]
     fn branches_are_sequences() {
         let request = encoded(2, &[&[1, 2, 7, 8, 9], &[1, 2, 5, 6, 4], &[1, 2, 5, 3, 4, 4], &[1, 2, 5, 6, 4, 1]]);
-        let tree = Tree::new(&request, 0..4, &[1, 2, 7]);
+        let tree = Tree::new(&request, 0..4, &[1, 2, 7], Reuse::Part);
         // Row of token 2 is decoded though the prefix holds it: it predicts the first tokens.
         assert_eq!((tree.cached, tree.n_sequences), (1, 3));
         let rows: Vec<_> = tree.rows.iter().map(|r| (r.token, r.pos, r.sequences.clone())).collect();
@@ -257,10 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_taken_whole_or_not_at_all() {
+        let request = encoded(3, &[&[1, 2, 3, 4, 5]]);
+        let cached = |prefix: &[Token]| Tree::new(&request, 0..1, prefix, Reuse::Whole).cached;
+        // Of the third prefix, its last token would have to be decoded again.
+        assert_eq!([cached(&[1, 2]), cached(&[1, 3]), cached(&[1, 2, 3]), cached(&[])], [2, 0, 0, 0]);
+    }
+
+    #[test]
     fn plans_keep_the_order_and_the_limits() {
         let request = |n: usize| encoded(2, &[&vec![1; n + 1]]); // n rows: the last token is only predicted
         let requests: Vec<Encoded> = [4, 4, 4, 30, 2, 2].map(request).to_vec();
-        let limits = Limits { n_batch: 10, max_cells: 100, max_sequences: 5 };
+        let limits = Limits { n_batch: 10, max_cells: 100, max_sequences: 5, reuse: Reuse::Part };
         let plan = Plan::new(&requests, &[], limits);
         let ranges: Vec<_> = (0..plan.n_packs()).map(|p| plan.requests(p)).collect();
         assert_eq!(ranges, [0..2, 2..3, 3..4, 4..6]);

@@ -3,11 +3,12 @@
 //! What is common is computed once. The prefix (a few-shot preamble, say) stays in the KV cache for all prompts; a prompt,
 //! and whatever its answers begin with alike, is decoded once for all of its answers ([`super::pack`]); many prompts are
 //! decoded together. Positions and attention are those of each answer alone after its prompt; only the order of some sums
-//! differs (see the tests for how little).
+//! differs (see the tests for how little). With a recurrent state each answer is decoded by itself, after a copy of the
+//! prefix's state.
 
 use super::error::ScoreError;
 use super::lm_head::Head;
-use super::pack::{Encoded, Limits, Plan, Request, Tree};
+use super::pack::{Encoded, Limits, Plan, Request, Reuse, Tree};
 use crate::steer::ControlVector;
 use ggml_grad::llama::{Batch, Context, ContextParams, KernelOverride, KvType, Model, Token, Use, default_threads};
 use std::sync::Arc;
@@ -93,11 +94,15 @@ impl Scorer {
     /// A scorer over `model`; `steering` acts on every position, the prefix included.
     ///
     /// # Errors
-    /// [`ScoreError::Model`] for models without a plain KV cache (recurrent, encoder-decoder).
+    /// [`ScoreError::Model`] for encoder-decoder models.
     pub fn new(model: &Arc<Model>, params: ScorerParams, steering: Option<ControlVector>) -> Result<Self, ScoreError> {
         model.supports(Use::Score)?;
         let mut params = params;
         params.max_parallel = params.max_parallel.clamp(1, MAX_SEQUENCES - ANSWERS as usize);
+        // Tokens of several sequences need a KV cache; llama.cpp splits batches of recurrent sequences of different lengths.
+        if model.is_recurrent() {
+            params.max_parallel = 1;
+        }
         // llama.cpp reserves the logits of a full batch: half a gigabyte of them is enough.
         params.n_batch = params.n_batch.min(crate::numbers::rows_within(512 << 20, model.n_vocab())).max(32);
         if params.n_threads == 0 {
@@ -243,6 +248,7 @@ impl Scorer {
             n_batch: if full >= self.params.n_batch / 2 { full } else { self.params.n_batch },
             max_cells: self.params.max_cells,
             max_sequences: self.params.max_parallel,
+            reuse: if self.model.is_recurrent() { Reuse::Whole } else { Reuse::Part },
         };
         Plan::new(encoded, self.shared_prefix(), limits)
     }
@@ -318,7 +324,8 @@ impl Scorer {
         }
         for ((_, tree), range) in round.iter().zip(sequences) {
             for sequence in range {
-                if tree.cached < n_prefix {
+                // A recurrent state goes back to that of the prefix by a copy only.
+                if tree.cached < n_prefix || self.model.is_recurrent() {
                     ctx.kv_remove(sequence, 0);
                     ctx.kv_copy(PREFIX, sequence);
                 } else {

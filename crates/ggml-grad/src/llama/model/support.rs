@@ -25,8 +25,6 @@ pub enum Obstacle {
     EncoderDecoder,
     /// A model without causal attention: an encoder (BERT) or a diffusion model.
     NotCausal,
-    /// A model with recurrent state, alone (Mamba) or beside attention (Jamba).
-    Recurrent,
 }
 
 /// A model that cannot be used for a purpose.
@@ -53,13 +51,7 @@ impl std::fmt::Display for Unsupported {
             (Use::Serve, _) => {
                 write!(f, "{path} does not write text from left to right ({arch}): it cannot be served")
             }
-            (Use::Score, _) => write!(
-                f,
-                "{path} ({arch}) cannot be scored: answers that share a prompt need a decoder with a plain KV cache"
-            ),
-            (_, Obstacle::Recurrent) => {
-                write!(f, "{path} is a recurrent or hybrid model ({arch}): {needs} models without a recurrent state")
-            }
+            (Use::Score, _) => write!(f, "{path} is an encoder-decoder model ({arch}): only decoders can be scored"),
             (Use::Train | Use::Trace, Obstacle::EncoderDecoder) => {
                 write!(f, "{path} is an encoder-decoder model ({arch}): {needs} decoders only")
             }
@@ -79,7 +71,7 @@ impl Use {
             Self::Train | Self::Trace => &[Obstacle::EncoderDecoder, Obstacle::NotCausal],
             Self::Chat => &[Obstacle::EncoderDecoder],
             Self::Serve => &[Obstacle::EncoderDecoder, Obstacle::NotCausal],
-            Self::Score => &[Obstacle::Recurrent, Obstacle::EncoderDecoder],
+            Self::Score => &[Obstacle::EncoderDecoder],
         }
     }
 }
@@ -93,7 +85,6 @@ impl Model {
         let has = |obstacle: &&Obstacle| match obstacle {
             Obstacle::EncoderDecoder => self.has_encoder(),
             Obstacle::NotCausal => self.is_not_causal(),
-            Obstacle::Recurrent => self.is_recurrent(),
         };
         match purpose.obstacles().iter().find(has) {
             None => Ok(()),

@@ -7,6 +7,7 @@ mod mixture;
 mod plain;
 mod recurrent;
 mod refused;
+mod states;
 
 use super::builder::ModelBuilder;
 use super::{Family, Shape};
@@ -287,6 +288,22 @@ pub(super) static ALL: &[Family] = &[
         "hybrid: short gated convolutions, attention in every second block",
     )
     .square()
+    .at_least(2),
+    family("rwkv6", "rwkv6", DENSE, states::rwkv6, "recurrent: matrix states with a decay of each token, token shift"),
+    family(
+        "rwkv7",
+        "rwkv7",
+        DENSE,
+        states::rwkv7,
+        "recurrent: matrix states with a generalized delta rule, value residual",
+    ),
+    family(
+        "qwen3next",
+        "qwen3next",
+        MOE.layers(4),
+        states::qwen3next,
+        "hybrid: gated delta nets, gated attention in every second block, MoE with a shared expert",
+    )
     .at_least(2),
     family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder")
         .square()
