@@ -98,7 +98,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let encoded = EncodedSet { set: &set, model: &model, template: &template, pairs };
     let identity = ModelIdentity::of(&model).with_context(|| format!("hashing {}", model.path().display()))?;
-    let init = args.init.as_deref().map(|file| begin_with(file, kind, &layers, &model, args.seed)).transpose()?;
+    let begin = |file: &Path| match &lora {
+        Some(lora) => adapter::begin_with(file, lora, model.path(), args.seed),
+        None => begin_with(file, kind, &layers, &model, args.seed),
+    };
+    let init = args.init.as_deref().map(begin).transpose()?;
     let config = args.config(layers, kind, spec, init);
     let cache = open_cache(&args, &identity)?;
     let template_sha256 = template.sha256();

@@ -3,16 +3,19 @@
 use super::Args;
 use super::files::Files;
 use crate::args::kinds::KindChoice;
-use anyhow::ensure;
+use crate::args::names;
+use anyhow::{Context as _, ensure};
 use bidpo_core::adapter::{AdapterFile, AdapterKind};
 use bidpo_core::check::middle_layer;
 use bidpo_core::engine::load_adapter;
 use bidpo_core::eval::price::Price;
-use bidpo_core::intervention::LoraSpec;
+use bidpo_core::intervention::{Lora, LoraSpec};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Provenance, ScaledVector, SteeringVector, combine};
-use bidpo_core::train::LearningRate;
+use bidpo_core::train::{Init, LearningRate, initial_adapter};
+use ggml_grad::files::{FileError, display_name, sha256_of_file};
 use ggml_grad::llama::Model;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -38,7 +41,6 @@ impl Args {
         );
         let with_vectors = self.kind == KindChoice::LoraAdd;
         let refused = [
-            (self.init.is_some(), "--init begins with a vector's numbers, and an adapter begins with none"),
             (
                 self.renorm.is_some(),
                 "--renorm scales a vector by the residual stream's norm, and an adapter has no such size",
@@ -90,6 +92,16 @@ impl Args {
         );
         Ok(Some(spec))
     }
+}
+
+/// The parameters of an adapter's file to begin with.
+pub(super) fn begin_with(file: &Path, lora: &Lora, model: &Path, seed: u64) -> anyhow::Result<Init> {
+    let named = || format!("--init {}", file.display());
+    let file = names::vector(file, model)?;
+    let adapter = AdapterFile::load(&file).with_context(named)?;
+    let theta = initial_adapter(lora, seed, &adapter).with_context(named)?;
+    let sha256 = sha256_of_file(&file).map_err(FileError::read(&file))?;
+    Ok(Init { name: display_name(&file), sha256, theta })
 }
 
 /// Says what is trained, and what it costs.

@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_short_help = true)]
     pub(super) targets: Vec<TargetName>,
     /// Begin with the parameters of this file instead of no change: a file of the same kind, or a constant vector, before which
-    /// a gate begins half open.
+    /// a gate begins half open; for lora an adapter whose matrices are all trained.
     #[arg(long, value_name = "FILE.gguf")]
     pub(super) init: Option<PathBuf>,
     /// File of the vector; its card goes into a .md file of the same name [default: named after data and model].

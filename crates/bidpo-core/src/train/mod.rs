@@ -30,7 +30,7 @@ pub use held_out::{
     Condition, Effect, HeldOut, HeldOutPairs, HeldOutRow, LEAST_GROUPS, MeanDifference, Paired, RANDOM_DRAWS,
     RandomRange, mean_logp_diff,
 };
-pub use init::{Init, InitError, initial_parameters};
+pub use init::{AdapterInitError, Init, InitError, initial_adapter, initial_parameters};
 pub use objective::{Loss, Objective, PairLoss, PairScores, Strength, loss};
 pub use optimizer::{AdamW, Schedule, clip};
 pub use pairs::{NamedPair, PairError, encode_pair, with_system_prompt};

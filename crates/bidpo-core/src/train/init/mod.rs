@@ -1,7 +1,9 @@
 //! The parameters that a run begins with, from a file.
 
+mod adapter;
 mod gate_fit;
 
+pub use adapter::{AdapterInitError, initial_adapter};
 pub(in crate::train) use gate_fit::{GateFit, is_blind};
 
 use crate::intervention::{Kind, KindSpec};
