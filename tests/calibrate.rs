@@ -5,8 +5,10 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::adapter::AdapterFile;
 use bidpo_core::intervention::{Kind, KindSpec};
 use bidpo_core::steer::{RowChanges, SteeringVector};
+use common::adapters::any_adapter;
 use common::bench::Bench;
 use serde_json::Value;
 use std::path::Path;
@@ -157,4 +159,46 @@ fn training_measures_the_range_too() {
     assert!(std::fs::read(&file).unwrap() == before);
     assert_eq!(bench.summary("w.gguf", flags)["safe_range"], Value::Null);
     assert_eq!(bench.vector("w.gguf").measured_range(), None);
+}
+
+/// Adapters have a range too, from a training and from the command; beside a loaded adapter the price is against the model with it.
+#[test]
+fn adapters_have_a_range() {
+    let bench = Bench::random("llama", "f32");
+    let flags = "--kind lora --rank 2 --layers 1-2 --steps 6 --batch 2 --val 0 --test 0 --random 0 --lr 1e-2";
+    let s = bench.summary("a.gguf", &format!("{flags} --calibrate 1e-3"));
+    let (model, path) = (bench.model.to_str().unwrap(), bench.path("a.gguf"));
+    let file = path.to_str().unwrap();
+    let high = AdapterFile::load(&path).unwrap().provenance.number("safe_scale_high").unwrap();
+    assert_eq!(
+        (s["safe_range"]["high"]["scale"].as_f64(), &s["safe_range"]["high"]["at_limit"]),
+        (Some(high), &false.into())
+    );
+    assert!(kl_at(model, file, high) <= 1e-3 && kl_at(model, file, 1.05 * high) > 1e-3, "{high}");
+    assert!(String::from_utf8(bench.files("a.gguf").1).unwrap().contains("Safe range, measured: scales -"));
+    let before = std::fs::read(&path).unwrap();
+    bidpo(&["calibrate", "-m", model, file, "--budget", "1e-3"]).success();
+    assert!(std::fs::read(&path).unwrap() == before, "the command finds the same");
+    let strong = format!("{file}:{}", 1.1 * high);
+    let assert =
+        bidpo(&["generate", "-m", model, "--template", "none", "-p", "Rain", "-n", "1", "--lora", &strong]).success();
+    assert!(said(&assert).contains("the measured range in which KL"), "{}", said(&assert));
+
+    // Another tool's adapter stays as it is; what is loaded beside it takes part on both sides.
+    let foreign = any_adapter(&bench.path(""), &bench.model, "foreign", &["ffn_down"], 2, 1.0);
+    let foreign = foreign.to_str().unwrap();
+    let refused = |more: &[&str]| {
+        said(&bidpo(&[&["calibrate", "-m", model, foreign, "--budget", "1e-3"], more].concat()).failure())
+    };
+    assert!(refused(&[]).contains("was not written by bidpo"));
+    assert!(refused(&["--convention", "generator"]).contains("no directions"));
+    assert!(refused(&["-o", bench.path("x.safetensors").to_str().unwrap()]).contains("ends in .gguf"));
+    let high_of = |name: &str, more: &[&str]| {
+        let out = bench.path(name);
+        let args = ["calibrate", "-m", model, foreign, "--budget", "1e-3", "-o", out.to_str().unwrap()];
+        bidpo(&[&args[..], more].concat()).success();
+        AdapterFile::load(&out).unwrap().provenance.number("safe_scale_high").unwrap()
+    };
+    let (alone, beside) = (high_of("alone.gguf", &[]), high_of("beside.gguf", &["--lora", &format!("{file}:3")]));
+    assert!(alone > 0.0 && beside > 0.0 && alone != beside, "{alone} {beside}");
 }

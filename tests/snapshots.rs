@@ -177,6 +177,7 @@ fn cards() {
         prompts_tried: 2,
         price: Some(&price),
         retained: None,
+        beside: &[],
         range: None,
         seeds: None,
         threads: 2,

@@ -431,8 +431,7 @@ fn a_checkpoint_split_by_pairs_goes_on_with_its_split() {
     let inputs = RunInputs {
         model_sha256: ModelIdentity::of(&model).unwrap().sha256,
         template_sha256: template.sha256(),
-        bf16_activations: false,
-        retained_sha256: None,
+        ..RunInputs::default()
     };
     let (train, valid) = (pick(&parts.split.train), pick(&parts.split.valid));
     let source = IdentitySource { config: &config, inputs: &inputs, train: &train, valid: &valid };

@@ -1,6 +1,7 @@
 //! `bidpo train`: preference pairs in, a control vector and its card out.
 
 mod adapter;
+mod beside;
 mod files;
 mod notes;
 mod options;
@@ -17,11 +18,12 @@ use crate::args::template::say_notes;
 use crate::terminal::interrupt::stop_flag;
 use adapter::AdapterResult;
 use anyhow::{Context as _, bail, ensure};
+use beside::Beside;
 use bidpo_core::check::middle_layer;
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::{PairGroups, PreferenceSet, SplitBy};
 use bidpo_core::engine::{BatchPlan, Cache, CacheType, Engine, check_model};
-use bidpo_core::eval::calibrate::Calibration;
+use bidpo_core::eval::calibrate::{Calibrated, Calibration};
 use bidpo_core::eval::price::Price;
 use bidpo_core::intervention::KindSpec;
 use bidpo_core::layers::Layers;
@@ -82,6 +84,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     let template = args.variables.open(&model, &args.template, args.think)?;
     let scope = template.scoped(&args.scope, &model)?;
+    let beside = Beside::load(&args, &model, &template)?;
+    let background = beside.background(&model)?;
     let pairs = encode_usable(&mut set, &model, &template, args.read.strict)?;
     check_scope(&pairs, &scope)?;
     let texts: Vec<PairText> = set.pairs.iter().map(PairText::from).collect();
@@ -109,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let interrupt =
         stop_flag("stopping as soon as the vector so far can be saved; press Ctrl-C again to stop at once")?;
     let retained_texts = match &retained {
-        Some(texts) => texts.encode(&args, &model, &template, kind, &interrupt)?,
+        Some(texts) => texts.encode(&args, &model, &template, kind, beside.control(&model)?.as_ref(), &interrupt)?,
         None => Vec::new(),
     };
     let inputs = RunInputs {
@@ -118,6 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         // Rounded activations train another vector.
         bf16_activations: cache.is_some() && args.cache_type == CacheType::Bf16,
         retained_sha256: retained_sha256(&retained_texts),
+        beside_sha256: background.sha256().map(str::to_owned),
     };
     let legacy = match args.resume {
         true => legacy_parts(&args, &files, &config, &inputs, &encoded, &parts)?,
@@ -144,9 +149,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut engine = match (&config.lora, lora) {
         (Some(spec), Some(lora)) => {
             adapter::describe(spec, &model);
-            Engine::for_adapter(&model, &config.layers, longest, 1, args.model.threads())?.with_lora(lora)?
+            let engine = Engine::for_adapter(&model, &config.layers, longest, 1, args.model.threads())?;
+            engine.with_background(background)?.with_lora(lora)?
         }
-        _ => Engine::new(&model, &config.layers, longest, 1, args.model.threads())?.with_intervention(intervention),
+        _ => {
+            let engine = Engine::new(&model, &config.layers, longest, 1, args.model.threads())?;
+            engine.with_background(background)?.with_intervention(intervention)
+        }
     }
     .with_cache(cache)
     .with_scope(scope);
@@ -205,14 +214,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // Its graphs and their scratch memory are not needed any more; the price has contexts of its own.
     drop(engine);
+    let measured = Measured { model: &model, beside: &beside, passages, args: &args, interrupt: &interrupt };
+    let dials = match &adapter {
+        Some(adapter) => adapter.dials(&model)?,
+        None => file.iter().map(dial).collect(),
+    };
     let price = match trained.complete() {
-        true => match (&adapter, &file) {
-            (Some(adapter), _) => {
-                Some(adapter.price(&model, passages, args.model.threads(), &interrupt).with_context(kept)?)
-            }
-            (None, Some(file)) => price(&model, file, passages, args.model.threads(), &interrupt).with_context(kept)?,
-            (None, None) => None,
-        },
+        true => measured.price(&dials).with_context(kept)?,
         false => None,
     };
     let spread = SeedSpread::new(&runs, heldout.as_ref()).filter(|_| trained.complete());
@@ -231,6 +239,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         prompts_tried: pairs.prompted.len(),
         price: price.as_ref(),
         retained: retained.as_ref().map(RetainedTexts::described),
+        beside: &beside.files,
         range: None,
         seeds: spread.as_ref(),
         threads: args.model.threads(),
@@ -239,21 +248,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(file) = &mut file {
         file.provenance = card.provenance();
     }
-    let range = match args.calibrate.filter(|_| price.is_some()).zip(file.as_ref()) {
-        Some((budget, file)) => {
-            let how =
-                Calibration { model: &model, budget, passages, n_threads: args.model.threads(), interrupt: &interrupt };
-            Some(how.measure(file, &mut say_scale).with_context(kept)?)
-        }
+    // Of an adapter with a vector beside it there are two dials, and no range of either.
+    let turned = match (&adapter, &file) {
+        (None, Some(file)) => Some(file),
+        (Some(_), None) => dials.first().map(|dial| &*dial.vector),
+        _ => None,
+    };
+    let range = match args.calibrate.filter(|_| price.is_some()).zip(turned) {
+        Some((budget, turned)) => Some(measured.range(turned, budget).with_context(kept)?),
         None => None,
     };
-    if let (Some(range), Some(file)) = (&range, &mut file) {
-        range.record(file, &identity.sha256);
-    }
     let card = VectorCard { range: range.as_ref(), ..card };
+    let mut provenance = card.provenance();
+    if let Some(range) = &range {
+        range.record(&mut provenance, &identity.sha256);
+    }
     match (adapter, file) {
-        (Some(adapter), _) => adapter.save(&files, card.provenance())?,
-        (None, Some(file)) => file.save(&files.vector)?,
+        (Some(adapter), _) => adapter.save(&files, provenance)?,
+        (None, Some(file)) => SteeringVector { provenance, ..file }.save(&files.vector)?,
         (None, None) => bail!("kind {} gives no file", args.kind),
     }
     ggml_grad::files::write_atomically(&files.card, card.card(&display_name(&files.vector))?.as_bytes())
@@ -262,7 +274,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !matches!(trained.stop, Stop::Interrupted) {
         files.remove_checkpoints()?;
     }
-    report::print(&args, &card, &files, &set.reading)?;
+    report::print(&args, &card, &files, &beside, &set.reading)?;
     Ok(if trained.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -300,23 +312,49 @@ fn choose_prompt<'a>(
     Ok(best.map(|(_, p)| p))
 }
 
-/// Measures the vector on neutral text; a zero vector has no price.
-fn price(
-    model: &Arc<Model>,
-    vector: &SteeringVector,
+/// What was trained, at scale 1.
+fn dial(vector: &SteeringVector) -> ScaledVector {
+    ScaledVector { name: String::new(), vector: Arc::new(vector.clone()), scale: 1.0 }
+}
+
+/// How a finished run is measured on neutral text.
+struct Measured<'a> {
+    model: &'a Arc<Model>,
+    beside: &'a Beside,
     passages: usize,
-    n_threads: u32,
-    interrupt: &AtomicBool,
-) -> anyhow::Result<Option<Price>> {
-    let started = Instant::now();
-    let scaled = ScaledVector { name: String::new(), vector: Arc::new(vector.clone()), scale: 1.0 };
-    let Some(control) = combine(&[scaled], None, model)? else {
-        eprintln!("warning: the vector is zero: the pairs gave no gradient");
-        return Ok(None);
-    };
-    let price = Price::measure(model, &control, passages, n_threads, interrupt)?;
-    eprintln!("measured on {} neutral passages in {:.1} s", price.passages, started.elapsed().as_secs_f64());
-    Ok(Some(price))
+    args: &'a Args,
+    interrupt: &'a AtomicBool,
+}
+
+impl Measured<'_> {
+    /// The price of these dials beside what is loaded; a zero vector has none.
+    fn price(&self, dials: &[ScaledVector]) -> anyhow::Result<Option<Price>> {
+        let started = Instant::now();
+        if combine(dials, None, self.model)?.is_none() {
+            eprintln!("warning: the vector is zero: the pairs gave no gradient");
+            return Ok(None);
+        }
+        let all: Vec<ScaledVector> = self.beside.dials().iter().chain(dials).cloned().collect();
+        let Some(control) = combine(&all, None, self.model)? else { return Ok(None) };
+        let (reference, n_threads) = (self.beside.control(self.model)?, self.args.model.threads());
+        let price =
+            Price::measure_against(self.model, reference.as_ref(), &control, self.passages, n_threads, self.interrupt)?;
+        eprintln!("measured on {} neutral passages in {:.1} s", price.passages, started.elapsed().as_secs_f64());
+        Ok(Some(price))
+    }
+
+    /// The range of scales within a budget.
+    fn range(&self, vector: &SteeringVector, budget: f64) -> anyhow::Result<Calibrated> {
+        let how = Calibration {
+            model: self.model,
+            budget,
+            passages: self.passages,
+            n_threads: self.args.model.threads(),
+            beside: self.beside.dials(),
+            interrupt: self.interrupt,
+        };
+        Ok(how.measure(vector, &mut say_scale)?)
+    }
 }
 
 /// The cache of activations, if one is wanted. An empty BIDPO_CACHE means none.

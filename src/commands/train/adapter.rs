@@ -7,17 +7,14 @@ use crate::args::names;
 use anyhow::{Context as _, ensure};
 use bidpo_core::adapter::{AdapterFile, AdapterKind};
 use bidpo_core::check::middle_layer;
-use bidpo_core::engine::load_adapter;
-use bidpo_core::eval::price::Price;
 use bidpo_core::intervention::{Lora, LoraSpec};
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Provenance, ScaledVector, SteeringVector, combine};
+use bidpo_core::steer::{Provenance, ScaledVector, SteeringVector};
 use bidpo_core::train::{Init, LearningRate, initial_adapter};
 use ggml_grad::files::{FileError, display_name, sha256_of_file};
 use ggml_grad::llama::Model;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 impl Args {
     /// The adapter asked for, if one is.
@@ -45,7 +42,10 @@ impl Args {
                 self.renorm.is_some(),
                 "--renorm scales a vector by the residual stream's norm, and an adapter has no such size",
             ),
-            (self.calibrate.is_some(), "--calibrate measures scales of a vector, and not yet those of an adapter"),
+            (
+                self.calibrate.is_some() && with_vectors,
+                "--calibrate measures the scales of one file, and this kind gives two: `bidpo calibrate` measures each",
+            ),
         ];
         for (is_given, why) in refused {
             ensure!(!is_given, "{why}: leave it out with kind {}", self.kind);
@@ -126,24 +126,10 @@ pub(super) struct AdapterResult {
 }
 
 impl AdapterResult {
-    /// Measures both together on neutral text.
-    pub(super) fn price(
-        &self,
-        model: &Arc<Model>,
-        passages: usize,
-        n_threads: u32,
-        interrupt: &AtomicBool,
-    ) -> anyhow::Result<Price> {
-        let adapter = load_adapter(model, &self.file)?;
-        let control = match &self.vector {
-            Some(vector) => combine(
-                &[ScaledVector { name: String::new(), vector: Arc::new(vector.clone()), scale: 1.0 }],
-                None,
-                model,
-            )?,
-            None => None,
-        };
-        Ok(Price::measure_adapter(&adapter, control.as_ref(), passages, n_threads, interrupt)?)
+    /// Both at scale 1.
+    pub(super) fn dials(&self, model: &Arc<Model>) -> anyhow::Result<Vec<ScaledVector>> {
+        let adapter = SteeringVector::of_adapter(&self.file, model)?;
+        Ok([&adapter].into_iter().chain(&self.vector).map(super::dial).collect())
     }
 
     /// Writes the files.

@@ -39,6 +39,7 @@ impl Files {
             .into_iter()
             .chain(args.retain.as_deref())
             .chain(args.init.as_deref())
+            .chain(args.loras.iter().chain(&args.vectors).map(|file| file.path.as_path()))
             .collect();
         let trained = if args.kind.is_lora() { Kind::Adapter } else { Kind::Vector };
         for (path, kind) in [(&files.vector, trained), (&files.card, Kind::Card)] {

@@ -1,6 +1,7 @@
 //! Options of `bidpo train`.
 
 use crate::args::kinds::KindChoice;
+use crate::args::steering::VectorArg;
 use crate::args::template::VariableArgs;
 use anyhow::ensure;
 use bidpo_core::data::{SplitBy, TemplateChoice, Think};
@@ -60,6 +61,12 @@ pub struct Args {
     /// a gate begins half open; for lora an adapter whose matrices are all trained.
     #[arg(long, value_name = "FILE.gguf")]
     pub(super) init: Option<PathBuf>,
+    /// LoRA adapter that is loaded in training, at scale 1 or FILE:SCALE: policy and reference both have it. Can be repeated.
+    #[arg(long = "lora", value_name = "FILE.gguf[:SCALE]")]
+    pub(super) loras: Vec<VectorArg>,
+    /// Constant vector that is loaded in training, at scale 1 or FILE:SCALE: policy and reference both have it. Can be repeated.
+    #[arg(long = "vector", short = 'v', value_name = "FILE.gguf[:SCALE]")]
+    pub(super) vectors: Vec<VectorArg>,
     /// File of the vector; its card goes into a .md file of the same name [default: named after data and model].
     #[arg(long = "output", short = 'o', value_name = "FILE.gguf")]
     pub(super) output: Option<PathBuf>,

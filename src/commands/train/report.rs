@@ -1,5 +1,6 @@
 //! Summary of a finished run: lines on stderr, results on stdout.
 
+use super::beside::Beside;
 use super::{Args, Files};
 use crate::args::data::reading_json;
 use crate::terminal::streams;
@@ -11,7 +12,13 @@ use bidpo_core::train::{HeldOut, SeedSpread, Stop, VectorCard};
 use serde_json::json;
 
 /// Prints the summary.
-pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Reading) -> anyhow::Result<()> {
+pub(super) fn print(
+    args: &Args,
+    r: &VectorCard<'_>,
+    files: &Files,
+    loaded: &Beside,
+    reading: &Reading,
+) -> anyhow::Result<()> {
     let Files { vector: output, card, checkpoint, .. } = files;
     let t = r.trained;
     let made = if t.summary.adapter.is_some() { "adapter" } else { "vector" };
@@ -116,6 +123,7 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
             "random": r.heldout.and_then(HeldOut::random_range),
             "baseline_prompt": r.baseline_prompt,
             "retained": t.retained,
+            "beside": loaded.files,
             "price": r.price,
             "price_summary": r.price.map(Price::in_words),
             "seeds": r.seeds,
@@ -169,22 +177,24 @@ pub(super) fn print(args: &Args, r: &VectorCard<'_>, files: &Files, reading: &Re
     }
     println!();
     println!("card: {}", card.display());
+    let (loaded_here, loaded_there) = (loaded.options(), loaded.llama_options());
     if adapter.is_some() {
         let beside = files.beside.as_ref().map(|path| format!(" --vector {}", path.display())).unwrap_or_default();
-        println!("chat: bidpo chat --model {} --lora {}{beside}", args.model.model.display(), output.display());
+        let (model, output) = (args.model.model.display(), output.display());
+        println!("chat: bidpo chat --model {model} --lora {output}{beside}{loaded_here}");
         let vector = files.beside.as_ref().map(|path| format!(" --control-vector-scaled {}:1.0", path.display()));
-        println!(
-            "llama.cpp: llama-cli -m {} --lora {}{}",
-            args.model.model.display(),
-            output.display(),
-            vector.unwrap_or_default()
-        );
+        println!("llama.cpp: llama-cli -m {model} --lora {output}{}{loaded_there}", vector.unwrap_or_default());
         return Ok(());
     }
-    println!("chat: bidpo chat --model {} --vector {} --scale 1", args.model.model.display(), output.display());
+    let scale = if loaded.files.is_empty() { " --scale 1" } else { ":1" };
+    println!(
+        "chat: bidpo chat --model {} --vector {}{scale}{loaded_here}",
+        args.model.model.display(),
+        output.display()
+    );
     if r.is_control_vector() {
         println!(
-            "llama.cpp: llama-cli -m {} --control-vector-scaled {}:1.0",
+            "llama.cpp: llama-cli -m {} --control-vector-scaled {}:1.0{loaded_there}",
             args.model.model.display(),
             output.display()
         );

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::{ChatTemplate, PairGroups};
 use bidpo_core::intervention::{Kind, KindSpec};
+use bidpo_core::steer::ControlVector;
 use bidpo_core::train::{ANSWER, NamedPair, Parts, RetainSet};
 use ggml_grad::llama::Model;
 use std::path::Path;
@@ -40,6 +41,7 @@ impl RetainedTexts {
         model: &Arc<Model>,
         template: &ChatTemplate,
         kind: KindSpec,
+        beside: Option<&ControlVector>,
         interrupt: &AtomicBool,
     ) -> anyhow::Result<Vec<NamedPair>> {
         if self.0.unanswered() > 0 {
@@ -49,7 +51,7 @@ impl RetainedTexts {
             );
         }
         let halves = kind.kind == Kind::PromptGate || !args.scope.is_all();
-        Ok(self.0.encode(model, template, halves, args.model.threads(), interrupt)?)
+        Ok(self.0.encode(model, template, halves, beside, args.model.threads(), interrupt)?)
     }
 
     /// Name and hash of the file.

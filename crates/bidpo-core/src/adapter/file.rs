@@ -41,6 +41,15 @@ impl AdapterKind {
             Self::F16 => DType::F16,
         }
     }
+
+    /// The kind that keeps the numbers of a file as they are.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`].
+    pub fn of_file(path: &Path) -> Result<Self, AdapterError> {
+        let half = GgufFile::open(path)?.tensors().all(|(_, dtype, _)| dtype == DType::F16);
+        Ok(if half { Self::F16 } else { Self::F32 })
+    }
 }
 
 /// A LoRA adapter as its file holds it.

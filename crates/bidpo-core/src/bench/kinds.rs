@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 const TEXTS: usize = 4;
 
 /// Rank of the adapter.
-const RANK: usize = 8;
+pub(super) const RANK: usize = 8;
 
 /// The lines of the kinds in the residual stream; behind them stand those of an adapter and of retained texts.
 const KINDS: [(Name, Kind); 6] = [
@@ -85,7 +85,7 @@ fn retention(s: &mut Subject<'_>, add: &mut Ready) -> Result<Line, BenchError> {
     let mut set = RetainSet::open(Path::new("builtin")).map_err(|e| failed(e.to_string()))?;
     set.items.truncate(TEXTS);
     let never = AtomicBool::new(false);
-    let texts = set.encode(&s.model, &s.template, false, s.settings.threads, &never);
+    let texts = set.encode(&s.model, &s.template, false, None, s.settings.threads, &never);
     let texts = texts.map_err(|e| failed(e.to_string()))?;
     let retain = Retain { weight: 1.0, budget: None, texts: Some(TEXTS) };
     let setting = Setting { kind: Kind::Add.into(), retain: Some((retain, &texts)), ..Setting::default() };

@@ -45,8 +45,8 @@ pub enum AdapterRefusal {
     },
     /// Weights on devices.
     #[error(
-        "{model} lies on devices, where adapters cannot be trained yet: keep all layers on the CPU (--gpu-layers 0), and leave \
-         --rpc out"
+        "{model} lies on devices, where no run has an adapter or a vector beside what it trains yet: keep all layers on the CPU \
+         (--gpu-layers 0), and leave --rpc out"
     )]
     OnDevices {
         /// The model's file.
@@ -58,6 +58,24 @@ pub enum AdapterRefusal {
         /// The pairs.
         pairs: usize,
     },
+    /// Adapters of both sorts.
+    #[error(
+        "an adapter is trained, and another one is loaded: their matrices bear the same names in the graph. Merge the loaded one \
+         into the model first (`bidpo merge`), or leave it out"
+    )]
+    Beside,
+    /// A vector that is not the same everywhere.
+    #[error(
+        "vector {name} differs from token to token (its kind or its scope): beside what is trained only constant vectors at every \
+         position can be loaded. `bidpo vector export --constant` makes one of it"
+    )]
+    NotConstant {
+        /// The vector.
+        name: String,
+    },
+    /// Graphs that hold different matrices.
+    #[error("llama.cpp put other adapters into the graph of this pair than into the one before")]
+    Changed,
     /// Matrices of no effect.
     #[error("an adapter on these matrices does not move the logits of this architecture ({architecture})")]
     NoEffect {
@@ -94,6 +112,9 @@ impl Engine {
         if self.is_on_devices() {
             return Err(AdapterRefusal::OnDevices { model: self.model.path().display().to_string() }.into());
         }
+        if self.background.has_adapters() {
+            return Err(AdapterRefusal::Beside.into());
+        }
         let layer = self.layers()[0];
         let block = |tensor: &str| tensor.strip_prefix("blk.")?.split_once('.')?.0.parse::<usize>().ok();
         let lowest = lora.pairs.iter().filter_map(|p| block(&p.tensor)).min();
@@ -125,14 +146,17 @@ impl Engine {
     }
 
     /// The matrices of a graph's adapters under these parameters, in its order.
-    pub(super) fn matrices(&self, graph: &PairGraph, at: Parameters<'_>) -> Vec<Data> {
+    pub(super) fn matrices(&self, graph: &PairGraph, at: Parameters<'_>) -> Arc<Vec<Data>> {
+        if let Some(loaded) = self.background.matrices() {
+            return loaded;
+        }
         if graph.downstream.adapters.is_empty() {
-            return Vec::new();
+            return Arc::default();
         }
         let own = self.intervention.matrices(at);
         let mut by_name: BTreeMap<String, Vec<f32>> = own.into_iter().map(|m| (m.name, m.values)).collect();
         let mut data = |name: &str| by_name.remove(name).map_or_else(|| Data::F32(Vec::new()), Data::F32);
-        graph.downstream.adapters.iter().map(|a| data(&a.name)).collect()
+        Arc::new(graph.downstream.adapters.iter().map(|a| data(&a.name)).collect())
     }
 
     /// Adds the gradients of the matrices to those of the first owner. Returns those at the hook points.

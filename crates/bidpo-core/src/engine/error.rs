@@ -25,6 +25,9 @@ pub enum EngineError {
     /// The adapter's file for llama.cpp.
     #[error(transparent)]
     AdapterFile(#[from] crate::adapter::AdapterError),
+    /// A vector that is loaded beside what is trained and does not fit the model.
+    #[error(transparent)]
+    Steering(#[from] crate::steer::SteerError),
     /// The lifted graph and `llama_decode` disagree.
     #[error(
         "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \

@@ -254,7 +254,8 @@ impl Engine {
         };
         let (hook_points, adapters) = (symbolic.hook_points.clone(), symbolic.adapters.clone());
         let gradients = gradients_of(&*self.intervention);
-        let grads = differentiate(&mut graph, of, head, &gradients.entries(&hook_points, &adapters))?;
+        let grads = differentiate(&mut graph, of, head, &gradients.differentiated(&hook_points, &adapters))?;
+        let grads = gradients.wanted(grads, &hook_points);
         // The labels' coefficients carry the derivatives of the loss, so all rows count towards one gradient.
         let row_owner = hook_points.iter().map(|h| vec![0; graph.ne(h.at)[1..].iter().product()]).collect();
         let (weights, residual) = (symbolic.weights.clone(), symbolic.residual);

@@ -1,6 +1,7 @@
 //! Preference pairs on a model: traced once, then scored and differentiated for any parameters of an intervention.
 
 mod adapter;
+mod background;
 mod batch_plan;
 mod cache;
 mod error;
@@ -20,6 +21,7 @@ pub use crate::intervention::{
     Add, Addition, Direction, Intervention, NamedTensor, ParameterGroup, Parameters, RowGradients, Scope, Stream,
 };
 pub use adapter::{AdapterRefusal, adapter_file, load_adapter};
+pub use background::Background;
 pub use batch_plan::{BatchPlan, PlannedBatches};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
@@ -55,6 +57,7 @@ pub struct Engine {
     joiner: Joiner,
     intervention: Arc<dyn Intervention>,
     adapter: Option<Trained>,
+    background: Background,
     scope: Scope,
 }
 
@@ -125,6 +128,7 @@ impl Engine {
             joiner: Joiner::default(),
             intervention: Arc::new(Add { n_layers: layers.len(), n_embd: model.n_embd() }),
             adapter: None,
+            background: Background::default(),
             scope: Scope::ALL,
         })
     }

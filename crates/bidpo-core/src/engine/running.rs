@@ -54,10 +54,10 @@ impl Engine {
         let (mut vectors, mut residual) = (Vec::with_capacity(self.layers().len()), None);
         for (slot, addition) in self.intervention.additions(at, &places).into_iter().enumerate() {
             match self.within_scope(addition, &places)? {
-                Addition::Broadcast(v) => vectors.push(Data::F32(v)),
+                Addition::Broadcast(v) => vectors.push(self.at_hook(slot, v)),
                 Addition::Rows(rows) if slot == 0 && rows.len() == stream.len() => {
                     residual = Some(Data::F32(stream.iter().zip(&rows).map(|(h, x)| h + x).collect()));
-                    vectors.push(Data::F32(vec![0.0; self.model.n_embd()]));
+                    vectors.push(self.at_hook(slot, vec![0.0; self.model.n_embd()]));
                 }
                 Addition::Rows(rows) => {
                     return Err(EngineError::Model(format!(
@@ -70,7 +70,9 @@ impl Engine {
             }
         }
         // Kinds that leave the stream as it is name no addition.
-        vectors.resize_with(self.layers().len(), || Data::F32(vec![0.0; self.model.n_embd()]));
+        for slot in vectors.len()..self.layers().len() {
+            vectors.push(self.at_hook(slot, vec![0.0; self.model.n_embd()]));
+        }
         Ok(Steered { residual, vectors, matrices: self.matrices(graph, at) })
     }
 
@@ -234,9 +236,10 @@ impl Engine {
         Ok(outcome?.values.into_iter().next().unwrap_or_default())
     }
 
-    /// The vectors of the layers, one by one.
+    /// The vectors of the layers, one by one, with what lies there already.
     pub(super) fn split(&self, vectors: &[f32]) -> Vec<Data> {
         debug_assert_eq!(vectors.len(), self.n_vector());
-        vectors.chunks_exact(self.model.n_embd()).map(|v| Data::F32(v.to_vec())).collect()
+        let each = vectors.chunks_exact(self.model.n_embd()).enumerate();
+        each.map(|(slot, v)| self.at_hook(slot, v.to_vec())).collect()
     }
 }

@@ -9,6 +9,7 @@ use ggml_grad::graph::ir::Value;
 use ggml_grad::graph::passes::lower::{DivergenceScores, LabelScores};
 use ggml_grad::trace::DownstreamGraph;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The graph of some pairs with what it takes to run it.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ pub(super) struct Steered {
     /// The vector added at each layer, `[n_embd]`.
     pub vectors: Vec<Data>,
     /// The matrices of the adapter, in the order of the graph.
-    pub matrices: Vec<Data>,
+    pub matrices: Arc<Vec<Data>>,
 }
 
 impl PairGraph {

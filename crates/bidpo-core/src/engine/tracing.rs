@@ -188,6 +188,7 @@ impl Engine {
         mut lifted: Lifted,
         residual: Vec<f32>,
     ) -> Result<TracedBatch, EngineError> {
+        self.background.keep(&lifted)?;
         let ops = std::mem::take(&mut lifted.ops);
         let row_owner = lifted
             .hook_points
@@ -243,9 +244,10 @@ impl Engine {
         // Kernels are chosen by what this processor has.
         let cpu: Vec<&str> = llama::cpu_features().iter().filter(|f| f.in_cpu).map(|f| f.name).collect();
         format!(
-            "layers {:?}{}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
+            "layers {:?}{}{}, {}, {} threads, {:?}, bidpo {}, llama.cpp {}, {}, {}, CPU {}",
             self.layers(),
             self.adapter_trait(),
+            self.background.sha256().map_or_else(String::new, |sha256| format!(", with {sha256}")),
             self.model.placement(),
             self.context.n_threads(),
             self.precision(),

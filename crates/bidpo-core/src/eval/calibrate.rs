@@ -5,7 +5,7 @@
 //! of the range are measured scales, and every scale measured between them is within the budget.
 
 use super::price::{Price, PriceError};
-use crate::steer::{MeasuredRange, ScaledVector, SteerError, SteeringVector, combine};
+use crate::steer::{MeasuredRange, Provenance, ScaledVector, SteerError, SteeringVector, combine};
 use ggml_grad::llama::Model;
 use serde::Serialize;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub const BUDGET: f64 = 0.2;
 
 /// The search ends at a change as large as the residual stream: percent of its norm, added up over the layers.
 const MOST_PERCENT: f64 = 100.0;
+/// The search for an adapter, which has no such norm, ends at this scale.
+const MOST_SCALE: f64 = 64.0;
 /// The bracket is narrow enough: quotient of its ends.
 const NARROW: f64 = 1.02;
 /// A price this near below the budget ends the search.
@@ -36,6 +38,9 @@ pub enum CalibrateError {
     /// No scale changes anything.
     #[error("the vector is zero: it changes nothing at any scale, and has no range")]
     Zero,
+    /// No scale of an adapter changes anything.
+    #[error("A or B of every pair is zero: the adapter changes nothing at any scale, and has no range")]
+    ZeroAdapter,
     /// The file does not tell the residual norm.
     #[error("the vector's residual norm is not known, so that the search would have no end: measure it first")]
     ResidualNorm,
@@ -52,6 +57,8 @@ pub struct Calibration<'a> {
     pub passages: usize,
     /// Threads.
     pub n_threads: u32,
+    /// Adapters and vectors that are loaded on both sides: the price is measured against the model with them.
+    pub beside: &'a [ScaledVector],
     /// Set by the user to end the search.
     pub interrupt: &'a AtomicBool,
 }
@@ -63,7 +70,7 @@ pub struct End {
     pub scale: f64,
     /// Its price; `None` at scale 0, where no scale tried is within the budget.
     pub price: Option<Price>,
-    /// The search ended here, at a change as large as the residual stream: larger scales were not tried.
+    /// The search ended here, at a change as large as the residual stream (an adapter: at scale 64): larger scales were not tried.
     pub at_limit: bool,
 }
 
@@ -78,10 +85,13 @@ pub struct Calibrated {
     pub high: End,
     /// Scales measured.
     pub tried: usize,
+    /// It is of an adapter.
+    pub of_adapter: bool,
 }
 
 impl Calibration<'_> {
-    /// Measures the range of `vector`, whose provenance tells the residual norm. `observe` is told each scale with its price.
+    /// Measures the range of `vector`, whose provenance tells the residual norm, or of an adapter. `observe` is told each scale with
+    /// its price.
     ///
     /// # Errors
     /// [`CalibrateError`].
@@ -90,11 +100,8 @@ impl Calibration<'_> {
         vector: &SteeringVector,
         observe: &mut dyn FnMut(f64, &Price),
     ) -> Result<Calibrated, CalibrateError> {
-        let at_one = vector.percent_of_scale(1.0).ok_or(CalibrateError::ResidualNorm)? * vector.layers().len() as f64;
-        if at_one == 0.0 {
-            return Err(CalibrateError::Zero);
-        }
-        let limit = MOST_PERCENT / at_one;
+        let limit = limit(vector)?;
+        let reference = combine(self.beside, None, self.model)?;
         let shared = Arc::new(vector.clone());
         let mut tried = 0;
         let mut side = |sign: f64| -> Result<End, CalibrateError> {
@@ -102,8 +109,11 @@ impl Calibration<'_> {
             let found = largest(self.budget, limit, &mut |scale| {
                 let scale = sign * f64::from(scale);
                 let scaled = ScaledVector { name: String::new(), vector: Arc::clone(&shared), scale: scale as f32 };
-                let control = combine(&[scaled], None, self.model)?.ok_or(CalibrateError::Zero)?;
-                let price = Price::measure(self.model, &control, self.passages, self.n_threads, self.interrupt)?;
+                let all: Vec<ScaledVector> = self.beside.iter().cloned().chain([scaled]).collect();
+                let control = combine(&all, None, self.model)?.ok_or(CalibrateError::Zero)?;
+                let (model, reference) = (self.model, reference.as_ref());
+                let price =
+                    Price::measure_against(model, reference, &control, self.passages, self.n_threads, self.interrupt)?;
                 tried += 1;
                 observe(scale, &price);
                 // A passage whose predictions are not finite is beyond every budget.
@@ -117,8 +127,21 @@ impl Calibration<'_> {
         };
         let high = side(1.0)?;
         let low = side(-1.0)?;
-        Ok(Calibrated { budget: self.budget, low, high, tried })
+        Ok(Calibrated { budget: self.budget, low, high, tried, of_adapter: vector.adapter.is_some() })
     }
+}
+
+/// The scale at which the search ends.
+fn limit(vector: &SteeringVector) -> Result<f64, CalibrateError> {
+    if let Some(adapter) = &vector.adapter {
+        let changes = adapter.norms.values().any(|norm| *norm != 0.0);
+        return if changes { Ok(MOST_SCALE) } else { Err(CalibrateError::ZeroAdapter) };
+    }
+    let at_one = vector.percent_of_scale(1.0).ok_or(CalibrateError::ResidualNorm)? * vector.layers().len() as f64;
+    if at_one == 0.0 {
+        return Err(CalibrateError::Zero);
+    }
+    Ok(MOST_PERCENT / at_one)
 }
 
 impl Calibrated {
@@ -127,10 +150,9 @@ impl Calibrated {
         MeasuredRange { low: self.low.scale, high: self.high.scale, budget: self.budget }
     }
 
-    /// Writes it into a vector's provenance, in place of an earlier one.
-    pub fn record(&self, vector: &mut SteeringVector, model_sha256: &str) {
-        vector.forget_range();
-        let p = &mut vector.provenance;
+    /// Writes it into the provenance of a vector or an adapter, in place of an earlier one.
+    pub fn record(&self, p: &mut Provenance, model_sha256: &str) {
+        p.forget_range();
         self.range().record(p);
         p.set_str("safe_model_sha256", model_sha256);
         for (end, key) in [(&self.low, "safe_kl_low"), (&self.high, "safe_kl_high")] {
@@ -169,13 +191,15 @@ impl Calibrated {
         );
         if let Some(ends) = self.open_ends() {
             let ends = match ends {
-                "both" => "both ends the change is",
-                "low" => "the lower end the change is",
-                _ => "the upper end the change is",
+                "both" => "both ends",
+                "low" => "the lower end",
+                _ => "the upper end",
             };
-            out += &format!(
-                " At {ends} as large as the residual stream and still within the budget: larger scales were not tried."
-            );
+            let reached = match self.of_adapter {
+                true => format!("the scale is {MOST_SCALE}"),
+                false => "the change is as large as the residual stream".to_owned(),
+            };
+            out += &format!(" At {ends} {reached} and still within the budget: larger scales were not tried.");
         }
         out
     }

@@ -8,7 +8,7 @@ use crate::stats::{Interval, student_ratio};
 use crate::steer::ControlVector;
 use crate::text::numbers::{fixed, percent};
 use ggml_grad::files::sha256_of_bytes;
-use ggml_grad::llama::{Adapter, Model};
+use ggml_grad::llama::Model;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,28 +114,26 @@ impl Price {
         n_threads: u32,
         interrupt: &AtomicBool,
     ) -> Result<Self, PriceError> {
-        let windows = Self::windows(model, passages)?;
-        let scorer = TextScorer::new(model, windows.longest(), n_threads, Some(control))?;
-        Self::measure_with(scorer, &windows, interrupt)
+        Self::measure_against(model, None, control, passages, n_threads, interrupt)
     }
 
-    /// As [`Price::measure`], of an adapter at scale 1, with a vector or without.
+    /// As [`Price::measure`], against the model under `reference` in the place of the unsteered one.
     ///
     /// # Errors
     /// [`PriceError`].
-    pub fn measure_adapter(
-        adapter: &Arc<Adapter>,
-        control: Option<&ControlVector>,
+    pub fn measure_against(
+        model: &Arc<Model>,
+        reference: Option<&ControlVector>,
+        control: &ControlVector,
         passages: usize,
         n_threads: u32,
         interrupt: &AtomicBool,
     ) -> Result<Self, PriceError> {
-        let model = adapter.model();
         let windows = Self::windows(model, passages)?;
-        let nothing = ControlVector::constant(vec![0.0; (model.n_layer() - 1) * model.n_embd()], 1, 1);
-        let control = control.unwrap_or(&nothing);
         let mut scorer = TextScorer::new(model, windows.longest(), n_threads, Some(control))?;
-        scorer.adapt(adapter)?;
+        if let Some(reference) = reference {
+            scorer.refer_to(reference)?;
+        }
         Self::measure_with(scorer, &windows, interrupt)
     }
 

@@ -84,7 +84,14 @@ impl SteeringVector {
 
     /// Drops a measured range.
     pub fn forget_range(&mut self) {
-        self.provenance.entries.retain(|key, _| !key.starts_with(PREFIX));
+        self.provenance.forget_range();
+    }
+}
+
+impl Provenance {
+    /// Drops a measured range.
+    pub fn forget_range(&mut self) {
+        self.entries.retain(|key, _| !key.starts_with(PREFIX));
     }
 }
 

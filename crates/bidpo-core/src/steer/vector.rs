@@ -1,7 +1,7 @@
 //! A steering vector and where it came from.
 
 use super::{Provenance, RowChanges};
-use crate::adapter::{AdapterError, LoadedAdapter, OpenedAdapter};
+use crate::adapter::{AdapterError, AdapterFile, AdapterKind, LoadedAdapter, OpenedAdapter};
 use crate::intervention::{Kind, Scope};
 use crate::layers::Layers;
 use crate::numbers::norm;
@@ -97,6 +97,18 @@ impl SteeringVector {
     pub fn open_adapter(path: &Path, model: &Arc<Model>) -> Result<Self, AdapterError> {
         let OpenedAdapter { loaded, file } = LoadedAdapter::open(path, model)?;
         Ok(Self { adapter: Some(loaded), model_hint: file.architecture, provenance: file.provenance, ..Self::empty() })
+    }
+
+    /// An adapter that lies in no file yet, as a dial.
+    ///
+    /// # Errors
+    /// As [`LoadedAdapter::open`], and [`AdapterError::File`] where no temporary file can be written.
+    pub fn of_adapter(adapter: &AdapterFile, model: &Arc<Model>) -> Result<Self, AdapterError> {
+        let temporary = std::env::temp_dir();
+        let folder = tempfile::tempdir().map_err(FileError::write(&temporary))?;
+        let path = folder.path().join("adapter.gguf");
+        adapter.save(&path, AdapterKind::F32)?;
+        Self::open_adapter(&path, model)
     }
 
     /// A vector for one layer, without provenance.

@@ -1,5 +1,6 @@
 //! Records of a trained vector: the provenance in its file, and the card in Markdown beside it.
 
+use super::beside::LoadedBeside;
 use super::checkpoint::Point;
 use super::config::{ChooseBy, TrainConfig};
 use super::events::Stop;
@@ -45,6 +46,8 @@ pub struct VectorCard<'a> {
     pub prompts_tried: usize,
     /// Name and hash of the retained texts, if any.
     pub retained: Option<(&'a str, &'a str)>,
+    /// Adapters and vectors that were loaded in training.
+    pub beside: &'a [LoadedBeside],
     /// Effect on neutral text, for a run that ended by itself.
     pub price: Option<&'a Price>,
     /// Scales within a budget of that effect, where they were measured.
@@ -127,6 +130,7 @@ impl VectorCard<'_> {
             p.set_str("init", &init.name);
             p.set_str("init_sha256", &init.sha256);
         }
+        LoadedBeside::record(self.beside, &mut p);
         p.set_str("lr_setting", c.learning_rate.to_string());
         if let (Some(stats), Some(spec)) = (ready.adapter, &c.lora) {
             p.set_str("kind", c.kind_name());
@@ -333,6 +337,7 @@ impl VectorCard<'_> {
         data["kind"] = kind;
         data["adapter"] = self.adapter_json();
         data["retained"] = self.retained_json();
+        data["beside"] = self.beside.iter().map(LoadedBeside::to_json).collect();
         data["init"] =
             c.init.as_ref().map_or(json!(null), |init| json!({ "name": init.name, "sha256": short(&init.sha256) }));
         data["heldout"] = self.heldout_json();

@@ -1,5 +1,6 @@
 //! Training: objective, optimizer, the run and its checkpoints, held-out measurements, the vector's card.
 
+mod beside;
 mod card;
 mod checkpoint;
 mod config;
@@ -17,6 +18,7 @@ mod summary;
 mod trained;
 mod trainer;
 
+pub use beside::LoadedBeside;
 pub use card::VectorCard;
 pub use checkpoint::{
     Checkpoint, CheckpointError, CheckpointParts, HeldOutFractions, IdentitySource, Parts, PartsError, Point,

@@ -94,6 +94,8 @@ pub(super) struct Capture {
     pub kept: BTreeMap<usize, Vec<u8>>,
     /// Layer and bytes of each marker.
     markers: Vec<(usize, Vec<u8>)>,
+    /// Bytes of a layer's control vector.
+    vector_bytes: usize,
     /// The embeddings are the lowest hook point (layer 0): llama.cpp adds no control vector there.
     embeddings: bool,
     mode: CaptureMode,
@@ -117,6 +119,7 @@ impl Capture {
             keep,
             kept: BTreeMap::new(),
             embeddings: layers.contains(&0),
+            vector_bytes: n_embd * size_of::<f32>(),
             markers: layers
                 .iter()
                 .filter(|&&l| l > 0)
@@ -174,12 +177,9 @@ impl Capture {
             RawLeaf::Adapter { name: leaf.name(), ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
         } else if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
-        } else if leaf.is_input()
-            || leaf.n_bytes() == self.markers.first().map_or(0, |m| m.1.len())
-            || copied_name(&leaf.name()).is_some()
-        {
-            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones. A
-            // copy that is of no node is of an input.
+        } else if leaf.is_input() || leaf.n_bytes() == self.vector_bytes || copied_name(&leaf.name()).is_some() {
+            // A leaf of the size of a control vector that is not marked: the zeros of a layer between two steered ones, or a
+            // vector that the context carries at every capture. A copy that is of no node is of an input.
             // Inputs are set before the graph runs and stay untouched until their last use, which is this node or a
             // later one.
             RawLeaf::Input { ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
@@ -199,9 +199,8 @@ impl Capture {
             return None;
         }
         let v = node.src(1)?;
-        let n_bytes = self.markers.first()?.1.len();
         let own = !v.is_input() || copied_name(&v.name()).is_some();
-        if !v.is_leaf() || !own || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != n_bytes {
+        if !v.is_leaf() || !own || v.is_weight() || v.dtype() != DType::F32 || v.n_bytes() != self.vector_bytes {
             return None;
         }
         let bytes = v.read_bytes();

@@ -26,6 +26,22 @@ impl GradientsOf {
         let hooks = hook_points.iter().map(|h| h.at).filter(|_| self != Self::Adapters);
         hooks.chain(adapters.iter().map(|a| a.at).filter(|_| self != Self::HookPoints)).collect()
     }
+
+    /// The values to differentiate by: those of [`GradientsOf::entries`], and behind them the matrices where they are not wanted.
+    /// Products with matrices of adapters have a rule of their own, which is found by asking for the gradients of both sides;
+    /// [`GradientsOf::wanted`] drops those that are never computed.
+    pub fn differentiated(self, hook_points: &[HookPoint], adapters: &[AdapterInput]) -> Vec<Value> {
+        let of = if self == Self::HookPoints { Self::Both } else { self };
+        of.entries(hook_points, adapters)
+    }
+
+    /// The wanted gradients among those of [`GradientsOf::differentiated`].
+    pub fn wanted(self, mut grads: Vec<Value>, hook_points: &[HookPoint]) -> Vec<Value> {
+        if self == Self::HookPoints {
+            grads.truncate(hook_points.len());
+        }
+        grads
+    }
 }
 
 /// The subgraph above the lowest hook point, with the log-probabilities of labels and the gradient at each hook point.
@@ -95,8 +111,8 @@ impl DownstreamGraph {
             Some(fused) => fused,
             None => (graph.log_prob_head(logits)?, logits),
         };
-        let at = of.entries(&hook_points, &adapters);
-        let grads = differentiate_within(&mut graph, entry, head, &at, attention)?;
+        let at = of.differentiated(&hook_points, &adapters);
+        let grads = of.wanted(differentiate_within(&mut graph, entry, head, &at, attention)?, &hook_points);
         inputs[input.0 as usize] = Data::F32(residual);
         for matrix in &adapters {
             inputs[matrix.input.0 as usize] = Data::F32(Vec::new());
@@ -113,8 +129,9 @@ impl DownstreamGraph {
         let mut of = self.clone();
         let fused = of.graph.output_matrix(of.logits).is_some_and(|w| exec.can_fuse_head(&of.weights[w.0 as usize]));
         let (head, entry) = of.graph.divergence_head(of.logits, fused)?;
-        let at = of.of.entries(&of.hook_points, &of.adapters);
-        of.grads = differentiate_within(&mut of.graph, entry, head, &at, attention)?;
+        let at = of.of.differentiated(&of.hook_points, &of.adapters);
+        let grads = differentiate_within(&mut of.graph, entry, head, &at, attention)?;
+        of.grads = of.of.wanted(grads, &of.hook_points);
         of.head = head;
         of.inputs.push(Data::F32(reference));
         Ok(of)

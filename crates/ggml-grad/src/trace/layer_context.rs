@@ -3,7 +3,8 @@
 use crate::graph::lift::Lifted;
 use crate::graph::{CaptureError, Captured, SavedTensors, capture_decode, capture_structure, marker};
 use crate::llama::{Adapter, Batch, Context, KernelOverride, LlamaError};
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// An adapter with its scale.
@@ -26,6 +27,8 @@ pub struct LayerContext {
     layers: Vec<usize>,
     /// Adapters that captures and decodes run with.
     adapters: Vec<Scaled>,
+    /// Vectors that captures and decodes run with, `[n_embd]` at each of their layers.
+    vectors: BTreeMap<usize, Vec<f32>>,
     carried: Carried,
     /// Nodes below the lowest layer whose results are used above it, by their number in the order of the decode: an earlier
     /// capture found them.
@@ -36,7 +39,14 @@ impl LayerContext {
     /// A context at `layers`, in ascending order. Layer 0 is the tokens' embeddings: nothing can be added there, but the graph
     /// above it can be captured.
     pub fn new(ctx: Context, layers: &[usize]) -> Self {
-        Self { ctx, layers: layers.to_vec(), adapters: Vec::new(), carried: Carried::Others, saved: BTreeSet::new() }
+        Self {
+            ctx,
+            layers: layers.to_vec(),
+            adapters: Vec::new(),
+            vectors: BTreeMap::new(),
+            carried: Carried::Others,
+            saved: BTreeSet::new(),
+        }
     }
 
     /// The same context at other layers, in ascending order.
@@ -49,6 +59,12 @@ impl LayerContext {
     /// Sets the adapters, each with its scale, that later captures and decodes run with.
     pub fn set_adapters(&mut self, adapters: Vec<Scaled>) {
         (self.adapters, self.saved) = (adapters, BTreeSet::new());
+    }
+
+    /// Sets vectors, `[n_embd]` at each of their layers, that later captures and decodes run with beside those that a decode is
+    /// given. At the context's own layers a captured graph lacks them: whoever runs it adds them to the vectors there.
+    pub fn set_vectors(&mut self, vectors: BTreeMap<usize, Vec<f32>>) {
+        (self.vectors, self.carried, self.saved) = (vectors, Carried::Others, BTreeSet::new());
     }
 
     /// Puts adapters on the context where others lie there.
@@ -85,21 +101,29 @@ impl LayerContext {
         if self.carried != Carried::Markers {
             let n_embd = self.ctx.model().n_embd();
             let markers: Vec<f32> = self.layers.iter().flat_map(|&l| marker(n_embd, l)).collect();
-            self.add(&markers)?;
+            self.put(&markers, |_, marker| marker)?;
             self.carried = Carried::Markers;
         }
         Ok(())
     }
 
-    /// Puts vectors, `[n_layers, n_embd]`, on the context. At layer 0 llama.cpp adds none.
-    fn add(&mut self, vectors: &[f32]) -> Result<(), LlamaError> {
-        let embeddings = usize::from(self.layers.first() == Some(&0));
-        let (layers, vectors) = (&self.layers[embeddings..], &vectors[embeddings * self.ctx.model().n_embd()..]);
-        match layers {
-            [] => self.ctx.clear_control_vector(),
-            layers => self.ctx.set_layer_vectors(layers, vectors)?,
+    /// Puts vectors, `[n_layers, n_embd]` or none, on the context; where the context has a vector of its own, what `join` makes of
+    /// it and the given one. At layer 0 llama.cpp adds none.
+    fn put(&mut self, vectors: &[f32], join: fn(f32, f32) -> f32) -> Result<(), LlamaError> {
+        let mut all = self.vectors.clone();
+        for (&layer, v) in self.layers.iter().zip(vectors.chunks_exact(self.ctx.model().n_embd())) {
+            match all.entry(layer) {
+                _ if layer == 0 => {}
+                Entry::Vacant(free) => drop(free.insert(v.to_vec())),
+                Entry::Occupied(mut own) => own.get_mut().iter_mut().zip(v).for_each(|(x, &v)| *x = join(*x, v)),
+            }
         }
-        Ok(())
+        if all.is_empty() {
+            self.ctx.clear_control_vector();
+            return Ok(());
+        }
+        let (layers, rows): (Vec<usize>, Vec<Vec<f32>>) = all.into_iter().unzip();
+        self.ctx.set_layer_vectors(&layers, &rows.concat())
     }
 
     /// Runs a batch up to the lowest layer and lifts the graph above it.
@@ -121,7 +145,7 @@ impl LayerContext {
     }
 
     /// Decodes a batch by llama.cpp alone, with `vectors`, `[n_layers, n_embd]`, added at the layers; `None`: without a
-    /// control vector. [`LayerContext::logits`] has the result.
+    /// control vector but the context's own. [`LayerContext::logits`] has the result.
     ///
     /// # Errors
     /// [`LlamaError`].
@@ -142,10 +166,7 @@ impl LayerContext {
     ) -> Result<(), LlamaError> {
         self.switch(adapters)?;
         self.carried = Carried::Others;
-        match vectors {
-            Some(vectors) => self.add(vectors)?,
-            None => self.ctx.clear_control_vector(),
-        }
+        self.put(vectors.unwrap_or(&[]), |own, v| own + v)?;
         let kernel_override = self.ctx.set_kernel_override(None);
         let decoded = self.ctx.decode(batch);
         self.ctx.set_kernel_override(kernel_override);

@@ -145,7 +145,7 @@ impl Text {
             eprintln!("the unsteered model answers {} prompts, up to {ANSWER} tokens each ...", set.unanswered());
         }
         let interrupt = stop_flag("stopping")?;
-        let encoded = set.encode(model, template, false, n_threads, &interrupt)?;
+        let encoded = set.encode(model, template, false, None, n_threads, &interrupt)?;
         let windows = Windows::of(set.windows(&encoded)).with_context(|| path.display().to_string())?;
         let data = DataFacts { file: set.name, sha256: set.sha256 };
         Ok(Self { windows, data, window: None, template: Some((template.described(), template.sha256())), limit })

@@ -8,7 +8,7 @@ use crate::eval::results::{GateScore, Record, Shard, TextScore};
 use crate::eval::scoring::ScoreError;
 use crate::steer::{ControlVector, GateMemory};
 use ggml_grad::graph::{FastKernels, log_sum_exp};
-use ggml_grad::llama::{Adapter, Batch, Context, ContextParams, Model, Token};
+use ggml_grad::llama::{Batch, Context, ContextParams, Model, Token};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -236,12 +236,9 @@ impl TextScorer {
         Ok(Self { plain: context()?, steered, n_batch })
     }
 
-    /// Puts an adapter on the steered context.
-    pub(in crate::eval) fn adapt(&mut self, adapter: &Arc<Adapter>) -> Result<(), ScoreError> {
-        if let Some(steered) = &mut self.steered {
-            steered.ctx.set_adapters(&[(Arc::clone(adapter), 1.0)])?;
-        }
-        Ok(())
+    /// Puts a steering under the unsteered model: what `control` holds beside that is measured against it.
+    pub(in crate::eval) fn refer_to(&mut self, reference: &ControlVector) -> Result<(), ScoreError> {
+        Ok(reference.apply(&mut self.plain)?)
     }
 
     /// Scores one model under `control` as the unsteered one, and another of the same vocabulary as the steered one.

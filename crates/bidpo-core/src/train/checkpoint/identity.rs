@@ -29,6 +29,10 @@ pub struct RunInputs {
     /// SHA-256 of the retained texts' tokens ([`crate::train::retained_sha256`]); `None` and left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained_sha256: Option<String>,
+    /// SHA-256 of the adapters and vectors that are loaded beside what is trained ([`crate::engine::Background::sha256`]); `None`
+    /// and left out where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside_sha256: Option<String>,
 }
 
 /// Identity of a run, as a checkpoint records it.
@@ -146,6 +150,7 @@ impl IdentitySource<'_> {
                     && self.config.retain.is_none()
                     && self.config.kind == KindSpec::default()
                     && self.config.lora.is_none()
+                    && self.inputs.beside_sha256.is_none()
                     && self.config.scope == Scope::ALL
                     && self.config.init.is_none()
                     && *fingerprint == self.legacy_v1()
@@ -244,7 +249,8 @@ impl IdentitySource<'_> {
     pub fn legacy_v1(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(legacy_v1_settings(self.config));
-        let RunInputs { model_sha256, template_sha256, bf16_activations, retained_sha256: _ } = self.inputs;
+        let RunInputs { model_sha256, template_sha256, bf16_activations, retained_sha256: _, beside_sha256: _ } =
+            self.inputs;
         let rounded = if *bf16_activations { " cache bf16" } else { "" };
         hash.update(format!("{model_sha256} {template_sha256} 0.1.0{rounded}"));
         self.hash_pairs(&mut hash);
@@ -353,8 +359,7 @@ mod tests {
         let inputs = RunInputs {
             model_sha256: "72cbda522ad970809a305d5812c9e739a026be55ee15d2705ea25cc98912ac4d".into(),
             template_sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
-            bf16_activations: false,
-            retained_sha256: None,
+            ..RunInputs::default()
         };
         let source = IdentitySource { config: &config, inputs: &inputs, train: &train, valid: &[] };
         let state = r#"{"fingerprint":"8f3a8c47f6e28bfbc2fd118fca6ca6b33118d5f12f61d2e3c7d5a3bac1ea67f4"}"#;

@@ -4,6 +4,7 @@ use crate::data::inspect::PairText;
 use crate::data::source::{Source, SourceError};
 use crate::data::{ChatTemplate, Message, PairGroups, PreferenceSet, Prompt, SplitBy, TokenizedPair};
 use crate::eval::runs::{BEGINNING, Window};
+use crate::steer::ControlVector;
 use crate::train::pairs::NamedPair;
 use crate::train::pairs::PairError;
 use ggml_grad::files::{FileError, sha256_of_bytes};
@@ -169,7 +170,8 @@ impl RetainSet {
 
     /// The texts in tokens, pairs without a rejected response. Running text has its boundary between prompt and answer after
     /// the first token; where `halves`, in the middle, as where the price of an intervention is measured that tells prompt
-    /// from answer. Prompts without an answer get the unsteered model's own, greedily, at most [`ANSWER`] tokens.
+    /// from answer. Prompts without an answer get the unsteered model's own, greedily, at most [`ANSWER`] tokens; that of the model
+    /// with what is loaded `beside` a training, where something is.
     ///
     /// # Errors
     /// [`RetainError`].
@@ -178,6 +180,7 @@ impl RetainSet {
         model: &Arc<Model>,
         template: &ChatTemplate,
         halves: bool,
+        beside: Option<&ControlVector>,
         n_threads: u32,
         interrupt: &AtomicBool,
     ) -> Result<Vec<NamedPair>, RetainError> {
@@ -208,10 +211,12 @@ impl RetainSet {
                     let prompt = template.encode_prompt(model, prompt).map_err(template_error)?;
                     let ctx = match &mut writer {
                         Some(ctx) => ctx,
-                        none => none.insert(Context::new(
-                            model,
-                            &ContextParams::exact(model.n_ctx_train().min(4096), 1, n_threads),
-                        )?),
+                        none => {
+                            let params = ContextParams::exact(model.n_ctx_train().min(4096), 1, n_threads);
+                            let mut ctx = Context::new(model, &params)?;
+                            beside.map_or(Ok(()), |beside| beside.apply(&mut ctx))?;
+                            none.insert(ctx)
+                        }
                     };
                     let room = ctx.n_ctx().saturating_sub(prompt.len()).min(ANSWER);
                     let answer = if room > 0 { greedy(ctx, &prompt, room)? } else { Vec::new() };
