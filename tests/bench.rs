@@ -55,18 +55,18 @@ fn every_line_has_its_place() {
     let report = report(&bench.model, &["--layer", "1"]);
     let lines = report["models"][0]["lines"].as_array().unwrap();
     let names: Vec<&str> = lines.iter().map(|l| l["name"].as_str().unwrap()).collect();
-    let before = ["step", "first-epoch", "extract", "truthfulqa", "generate", "memory", "start"];
+    let before = ["step", "first-epoch", "extract", "truthfulqa", "generate", "memory", "lora-memory", "start"];
     let kinds = ["gate", "linear-gate", "prompt-gate", "project", "clamp", "lowrank", "lora", "retained"];
-    assert_eq!(names, [&before[..], &kinds, &["pytorch"]].concat());
+    assert_eq!(names, [&before[..], &kinds, &["pytorch", "pytorch-lora"]].concat());
     for line in lines {
         let name = line["name"].as_str().unwrap();
         let unmeasured = line["outcome"]["not_measured"].as_str();
         match name {
             "truthfulqa" => assert_eq!(unmeasured, Some("needs --truthfulqa")),
-            "pytorch" => assert!(unmeasured.unwrap().contains("--pytorch")),
+            "pytorch" | "pytorch-lora" => assert!(unmeasured.unwrap().contains("--pytorch")),
             // A difference of two times: on a busy machine it may be below 0.
             "retained" => assert!(line["outcome"]["measured"]["ratio"]["median"].is_number()),
-            "memory" if !cfg!(target_os = "linux") => {}
+            "memory" | "lora-memory" if !cfg!(target_os = "linux") => {}
             _ => drop(positive(line, &["outcome", "measured", "ratio", "median"])),
         }
         if ["step", "memory"].contains(&name) {
@@ -118,6 +118,15 @@ fn pairs_go_to_a_file_and_a_result_comes_back() {
     let compared = line(&peer);
     assert_eq!(positive(&compared, &["outcome", "measured", "reference", "median"]), 2000.0);
     assert_eq!(compared["limit"], 0.1);
+    // A file of an older version has no step of an adapter.
+    let adapted = |peer: &Value| {
+        std::fs::write(&result, peer.to_string()).unwrap();
+        let more = ["--layer", "1", "--only", "pytorch-lora", "--pytorch", result.to_str().unwrap()];
+        report(&bench.model, &more)["models"][0]["lines"][0].clone()
+    };
+    assert!(adapted(&peer)["outcome"]["not_measured"].as_str().unwrap().contains("no step of an adapter"));
+    peer["lora"] = serde_json::json!({ "lora_rank": 8, "threads": 1, "f32_ms": [5000.0] });
+    assert_eq!(positive(&adapted(&peer), &["outcome", "measured", "reference", "median"]), 5000.0);
     // A result of another layer is not compared with, and one of other tokens is a mistake.
     peer["layer"] = 2.into();
     assert!(line(&peer)["outcome"]["not_measured"].as_str().unwrap().contains("layer 2"));

@@ -25,7 +25,8 @@ The references, so that they can be judged:
   llama.cpp (its default), each sequence by itself and the tokens as one stream in sequences of 512: whatever is fastest here is
   the reference; the column says which it was.
 - **generate**: greedy, the same prompt; llama.cpp unsteered, over plain or repacked weights, the faster; three times as many turns.
-- **memory** and **start** are measured on processes of their own, the page cache warm. The reference of `start` is a process
+- **memory**, **lora-memory** (an adapter of rank 8 on the blocks above the layer) and **start** are measured on processes of their own,
+  the page cache warm. The reference of `start` is a process
   that makes the calls of llama.cpp's `simple` example and nothing else.
 - **truthfulqa**: the reference is the prefill of the unique tokens (preamble once, each question once, each distinct answer once).
 - A step: eight pairs of two misconceptions each, about 100 tokens for each prompt with an answer, the examples captured before;
@@ -36,6 +37,7 @@ The references, so that they can be judged:
 - **retained**: a step with four retained texts in turns with one without. The ratio is what a retained token adds to a step over what
   a token of the pairs takes.
 - **pytorch**: in turns with PyTorch in a process of its own where benches/peers has installed it, else against its last times.
+- **pytorch-lora**: the same with a step of an adapter of rank 8 by peft, on the same matrices.
 ";
 
 const GROWTH: &str = "

@@ -31,8 +31,9 @@ pub struct Args {
     /// Rounds: bidpo and the reference are measured alternately, this many times each.
     #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
     rounds: NonZeroUsize,
-    /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, start, kinds (steps of
-    /// the kinds of interventions, one of which may be named alone: gate, lowrank, ..., and retained texts), pytorch, threads.
+    /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, lora-memory, start,
+    /// kinds (steps of the kinds of interventions, one of which may be named alone: gate, lowrank, lora, ..., and retained texts),
+    /// pytorch, pytorch-lora, threads.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<Name>,
     /// TruthfulQA's mc_task.json, for the line `truthfulqa`.

@@ -1,5 +1,6 @@
 //! Measurements on separate processes: peak memory, and the time to the first token.
 
+use super::kinds::RANK;
 use super::pairs::texts;
 use super::{BenchError, Line, Measured, Name, Outcome, Spread, Subject, alternate};
 use crate::data::Prompt;
@@ -24,18 +25,28 @@ fn last_words(child: &mut Child) -> String {
     text.trim().lines().next_back().unwrap_or("it said nothing").to_owned()
 }
 
-/// `bidpo train --steps 2` on the eight pairs.
-pub(super) fn memory(s: &mut Subject<'_>) -> Result<Line, BenchError> {
+/// `bidpo train --steps 2` on the eight pairs: of a vector, or ([`Name::LoraMemory`]) of an adapter on the blocks above the layer.
+pub(super) fn memory(s: &mut Subject<'_>, name: Name) -> Result<Line, BenchError> {
     const WHAT: &str = "bidpo train";
-    s.say("peak memory of training");
+    let last = s.model.n_layer() - 1;
+    let rank = RANK.to_string();
+    let (what, kind) = match name {
+        Name::LoraMemory => {
+            let blocks = format!("{}-{last}", (s.layer + 1).min(last));
+            let what = format!("bidpo train --kind lora, rank {rank}, blocks {blocks}");
+            (what, ["--kind", "lora", "--rank", &rank, "--layers", &blocks].map(str::to_owned).to_vec())
+        }
+        _ => (WHAT.to_owned(), ["--layer".to_owned(), s.layer.to_string()].to_vec()),
+    };
+    s.say(&format!("peak memory of {what}"));
     let size = std::fs::metadata(s.model.path()).map_err(|e| failed(WHAT, e))?.len();
     let mut line = Line {
-        name: Name::Memory,
-        what: format!("peak resident memory of bidpo train, {} pairs, layer {}", s.pairs.len(), s.layer),
+        name,
+        what: format!("peak resident memory of {what}, {} pairs, layer {}", s.pairs.len(), s.layer),
         against: "the model file's size".into(),
         unit: "MB",
         outcome: Outcome::NotMeasured("this system does not tell a process's peak memory".into()),
-        limit: Name::Memory.limit(&s.model, s.layer),
+        limit: name.limit(&s.model, s.layer),
     };
     let folder = tempfile::tempdir().map_err(|e| failed(WHAT, e))?;
     let data = folder.path().join("pairs.jsonl");
@@ -52,7 +63,8 @@ pub(super) fn memory(s: &mut Subject<'_>) -> Result<Line, BenchError> {
         .arg(&data)
         .arg("--output")
         .arg(folder.path().join("v.gguf"))
-        .args(["--steps", "2", "--layer", &s.layer.to_string(), "--threads", &s.settings.threads.to_string()])
+        .args(["--steps", "2", "--threads", &s.settings.threads.to_string()])
+        .args(kind)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

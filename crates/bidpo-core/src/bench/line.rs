@@ -22,10 +22,14 @@ pub enum Name {
     Truthfulqa,
     /// Peak memory of training over the model file.
     Memory,
+    /// Peak memory of training an adapter over the model file.
+    LoraMemory,
     /// Start to the first token.
     Start,
     /// The step over PyTorch's.
     Pytorch,
+    /// An adapter's step over that of PyTorch with peft.
+    PytorchLora,
     /// The step with one and with all threads.
     Threads,
     /// The lines below: steps of the kinds, and retained texts.
@@ -50,16 +54,18 @@ pub enum Name {
 
 impl Name {
     /// All that can be measured, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Step,
         Self::Capture,
         Self::Extract,
         Self::Truthfulqa,
         Self::Generate,
         Self::Memory,
+        Self::LoraMemory,
         Self::Start,
         Self::Kinds,
         Self::Pytorch,
+        Self::PytorchLora,
         Self::Threads,
     ];
 
@@ -84,8 +90,10 @@ impl Name {
             Self::Generate => "generate",
             Self::Truthfulqa => "truthfulqa",
             Self::Memory => "memory",
+            Self::LoraMemory => "lora-memory",
             Self::Start => "start",
             Self::Pytorch => "pytorch",
+            Self::PytorchLora => "pytorch-lora",
             Self::Threads => "threads",
             Self::Kinds => "kinds",
             Self::Gate => "gate",

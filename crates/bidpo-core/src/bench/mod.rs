@@ -100,14 +100,20 @@ pub fn bench(path: &Path, settings: &Settings, say: &mut dyn FnMut(&str)) -> Res
         report.lines.push(generate::line(&mut subject)?);
     }
     if wants(Name::Memory) {
-        report.lines.push(children::memory(&mut subject)?);
+        report.lines.push(children::memory(&mut subject, Name::Memory)?);
+    }
+    if wants(Name::LoraMemory) {
+        report.lines.push(children::memory(&mut subject, Name::LoraMemory)?);
     }
     if wants(Name::Start) {
         report.lines.push(children::start(&mut subject)?);
     }
     report.lines.extend(kinds::lines(&mut subject)?);
     if wants(Name::Pytorch) {
-        report.lines.push(step::against_pytorch(&mut subject)?);
+        report.lines.push(step::against_pytorch(&mut subject, None)?);
+    }
+    if wants(Name::PytorchLora) {
+        report.lines.push(step::against_pytorch(&mut subject, Some(kinds::RANK))?);
     }
     if wants(Name::Threads) {
         report.threads = Some(step::threads(&mut subject)?);

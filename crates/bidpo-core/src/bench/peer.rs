@@ -20,8 +20,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Starts it: the Python that has PyTorch, the model, and the file of pairs.
-    pub(super) fn start(python: &Path, model: &Path, pairs: &Path, threads: u32) -> Result<Self, BenchError> {
+    /// Starts it: the Python that has PyTorch, the model, and the file of pairs. The step is that of a vector, or of an adapter of
+    /// this rank.
+    pub(super) fn start(
+        python: &Path,
+        model: &Path,
+        pairs: &Path,
+        threads: u32,
+        rank: Option<usize>,
+    ) -> Result<Self, BenchError> {
         let threads = threads.to_string();
         let mut child = Command::new(python)
             .arg("benches/peers/pytorch_step.py")
@@ -29,7 +36,7 @@ impl Peer {
             .arg(model)
             .arg("--pairs")
             .arg(pairs)
-            .args(["--threads", &threads, "--only", "f32", "--serve"])
+            .args(["--threads", &threads, "--only", "f32", "--lora", &rank.unwrap_or(0).to_string(), "--serve"])
             .env("OMP_NUM_THREADS", &threads)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -230,15 +230,23 @@ pub(super) fn threads(s: &mut Subject<'_>) -> Result<Threads, BenchError> {
 }
 
 /// The step against PyTorch's on the same pairs: in turns with it where a Python with PyTorch is known, else with the times
-/// in a file that benches/peers wrote.
-pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
+/// in a file that benches/peers wrote. With a rank, that of an adapter against peft's.
+pub(super) fn against_pytorch(s: &mut Subject<'_>, rank: Option<usize>) -> Result<Line, BenchError> {
+    let name = if rank.is_some() { Name::PytorchLora } else { Name::Pytorch };
+    let (of, against) = match rank {
+        None => (String::new(), "BiPO's step in PyTorch, f32, on the same pairs".to_owned()),
+        Some(rank) => (
+            format!(" of an adapter of rank {rank} on all blocks above it"),
+            "peft's DPO step in PyTorch, f32, on the same pairs and matrices".to_owned(),
+        ),
+    };
     let mut line = Line {
-        name: Name::Pytorch,
-        what: format!("one training step at layer {}, {} pairs", s.layer, s.pairs.len()),
-        against: "BiPO's step in PyTorch, f32, on the same pairs".into(),
+        name,
+        what: format!("one training step at layer {}{of}, {} pairs", s.layer, s.pairs.len()),
+        against,
         unit: "ms",
         outcome: Outcome::NotMeasured("needs --pytorch FILE, which benches/peers/run.sh writes".into()),
-        limit: Name::Pytorch.limit(&s.model, s.layer),
+        limit: name.limit(&s.model, s.layer),
     };
     let Some(path) = s.settings.pytorch.clone() else { return Ok(line) };
     let failed = |reason: String| BenchError::File { path: path.clone(), reason };
@@ -254,14 +262,24 @@ pub(super) fn against_pytorch(s: &mut Subject<'_>) -> Result<Line, BenchError> {
     if before.unique_tokens != s.unique_tokens() {
         return Err(failed(format!("made from {} unique tokens, not {}", before.unique_tokens, s.unique_tokens())));
     }
-    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, Setting::default())?;
+    let before = match (rank, before.lora) {
+        (None, _) => Steps { threads: before.threads, f32_ms: before.f32_ms },
+        (Some(rank), Some(of)) if of.lora_rank == rank => Steps { threads: of.threads, f32_ms: of.f32_ms },
+        (Some(rank), _) => {
+            let text = format!("{} holds no step of an adapter of rank {rank}", file_name(&path));
+            line.outcome = Outcome::NotMeasured(text);
+            return Ok(line);
+        }
+    };
+    let setting = Setting { lora: rank, ..Setting::default() };
+    let mut ready = Ready::new(&s.model, s.layer, &s.pairs, s.settings.threads, setting)?;
     let mut stepper = ready.stepper();
     if let Some(python) = s.settings.pytorch_python.clone() {
         s.say("training step in turns with PyTorch");
         let folder = tempfile::tempdir().map_err(|e| failed(e.to_string()))?;
         let pairs = folder.path().join("pairs.json");
         write_pairs(&pairs, &s.model, s.layer)?;
-        let mut peer = Peer::start(&python, s.model.path(), &pairs, s.settings.threads)?;
+        let mut peer = Peer::start(&python, s.model.path(), &pairs, s.settings.threads, rank)?;
         let rounds =
             alternate(s.settings.rounds, &mut || Ok::<_, BenchError>(stepper.step()?.wall), &mut || peer.step())?;
         line.outcome = Outcome::Measured(Measured::of(&rounds));
@@ -290,5 +308,21 @@ struct Before {
     threads: u32,
     unique_tokens: usize,
     /// Times of the steps, milliseconds.
+    f32_ms: Vec<f64>,
+    /// The step of an adapter; absent in files of older versions.
+    lora: Option<AdapterBefore>,
+}
+
+/// The part of that file about an adapter.
+#[derive(Debug, serde::Deserialize)]
+struct AdapterBefore {
+    lora_rank: usize,
+    threads: u32,
+    f32_ms: Vec<f64>,
+}
+
+/// Times of the steps that are compared with.
+struct Steps {
+    threads: u32,
     f32_ms: Vec<f64>,
 }
