@@ -6,8 +6,10 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::adapter::{AdapterFile, AdapterKind, LowRank, Target};
 use bidpo_core::layers::Layers;
 use bidpo_core::steer::{Convention, SteeringVector};
+use common::adapters::any_adapter;
 use ggml_grad::llama::{Model, ModelParams};
 use predicates::prelude::*;
 use serde_json::{Value, json};
@@ -138,6 +140,55 @@ fn llama_server_writes_the_same_text() {
             }
         }
         assert!(texts[0] != texts[2] && texts[2] != texts[4], "the scales must matter: {texts:?}");
+    }
+}
+
+/// Adapters that each request turns by its field `lora` write bidpo's text: pairs in all blocks at scales 0, 0.5 and 1, and a pair of
+/// rank 1 on one matrix, which is a vector whose strength depends on the token.
+#[test]
+fn llama_server_turns_adapters_by_request() {
+    const WHEEL: &str = "BIDPO_LLAMA_SERVER_WHEEL";
+    let program = if std::env::var_os(WHEEL).is_some() { WHEEL } else { "BIDPO_LLAMA_SERVER" };
+    let Some(program) = common::program(program) else { return };
+    let Some(path) = common::model(common::SMOL) else { return };
+    const N: usize = 24;
+    let folder = tempfile::tempdir().unwrap();
+    let wide = any_adapter(folder.path(), &path, "wide", &["attn_q", "attn_v", "attn_output", "ffn_down"], 4, 22.0);
+    let gate = any_adapter(folder.path(), &path, "gate", &["ffn_down"], 1, 400.0);
+    let mut file = AdapterFile::load(&gate).unwrap();
+    file.pairs.retain(|target, _| target.layer == Some(15));
+    file.save(&gate, AdapterKind::F32).unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let args = ["--no-repack", "--lora-init-without-apply", "--lora", &text(&wide), "--lora", &text(&gate)];
+    let server = Server::start(&program, &path, &args.map(ToOwned::to_owned));
+    let prompt = "My favourite tea is";
+    let mut texts = Vec::new();
+    for scales in [[0.0, 0.0], [0.5, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.5, 1.0], [0.0, 0.0]] {
+        let lora: Vec<Value> =
+            scales.iter().enumerate().map(|(id, scale)| json!({ "id": id, "scale": scale })).collect();
+        // It keeps the prompt's keys and values also where `lora` has changed in between.
+        let theirs = server.post(
+            "/completion",
+            &json!({
+                "prompt": prompt, "n_predict": N, "temperature": 0, "return_tokens": true, "cache_prompt": false, "lora": lora,
+            }),
+        );
+        let mut command = bidpo();
+        command.args(["generate", "--json", "-n", &N.to_string(), "--template", "none", "-p", prompt, "-m"]).arg(&path);
+        for (file, scale) in [&wide, &gate].into_iter().zip(scales) {
+            command.arg("--lora").arg(format!("{}:{scale}", file.display()));
+        }
+        let ours: Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+        let mut tokens = theirs["tokens"].as_array().unwrap().clone();
+        if theirs["stop_type"] == "eos" {
+            tokens.pop(); // the token that ends the text is not counted as text by bidpo
+        }
+        assert_eq!(ours["tokens"], json!(tokens), "{scales:?}: {ours} {theirs}");
+        texts.push(ours["text"].clone());
+    }
+    assert_eq!(texts[0], texts[6], "turned off again");
+    for (i, text) in texts[1..6].iter().enumerate() {
+        assert!(texts[..=i].iter().all(|earlier| earlier != text), "the scales must matter: {texts:?}");
     }
 }
 
@@ -306,6 +357,40 @@ fn python_packages_read_what_is_converted() {
         (&json!([numbers(2), numbers(3), numbers(10)]), &json!("float32"))
     );
     assert_eq!(found["npy_one"], json!(numbers(10)));
+}
+
+/// The gguf package reads an adapter of ours: keys, shapes (PEFT's: A `[rank, n_in]`, B `[n_out, rank]`) and numbers.
+#[test]
+fn python_reads_an_adapter() {
+    if common::python_packages().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = |n: usize| (0..n).map(|i| i as f32 / 4.0 - 3.0).collect::<Vec<f32>>();
+    let mut file = AdapterFile::new("llama", Some(4.0));
+    file.pairs.insert(Target::of("blk.1.attn_q.weight"), LowRank::new(2, numbers(6), numbers(8)).unwrap());
+    file.pairs
+        .insert(Target::of("blk.2.ffn_up_exps.weight"), LowRank::of_experts(2, 1, numbers(6), numbers(10)).unwrap());
+    file.provenance.set_str("tensors", "blk.1.attn_q.weight");
+    for (kind, name) in [(AdapterKind::F32, "F32"), (AdapterKind::F16, "F16")] {
+        file.save(&folder.path().join("adapter.gguf"), kind).unwrap();
+        let run = common::python_packages().unwrap().arg("adapter").arg(folder.path()).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let found: Value = serde_json::from_slice(&run.stdout).unwrap();
+        let keys = &found["keys"];
+        assert_eq!((&keys["general.type"], &keys["adapter.type"]), (&json!("adapter"), &json!("lora")));
+        assert_eq!((&keys["general.architecture"], &keys["adapter.lora.alpha"]), (&json!("llama"), &json!(4.0)));
+        assert_eq!(keys["bidpo.tensors"], "blk.1.attn_q.weight");
+        assert_eq!(found["types"], json!([name]));
+        let rows = |values: &[f32], width: usize| json!(values.chunks(width).collect::<Vec<_>>());
+        let tensors = &found["tensors"];
+        assert_eq!(tensors.as_object().unwrap().len(), 4);
+        assert_eq!(tensors["blk.1.attn_q.weight.lora_a"], rows(&numbers(6), 3));
+        assert_eq!(tensors["blk.1.attn_q.weight.lora_b"], rows(&numbers(8), 2));
+        let (a, b) = (numbers(6), numbers(10));
+        assert_eq!(tensors["blk.2.ffn_up_exps.weight.lora_a"], json!([rows(&a[..3], 3), rows(&a[3..], 3)]));
+        assert_eq!(tensors["blk.2.ffn_up_exps.weight.lora_b"], json!([rows(&b[..5], 1), rows(&b[5..], 1)]));
+    }
 }
 
 /// A file of the cvector-generator, read in its convention, steers one layer lower than its numbers say.

@@ -2,6 +2,7 @@
 
     python3 peers.py write FOLDER          files of each of them, from numbers that both sides compute
     python3 peers.py read FOLDER           what they find in bidpo's files, as JSON
+    python3 peers.py adapter FOLDER        what gguf finds in adapter.gguf, as JSON
 
 PYTHONPATH names the folder where scripts/setup.sh put the packages.
 """
@@ -106,5 +107,16 @@ def read(folder):
     print(json.dumps(found))
 
 
+def adapter(folder):
+    reader = gguf.GGUFReader(folder / "adapter.gguf")
+    found = {
+        "keys": {key: field.contents() for key, field in reader.fields.items() if "." in key},
+        # In numpy's order: the last dimension is contiguous.
+        "tensors": {t.name: t.data.astype(np.float32).tolist() for t in reader.tensors},
+        "types": sorted({t.tensor_type.name for t in reader.tensors}),
+    }
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    {"write": write, "read": read}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write, "read": read, "adapter": adapter}[sys.argv[1]](Path(sys.argv[2]))
