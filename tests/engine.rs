@@ -6,7 +6,7 @@ mod common;
 
 use bidpo_core::check::{F32Copy, builtin_pairs, central_differences, middle_layer, random_vector};
 use bidpo_core::data::TokenizedPair;
-use bidpo_core::engine::{Engine, EngineError, PairLogp, TracedPair, check_model};
+use bidpo_core::engine::{BatchLoss, BatchRun, Engine, EngineError, PairLogp, Parameters, TracedPair, check_model};
 use bidpo_core::numbers::median;
 use bidpo_core::train::loss;
 use ggml_grad::graph::emit::{Backward, Forward, Precision};
@@ -315,6 +315,35 @@ fn smol_in_f32() {
         let (up, g_up) = gradient(&mut engine, pair, 1.0, &v);
         assert!((up - down).abs() > 1e-3 && distance(&g_up, &g_down) > 0.1, "layer {layer}: {up} {down}");
     }
+}
+
+/// Pairs side by side, on a thread each, and what is left over on both threads: the bits of one after the other on one thread.
+#[test]
+fn pairs_side_by_side_have_the_same_bits() {
+    let Some(model) = SMOL.as_ref() else { return };
+    let pairs = builtin_pairs(model).unwrap();
+    let (layer, longest) = (model.n_layer() - 2, n_tokens(&pairs));
+    let theta = vec![0.01; model.n_embd()];
+    let slope = |margin: f64| 1.0 + margin;
+    let scores = [1, 2].map(|threads| {
+        let mut engine = Engine::new(model, &[layer], longest, 1, threads).unwrap();
+        engine.set_batches_at_once(pairs.len());
+        assert_eq!(engine.batches_at_once(), threads as usize);
+        let traced: Vec<TracedPair> = pairs[..3].iter().map(|p| engine.trace(p).unwrap()).collect();
+        let (at, loss) = (Parameters::from(&theta), BatchLoss::OfMargins(&slope));
+        let runs: Vec<BatchRun<'_>> = traced.iter().map(|t| BatchRun { members: vec![t], at, loss }).collect();
+        let scores = engine.run_batches(&runs).unwrap();
+        scores.into_iter().map(|s| (s.logp, s.grad)).collect::<Vec<_>>()
+    });
+    assert!(scores[0].iter().all(|(_, grad)| grad.iter().any(|g| *g != 0.0)));
+    // The fused head divides its sums among the threads: what runs on both has other last bits there.
+    let same = if fuses_head(model, layer, longest) { 2 } else { 3 };
+    assert_eq!(scores[0][..same], scores[1][..same]);
+}
+
+/// True where the LM head is fused with the loss on this CPU.
+fn fuses_head(model: &Arc<Model>, layer: usize, longest: usize) -> bool {
+    Engine::new(model, &[layer], longest, 2, 1).unwrap().batches_pairs().is_ok()
 }
 
 /// ggml evaluates GELU through a table of 16-bit floats, a staircase under the differences: a wider line.

@@ -55,12 +55,16 @@ impl Progress {
                     }
                     _ => String::new(),
                 };
+                let at_once = match need.at_once {
+                    1 => String::new(),
+                    n => format!("{n} at once, "),
+                };
                 let retained = match need.retained_bytes {
                     0 => String::new(),
                     bytes => format!(", {} for the retained texts", text(bytes)),
                 };
                 eprintln!(
-                    "additional memory: {} for a gradient over the longest pair ({} tokens), {batch}up to {} for \
+                    "additional memory: {} for a gradient over the longest pair ({} tokens), {batch}{at_once}up to {} for \
                      the traced pairs{retained}",
                     text(need.step_bytes),
                     need.longest,

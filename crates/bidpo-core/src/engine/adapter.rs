@@ -6,17 +6,16 @@
 //! and references have zeros in the place of all matrices.
 
 use super::layout::{Layout, Prompts};
-use super::traced::{PairGraph, Steered};
+use super::traced::Steered;
 use super::verify::{Spread, distance};
 use super::{Agreement, Engine, EngineError, Intervention, Parameters, TracedBatch};
 use crate::adapter::{AdapterError, AdapterFile, AdapterKind, LowRank, Target};
 use crate::data::TokenizedPair;
 use crate::intervention::Lora;
 use ggml_grad::files::FileError;
-use ggml_grad::graph::emit::Data;
 use ggml_grad::llama::{Adapter, Model};
 use ggml_grad::trace::GradientsOf;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// An adapter that cannot be trained on a model.
@@ -145,55 +144,6 @@ impl Engine {
         }
     }
 
-    /// The matrices of a graph's adapters under these parameters, in its order.
-    pub(super) fn matrices(&self, graph: &PairGraph, at: Parameters<'_>) -> Arc<Vec<Data>> {
-        if let Some(loaded) = self.background.matrices() {
-            return loaded;
-        }
-        if graph.downstream.adapters.is_empty() {
-            return Arc::default();
-        }
-        let own = self.intervention.matrices(at);
-        let mut by_name: BTreeMap<String, Vec<f32>> = own.into_iter().map(|m| (m.name, m.values)).collect();
-        let mut data = |name: &str| by_name.remove(name).map_or_else(|| Data::F32(Vec::new()), Data::F32);
-        Arc::new(graph.downstream.adapters.iter().map(|a| data(&a.name)).collect())
-    }
-
-    /// Adds the gradients of the matrices to those of the first owner. Returns those at the hook points.
-    pub(super) fn matrix_gradients<'v>(
-        &self,
-        graph: &PairGraph,
-        at: Parameters<'_>,
-        values: &'v [Vec<f32>],
-        grads: &mut [Vec<f64>],
-    ) -> &'v [Vec<f32>] {
-        let of = graph.downstream.of;
-        let n_hooks = if of == GradientsOf::Adapters { 0 } else { graph.downstream.hook_points.len() };
-        let (hooks, matrices) = values.split_at(n_hooks);
-        if of == GradientsOf::HookPoints {
-            return hooks;
-        }
-        let names = graph.downstream.adapters.iter().map(|a| a.name.as_str());
-        let by_name: BTreeMap<&str, &[f32]> = names.zip(matrices.iter().map(Vec::as_slice)).collect();
-        let wanted = self.intervention.matrices(at);
-        let ordered: Vec<&[f32]> =
-            wanted.iter().map(|m| by_name.get(m.name.as_str()).copied().unwrap_or_default()).collect();
-        if let Some(grad) = grads.first_mut() {
-            self.intervention.matrices_vjp(at, &ordered, grad);
-        }
-        hooks
-    }
-
-    /// Refuses the gradient of matrices for each of several pairs in one graph.
-    pub(super) fn check_one_owner(&self, graph: &PairGraph, n_pairs: usize) -> Result<(), EngineError> {
-        match graph.downstream.of {
-            GradientsOf::Adapters | GradientsOf::Both if n_pairs > 1 => {
-                Err(AdapterRefusal::Shared { pairs: n_pairs }.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// True where an adapter is trained, alone or with a vector.
     pub fn has_adapter(&self) -> bool {
         self.adapter.is_some()
@@ -220,8 +170,8 @@ impl Engine {
             theta[..vector.len()].copy_from_slice(&vector);
         }
         let mut agreement = Agreement::default();
-        let without = self.unsteered(&traced.graph);
-        let with = self.steer(&traced.graph, Parameters::from(&theta))?;
+        let without = self.applied().unsteered(&traced.graph);
+        let with = self.applied().steer(&traced.graph, Parameters::from(&theta))?;
         self.context.decode_with(&layout.batch, None, &[])?;
         let bare = self.all_logits(&layout)?;
         agreement.n_logits = bare.len();

@@ -127,12 +127,4 @@ impl Engine {
     pub fn background(&self) -> &Background {
         &self.background
     }
-
-    /// A vector for the hook point at a layer, with what lies there already.
-    pub(super) fn at_hook(&self, slot: usize, mut vector: Vec<f32>) -> Data {
-        if let Some(own) = self.background.at(self.layers()[slot]) {
-            vector.iter_mut().zip(own).for_each(|(x, own)| *x += own);
-        }
-        Data::F32(vector)
-    }
 }

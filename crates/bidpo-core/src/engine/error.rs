@@ -28,6 +28,9 @@ pub enum EngineError {
     /// A vector that is loaded beside what is trained and does not fit the model.
     #[error(transparent)]
     Steering(#[from] crate::steer::SteerError),
+    /// The system gives no thread.
+    #[error("cannot start a thread for a batch: {0}")]
+    Thread(std::io::Error),
     /// The lifted graph and `llama_decode` disagree.
     #[error(
         "the lifted graph disagrees with llama_decode on this model: largest logit difference {max_diff:.3e} over \

@@ -7,8 +7,8 @@
 
 use super::adapter::gradients_of;
 use super::layout::{BatchLayout, Layout, Prompts};
-use super::traced::{PairGraph, Steered};
-use super::{BatchPlan, Engine, EngineError, PairLogp, Parameters, PlannedBatches, TracedPair};
+use super::traced::PairGraph;
+use super::{BatchPlan, Engine, EngineError, PairLogp, PlannedBatches, TracedPair};
 use crate::data::TokenizedPair;
 use ggml_grad::graph::SavedTensors;
 use ggml_grad::graph::emit::{Data, Executor, Precision};
@@ -23,10 +23,6 @@ use std::collections::BTreeMap;
 const MOST_TOKENS: usize = 640;
 /// Bytes of activations that a batch may always take; beyond that, half of what the model itself takes.
 const FREE_BYTES: u64 = 192 << 20;
-
-/// From a pair's margin, the change of `log p(chosen) - log p(rejected)` against its reference, to the derivative of the loss
-/// with respect to it.
-pub type LossDerivative<'a> = &'a (dyn Fn(f64) -> f64 + Sync);
 
 /// Why pairs are computed one by one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,20 +78,15 @@ impl JoinedBatch {
         &self.graph
     }
 
+    /// Reference log-probabilities of each pair.
+    pub(super) fn references(&self) -> &[PairLogp] {
+        &self.references
+    }
+
     /// Rows of the graph: shared prefixes count once.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
-}
-
-/// Result of a batch.
-#[derive(Debug, Clone, Default)]
-pub struct BatchScore {
-    /// Log-probabilities of each pair.
-    pub logp: Vec<PairLogp>,
-    /// Sum over the pairs of the gradient of `log p(chosen) - log p(rejected)`, each times its derivative of the loss,
-    /// `[n_params]`; empty when not asked for.
-    pub grad: Vec<f64>,
 }
 
 /// Tokens and outputs of a single pair's graph.
@@ -284,107 +275,6 @@ impl Engine {
             n_tokens: size.tokens,
         }))
     }
-
-    /// Scores some pairs under parameters of the intervention, in one graph where they can be joined. With `derivative`, also
-    /// their gradient.
-    ///
-    /// # Errors
-    /// Any of [`EngineError`].
-    pub fn run_batch<'p>(
-        &mut self,
-        members: &[&TracedPair],
-        at: impl Into<Parameters<'p>>,
-        derivative: Option<LossDerivative<'_>>,
-    ) -> Result<BatchScore, EngineError> {
-        let at = at.into();
-        let joined = if members.len() > 1 { self.join(members)? } else { None };
-        if let Some(joined) = joined {
-            return self.run_joined(&joined, at, derivative);
-        }
-        let mut sum = BatchScore { logp: Vec::new(), grad: vec![0.0; derivative.map_or(0, |_| self.n_params())] };
-        for member in members {
-            let scored = self.run(*member, at, derivative.is_some())?;
-            if let Some(derivative) = derivative {
-                for (policy, grad) in scored.logp.iter().zip(&scored.grads) {
-                    let factor = derivative(policy.gap() - member.reference().gap());
-                    sum.grad.iter_mut().zip(grad).for_each(|(sum, g)| *sum += factor * g);
-                }
-            }
-            sum.logp.extend(scored.logp);
-        }
-        Ok(sum)
-    }
-
-    /// Log-probabilities of traced pairs under parameters of the intervention, in the batches of the plan.
-    ///
-    /// # Errors
-    /// Any of [`EngineError`].
-    pub fn score_all<'p>(
-        &mut self,
-        traced: &[TracedPair],
-        at: impl Into<Parameters<'p>>,
-        plan: BatchPlan,
-    ) -> Result<Vec<PairLogp>, EngineError> {
-        let at = at.into();
-        let sizes: Vec<usize> = traced.iter().map(TracedPair::n_tokens).collect();
-        let mut logp = Vec::with_capacity(traced.len());
-        for group in plan.batches(&sizes) {
-            let members: Vec<&TracedPair> = traced[group].iter().collect();
-            logp.extend(self.run_batch(&members, at, None)?.logp);
-        }
-        Ok(logp)
-    }
-
-    fn run_joined(
-        &mut self,
-        joined: &JoinedBatch,
-        at: Parameters<'_>,
-        derivative: Option<LossDerivative<'_>>,
-    ) -> Result<BatchScore, EngineError> {
-        let steered = self.steer(&joined.graph, at)?;
-        let ran = self.run_steered(joined, &steered, derivative)?;
-        let grad = match derivative {
-            Some(_) => self.gradients(&joined.graph, at, &ran.hooks, 1).swap_remove(0),
-            None => Vec::new(),
-        };
-        Ok(BatchScore { logp: ran.logp, grad })
-    }
-
-    /// Log-probabilities of a batch without an intervention.
-    pub(super) fn unsteered_logps(&mut self, joined: &JoinedBatch) -> Result<Vec<PairLogp>, EngineError> {
-        let steered = self.unsteered(&joined.graph);
-        Ok(self.run_steered(joined, &steered, None)?.logp)
-    }
-
-    fn run_steered(
-        &mut self,
-        joined: &JoinedBatch,
-        steered: &Steered,
-        derivative: Option<LossDerivative<'_>>,
-    ) -> Result<JoinedRun, EngineError> {
-        let (graph, labels, references) = (&joined.graph, &joined.graph.labels, &joined.references);
-        let weigh = |log_probs: &[f64]| -> Vec<f32> {
-            let logp = labels.sums(references.len(), log_probs);
-            let margins = logp.into_iter().zip(references).map(|(l, r)| l.gap() - r.gap());
-            let factors: Vec<f32> = margins.map(|margin| derivative.map_or(1.0, |d| d(margin)) as f32).collect();
-            labels.owners.iter().zip(&labels.labels).map(|(owner, l)| l.coef * factors[owner.pair]).collect()
-        };
-        let (computed, read) = match derivative {
-            Some(_) => (&[][..], &graph.downstream.grads[..]),
-            None => (graph.computed(), &[][..]),
-        };
-        let mut bind = graph.bindings(steered);
-        bind.weigh = Some(&weigh);
-        let outcome = self.exec.run(&graph.downstream.graph, &bind, computed, read)?;
-        Ok(JoinedRun { logp: labels.sums(references.len(), &outcome.log_probs), hooks: outcome.values })
-    }
-}
-
-/// Log-probabilities of a batch and, where a gradient was asked for, that at each hook point, `[n_rows, n_embd]`, lowest layer
-/// first.
-struct JoinedRun {
-    logp: Vec<PairLogp>,
-    hooks: Vec<Vec<f32>>,
 }
 
 /// The inputs of a joined graph. None where one of them is of a kind that is not known.

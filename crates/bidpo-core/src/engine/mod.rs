@@ -1,16 +1,18 @@
 //! Preference pairs on a model: traced once, then scored and differentiated for any parameters of an intervention.
 
 mod adapter;
+mod applied;
 mod background;
 mod batch_plan;
+mod batches;
 mod cache;
 mod error;
 mod joined_batch;
+mod lanes;
 mod layout;
 mod pair_logp;
 mod placement;
 mod references;
-mod responses;
 mod retained;
 mod running;
 mod traced;
@@ -23,23 +25,25 @@ pub use crate::intervention::{
 pub use adapter::{AdapterRefusal, adapter_file, load_adapter};
 pub use background::Background;
 pub use batch_plan::{BatchPlan, PlannedBatches};
+pub use batches::{BatchLoss, BatchRun, BatchScore, LossDerivative, ResponseDerivative, ResponseSlopes};
 pub use cache::{Cache, CacheType, CacheUse};
 pub use error::EngineError;
-pub use joined_batch::{BatchScore, JoinedBatch, LossDerivative, NotBatched};
+pub use joined_batch::{JoinedBatch, NotBatched};
 pub use layout::{batch_tokens, covered_positions};
 pub use pair_logp::PairLogp;
-pub use responses::{ResponseDerivative, ResponseSlopes};
-pub use retained::{Divergence, RetainedText};
+pub use retained::{DivergeRun, Divergence, RetainedText};
 pub use running::Scored;
 pub use traced::{TracedBatch, TracedPair};
 pub use verify::{Agreement, DEVICE_LIMIT, OpCount, Survey};
 
 use adapter::Trained;
+use applied::Applied;
 use ggml_grad::graph::emit::{Executor, Forward, Precision, Profile, Timings};
 use ggml_grad::graph::{AttentionMemory, FastKernels};
 use ggml_grad::llama::{Context, ContextParams, DType, Model, Use};
 use ggml_grad::trace::LayerContext;
 use joined_batch::Joiner;
+use lanes::Lanes;
 use layout::Prompts;
 use std::sync::Arc;
 
@@ -50,6 +54,7 @@ pub struct Engine {
     model: Arc<Model>,
     context: LayerContext,
     exec: Executor,
+    lanes: Lanes,
     attention: AttentionMemory,
     transposed_type: Option<DType>,
     notices: Vec<String>,
@@ -121,6 +126,7 @@ impl Engine {
             model: Arc::clone(model),
             context: LayerContext::new(ctx, &layers),
             exec,
+            lanes: Lanes::default(),
             attention: AttentionMemory::default(),
             transposed_type: None,
             notices: Vec::new(),
@@ -188,6 +194,19 @@ impl Engine {
         self.intervention.n_params()
     }
 
+    /// The intervention as runs apply it, and what computes.
+    fn parts(&mut self) -> (Applied<'_>, &mut Executor, &mut Lanes) {
+        let (model, layers) = (&*self.model, self.context.layers());
+        let (intervention, background) = (&*self.intervention, &self.background);
+        let applied = Applied { model, layers, intervention, background, scope: &self.scope };
+        (applied, &mut self.exec, &mut self.lanes)
+    }
+
+    fn applied(&self) -> Applied<'_> {
+        let (intervention, background) = (&*self.intervention, &self.background);
+        Applied { model: &self.model, layers: self.layers(), intervention, background, scope: &self.scope }
+    }
+
     /// Elements of one vector for each layer: `n_layers * n_embd`.
     fn n_vector(&self) -> usize {
         self.layers().len() * self.model.n_embd()
@@ -198,9 +217,9 @@ impl Engine {
         &self.model
     }
 
-    /// Bytes of activations that the largest run so far needed.
+    /// Bytes of activations that the largest runs so far needed, of all batches that were computed at once.
     pub fn activation_bytes(&self) -> usize {
-        self.exec.activation_bytes()
+        self.lanes.activation_bytes() + self.exec.activation_bytes()
     }
 
     /// See [`Executor::start_profile`].
@@ -213,7 +232,7 @@ impl Engine {
         self.exec.take_profile()
     }
 
-    /// See [`Executor::take_timings`].
+    /// See [`Executor::take_timings`]; of batches that are computed side by side, the time of the first.
     pub fn take_timings(&mut self) -> Timings {
         self.exec.take_timings()
     }

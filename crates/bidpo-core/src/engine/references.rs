@@ -1,7 +1,6 @@
 //! Reference log-probabilities, and the norms of the residual stream.
 
-use super::traced::{PairGraph, Steered};
-use super::{Engine, EngineError, Parameters, TracedBatch, TracedPair};
+use super::{Engine, EngineError, TracedBatch, TracedPair};
 use crate::numbers::norm;
 use ggml_grad::graph::ir::Value;
 
@@ -16,7 +15,7 @@ impl Engine {
     pub(super) fn compute_references(&mut self, traced: &mut TracedBatch) -> Result<(), EngineError> {
         let n_embd = self.model.n_embd();
         let graph = &traced.graph;
-        let steered = self.unsteered(graph);
+        let steered = self.applied().unsteered(graph);
         let mut read: Vec<Value> = graph.downstream.hook_points.iter().skip(1).map(|h| h.at).collect();
         read.extend(graph.score_values());
         let outcome = self.exec.run(&graph.downstream.graph, &graph.bindings(&steered), graph.computed(), &read)?;
@@ -28,30 +27,29 @@ impl Engine {
         Ok(())
     }
 
-    /// As [`Engine::compute_references`], for several pairs.
-    pub(super) fn compute_batch_references(&mut self, mut traced: Vec<&mut TracedPair>) -> Result<(), EngineError> {
+    /// As [`Engine::compute_references`], for batches of pairs, side by side.
+    pub(super) fn compute_batch_references(&mut self, batches: Vec<Vec<&mut TracedPair>>) -> Result<(), EngineError> {
+        let (n_embd, one_layer) = (self.model.n_embd(), self.layers().len() == 1);
         // At further layers the norms of all rows are needed, and a joined batch leaves some rows out.
-        let joined = if self.layers().len() == 1 && traced.len() > 1 {
-            self.join(&traced.iter().map(|t| &**t).collect::<Vec<_>>())?
-        } else {
-            None
-        };
-        let Some(joined) = joined else {
-            return traced.iter_mut().try_for_each(|t| self.compute_references(t.batch_mut()));
-        };
-        let n_embd = self.model.n_embd();
-        for (pair, logp) in traced.into_iter().zip(self.unsteered_logps(&joined)?) {
-            let batch = pair.batch_mut();
-            batch.norms = vec![row_norms(batch.residual(), n_embd)];
-            batch.references = vec![logp];
+        let (together, apart): (Vec<_>, Vec<_>) = batches.into_iter().partition(|b| one_layer && b.len() > 1);
+        let members: Vec<Vec<&TracedPair>> =
+            together.iter().map(|batch| batch.iter().map(|t| &**t).collect()).collect();
+        let references = self.side_by_side(
+            &members,
+            |engine, members| engine.join(members),
+            |applied, exec, _, joined| joined.as_ref().map(|joined| applied.unsteered_logps(exec, joined)).transpose(),
+        )?;
+        for (batch, references) in together.into_iter().zip(references) {
+            let Some(references) = references else {
+                batch.into_iter().try_for_each(|t| self.compute_references(t.batch_mut()))?;
+                continue;
+            };
+            for (pair, logp) in batch.into_iter().zip(references) {
+                let batch = pair.batch_mut();
+                batch.norms = vec![row_norms(batch.residual(), n_embd)];
+                batch.references = vec![logp];
+            }
         }
-        Ok(())
-    }
-
-    /// The inputs without an intervention.
-    pub(super) fn unsteered(&self, graph: &PairGraph) -> Steered {
-        let nothing = vec![0.0; self.n_params()];
-        let matrices = self.matrices(graph, Parameters::from(&nothing));
-        Steered { residual: None, vectors: self.split(&vec![0.0; self.n_vector()]), matrices }
+        apart.into_iter().flatten().try_for_each(|t| self.compute_references(t.batch_mut()))
     }
 }

@@ -3,14 +3,16 @@
 //! The unsteered model's final hidden states are kept, `n_embd` numbers a token. The head makes their logits again beside those
 //! of the steered model, so the divergence is exact over the vocabulary.
 
-use super::joined_batch::Head;
+use super::applied::Applied;
+use super::joined_batch::{Head, JoinedBatch};
 use super::layout::Labels;
 use super::traced::PairGraph;
 use super::{BatchPlan, Engine, EngineError, Parameters, TracedPair};
 use crate::data::TokenizedPair;
 use crate::intervention::Stream;
-use ggml_grad::graph::emit::Label;
+use ggml_grad::graph::emit::{Executor, Label};
 use ggml_grad::graph::passes::lower::DivergenceScores;
+use std::ops::Range;
 
 /// A traced text with the final hidden states of the unsteered model: a pair without a rejected response. The divergence is
 /// counted where tokens of the chosen response are predicted.
@@ -59,6 +61,16 @@ pub struct Divergence {
     pub grad: Vec<f64>,
 }
 
+/// Texts whose divergence is computed together.
+pub struct DivergeRun<'a> {
+    /// The texts.
+    pub texts: Vec<&'a RetainedText>,
+    /// Parameters of the intervention.
+    pub at: Parameters<'a>,
+    /// With a number: also the gradient of so many times the sum.
+    pub coef: Option<f64>,
+}
+
 impl Engine {
     /// Traces a text and keeps the unsteered model's final hidden states.
     ///
@@ -70,7 +82,7 @@ impl Engine {
         }
         let mut traced = self.trace(text)?;
         let graph = traced.graph();
-        let steered = self.unsteered(graph);
+        let steered = self.applied().unsteered(graph);
         let downstream = &graph.downstream;
         let hidden = downstream.graph.final_hidden(downstream.logits).ok_or_else(|| {
             EngineError::Model(format!(
@@ -116,22 +128,26 @@ impl Engine {
         at: impl Into<Parameters<'p>>,
         coef: Option<f64>,
     ) -> Result<Divergence, EngineError> {
-        let at = at.into();
-        let members: Vec<&TracedPair> = texts.iter().map(|t| &t.0).collect();
-        let joined = if members.len() > 1 { self.join_under(&members, Head::Divergence)? } else { None };
-        if let Some(joined) = joined {
-            return self.diverge_in(joined.graph(), members.len(), at, coef);
-        }
-        let mut sum = Divergence { nats: Vec::new(), grad: vec![0.0; coef.map_or(0, |_| self.n_params())] };
-        for member in members {
-            let one = self.diverge_in(member.graph(), 1, at, coef)?;
-            sum.nats.extend(one.nats);
-            sum.grad.iter_mut().zip(&one.grad).for_each(|(sum, g)| *sum += g);
-        }
-        Ok(sum)
+        let run = DivergeRun { texts: texts.to_vec(), at: at.into(), coef };
+        Ok(self.diverge_batches(&[run])?.pop().unwrap_or_default())
     }
 
-    /// Divergence of texts, in the batches of the plan.
+    /// As [`Engine::diverge`], for several batches, side by side as [`Engine::run_batches`] runs them.
+    ///
+    /// # Errors
+    /// Any of [`EngineError`].
+    pub fn diverge_batches(&mut self, runs: &[DivergeRun<'_>]) -> Result<Vec<Divergence>, EngineError> {
+        self.side_by_side(
+            runs,
+            |engine, run| {
+                let members: Vec<&TracedPair> = run.texts.iter().map(|t| &t.0).collect();
+                if members.len() > 1 { engine.join_under(&members, Head::Divergence) } else { Ok(None) }
+            },
+            |applied, exec, run, joined| applied.diverge(exec, run, joined.as_ref()),
+        )
+    }
+
+    /// Divergence of texts, in batches of the plan.
     ///
     /// # Errors
     /// Any of [`EngineError`].
@@ -143,15 +159,35 @@ impl Engine {
     ) -> Result<Vec<f64>, EngineError> {
         let at = at.into();
         let sizes: Vec<usize> = texts.iter().map(RetainedText::n_tokens).collect();
-        let mut nats = Vec::with_capacity(texts.len());
-        for group in plan.batches(&sizes) {
-            nats.extend(self.diverge(&texts[group].iter().collect::<Vec<_>>(), at, None)?.nats);
+        let run = |group: Range<usize>| DivergeRun { texts: texts[group].iter().collect(), at, coef: None };
+        let runs: Vec<DivergeRun<'_>> = plan.batches(&sizes).into_iter().map(run).collect();
+        Ok(self.diverge_batches(&runs)?.into_iter().flat_map(|d| d.nats).collect())
+    }
+}
+
+impl Applied<'_> {
+    fn diverge(
+        &self,
+        exec: &mut Executor,
+        run: &DivergeRun<'_>,
+        joined: Option<&JoinedBatch>,
+    ) -> Result<Divergence, EngineError> {
+        let (at, coef) = (run.at, run.coef);
+        if let Some(joined) = joined {
+            return self.diverge_in(exec, joined.graph(), run.texts.len(), at, coef);
         }
-        Ok(nats)
+        let mut sum = Divergence { nats: Vec::new(), grad: vec![0.0; coef.map_or(0, |_| self.n_params())] };
+        for text in &run.texts {
+            let one = self.diverge_in(exec, text.0.graph(), 1, at, coef)?;
+            sum.nats.extend(one.nats);
+            sum.grad.iter_mut().zip(&one.grad).for_each(|(sum, g)| *sum += g);
+        }
+        Ok(sum)
     }
 
     fn diverge_in(
-        &mut self,
+        &self,
+        exec: &mut Executor,
         graph: &PairGraph,
         n: usize,
         at: Parameters<'_>,
@@ -174,7 +210,7 @@ impl Engine {
         };
         let n_grads = read.len();
         read.extend(graph.divergence.iter().flat_map(DivergenceScores::values));
-        let mut outcome = self.exec.run(&graph.downstream.graph, &bind, computed, &read)?;
+        let mut outcome = exec.run(&graph.downstream.graph, &bind, computed, &read)?;
         if let Some(scores) = &graph.divergence {
             let parts = outcome.values.split_off(n_grads);
             if let [mean, y, p, x, q] = &parts[..] {

@@ -110,20 +110,27 @@ impl Engine {
     ) -> Result<Option<Vec<TracedPair>>, (usize, EngineError)> {
         let sizes: Vec<usize> = pairs.iter().map(|p| p.n_tokens()).collect();
         let mut traced = Vec::with_capacity(pairs.len());
-        for group in plan.batches(&sizes) {
-            let first = group.start;
-            let mut pending = Vec::with_capacity(group.len());
-            for i in group {
-                let one = self.begin(&pairs[i..=i], CachePolicy::Use).map_err(|e| (i, e))?;
-                let pair = single(one.traced).map_err(|e| (i, e))?;
-                pending.push(PendingTrace { traced: pair, source: one.source });
-                if !seen(pairs[i]) {
-                    return Ok(None);
+        for groups in plan.batches(&sizes).chunks(self.batches_at_once()) {
+            let first = groups[0].start;
+            let mut pending = Vec::with_capacity(groups.len());
+            for group in groups {
+                let mut of_group = Vec::with_capacity(group.len());
+                for i in group.clone() {
+                    let one = self.begin(&pairs[i..=i], CachePolicy::Use).map_err(|e| (i, e))?;
+                    let pair = single(one.traced).map_err(|e| (i, e))?;
+                    of_group.push(PendingTrace { traced: pair, source: one.source });
+                    if !seen(pairs[i]) {
+                        return Ok(None);
+                    }
                 }
+                pending.push(of_group);
             }
-            let new = pending.iter_mut().filter(|p| p.lacks_references()).map(|p| &mut p.traced).collect();
+            let new = pending.iter_mut().map(|group| {
+                group.iter_mut().filter(|p| p.lacks_references()).map(|p| &mut p.traced).collect::<Vec<_>>()
+            });
+            let new = new.filter(|group| !group.is_empty()).collect();
             self.compute_batch_references(new).map_err(|e| (first, e))?;
-            traced.extend(pending.into_iter().map(|p| p.finish(self.cache.as_mut())));
+            traced.extend(pending.into_iter().flatten().map(|p| p.finish(self.cache.as_mut())));
         }
         Ok(Some(traced))
     }

@@ -12,7 +12,9 @@ pub(in crate::train) use preflight::preflight;
 pub(crate) use step::Step;
 
 use self::order::members;
-use crate::engine::{Direction, Engine, EngineError, PairLogp, ParameterGroup, Parameters, RetainedText, TracedPair};
+use crate::engine::{
+    BatchLoss, BatchRun, Direction, Engine, EngineError, PairLogp, ParameterGroup, Parameters, RetainedText, TracedPair,
+};
 use crate::train::checkpoint::RecordedIdentity;
 use crate::train::checkpoint::{Checkpoint, State};
 use crate::train::config::TrainConfig;
@@ -214,11 +216,13 @@ impl<'a> Run<'a> {
     pub(crate) fn forward(&mut self, members: &[Member]) -> Result<(), EngineError> {
         let train = self.train;
         let theta = self.theta_f32();
-        for (batch, direction) in self.batches(members) {
-            let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
-            self.engine.run_batch(&traced, Parameters { theta: &theta, direction }, None)?;
-        }
-        Ok(())
+        let run = |(batch, direction): (Vec<usize>, Direction)| BatchRun {
+            members: batch.iter().map(|&i| &train.traced[i]).collect(),
+            at: Parameters { theta: &theta, direction },
+            loss: BatchLoss::Unweighed,
+        };
+        let runs: Vec<BatchRun<'_>> = self.batches(members).into_iter().map(run).collect();
+        self.engine.run_batches(&runs).map(|_| ())
     }
 }
 

@@ -158,6 +158,7 @@ fn plan_memory(
         step_bytes: (planned.step_bytes as f64 * longest_text.max(longest) as f64 / longest as f64) as u64,
         joined_tokens: plan.max_tokens(),
         joined_bytes: if plan.is_batched() { planned.batch_bytes } else { 0 },
+        at_once: 1,
         captured_bytes: kept(tokens) + graphs(all.len()),
         retained_bytes: if retained.is_empty() { 0 } else { kept(of_texts) + hidden + graphs(retained.len()) },
     };
@@ -175,6 +176,15 @@ fn plan_memory(
         plan = BatchPlan::UNBATCHED;
         (need.joined_tokens, need.joined_bytes) = (0, 0);
     }
+    // Single pairs have the same bits side by side as one after the other: as many at once as there is memory for. The sums of the
+    // head of joined pairs depend on its threads: these have all of them.
+    let most = match available {
+        _ if plan.is_batched() => 1,
+        Some(available) => (available.saturating_sub(with(0)) / need.step_bytes.max(1)) as usize,
+        None => usize::MAX,
+    };
+    engine.set_batches_at_once(most);
+    need.at_once = engine.batches_at_once().min(all.len()).max(1);
     observe(Event::Memory(&need));
     for (device, bytes) in engine.step_device_bytes() {
         observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));

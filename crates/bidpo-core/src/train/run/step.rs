@@ -2,7 +2,10 @@
 
 use super::order::Member;
 use super::{Run, scores};
-use crate::engine::{BatchScore, Direction, EngineError, PairLogp, Parameters, RetainedText, TracedPair};
+use crate::engine::{
+    BatchLoss, BatchRun, BatchScore, Direction, DivergeRun, EngineError, PairLogp, Parameters, ResponseSlopes,
+    TracedPair,
+};
 use crate::numbers::norm;
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
@@ -10,6 +13,7 @@ use crate::train::events::StepReport;
 use crate::train::objective::PairScores;
 use crate::train::optimizer::clip;
 use crate::train::retain::texts_of_step;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -35,11 +39,11 @@ impl Run<'_> {
     pub(crate) fn step(&mut self, members: &[Member]) -> Result<Step, TrainError> {
         let mut sum = StepSum::new(self.theta.len());
         let theta = self.theta_f32();
-        for (batch, direction) in self.batches(members) {
+        for batches in self.batches(members).chunks(self.engine.batches_at_once()) {
             if self.interrupt.load(Ordering::Relaxed) {
                 return Ok(Step::Interrupted);
             }
-            if let Some(bad) = self.add_batch(&batch, Parameters { theta: &theta, direction }, &mut sum)? {
+            if let Some(bad) = self.add_batches(batches, &theta, &mut sum)? {
                 return Ok(Step::NotFinite { pair: self.train.pairs[bad].name.clone() });
             }
         }
@@ -81,48 +85,58 @@ impl Run<'_> {
         let coef = 1.0 / predictions as f64;
         let sizes: Vec<usize> = chosen.iter().map(|&i| texts[i].n_tokens()).collect();
         let mut sum = StepRetained { kl: 0.0, grad: vec![0.0; self.theta.len()] };
-        for group in self.summary.batch_plan.batches(&sizes) {
-            let members: Vec<&RetainedText> = chosen[group].iter().map(|&i| &texts[i]).collect();
-            let d = self.engine.diverge(&members, Parameters { theta, direction }, Some(coef))?;
+        let at = Parameters { theta, direction };
+        let run = |group: Range<usize>| DivergeRun {
+            texts: chosen[group].iter().map(|&i| &texts[i]).collect(),
+            at,
+            coef: Some(coef),
+        };
+        let runs: Vec<DivergeRun<'_>> = self.summary.batch_plan.batches(&sizes).into_iter().map(run).collect();
+        for d in self.engine.diverge_batches(&runs)? {
             sum.kl += d.nats.iter().sum::<f64>() / predictions as f64;
             sum.grad.iter_mut().zip(&d.grad).for_each(|(sum, g)| *sum += g);
-            self.clock.tokens += members.iter().map(|t| t.n_tokens()).sum::<usize>();
         }
+        self.clock.tokens += sizes.iter().sum::<usize>();
         // What a divergence weighs may depend on its size.
         let weight = retain.step_weight(self.state.retain_weight, sum.kl);
         sum.grad.iter_mut().for_each(|g| *g *= weight);
         Ok(Some(sum))
     }
 
-    /// Adds losses and gradients of a batch of one direction to `sum`. Returns the pair that is not finite, if any.
-    fn add_batch(
+    /// Adds losses and gradients of batches, each of one direction, to `sum`. Returns the pair that is not finite, if any.
+    fn add_batches(
         &mut self,
-        batch: &[usize],
-        at: Parameters<'_>,
+        batches: &[(Vec<usize>, Direction)],
+        theta: &[f32],
         sum: &mut StepSum,
     ) -> Result<Option<usize>, EngineError> {
-        let train = self.train;
-        let traced: Vec<&TracedPair> = batch.iter().map(|&i| &train.traced[i]).collect();
-        let (d, config) = (at.direction.sign(), self.config);
-        let BatchScore { logp, grad } = if config.objective.by_margin() {
-            let derivative =
-                |margin: f64| config.objective.loss(d, config.beta, margin).map_or(f64::NAN, |l| d * l.slope);
-            self.engine.run_batch(&traced, at, Some(&derivative))?
-        } else {
-            let pairs: Vec<PairScores> = traced.iter().map(|t| scores(t, &t.reference())).collect();
-            let slopes = |i: usize, policy: &PairLogp| {
-                let pair = PairScores { policy: *policy, ..pairs[i] };
-                config.objective.evaluate(d, config.strength(), &pair).slopes
-            };
-            self.engine.run_batch_by(&traced, at, &slopes)?
-        };
-        let bad = logp.iter().zip(&traced).position(|(policy, pair)| !sum.add(d, config, &scores(pair, policy)));
-        let bad = match bad {
-            None if grad.iter().any(|g| !g.is_finite()) => Some(self.without_gradient(&traced, at)?),
-            bad => bad,
-        };
-        if let Some(at) = bad {
-            return Ok(Some(batch[at]));
+        let weighed: Vec<WeighedBatch<'_>> =
+            batches.iter().map(|(batch, direction)| WeighedBatch::new(self, batch, *direction, theta)).collect();
+        let runs: Vec<BatchRun<'_>> = weighed.iter().map(WeighedBatch::run).collect();
+        let scored = self.engine.run_batches(&runs)?;
+        for (((batch, _), of), score) in batches.iter().zip(&weighed).zip(scored) {
+            if let Some(at) = self.add_batch(of, score, sum)? {
+                return Ok(Some(batch[at]));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds losses and gradient of a batch. Returns the number in it of the pair that is not finite, if any.
+    fn add_batch(
+        &mut self,
+        of: &WeighedBatch<'_>,
+        score: BatchScore,
+        sum: &mut StepSum,
+    ) -> Result<Option<usize>, EngineError> {
+        let BatchScore { logp, grad } = score;
+        let (d, traced) = (of.at.direction.sign(), &of.traced[..]);
+        let bad = logp.iter().zip(traced).position(|(policy, pair)| !sum.add(d, self.config, &scores(pair, policy)));
+        if bad.is_some() {
+            return Ok(bad);
+        }
+        if grad.iter().any(|g| !g.is_finite()) {
+            return self.without_gradient(traced, of.at).map(Some);
         }
         sum.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
         self.clock.tokens += traced.iter().map(|t| t.n_tokens()).sum::<usize>();
@@ -158,6 +172,50 @@ impl Run<'_> {
             left: elapsed / (step - self.clock.first_step) as u32 * total.saturating_sub(step) as u32,
             update,
         }
+    }
+}
+
+/// A batch of one direction with its loss.
+struct WeighedBatch<'a> {
+    traced: Vec<&'a TracedPair>,
+    at: Parameters<'a>,
+    loss: Derivative<'a>,
+}
+
+type OfMargin<'a> = dyn Fn(f64) -> f64 + Sync + 'a;
+type OfResponses<'a> = dyn Fn(usize, &PairLogp) -> ResponseSlopes + Sync + 'a;
+
+/// The derivative of a batch's loss.
+enum Derivative<'a> {
+    OfMargins(Box<OfMargin<'a>>),
+    OfResponses(Box<OfResponses<'a>>),
+}
+
+impl<'a> WeighedBatch<'a> {
+    fn new(run: &Run<'a>, batch: &[usize], direction: Direction, theta: &'a [f32]) -> Self {
+        let (config, traced) = (run.config, run.train.traced);
+        let traced: Vec<&TracedPair> = batch.iter().map(|&i| &traced[i]).collect();
+        let d = direction.sign();
+        let loss = if config.objective.by_margin() {
+            Derivative::OfMargins(Box::new(move |margin| {
+                config.objective.loss(d, config.beta, margin).map_or(f64::NAN, |l| d * l.slope)
+            }))
+        } else {
+            let pairs: Vec<PairScores> = traced.iter().map(|t| scores(t, &t.reference())).collect();
+            Derivative::OfResponses(Box::new(move |i, policy| {
+                let pair = PairScores { policy: *policy, ..pairs[i] };
+                config.objective.evaluate(d, config.strength(), &pair).slopes
+            }))
+        };
+        Self { traced, at: Parameters { theta, direction }, loss }
+    }
+
+    fn run(&self) -> BatchRun<'_> {
+        let loss = match &self.loss {
+            Derivative::OfMargins(derivative) => BatchLoss::OfMargins(&**derivative),
+            Derivative::OfResponses(derivative) => BatchLoss::OfResponses(&**derivative),
+        };
+        BatchRun { members: self.traced.clone(), at: self.at, loss }
     }
 }
 

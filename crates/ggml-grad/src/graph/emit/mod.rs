@@ -217,6 +217,20 @@ impl Drop for Buffer {
     }
 }
 
+/// A pool of `n_threads` threads; null if there is none.
+///
+/// # Safety
+/// The caller frees it.
+unsafe fn thread_pool(n_threads: u32) -> *mut sys::ggml_threadpool {
+    // SAFETY: parameters of ggml's own.
+    unsafe {
+        let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
+        // Sleep between graphs instead of spinning: the work between two runs is Rust's.
+        params.poll = 0;
+        sys::ggml_threadpool_new(&raw mut params)
+    }
+}
+
 impl Executor {
     /// An executor with `n_threads` workers.
     ///
@@ -229,10 +243,7 @@ impl Executor {
         unsafe {
             let backend = sys::ggml_backend_cpu_init();
             let alloc = sys::ggml_gallocr_new(sys::ggml_backend_cpu_buffer_type());
-            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
-            // Sleep between graphs instead of spinning: the work between two runs is Rust's.
-            params.poll = 0;
-            let pool = sys::ggml_threadpool_new(&raw mut params);
+            let pool = thread_pool(n_threads);
             if backend.is_null() || alloc.is_null() || pool.is_null() {
                 return Err(RunError::Memory { nodes: 0, detail: String::new() });
             }
@@ -250,6 +261,48 @@ impl Executor {
                 devices: Devices::default(),
             })
         }
+    }
+
+    /// An executor with the same settings, `n_threads` workers, and memory of its own.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub fn beside(&self, n_threads: u32) -> Result<Self, RunError> {
+        let mut other = Self::new(n_threads)?;
+        other.set_same(self);
+        Ok(other)
+    }
+
+    /// Takes over the settings of another, but for its threads.
+    pub fn set_same(&mut self, other: &Self) {
+        (self.smooth, self.precision) = (other.smooth, other.precision);
+    }
+
+    /// Number of workers.
+    pub fn n_threads(&self) -> u32 {
+        self.n_threads
+    }
+
+    /// Sets the number of workers of later runs.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`] when no threads can be had: the number is as before.
+    pub fn set_threads(&mut self, n_threads: u32) -> Result<(), RunError> {
+        if n_threads == self.n_threads {
+            return Ok(());
+        }
+        // SAFETY: the new pool is checked, and the backend has it before the old one ends; no graph is being computed.
+        unsafe {
+            let pool = thread_pool(n_threads);
+            if pool.is_null() {
+                return Err(RunError::Memory { nodes: 0, detail: format!(" ({n_threads} threads)") });
+            }
+            sys::ggml_backend_cpu_set_n_threads(self.backend, n_threads as i32);
+            sys::ggml_backend_cpu_set_threadpool(self.backend, pool);
+            sys::ggml_threadpool_free(self.pool);
+            (self.pool, self.n_threads) = (pool, n_threads);
+        }
+        Ok(())
     }
 
     /// Computes GELU in later runs without ggml's table of 16-bit floats: not what llama.cpp computes, but smooth, so that
@@ -363,6 +416,11 @@ impl Executor {
     /// Records the time of each op in later runs on the CPU.
     pub fn start_profile(&mut self) {
         self.profile = Some(Profile::new());
+    }
+
+    /// Between [`Executor::start_profile`] and [`Executor::take_profile`].
+    pub fn is_profiling(&self) -> bool {
+        self.profile.is_some()
     }
 
     /// The profile since [`Executor::start_profile`]. Ends profiling.

@@ -15,6 +15,12 @@ pub struct Weight {
     _transposed: Option<Arc<TransposedTensor>>,
 }
 
+// SAFETY: the tensor and its data belong to the model, which is held; both are read only, by ggml too: graphs that read a weight
+// write nothing into its header.
+unsafe impl Send for Weight {}
+// SAFETY: as above.
+unsafe impl Sync for Weight {}
+
 impl Weight {
     /// The tensor, to be read.
     pub fn node(&self) -> Node<'_> {
