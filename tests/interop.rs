@@ -147,9 +147,7 @@ fn llama_server_writes_the_same_text() {
 /// rank 1 on one matrix, which is a vector whose strength depends on the token.
 #[test]
 fn llama_server_turns_adapters_by_request() {
-    const WHEEL: &str = "BIDPO_LLAMA_SERVER_WHEEL";
-    let program = if std::env::var_os(WHEEL).is_some() { WHEEL } else { "BIDPO_LLAMA_SERVER" };
-    let Some(program) = common::program(program) else { return };
+    let Some(program) = common::program("BIDPO_LLAMA_SERVER") else { return };
     let Some(path) = common::model(common::SMOL) else { return };
     const N: usize = 24;
     let folder = tempfile::tempdir().unwrap();
