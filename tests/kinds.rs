@@ -122,8 +122,8 @@ fn pairs_in_company_give_what_each_gives_alone() {
     let scopes = ["all", "prompt", "last:2", "answer", "first:2"].map(|s| s.parse::<Scope>().unwrap());
     for (spec, scope) in specs().into_iter().flat_map(|k| scopes.iter().map(move |s| (k, s))) {
         let mut engine = engine(&model, &spec, scope, Precision::default());
-        if engine.batches_pairs().is_err() {
-            return; // this CPU lacks the kernels
+        if let Err(reason) = engine.batches_pairs() {
+            return common::skipped(&reason.to_string());
         }
         let traced: Vec<TracedPair> = pairs().iter().map(|p| engine.trace(p).unwrap()).collect();
         let members: Vec<&TracedPair> = traced.iter().collect();
