@@ -62,10 +62,11 @@ impl GgufFile {
         }
         // SAFETY: raw is a live gguf context; ids run below the counts it gives; each getter is called for the type
         // that the key has (ggml aborts otherwise).
-        let (meta, lists, singles, tensors) = unsafe {
+        let (meta, lists, singles, tensors, n_keys) = unsafe {
             let mut meta = BTreeMap::new();
             let (mut lists, mut singles) = (BTreeMap::new(), BTreeSet::new());
-            for id in 0..sys::gguf_get_n_kv(raw) {
+            let n_keys = sys::gguf_get_n_kv(raw);
+            for id in 0..n_keys {
                 let key = CStr::from_ptr(sys::gguf_get_key(raw, id)).to_string_lossy().into_owned();
                 let kind = sys::gguf_get_kv_type(raw, id);
                 if kind == sys::GGUF_TYPE_FLOAT32 {
@@ -118,8 +119,13 @@ impl GgufFile {
                 })
                 .collect::<Vec<_>>();
             sys::gguf_free(raw);
-            (meta, lists, singles, tensors)
+            (meta, lists, singles, tensors, n_keys)
         };
+        // A key ends at its first NUL byte here: one that begins with it, or two that are the same up to it, would be lost, and
+        // ggml's writer ends the process on an empty one.
+        if meta.contains_key("") || meta.len() as i64 != n_keys {
+            return Err(LlamaError::Gguf(format!("{} is damaged: a key with a NUL byte", path.display())));
+        }
         for t in &tensors {
             let end = t.offset + (t.dtype.row_bytes(t.ne[0]) * t.ne[1] * t.ne[2] * t.ne[3]) as u64;
             if end > size {
