@@ -6,7 +6,6 @@
 
 use super::{AdapterRefusal, Engine, EngineError, load_adapter};
 use crate::adapter::AdapterFile;
-use crate::eval::conditions::condition::control_sha256;
 use crate::steer::{ControlVector, ScaledVector, combine};
 use ggml_grad::graph::emit::Data;
 use ggml_grad::graph::lift::Lifted;
@@ -48,7 +47,7 @@ impl Background {
         Ok(Self {
             adapters,
             vectors: vectors_of(&control, model.n_embd()),
-            sha256: control_sha256(&control),
+            sha256: control.sha256(),
             ..Self::default()
         })
     }

@@ -5,6 +5,7 @@ use super::conditional::Steer;
 use super::{Change, Conditional, GateMemory, SteerError, SteeringVector, identity};
 use crate::adapter::Adapters;
 use crate::layers::Layers;
+use ggml_grad::files::sha256_of_bytes;
 use ggml_grad::llama::{Context, LlamaError, Model};
 use std::sync::{Arc, Mutex};
 
@@ -71,6 +72,15 @@ pub struct ControlVector {
 }
 
 impl ControlVector {
+    /// SHA-256 of what is added, layer numbers included, lower-case hex.
+    pub fn sha256(&self) -> String {
+        let mut bytes = format!("{}-{}:", self.first, self.last).into_bytes();
+        bytes.extend(self.data.iter().flat_map(|x| x.to_le_bytes()));
+        bytes.extend(self.conditional.iter().flat_map(Conditional::bytes));
+        bytes.extend(self.adapters.bytes());
+        sha256_of_bytes(&bytes)
+    }
+
     /// A control vector for a residual stream of width `n_embd`, its `data` checked.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use crate::eval::results::{ChosenOn, ConditionFacts, ConditionKind, ShotLimit};
 use crate::layers::Layers;
 use crate::numbers::norm;
 use crate::steer::{Conditional, ControlVector, SteerError, SteeringVector, rotated};
-use ggml_grad::files::sha256_of_bytes;
 
 /// The model without a vector, under the preset's own prompt: what everything is compared with.
 pub const UNSTEERED: &str = "unsteered";
@@ -106,18 +105,9 @@ impl Condition {
 
     /// For the manifest.
     pub fn manifest(&self) -> ConditionFacts {
-        let control_sha256 = self.control.as_ref().map(control_sha256);
+        let control_sha256 = self.control.as_ref().map(ControlVector::sha256);
         ConditionFacts { control_sha256, ..ConditionFacts::new(self.name.as_str(), self.kind.clone()) }
     }
-}
-
-/// SHA-256 of what is added, layer numbers included.
-pub fn control_sha256(c: &ControlVector) -> String {
-    let mut bytes = format!("{}-{}:", c.first, c.last).into_bytes();
-    bytes.extend(c.data.iter().flat_map(|x| x.to_le_bytes()));
-    bytes.extend(c.conditional.iter().flat_map(Conditional::bytes));
-    bytes.extend(c.adapters.bytes());
-    sha256_of_bytes(&bytes)
 }
 
 /// The vector with its sign turned, and the scales of adapters with it.
@@ -211,6 +201,6 @@ mod tests {
         let other = BTreeMap::from([(2, vec![2.0f32; n])]);
         let s = same_length(&c, n, &other);
         assert!((norm(&s, 2) - norm(&c, 2)).abs() < 1e-5 && s.data[n] == s.data[2 * n - 1]);
-        assert_ne!(control_sha256(&c), control_sha256(&f));
+        assert_ne!(c.sha256(), f.sha256());
     }
 }
