@@ -51,7 +51,10 @@ pub(super) fn gguf_vectors() -> Vec<Vec<u8>> {
             SteeringVector { scope, ..SteeringVector::single(3, theta.clone(), "llama").expect("a vector") };
         match kind {
             Kind::Add => drop(vector.directions.insert(3, theta)),
-            _ => vector.rows = Some(RowChanges { spec, layer: 3, n_embd: 32, theta }),
+            _ => {
+                vector.directions.clear();
+                vector.rows = Some(RowChanges { spec, layer: 3, n_embd: 32, theta });
+            }
         }
         vector.save(&path).expect("a file can be written");
         read(&path)
