@@ -115,7 +115,7 @@ fn required_calls_are_made_and_told() {
         let named = json!({"type": "function", "function": {"name": "get_weather"}});
         let body = with(
             ask("Weather in Oslo?", 80),
-            json!({"tools": tools(), "tool_choice": named, "max_completion_tokens": 140}),
+            json!({"tools": tools(), "tool_choice": named, "max_completion_tokens": 200}),
         );
         let answer = server.ok(CHAT, &body);
         let choice = &answer["choices"][0];
