@@ -152,7 +152,7 @@ fn required_calls_are_made_and_told() {
         let written = shown[shown.find("assistant\n").unwrap()..].split("<|im_end|>").next().unwrap();
         assert!(written.contains("get_weather") && written.contains("place"), "{shown}");
         server.ok(CHAT, &json!({"messages": history, "tools": tools(), "max_tokens": 4, "temperature": 0}));
-        let ollama = with(body.clone(), json!({"stream": false, "options": {"num_predict": 140}}));
+        let ollama = with(body.clone(), json!({"stream": false, "options": {"num_predict": 200}}));
         let model_name = common::SMOL.trim_end_matches(".gguf");
         assert_eq!(
             server.ok("/api/show", &json!({"model": model_name}))["capabilities"],
@@ -163,7 +163,7 @@ fn required_calls_are_made_and_told() {
         assert!(call["function"]["arguments"]["place"].is_string(), "{call}");
         // Without a call the tools change nothing but the prompt.
         let none = server.ok(CHAT, &with(body.clone(), json!({"tool_choice": "none"})));
-        let without = server.ok(CHAT, &with(ask("Weather in Oslo?", 140), json!({})));
+        let without = server.ok(CHAT, &with(ask("Weather in Oslo?", 200), json!({})));
         assert_eq!(none["choices"], without["choices"]);
         let free = server.ok(CHAT, &with(body, json!({"tool_choice": "auto", "max_tokens": 8})));
         assert!(free["usage"]["prompt_tokens"].as_u64() > none["usage"]["prompt_tokens"].as_u64());
