@@ -325,10 +325,11 @@ fn pairs_side_by_side_have_the_same_bits() {
     let (layer, longest) = (model.n_layer() - 2, n_tokens(&pairs));
     let theta = vec![0.01; model.n_embd()];
     let slope = |margin: f64| 1.0 + margin;
+    let mut at_once = 1;
     let scores = [1, 2].map(|threads| {
         let mut engine = Engine::new(model, &[layer], longest, 1, threads).unwrap();
         engine.set_batches_at_once(pairs.len());
-        assert_eq!(engine.batches_at_once(), threads as usize);
+        at_once = at_once.max(engine.batches_at_once());
         let traced: Vec<TracedPair> = pairs[..3].iter().map(|p| engine.trace(p).unwrap()).collect();
         let (at, loss) = (Parameters::from(&theta), BatchLoss::OfMargins(&slope));
         let runs: Vec<BatchRun<'_>> = traced.iter().map(|t| BatchRun { members: vec![t], at, loss }).collect();
@@ -336,14 +337,10 @@ fn pairs_side_by_side_have_the_same_bits() {
         scores.into_iter().map(|s| (s.logp, s.grad)).collect::<Vec<_>>()
     });
     assert!(scores[0].iter().all(|(_, grad)| grad.iter().any(|g| *g != 0.0)));
-    // The fused head divides its sums among the threads: what runs on both has other last bits there.
-    let same = if fuses_head(model, layer, longest) { 2 } else { 3 };
-    assert_eq!(scores[0][..same], scores[1][..same]);
-}
-
-/// True where the LM head is fused with the loss on this CPU.
-fn fuses_head(model: &Arc<Model>, layer: usize, longest: usize) -> bool {
-    Engine::new(model, &[layer], longest, 2, 1).unwrap().batches_pairs().is_ok()
+    if at_once == 1 {
+        return common::skipped("the LM head is fused on this CPU: pairs are not computed side by side");
+    }
+    assert_eq!((at_once, &scores[0]), (2, &scores[1]));
 }
 
 /// ggml evaluates GELU through a table of 16-bit floats, a staircase under the differences: a wider line.

@@ -33,6 +33,9 @@ pub enum NotBatched {
     /// Weights on a device.
     #[error("weights are placed on a device")]
     OnDevice,
+    /// Adapters or vectors are loaded beside what is trained.
+    #[error("pairs are not joined beside adapters and vectors that are loaded")]
+    Beside,
     /// Sequences with a recurrent state, which lie in a graph side by side.
     #[error("sequences with a recurrent state are of one length in a graph")]
     Recurrent,
@@ -187,6 +190,9 @@ impl Engine {
     /// # Errors
     /// Why they cannot.
     pub fn batches_pairs(&mut self) -> Result<(), NotBatched> {
+        if !self.background.is_empty() {
+            return Err(NotBatched::Beside);
+        }
         self.joiner.graph(&mut self.context, &self.exec, Prompts::of(&self.model)).map(|_| ())
     }
 
@@ -205,6 +211,9 @@ impl Engine {
         head: Head,
     ) -> Result<Option<JoinedBatch>, EngineError> {
         let n_embd = self.model.n_embd();
+        if !self.background.is_empty() {
+            return Ok(None);
+        }
         let prompts = Prompts::of(&self.model);
         let Ok(symbolic) = self.joiner.graph(&mut self.context, &self.exec, prompts) else { return Ok(None) };
         let shapes: Vec<BTreeMap<InputId, Shape>> = members.iter().map(|m| input_shapes(m.graph())).collect();

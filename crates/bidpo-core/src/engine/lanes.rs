@@ -2,7 +2,7 @@
 //!
 //! ggml's threads meet after every node of a graph, and wait there by spinning: on a busy machine for long. Batches that are computed
 //! side by side, on one thread each, do not wait for one another. All kernels but that of the fused LM head give the same bits on any
-//! number of threads, so where pairs are computed one by one nothing but the time depends on how many run at once.
+//! number of threads, so where no head is fused nothing but the time depends on how many run at once; elsewhere it is one.
 
 use super::applied::Applied;
 use super::{Engine, EngineError};
@@ -49,8 +49,8 @@ impl Engine {
     /// Batches that are computed at once, at most.
     pub fn batches_at_once(&self) -> usize {
         let threads = self.n_threads();
-        // Devices take one graph at a time, and a profile is of graphs that have all threads.
-        if self.is_on_devices() || self.exec.is_profiling() {
+        // Devices take one graph at a time, and a profile is of graphs that have all threads. Bits must not depend on free memory.
+        if self.is_on_devices() || self.exec.is_profiling() || self.exec.fuses_heads() {
             return 1;
         }
         self.lanes.most.clamp(1, threads)
