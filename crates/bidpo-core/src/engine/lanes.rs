@@ -49,7 +49,8 @@ impl Engine {
     /// Batches that are computed at once, at most.
     pub fn batches_at_once(&self) -> usize {
         let threads = self.n_threads();
-        // Devices take one graph at a time, and a profile is of graphs that have all threads. Bits must not depend on free memory.
+        // Devices take one graph at a time, and a profile is of graphs that have all threads. Bits must not depend on free memory: those
+        // of joined pairs, whose head is always fused, would.
         if self.is_on_devices() || self.exec.is_profiling() || self.exec.fuses_heads() {
             return 1;
         }
@@ -91,7 +92,7 @@ impl Engine {
         for (i, share) in shares.enumerate() {
             match self.lanes.others.get_mut(i) {
                 Some(other) => other.set_threads(share)?,
-                None => self.lanes.others.push(self.exec.beside(share)?),
+                None => self.lanes.others.push(Executor::new(share)?),
             }
             self.lanes.others[i].set_same(&self.exec);
         }

@@ -263,24 +263,9 @@ impl Executor {
         }
     }
 
-    /// An executor with the same settings, `n_threads` workers, and memory of its own.
-    ///
-    /// # Errors
-    /// As [`Executor::new`].
-    pub fn beside(&self, n_threads: u32) -> Result<Self, RunError> {
-        let mut other = Self::new(n_threads)?;
-        other.set_same(self);
-        Ok(other)
-    }
-
     /// Takes over the settings of another, but for its threads.
     pub fn set_same(&mut self, other: &Self) {
         (self.smooth, self.precision) = (other.smooth, other.precision);
-    }
-
-    /// Number of workers.
-    pub fn n_threads(&self) -> u32 {
-        self.n_threads
     }
 
     /// Sets the number of workers of later runs.
