@@ -87,7 +87,7 @@ impl Ready {
                 .with_intervention(setting.kind.intervention(1, model.n_embd())?),
         };
         let plan = plan_batches(&mut engine, pairs)?;
-        engine.set_batches_at_once(if plan.is_batched() { 1 } else { pairs.len() });
+        engine.set_batches_at_once(pairs.len());
         let traced = pairs.iter().map(|p| engine.trace(p)).collect::<Result<Vec<_>, _>>()?;
         let retained = texts.iter().map(|t| engine.trace_retained(&t.tokens)).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();

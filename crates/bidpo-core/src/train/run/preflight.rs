@@ -176,14 +176,9 @@ fn plan_memory(
         plan = BatchPlan::UNBATCHED;
         (need.joined_tokens, need.joined_bytes) = (0, 0);
     }
-    // Single pairs have the same bits side by side as one after the other: as many at once as there is memory for. The sums of the
-    // head of joined pairs depend on its threads: these have all of them.
-    let most = match available {
-        _ if plan.is_batched() => 1,
-        Some(available) => (available.saturating_sub(with(0)) / need.step_bytes.max(1)) as usize,
-        None => usize::MAX,
-    };
-    engine.set_batches_at_once(most);
+    // As many at once as there is memory for.
+    let most = available.map(|free| (free.saturating_sub(with(0)) / need.step_bytes.max(1)) as usize);
+    engine.set_batches_at_once(most.unwrap_or(usize::MAX));
     need.at_once = engine.batches_at_once().min(all.len()).max(1);
     observe(Event::Memory(&need));
     for (device, bytes) in engine.step_device_bytes() {
