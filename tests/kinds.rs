@@ -7,7 +7,8 @@ mod common;
 use bidpo_core::check::{kind_differences, random_parameters};
 use bidpo_core::data::TokenizedPair;
 use bidpo_core::engine::{
-    BatchPlan, Direction, Engine, PairLogp, Parameters, ResponseSlopes, RetainedText, TracedPair,
+    BatchLoss, BatchPlan, BatchRun, BatchScore, Direction, Engine, PairLogp, Parameters, ResponseDerivative,
+    ResponseSlopes, RetainedText, TracedPair,
 };
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::numbers::{cosine, dot, median};
@@ -148,6 +149,17 @@ fn pairs_in_company_give_what_each_gives_alone() {
     }
 }
 
+/// A batch under a loss with a derivative for each response.
+fn by_responses(
+    engine: &mut Engine,
+    members: &[&TracedPair],
+    theta: &[f32],
+    derivative: ResponseDerivative<'_>,
+) -> BatchScore {
+    let run = BatchRun { members: members.to_vec(), at: theta.into(), loss: BatchLoss::OfResponses(derivative) };
+    engine.run_batches(&[run]).unwrap().remove(0)
+}
+
 /// A loss that weighs the two responses by themselves: with the weights of the margin's loss it gives that loss's gradient, and with
 /// other weights the slope of the weighted log-probabilities, by central differences; in company and alone.
 #[test]
@@ -165,18 +177,18 @@ fn responses_are_weighed_by_themselves() {
             let slope = 1.0 + logp.gap() - references[i];
             ResponseSlopes { chosen: slope, rejected: -slope }
         };
-        let same = engine.run_batch_by(&members, &theta, &by).unwrap();
+        let same = by_responses(&mut engine, &members, &theta, &by);
         assert_eq!(same.logp, margin.logp);
         assert!(cosine(&same.grad, &margin.grad) > 0.9999, "{dtype}");
         // d/dtheta sum_i (0.5 + i) log p(chosen_i) - 0.2 log p(rejected_i)
         let weights = |i: usize, _: &PairLogp| ResponseSlopes { chosen: 0.5 + i as f64, rejected: -0.2 };
-        let got = engine.run_batch_by(&members, &theta, &weights).unwrap().grad;
+        let got = by_responses(&mut engine, &members, &theta, &weights).grad;
         if dtype != "f32" {
             // Rounded activations have no slope: ggml's own kernels and F32 gradients, each pair alone, are the measure.
             let (_directory, model) = self::model("llama", DType::from_name(dtype).unwrap());
             let mut exact = self::engine(&model, &KindSpec::default(), &Scope::ALL, Precision::EXACT);
             let traced: Vec<TracedPair> = pairs().iter().map(|p| exact.trace(p).unwrap()).collect();
-            let want = exact.run_batch_by(&traced.iter().collect::<Vec<_>>(), &theta, &weights).unwrap().grad;
+            let want = by_responses(&mut exact, &traced.iter().collect::<Vec<_>>(), &theta, &weights).grad;
             assert!(cosine(&got, &want) > 0.99, "{}", cosine(&got, &want));
             continue;
         }

@@ -103,20 +103,6 @@ impl Engine {
         Ok(self.run_batches(&[run])?.pop().unwrap_or_default())
     }
 
-    /// As [`Engine::run_batch`], for a loss with a derivative for each response.
-    ///
-    /// # Errors
-    /// As [`Engine::run_batches`].
-    pub fn run_batch_by<'p>(
-        &mut self,
-        members: &[&TracedPair],
-        at: impl Into<Parameters<'p>>,
-        derivative: ResponseDerivative<'_>,
-    ) -> Result<BatchScore, EngineError> {
-        let run = BatchRun { members: members.to_vec(), at: at.into(), loss: BatchLoss::OfResponses(derivative) };
-        Ok(self.run_batches(&[run])?.pop().unwrap_or_default())
-    }
-
     /// Log-probabilities of traced pairs under parameters of the intervention, in the batches of the plan.
     ///
     /// # Errors
