@@ -50,7 +50,6 @@ pub(super) struct Setup {
     /// GELU without ggml's table.
     pub smooth: bool,
     pub precision: Precision,
-    pub n_workers: usize,
 }
 
 /// A ggml graph of what some values depend on, its inputs and activations without memory yet.
@@ -443,7 +442,7 @@ impl<'a> Builder<'a> {
     /// The arena has room; `w` is the LM head in its file layout.
     unsafe fn loss_head(&mut self, node: &Node, w: *mut sys::ggml_tensor) -> *mut sys::ggml_tensor {
         let [k, rows, ..] = node.ne;
-        let planes = [k, rows * (node.src.len() - 1), self.setup.n_workers, 1];
+        let sums = [k, rows * (node.src.len() - 1), 1, 1];
         let (partial, finish): (sys::ggml_custom_op_t, sys::ggml_custom_op_t) =
             (Some(loss_head::partial), Some(loss_head::finish));
         let task = self.setup.task;
@@ -454,7 +453,7 @@ impl<'a> Builder<'a> {
             for &h in &node.src[1..] {
                 src.push(self.quantized(h, w, Layout::Columns));
             }
-            let sums = self.custom(sys::GGML_TYPE_F32, planes, &src, (c"loss head", partial), task);
+            let sums = self.custom(sys::GGML_TYPE_F32, sums, &src, (c"loss head", partial), task);
             self.custom(sys::GGML_TYPE_F32, node.ne, &[sums, w], (c"loss head, end", finish), task)
         }
     }

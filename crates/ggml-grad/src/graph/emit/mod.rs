@@ -325,7 +325,7 @@ impl Executor {
     }
 
     fn setup(&self, task: *mut c_void) -> Setup {
-        Setup { task, smooth: self.smooth, precision: self.precision, n_workers: self.n_threads as usize }
+        Setup { task, smooth: self.smooth, precision: self.precision }
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.

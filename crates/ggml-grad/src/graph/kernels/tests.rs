@@ -161,6 +161,10 @@ fn fast_matmuls_differ_from_ggml_in_reduction_order_only() {
     }
 }
 
+fn same_bits(a: &[f64], b: &[f64]) -> bool {
+    a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()))
+}
+
 /// The divergence from a reference and its gradient, against f64 from ggml's own logits: a reference that is near, one that is
 /// far, and the policy itself, from which it differs by nothing at all.
 #[test]
@@ -200,18 +204,20 @@ fn fused_divergence_against_f64() {
                     out.iter_mut().zip(&bench.w_values[v * k..]).for_each(|(out, w)| *out += factor * f64::from(*w));
                 }
             }
+            let mut of_one = None;
             for threads in [1usize, 2, 16] {
                 let mut task = LossTask::new(&labels, None, threads);
                 task.grad = true;
                 let user = (&raw mut task).cast::<c_void>();
                 let (x, r) = (bench.packed(Layout::Columns), bench.packed_of(reference, Layout::Columns));
-                let planes = [k, 2 * m, threads];
                 let partial =
-                    bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x, r], Some(loss_head::partial), user);
+                    bench.custom(sys::GGML_TYPE_F32, [k, 2 * m, 1], &[bench.w, x, r], Some(loss_head::partial), user);
                 let head =
                     bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[partial, bench.w], Some(loss_head::finish), user);
                 let got = bench.compute(head, threads as i32);
                 let what = format!("type {kind}, {n} x {k}, {m} rows, {threads} threads");
+                let (kl, grads) = of_one.get_or_insert_with(|| (task.divergences.clone(), got.clone()));
+                assert!(same_bits(&task.divergences, kl) && *grads == got, "{what}: other bits than one thread's");
                 for (got, want) in task.divergences.iter().zip(&want_kl) {
                     assert!((got - want).abs() <= 2e-5 + 1e-4 * want, "{what}: KL {got} for {want}");
                 }
@@ -265,17 +271,20 @@ fn fused_lm_head_loss_against_f64() {
                     }
                 }
             }
+            let mut of_one = None;
             for threads in [1usize, 2, 3, 16] {
                 let mut task = LossTask::new(&labels, None, threads);
                 task.grad = true;
                 let user = (&raw mut task).cast::<c_void>();
                 let x = bench.packed(Layout::Columns);
-                let planes = [k, m, threads];
-                let partial = bench.custom(sys::GGML_TYPE_F32, planes, &[bench.w, x], Some(loss_head::partial), user);
+                let partial =
+                    bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[bench.w, x], Some(loss_head::partial), user);
                 let head =
                     bench.custom(sys::GGML_TYPE_F32, [k, m, 1], &[partial, bench.w], Some(loss_head::finish), user);
                 let got = bench.compute(head, threads as i32);
                 let what = format!("type {kind}, {n} x {k}, {m} rows, {threads} threads");
+                let (log_probs, grads) = of_one.get_or_insert_with(|| (task.log_probs.clone(), got.clone()));
+                assert!(same_bits(&task.log_probs, log_probs) && *grads == got, "{what}: other bits than one thread's");
                 for (got, want) in task.log_probs.iter().zip(&want_logp) {
                     assert!((got - want).abs() <= 2e-5 * (1.0 + want.abs()), "{what}: log p {got} for {want}");
                 }

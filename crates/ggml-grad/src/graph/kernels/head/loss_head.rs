@@ -1,7 +1,7 @@
 //! The fused LM-head loss (fused linear cross-entropy): from hidden states to log-probabilities of labels and to the
 //! gradient of their weighted sum with respect to the hidden states, without a table of logits.
 //!
-//! Each worker walks through its part of the vocabulary, 64 rows of the LM head W at a time: logits z in the integer
+//! Each worker has a share of the labelled rows, and walks through the whole vocabulary, 64 rows of the LM head W at a time: logits z in the integer
 //! arithmetic of [`crate::graph::kernels::products::int8::Columns`], their exponentials relative to a running maximum, and the sum of
 //! `exp(z) W` that the gradient needs, as in the online softmax of Milakov & Gimelshein 2018 (arXiv 1805.02867). With c the
 //! sum of a row's coefficients,
@@ -29,6 +29,7 @@ use crate::graph::kernels::products::quants::Format;
 use crate::graph::kernels::share;
 use crate::llama::sys;
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 
 /// Rows of the LM head at a time.
 const TILE: usize = 64;
@@ -44,11 +45,11 @@ const LOGS: usize = 32;
 const HEADROOM: f32 = 40.0;
 /// Tokens with more than this share of the sum so far are kept for F32.
 const LARGE: f64 = 1.0 / 64.0;
-/// The share is raised for a worker that has seen few tiles, at most by this factor: its sum is still small, so that many
-/// tokens would seem large.
+/// The share is raised at the start of the walk, at most by this factor: the sum is still small, so that many tokens would
+/// seem large.
 const LENIENT: f64 = 8.0;
 
-/// [`LARGE`] for a worker that has seen `tiles` of `n_tiles`.
+/// [`LARGE`] after `tiles` of `n_tiles`.
 fn large_share(tiles: usize, n_tiles: usize) -> f64 {
     LARGE * (n_tiles as f64 / tiles as f64 / 8.0).clamp(1.0, LENIENT)
 }
@@ -59,6 +60,7 @@ pub(in crate::graph) fn can_fuse(kind: sys::ggml_type) -> bool {
 }
 
 /// The rows of the task that have labels.
+#[derive(Clone, Copy)]
 struct Labelled {
     row: usize,
     first: usize,
@@ -78,9 +80,10 @@ fn labelled(task: &LossTask, n_rows: usize) -> Vec<Labelled> {
         .collect()
 }
 
-/// The first op: src0 = W `[n_embd, n_vocab]`, src1 = h `[n_embd, n_rows]` in [`Layout::Columns`], dst
-/// `[n_embd, n_rows, n_workers]`: each worker's part of `sum exp(z - max) W`. With src2 = the reference's hidden states, as
-/// src1, dst has twice the rows.
+/// The first op: src0 = W `[n_embd, n_vocab]`, src1 = h `[n_embd, n_rows]` in [`Layout::Columns`], dst `[n_embd, n_rows]`:
+/// `sum exp(z - max) W`, in rows that have labels. With src2 = the reference's hidden states, as src1, dst has twice the rows.
+///
+/// A row is one worker's from the first tile to the last: its bits do not depend on their number.
 pub(in crate::graph) unsafe extern "C" fn partial(
     dst: *mut sys::ggml_tensor,
     ith: c_int,
@@ -88,29 +91,45 @@ pub(in crate::graph) unsafe extern "C" fn partial(
     user: *mut c_void,
 ) {
     // SAFETY: `emit` passes a LossTask that outlives the computation, with a part for each worker, and tensors of these
-    // shapes, on a CPU with the instructions. A worker writes its own part and its own plane of dst; worker 0 writes the
-    // labels' logits.
+    // shapes, on a CPU with the instructions. A worker writes its own part, and the rows of dst and the logits of the labels
+    // that are its share.
     unsafe {
         let (d, w, x) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
         let Some(format) = Format::of(w.type_) else { return };
-        let [k, all_rows, parts] = [d.ne[0] as usize, d.ne[1] as usize, d.ne[2] as usize];
+        let [k, all_rows] = [d.ne[0] as usize, d.ne[1] as usize];
         let reference = (*dst).src[2];
         let n_rows = if reference.is_null() { all_rows } else { all_rows / 2 };
-        let (ith, nth) = (ith as usize, (nth as usize).min(parts));
+        let task = user.cast::<LossTask>();
+        let (ith, nth) = (ith as usize, (nth as usize).min((*task).workers.len()));
         if ith >= nth {
             return;
         }
-        let task = user.cast::<LossTask>();
         let grad = (*task).grad;
         let mut rows = labelled(&*task, n_rows);
+        let (first, last) = share(rows.len(), ith, nth);
+        rows.truncate(last);
+        rows.drain(..first);
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
+        let range = first.row..last.row + 1;
         if !reference.is_null() {
-            rows.extend(rows.iter().map(|l| Labelled { row: l.row + n_rows, ..*l }).collect::<Vec<_>>());
+            rows.extend_from_within(..);
+            let own = rows.len() / 2;
+            rows[own..].iter_mut().for_each(|l| l.row += n_rows);
         }
         let part = &mut *(*task).workers.as_mut_ptr().add(ith);
-        let plane = d.data.cast::<f32>().add(ith * all_rows * k);
+        let sums = d.data.cast::<f32>();
         if grad {
-            std::slice::from_raw_parts_mut(plane, all_rows * k).fill(0.0);
+            for l in &rows {
+                std::slice::from_raw_parts_mut(sums.add(l.row * k), k).fill(0.0);
+            }
         }
+        *part = WorkerSums {
+            rows: range.clone(),
+            max: vec![f32::NEG_INFINITY; all_rows],
+            sum: vec![0.0; all_rows],
+            cross: vec![0.0; all_rows - n_rows],
+            large: Vec::new(),
+        };
         let head = Walk {
             w: w.data.cast(),
             stride: w.nb[1],
@@ -118,15 +137,10 @@ pub(in crate::graph) unsafe extern "C" fn partial(
             x: x.data.cast(),
             reference: reference.as_ref().map(|r| r.data.cast_const().cast()),
             rows: &rows,
+            range,
             grad,
             unseen: (UNSEEN / w.ne[1] as f64).ln() as f32,
-            plane,
-        };
-        *part = WorkerSums {
-            max: vec![f32::NEG_INFINITY; all_rows],
-            sum: vec![0.0; all_rows],
-            cross: vec![0.0; all_rows - n_rows],
-            large: Vec::new(),
+            sums,
         };
         let logits = (*task).logits.as_mut_ptr();
         let mut columns = Columns::new(format, k);
@@ -135,12 +149,12 @@ pub(in crate::graph) unsafe extern "C" fn partial(
                 let token = (&(*task).labels)[i].token as usize;
                 let z = head.one(&mut columns, token, l.row);
                 part.max[l.row] = part.max[l.row].max(z);
-                if ith == 0 && l.row < n_rows {
+                if l.row < n_rows {
                     *logits.add(i) = z;
                 }
             }
         }
-        head.walk(&mut columns, w.ne[1] as usize, (ith, nth), part);
+        head.walk(&mut columns, w.ne[1] as usize, part);
     }
 }
 
@@ -162,11 +176,14 @@ struct Walk<'a> {
     x: *const u8,
     /// Hidden states of the reference, as `x`: their rows follow.
     reference: Option<*const u8>,
+    /// The worker's rows: the policy's, then the reference's.
     rows: &'a [Labelled],
+    /// From the first to the last of the policy's.
+    range: Range<usize>,
     grad: bool,
     /// Logarithm of the share of the sum so far that none of the tokens of an unseen tile reaches.
     unseen: f32,
-    plane: *mut f32, // [n_rows, n_embd]
+    sums: *mut f32, // [n_rows, n_embd]
 }
 
 impl Walk<'_> {
@@ -185,11 +202,11 @@ impl Walk<'_> {
         z[0]
     }
 
-    /// All tiles of the worker. They are dealt in turns, for tokens that are often likely stand at the start of most
-    /// vocabularies: each worker soon has a sum that shows what is next to nothing.
+    /// All tiles, from the first: tokens that are often likely stand at the start of most vocabularies, so that the sum soon
+    /// shows what is next to nothing.
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma"))]
-    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, (ith, nth): (usize, usize), part: &mut WorkerSums) {
-        let (k, own) = (self.packed.k, self.packed.m);
+    unsafe fn walk(&self, columns: &mut Columns, n_vocab: usize, part: &mut WorkerSums) {
+        let (k, own, range) = (self.packed.k, self.packed.m, (self.range.start, self.range.end));
         let m = if self.reference.is_some() { 2 * own } else { own };
         let mut z = vec![0.0f32; m * TILE]; // [rows, TILE]
         let mut a = vec![0u16; m * TILE]; // [rows, TILE]
@@ -198,20 +215,21 @@ impl Walk<'_> {
         let mut e = [0.0f32; TILE];
         // Logarithms of the sums, as of some tiles ago: sums only grow.
         let mut logs = vec![0.0f32; m];
-        for first in (ith * TILE..n_vocab).step_by(nth * TILE) {
+        for (tile, first) in (0..n_vocab).step_by(TILE).enumerate() {
             let count = TILE.min(n_vocab - first);
-            let large_share = large_share(first / TILE / nth + 1, n_vocab.div_ceil(TILE));
+            let large_share = large_share(tile + 1, n_vocab.div_ceil(TILE));
             // SAFETY: as `partial`; `z` holds TILE numbers for each row.
             unsafe {
                 columns.load(self.w.add(first * self.stride), self.stride, count);
-                columns.multiply(&self.packed, self.x, (0, own), z.as_mut_ptr(), TILE);
+                let of = z.as_mut_ptr().add(range.0 * TILE);
+                columns.multiply(&self.packed, self.x, range, of, TILE);
                 if let Some(reference) = self.reference {
-                    columns.multiply(&self.packed, reference, (0, own), z.as_mut_ptr().add(own * TILE), TILE);
+                    columns.multiply(&self.packed, reference, range, of.add(own * TILE), TILE);
                 }
             }
             dense.clear();
             sparse.clear();
-            if (first / TILE / nth).is_multiple_of(LOGS) {
+            if tile.is_multiple_of(LOGS) {
                 logs.iter_mut().zip(&part.sum).for_each(|(log, sum)| *log = sum.max(1.0).ln() as f32);
             }
             let mut used = 0u32;
@@ -281,7 +299,7 @@ impl Walk<'_> {
                 a: &a,
                 a_stride: TILE,
                 a_offset: 0,
-                d: self.plane,
+                d: self.sums,
                 d_stride: k,
             };
             // SAFETY: as `partial`.
@@ -304,8 +322,8 @@ impl Walk<'_> {
         }
         if self.grad {
             let k = self.packed.k;
-            // SAFETY: the worker's own plane has a row of k numbers for each row.
-            let sums = unsafe { std::slice::from_raw_parts_mut(self.plane.add(row * k), k) };
+            // SAFETY: the row is the worker's, of k numbers.
+            let sums = unsafe { std::slice::from_raw_parts_mut(self.sums.add(row * k), k) };
             sums.iter_mut().for_each(|x| *x *= factor);
         }
     }
@@ -321,13 +339,14 @@ pub(in crate::graph) unsafe extern "C" fn finish(
 ) {
     // SAFETY: as `partial`; workers take disjoint rows, and with them disjoint labels.
     unsafe {
-        let (d, planes, w) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
+        let (d, sums, w) = (&*dst, &*(*dst).src[0], &*(*dst).src[1]);
         let Some(format) = Format::of(w.type_) else { return };
         let [k, n_rows] = [d.ne[0] as usize, d.ne[1] as usize];
-        let all_rows = planes.ne[1] as usize;
+        let all_rows = sums.ne[1] as usize;
         let has_reference = all_rows > n_rows;
         let task = user.cast::<LossTask>();
-        let parts: Vec<&WorkerSums> = (*task).workers.iter().filter(|p| !p.max.is_empty()).collect();
+        let parts = &raw const (*task).workers;
+        let parts = &*parts;
         let (r0, r1) = share(n_rows, ith as usize, nth as usize);
         let log_probs = (*task).log_probs.as_mut_ptr();
         let divergences = (*task).divergences.as_mut_ptr();
@@ -345,7 +364,7 @@ pub(in crate::graph) unsafe extern "C" fn finish(
         // Coefficients that follow from log-probabilities follow from those of all rows: each worker finds them.
         let weigh = (*task).weigh.filter(|_| (*task).grad);
         let rows = labelled(&*task, n_rows).into_iter().filter(|l| weigh.is_some() || (r0..r1).contains(&l.row));
-        let rows: Vec<Total> = rows.map(|l| Total::new(l, &parts)).collect();
+        let rows: Vec<Total> = rows.filter_map(|l| Total::new(l, l.row, parts)).collect();
         let (labels, logits) = (&raw const (*task).labels, &raw const (*task).logits);
         let (labels, logits) = (&*labels, &*logits);
         let coefs: Vec<f32> = match weigh {
@@ -366,11 +385,11 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             for (i, &z) in logits.iter().enumerate().take(l.last).skip(l.first) {
                 *log_probs.add(i) = f64::from(z) - t.log_z;
             }
-            let reference = has_reference.then(|| Total::new(Labelled { row: l.row + n_rows, ..*l }, &parts));
+            let reference =
+                if has_reference { Total::new(Labelled { row: l.row + n_rows, ..*l }, l.row, parts) } else { None };
             if let Some(reference) = &reference {
-                let cross: f64 = parts.iter().map(|p| p.cross[l.row] * reference.relative(p)).sum();
                 for i in l.first..l.last {
-                    *divergences.add(i) = cross / reference.sum - reference.log_z + t.log_z;
+                    *divergences.add(i) = t.part.cross[l.row] / reference.sum - reference.log_z + t.log_z;
                 }
             }
             if !(*task).grad {
@@ -380,12 +399,9 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             if l.coef != 0.0 {
                 let coef = f64::from(coefs[l.first..l.last].iter().sum::<f32>());
                 // coef sum_v p_v W[v]
-                let mut mean = |out: &mut [f32], t: &Total, coef: f64, large: &[&LargeToken]| {
-                    for (i, p) in parts.iter().enumerate() {
-                        let factor = (coef * t.relative(p) / t.sum) as f32;
-                        let plane = planes.data.cast::<f32>().add((i * all_rows + t.of.row) * k);
-                        add(out, factor, std::slice::from_raw_parts(plane, k));
-                    }
+                let mut mean = |out: &mut [f32], t: &Total<'_>, coef: f64, large: &[&LargeToken]| {
+                    let sums = sums.data.cast::<f32>().add(t.of.row * k);
+                    add(out, (coef / t.sum) as f32, std::slice::from_raw_parts(sums, k));
                     for large in large {
                         let p = (f64::from(large.logit) - t.log_z).exp();
                         add(out, (coef * p) as f32, row.read(large.token as usize));
@@ -413,26 +429,21 @@ pub(in crate::graph) unsafe extern "C" fn finish(
     }
 }
 
-/// A row's sum over the whole vocabulary.
-struct Total {
+/// A row's sum over the vocabulary.
+struct Total<'a> {
     of: Labelled,
-    /// Maximum that `sum` is relative to.
-    max: f32,
+    /// The worker that has the row.
+    part: &'a WorkerSums,
     sum: f64,
     log_z: f64,
 }
 
-impl Total {
-    fn new(of: Labelled, parts: &[&WorkerSums]) -> Self {
-        let max = parts.iter().fold(f32::NEG_INFINITY, |max, p| max.max(p.max[of.row]));
-        let mut total = Self { of, max, sum: 0.0, log_z: 0.0 };
-        total.sum = parts.iter().map(|p| p.sum[total.of.row] * total.relative(p)).sum();
-        total.log_z = f64::from(max) + total.sum.ln();
-        total
-    }
-
-    fn relative(&self, part: &WorkerSums) -> f64 {
-        f64::from(part.max[self.of.row] - self.max).exp()
+impl<'a> Total<'a> {
+    /// The total of `of`, which is the policy's `row` or the reference's beside it.
+    fn new(of: Labelled, row: usize, parts: &'a [WorkerSums]) -> Option<Self> {
+        let part = parts.iter().find(|p| p.rows.contains(&row))?;
+        let sum = part.sum[of.row];
+        Some(Self { part, sum, log_z: f64::from(part.max[of.row]) + sum.ln(), of })
     }
 }
 

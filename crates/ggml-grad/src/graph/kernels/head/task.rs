@@ -1,5 +1,7 @@
 //! The loss as the kernels see it: labels in, log-probabilities out.
 
+use std::ops::Range;
+
 /// A label to score: the row of logits, the token, and the coefficient of its log-probability in the sum that is
 /// differentiated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,10 +38,12 @@ pub(in crate::graph) struct LossTask<'a> {
     pub workers: Vec<WorkerSums>,
 }
 
-/// Sums over one worker's part of the vocabulary.
+/// One worker's sums over the vocabulary. Vectors have an element for each row, of which it uses its own.
 #[derive(Debug, Default, Clone)]
 pub(in crate::graph) struct WorkerSums {
-    /// For each row, the maximum that `sum` and the worker's part of the gradient are relative to.
+    /// The worker's rows. Rows of a reference are those of the same labels.
+    pub rows: Range<usize>,
+    /// For each row, the maximum that `sum` and the gradient are relative to.
     pub max: Vec<f32>,
     /// For each row, sum of `exp(z - max)`.
     pub sum: Vec<f64>,
