@@ -55,9 +55,11 @@ impl Progress {
                     }
                     _ => String::new(),
                 };
-                let at_once = match need.at_once {
-                    1 => String::new(),
-                    n => format!("{n} at once, "),
+                let at_once = match need.at_once_bytes {
+                    bytes if bytes > need.joined_bytes.max(need.step_bytes) => {
+                        format!("up to {} for what is computed at once, ", text(bytes))
+                    }
+                    _ => String::new(),
                 };
                 let retained = match need.retained_bytes {
                     0 => String::new(),

@@ -87,7 +87,6 @@ impl Ready {
                 .with_intervention(setting.kind.intervention(1, model.n_embd())?),
         };
         let plan = plan_batches(&mut engine, pairs)?;
-        engine.set_batches_at_once(pairs.len());
         let traced = pairs.iter().map(|p| engine.trace(p)).collect::<Result<Vec<_>, _>>()?;
         let retained = texts.iter().map(|t| engine.trace_retained(&t.tokens)).collect::<Result<Vec<_>, _>>()?;
         engine.take_timings();
@@ -142,11 +141,13 @@ impl Stepper<'_> {
     }
 }
 
-/// The trainer's batches of these pairs.
+/// The trainer's batches of these pairs, as many at once as it computes.
 pub(super) fn plan_batches(engine: &mut Engine, pairs: &[TokenizedPair]) -> Result<BatchPlan, BenchError> {
     let Some(longest) = pairs.iter().max_by_key(|p| p.n_tokens()) else { return Ok(BatchPlan::UNBATCHED) };
     let traced = engine.trace(longest)?;
-    Ok(engine.plan_batches(&traced, pairs.iter().map(TokenizedPair::n_tokens).sum())?.plan)
+    let planned = engine.plan_batches(&traced, pairs.iter().map(TokenizedPair::n_tokens).sum())?;
+    engine.set_tokens_at_once(planned.tokens_at_once);
+    Ok(planned.plan)
 }
 
 /// The unique tokens of each pair.

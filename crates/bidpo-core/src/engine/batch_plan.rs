@@ -62,6 +62,10 @@ pub struct PlannedBatches {
     pub step_bytes: u64,
     /// Estimated bytes of inputs and activations for the gradient of the largest batch; 0 where pairs are not batched.
     pub batch_bytes: u64,
+    /// Estimated bytes of inputs and activations for a gradient, by token.
+    pub token_bytes: u64,
+    /// Tokens of batches that are computed at once, at most: this changes no bit.
+    pub tokens_at_once: usize,
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ struct JoinedRun {
 }
 
 impl Engine {
-    /// Runs batches, side by side where there are threads and memory for it ([`Engine::set_batches_at_once`]), each in one graph
+    /// Runs batches, side by side where there are threads and memory for it ([`Engine::set_tokens_at_once`]), each in one graph
     /// where its pairs can be joined.
     ///
     /// # Errors
@@ -77,6 +77,7 @@ impl Engine {
         }
         self.side_by_side(
             runs,
+            |run| run.members.iter().map(|t| t.n_tokens()).sum(),
             |engine, run| engine.join_some(&run.members),
             |applied, exec, run, joined| applied.run_batch(exec, run, joined.as_ref()),
         )

@@ -182,6 +182,8 @@ impl Engine {
             plan: BatchPlan::with_max_tokens(max_tokens),
             step_bytes: bytes as u64,
             batch_bytes: per_token * max_tokens as u64,
+            token_bytes: per_token,
+            tokens_at_once: ((most + FREE_BYTES / 3) / per_token) as usize,
         })
     }
 

@@ -36,6 +36,7 @@ impl Engine {
             together.iter().map(|batch| batch.iter().map(|t| &**t).collect()).collect();
         let references = self.side_by_side(
             &members,
+            |members| members.iter().map(|t| t.n_tokens()).sum(),
             |engine, members| engine.join(members),
             |applied, exec, _, joined| joined.as_ref().map(|joined| applied.unsteered_logps(exec, joined)).transpose(),
         )?;

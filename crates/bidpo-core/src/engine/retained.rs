@@ -139,6 +139,7 @@ impl Engine {
     pub fn diverge_batches(&mut self, runs: &[DivergeRun<'_>]) -> Result<Vec<Divergence>, EngineError> {
         self.side_by_side(
             runs,
+            |run| run.texts.iter().map(|t| t.n_tokens()).sum(),
             |engine, run| {
                 let members: Vec<&TracedPair> = run.texts.iter().map(|t| &t.0).collect();
                 if members.len() > 1 { engine.join_under(&members, Head::Divergence) } else { Ok(None) }

@@ -54,7 +54,7 @@ pub struct VectorCard<'a> {
     pub range: Option<&'a Calibrated>,
     /// The spread between seeds, where there are several.
     pub seeds: Option<&'a SeedSpread>,
-    /// Threads of the run: another number gives other last bits.
+    /// Threads of the run.
     pub threads: u32,
     /// CPU level of bidpo's kernels ([`ggml_grad::graph::cpu_level`]).
     pub cpu: &'a str,

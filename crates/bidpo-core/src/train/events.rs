@@ -80,8 +80,8 @@ pub struct MemoryNeed {
     pub joined_tokens: usize,
     /// Bytes of inputs and activations for the gradient of such a batch, estimated.
     pub joined_bytes: u64,
-    /// Gradients that are computed at once, at most: each takes these bytes.
-    pub at_once: usize,
+    /// Bytes for batches that are computed at once, estimated; 0 where they are computed in turn.
+    pub at_once_bytes: u64,
     /// Bytes of all traced pairs, at most.
     pub captured_bytes: u64,
     /// Bytes of all retained texts, at most; 0 without such texts.

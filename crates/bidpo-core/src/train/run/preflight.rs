@@ -158,7 +158,7 @@ fn plan_memory(
         step_bytes: (planned.step_bytes as f64 * longest_text.max(longest) as f64 / longest as f64) as u64,
         joined_tokens: plan.max_tokens(),
         joined_bytes: if plan.is_batched() { planned.batch_bytes } else { 0 },
-        at_once: 1,
+        at_once_bytes: 0,
         captured_bytes: kept(tokens) + graphs(all.len()),
         retained_bytes: if retained.is_empty() { 0 } else { kept(of_texts) + hidden + graphs(retained.len()) },
     };
@@ -176,10 +176,11 @@ fn plan_memory(
         plan = BatchPlan::UNBATCHED;
         (need.joined_tokens, need.joined_bytes) = (0, 0);
     }
-    // As many at once as there is memory for.
-    let most = available.map(|free| (free.saturating_sub(with(0)) / need.step_bytes.max(1)) as usize);
-    engine.set_batches_at_once(most.unwrap_or(usize::MAX));
-    need.at_once = engine.batches_at_once().min(all.len()).max(1);
+    let free = available.map_or(usize::MAX, |free| (free.saturating_sub(with(0)) / planned.token_bytes) as usize);
+    engine.set_tokens_at_once(planned.tokens_at_once.min(free));
+    if engine.batches_at_once() > 1 {
+        need.at_once_bytes = planned.token_bytes * planned.tokens_at_once.min(free).min(tokens) as u64;
+    }
     observe(Event::Memory(&need));
     for (device, bytes) in engine.step_device_bytes() {
         observe(Event::Notice(&format!("that gradient takes {} on {device}", text(bytes as u64))));
