@@ -314,6 +314,46 @@ fn answers_as_finished_chats_hold_them() {
     assert_eq!(pair, ("[I]S. Q?[/I]".to_owned(), " Yes.<|im_end|>".to_owned()));
 }
 
+/// Templates without an end token, and with one, that write the next question's header behind each answer.
+#[test]
+fn the_next_questions_header_is_no_part_of_an_answer() {
+    let Some(model) = vocabulary(SMOL) else { return };
+    let of = |first: &str, user: &str, assistant: &str| {
+        format!(
+            "{first}{{% for m in messages %}}{{% if m.role == 'user' %}}{{{{ m.content }}}}{user}\
+             {{% elif m.role == 'assistant' %}}{{{{ m.content }}}}{assistant}{{% endif %}}{{% endfor %}}"
+        )
+    };
+    for (source, prompt, response) in [
+        // Alpaca.
+        (
+            of("Below is a task.\n\n### Instruction:\n", "\n\n### Response:\n", "\n\n### Instruction:\n"),
+            "Below is a task.\n\n### Instruction:\nQ?\n\n### Response:\n",
+            "Yes.\n\n",
+        ),
+        (of("### Human: ", "\n### Assistant: ", "\n### Human: "), "### Human: Q?\n### Assistant: ", "Yes.\n"),
+        // Vicuna, with and without its end token.
+        (of("A chat. USER: ", " ASSISTANT: ", " USER: "), "A chat. USER: Q? ASSISTANT: ", "Yes."),
+        (of("USER: ", " ASSISTANT: ", "{{ eos_token }}USER: "), "USER: Q? ASSISTANT: ", "Yes.<|im_end|>"),
+        // Plain text.
+        (of("User: ", "\nAssistant:", "\nUser: "), "User: Q?\nAssistant:", "Yes.\n"),
+        (of("", "\nAssistant:", "\n\nUser: "), "Q?\nAssistant:", "Yes.\n\n"),
+        // An end mark that the vocabulary does not have.
+        (of("[user]", "[/user][bot]", "[/bot][user]"), "[user]Q?[/user][bot]", "Yes.[/bot]"),
+        (of("", "[/user]", "[/bot]"), "Q?[/user]", "Yes.[/bot]"),
+        (of("[turn]", "[turn]", "[turn]"), "[turn]Q?[turn]", "Yes.[turn]"),
+    ] {
+        let template = own(&model, &source, &TemplateSettings::default()).unwrap();
+        for chat in ["Q?", "Q?\nUser: "] {
+            let pair = pair_text(&model, &template, &Prompt::Text(chat.into()), "Yes.");
+            assert_eq!(pair, (prompt.replace("Q?", chat), response.to_owned()), "{source}");
+        }
+        // The same behind an earlier answer, in which the header stands.
+        let chat = Prompt::Messages(vec![Message::user("A"), Message::assistant("B"), Message::user("Q?")]);
+        assert_eq!(pair_text(&model, &template, &chat, "Yes.").1, response, "{source}");
+    }
+}
+
 #[test]
 fn questions_must_show() {
     let Some(model) = vocabulary(SMOL) else { return };

@@ -5,8 +5,11 @@
 //! opens a thought, and the finished chat holds an empty thought, or none, or marks around the answer. There the prompt is what
 //! the finished chat holds before the answer, so that the answer is trained as an answer and not as a thought.
 
+mod ends;
+
 use super::place::{marked, marker, roles};
 use super::{ChatTemplate, Message, TemplateError, Think};
+use ends::{Between, boundary, common_end, without_header};
 use std::sync::Arc;
 
 /// What a template writes behind the last answer of a chat.
@@ -96,21 +99,6 @@ fn changed(head: &str, asked: &str, before: &str) -> Joined {
     }
 }
 
-/// The last place up to `at` that does not cut a mark or a word: behind a line break or a bracket, or the beginning.
-fn boundary(text: &str, at: usize) -> usize {
-    let ends = |c: char| matches!(c, '\n' | '>' | ']' | '}');
-    text[..at].char_indices().rev().find(|(_, c)| ends(*c)).map_or(0, |(i, c)| i + c.len_utf8())
-}
-
-/// Bytes of `last`, written behind the last answer, that also stand behind an answer that `next` follows.
-fn common_end(last: &str, next: &str) -> usize {
-    if next.starts_with(last) {
-        return last.len();
-    }
-    let shared = last.chars().zip(next.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-    boundary(last, shared)
-}
-
 /// Where an answer stands at the end of a text: white space around it may have been trimmed.
 fn at_end(body: &str, answer: &str) -> Option<usize> {
     let forms = [answer, answer.trim_end(), answer.trim_start(), answer.trim()];
@@ -139,7 +127,22 @@ impl ChatTemplate {
         chat.push(Message::user(marker(chat.len())));
         let next = self.write(&chat, false).ok().and_then(|t| behind(&t));
         let ends = next.map_or(end.len(), |next| common_end(&end, &next));
-        Tail::Written { text: end, ends }
+        Tail::Written { ends: self.without_header(ends, &end), text: end }
+    }
+
+    /// Bytes of the first `ends` bytes of `tail`, written behind an answer, without the header of a user's next turn.
+    fn without_header(&self, ends: usize, tail: &str) -> usize {
+        let [first, answer, second] = [0, 1, 2].map(marker);
+        let chat = [Message::user(&first), Message::assistant(&answer), Message::user(&second)];
+        // A template that refuses this chat, or shows it otherwise, tells nothing.
+        let Ok(text) = self.write(&chat, false) else { return ends };
+        let between = || {
+            let (head, rest) = text.split_once(&first)?;
+            let (to_answer, rest) = rest.split_once(&answer)?;
+            let (to_question, _) = rest.split_once(&second)?;
+            to_question.starts_with(&tail[..ends]).then_some(Between { head, to_answer, to_question })
+        };
+        between().map_or(ends, |between| without_header(ends, &between))
     }
 
     /// One answer to a chat, as the finished chat holds it. `asked`: the chat with its generation prompt.
@@ -289,19 +292,6 @@ mod tests {
         assert_eq!(prompt("[I] S Q[/I]", "[I] Q[/I] "), own("[I] S Q[/I]", " "));
         let differ = join("Q<a><think>\n", "Q<a></think>", "Q", &|_| false).differ;
         assert_eq!(differ, Some(["<think>\n".to_owned(), "</think>".to_owned()]));
-    }
-
-    #[test]
-    fn headers_of_a_next_turn_are_cut() {
-        for (last, next, ends) in [
-            ("<end>\n", "<end>\n<user>", "<end>\n"),
-            ("\n<assistant>", "\n<user>", "\n"),
-            ("\n\n### Response:", "\n\n### Instruction:", "\n\n"),
-            ("<end>\n<|eos|>", "<end>\n<|user|>", "<end>\n"),
-            ("", "\nUser:", ""),
-        ] {
-            assert_eq!(&last[..common_end(last, next)], ends, "{last:?}");
-        }
     }
 
     #[test]
