@@ -1,6 +1,7 @@
 //! Forms with several answers to a prompt and their ranks or scores: the best against the worst.
 
 use super::columns::{Cell, Role, Row, may, must};
+use super::pairs::SYSTEM;
 use super::turns::{answer, join};
 use super::{Draft, Fault, Form, Reader, kind};
 use serde_json::Value;
@@ -43,7 +44,7 @@ pub(super) fn forms() -> Vec<Form> {
         only_if: Some(only_if),
         reader: Reader::Row(reader),
     };
-    let system = || may(Role::System, &["system", "system_prompt"]);
+    let system = || may(Role::System, &SYSTEM);
     let id = || may(Role::Id, &["id"]);
     // A list of answers beside a list of numbers.
     let by_lists = |name, numbers: &[&str], reader: Read| {

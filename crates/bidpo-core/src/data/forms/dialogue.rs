@@ -18,9 +18,16 @@ const KINDS: [Marks; 2] =
     [marks("\n\n", "Human:", "Assistant:", "System:"), marks("\n", "### Human:", "### Assistant:", "### System:")];
 
 /// Dialogues that are read as such only where nothing else says what the prompt is.
-const LOOSE: [Marks; 3] = [
+const LOOSE: [Marks; 9] = [
     marks("\n", "Human:", "Assistant:", "System:"),
     marks("\n", "User:", "Assistant:", "System:"),
+    marks("\n", "USER:", "ASSISTANT:", "SYSTEM:"),
+    marks("\n", "HUMAN:", "ASSISTANT:", "SYSTEM:"),
+    // Vicuna writes a turn on the line of the one before it.
+    marks(" ", "USER:", "ASSISTANT:", "SYSTEM:"),
+    marks("\n", "<human>:", "<bot>:", "<system>:"),
+    marks("\n", "Question:", "Answer:", "System:"),
+    marks("\n", "Q:", "A:", "System:"),
     marks("\n", "### Instruction:", "### Response:", "### System:"),
 ];
 
@@ -121,11 +128,16 @@ mod tests {
             "<s>[INST] One? [/INST] Yes.</s>",
             "Human: One?\nAssistant: Yes.",
             "User: One?\n\nAssistant: Yes.",
+            "USER: One?\nASSISTANT: Yes.",
+            "USER: One? ASSISTANT: Yes.",
+            "<human>: One?\n<bot>: Yes.",
+            "Question: One?\nAnswer: Yes.",
+            "Q: One?\nA: Yes.",
             "### Instruction:\nOne?\n\n### Response:\nYes.",
             "\n\nHuman: One?\n\nAssistant: Yes.",
         ] {
             assert_eq!(found(text), expected, "{text}");
-            let marked = text.contains(['<', '[']);
+            let marked = text.contains(['<', '[']) && !text.contains("<human>");
             assert_eq!(markup(text).is_some(), marked, "{text}");
         }
         let system = found("<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nOne? [/INST] Yes.</s><s>[INST] Two? [/INST] No.</s>");

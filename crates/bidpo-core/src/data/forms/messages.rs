@@ -28,18 +28,34 @@ const ROLES: [(&str, &str); 19] = [
     ("tool_call", "assistant"),
 ];
 
+/// Keys of a list of messages in an object.
+const CHAT_KEYS: [&str; 3] = ["messages", "conversations", "conversation"];
+
 /// The role that a name stands for.
 fn role(name: &str) -> Option<&'static str> {
     ROLES.iter().find(|(known, _)| name.trim().eq_ignore_ascii_case(known)).map(|(_, role)| *role)
 }
 
-/// A chat: a list with at least one message, or lists of roles and texts.
+/// A chat: a list with at least one message, lists of roles and texts, or an object that holds nothing but a list of messages.
 pub(super) fn is_chat(value: &Value) -> bool {
     match value {
         Value::Array(list) => list.first().is_some_and(is_message),
-        Value::Object(object) => transposed(object).is_some(),
+        Value::Object(object) => transposed(object).is_some() || inside(object).is_some(),
         _ => false,
     }
+}
+
+/// Lists of roles and texts.
+pub(super) fn is_transposed(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| transposed(object).is_some())
+}
+
+/// The list in `{"messages": [...]}`.
+fn inside(object: &Map<String, Value>) -> Option<&Vec<Value>> {
+    let mut values = object.iter().filter(|(_, value)| !value.is_null());
+    let (Some((key, value)), None) = (values.next(), values.next()) else { return None };
+    let list = value.as_array().filter(|list| list.first().is_some_and(is_message))?;
+    CHAT_KEYS.contains(&key.as_str()).then_some(list)
 }
 
 /// A chat whose last message is one of the assistant.
@@ -62,12 +78,13 @@ pub(super) fn messages(column: &str, value: &Value) -> Result<Vec<Message>, Stri
     let owned;
     let list = match value {
         Value::Array(list) => list,
-        Value::Object(object) => match transposed(object) {
-            Some(list) => {
+        Value::Object(object) => match (inside(object), transposed(object)) {
+            (Some(list), _) => list,
+            (None, Some(list)) => {
                 owned = list;
                 &owned
             }
-            None => std::slice::from_ref(value),
+            (None, None) => std::slice::from_ref(value),
         },
         other => return Err(format!("{column:?} must be a list of messages, this is {}", kind(other))),
     };

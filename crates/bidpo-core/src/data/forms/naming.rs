@@ -90,12 +90,28 @@ fn with_chats(value: Cow<'_, Value>) -> Cow<'_, Value> {
     Cow::Owned(Value::Object(object.iter().map(read).collect()))
 }
 
-/// The row with the names of its columns in lower case, underscores for spaces and hyphens.
+/// `Chosen Response`, `chosen-response` and `chosenResponse` as `chosen_response`.
+fn plain_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 2);
+    let mut before = ' ';
+    for c in name.trim().chars() {
+        if c.is_uppercase() && before.is_lowercase() {
+            out.push('_');
+        }
+        match c {
+            ' ' | '-' => out.push('_'),
+            _ => out.extend(c.to_lowercase()),
+        }
+        before = c;
+    }
+    out
+}
+
+/// The row with its columns under their plain names.
 fn plain_names(value: &Value) -> Value {
     match value {
         Value::Object(object) => {
-            let plain = |name: &str| name.trim().to_lowercase().replace([' ', '-'], "_");
-            Value::Object(object.iter().map(|(name, value)| (plain(name), value.clone())).collect())
+            Value::Object(object.iter().map(|(name, value)| (plain_name(name), value.clone())).collect())
         }
         other => other.clone(),
     }
@@ -105,7 +121,7 @@ fn plain_names(value: &Value) -> Value {
 fn lifted(value: &Value, paths: &mut HashMap<String, String>) -> Value {
     let Value::Object(object) = value else { return value.clone() };
     let inner = |value: &Value| match value {
-        Value::Object(inner) if !is_message(value) && !messages::is_chat(value) => inner.clone(),
+        Value::Object(inner) if !is_message(value) && !messages::is_transposed(value) => inner.clone(),
         _ => Map::new(),
     };
     let mut times: HashMap<&String, usize> = HashMap::new();

@@ -5,7 +5,7 @@ use super::turns::{Answer, answer, join};
 use super::{Draft, Fault, Form, Reader, messages};
 use serde_json::Value;
 
-pub(super) const PROMPT: [&str; 12] = [
+pub(super) const PROMPT: [&str; 13] = [
     "prompt",
     "question",
     "instruction",
@@ -18,8 +18,9 @@ pub(super) const PROMPT: [&str; 12] = [
     "text_prompt",
     "post",
     "x",
+    "problem",
 ];
-pub(super) const CHOSEN: [&str; 36] = [
+pub(super) const CHOSEN: [&str; 42] = [
     "chosen",
     "matching",
     "chosen_response",
@@ -55,9 +56,15 @@ pub(super) const CHOSEN: [&str; 36] = [
     "best",
     "win",
     "y_w",
+    "yw",
     "response_j",
+    "response_w",
+    "pos",
+    "correct_answer",
+    "correct_response",
+    "right_answer",
 ];
-pub(super) const REJECTED: [&str; 41] = [
+pub(super) const REJECTED: [&str; 48] = [
     "rejected",
     "not_matching",
     "rejected_response",
@@ -98,7 +105,14 @@ pub(super) const REJECTED: [&str; 41] = [
     "worst",
     "lose",
     "y_l",
+    "yl",
     "response_k",
+    "response_l",
+    "neg",
+    "incorrect_answer",
+    "incorrect_response",
+    "wrong_answer",
+    "wrong_response",
 ];
 pub(super) const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
 

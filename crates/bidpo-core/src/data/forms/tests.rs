@@ -244,6 +244,49 @@ fn behaviours() {
 }
 
 #[test]
+fn system_columns_beside_a_verdict() {
+    for (row, form) in [
+        (json!({"response_0": "Seven.", "response_1": "Green.", "better_response_id": 1}), "PKU-SafeRLHF"),
+        (json!({"response1": "Green.", "response2": "Seven.", "overall_preference": -2}), "HelpSteer"),
+        (json!({"answer_0": "Green.", "answer_1": "Seven.", "score_0": 2, "score_1": 1}), "WebGPT comparisons"),
+        (json!({"response_a": "Green.", "response_b": "Seven.", "winner": "a"}), "two answers and a winner"),
+        (json!({"responses": ["Green.", "Seven."], "ranks": [1, 2]}), "answers and their ranks"),
+    ] {
+        let mut row = row;
+        row["question"] = json!("Name a colour.");
+        row["prompt"] = json!("Name a colour.");
+        row["system_message"] = json!("Be brief.");
+        let set = read(&row);
+        let pair = &set.pairs[0];
+        assert_eq!(set.reading.forms[0].name, form, "{row}");
+        assert_eq!(pair.prompt, chat(&["system: Be brief.", "user: Name a colour."]), "{row}");
+        assert_eq!([pair.chosen.as_str(), pair.rejected.as_str()], GREEN, "{row}");
+    }
+}
+
+#[test]
+fn messages_in_an_object_and_other_spellings() {
+    let q = "Name a colour.";
+    let asked = chat(&["user: Name a colour."]);
+    for key in ["messages", "conversations", "conversation"] {
+        let whole = |answer: &str| json!({ key: [user(q), says(answer)] });
+        let row = json!({ "chosen": whole("Green."), "rejected": whole("Seven.") });
+        gives(row, "TRL, implicit prompt", asked.clone(), GREEN, &[]);
+    }
+    let row = json!({ "prompt": { "messages": [user(q)] }, "chosen": "Green.", "rejected": "Seven." });
+    gives(row, "prompt and two answers", asked, GREEN, &[]);
+    for [prompt, chosen, rejected] in [
+        ["prompt", "chosenResponse", "rejectedResponse"],
+        ["Question", "Chosen-Answer", "Rejected Answer"],
+        ["question", "correct_answer", "incorrect_answer"],
+        ["problem", "response_w", "response_l"],
+    ] {
+        let row = json!({ prompt: q, chosen: "Green.", rejected: "Seven." });
+        gives(row, "prompt and two answers", text(q), GREEN, &[]);
+    }
+}
+
+#[test]
 fn two_answers_and_a_verdict() {
     let shp = |label: Value| json!({ "history": "How?", "human_ref_A": "So.", "human_ref_B": "Thus.", "labels": label, "score_A": 5 });
     gives(shp(json!(1)), "SHP", text("How?"), ["So.", "Thus."], &["score_A"]);

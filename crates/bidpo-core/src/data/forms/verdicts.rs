@@ -3,6 +3,7 @@
 mod winner;
 
 use super::columns::{Cell, Role, Row, may, must};
+use super::pairs::SYSTEM;
 use super::turns::{Answer, answer, join};
 use super::{Draft, Fault, Form, Reader, start};
 use crate::data::Message;
@@ -25,6 +26,7 @@ pub(super) fn forms() -> Vec<Form> {
             must(Role::First, &[answers[0]]),
             must(Role::Second, &[answers[1]]),
             must(Role::Verdict, verdict),
+            may(Role::System, &SYSTEM),
             may(Role::Id, &["id"]),
         ],
         only_if: None,
@@ -38,6 +40,7 @@ pub(super) fn forms() -> Vec<Form> {
             must(Role::Second, &[answers[1]]),
             must(Role::FirstScore, &[scores[0]]),
             must(Role::SecondScore, &[scores[1]]),
+            may(Role::System, &SYSTEM),
             may(Role::Id, &["id"]),
         ],
         only_if: None,
@@ -62,6 +65,7 @@ pub(super) fn forms() -> Vec<Form> {
                 must(Role::First, &["conversation_a"]),
                 must(Role::Second, &["conversation_b"]),
                 must(Role::Verdict, &["winner"]),
+                may(Role::System, &SYSTEM),
                 may(Role::Id, &["id", "question_id"]),
             ],
             ..form("two conversations and a winner (Chatbot Arena)", &[], ["", ""], &[], |row| {

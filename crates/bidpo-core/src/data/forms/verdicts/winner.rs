@@ -2,6 +2,7 @@
 
 use super::{PROMPT, Preferred, pair};
 use crate::data::forms::columns::{Cell, Role, Row, may, must};
+use crate::data::forms::pairs::SYSTEM;
 use crate::data::forms::{Draft, Fault, Form, Reader, kind, start};
 use serde_json::Value;
 
@@ -52,7 +53,7 @@ pub(super) fn forms() -> Vec<Form> {
             must(Role::Second, &[&names[1]]),
             must(Role::Prompt, &PROMPT),
             may(Role::Input, &["input"]),
-            may(Role::System, &["system", "system_prompt"]),
+            may(Role::System, &SYSTEM),
             must(Role::Verdict, &VERDICT),
             may(Role::Id, &["id", "question_id"]),
         ],
