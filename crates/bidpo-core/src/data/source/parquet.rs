@@ -2,6 +2,7 @@
 
 use super::{Format, Place, Row, Rows};
 use crate::guard::guarded;
+use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Number, Value};
@@ -20,6 +21,13 @@ pub(super) fn rows(bytes: Vec<u8>) -> Result<Rows, String> {
         if size > MOST {
             return Err(format!("its values have {size} bytes, the limit is {MOST}: give a part of it"));
         }
+        let codecs = reader.metadata().row_groups().iter().flat_map(|g| g.columns()).map(|c| c.compression());
+        if let Some(codec) = codecs.into_iter().find(|c| !is_read(c)) {
+            return Err(format!(
+                "it is compressed with {codec}, which is not read: write it with snappy, gzip or zstd (pyarrow: \
+                 write_table(table, file, compression=\"zstd\"))"
+            ));
+        }
         let mut rows = Vec::new();
         for (i, row) in reader.get_row_iter(None).map_err(|e| broken(&e))?.enumerate() {
             let value = object(row.map_err(|e| broken(&e))?);
@@ -28,6 +36,10 @@ pub(super) fn rows(bytes: Vec<u8>) -> Result<Rows, String> {
         Ok(Rows { format: Format::Parquet, rows })
     });
     read.unwrap_or_else(|| Err(broken(&"it is damaged")))
+}
+
+fn is_read(codec: &Compression) -> bool {
+    matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_))
 }
 
 fn object(row: parquet::record::Row) -> Value {
@@ -69,5 +81,18 @@ fn value(field: Field) -> Value {
                 })
                 .collect(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file is pyarrow's.
+    #[test]
+    fn a_codec_that_is_not_read_is_named() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/cases/data/brotli.parquet");
+        let reason = rows(std::fs::read(file).unwrap()).err().unwrap();
+        assert!(reason.contains("compressed with BROTLI") && reason.contains("zstd"), "{reason}");
     }
 }
