@@ -47,6 +47,12 @@ pub fn translate(args: impl IntoIterator<Item = OsString>, root: &Command) -> Re
             Some((name, value)) if text.starts_with("--") => (name.to_owned(), Some(OsString::from(value))),
             _ => (text.clone(), None),
         };
+        // llama.cpp takes --n_predict for --n-predict.
+        let known = |name: &str| own(command, root, name).is_some() || habit(name).is_some();
+        let name = match name.strip_prefix("--").map(|n| format!("--{}", n.replace('_', "-"))) {
+            Some(dashed) if !known(&name) && known(&dashed) => dashed,
+            _ => name,
+        };
         if let Some(own) = own(command, root, &name) {
             model_given |= own.get_long() == Some("model");
             push(&mut out, own, name, inline, &mut rest);
@@ -159,7 +165,7 @@ fn converted(option: &str, value: &OsString) -> Value {
             Value::Is(seed.to_string())
         }
         ("top-k", Some(..0)) => Value::Is("0".into()),
-        ("ctx", Some(..=0)) | ("threads", Some(..0)) => Value::Left,
+        ("ctx" | "threads", Some(..=0)) => Value::Left,
         ("gpu-layers", Some(..0)) => Value::Is("all".into()),
         ("gpu-layers", None) if value == "auto" => Value::Is("all".into()),
         ("host", None) if value == "localhost" => Value::Is("127.0.0.1".into()),
@@ -223,6 +229,11 @@ mod tests {
             ("generate -p m.gguf M.GGUF", "generate -p m.gguf --model=M.GGUF"),
             ("chat -m m.gguf -c 512 -sys hi", "chat -m m.gguf --ctx 512 --system hi"),
             ("chat -m m.gguf -c 0 -t -1", "chat -m m.gguf"),
+            ("chat -m m.gguf --ctx_size 512 --threads=0", "chat -m m.gguf --ctx 512"),
+            (
+                "generate --n_predict=3 --max_tokens 4 -p --n_predict",
+                "generate --max-tokens=3 --max-tokens 4 -p --n_predict",
+            ),
             ("generate -m m.gguf -ngl 99 -f x", "generate -m m.gguf --gpu-layers 99 --prompt-file x"),
             ("generate -m m.gguf -ngl -1", "generate -m m.gguf --gpu-layers all"),
             ("generate --n-predict 3 --temperature 0.5", "generate --max-tokens 3 --temp 0.5"),

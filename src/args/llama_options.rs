@@ -180,7 +180,7 @@ const HABITS: &[(&[&str], Here)] = &[
     (&["--sse-ping-interval", "--sleep-idle-seconds"], Advice("bidpo chooses it itself: leave the option out")),
     (&["--host", "--port", "--api-key", "--api-key-file", "--alias"], Advice("it is an option of: bidpo serve")),
     (&["--usage"], Advice("--help shows all options")),
-    (&["--completion-bash"], Advice("there is no completion script: --help shows all options")),
+    (&["--completion-bash"], Advice("`bidpo completions bash` writes the script")),
 ];
 
 const NOTHING: &str = "it changes nothing here";

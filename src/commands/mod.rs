@@ -99,6 +99,7 @@ impl Cli {
         let mut command = grouped(Self::command());
         let args: Vec<OsString> = args.into_iter().collect();
         let verbose = args.iter().any(|a| a == "--verbose");
+        let scaled = args.iter().any(|a| a == "-s");
         let args = habits::translate(args, &command).unwrap_or_else(|unknown| {
             let mut of = &mut command;
             of.build();
@@ -125,6 +126,11 @@ impl Cli {
                 }
                 crate::terminal::streams::flush();
                 std::process::exit(0);
+            }
+            if scaled && error.kind() == clap::error::ErrorKind::MissingRequiredArgument {
+                eprint!("{}", error.render());
+                eprintln!("note: -s is the scale of a vector; a seed is given with --seed");
+                std::process::exit(2);
             }
             error.exit()
         })
