@@ -30,10 +30,15 @@ const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 /// What to do with a file that is not read.
 fn by_python(path: &Path) -> String {
     let name = ggml_grad::files::display_name(path);
+    advice(path, &format!("torch.load(\"{name}\", map_location=\"cpu\", weights_only=False)"))
+}
+
+/// The same, with what Python loads the file by.
+fn advice(path: &Path, load: &str) -> String {
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     format!(
-        "write its tensors with PyTorch, as a tensor or a dict of layer and tensor: torch.save(x, \"{stem}-plain.pt\") after \
-         x = torch.load(\"{name}\", map_location=\"cpu\")"
+        "write its tensors with PyTorch, as a tensor or a dict of layer and tensor (torch.as_tensor makes one of an array): \
+         torch.save(x, \"{stem}-plain.pt\") after x = {load}, which runs the file's code: only if you trust it"
     )
 }
 
@@ -43,7 +48,8 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents, String> {
         return Err(format!("it was written in PyTorch's format before 1.6; {}", by_python(path)));
     }
     if bytes.first() == Some(&0x80) {
-        return Err(format!("it is a Python pickle and no archive of torch.save; {}", by_python(path)));
+        let load = format!("pickle.load(open(\"{}\", \"rb\"))", ggml_grad::files::display_name(path));
+        return Err(format!("it is a Python pickle and no archive of torch.save; {}", advice(path, &load)));
     }
     let damaged = |e: &dyn std::fmt::Display| format!("not an archive of torch.save, or damaged: {e}");
     let mut archive = Archive::open(bytes).map_err(|e| damaged(&e))?;
