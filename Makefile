@@ -2,7 +2,7 @@
 # make test    everything that must pass: formatting, lints, all tests on both test models
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
-# make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (under an hour)
+# make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (about two hours)
 # make gates   measure conditional steering on TruthfulQA and MMLU, write the table of docs/interventions.md (about two hours)
 # make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
 # make torture kill, fill the disk and overload for an hour (TORTURE_MINUTES), write the table of docs/reliability.md

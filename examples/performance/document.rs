@@ -328,10 +328,10 @@ fn captured(model: &Sizes, tokens: f64, pairs: f64) -> f64 {
 /// Measured once, by hand, on a machine that `make bench` does not run on.
 const SIXTEEN: &str = "
 Sixteen threads were measured once, on a virtual machine of 16 cores of a Xeon with AVX512-BF16 (probably eight physical ones), with
-a random model in SmolLM2's shape (1,752 tokens; `bidpo synth --arch llama --type q4_1 --layers 30 --embd 576 --heads 9 --kv-heads 3 --ff 1536 --vocab 49152 --ctx 2048`,
-then `bidpo bench --only step,threads --threads 16`): a step took 4.72 s with one thread and 0.60 to 0.69 s with 16, 6.8 to 7.8 times
+a random model in SmolLM2's shape (1,752 tokens; `bidpo synth --arch llama --type q4_1 --layers 30 --embd 576 --heads 9 --kv-heads 3 --ff 1536 --vocab 49152 --ctx 2048 -o m.gguf`,
+then `bidpo bench --model m.gguf --only step,threads --threads 16`): a step took 4.72 s with one thread and 0.60 to 0.69 s with 16, 6.8 to 7.8 times
 less (serial outside ggml's computation 0.12 %, Karp-Flatt 9 %). llama.cpp's prefill of the same tokens took 7.0 s with two threads and
-1.04 to 1.41 s with 16 in several runs, the step 2.7 s and 0.60 to 0.69 s: the ratio of the two rises from 0.38 to about 0.5. FastKernels are dealt to
+1.04 to 1.41 s with 16 in several runs, the step 2.7 s and 0.60 to 0.69 s: the ratio of the two rises from 0.38 to about 0.5. bidpo's kernels are dealt to
 the threads in two dimensions; what remains are matrices of 192 to 576 columns, which do not divide well by 16.
 ";
 
