@@ -70,6 +70,14 @@ fn answers_have_the_form_that_was_asked_for() {
         (json!({"structured_outputs": {"choice": ["oak"]}}), &["oak"]),
         (json!({"json_schema": {"enum": [1, "a"]}}), &["1", "\"a\""]),
         (json!({"guided_json": "{\"type\": \"boolean\"}"}), &["true", "false"]),
+        (json!({"guided_regex": "o[ak]{2}|\\x65lm\\."}), &["oak", "oka", "oaa", "okk", "elm."]),
+        (json!({"structured_outputs": {"regex": "^(yes|no)$"}}), &["yes", "no"]),
+        (json!({"json_schema": {"type": "string", "pattern": "^(é|\")\\d?$", "maxLength": 1}}), &["\"é\"", "\"\\\"\""]),
+        (json!({"json_schema": {"type": "number", "minimum": -0.5, "maximum": -0.5}}), &["-0.5"]),
+        (
+            json!({"json_schema": {"allOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"type": "object"}]}}),
+            &["{\"a\":1}", "{\"a\": 1}", "{ \"a\": 1}", "{ \"a\": 1 }", "{\"a\": 1 }"],
+        ),
         (json!({"response_format": {"type": "json_object", "schema": {"const": {"a": [null]}}}}), &["{\"a\":[null]}"]),
     ] {
         let body = with(ask("Is an oak a tree?", 20), body);
@@ -109,15 +117,18 @@ fn forms_that_cannot_be_are_refused() {
         (json!({"response_format": {"type": "xml"}}), "must be text, json_object or json_schema"),
         (json!({"response_format": {"type": "json_schema"}}), "is missing"),
         (json!({"response_format": "json"}), "must be an object"),
-        (schema(json!({"type": "string", "pattern": "a+"})), "#: pattern is not supported"),
+        (
+            schema(json!({"type": "string", "pattern": "^(?!a)b$"})),
+            "#: pattern: look-around or a flag is not supported",
+        ),
         (
             schema(json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}})),
             "left recursion",
         ),
         (schema(json!({"type": "string", "minLength": 1e9})), "above 2000"),
         (json!({"guided_choice": [1]}), "list of strings"),
-        (json!({"guided_regex": "a+"}), "not supported"),
-        (json!({"structured_outputs": {"regex": "a+"}}), "unknown parameter structured_outputs.regex"),
+        (json!({"guided_regex": "(a"}), "guided_regex: the expression: pattern: a ( without its )"),
+        (json!({"structured_outputs": {"structural_tag": "a"}}), "unknown parameter structured_outputs.structural_tag"),
     ] {
         let (status, answer) = server.post(CHAT, &with(ask("x", 4), body.clone()));
         let message = answer["error"]["message"].as_str().unwrap_or_default();

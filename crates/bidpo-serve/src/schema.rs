@@ -5,10 +5,14 @@
 //! Objects are written with their properties in the schema's order, and without properties that the schema does not name.
 
 mod calls;
+mod merge;
 mod numbers;
+mod objects;
+mod pattern;
 
 pub(crate) use calls::grammar_of_calls;
 
+use pattern::{Pattern, PatternError, Within};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -32,7 +36,7 @@ array ::= "[" space (value space ("," space value space)*)? "]"
 const MAX_BYTES: usize = 200 * 1024;
 
 /// Keywords that restrict nothing.
-const ANNOTATIONS: [&str; 17] = [
+const ANNOTATIONS: [&str; 18] = [
     "title",
     "description",
     "default",
@@ -49,6 +53,8 @@ const ANNOTATIONS: [&str; 17] = [
     "$comment",
     "$defs",
     "definitions",
+    // Where it is true it was read before.
+    "nullable",
     "strict",
 ];
 
@@ -83,9 +89,23 @@ pub(crate) fn any_object() -> String {
 
 /// The grammar of the texts that are valid under `schema`.
 pub(crate) fn grammar(schema: &Value) -> Result<String, SchemaError> {
-    let mut writer = Writer { schema, rules: String::new(), n: 0, references: HashMap::new() };
+    let mut writer = Writer::new(schema);
     let root = writer.any(schema, "#")?;
     Ok(format!("root ::= {root}{COMMON}{}", writer.rules))
+}
+
+/// The grammar of the texts that a regular expression matches as a whole.
+pub(crate) fn grammar_of_pattern(text: &str) -> Result<String, SchemaError> {
+    let rule = Pattern::whole(text).and_then(|pattern| pattern.rule(Within::Answer));
+    rule.map(|rule| format!("root ::= {rule}")).map_err(|e| pattern_error("the expression", e))
+}
+
+fn pattern_error(at: &str, error: PatternError) -> SchemaError {
+    let at = at.to_owned();
+    match error {
+        PatternError::Unsupported(what) => SchemaError::Unsupported { at, what: format!("pattern: {what}") },
+        PatternError::Invalid(what) => SchemaError::Invalid { at, what: format!("pattern: {what}") },
+    }
 }
 
 struct Writer<'a> {
@@ -95,6 +115,8 @@ struct Writer<'a> {
     n: usize,
     /// The rule of each reference.
     references: HashMap<String, String>,
+    /// Schemas around this one that were merged of several.
+    merged: usize,
 }
 
 fn unsupported<T>(at: &str, what: impl Into<String>) -> Result<T, SchemaError> {
@@ -141,6 +163,10 @@ fn list(item: &str, least: u64, most: Option<u64>) -> String {
     if least == 0 { format!("({items})?") } else { items }
 }
 
+fn is_annotation(key: &str) -> bool {
+    ANNOTATIONS.contains(&key) || key.starts_with("x-")
+}
+
 /// The keywords of one schema, taken one by one: what is left is not supported.
 struct Keywords<'a> {
     map: &'a Map<String, Value>,
@@ -166,16 +192,26 @@ impl<'a> Keywords<'a> {
         }
     }
 
+    /// A keyword that was not taken and is no annotation.
+    fn left(&self) -> Option<&'a String> {
+        let known = |key: &str| self.seen.contains(&key) || is_annotation(key);
+        self.map.keys().find(|key| !known(key))
+    }
+
+    fn are_done(&self) -> bool {
+        self.left().is_none()
+    }
+
     fn done(self) -> Result<(), SchemaError> {
-        let known = |key: &str| self.seen.contains(&key) || ANNOTATIONS.contains(&key) || key.starts_with("x-");
-        match self.map.keys().find(|key| !known(key)) {
-            Some(key) => unsupported(self.at, key.clone()),
-            None => Ok(()),
-        }
+        self.left().map_or(Ok(()), |key| unsupported(self.at, key.clone()))
     }
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(schema: &'a Value) -> Self {
+        Self { schema, rules: String::new(), n: 0, references: HashMap::new(), merged: 0 }
+    }
+
     /// Adds a rule and returns its name.
     fn rule(&mut self, body: &str) -> Result<String, SchemaError> {
         self.n += 1;
@@ -197,11 +233,16 @@ impl Writer<'_> {
             Value::Object(map) => map,
             _ => return invalid(at, "a schema must be an object"),
         };
+        if map.get("nullable") == Some(&Value::Bool(true)) {
+            let mut rest = map.clone();
+            rest.insert("nullable".into(), Value::Bool(false));
+            let name = self.any(&Value::Object(rest), at)?;
+            return self.rule(&format!("{name} | null"));
+        }
         let mut keys = Keywords { map, seen: Vec::new(), at };
         if let Some(reference) = keys.get("$ref") {
-            keys.done()?;
             let Some(reference) = reference.as_str() else { return invalid(at, "$ref must be a string") };
-            return self.reference(reference, at);
+            return if keys.are_done() { self.reference(reference, at) } else { self.merged(&[schema], at) };
         }
         if let Some(value) = keys.get("const") {
             keys.get("type");
@@ -210,38 +251,55 @@ impl Writer<'_> {
             return self.rule(&literal(&value.to_string()));
         }
         if let Some(values) = keys.get("enum") {
-            keys.get("type");
+            let kind = keys.get("type");
             keys.done()?;
-            let values = values.as_array().filter(|v| !v.is_empty());
-            let Some(values) = values else { return invalid(at, "enum must be a list that is not empty") };
-            let texts: Vec<String> = values.iter().map(|v| literal(&v.to_string())).collect();
-            return self.rule(&texts.join(" | "));
+            let Some(values) = values.as_array().filter(|v| !v.is_empty()) else {
+                return invalid(at, "enum must be a list that is not empty");
+            };
+            let of_kind = values.iter().filter(|v| kind.is_none_or(|kind| merge::is_of_kind(v, kind)));
+            let texts: Vec<String> = of_kind.map(|v| literal(&v.to_string())).collect();
+            return if texts.is_empty() {
+                invalid(at, "enum holds no value of the type")
+            } else {
+                self.rule(&texts.join(" | "))
+            };
         }
         for key in ["anyOf", "oneOf"] {
             let Some(parts) = keys.get(key) else { continue };
-            keys.done()?;
             let Some(parts) = parts.as_array().filter(|p| !p.is_empty()) else {
                 return invalid(at, format!("{key} must be a list that is not empty"));
             };
-            let names: Result<Vec<_>, _> =
-                parts.iter().enumerate().map(|(i, part)| self.any(part, &format!("{at}/{key}/{i}"))).collect();
+            let mut beside = map.clone();
+            beside.shift_remove(key);
+            let (alone, beside) = (keys.are_done(), Value::Object(beside));
+            let name = |(i, part)| {
+                let at = format!("{at}/{key}/{i}");
+                if alone { self.any(part, &at) } else { self.merged(&[&beside, part], &at) }
+            };
+            let names: Result<Vec<_>, _> = parts.iter().enumerate().map(name).collect();
             return self.rule(&names?.join(" | "));
         }
         if let Some(parts) = keys.get("allOf") {
-            keys.done()?;
             return match parts.as_array().map(Vec::as_slice) {
-                Some([one]) => self.any(one, &format!("{at}/allOf/0")),
-                _ => unsupported(at, "allOf of more than one schema"),
+                Some([one]) if keys.are_done() => self.any(one, &format!("{at}/allOf/0")),
+                Some(_) => self.merged(&[schema], at),
+                None => invalid(at, "allOf must be a list"),
             };
         }
         match keys.get("type") {
             Some(Value::String(kind)) => self.of_kind(kind, keys),
             Some(Value::Array(kinds)) if !kinds.is_empty() => self.of_kinds(kinds, map, at),
             Some(_) => invalid(at, "type must be a string or a list of strings"),
-            None if map.contains_key("properties") || map.contains_key("required") => self.of_kind("object", keys),
+            None if objects::KEYWORDS.iter().any(|k| map.contains_key(*k)) => self.of_kind("object", keys),
             None if map.contains_key("items") || map.contains_key("prefixItems") => self.of_kind("array", keys),
             None if ["pattern", "minLength", "maxLength", "format"].iter().any(|k| map.contains_key(*k)) => {
                 self.of_kind("string", keys)
+            }
+            None if ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
+                .iter()
+                .any(|k| map.contains_key(*k)) =>
+            {
+                self.of_kind("number", keys)
             }
             None => {
                 keys.done()?;
@@ -257,7 +315,7 @@ impl Writer<'_> {
                 "string" => &["minLength", "maxLength", "pattern", "format"],
                 "integer" | "number" => &["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
                 "array" => &["items", "prefixItems", "minItems", "maxItems", "additionalItems", "uniqueItems"],
-                "object" => &["properties", "required", "additionalProperties", "minProperties", "maxProperties"],
+                "object" => &objects::KEYWORDS,
                 _ => &[],
             }
         };
@@ -311,75 +369,6 @@ impl Writer<'_> {
         Ok(name)
     }
 
-    fn object(&mut self, mut keys: Keywords<'_>) -> Result<String, SchemaError> {
-        let at = keys.at;
-        let properties = match keys.get("properties") {
-            None => None,
-            Some(Value::Object(map)) => Some(map).filter(|m| !m.is_empty()),
-            Some(_) => return invalid(at, "properties must be an object"),
-        };
-        let required: Vec<&str> = match keys.get("required") {
-            None => Vec::new(),
-            Some(list) => list.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
-        };
-        let more = keys.get("additionalProperties");
-        let (least, most) = (keys.count("minProperties")?, keys.count("maxProperties")?);
-        keys.done()?;
-        let Some(properties) = properties else {
-            if let Some(name) = required.first() {
-                return unsupported(at, format!("required {name:?} without its property"));
-            }
-            let value = match more {
-                Some(Value::Bool(false)) => {
-                    return if least.unwrap_or(0) == 0 {
-                        self.rule("\"{\" space \"}\"")
-                    } else {
-                        unsupported(at, "minProperties")
-                    };
-                }
-                None | Some(Value::Bool(true)) => "value".to_owned(),
-                Some(schema) => self.any(schema, &format!("{at}/additionalProperties"))?,
-            };
-            let member = self.rule(&format!("string space \":\" space {value}"))?;
-            return self.rule(&format!("\"{{\" space {} \"}}\"", list(&member, least.unwrap_or(0), most)));
-        };
-        if let Some(name) = required.iter().find(|name| !properties.contains_key(**name)) {
-            return unsupported(at, format!("required {name:?} without its property"));
-        }
-        let n = properties.len() as u64;
-        if least.is_some_and(|l| l > required.len() as u64) {
-            return unsupported(at, "minProperties beside properties");
-        }
-        if most.is_some_and(|m| m < n) {
-            return unsupported(at, "maxProperties beside properties");
-        }
-        let mut members = Vec::new();
-        for (name, schema) in properties {
-            let value = self.any(schema, &format!("{at}/properties/{name}"))?;
-            let key = literal(&Value::String(name.clone()).to_string());
-            let rule = self.rule(&format!("{key} space \":\" space {value} space"))?;
-            members.push((rule, required.contains(&name.as_str())));
-        }
-        // From the end: what may follow a member that was written, and what may follow none.
-        let (mut after, mut first) = (String::new(), String::new());
-        for (member, needed) in members.iter().rev() {
-            let now_first = match (needed, first.is_empty()) {
-                (true, _) => format!("{member} {after}"),
-                (false, true) => format!("({member} {after})?"),
-                (false, false) => format!("{member} {after} | {first}"),
-            };
-            let next = format!("\",\" space {member} {after}");
-            let body = match (needed, after.is_empty()) {
-                (true, _) => next,
-                (false, true) => format!("({next})?"),
-                (false, false) => format!("{next} | {after}"),
-            };
-            after = self.rule(body.trim_end())?;
-            first = self.rule(now_first.trim_end())?;
-        }
-        self.rule(&format!("\"{{\" space {first} \"}}\""))
-    }
-
     fn array(&mut self, mut keys: Keywords<'_>) -> Result<String, SchemaError> {
         let at = keys.at;
         let (least, most) = (keys.count("minItems")?.unwrap_or(0), keys.count("maxItems")?);
@@ -418,8 +407,16 @@ impl Writer<'_> {
     fn string(&mut self, mut keys: Keywords<'_>) -> Result<String, SchemaError> {
         let at = keys.at;
         let (least, most) = (keys.count("minLength")?, keys.count("maxLength")?);
-        let format = keys.get("format").and_then(Value::as_str);
+        let (format, pattern) = (keys.get("format").and_then(Value::as_str), keys.get("pattern"));
         keys.done()?;
+        if most.is_some_and(|m| m < least.unwrap_or(0)) {
+            return invalid(at, "maxLength is below minLength");
+        }
+        if let Some(pattern) = pattern {
+            // A format beside a pattern is a note.
+            let Some(pattern) = pattern.as_str() else { return invalid(at, "pattern must be a string") };
+            return self.pattern(pattern, least.unwrap_or(0), most, at);
+        }
         let of_format = match format {
             Some("date") => Some(DATE.to_owned()),
             Some("time") => Some(TIME.to_owned()),
@@ -435,15 +432,22 @@ impl Writer<'_> {
             (None, None, None) => Ok("string".into()),
             (None, least, most) => {
                 let least = least.unwrap_or(0);
-                if most.is_some_and(|m| m < least) {
-                    return invalid(at, "maxLength is below minLength");
-                }
                 if least.max(most.unwrap_or(0)) > 2000 {
                     return unsupported(at, "minLength or maxLength above 2000");
                 }
                 self.rule(&format!("\"\\\"\" char{} \"\\\"\"", times(least, most)))
             }
         }
+    }
+
+    /// Strings that match a regular expression.
+    fn pattern(&mut self, text: &str, least: u64, most: Option<u64>, at: &str) -> Result<String, SchemaError> {
+        let pattern = Pattern::found_in(text).map_err(|e| pattern_error(at, e))?;
+        let Some(pattern) = pattern.of_length(least, most) else {
+            return unsupported(at, "minLength or maxLength beside this pattern");
+        };
+        let body = pattern.rule(Within::Json).map_err(|e| pattern_error(at, e))?;
+        self.rule(&format!("\"\\\"\" ({body}) \"\\\"\""))
     }
 
     fn number(&mut self, kind: &str, mut keys: Keywords<'_>) -> Result<String, SchemaError> {
@@ -467,12 +471,9 @@ impl Writer<'_> {
             Ok(None) => Ok(kind.to_owned()),
             Ok(Some(body)) => self.rule(&body),
             Err(numbers::RangeError::Empty) => invalid(at, "no number is within its bounds"),
-            Err(numbers::RangeError::Unsupported) => unsupported(
-                at,
-                format!(
-                    "a {kind} with bounds that are no whole numbers of up to 15 digits, or negative ones of a number"
-                ),
-            ),
+            Err(numbers::RangeError::Unsupported) => {
+                unsupported(at, format!("a {kind} with bounds of more than 15 digits"))
+            }
         }
     }
 }

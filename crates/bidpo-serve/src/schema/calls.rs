@@ -3,7 +3,6 @@
 use super::{COMMON, SchemaError, Writer, literal};
 use bidpo_core::data::CallPart;
 use serde_json::Value;
-use std::collections::HashMap;
 
 /// The grammar of texts that are any of these sequences of parts.
 pub(crate) fn grammar_of_calls(calls: &[Vec<CallPart>]) -> Result<String, SchemaError> {
@@ -39,7 +38,7 @@ impl Rules {
 
     fn json(&mut self, root: &Value, pointer: &str) -> Result<String, SchemaError> {
         let rules = std::mem::take(&mut self.text);
-        let mut writer = Writer { schema: root, rules, n: self.n, references: HashMap::new() };
+        let mut writer = Writer { rules, n: self.n, ..Writer::new(root) };
         let text = writer.any(root.pointer(pointer).unwrap_or(&Value::Null), &format!("#{pointer}"))?;
         (self.text, self.n) = (writer.rules, writer.n);
         Ok(text)

@@ -42,40 +42,149 @@ pub(super) fn integers(b: &Bounds) -> Result<Option<String>, RangeError> {
     if low > high { Err(RangeError::Empty) } else { Ok(Some(span(low, high))) }
 }
 
-/// Numbers with decimals between bounds that are whole and not negative; `None` without bounds.
+/// Numbers with decimals; `None` without bounds.
 pub(super) fn reals(b: &Bounds) -> Result<Option<String>, RangeError> {
-    let (low, open_low) = match (b.least, b.above) {
-        (None, None) if b.most.is_none() && b.below.is_none() => return Ok(None),
-        (least, Some(above)) if least.is_none_or(|l| above >= l) => (above, true),
-        (Some(least), _) => (least, false),
-        (None, None) => return Err(RangeError::Unsupported),
-        (None, Some(_)) => return Err(RangeError::Unsupported),
-    };
-    let (high, open_high) = match (b.most, b.below) {
-        (None, None) => (limit() as f64, false),
-        (most, Some(below)) if most.is_none_or(|m| below <= m) => (below, true),
-        (Some(most), _) => (most, false),
-        (None, Some(below)) => (below, true),
-    };
-    if low > high || (low == high && (open_low || open_high)) {
-        return Err(RangeError::Empty);
+    let low = tighter([(b.least, false), (b.above, true)], |a, b| a > b);
+    let high = tighter([(b.most, false), (b.below, true)], |a, b| a < b);
+    if low.is_none() && high.is_none() {
+        return Ok(None);
     }
-    if low.fract() != 0.0 || high.fract() != 0.0 || low < 0.0 {
+    // A bound that no number of so many digits reaches is kept by all that are written.
+    let all = limit() as f64;
+    if low.is_some_and(|l| l.at > all) || high.is_some_and(|h| h.at < -all) {
         return Err(RangeError::Unsupported);
     }
-    let (low, high) = (whole(low)?, whole(high)?);
+    let low = low.filter(|l| l.at >= -all).unwrap_or(End { at: -all, open: false });
+    let high = high.filter(|h| h.at <= all).unwrap_or(End { at: all, open: false });
+    if low.at > high.at || (low.at == high.at && (low.open || high.open)) {
+        return Err(RangeError::Empty);
+    }
+    let zero = |open| End { at: 0.0, open };
     let mut parts = Vec::new();
-    let first = if open_low { low + 1 } else { low };
-    if first < high {
-        parts.push(format!("({}) (\".\" [0-9]{{1,16}})?", span(first, high - 1)));
+    if low.at < 0.0 {
+        // Zero is written without a sign.
+        let from = if high.at < 0.0 { high.opposite() } else { zero(true) };
+        parts.push(format!("\"-\" ({})", unsigned(from, low.opposite())?));
     }
-    if open_low && low < high {
-        parts.push(format!("\"{low}\" \".\" [0-9]{{0,15}} [1-9]"));
-    }
-    if !open_high {
-        parts.push(format!("\"{high}\" (\".\" \"0\"{{1,2}})?"));
+    if high.at > 0.0 || (high.at == 0.0 && !high.open) {
+        parts.push(unsigned(if low.at < 0.0 { zero(false) } else { low }, high)?);
     }
     Ok(Some(parts.join(" | ")))
+}
+
+/// One end of a range.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    at: f64,
+    /// The number itself is outside.
+    open: bool,
+}
+
+impl End {
+    fn opposite(self) -> Self {
+        Self { at: -self.at, ..self }
+    }
+
+    /// Its digits before the point, as a number, and those behind it.
+    fn digits(self) -> Result<(i64, String), RangeError> {
+        let text = self.at.to_string();
+        let (before, behind) = text.split_once('.').unwrap_or((&text, ""));
+        let before: i64 = before.parse().map_err(|_| RangeError::Unsupported)?;
+        if before > limit() || behind.len() > DIGITS {
+            Err(RangeError::Unsupported)
+        } else {
+            Ok((before, behind.to_owned()))
+        }
+    }
+}
+
+/// The end that leaves fewer numbers. `beyond`: the first is farther inside than the second.
+fn tighter(ends: [(Option<f64>, bool); 2], beyond: fn(f64, f64) -> bool) -> Option<End> {
+    let ends = ends.into_iter().filter_map(|(at, open)| at.map(|at| End { at, open }));
+    ends.reduce(|closed, open| if beyond(closed.at, open.at) { closed } else { open })
+}
+
+/// Any digits that may follow digits behind the point.
+const MORE: &str = "[0-9]{0,15}";
+
+/// Numbers from `low` to `high`, neither negative and not both open at one place.
+fn unsigned(low: End, high: End) -> Result<String, RangeError> {
+    let ((first, from), (last, to)) = (low.digits()?, high.digits()?);
+    if low.at == high.at {
+        return Ok(if from.is_empty() { format!("\"{first}\"") } else { format!("\"{first}\" \".\" \"{from}\"") });
+    }
+    if first == last {
+        let between = between(&from, low.open, &to, high.open);
+        let behind = format!("\".\" ({between})");
+        return Ok(if from.is_empty() && !low.open {
+            format!("\"{first}\" ({behind})?")
+        } else {
+            format!("\"{first}\" {behind}")
+        });
+    }
+    let mut parts = Vec::new();
+    parts.push(match (from.as_str(), low.open) {
+        ("", false) => format!("\"{first}\" (\".\" [0-9]{{1,16}})?"),
+        (from, open) => format!("\"{first}\" \".\" ({})", from_digits(from, open)),
+    });
+    if first + 1 < last {
+        parts.push(format!("({}) (\".\" [0-9]{{1,16}})?", span(first + 1, last - 1)));
+    }
+    match (to.as_str(), high.open) {
+        ("", true) => {}
+        ("", false) => parts.push(format!("\"{last}\" (\".\" \"0\"{{1,2}})?")),
+        (to, open) => parts.push(format!("\"{last}\" (\".\" ({}))?", to_digits(to, open))),
+    }
+    Ok(parts.join(" | "))
+}
+
+fn digit(text: &str) -> Option<(u8, &str)> {
+    text.bytes().next().map(|d| (d - b'0', &text[1..]))
+}
+
+/// Digits behind the point from these on, without the number itself where `open`.
+fn from_digits(from: &str, open: bool) -> String {
+    match digit(from) {
+        None if open => format!("{MORE} [1-9]"),
+        None => MORE.to_owned(),
+        Some((d, rest)) => {
+            let same = format!("\"{d}\" ({})", from_digits(rest, open));
+            if d < 9 { format!("{same} | [{}-9] {MORE}", d + 1) } else { same }
+        }
+    }
+}
+
+/// Digits behind the point up to these, which are not empty and do not end with 0.
+fn to_digits(to: &str, open: bool) -> String {
+    let Some((d, rest)) = digit(to) else { return String::new() };
+    let less = (d > 0).then(|| format!("[0-{}] {MORE}", d - 1));
+    let same = match (rest.is_empty(), open) {
+        (true, true) => None,
+        (true, false) => Some(format!("\"{d}\" \"0\"{{0,2}}")),
+        (false, _) => Some(format!("\"{d}\" ({})?", to_digits(rest, open))),
+    };
+    less.into_iter().chain(same).collect::<Vec<_>>().join(" | ")
+}
+
+/// Digits behind the point from `from` up to `to`, which is more.
+fn between(from: &str, open_from: bool, to: &str, open_to: bool) -> String {
+    let (a, a_rest) = digit(from).unwrap_or((0, ""));
+    let (b, b_rest) = digit(to).unwrap_or((9, ""));
+    let none_left = from.len() <= 1 && !open_from;
+    if a == b {
+        let rest = between(a_rest, open_from, b_rest, open_to);
+        return if none_left { format!("\"{a}\" ({rest})?") } else { format!("\"{a}\" ({rest})") };
+    }
+    let mut parts = vec![format!("\"{a}\" ({})", from_digits(a_rest, open_from))];
+    if a + 1 < b {
+        parts.push(format!("[{}-{}] {MORE}", a + 1, b - 1));
+    }
+    match (b_rest.is_empty(), open_to) {
+        (true, true) => {}
+        (true, false) => parts.push(format!("\"{b}\" \"0\"{{0,2}}")),
+        (false, _) => parts.push(format!("\"{b}\" ({})?", to_digits(b_rest, open_to))),
+    }
+    parts.join(" | ")
 }
 
 /// The whole numbers from `low` to `high`.
@@ -193,31 +302,57 @@ mod tests {
     }
 
     #[test]
-    fn numbers_between_whole_bounds() {
-        let bounds = |low, high| Bounds { least: Some(low), most: Some(high), ..Bounds::default() };
-        let unit = regex(&reals(&bounds(0.0, 1.0)).unwrap().unwrap());
-        for (text, want) in [
-            ("0", true),
-            ("0.0", true),
-            ("0.75", true),
-            ("1", true),
-            ("1.0", true),
-            ("1.01", false),
-            ("2", false),
-            ("-0.1", false),
+    fn numbers_between_bounds_are_all_there() {
+        let closed = |low, high| Bounds { least: Some(low), most: Some(high), ..Bounds::default() };
+        let open = |low, high| Bounds { above: Some(low), below: Some(high), ..Bounds::default() };
+        let texts: Vec<String> = (-230..=230)
+            .map(|n| format!("{}{}.{:02}", if n < 0 { "-" } else { "" }, i32::abs(n) / 100, i32::abs(n) % 100))
+            .chain((-25..=25).map(|n| n.to_string()))
+            .chain(
+                ["0.5", "0.249", "0.2501", "1.9999", "0.0001", "-0.5", "-1.7501", "12.5", "-12.75", "100", "1e3"]
+                    .map(String::from),
+            )
+            .collect();
+        for bounds in [
+            closed(0.0, 1.0),
+            open(0.0, 1.0),
+            open(0.0, 10.0),
+            closed(0.5, 1.0),
+            open(0.5, 1.25),
+            closed(0.25, 0.5),
+            open(0.25, 0.5),
+            closed(0.2, 0.25),
+            closed(1.25, 1.25),
+            closed(-1.0, 1.0),
+            open(-1.0, 1.0),
+            closed(-90.0, 90.0),
+            closed(-1.75, -0.5),
+            open(-12.5, 0.0),
+            closed(-2.0, 0.0),
+            Bounds { least: Some(0.0), above: Some(0.5), most: Some(2.0), ..Bounds::default() },
+            Bounds { most: Some(1.5), ..Bounds::default() },
+            Bounds { above: Some(-0.01), ..Bounds::default() },
+            Bounds { least: Some(0.1), most: Some(1e300), ..Bounds::default() },
         ] {
-            assert_eq!(unit.is_match(text), want, "{text}");
+            let body = reals(&bounds).unwrap().unwrap();
+            let within = regex(&body);
+            for text in &texts {
+                let x: f64 = text.parse().unwrap();
+                let fits = bounds.least.is_none_or(|l| x >= l)
+                    && bounds.above.is_none_or(|l| x > l)
+                    && bounds.most.is_none_or(|h| x <= h)
+                    && bounds.below.is_none_or(|h| x < h);
+                // Written without a power of ten, and zero without a sign.
+                let written = !text.contains('e') && (x != 0.0 || !text.starts_with('-'));
+                // Zeros behind the last digit of a bound are bounded, and zeros alone behind one that is excluded.
+                let matched = within.is_match(text);
+                assert!(matched == (fits && written) || (fits && text.ends_with('0')), "{text} in {bounds:?}: {body}");
+                assert!(!matched || fits, "{text} in {bounds:?}: {body}");
+            }
         }
-        let open = Bounds { above: Some(0.0), below: Some(10.0), ..Bounds::default() };
-        let open = regex(&reals(&open).unwrap().unwrap());
-        for (text, want) in
-            [("0", false), ("0.0", false), ("0.05", true), ("9.99", true), ("10", false), ("10.0", false)]
-        {
-            assert_eq!(open.is_match(text), want, "{text}");
-        }
-        assert_eq!(reals(&bounds(0.5, 1.0)), Err(RangeError::Unsupported));
-        assert_eq!(reals(&bounds(-1.0, 1.0)), Err(RangeError::Unsupported));
-        assert_eq!(reals(&bounds(2.0, 1.0)), Err(RangeError::Empty));
+        assert_eq!(reals(&closed(2.0, 1.0)), Err(RangeError::Empty));
+        assert_eq!(reals(&open(1.0, 1.0)), Err(RangeError::Empty));
+        assert_eq!(reals(&closed(1e-300, 1.0)), Err(RangeError::Unsupported));
         assert_eq!(reals(&Bounds::default()), Ok(None));
     }
 }

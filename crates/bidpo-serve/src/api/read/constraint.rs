@@ -12,6 +12,7 @@ enum Wanted {
     AnyObject,
     Schema(Value),
     Gbnf(String),
+    Regex(String),
 }
 
 /// Reads `response_format` (OpenAI), `json_schema` and `grammar` (llama.cpp), `guided_...` and `structured_outputs` (vLLM).
@@ -24,6 +25,7 @@ pub(in crate::api) fn constraint(fields: &mut Fields, state: &State) -> Result<O
         ("grammar", grammar_field(fields, "grammar")?),
         ("guided_grammar", grammar_field(fields, "guided_grammar")?),
         ("guided_choice", choice_field(fields, "guided_choice")?),
+        ("guided_regex", regex_field(fields, "guided_regex")?),
         ("structured_outputs", structured_outputs(fields)?),
     ] {
         let Some(value) = value else { continue };
@@ -42,6 +44,9 @@ fn compile(state: &State, name: &str, wanted: &Wanted) -> Result<Grammar, ApiErr
             schema::grammar(schema).map_err(|e| ApiError::invalid(name, format!("{name}: schema {e}")))?
         }
         Wanted::Gbnf(text) => text.clone(),
+        Wanted::Regex(text) => {
+            schema::grammar_of_pattern(text).map_err(|e| ApiError::invalid(name, format!("{name}: {e}")))?
+        }
     };
     // Large grammars take a while.
     let grammar = tokio::task::block_in_place(|| Grammar::new(&state.model, &text));
@@ -91,6 +96,10 @@ fn grammar_field(fields: &mut Fields, key: &str) -> Result<Option<Wanted>, ApiEr
     Ok(fields.text(key)?.filter(|text| !text.trim().is_empty()).map(Wanted::Gbnf))
 }
 
+fn regex_field(fields: &mut Fields, key: &str) -> Result<Option<Wanted>, ApiError> {
+    Ok(fields.text(key)?.filter(|text| !text.is_empty()).map(Wanted::Regex))
+}
+
 /// One of some texts.
 fn choice_field(fields: &mut Fields, key: &str) -> Result<Option<Wanted>, ApiError> {
     let Some(list) = fields.list(key)?.filter(|l| !l.is_empty()) else { return Ok(None) };
@@ -104,7 +113,10 @@ fn structured_outputs(fields: &mut Fields) -> Result<Option<Wanted>, ApiError> {
     let mut inner = Fields::new(value, fields.name("structured_outputs"))?;
     let wanted = match schema_field(&mut inner, "json") {
         None => match grammar_field(&mut inner, "grammar")? {
-            None => choice_field(&mut inner, "choice")?,
+            None => match choice_field(&mut inner, "choice")? {
+                None => regex_field(&mut inner, "regex")?,
+                wanted => wanted,
+            },
             wanted => wanted,
         },
         wanted => wanted,

@@ -32,12 +32,11 @@ const HARMLESS: [&str; 13] = [
 ];
 
 /// Fields that would change the form of the answer, each with the values that ask for nothing.
-const UNSUPPORTED: [(&str, &[&str]); 10] = [
+const UNSUPPORTED: [(&str, &[&str]); 9] = [
     ("tools", &["[]"]),
     ("tool_choice", &["\"none\"", "\"auto\"", "\"\""]),
     ("functions", &["[]"]),
     ("function_call", &["\"none\"", "\"auto\""]),
-    ("guided_regex", &[]),
     ("modalities", &["[\"text\"]", "[]"]),
     ("audio", &["{}"]),
     ("web_search_options", &[]),
