@@ -21,6 +21,19 @@ fn keys_and_origins() {
         (401, 401, 401, 401)
     );
     assert_eq!((models(Some("Bearer first")), models(Some("bearer second key"))), (200, 200));
+    let other = |name: &str, key: &str| {
+        agent().get(format!("{}/v1/models", server.url)).header(name, key).call().unwrap().status().as_u16()
+    };
+    assert_eq!(
+        (other("x-api-key", "first"), other("api-key", "second key"), other("x-api-key", "third")),
+        (200, 200, 401)
+    );
+    let compressed =
+        agent().post(format!("{}/v1/chat/completions", server.url)).header("authorization", "Bearer first");
+    let compressed = compressed.header("content-type", "application/json").header("content-encoding", "gzip");
+    let mut compressed = compressed.send(&[0x1f, 0x8b, 8, 0]).unwrap();
+    let said = compressed.body_mut().read_to_string().unwrap();
+    assert!(compressed.status().as_u16() == 415 && said.contains("gzip"), "{said}");
     let (status, answer) = server.post("/v1/chat/completions", &ask("x", 1));
     assert_eq!((status, answer["error"]["code"].as_str()), (401, Some("invalid_api_key")));
     assert_eq!((server.get("/metrics").0, server.get("/health").0, server.get("/").0), (401, 200, 200));

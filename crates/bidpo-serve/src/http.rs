@@ -7,7 +7,7 @@ use crate::engine::job::Client;
 use axum::Router;
 use axum::extract::{self, MatchedPath, Request};
 use axum::http::header::{self, HeaderValue};
-use axum::http::{HeaderName, Method};
+use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -96,15 +96,21 @@ async fn keyed_only(extract::State(state): extract::State<Arc<State>>, mut reque
         let peer = request.extensions().get::<ClientAddr>().map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
         Client::Address(peer)
     } else {
-        let shown = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let shown = shown.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        match shown.and_then(|(_, key)| state.keys.find(key.trim())) {
+        match key_of(request.headers()).and_then(|key| state.keys.find(key)) {
             Some(client) => client,
             None => return ApiError::unauthorized().into_response(),
         }
     };
     request.extensions_mut().insert(client);
     next.run(request).await
+}
+
+/// The key of a request: as a bearer's, or in the headers of llama-server's (`X-Api-Key`) and Azure's (`api-key`) clients.
+fn key_of(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let bearer = text("authorization").and_then(|v| v.split_once(' '));
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key);
+    bearer.or_else(|| text("x-api-key")).or_else(|| text("api-key")).map(str::trim)
 }
 
 /// Answers to its own names only, counts, and adds headers.
@@ -168,7 +174,23 @@ fn is_own(host: &str, allowed: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_own;
+    use super::{is_own, key_of};
+    use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+    #[test]
+    fn keys_come_in_three_headers() {
+        let key = |list: &[(&'static str, &'static str)]| {
+            let pair = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            key_of(&list.iter().map(pair).collect::<HeaderMap>()).map(str::to_owned)
+        };
+        assert_eq!(key(&[("authorization", "bearer  a ")]).as_deref(), Some("a"));
+        assert_eq!(key(&[("x-api-key", "b")]).as_deref(), Some("b"));
+        assert_eq!(key(&[("api-key", "c"), ("authorization", "Basic eDp5")]).as_deref(), Some("c"));
+        assert_eq!(key(&[("authorization", "Bearer a"), ("x-api-key", "b")]).as_deref(), Some("a"));
+        assert_eq!((key(&[]), key(&[("authorization", "a")])), (None, None));
+    }
 
     #[test]
     fn own_names() {

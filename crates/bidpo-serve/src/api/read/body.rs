@@ -4,7 +4,7 @@ use crate::api::read::error::ApiError;
 use crate::state::State;
 use axum::body::to_bytes;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ pub(in crate::api) async fn read(state: &State, request: Request) -> Result<Valu
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(ApiError::not_json());
+    }
+    let coding = headers.get(CONTENT_ENCODING).map(|v| String::from_utf8_lossy(v.as_bytes()).trim().to_owned());
+    if let Some(coding) = coding.filter(|c| !c.is_empty() && !c.eq_ignore_ascii_case("identity")) {
+        return Err(ApiError::encoded(&coding));
     }
     let limit = state.limits.max_body;
     let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());

@@ -119,6 +119,13 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", None, message)
     }
 
+    /// 415: a compressed body.
+    pub(crate) fn encoded(coding: &str) -> Self {
+        let message =
+            format!("this server does not read bodies of Content-Encoding {coding:?}: send the JSON as it is");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", None, message)
+    }
+
     /// 429.
     pub(crate) fn queue_full(places: usize) -> Self {
         let message = format!("the queue is full ({places} sequences at once or waiting): try again in a moment");
