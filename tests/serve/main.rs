@@ -14,6 +14,7 @@ mod common;
 mod front_ends;
 mod http;
 mod kinds;
+mod llama_server;
 mod load;
 mod models;
 mod ollama;

@@ -21,13 +21,12 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub(super) struct ClientAddr(pub IpAddr);
 
 /// Endpoints that clients know from elsewhere and that are refused with a sentence.
-const NOT_OFFERED: [&str; 10] = [
+const NOT_OFFERED: [&str; 9] = [
     "/embeddings",
     "/embedding",
     "/moderations",
     "/rerank",
     "/reranking",
-    "/completion",
     "/infill",
     "/images/generations",
     "/audio/speech",
@@ -40,6 +39,7 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         .route("/v1/score", post(api::score))
         .route("/v1/vectors", get(api::vectors).post(api::change_vectors))
         .route("/lora-adapters", get(api::lora_adapters))
+        .route("/completion", post(api::completion))
         .route("/metrics", get(api::metrics))
         .route("/props", get(api::props))
         .route("/api/chat", post(ollama::chat))

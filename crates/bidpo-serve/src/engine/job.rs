@@ -150,8 +150,10 @@ pub(crate) struct TokenInfo {
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
-    /// The model ended its turn, or a stop sequence was met.
+    /// The model ended its turn.
     Stop,
+    /// The stop sequence of this number was met.
+    Sequence(usize),
     /// The limit of tokens was reached, or the context is full.
     Length,
 }
@@ -160,7 +162,7 @@ impl Finish {
     /// OpenAI's word for it.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Self::Stop => "stop",
+            Self::Stop | Self::Sequence(_) => "stop",
             Self::Length => "length",
         }
     }

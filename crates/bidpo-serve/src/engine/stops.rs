@@ -12,27 +12,28 @@ pub(crate) struct StopFilter {
 pub(crate) struct StopOutput {
     /// Text that is safe to show.
     pub text: String,
-    /// A stop sequence was met; the text ends before it.
-    pub stopped: bool,
+    /// The number of the stop sequence that was met; the text ends before it.
+    pub met: Option<usize>,
 }
 
 impl StopFilter {
-    /// For these sequences; empty ones are left out.
+    /// For these sequences; empty ones stop nothing.
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), buffered: String::new() }
+        Self { stops, buffered: String::new() }
     }
 
     /// Adds text. After a stop nothing more may be added.
     pub(crate) fn push(&mut self, piece: &str) -> StopOutput {
         self.buffered.push_str(piece);
         // The earliest start counts, whichever sequence it is of.
-        if let Some(at) = self.stops.iter().filter_map(|s| self.buffered.find(s.as_str())).min() {
+        let sequences = self.stops.iter().enumerate().filter(|(_, s)| !s.is_empty());
+        if let Some((at, i)) = sequences.filter_map(|(i, s)| Some((self.buffered.find(s.as_str())?, i))).min() {
             self.buffered.truncate(at);
-            return StopOutput { text: std::mem::take(&mut self.buffered), stopped: true };
+            return StopOutput { text: std::mem::take(&mut self.buffered), met: Some(i) };
         }
         let safe = self.buffered.len() - self.suspicious();
         let rest = self.buffered.split_off(safe);
-        StopOutput { text: std::mem::replace(&mut self.buffered, rest), stopped: false }
+        StopOutput { text: std::mem::replace(&mut self.buffered, rest), met: None }
     }
 
     /// The buffered text, which did not become a stop sequence.
@@ -65,7 +66,7 @@ mod tests {
                     if !met {
                         let passed = filter.push(piece);
                         out += &passed.text;
-                        met = passed.stopped;
+                        met = passed.met.is_some();
                         assert!(want.starts_with(&out), "{out:?} went out too early: {i} {j}");
                     }
                 }
@@ -93,8 +94,10 @@ mod tests {
     #[test]
     fn only_what_may_become_a_stop_is_held() {
         let mut filter = StopFilter::new(vec!["User:".into()]);
-        assert_eq!(filter.push("Hello Us"), StopOutput { text: "Hello ".into(), stopped: false });
-        assert_eq!(filter.push("hers"), StopOutput { text: "Ushers".into(), stopped: false });
+        assert_eq!(filter.push("Hello Us"), StopOutput { text: "Hello ".into(), met: None });
+        assert_eq!(filter.push("hers"), StopOutput { text: "Ushers".into(), met: None });
         assert_eq!(filter.finish(), "");
+        let mut filter = StopFilter::new(vec!["".into(), "c".into(), "b".into()]);
+        assert_eq!(filter.push("abc"), StopOutput { text: "a".into(), met: Some(2) });
     }
 }

@@ -126,22 +126,22 @@ impl Work {
             Some(_) => Some(self.info(ctx.logits(row)?, token, gates)),
             None => None,
         };
-        if self.write(model, token, info) {
-            return Ok(Some(Finish::Stop));
+        if let Some(sequence) = self.write(model, token, info) {
+            return Ok(Some(Finish::Sequence(sequence)));
         }
         Ok((full || self.n_generated >= self.job.max_tokens).then_some(Finish::Length))
     }
 
-    /// Adds a token's text; true if a stop sequence was met.
-    fn write(&mut self, model: &Model, token: Token, info: Option<TokenInfo>) -> bool {
+    /// Adds a token's text. Some: the number of the stop sequence that was met.
+    fn write(&mut self, model: &Model, token: Token, info: Option<TokenInfo>) -> Option<usize> {
         let piece = self.characters.push(&model.token_bytes(token, self.job.written.contains(&token)));
         let before = self.n_text;
         self.n_text += piece.len();
         self.pending.extend(info.map(|info| (info, before, self.n_text)));
         let passed = self.filter.push(&piece);
-        self.send(passed.text, passed.stopped);
-        self.stopped = passed.stopped;
-        passed.stopped
+        self.stopped = passed.met.is_some();
+        self.send(passed.text, self.stopped);
+        passed.met
     }
 
     /// Sends text, and the tokens whose text is out with it. At a stop, of the token that the text ends in too.
@@ -166,8 +166,8 @@ impl Work {
             let rest = self.characters.finish();
             self.n_text += rest.len();
             let passed = self.filter.push(&rest);
-            self.send(passed.text, passed.stopped);
-            if !passed.stopped {
+            self.send(passed.text, passed.met.is_some());
+            if passed.met.is_none() {
                 let held = self.filter.finish();
                 self.send(held, false);
             }

@@ -96,7 +96,7 @@ pub(in crate::api) fn restrict(
 /// OpenAI's word for the end of an answer.
 fn word(finish: Finish, teller: Option<&CallTeller>) -> &'static str {
     let called = teller.is_some_and(CallTeller::has_calls);
-    if called && finish == Finish::Stop { "tool_calls" } else { finish.word() }
+    if called && finish != Finish::Length { "tool_calls" } else { finish.word() }
 }
 
 fn choice_json(

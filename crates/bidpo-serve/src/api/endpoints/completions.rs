@@ -24,9 +24,9 @@ use std::sync::Arc;
 const DEFAULT_TOKENS: usize = 16;
 
 /// A prompt: its tokens, the text that `echo` repeats, and a BOS token that the server put before it.
-struct Given {
-    tokens: Vec<Token>,
-    text: String,
+pub(super) struct Given {
+    pub(super) tokens: Vec<Token>,
+    pub(super) text: String,
     added_bos: bool,
 }
 
@@ -43,6 +43,8 @@ pub(crate) async fn completions(
     // Null is not set, which OpenAI's API takes as 16; -1 is no limit.
     let unset = !sets_limit(&fields);
     let max_tokens = if unset { Some(DEFAULT_TOKENS) } else { answer_limit(&mut fields, 0)? };
+    // Chats have true and false here.
+    fields.take_if("logprobs", |v| v == &json!(false));
     let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|n| n as usize);
     let echo = fields.boolean("echo")?.unwrap_or(false);
     fields.done(&mut notes)?;
@@ -79,22 +81,25 @@ pub(crate) async fn completions(
     Ok(notes.mark(&state, Json(answer).into_response()))
 }
 
-/// Reads `prompt`: a string, a list of strings, a list of tokens, or a list of such lists.
-fn prompts(state: &State, value: Value) -> Result<Vec<Given>, ApiError> {
+/// Reads `prompt`: a string, a list of strings, a list of tokens, or a list of such lists. Tokens and strings in one list are one
+/// prompt (llama-server).
+pub(super) fn prompts(state: &State, value: Value) -> Result<Vec<Given>, ApiError> {
     let wrong = || {
         ApiError::invalid(
             "prompt",
-            "prompt must be a string, a list of strings, a list of tokens, or a list of lists of tokens",
+            "prompt must be a string, a list of strings, a list of tokens (with strings between them, if any), or a list of lists",
         )
     };
     match value {
         Value::String(text) => Ok(vec![text_prompt(state, text)?]),
         Value::Array(list) if list.is_empty() => Err(ApiError::invalid("prompt", "prompt is empty")),
         Value::Array(list) if list.iter().all(Value::is_number) => Ok(vec![token_prompt(state, &list)?]),
+        Value::Array(list) if list.iter().any(Value::is_number) => Ok(vec![mixed_prompt(state, &list)?]),
         Value::Array(list) => list
             .into_iter()
             .map(|one| match one {
                 Value::String(text) => text_prompt(state, text),
+                Value::Array(list) if list.iter().any(Value::is_string) => mixed_prompt(state, &list),
                 Value::Array(tokens) => token_prompt(state, &tokens),
                 _ => Err(wrong()),
             })
@@ -121,6 +126,29 @@ fn token_prompt(state: &State, list: &[Value]) -> Result<Given, ApiError> {
     })?;
     let text = state.model.detokenize(&tokens, true);
     Ok(Given { tokens, text, added_bos: false })
+}
+
+/// Tokens with strings between them. A BOS is added where a string begins it.
+fn mixed_prompt(state: &State, list: &[Value]) -> Result<Given, ApiError> {
+    let mut whole = Given { tokens: Vec::new(), text: String::new(), added_bos: false };
+    for (i, part) in list.iter().enumerate() {
+        let part = match part {
+            Value::String(text) if i == 0 => {
+                let part = text_prompt(state, text.clone())?;
+                whole.added_bos = part.added_bos;
+                part
+            }
+            Value::String(text) => {
+                let tokens = state.model.tokenize(text, false, true);
+                let tokens = tokens.map_err(|e| ApiError::invalid("prompt", e.to_string()))?;
+                Given { tokens, text: text.clone(), added_bos: false }
+            }
+            token => token_prompt(state, std::slice::from_ref(token))?,
+        };
+        whole.tokens.extend(part.tokens);
+        whole.text += &part.text;
+    }
+    Ok(whole)
 }
 
 struct TextParts {

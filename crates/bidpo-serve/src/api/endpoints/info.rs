@@ -139,7 +139,6 @@ pub(crate) async fn not_offered(uri: Uri) -> ApiError {
         }
         "moderations" => "there is no moderation model",
         "rerank" | "reranking" => "there is no reranking model",
-        "completion" => "its requests are taken at /v1/completions, with n_predict or max_tokens",
         "infill" => "send the format of the model's own infill tokens to /v1/completions",
         _ => "it serves text: /v1/chat/completions, /v1/completions, /v1/score",
     };
