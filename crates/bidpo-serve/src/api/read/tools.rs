@@ -32,23 +32,16 @@ pub(in crate::api) struct Tools {
 
 /// Reads `tools` and `tool_choice`; `None` where the answer can call nothing.
 pub(in crate::api) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiError> {
-    let list = fields.list("tools")?.unwrap_or_default();
+    let mut list = fields.list("tools")?.unwrap_or_default();
     let choice = match fields.take("tool_choice") {
         None => Some(ToolChoice::Auto),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" | "" => Some(ToolChoice::Auto),
-            "none" => None,
-            // Mistral's word is any.
-            "required" | "any" => Some(ToolChoice::Required),
-            other => {
-                let what = format!("must be none, auto, required or a function, not {:?}", short(&json!(other)));
-                return Err(fields.wrong("tool_choice", &what));
-            }
-        },
-        Some(value @ Value::Object(_)) => match (value["function"]["name"].as_str(), value["type"].as_str()) {
-            (Some(name), Some("function") | None) => Some(ToolChoice::Named(name.to_owned())),
+        Some(Value::String(word)) => mode(fields, &word)?,
+        Some(value @ Value::Object(_)) => match (name_of_either(&value), value["type"].as_str()) {
+            (Some(name), Some("function" | "tool") | None) => Some(ToolChoice::Named(name.to_owned())),
+            (_, Some("allowed_tools")) => allowed_tools(fields, &value, &mut list)?,
+            (None, Some(word @ ("auto" | "none" | "any" | "required"))) => mode(fields, word)?,
             _ => {
-                let what = "as an object must be {\"type\": \"function\", \"function\": {\"name\": NAME}}";
+                let what = "as an object must be {\"type\": \"function\", \"function\": {\"name\": NAME}}, or of type allowed_tools";
                 return Err(fields.wrong("tool_choice", what));
             }
         },
@@ -78,6 +71,54 @@ pub(in crate::api) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiErr
     Ok(choice.filter(|_| !list.is_empty()).map(|choice| Tools { list, choice }))
 }
 
+/// The word of `tool_choice`.
+fn mode(fields: &Fields, word: &str) -> Result<Option<ToolChoice>, ApiError> {
+    match word {
+        "auto" | "" => Ok(Some(ToolChoice::Auto)),
+        "none" => Ok(None),
+        // Mistral's word is any.
+        "required" | "any" => Ok(Some(ToolChoice::Required)),
+        other => {
+            let what = format!("must be none, auto, required or a function, not {}", short(&json!(other)));
+            Err(fields.wrong("tool_choice", &what))
+        }
+    }
+}
+
+/// A function's name in the forms of OpenAI's two APIs.
+fn name_of_either(value: &Value) -> Option<&str> {
+    value["function"]["name"].as_str().or_else(|| value["name"].as_str())
+}
+
+/// `{"type": "allowed_tools", ...}`: keeps the tools that may be called, and reads whether one must be.
+fn allowed_tools(fields: &Fields, value: &Value, list: &mut Vec<Value>) -> Result<Option<ToolChoice>, ApiError> {
+    let inner = value.get("allowed_tools").unwrap_or(value);
+    let Some(allowed) = inner["tools"].as_array() else {
+        return Err(fields.wrong("tool_choice.allowed_tools.tools", "must be a list of functions"));
+    };
+    let allowed: Vec<&str> = allowed.iter().filter_map(name_of_either).collect();
+    if let Some(other) = allowed.iter().find(|name| list.iter().all(|tool| name_of_either(tool) != Some(name))) {
+        return Err(fields.wrong("tool_choice", &format!("allows {other:?}, which is not among the tools")));
+    }
+    list.retain(|tool| name_of_either(tool).is_some_and(|name| allowed.contains(&name)));
+    mode(fields, inner["mode"].as_str().unwrap_or("auto"))
+}
+
+/// The schema of a function's arguments. A function that describes none takes none, where a schema would allow any.
+fn arguments(parameters: &Value) -> Value {
+    let describes = |key: &str| parameters.get(key).is_some_and(|v| v.as_object().is_none_or(|map| !map.is_empty()));
+    let mut schema = parameters.clone();
+    if let Value::Object(map) = &mut schema
+        && map.get("type").is_none_or(|kind| kind == "object")
+        && map.keys().all(|key| {
+            !describes(key) || ["type", "required", "title", "description", "$schema"].contains(&key.as_str())
+        })
+    {
+        map.insert("additionalProperties".into(), json!(false));
+    }
+    schema
+}
+
 fn name_of(tool: &Value) -> &str {
     tool["function"]["name"].as_str().unwrap_or_default()
 }
@@ -89,8 +130,7 @@ fn function(value: Value, at: &str) -> Result<Value, ApiError> {
     match fields.text("type")?.as_deref() {
         None | Some("function") => {}
         Some(other) => {
-            let message =
-                format!("{name}: only functions are supported by this server, not {:?}", short(&json!(other)));
+            let message = format!("{name}: only functions are supported by this server, not {}", short(&json!(other)));
             return Err(ApiError::unsupported(&name, message));
         }
     }
@@ -202,8 +242,10 @@ impl Tools {
     /// The function `only`, or all.
     fn functions(&self, only: Option<&str>) -> Vec<CalledFunction> {
         let chosen = self.list.iter().filter(|t| only.is_none_or(|name| name == name_of(t)));
-        let function =
-            |t: &Value| CalledFunction { name: name_of(t).to_owned(), parameters: t["function"]["parameters"].clone() };
+        let function = |t: &Value| CalledFunction {
+            name: name_of(t).to_owned(),
+            parameters: arguments(&t["function"]["parameters"]),
+        };
         chosen.map(function).collect()
     }
 
@@ -286,4 +328,71 @@ fn call_json(index: usize, call: &WrittenCall) -> Value {
 fn new_id() -> String {
     let mut rng = rand::rng();
     (0..9).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(choice: Value) -> Result<Option<(Vec<String>, ToolChoice)>, ApiError> {
+        let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let mut fields = Fields::new(json!({"tools": [tool("f"), tool("g")], "tool_choice": choice}), "").unwrap();
+        let names = |t: &Tools| t.list.iter().map(|tool| name_of(tool).to_owned()).collect();
+        Ok(tools(&mut fields)?.map(|t| (names(&t), t.choice)))
+    }
+
+    #[test]
+    fn functions_without_parameters_take_none() {
+        let closed = json!({"type": "object", "properties": {}, "additionalProperties": false});
+        assert_eq!(arguments(&json!({"type": "object", "properties": {}})), closed);
+        assert_eq!(
+            arguments(&json!({"type": "object", "properties": {}, "required": []}))["additionalProperties"],
+            false
+        );
+        for open in [
+            json!({"type": "object", "properties": {"a": {}}}),
+            json!({"type": "object", "additionalProperties": true}),
+            json!({"type": "object", "additionalProperties": {"type": "string"}}),
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {}}}),
+        ] {
+            assert_eq!(arguments(&open), open);
+        }
+    }
+
+    #[test]
+    fn choices_come_in_many_forms() {
+        use ToolChoice::{Auto, Named, Required};
+        let some = |names: &[&str], choice| Ok(Some((names.iter().map(|n| (*n).to_owned()).collect(), choice)));
+        let allowed = |mode: &str, tool: Value| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool]}});
+        let g = json!({"type": "function", "function": {"name": "g"}});
+        for (choice, want) in [
+            (json!(null), some(&["f", "g"], Auto)),
+            (json!("any"), some(&["f", "g"], Required)),
+            (json!("none"), Ok(None)),
+            (json!({"type": "auto"}), some(&["f", "g"], Auto)),
+            (json!({"type": "none"}), Ok(None)),
+            (g.clone(), some(&["f", "g"], Named("g".into()))),
+            (json!({"type": "function", "name": "g"}), some(&["f", "g"], Named("g".into()))),
+            (allowed("required", g.clone()), some(&["g"], Required)),
+            (allowed("auto", g.clone()), some(&["g"], Auto)),
+            (
+                json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}),
+                some(&["f"], Auto),
+            ),
+        ] {
+            assert_eq!(read(choice.clone()), want, "{choice}");
+        }
+        for choice in [
+            json!("maybe"),
+            json!({"type": "function", "function": {"name": "h"}}),
+            json!({"type": "web_search"}),
+            allowed("auto", json!({"type": "function", "function": {"name": "h"}})),
+            allowed("often", g),
+            json!({"type": "allowed_tools"}),
+            json!(3),
+        ] {
+            let error = read(choice.clone()).unwrap_err();
+            assert!(error.param.is_some_and(|p| p.starts_with("tool_choice")), "{choice}");
+        }
+    }
 }
