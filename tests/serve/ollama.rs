@@ -49,6 +49,10 @@ fn ollamas_api_gives_the_same_answers() {
         );
         assert_eq!(last["prompt_eval_count"], want["usage"]["prompt_tokens"]);
         assert!(last["eval_duration"].as_u64().unwrap() > 0 && last["created_at"].as_str().unwrap().ends_with('Z'));
+        let scored = lines(&server, "/api/chat", &with(body.clone(), json!({"logprobs": true, "top_logprobs": 2})));
+        let scored: Vec<&Value> = scored.iter().filter_map(|p| p["logprobs"].as_array()).flatten().collect();
+        assert!(scored.len() == 12 && scored.iter().all(|t| t["top_logprobs"][1]["logprob"].is_number()));
+        assert_eq!(scored.iter().map(|t| t["token"].as_str().unwrap()).collect::<String>(), text);
         let whole = server.ok("/api/chat", &with(body, json!({"stream": false})));
         assert_eq!((&whole["message"]["content"], &whole["done"]), (&json!(text), &json!(true)));
         let body = json!({"model": name, "prompt": question, "options": greedy(12), "stream": false});

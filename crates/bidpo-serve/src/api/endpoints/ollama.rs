@@ -8,18 +8,19 @@ use crate::api::read::error::ApiError;
 use crate::api::read::fields::{Fields, short};
 use crate::api::read::messages::{self, Chat, Encoded};
 use crate::api::read::notes::Notes;
-use crate::api::read::request::{Common, common};
+use crate::api::read::request::{Common, MAX_TOP_LOGPROBS, common};
 use crate::api::read::samplers::token_limit;
 use crate::api::read::thoughts::{AT_THE_TOP, Thoughts, Told, variables};
 use crate::api::read::tools::{CallReader, CallTeller, can_call, take_calls};
-use crate::api::respond::{StreamKind, StreamLines, gather, stream_lines};
+use crate::api::respond::{StreamKind, StreamLines, gather, stream_lines, tokens_json};
 use crate::api::submit::{CompletionOptions, Sequence, remaining_context, submit};
-use crate::engine::job::{Client, Event, Finish, Usage};
+use crate::engine::job::{Client, Event, Finish, TokenInfo, Usage};
 use crate::state::State;
 use axum::Json;
 use axum::extract::{self, Extension, Request};
 use axum::response::{IntoResponse, Response};
 use bidpo_core::data::{Message, Prompt, ThoughtSplitter};
+use ggml_grad::llama::Model;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -134,6 +135,8 @@ struct Lines {
     model: String,
     splitter: ThoughtSplitter,
     teller: Option<CallTeller>,
+    /// Log-probabilities are told.
+    logprobs: Option<Arc<Model>>,
 }
 
 impl Lines {
@@ -141,6 +144,14 @@ impl Lines {
     fn parted(&mut self, told: &mut Told, end: bool) -> Vec<Value> {
         let calls = take_calls(&mut self.teller, &mut told.answer, end);
         calls.iter().map(ollama_call).collect()
+    }
+
+    /// A line with the log-probabilities of its tokens, where they are wanted.
+    fn scored(&self, mut line: Value, tokens: &[TokenInfo]) -> Value {
+        if let Some(model) = self.logprobs.as_ref().filter(|_| !tokens.is_empty()) {
+            line["logprobs"] = tokens_json(model, tokens);
+        }
+        line
     }
 
     fn line(&self, told: &Told) -> Value {
@@ -182,13 +193,13 @@ impl StreamLines for Lines {
     }
 
     fn more(&mut self, _: usize, event: &Event) -> Vec<Value> {
-        let Event::Text { text, .. } = event else { return Vec::new() };
+        let Event::Text { text, tokens } = event else { return Vec::new() };
         let mut told = Told::of(self.splitter.push(text));
         let calls = self.parted(&mut told, false);
-        if told.is_empty() && calls.is_empty() {
+        if told.is_empty() && calls.is_empty() && (self.logprobs.is_none() || tokens.is_empty()) {
             return Vec::new();
         }
-        vec![with_calls(self.line(&told), calls)]
+        vec![with_calls(self.scored(self.line(&told), tokens), calls)]
     }
 
     fn last(&mut self, _: usize, finish: Finish, usage: &Usage) -> Vec<Value> {
@@ -242,9 +253,10 @@ pub(crate) async fn chat(
     no_thoughts(&mut fields);
     let common = common(&mut fields, &state)?;
     let limit = token_limit(&mut fields, "max_tokens", 0)?;
+    let top = top_logprobs(&mut fields)?;
     fields.done(&mut notes)?;
     let encoded = messages::encode(&state, chat).await?;
-    answer(&state, &client, Shape::Chat, Prepared { encoded, common, limit, notes }).await
+    answer(&state, &client, Shape::Chat, Prepared { encoded, common, limit, top, notes }).await
 }
 
 /// `/api/generate`: a text as one message of the user, or as it stands with `raw`.
@@ -270,6 +282,7 @@ pub(crate) async fn generate(
     no_thoughts(&mut fields);
     let common = common(&mut fields, &state)?;
     let limit = token_limit(&mut fields, "max_tokens", 0)?;
+    let top = top_logprobs(&mut fields)?;
     fields.done(&mut notes)?;
     let encoded = if raw {
         let shared = Arc::clone(&state);
@@ -282,14 +295,25 @@ pub(crate) async fn generate(
         let messages = system.map(Message::system).into_iter().chain([Message::user(prompt)]).collect();
         messages::encode(&state, Chat { variables, ..Chat::plain(messages) }).await?
     };
-    answer(&state, &client, Shape::Generate, Prepared { encoded, common, limit, notes }).await
+    answer(&state, &client, Shape::Generate, Prepared { encoded, common, limit, top, notes }).await
+}
+
+/// Reads `logprobs` and `top_logprobs`, which has no effect alone.
+fn top_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?.unwrap_or(0);
+    Ok(wanted.then_some(top as usize))
 }
 
 /// A request that only asks for the model to be there.
 fn loaded(state: &State, mut fields: Fields, notes: Notes, shape: Shape) -> Result<Response, OllamaError> {
     let model = common(&mut fields, state)?.model;
     let splitter = Thoughts::default().splitter();
-    let value = Lines { shape, model, splitter, teller: None }.done(&Told::default(), "load", &Usage::default());
+    let value = Lines { shape, model, splitter, teller: None, logprobs: None }.done(
+        &Told::default(),
+        "load",
+        &Usage::default(),
+    );
     Ok(notes.mark(state, Json(value).into_response()))
 }
 
@@ -298,22 +322,25 @@ struct Prepared {
     encoded: Encoded,
     common: Common,
     limit: Option<usize>,
+    /// Log-probabilities are wanted, and of so many of the most likely tokens.
+    top: Option<usize>,
     notes: Notes,
 }
 
 async fn answer(state: &State, client: &Client, shape: Shape, request: Prepared) -> Result<Response, OllamaError> {
-    let Prepared { encoded: Encoded { tokens, thoughts, calls, grammar }, mut common, limit, notes } = request;
+    let Prepared { encoded: Encoded { tokens, thoughts, calls, grammar }, mut common, limit, top, notes } = request;
     restrict(&mut common, calls.as_ref(), grammar)?;
     let thoughts = if common.grammar.is_some() { Thoughts::default() } else { thoughts };
     let max_tokens = remaining_context(state, "messages", tokens.len(), limit)?;
     let mut written = thoughts.written(&state.model);
     written.extend(calls.iter().flat_map(|c| c.written(&state.model)));
-    let options = CompletionOptions { written, ..CompletionOptions::of(&mut common, None) };
+    let options = CompletionOptions { written, ..CompletionOptions::of(&mut common, top) };
     let sequence = Sequence { n_prompt: tokens.len(), tokens, score_from: None, max_tokens };
     let events = submit(state, client, vec![sequence], 1, &options)?;
     drop(options);
     let teller = calls.as_ref().map(CallReader::teller);
-    let mut lines = Lines { shape, model: common.model, splitter: thoughts.splitter(), teller };
+    let logprobs = top.map(|_| Arc::clone(&state.model));
+    let mut lines = Lines { shape, model: common.model, splitter: thoughts.splitter(), teller, logprobs };
     if common.stream {
         return Ok(notes.mark(state, stream_lines(events, 1, lines)));
     }
@@ -322,7 +349,8 @@ async fn answer(state: &State, client: &Client, shape: Shape, request: Prepared)
     let reason = choice.finish.map_or("stop", Finish::word);
     let mut told = thoughts.split(&choice.text);
     let calls = lines.parted(&mut told, true);
-    Ok(notes.mark(state, Json(with_calls(lines.done(&told, reason, &usage[0]), calls)).into_response()))
+    let line = lines.scored(lines.done(&told, reason, &usage[0]), &choice.tokens);
+    Ok(notes.mark(state, Json(with_calls(line, calls)).into_response()))
 }
 
 /// What is told of the model in lists.
@@ -373,13 +401,16 @@ pub(crate) async fn show(
     info[format!("{architecture}.context_length")] = json!(state.n_ctx);
     info[format!("{architecture}.embedding_length")] = json!(state.model.n_embd());
     info[format!("{architecture}.block_count")] = json!(state.model.n_layer());
+    let mut capabilities = vec!["completion"];
+    capabilities.extend(can_call(&state.template).then_some("tools"));
+    capabilities.extend(state.template.thought_marks().map(|_| "thinking"));
     let answer = json!({
         "modelfile": "",
         "parameters": "",
         "template": state.template.source(),
         "details": details(&state),
         "model_info": info,
-        "capabilities": if can_call(&state.template) { json!(["completion", "tools"]) } else { json!(["completion"]) },
+        "capabilities": capabilities,
         "modified_at": rfc3339(UNIX_EPOCH + Duration::from_secs(state.created)),
     });
     Ok(Json(answer).into_response())

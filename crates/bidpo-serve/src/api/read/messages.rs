@@ -136,7 +136,11 @@ fn message(value: Value, at: &str, notes: &mut Notes) -> Result<Message, ApiErro
     // The words of a refusal stand in the place of the content.
     let refusal = fields.text("refusal")?;
     let tools = match role {
-        "tool" => ToolPart { call_id: fields.text("tool_call_id")?, name: fields.text("name")?, ..ToolPart::default() },
+        "tool" => {
+            // Ollama's clients name the tool, and its calls have no ids.
+            let (name, of_ollama) = (fields.text("name")?, fields.text("tool_name")?);
+            ToolPart { call_id: fields.text("tool_call_id")?, name: name.or(of_ollama), ..ToolPart::default() }
+        }
         "assistant" => {
             let mut calls = tools::calls(&mut fields)?;
             calls.extend(tools::older_call(&mut fields)?);
@@ -265,6 +269,7 @@ mod tests {
             (json!({"role": "user", "content": {"type": "text", "text": "a"}, "images": []}), pair("user", "a")),
             (json!({"role": "function", "name": "f", "content": "1"}), pair("tool", "1")),
             (json!({"role": "tool", "tool_call_id": "a", "content": null}), pair("tool", "")),
+            (json!({"role": "tool", "tool_name": "f", "content": "1"}), pair("tool", "1")),
             (json!({"role": "assistant", "content": null, "refusal": "No."}), pair("assistant", "No.")),
             (
                 json!({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, "b",
@@ -279,6 +284,13 @@ mod tests {
         ] {
             assert_eq!(text(value.clone()), want, "{value}");
         }
+    }
+
+    #[test]
+    fn tools_are_named_in_two_ways() {
+        let name = |value| read(value).unwrap().tools.name;
+        assert_eq!(name(json!({"role": "tool", "tool_name": "f", "content": "1"})).as_deref(), Some("f"));
+        assert_eq!(name(json!({"role": "function", "name": "g", "content": "1"})).as_deref(), Some("g"));
     }
 
     #[test]
