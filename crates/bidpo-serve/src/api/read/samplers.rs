@@ -5,7 +5,7 @@ use crate::api::read::fields::{Fields, short};
 use crate::engine::sampling::Sampling;
 use crate::state::State;
 use ggml_grad::llama::{PenaltyParams, SamplerParams, Token};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The most stop sequences of a request, and bytes of one.
 const MAX_STOPS: usize = 64;
@@ -66,7 +66,7 @@ pub(in crate::api) fn sampling(fields: &mut Fields, state: &State) -> Result<Sam
             seed: seed(fields)?,
         },
         penalties: PenaltyParams { frequency, presence, window: state.limits.max_output },
-        bias: bias(fields, state.model.n_vocab())?,
+        bias: bias(fields, state.model.n_vocab(), |text| state.model.tokenize(text, false, false).ok())?,
     })
 }
 
@@ -92,14 +92,23 @@ fn fold_seed(seed: i64) -> u32 {
     ((seed ^ (seed >> 32)) as u32).min(u32::MAX - 1)
 }
 
-/// Reads `logit_bias`: OpenAI's object, or llama.cpp's list of pairs.
-fn bias(fields: &mut Fields, n_vocab: usize) -> Result<Vec<(Token, f32)>, ApiError> {
-    let pairs: Vec<(String, Value)> = match fields.take("logit_bias") {
+/// Reads `logit_bias`: OpenAI's object, or llama.cpp's list of pairs, in which a text stands for each of its tokens.
+fn bias(
+    fields: &mut Fields,
+    n_vocab: usize,
+    tokenize: impl Fn(&str) -> Option<Vec<Token>>,
+) -> Result<Vec<(Token, f32)>, ApiError> {
+    let pairs: Vec<(Value, Value)> = match fields.take("logit_bias") {
         None => return Ok(Vec::new()),
-        Some(Value::Object(map)) => map.into_iter().collect(),
+        Some(Value::Object(map)) => {
+            let number = |key: String| key.parse::<u64>().map_or(json!([key]), |token| json!(token));
+            map.into_iter().map(|(key, value)| (number(key), value)).collect()
+        }
         Some(Value::Array(list)) => {
             let pair = |v: Value| match v {
-                Value::Array(pair) if pair.len() == 2 => Some((pair[0].to_string(), pair[1].clone())),
+                Value::Array(pair) if pair.len() == 2 && !pair[0].is_array() => {
+                    Some((pair[0].clone(), pair[1].clone()))
+                }
                 _ => None,
             };
             let pairs = list.into_iter().map(pair).collect::<Option<_>>();
@@ -109,9 +118,12 @@ fn bias(fields: &mut Fields, n_vocab: usize) -> Result<Vec<(Token, f32)>, ApiErr
     };
     let mut bias = Vec::new();
     for (key, value) in pairs {
-        let token = key.parse::<Token>().ok().filter(|&t| t >= 0 && (t as usize) < n_vocab);
-        let token = token.ok_or_else(|| {
-            let what = format!("has {key:?}, which is no token of this model (0 to {})", n_vocab - 1);
+        let tokens = match &key {
+            Value::String(text) => tokenize(text),
+            key => key.as_u64().filter(|&t| (t as usize) < n_vocab).map(|t| vec![t as Token]),
+        };
+        let tokens = tokens.ok_or_else(|| {
+            let what = format!("has {key}, which is no token of this model (0 to {})", n_vocab - 1);
             fields.wrong("logit_bias", &what)
         })?;
         let number = match value {
@@ -121,7 +133,7 @@ fn bias(fields: &mut Fields, n_vocab: usize) -> Result<Vec<(Token, f32)>, ApiErr
             value => value.as_f64().filter(|b| (-100.0..=100.0).contains(b)),
         };
         let number = number.ok_or_else(|| fields.wrong("logit_bias", "must hold numbers from -100 to 100"))?;
-        bias.push((token, number as f32));
+        bias.extend(tokens.into_iter().map(|token| (token, number as f32)));
     }
     Ok(bias)
 }
@@ -155,7 +167,6 @@ pub(in crate::api) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn fields(value: Value) -> Fields {
         Fields::new(value, "").unwrap()
@@ -210,11 +221,21 @@ mod tests {
 
     #[test]
     fn biases_come_as_object_or_list() {
-        let read = |value| bias(&mut fields(json!({"logit_bias": value})), 10);
+        let tokenize = |text: &str| Some(text.bytes().map(|b| Token::from(b - b'a')).collect());
+        let read = |value| bias(&mut fields(json!({"logit_bias": value})), 10, tokenize);
+        assert_eq!(read(json!([["cb", -1], [4, 2]])), Ok(vec![(2, -1.0), (1, -1.0), (4, 2.0)]));
         assert_eq!(read(json!({"3": 5, "4": -100})), Ok(vec![(3, 5.0), (4, -100.0)]));
         assert_eq!(read(json!([[3, 1.5], [4, false]])), Ok(vec![(3, 1.5), (4, f32::NEG_INFINITY)]));
         assert_eq!(read(json!({})), Ok(vec![]));
-        for value in [json!({"10": 1}), json!({"x": 1}), json!({"1": 101}), json!([3]), json!([["3", 1]]), json!(1)] {
+        for value in [
+            json!({"10": 1}),
+            json!({"x": 1}),
+            json!({"1": 101}),
+            json!([3]),
+            json!([[[3], 1]]),
+            json!([[-1, 1]]),
+            json!(1),
+        ] {
             assert_eq!(read(value.clone()).unwrap_err().param.as_deref(), Some("logit_bias"), "{value}");
         }
     }
