@@ -115,7 +115,9 @@ impl ModelNames {
     fn find_exact(&self, name: &str) -> Option<Vec<SteerSpec>> {
         let bare = |name: &str| {
             let alias = || self.aliases.iter().find(|a| a.name == name).map(|a| a.steering.clone());
-            if name == self.base { Some(Vec::new()) } else { alias() }
+            // Some clients know the file's name.
+            let is_base = name == self.base || name.strip_suffix(".gguf") == Some(&self.base);
+            if is_base { Some(Vec::new()) } else { alias() }
         };
         if let Some(steering) = bare(name) {
             return Some(steering);
@@ -170,6 +172,8 @@ mod tests {
         for (name, want) in [
             ("a@b", vec![]),
             ("a@b:latest", vec![]),
+            ("a@b.gguf", vec![]),
+            ("a@b.gguf@x", vec![spec("x", Factor(1.0))]),
             ("a@b@flowery", vec![spec("flowery", Factor(1.0))]),
             ("a@b@flowery:latest", vec![spec("flowery", Factor(1.0))]),
             ("a@b@flowery:1.5,honest:-2", vec![spec("flowery", Factor(1.5)), spec("honest", Factor(-2.0))]),
