@@ -47,6 +47,7 @@ fn its_completions_are_those_of_openais_shape() {
     assert_eq!(stopped["content"], text[..text.find(word).unwrap()]);
     let formed = server.ok(PATH, &with(body.clone(), json!({"json_schema": {"const": 7}})));
     assert_eq!((&formed["content"], &formed["stop_type"]), (&json!("7"), &json!("eos")));
+    assert_eq!(formed["tokens"], json!([]));
 
     // Several prompts, and one of tokens and texts.
     let several = server.ok(PATH, &with(body.clone(), json!({"prompt": ["One day a violin", "A"]})));

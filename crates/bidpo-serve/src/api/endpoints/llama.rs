@@ -41,9 +41,9 @@ pub(crate) async fn completion(
     let mut notes = Notes::new(state.strict_api);
     let n_probs = fields.integer("n_probs", 0..=MAX_TOP_LOGPROBS)?.unwrap_or(0) as usize;
     let return_tokens = fields.boolean("return_tokens")?.unwrap_or(false);
-    // llama-server's streams always tell the tokens.
-    let return_tokens = return_tokens || fields.is_set("stream");
     let mut common = common(&mut fields, &state)?;
+    // llama-server's streams always tell the tokens.
+    let return_tokens = return_tokens || common.stream;
     let limit = answer_limit(&mut fields, 0)?;
     fields.done(&mut notes)?;
 
