@@ -117,6 +117,8 @@ struct Writer<'a> {
     references: HashMap<String, String>,
     /// Schemas around this one that were merged of several.
     merged: usize,
+    /// Parts that were copied to be merged.
+    copied: usize,
 }
 
 fn unsupported<T>(at: &str, what: impl Into<String>) -> Result<T, SchemaError> {
@@ -209,7 +211,7 @@ impl<'a> Keywords<'a> {
 
 impl<'a> Writer<'a> {
     fn new(schema: &'a Value) -> Self {
-        Self { schema, rules: String::new(), n: 0, references: HashMap::new(), merged: 0 }
+        Self { schema, rules: String::new(), n: 0, references: HashMap::new(), merged: 0, copied: 0 }
     }
 
     /// Adds a rule and returns its name.
@@ -269,9 +271,11 @@ impl<'a> Writer<'a> {
             let Some(parts) = parts.as_array().filter(|p| !p.is_empty()) else {
                 return invalid(at, format!("{key} must be a list that is not empty"));
             };
-            let mut beside = map.clone();
-            beside.shift_remove(key);
-            let (alone, beside) = (keys.are_done(), Value::Object(beside));
+            let alone = keys.are_done();
+            let own = |name: &str| name != key && !is_annotation(name);
+            let beside: Map<String, Value> =
+                map.iter().filter(|(name, _)| !alone && own(name)).map(|(name, v)| (name.clone(), v.clone())).collect();
+            let beside = Value::Object(beside);
             let name = |(i, part)| {
                 let at = format!("{at}/{key}/{i}");
                 if alone { self.any(part, &at) } else { self.merged(&[&beside, part], &at) }

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 /// The deepest nesting of merged schemas: one that refers to itself in this way never ends.
 const MAX_DEPTH: usize = 24;
 
+/// The most parts that are copied for a grammar.
+const MAX_PARTS: usize = 1000;
+
 impl Writer<'_> {
     /// The name of the rule for texts that are valid under all of these.
     pub(super) fn merged(&mut self, parts: &[&Value], at: &str) -> Result<String, SchemaError> {
@@ -28,12 +31,16 @@ impl Writer<'_> {
 
     /// The schemas that a schema says hold, without references and `allOf`.
     fn flatten(
-        &self,
+        &mut self,
         schema: &Value,
         at: &str,
         depth: usize,
         flat: &mut Vec<Map<String, Value>>,
     ) -> Result<(), SchemaError> {
+        self.copied += 1;
+        if self.copied > MAX_PARTS {
+            return invalid(at, format!("more than {MAX_PARTS} parts must be merged"));
+        }
         if depth > MAX_DEPTH {
             return invalid(at, "references lead to themselves, or are nested too deep");
         }

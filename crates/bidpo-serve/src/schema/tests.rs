@@ -56,6 +56,22 @@ fn keywords_beyond_the_subset_are_named() {
         let error = grammar(&schema).unwrap_err().to_string();
         assert!(error.contains(part), "{schema}: {error}");
     }
+    // Parts that double at each step, and many with the same keywords beside them.
+    let doubling = |i: u32| {
+        (
+            format!("d{i}"),
+            json!({"allOf": [{"$ref": format!("#/$defs/d{}", i + 1)}, {"$ref": format!("#/$defs/d{}", i + 1)}]}),
+        )
+    };
+    let mut steps: Map<String, Value> = (0..10).map(doubling).collect();
+    steps.insert("d10".into(), json!({"type": "null"}));
+    for schema in [
+        json!({"$defs": steps, "allOf": [{"$ref": "#/$defs/d0"}, {"type": "null"}]}),
+        json!({"required": ["a"], "anyOf": vec![json!({}); 5000]}),
+    ] {
+        let error = grammar(&schema).unwrap_err().to_string();
+        assert!(error.contains("more than 1000 parts must be merged"), "{error}");
+    }
     let many: Map<String, Value> = (0..9000).map(|i| (format!("property {i}"), json!({"type": "integer"}))).collect();
     assert_eq!(grammar(&json!({"type": "object", "properties": many})), Err(SchemaError::TooLarge));
 }

@@ -38,19 +38,17 @@ pub(in crate::api) fn constraint(fields: &mut Fields, state: &State) -> Result<O
 }
 
 fn compile(state: &State, name: &str, wanted: &Wanted) -> Result<Grammar, ApiError> {
-    let text = match wanted {
-        Wanted::AnyObject => schema::any_object(),
-        Wanted::Schema(schema) => {
-            schema::grammar(schema).map_err(|e| ApiError::invalid(name, format!("{name}: schema {e}")))?
-        }
-        Wanted::Gbnf(text) => text.clone(),
-        Wanted::Regex(text) => {
-            schema::grammar_of_pattern(text).map_err(|e| ApiError::invalid(name, format!("{name}: {e}")))?
-        }
-    };
-    // Large grammars take a while.
-    let grammar = tokio::task::block_in_place(|| Grammar::new(&state.model, &text));
-    grammar.map_err(|e| ApiError::invalid(name, format!("{name}: {e}")))
+    let wrong = |reason: String| ApiError::invalid(name, format!("{name}: {reason}"));
+    // Large schemas and grammars take a while.
+    tokio::task::block_in_place(|| {
+        let text = match wanted {
+            Wanted::AnyObject => schema::any_object(),
+            Wanted::Schema(schema) => schema::grammar(schema).map_err(|e| wrong(format!("schema {e}")))?,
+            Wanted::Gbnf(text) => text.clone(),
+            Wanted::Regex(text) => schema::grammar_of_pattern(text).map_err(|e| wrong(e.to_string()))?,
+        };
+        Grammar::new(&state.model, &text).map_err(|e| wrong(e.to_string()))
+    })
 }
 
 fn response_format(fields: &mut Fields) -> Result<Option<Wanted>, ApiError> {
