@@ -72,12 +72,12 @@ fn answers_have_the_form_that_was_asked_for() {
         (json!({"guided_json": "{\"type\": \"boolean\"}"}), &["true", "false"]),
         (json!({"guided_regex": "o[ak]{2}|\\x65lm\\."}), &["oak", "oka", "oaa", "okk", "elm."]),
         (json!({"structured_outputs": {"regex": "^(yes|no)$"}}), &["yes", "no"]),
-        (json!({"json_schema": {"type": "string", "pattern": "^(é|\")\\d?$", "maxLength": 1}}), &["\"é\"", "\"\\\"\""]),
-        (json!({"json_schema": {"type": "number", "minimum": -0.5, "maximum": -0.5}}), &["-0.5"]),
         (
-            json!({"json_schema": {"allOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"type": "object"}]}}),
-            &["{\"a\":1}", "{\"a\": 1}", "{ \"a\": 1}", "{ \"a\": 1 }", "{\"a\": 1 }"],
+            json!({"json_schema": {"type": "string", "pattern": "^[é\"]*$", "minLength": 1, "maxLength": 1}}),
+            &["\"é\"", "\"\\\"\""],
         ),
+        (json!({"json_schema": {"type": "number", "minimum": -0.5, "maximum": -0.5}}), &["-0.5"]),
+        (json!({"json_schema": {"allOf": [{"type": ["string", "null"]}, {"enum": ["oak", 1]}]}}), &["\"oak\""]),
         (json!({"response_format": {"type": "json_object", "schema": {"const": {"a": [null]}}}}), &["{\"a\":[null]}"]),
     ] {
         let body = with(ask("Is an oak a tree?", 20), body);
