@@ -87,7 +87,7 @@ impl Pattern {
             (a, b) => a.or(b),
         };
         let within = low <= high.unwrap_or(MAX_TIMES).min(MAX_TIMES);
-        within.then(|| Self(Node::Repeat { item, least: low, most: high }))
+        within.then_some(Self(Node::Repeat { item, least: low, most: high }))
     }
 
     /// The body of a rule.
