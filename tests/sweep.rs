@@ -5,6 +5,7 @@
 mod common;
 
 use assert_cmd::Command;
+use bidpo_core::adapter::{AdapterFile, AdapterKind, LowRank, Target};
 use bidpo_core::intervention::{Kind, KindSpec, Scope};
 use bidpo_core::steer::{RowChanges, SteeringVector};
 use common::bench::Bench;
@@ -353,6 +354,76 @@ fn every_kind_is_swept_at_its_layer() {
     }
 }
 
+/// An adapter at scales of its own: the choice, the price and the test items as for a vector; resumed and reported.
+#[test]
+fn an_adapter_is_swept_over_its_scales() {
+    let bench = Bench::random("llama", "q8_0");
+    let dir = tempfile::tempdir().unwrap();
+    let (data, split) = data(dir.path());
+    let sample = dir.path().join("t.txt");
+    std::fs::write(&sample, "The cat sat on the mat and looked at the moon. ".repeat(24)).unwrap();
+    let adapter = common::adapters::any_adapter(dir.path(), &bench.model, "mine", &["attn_q", "ffn_down"], 2, 2.0);
+    let other = common::adapters::any_adapter(dir.path(), &bench.model, "other", &["attn_v"], 1, 2.0);
+    let out = dir.path().join("sweep");
+    let command = |scales: &str| {
+        let mut command = bidpo();
+        command.args(["sweep", "-p", "pair", "--prompt", "none", "--shots", "2", "--system", "Be brief.", "--json"]);
+        command.args(["--scales", scales, "--compare", &format!("other={}:0.5", other.display())]);
+        command.arg("-m").arg(&bench.model).arg("-d").arg(&data).arg("--lora").arg(&adapter).arg("--split").arg(&split);
+        command.arg("--text").arg(&sample).arg("-o").arg(&out);
+        command
+    };
+    let run = |scales: &str| -> Value {
+        serde_json::from_slice(&command(scales).assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let first = run("-1,1");
+    let names = |v: &Value| -> Vec<String> {
+        let rows = v["measures"][0]["conditions"].as_array().unwrap();
+        rows.iter().map(|c| c["condition"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&first["valid"]), ["unsteered", "scale -1", "scale +1"]);
+    let chosen = &first["chosen"];
+    let factor = chosen["factor"].as_f64().unwrap();
+    assert!(factor.abs() == 1.0 && chosen["layer"].is_null() && chosen["percent"].is_null(), "{chosen}");
+    price_is_that_of_the_text(&first, &out.join("text.jsonl"), &format!("scale {factor:+}"));
+    assert!(first["price"]["kl_per_token"]["value"].as_f64().unwrap() > 0.0);
+    assert_eq!(first["residual_norm_median"], serde_json::json!({}));
+    let of_test = names(&first["test"]);
+    assert!(["steered", "sign flipped", "other"].iter().all(|n| of_test.iter().any(|t| t == n)), "{of_test:?}");
+    assert!(!of_test.iter().any(|t| t.starts_with("random vector")), "{of_test:?}");
+    let conditions = first["test"]["manifest"]["conditions"].as_array().unwrap();
+    assert_eq!(conditions[1]["vectors"][0]["adapter"]["ranks"], serde_json::json!([2, 2]));
+    assert_eq!(conditions[1]["chosen_on"]["settings"], 2);
+    // The other adapter stands in the place of the swept one: it is what an evaluation of it alone has.
+    let hash = |name: &str| conditions.iter().find(|c| c["name"] == name).unwrap()["control_sha256"].clone();
+    let mut text = bidpo();
+    text.args(["eval", "text", "--limit", "1", "--baselines", "unsteered", "--json", "-d"]).arg(&sample);
+    text.arg("-m").arg(&bench.model).args(["--lora", &format!("{}:0.5", other.display())]);
+    let text: Value = serde_json::from_slice(&text.assert().success().get_output().stdout).unwrap();
+    assert_eq!(hash("other"), text["manifest"]["conditions"][1]["control_sha256"]);
+
+    // Again, nothing is computed; another scale adds to what is there.
+    let again = command("-1,1").assert().success().get_output().stderr.clone();
+    let again = String::from_utf8_lossy(&again);
+    let parts = again.lines().filter(|l| l.ends_with(" conditions")).count();
+    assert!(parts >= 3 && again.matches("nothing is computed").count() == parts, "{again}");
+    let more = run("0.5");
+    assert_eq!(names(&more["valid"]), ["unsteered", "scale -1", "scale +1", "scale +0.5"]);
+    assert_eq!(more["test"]["manifest"]["conditions"][1]["chosen_on"]["settings"], 3);
+    let page = dir.path().join("report.html");
+    let said = bidpo().arg("report").arg(&out).arg("--html").arg(&page).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8_lossy(&said).contains("3 configurations (scales) were tried"));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("scale of the adapter"));
+    // A folder holds one sweep: the file of another adapter is refused, as a vector is.
+    let mut stranger = command("2");
+    stranger.arg("--lora").arg(&other).assert().code(2);
+    let mut stranger = bidpo();
+    stranger.args(["sweep", "-p", "pair", "--prompt", "none", "--scales", "2"]).arg("-m").arg(&bench.model);
+    stranger.arg("-d").arg(&data).arg("--lora").arg(&other).arg("--split").arg(&split).arg("--text").arg(&sample);
+    stranger.args(["--system", "Be brief."]).arg("-o").arg(&out);
+    stranger.assert().code(1).stderr(predicate::str::contains("was measured with another file"));
+}
+
 #[test]
 fn settings_that_cannot_be_tried() {
     let dir = tempfile::tempdir().unwrap();
@@ -376,5 +447,25 @@ fn settings_that_cannot_be_tried() {
     };
     assert!(of(None).contains("may have been trained on test items"), "{}", of(None));
     assert!(!of(Some(&split)).contains("may have been trained on test items"));
-    command.args(["--scales", "5"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
+    command.args(["--scales", "5%%"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
+    // A vector's scales are relative to the residual norm, an adapter's are factors.
+    let adapter = dir.path().join("a.gguf");
+    let mut file = AdapterFile::new("llama", Some(1.0));
+    file.pairs.insert(Target::of("blk.0.attn_q.weight"), LowRank::new(1, vec![1.0; 4], vec![1.0; 4]).unwrap());
+    file.save(&adapter, AdapterKind::F32).unwrap();
+    let refused = |args: &[&str], what: &str| {
+        let mut command = bidpo();
+        command.args(["sweep", "-m", "no.gguf", "-d"]).arg(&data).arg("--split").arg(&split);
+        command.arg("-o").arg(dir.path().join("o")).args(args);
+        command.assert().code(1).stderr(predicate::str::contains(what));
+    };
+    let (v, a) = (vector.to_str().unwrap(), adapter.to_str().unwrap());
+    refused(&["-v", v, "--scales", "5"], "without a percent sign are those of an adapter");
+    for option in ["-v", "--lora"] {
+        refused(&[option, a, "--scales", "5%"], "an adapter has no norm in the residual stream");
+    }
+    refused(&["-v", a, "--layers", "1"], "--layers restricts vectors only");
+    refused(&["--lora", &format!("{a}:2")], "a sweep chooses the scale itself");
+    let both = ["sweep", "-m", "no.gguf", "-d", "d", "-o", "o", "-v", "v", "--lora", "a"];
+    bidpo().args(both).assert().code(2).stderr(predicate::str::contains("cannot be used with"));
 }

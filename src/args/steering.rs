@@ -199,12 +199,7 @@ impl SteeringArgs {
             let sha256 = sha256_of_file(path).with_context(|| path.display().to_string())?;
             let percent = dial.vector.percent_of_scale(dial.scale);
             let mut facts = vector_facts(path, &sha256, f64::from(dial.scale), percent, &dial.vector);
-            if let Some(adapter) = &dial.vector.adapter {
-                let matrices = serde_json::json!(adapter.matrices);
-                facts
-                    .other
-                    .insert("adapter".into(), serde_json::json!({ "ranks": adapter.ranks, "matrices": matrices }));
-            } else if self.convention(i) != Convention::Output {
+            if dial.vector.adapter.is_none() && self.convention(i) != Convention::Output {
                 facts.convention = Some(self.convention(i).to_string());
             }
             vectors.push(facts);

@@ -2,9 +2,11 @@
 
 mod comparisons;
 mod session;
+mod subject;
 
 use self::comparisons::Comparisons;
 use self::session::{Part, Sweep, Whole};
+use self::subject::{Loaded, Points, Scales, Subject, median_norms, percents};
 use super::eval::choose::say_chosen;
 use super::eval::measure::say;
 use super::eval::mmlu;
@@ -13,12 +15,11 @@ use super::eval::truthfulqa::{CategoriesArgs, ProtocolName, benchmark, default_p
 use crate::args::ModelArgs;
 use crate::args::eval::{Preamble, PromptArgs};
 use crate::args::names;
-use crate::args::steering::{VectorArg, load_vector, say_doubts};
 use crate::terminal::streams;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use bidpo_core::data::inspect::PairText;
 use bidpo_core::data::truthfulqa::TruthfulQa;
-use bidpo_core::data::{ChatTemplate, SplitBy, SplitFile};
+use bidpo_core::data::{SplitBy, SplitFile};
 use bidpo_core::eval::analysis::Analysis;
 use bidpo_core::eval::conditions::{
     Baseline, Baselines, Condition, OtherVector, Steered, SystemPrompts, UNSTEERED, refuses_system_prompts,
@@ -27,38 +28,36 @@ use bidpo_core::eval::conditions::{
 use bidpo_core::eval::items::{Benchmark, Protocol, part_facts};
 use bidpo_core::eval::measures::Kind;
 use bidpo_core::eval::price::Price;
-use bidpo_core::eval::prompt::{PromptOverride, QUESTION_FORM, Style};
+use bidpo_core::eval::prompt::{QUESTION_FORM, Style};
 use bidpo_core::eval::report;
 use bidpo_core::eval::results::{ChoiceRule, ChosenOn, ConditionKind, Run, Shard};
 use bidpo_core::eval::runs::new_manifest;
-use bidpo_core::eval::sweep::{Compared, Configuration, Percents, best, choose, measured as measured_points, points};
+use bidpo_core::eval::sweep::{Compared, Configuration, Place, best, choose, measured as measured_points};
 use bidpo_core::eval::task::{DataFile, Task};
-use bidpo_core::extract::residual_norms;
 use bidpo_core::layers::Layers;
-use bidpo_core::steer::{Convention, SteeringVector};
+use bidpo_core::steer::Convention;
 use ggml_grad::files::sha256_of_file;
 use ggml_grad::llama::Model;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-
-/// Items on whose prompts the residual norm is measured.
-const NORM_ITEMS: usize = 16;
 
 /// Tokens of a window of --text.
 const WINDOW: usize = 256;
 
 /// Options of `bidpo sweep`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("subject").required(true).args(["vector", "lora"]))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The vector, of any kind. At each layer its own direction is used; that of a vector for a single layer is moved. Other
     /// kinds and vectors with a scope stay at their layer.
     #[arg(long, short = 'v', value_name = "FILE.gguf")]
-    vector: PathBuf,
+    vector: Option<PathBuf>,
+    /// The LoRA adapter to sweep instead of a vector, over scales alone.
+    #[arg(long, value_name = "FILE.gguf", conflicts_with_all = ["convention", "layers"])]
+    lora: Option<PathBuf>,
     /// What direction.N of the file means: output, the output of block N (bidpo, repeng), or generator, that of block N - 1
     /// (llama.cpp's cvector-generator).
     #[arg(long, value_name = "C", default_value_t = Convention::Output)]
@@ -74,15 +73,16 @@ pub struct Args {
     /// Layers to steer, one at a time: 8-22 [default: the vector's].
     #[arg(long, value_name = "LIST")]
     layers: Option<Layers>,
-    /// Scales to try, in percent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list.
-    #[arg(long, value_name = "LIST", default_value = "-10%..10%", allow_hyphen_values = true)]
-    scales: Percents,
+    /// Scales to try, in percent of the median residual norm at the layer: -10%..10%, -10%..10%/5% (with a step), or a list. Those
+    /// of an adapter are factors: 0..1/0.25, or -1,0.5,1 [default: -10%..10%; of an adapter -2..2].
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    scales: Option<Scales>,
     /// The split of the data that the vector's training pairs came from; without it test items may have been trained on
     /// [default: FOLDER/split.json, made there with 256 training and 256 validation items].
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
-    /// A further vector to measure beside the chosen configuration on the test items: dpo=other.gguf. At the chosen layer, as long
-    /// there; with :SCALE behind the file as it stands in the file, times that.
+    /// A further vector or adapter to measure beside the chosen configuration on the test items: dpo=other.gguf. At the chosen layer,
+    /// as long there; with :SCALE behind the file as it stands in the file, times that. Adapters need a scale.
     #[arg(long, value_name = "NAME=FILE.gguf[:SCALE]")]
     compare: Vec<OtherVector>,
     /// Random vectors that the chosen configuration is compared with on the test items.
@@ -152,19 +152,6 @@ fn split(args: &Args, set: &TruthfulQa) -> anyhow::Result<(SplitFile, PathBuf)> 
     Ok((SplitFile::load(&path, &set.sha256)?, path))
 }
 
-/// The file of `--vector`. A scale behind a colon, as other commands take it, has no meaning here.
-fn file_of(vector: &Path, model: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(VectorArg { path, scale: Some(_) }) = vector.to_str().and_then(|text| text.parse().ok()) {
-        bail!(
-            "--vector {}: a sweep chooses the scale itself: give {}, and with --scales those to try (in percent of the \
-             residual norm)",
-            vector.display(),
-            path.display()
-        );
-    }
-    names::vector(vector, model)
-}
-
 /// A number above 0.
 fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
@@ -174,7 +161,6 @@ fn positive(text: &str) -> Result<f64, String> {
 /// What a sweep works on, read before the model is loaded.
 struct Inputs {
     set: TruthfulQa,
-    vector: SteeringVector,
     split: SplitFile,
     split_path: PathBuf,
     /// Entry of the manifest for categories of another file.
@@ -186,14 +172,15 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(args: &Args) -> anyhow::Result<Self> {
+    /// The inputs, and what is swept.
+    fn read(args: &Args) -> anyhow::Result<(Self, Subject)> {
         let protocol = Protocol::from(args.protocol);
         ensure!(
             !protocol.writes(),
             "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
         );
         let (set, categories) = args.categories.load(&args.data)?;
-        let vector = load_vector(&args.vector, None, args.convention)?.vector;
+        let subject = Subject::of(args)?;
         std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
         let (split, split_path) = split(args, &set)?;
         let limit = args.limit.map_or(usize::MAX, |l| l as usize);
@@ -203,7 +190,7 @@ impl Inputs {
         warn_of_contradictions(&set, &[&valid[..], &test].concat());
         let capability = args.mmlu.as_ref().map(|f| mmlu::load(f, 0, &[], Some(args.per_subject))).transpose()?;
         let systems = args.prompt.systems(usize::MAX)?;
-        Ok(Self { set, vector, split, split_path, categories, valid, test, capability, systems })
+        Ok((Self { set, split, split_path, categories, valid, test, capability, systems }, subject))
     }
 
     /// A task on some items of the data.
@@ -221,37 +208,6 @@ impl Inputs {
             data: vec![DataFile { path: args.data.clone(), sha256: self.set.sha256.clone() }],
             selection,
         })
-    }
-}
-
-/// The configurations to try, and the median residual norms that their scales are relative to.
-struct Points {
-    norms: BTreeMap<usize, f64>,
-    list: Vec<Configuration>,
-}
-
-/// The median residual norm at each of `layers`, on the prompts of the items themselves.
-fn median_norms(
-    args: &Args,
-    style: &Style,
-    items: &Benchmark,
-    model: &Arc<Model>,
-    layers: &[usize],
-) -> anyhow::Result<BTreeMap<usize, f64>> {
-    let some: Vec<usize> = (0..items.items.len().min(NORM_ITEMS)).collect();
-    let (prompts, _) = style.prompts(model, items, 0, &some, &PromptOverride::default())?;
-    let contexts: Vec<_> = prompts.tokens(model)?.into_iter().map(|r| r.context).collect();
-    let norms = residual_norms(model, layers, &contexts, args.model.threads())?;
-    Ok(norms.into_iter().map(|(layer, stats)| (layer, stats.median)).collect())
-}
-
-impl Points {
-    fn new(args: &Args, inputs: &Inputs, style: &Style, items: &Benchmark, model: &Arc<Model>) -> anyhow::Result<Self> {
-        let layers = args.layers.as_ref().map_or_else(|| inputs.vector.layers(), |l| l.to_vec());
-        let norms = median_norms(args, style, items, model, &layers)?;
-        let list = points(&inputs.vector, &layers, &args.scales, &norms, model)
-            .with_context(|| args.vector.display().to_string())?;
-        Ok(Self { norms, list })
     }
 }
 
@@ -339,13 +295,11 @@ fn price_of(chosen: &Configuration, on_text: &Run) -> anyhow::Result<Price> {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = &args.model.model;
-    let args = Args { vector: file_of(&args.vector, model)?, compare: names::others(&args.compare, model)?, ..args };
-    let mut inputs = Inputs::read(&args)?;
+    let args = Args { compare: names::others(&args.compare, model)?, ..args };
+    let (mut inputs, subject) = Inputs::read(&args)?;
     let protocol = Protocol::from(args.protocol);
     let model = args.model.load()?;
-    say_doubts(&args.vector, &inputs.vector, &model);
-    inputs.vector.scope = ChatTemplate::scoped_by(None, &inputs.vector.scope, &model)
-        .with_context(|| args.vector.display().to_string())?;
+    let subject = subject.loaded(&model)?;
     let style = args.prompt.style(
         args.prompt.preamble(default_preset(protocol))?,
         QUESTION_FORM,
@@ -354,7 +308,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &model,
     )?;
     let on_valid_items = inputs.task(&args, &inputs.valid, &[], "valid")?;
-    let points = Points::new(&args, &inputs, &style, &on_valid_items.benchmark, &model)?;
+    let points = Points::new(&args, &subject, &style, &on_valid_items.benchmark, &model)?;
     let text = match &args.text {
         Some(path) => Text::of_file(path, &model, WINDOW, Some(args.windows))?,
         None => Text::neutral(&model, None)?,
@@ -378,7 +332,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Outcome::Whole(measured) => {
             let on = MeasuredOn { valid: &on_valid_items, text: &text };
-            finish(&sweep, &inputs, &style, &points, on, &measured)
+            finish(&sweep, &inputs, &subject, &style, &points, on, &measured)
         }
     }
 }
@@ -387,17 +341,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn finish(
     sweep: &Sweep<'_>,
     inputs: &Inputs,
+    subject: &Loaded,
     style: &Style,
     points: &Points,
     on: MeasuredOn<'_>,
     measured: &Measured,
 ) -> anyhow::Result<ExitCode> {
     let args = sweep.args;
-    let vector_name = || args.vector.display().to_string();
+    let file_name = || subject.path.display().to_string();
     let Measured { on_valid, on_text, .. } = measured;
     // Earlier configurations of the folder count among those that were tried, whether or not they are asked for again.
     let tried =
-        measured_points(&on_valid.manifest, &points.list, &inputs.vector, &sweep.model).with_context(vector_name)?;
+        measured_points(&on_valid.manifest, &points.list, &subject.vector, &sweep.model).with_context(file_name)?;
     let rule = args.budget.map_or(ChoiceRule::OneStandardError, |kl| ChoiceRule::Budget { kl });
     let kl = on_text.analysis.tables.iter().find(|t| t.measure.kind == Kind::Divergence);
     let kl = kl.context("internal: the results on text hold no KL")?;
@@ -412,8 +367,8 @@ fn finish(
     }
     let chosen = choose(&priced, &on_valid.tables[0], kl, rule)?;
     let price = price_of(chosen, &on_text.run)?;
-    let sha256 = sha256_of_file(&args.vector).with_context(vector_name)?;
-    let facts = vector_facts(&args.vector, &sha256, chosen.factor, Some(chosen.percent), &inputs.vector);
+    let sha256 = sha256_of_file(&subject.path).with_context(file_name)?;
+    let facts = vector_facts(&subject.path, &sha256, chosen.factor, chosen.place.percent(), &subject.vector);
     let chosen_on = ChosenOn {
         part: "valid".into(),
         items: inputs.valid.len(),
@@ -421,10 +376,10 @@ fn finish(
         rule: Some(rule),
         other: serde_json::Map::new(),
     };
-    let layers = Some(Layers::one(chosen.layer));
+    let layers = chosen.place.layer().map(Layers::one);
     let kind = ConditionKind::Steered { vectors: vec![facts], layers, chosen_on: Some(chosen_on) };
     let control = Some(chosen.control.clone());
-    let steered = Steered { control, kind, training_pairs: training_pairs(&inputs.vector) };
+    let steered = Steered { control, kind, training_pairs: training_pairs(&subject.vector) };
     let train = &inputs.split.train;
     let train = &train[..train.len().min(args.prompt.train_limit.map_or(usize::MAX, |n| n as usize))];
     let on_test_items = inputs.task(args, &inputs.test, train, "test")?;
@@ -442,23 +397,27 @@ fn finish(
         n_threads: args.model.threads(),
     };
     let made = baselines.conditions(&mut say)?;
-    let compared = match args.same_norm_only {
-        true => Vec::new(),
-        false => Compared::among(&made, &args.compare, &inputs.vector, chosen.layer, chosen.percent)?,
+    // An adapter has no norm that another file could have.
+    let at_layer = match chosen.place {
+        Place::Layer { layer, percent, .. } if !args.same_norm_only => Some((layer, percent)),
+        _ => None,
+    };
+    let compared = match at_layer {
+        Some((layer, percent)) => Compared::among(&made, &args.compare, &subject.vector, layer, percent)?,
+        None => Vec::new(),
     };
     let mut conditions = made.list;
     let mut found = None;
-    if !compared.is_empty() {
+    if let (Some((layer, _)), false) = (at_layer, compared.is_empty()) {
         let kl = kl.row(&chosen.name()).context("internal: the chosen setting has no KL")?.estimate.value;
         // An earlier run may have swept the chosen layer.
-        let norms = match points.norms.contains_key(&chosen.layer) {
+        let norms = match points.norms.contains_key(&layer) {
             true => points.norms.clone(),
-            false => median_norms(args, style, &on.valid.benchmark, &sweep.model, &[chosen.layer])?,
+            false => median_norms(args, style, &on.valid.benchmark, &sweep.model, &[layer])?,
         };
-        let norm = *norms.get(&chosen.layer).context("internal: the chosen layer has no norm")?;
-        let comparisons =
-            Comparisons { sweep, layer: chosen.layer, norm, rule, kl, style, on_valid: on.valid, text: on.text };
-        let Some(of_compared) = comparisons.find(&compared, &args.scales)? else { return Ok(ExitCode::FAILURE) };
+        let norm = *norms.get(&layer).context("internal: the chosen layer has no norm")?;
+        let comparisons = Comparisons { sweep, norm, rule, kl, style, on_valid: on.valid, text: on.text };
+        let Some(of_compared) = comparisons.find(&compared, &percents(args)?)? else { return Ok(ExitCode::FAILURE) };
         conditions.extend(of_compared.conditions.iter().cloned());
         unique_names(&conditions)?;
         found = Some(of_compared);
@@ -467,7 +426,10 @@ fn finish(
     let on_valid = found.as_ref().map_or(on_valid, |f| &f.on_valid.analysis);
     let on_text = found.as_ref().map_or(on_text, |f| &f.on_text);
     // Another choice is another run: its file stands beside the earlier one's, for everybody to see.
-    let file = format!("test-layer{}{:+}pc.jsonl", chosen.layer, chosen.percent);
+    let file = match chosen.place {
+        Place::Layer { layer, percent, .. } => format!("test-layer{layer}{percent:+}pc.jsonl"),
+        Place::Matrices => format!("test-scale{:+}.jsonl", chosen.factor),
+    };
     let Part::Whole(on_test) = sweep.task(&file, &on_test_items, style, &conditions)? else {
         return Ok(ExitCode::FAILURE);
     };
@@ -476,7 +438,8 @@ fn finish(
     if args.json {
         let object = json!({
             "chosen": {
-                "layer": chosen.layer, "percent": chosen.percent, "factor": chosen.factor, "rule": rule, "best": best,
+                "layer": chosen.place.layer(), "percent": chosen.place.percent(), "factor": chosen.factor, "rule": rule,
+                "best": best,
             },
             "price": price,
             "residual_norm_median": points.norms,

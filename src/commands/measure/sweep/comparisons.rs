@@ -19,9 +19,7 @@ const INTERPOLATIONS: usize = 2;
 pub struct Comparisons<'a> {
     /// The sweep.
     pub sweep: &'a Sweep<'a>,
-    /// The layer of the chosen configuration.
-    pub layer: usize,
-    /// The median residual norm there.
+    /// The median residual norm at the layer of the chosen configuration.
     pub norm: f64,
     /// The rule that chose the configuration.
     pub rule: ChoiceRule,
@@ -55,8 +53,8 @@ struct Tried<'a> {
 impl Tried<'_> {
     /// The points whose divergence is needed: those of the best one's sign, and all under a budget.
     fn priced(&self, rule: ChoiceRule) -> Vec<Configuration> {
-        let sign = self.best.as_ref().map_or(1.0, |b| b.percent.signum());
-        let needed = |p: &&Configuration| rule != ChoiceRule::OneStandardError || p.percent.signum() == sign;
+        let sign = self.best.as_ref().map_or(1.0, |b| b.scale().signum());
+        let needed = |p: &&Configuration| rule != ChoiceRule::OneStandardError || p.scale().signum() == sign;
         self.points.iter().filter(needed).cloned().collect()
     }
 }
@@ -146,9 +144,9 @@ impl Comparisons<'_> {
     ) -> anyhow::Result<Option<Vec<Option<Priced>>>> {
         let mut curves: Vec<Vec<(f64, f64)>> = Vec::new();
         for t in tried {
-            let sign = t.best.as_ref().map_or(1.0, |b| b.percent.signum());
-            let of_sign = t.points.iter().filter(|p| p.percent.signum() == sign);
-            curves.push(of_sign.filter_map(|p| Some((p.percent, kl_of(on_text, p)?))).collect());
+            let sign = t.best.as_ref().map_or(1.0, |b| b.scale().signum());
+            let of_sign = t.points.iter().filter(|p| p.scale().signum() == sign);
+            curves.push(of_sign.filter_map(|p| Some((p.scale(), kl_of(on_text, p)?))).collect());
         }
         let mut found: Vec<Option<Priced>> = vec![None; tried.len()];
         for _ in 0..INTERPOLATIONS {
@@ -169,7 +167,7 @@ impl Comparisons<'_> {
             for (i, setting) in settings.into_iter().enumerate() {
                 let Some(setting) = setting else { continue };
                 let kl = kl_of(on_text, &setting).context("internal: a setting has no KL")?;
-                curves[i].push((setting.percent, kl));
+                curves[i].push((setting.scale(), kl));
                 found[i] = Some(Priced { setting, kl });
             }
         }
@@ -177,7 +175,7 @@ impl Comparisons<'_> {
     }
 
     fn at(&self, vector: &Compared, percent: f64) -> Configuration {
-        vector.at(self.layer, percent, self.norm)
+        vector.at(percent, self.norm)
     }
 
     /// Adds the scales that an earlier run of the sweep tried for a vector: the choice is among all.
@@ -185,7 +183,7 @@ impl Comparisons<'_> {
         for c in &on_valid.analysis.manifest.conditions {
             let ConditionKind::Rescaled { of, percent, .. } = &c.kind else { continue };
             let point = self.at(t.vector, *percent);
-            let is_new = *of == t.vector.name && !t.points.iter().any(|p| p.percent == *percent);
+            let is_new = *of == t.vector.name && !t.points.iter().any(|p| p.scale() == *percent);
             if is_new && point.name() == c.name && point.condition().manifest().control_sha256 == c.control_sha256 {
                 t.points.push(point);
             }

@@ -44,7 +44,8 @@ pub(super) fn in_family(row: &Row) -> bool {
             | K::FewShot { .. }
             | K::Rescaled { .. }
             | K::Unknown(_) => true,
-            K::Unsteered | K::Steered { .. } | K::Random { .. } | K::Point { .. } | K::Match { .. } => false,
+            K::Unsteered | K::Steered { .. } | K::Random { .. } | K::Match { .. } => false,
+            K::Point { .. } | K::AdapterPoint { .. } => false,
             K::ChoicesOnly | K::ChoicesOnlySteered | K::Swapped { .. } | K::SwappedSteered { .. } => false,
         }
 }
@@ -53,7 +54,7 @@ pub(super) fn in_family(row: &Row) -> bool {
 pub(super) fn correct(rows: &mut [Row], gains: &mut [Gain]) {
     let family = rows.iter_mut().filter(|r| in_family(r)).filter_map(|r| r.steered_against.as_mut());
     holm(family.chain(gains.iter_mut().map(|g| &mut g.lead)).collect());
-    let points = rows.iter_mut().filter(|r| matches!(r.kind, ConditionKind::Point { .. }));
+    let points = rows.iter_mut().filter(|r| r.kind.is_point());
     holm(points.filter_map(|r| r.against_unsteered.as_mut()).collect());
 }
 

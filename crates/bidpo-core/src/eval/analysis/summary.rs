@@ -58,7 +58,7 @@ impl Analysis {
         let (n, items) = (self.manifest.items, self.items_word());
         let mut out = Vec::new();
         let Some(steered) = table.row(STEERED) else {
-            if table.rows.iter().any(|r| matches!(r.kind, ConditionKind::Point { .. })) {
+            if table.rows.iter().any(|r| r.kind.is_point()) {
                 out.extend(self.points());
             } else {
                 out.push(format!("{n} {items}, no vector: there is nothing to compare."));
@@ -235,12 +235,9 @@ impl Analysis {
     /// Number of a sweep's configurations that improve on the unsteered model, and that are worse.
     fn points(&self) -> Option<String> {
         let table = &self.tables[0];
-        let points: Vec<&Comparison> = table
-            .rows
-            .iter()
-            .filter(|r| matches!(r.kind, ConditionKind::Point { .. }))
-            .filter_map(|r| r.against_unsteered.as_ref())
-            .collect();
+        let of_adapter = table.rows.iter().any(|r| matches!(r.kind, ConditionKind::AdapterPoint { .. }));
+        let points: Vec<&Comparison> =
+            table.rows.iter().filter(|r| r.kind.is_point()).filter_map(|r| r.against_unsteered.as_ref()).collect();
         let shown = |sign: f64| {
             let of = |c: &&&Comparison| {
                 c.is_significant()
@@ -261,9 +258,10 @@ impl Analysis {
             String::new()
         };
         Some(format!(
-            "{} configurations (layer, scale) were tried on {} {}; {} improve on the unsteered model after Holm's correction \
+            "{} configurations ({}) were tried on {} {}; {} improve on the unsteered model after Holm's correction \
              for their number (5 %), {} are worse.{power}",
             points.len(),
+            if of_adapter { "scales" } else { "layer, scale" },
             self.manifest.items,
             self.items_word(),
             shown(1.0),

@@ -5,6 +5,7 @@ use super::condition::{Condition, STEERED, layers_of, same_length};
 use super::other::{OtherVector, other_conditions};
 use super::swap::swapped_places;
 use super::systems::{SystemPrompts, refuses_system_prompts};
+use crate::adapter::AdapterError;
 use crate::data::TemplateError;
 use crate::eval::items::Benchmark;
 use crate::eval::prompt::{PromptError, Style, fitting_shots};
@@ -90,7 +91,7 @@ pub struct Steered {
     pub training_pairs: Option<usize>,
 }
 
-/// Entry of the manifest for a vector file, with its training losses where it has them.
+/// Entry of the manifest for a vector file, with its training losses where it has them, or for an adapter.
 pub fn vector_facts(
     path: &Path,
     sha256: &str,
@@ -98,6 +99,10 @@ pub fn vector_facts(
     percent: Option<f64>,
     vector: &SteeringVector,
 ) -> VectorFacts {
+    let mut other = serde_json::Map::new();
+    if let Some(adapter) = &vector.adapter {
+        other.insert("adapter".into(), serde_json::json!({ "ranks": adapter.ranks, "matrices": adapter.matrices }));
+    }
     VectorFacts {
         file: display_name(path),
         sha256: sha256.to_owned(),
@@ -105,7 +110,7 @@ pub fn vector_facts(
         percent_of_residual_norm: percent,
         training_curve: vector.provenance.str(TRAINING_CURVE).and_then(|c| serde_json::from_str(c).ok()),
         convention: None,
-        other: serde_json::Map::new(),
+        other,
     }
 }
 
@@ -115,6 +120,9 @@ pub enum BaselineError {
     /// A vector file cannot be used.
     #[error(transparent)]
     Steer(#[from] SteerError),
+    /// An adapter cannot be used.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// A vector does not fit.
     #[error("{path}: {source}")]
     Vector {
@@ -152,7 +160,8 @@ pub enum BaselineError {
     Prompt(#[from] PromptError),
     /// Nothing to take the norm of a further vector from.
     #[error(
-        "--compare {0:?} is rescaled to the norm of --vector, whose scale is 0: give FILE.gguf:SCALE, or another --scale"
+        "--compare {0:?} is rescaled to the norm of the vector under test, and there is none: an adapter has no norm, and a \
+         vector at scale 0 has the norm 0. Give FILE.gguf:SCALE"
     )]
     NoNorm(String),
     /// Two conditions of one name.

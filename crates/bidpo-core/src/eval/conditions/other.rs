@@ -2,16 +2,17 @@
 
 use super::baselines::{BaselineError, BaselineNotice};
 use super::condition::{Condition, STEERED, UNSTEERED, direction, layers_of, same_length};
+use crate::adapter::AdapterFile;
 use crate::data::ChatTemplate;
 use crate::eval::results::ConditionKind;
-use crate::steer::{ControlVector, LoadedVector, ScaledVector, SteeringVector, combine, warnings};
+use crate::steer::{ControlVector, LoadedVector, ScaledVector, SteerError, SteeringVector, combine, warnings};
 use ggml_grad::files::{FileError, display_name, sha256_of_file};
 use ggml_grad::llama::Model;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A second vector to compare with, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
+/// A second vector or adapter to compare with, by name: `dpo=other.gguf`, `dpo=other.gguf:1.5`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OtherVector {
     /// Name of its condition.
@@ -57,13 +58,17 @@ impl OtherVector {
     fn condition(
         &self,
         control: Option<&ControlVector>,
-        model: &Model,
+        model: &Arc<Model>,
         template: Option<&ChatTemplate>,
         notice: &mut dyn FnMut(BaselineNotice),
     ) -> Result<Condition, BaselineError> {
         let path = || self.path.clone();
         let steer = |source| BaselineError::Vector { path: path(), source };
-        let LoadedVector { mut vector, remarks } = SteeringVector::open(&self.path, None)?;
+        let is_adapter = AdapterFile::is_one(&self.path).unwrap_or(false);
+        let LoadedVector { mut vector, remarks } = match is_adapter {
+            true => LoadedVector { vector: SteeringVector::open_adapter(&self.path, model)?, remarks: Vec::new() },
+            false => SteeringVector::open(&self.path, None)?,
+        };
         for remark in remarks {
             notice(BaselineNotice::Vector { path: path(), warning: remark.to_string() });
         }
@@ -78,6 +83,7 @@ impl OtherVector {
                 let scaled = ScaledVector { name: self.name.clone(), vector: Arc::new(vector), scale };
                 combine(&[scaled], None, model)?
             }
+            None if is_adapter => return Err(BaselineError::NoNorm(self.name.clone())),
             None => {
                 if vector.n_embd() != n_embd {
                     return Err(BaselineError::Width { path: path(), width: vector.n_embd(), n_embd });
@@ -96,9 +102,15 @@ impl OtherVector {
             length: if self.scale.is_some() { "as in the file, times the scale" } else { "the steered vector's" }
                 .into(),
         };
-        // Adapters beside --vector stay.
-        let adapters = control.map(|c| c.adapters.clone()).unwrap_or_default();
-        let added = added.map(|added| ControlVector { adapters, ..added });
+        // Adapters beside --vector stay; where adapters alone are under test, another file stands in their place.
+        let beside = control.filter(|c| c.has_vectors()).map(|c| c.adapters.clone()).unwrap_or_default();
+        let added = added
+            .map(|added| {
+                let adapters =
+                    added.adapters.clone().and(&beside).map_err(|e| steer(SteerError::Mismatch(e.to_string())))?;
+                Ok::<_, BaselineError>(ControlVector { adapters, ..added })
+            })
+            .transpose()?;
         Ok(Condition::new(&self.name, kind, added))
     }
 }
@@ -111,7 +123,7 @@ impl OtherVector {
 pub fn other_conditions(
     others: &[OtherVector],
     control: Option<&ControlVector>,
-    model: &Model,
+    model: &Arc<Model>,
     template: Option<&ChatTemplate>,
     notice: &mut dyn FnMut(BaselineNotice),
 ) -> Result<Vec<Condition>, BaselineError> {

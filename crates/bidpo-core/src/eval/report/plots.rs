@@ -38,38 +38,42 @@ fn unit(measure: Measure) -> String {
     if measure.is_share() { format!("{name}, %") } else { name }
 }
 
-/// Curves over the scale, one for each layer.
+/// Curves over the scale, one for each layer; of an adapter one.
 pub(super) fn scale_curves(t: &MeasureTable) -> Option<Figure> {
     let mut by_layers: BTreeMap<&[usize], (&Layers, Vec<Point>)> = BTreeMap::new();
+    let mut of_adapter = Vec::new();
     for row in &t.rows {
-        if let ConditionKind::Point { layers, percent, .. } = &row.kind {
-            let (_, points) = by_layers.entry(&layers[..]).or_insert_with(|| (layers, Vec::new()));
-            points.push(point(t.measure, row, *percent));
+        match &row.kind {
+            ConditionKind::Point { layers, percent, .. } => {
+                let (_, points) = by_layers.entry(&layers[..]).or_insert_with(|| (layers, Vec::new()));
+                points.push(point(t.measure, row, *percent));
+            }
+            ConditionKind::AdapterPoint { factor } => of_adapter.push(point(t.measure, row, *factor)),
+            _ => {}
         }
     }
-    let series: Vec<Series> = by_layers
-        .into_values()
-        .map(|(layers, mut points)| {
-            points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            Series { name: format!("layer {layers}"), points }
-        })
-        .collect();
+    let in_order = |name: String, mut points: Vec<Point>| {
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        Series { name, points }
+    };
+    // A sweep is of a vector or of an adapter.
+    let (series, x_name) = if of_adapter.is_empty() {
+        let of_layers = |(layers, points)| in_order(format!("layer {layers}"), points);
+        (by_layers.into_values().map(of_layers).collect(), "scale, % of the median residual norm")
+    } else {
+        (vec![in_order("adapter".into(), of_adapter)], "scale of the adapter")
+    };
     if series.is_empty() {
         return None;
     }
     let reference = t.row(UNSTEERED).map(|r| point(t.measure, r, 0.0));
-    let picture = svg::curves(
-        &format!("{} over the scale", t.measure.name()),
-        "scale, % of the median residual norm",
-        &unit(t.measure),
-        &series,
-        reference,
-    );
+    let picture =
+        svg::curves(&format!("{} over the scale", t.measure.name()), x_name, &unit(t.measure), &series, reference);
     Some(figure(picture, "95 % intervals; dashed with its interval shaded: the unsteered model."))
 }
 
 fn is_point(row: &Row) -> bool {
-    matches!(row.kind, ConditionKind::Point { .. })
+    row.kind.is_point()
 }
 
 pub(super) fn conditions_plot(t: &MeasureTable) -> Option<Figure> {
@@ -198,6 +202,20 @@ mod tests {
     use super::*;
     use crate::eval::analysis::analyse;
     use crate::eval::analysis::tests::{bits, run_of};
+
+    #[test]
+    fn an_adapters_scales_are_one_curve() {
+        let (u, p) = (bits(20, |i| i % 2 == 0), bits(20, |i| i % 3 == 0));
+        let mut run = run_of(&[("unsteered", "unsteered", &u), ("a", "adapter-point", &p), ("b", "adapter-point", &u)]);
+        run.manifest.conditions[2].kind = ConditionKind::AdapterPoint { factor: -0.25 };
+        let analysis = analyse(&run).unwrap();
+        let picture = scale_curves(&analysis.tables[0]).unwrap().picture;
+        assert!(picture.contains("scale of the adapter") && !picture.contains("residual norm"), "{picture}");
+        assert_eq!(picture.matches("<circle").count(), 2, "{picture}");
+        assert!(analysis.tables[0].rows[1..].iter().all(|r| r.against_unsteered.unwrap().p_holm.is_some()));
+        let summary = analysis.summary().join("\n");
+        assert!(summary.contains("2 configurations (scales) were tried"), "{summary}");
+    }
 
     #[test]
     fn costs_are_those_of_the_same_model() {

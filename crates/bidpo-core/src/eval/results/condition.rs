@@ -116,6 +116,12 @@ pub enum ConditionKind {
         /// The layer that the direction was made for, if it is another one.
         moved_from: Option<usize>,
     },
+    /// One scale of a swept LoRA adapter.
+    #[serde(rename = "adapter-point")]
+    AdapterPoint {
+        /// The scale.
+        factor: f64,
+    },
     /// A vector that the one under test is compared with, at another scale. Without `chosen_on` and `equal_kl` it is one
     /// of the scales that were tried for it.
     #[serde(rename = "rescaled")]
@@ -239,6 +245,7 @@ impl ConditionKind {
             Self::Swapped { .. } => "swapped",
             Self::SwappedSteered { .. } => "swapped-steered",
             Self::Point { .. } => "point",
+            Self::AdapterPoint { .. } => "adapter-point",
             Self::Rescaled { .. } => "rescaled",
             Self::Match { .. } => "match",
             Self::Unknown(kind) => kind,
@@ -253,9 +260,14 @@ impl ConditionKind {
         )
     }
 
+    /// True for a configuration of a sweep.
+    pub fn is_point(&self) -> bool {
+        matches!(self, Self::Point { .. } | Self::AdapterPoint { .. })
+    }
+
     /// True for a tag that this version reads.
     fn is_known(tag: &str) -> bool {
-        const TAGS: [&str; 15] = [
+        const TAGS: [&str; 16] = [
             "unsteered",
             "steered",
             "flipped",
@@ -269,6 +281,7 @@ impl ConditionKind {
             "swapped",
             "swapped-steered",
             "point",
+            "adapter-point",
             "rescaled",
             "match",
         ];
@@ -347,6 +360,7 @@ pub(crate) mod tests {
             "system" => facts(r#","system":"Be plain.""#),
             "shots" => facts(r#","shots":1,"shot_items":[7]"#),
             "point" => facts(r#","layers":"1","percent":5.0,"factor":1.0,"moved_from":null"#),
+            "adapter-point" => facts(r#","factor":0.5"#),
             "match" => facts(r#","against":"unsteered","answers_sha256":"z""#),
             _ => facts(""),
         }
@@ -387,6 +401,7 @@ pub(crate) mod tests {
             r#"{"name":"dpo at layer 15, +5 %","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":5.0}"#,
             r#"{"name":"dpo, own best scale (+5 %)","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":5.0,"chosen_on":{"part":"valid","items":50,"settings":8,"rule":"one-standard-error"}}"#,
             r#"{"name":"dpo, equal KL (+7.46 %)","kind":"rescaled","control_sha256":"ab","of":"dpo","layers":"15","percent":7.46,"equal_kl":{"kl":0.0401,"target":0.041}}"#,
+            r#"{"name":"scale +0.5","kind":"adapter-point","control_sha256":"ab","factor":0.5}"#,
             r#"{"name":"system prompt","kind":"system","system":"Be plain.","chosen_on":{"part":"valid","items":50,"settings":6}}"#,
         ] {
             let condition: ConditionFacts = serde_json::from_str(line).unwrap();

@@ -1,7 +1,7 @@
 //! Vectors that the one under test is compared with, at scales of their own: the one that the sweep's rule chooses for them,
 //! and the one at which they cost as much.
 
-use super::{Configuration, Percents, only};
+use super::{Configuration, Percents, Place, only};
 use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::conditions::{BaselineError, Conditions, OtherVector};
 use crate::eval::results::{ChosenOn, ConditionKind, EqualKl};
@@ -43,6 +43,8 @@ pub struct Compared {
     pub control: ControlVector,
     /// Signed norm of that, in percent of the median residual norm.
     pub percent: f64,
+    /// Its layer.
+    pub layer: usize,
     /// What is scaled.
     pub base: Base,
     /// A random vector: one of several, whose scales are tried on a coarse grid.
@@ -94,16 +96,16 @@ impl Compared {
             // A direction of zeros stays as it is at any scale.
             if !base.is_zero() {
                 let (name, control) = (condition.name.clone(), control.clone());
-                out.push(Self { name, control, percent: percent.abs(), base, is_random });
+                out.push(Self { name, control, percent: percent.abs(), layer, base, is_random });
             }
         }
         Ok(out)
     }
 
-    /// The vector at a layer, `percent` of the median residual norm there, `norm`. Its bits do not depend on the steered
-    /// vector's norm.
-    pub fn at(&self, layer: usize, percent: f64, norm: f64) -> Configuration {
-        let wanted = percent / 100.0 * norm;
+    /// The vector at `percent` of the median residual norm at its layer, `norm`. Its bits do not depend on the steered vector's
+    /// norm.
+    pub fn at(&self, percent: f64, norm: f64) -> Configuration {
+        let (layer, wanted) = (self.layer, percent / 100.0 * norm);
         let (factor, control) = match &self.base {
             Base::Direction(direction) => {
                 let n_embd = direction.len();
@@ -119,7 +121,8 @@ impl Compared {
                 (factor, only(&change.scaled(factor), n_layer, like.n_embd()))
             }
         };
-        Configuration { of: Some(self.name.clone()), layer, percent, factor, control, moved_from: None }
+        let place = Place::Layer { layer, percent, moved_from: None };
+        Configuration { of: Some(self.name.clone()), place, factor, control }
     }
 
     /// The scales to try: those of the sweep; of a random vector the largest and the middle one of each sign.
@@ -155,7 +158,7 @@ impl Compared {
         chosen_on: Option<ChosenOn>,
         equal_kl: Option<EqualKl>,
     ) -> Condition {
-        let (of, layers, percent) = (self.name.clone(), Layers::one(setting.layer), setting.percent);
+        let (of, layers, percent) = (self.name.clone(), Layers::one(self.layer), setting.scale());
         let kind = ConditionKind::Rescaled { of, layers, percent, chosen_on, equal_kl };
         // At the steered vector's norm it is the computation of that condition, bit for bit.
         let control = if percent == self.percent { &self.control } else { &setting.control };
@@ -216,28 +219,29 @@ mod tests {
     #[test]
     fn scales_and_bits() {
         let control = ControlVector::constant(vec![0.3, -0.1, 0.0, 0.0], 1, 1);
-        let of = |is_random| Compared {
+        let of = |layer, is_random| Compared {
             name: "dpo".into(),
             control: control.clone(),
             percent: 7.5,
+            layer,
             base: Base::Direction(vec![3.0, -1.0]),
             is_random,
         };
-        let dpo = of(false);
-        let setting = dpo.at(2, 50.0, 10f64.sqrt());
+        let dpo = of(1, false);
+        let setting = of(2, false).at(50.0, 10f64.sqrt());
         assert_eq!((setting.control.data.clone(), setting.control.first), (vec![0.0, 0.0, 1.5, -0.5], 2));
         assert_eq!(setting.name(), "dpo at layer 2, +50 %");
         let scales = Percents(vec![-10.0, -7.5, -5.0, -2.5, 2.5, 5.0, 7.5, 10.0]);
-        assert_eq!(of(true).scales(&scales), [-5.0, -10.0, 5.0, 10.0]);
-        assert_eq!(of(true).scales(&Percents(vec![20.0])), [20.0]);
+        assert_eq!(of(1, true).scales(&scales), [-5.0, -10.0, 5.0, 10.0]);
+        assert_eq!(of(1, true).scales(&Percents(vec![20.0])), [20.0]);
         assert_eq!(dpo.scales(&scales), scales.0);
-        let equal = dpo.equal_kl(&dpo.at(1, 3.25, 1.0), EqualKl { kl: 0.1, target: 0.1 });
+        let equal = dpo.equal_kl(&dpo.at(3.25, 1.0), EqualKl { kl: 0.1, target: 0.1 });
         assert_eq!(equal.name, "dpo, equal KL (+3.25 %)");
         // At the steered vector's norm it is computed as that condition is.
         let same = Condition::new("dpo", ConditionKind::Unsteered, Some(control.clone()));
         let chosen_on =
             ChosenOn { part: "valid".into(), items: 1, settings: 1, rule: None, other: serde_json::Map::new() };
-        let own = |percent| dpo.own_best(&dpo.at(1, percent, 1.0), chosen_on.clone());
+        let own = |percent| dpo.own_best(&dpo.at(percent, 1.0), chosen_on.clone());
         assert!(own(7.5).is_computed_as(&same) && !own(-7.5).is_computed_as(&same));
     }
 }

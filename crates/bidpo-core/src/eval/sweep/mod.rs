@@ -1,9 +1,12 @@
-//! Many configurations (layer, scale): the points of a sweep, and the choice among them.
+//! Many configurations (layer and scale of a vector, scale of an adapter): the points of a sweep, and the choice among them.
 
 mod compared;
+mod scales;
 
 pub use compared::{Base, Compared, KL_TOLERANCE, scale_of_kl};
+pub use scales::{Factors, Percents};
 
+use crate::adapter::{Adapters, LoadedAdapter};
 use crate::eval::analysis::{Estimate, MeasureTable};
 use crate::eval::conditions::condition::{Condition, direction};
 use crate::eval::results::{ChoiceRule, ConditionKind, Manifest};
@@ -11,92 +14,85 @@ use crate::layers::Layers;
 use crate::steer::{Conditional, ControlVector, SteerError, SteeringVector};
 use ggml_grad::llama::Model;
 use std::collections::BTreeMap;
-use std::str::FromStr;
+use std::sync::Arc;
 
-/// Scales to try, in percent of the median residual norm at the steered layer. 0, the unsteered model, is never among them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Percents(pub Vec<f64>);
+/// Where a configuration changes the model, and how far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Place {
+    /// The residual stream at a layer.
+    Layer {
+        /// The layer.
+        layer: usize,
+        /// Length of what is added, signed, in percent of the median residual norm there.
+        percent: f64,
+        /// The layer the direction was made for, if it is another one.
+        moved_from: Option<usize>,
+    },
+    /// The matrices of an adapter, as far as the factor says.
+    Matrices,
+}
 
-impl FromStr for Percents {
-    type Err = String;
+impl Place {
+    /// The layer; `None` for an adapter.
+    pub fn layer(&self) -> Option<usize> {
+        match self {
+            Self::Layer { layer, .. } => Some(*layer),
+            Self::Matrices => None,
+        }
+    }
 
-    /// `-10%..10%` (steps of a quarter of the larger end), `-10%..10%/5%` (steps of 5 %), or a list: `-5%,5%,10%`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || {
-            format!(
-                "{text:?} is no list of scales: write -10%..10%, -10%..10%/5% (with a step) or -5%,5%,10%, in percent of the \
-                 median residual norm"
-            )
-        };
-        let percent = |s: &str| -> Result<f64, String> {
-            let number: f64 = s.trim().strip_suffix('%').and_then(|n| n.trim().parse().ok()).ok_or_else(bad)?;
-            if number.is_finite() && number.abs() <= 1000.0 { Ok(number) } else { Err(bad()) }
-        };
-        let mut list = match text.split_once("..") {
-            Some((lo, rest)) => {
-                let (hi, step) = match rest.split_once('/') {
-                    Some((hi, step)) => (percent(hi)?, Some(percent(step)?)),
-                    None => (percent(rest)?, None),
-                };
-                let lo = percent(lo)?;
-                let step = step.unwrap_or(lo.abs().max(hi.abs()) / 4.0);
-                if lo >= hi || step <= 0.0 || (hi - lo) / step > 1000.0 {
-                    return Err(bad());
-                }
-                // Multiples of the step, so that 0 is hit and left out whatever the ends are; and the ends.
-                let first = (lo / step - 1e-9).ceil() as i64;
-                let inside = (first..).map(|i| i as f64 * step).take_while(|x| *x <= hi + 1e-9);
-                let mut list: Vec<f64> = inside.chain([lo, hi]).collect();
-                list.iter_mut().for_each(|x| *x = (*x * 1e6).round() / 1e6);
-                list
-            }
-            None => text.split(',').map(percent).collect::<Result<_, _>>()?,
-        };
-        list.retain(|x| *x != 0.0);
-        list.sort_by(f64::total_cmp);
-        list.dedup();
-        if list.is_empty() { Err(bad()) } else { Ok(Self(list)) }
+    /// Percent of the residual norm; `None` for an adapter.
+    pub fn percent(&self) -> Option<f64> {
+        match self {
+            Self::Layer { percent, .. } => Some(*percent),
+            Self::Matrices => None,
+        }
     }
 }
 
-/// A configuration: layers and scale.
+/// A configuration: a layer and a scale, or the scale of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
-    /// Name of the condition whose vector it scales; absent for the vector under test.
+    /// Name of the condition whose vector it scales; absent for the vector or adapter under test.
     pub of: Option<String>,
-    /// The layer.
-    pub layer: usize,
-    /// Length of what is added, signed, in percent of the median residual norm there.
-    pub percent: f64,
-    /// The factor on the vector; for one of another condition, on what that adds.
+    /// Where it acts.
+    pub place: Place,
+    /// The factor on the vector or adapter; for a vector of another condition, on what that adds.
     pub factor: f64,
     /// What is added.
     pub control: ControlVector,
-    /// The layer the direction was made for, if it is another one.
-    pub moved_from: Option<usize>,
 }
 
 impl Configuration {
-    /// `layer 15, +5 %`, or `DPO at layer 15, +5 %`.
+    /// `layer 15, +5 %`, or `DPO at layer 15, +5 %`; of an adapter `scale +0.5`.
     pub fn name(&self) -> String {
-        let setting = format!("layer {}, {:+} %", self.layer, self.percent);
+        let setting = match self.place {
+            Place::Layer { layer, percent, .. } => format!("layer {layer}, {percent:+} %"),
+            Place::Matrices => format!("scale {:+}", self.factor),
+        };
         self.of.as_ref().map_or(setting.clone(), |of| format!("{of} at {setting}"))
+    }
+
+    /// The signed scale by which configurations are ordered: percent of the residual norm, or the factor of an adapter.
+    pub fn scale(&self) -> f64 {
+        self.place.percent().unwrap_or(self.factor)
     }
 
     /// As a condition of a sweep.
     pub fn condition(&self) -> Condition {
-        let layers = Layers::one(self.layer);
-        let kind = match &self.of {
-            Some(of) => ConditionKind::Rescaled {
+        let factor = self.factor;
+        let kind = match (self.place, &self.of) {
+            (Place::Layer { layer, percent, .. }, Some(of)) => ConditionKind::Rescaled {
                 of: of.clone(),
-                layers,
-                percent: self.percent,
+                layers: Layers::one(layer),
+                percent,
                 chosen_on: None,
                 equal_kl: None,
             },
-            None => {
-                ConditionKind::Point { layers, percent: self.percent, factor: self.factor, moved_from: self.moved_from }
+            (Place::Layer { layer, percent, moved_from }, None) => {
+                ConditionKind::Point { layers: Layers::one(layer), percent, factor, moved_from }
             }
+            (Place::Matrices, _) => ConditionKind::AdapterPoint { factor },
         };
         Condition::new(self.name(), kind, Some(self.control.clone()))
     }
@@ -115,22 +111,36 @@ pub fn measured(
 ) -> Result<Vec<Configuration>, SteerError> {
     let mut out = Vec::new();
     for c in &manifest.conditions {
-        let ConditionKind::Point { layers, percent, factor, .. } = &c.kind else { continue };
+        if !c.kind.is_point() {
+            continue;
+        }
         if let Some(point) = known.iter().find(|p| p.name() == c.name) {
             out.push(point.clone());
             continue;
         }
-        let [layer] = layers[..] else {
-            return Err(SteerError::Mismatch(format!(
-                "{:?} in the results of the sweep steers several layers ({layers}), and this sweep one at a time: give \
-                 another --out",
-                c.name
-            )));
+        let point = match (&c.kind, &vector.adapter) {
+            (ConditionKind::Point { layers, percent, factor, .. }, None) => {
+                let [layer] = layers[..] else {
+                    return Err(SteerError::Mismatch(format!(
+                        "{:?} in the results of the sweep steers several layers ({layers}), and this sweep one at a time: \
+                         give another --out",
+                        c.name
+                    )));
+                };
+                point(vector, layer, *percent, *factor, model)?
+            }
+            (ConditionKind::AdapterPoint { factor }, Some(adapter)) => adapter_point(adapter, *factor, model)?,
+            _ => {
+                return Err(SteerError::Mismatch(format!(
+                    "the results of the sweep hold {:?}, and a folder holds the sweep of a vector or of an adapter: give another \
+                     --out",
+                    c.name
+                )));
+            }
         };
-        let point = point(vector, layer, *percent, *factor, model)?;
         if point.condition().manifest().control_sha256 != c.control_sha256 {
             return Err(SteerError::Mismatch(format!(
-                "{:?} in the results of the sweep was measured with another vector: give another --out",
+                "{:?} in the results of the sweep was measured with another file: give another --out",
                 c.name
             )));
         }
@@ -147,6 +157,29 @@ fn check_layer(layer: usize, model: &Model) -> Result<(), SteerError> {
     Err(SteerError::Mismatch(format!("layer {layer} cannot be steered: this model takes 1-{top}")))
 }
 
+/// The point of an adapter at a scale.
+fn adapter_point(adapter: &Arc<LoadedAdapter>, factor: f64, model: &Model) -> Result<Configuration, SteerError> {
+    let mut adapters = Adapters::default();
+    adapters.add(adapter, factor as f32).map_err(|e| SteerError::Mismatch(e.to_string()))?;
+    let control = ControlVector::of_adapters(adapters, model.n_layer(), model.n_embd());
+    Ok(Configuration { of: None, place: Place::Matrices, factor, control })
+}
+
+/// The points of an adapter at `factors`.
+///
+/// # Errors
+/// [`SteerError::Mismatch`] for a vector.
+pub fn adapter_points(
+    adapter: &SteeringVector,
+    factors: &Factors,
+    model: &Model,
+) -> Result<Vec<Configuration>, SteerError> {
+    let Some(adapter) = &adapter.adapter else {
+        return Err(SteerError::Mismatch("it is a vector, not an adapter: give it with --vector".into()));
+    };
+    factors.0.iter().map(|&factor| adapter_point(adapter, factor, model)).collect()
+}
+
 /// A point with a known factor.
 fn point(
     vector: &SteeringVector,
@@ -159,14 +192,19 @@ fn point(
     check_layer(layer, model)?;
     if let Some(change) = vector.conditional(layer)? {
         let control = only(&change.scaled(factor), n_layer, n_embd);
-        return Ok(Configuration { of: None, layer, percent, factor, control, moved_from: None });
+        return Ok(Configuration {
+            of: None,
+            place: Place::Layer { layer, percent, moved_from: None },
+            factor,
+            control,
+        });
     }
     let (d, moved_from) = direction(vector, layer)?;
     let mut data = vec![0.0; (n_layer - 1) * n_embd]; // [n_layer - 1, n_embd]
     let row = &mut data[(layer - 1) * n_embd..layer * n_embd];
     row.iter_mut().zip(d).for_each(|(x, &d)| *x = (f64::from(d) * factor) as f32);
     let control = ControlVector::constant(data, layer, layer);
-    Ok(Configuration { of: None, layer, percent, factor, control, moved_from })
+    Ok(Configuration { of: None, place: Place::Layer { layer, percent, moved_from }, factor, control })
 }
 
 /// A control vector that makes this change and no other.
@@ -265,7 +303,7 @@ pub fn choose<'a>(
             let estimate = |p: &Configuration| table.row(&p.name()).map(|r| r.estimate);
             let least = estimate(top).map_or(f64::NAN, |e| sign * e.value - standard_error(&e));
             // The other sign is another direction, not a smaller scale of this one.
-            let same_sign = points.iter().filter(|p| p.percent.signum() == top.percent.signum());
+            let same_sign = points.iter().filter(|p| p.scale().signum() == top.scale().signum());
             same_sign.filter(|p| estimate(p).is_some_and(|e| sign * e.value >= least)).collect()
         }
         ChoiceRule::Budget { kl: budget } => {
@@ -279,8 +317,8 @@ pub fn choose<'a>(
         }
     };
     if rule == ChoiceRule::OneStandardError {
-        let smallest = near.iter().map(|p| p.percent.abs()).fold(f64::INFINITY, f64::min);
-        near.retain(|p| p.percent.abs() == smallest);
+        let smallest = near.iter().map(|p| p.scale().abs()).fold(f64::INFINITY, f64::min);
+        near.retain(|p| p.scale().abs() == smallest);
     }
     best(near, table).ok_or(ChoiceError::NoPoints)
 }
@@ -294,7 +332,7 @@ pub fn best<'a>(
     let value = |p: &Configuration| table.row(&p.name()).map(|r| sign * r.estimate.value);
     points.into_iter().filter(|p| value(p).is_some()).max_by(|a, b| {
         let by_value = value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN));
-        by_value.then(b.percent.abs().total_cmp(&a.percent.abs())).then(b.layer.cmp(&a.layer))
+        by_value.then(b.scale().abs().total_cmp(&a.scale().abs())).then(b.place.layer().cmp(&a.place.layer()))
     })
 }
 
@@ -305,27 +343,12 @@ mod tests {
     use crate::eval::analysis::tests::{bits, run_of};
 
     #[test]
-    fn scales_are_parsed() {
-        let of = |t: &str| t.parse::<Percents>().unwrap().0;
-        assert_eq!(of("-10%..10%"), [-10.0, -7.5, -5.0, -2.5, 2.5, 5.0, 7.5, 10.0]);
-        assert_eq!(of("-10%..10%/5%"), [-10.0, -5.0, 5.0, 10.0]);
-        assert_eq!(of("0%..6%/2%"), [2.0, 4.0, 6.0]);
-        assert_eq!(of("-1% .. 7% / 3%"), [-1.0, 3.0, 6.0, 7.0]);
-        assert_eq!(of("5%, -5%,5%"), [-5.0, 5.0]);
-        for bad in ["", "5", "-10..10", "10%..-10%", "0%", "1%..2%/0%", "x%", "nan%", "-10%..10%/1e-9%"] {
-            assert!(bad.parse::<Percents>().unwrap_err().contains("is no list of scales"), "{bad}");
-        }
-    }
-
-    #[test]
     fn the_best_point_is_the_smallest_of_equals() {
         let point = |layer, percent| Configuration {
             of: None,
-            layer,
-            percent,
+            place: Place::Layer { layer, percent, moved_from: None },
             factor: 1.0,
             control: ControlVector::constant(vec![], layer, layer),
-            moved_from: None,
         };
         let points = [point(3, -5.0), point(3, 5.0), point(3, 10.0), point(4, 5.0)];
         let (low, high) = (bits(20, |i| i < 5), bits(20, |i| i < 9));
@@ -347,11 +370,9 @@ mod tests {
     fn the_rules_choose() {
         let point = |percent| Configuration {
             of: None,
-            layer: 3,
-            percent,
+            place: Place::Layer { layer: 3, percent, moved_from: None },
             factor: 1.0,
             control: ControlVector::constant(vec![], 3, 3),
-            moved_from: None,
         };
         let points = [point(-2.0), point(2.0), point(5.0), point(10.0), point(20.0)];
         let right: Vec<Vec<bool>> = [37, 30, 36, 40, 39].iter().map(|&k| bits(100, |i| i < k)).collect();
@@ -364,9 +385,9 @@ mod tests {
         // The divergence of a point is its scale over 100.
         let mut kl = table.clone();
         for (row, p) in kl.rows[1..].iter_mut().zip(&points) {
-            row.estimate.value = p.percent.abs() / 100.0;
+            row.estimate.value = p.scale().abs() / 100.0;
         }
-        let chosen = |rule| choose(&points, table, &kl, rule).map(|p| p.percent);
+        let chosen = |rule| choose(&points, table, &kl, rule).map(|p| p.scale());
         // +5 % is within one standard error, +2 % is not; the other sign is another direction.
         assert_eq!(chosen(ChoiceRule::OneStandardError).unwrap(), 5.0);
         assert_eq!(chosen(ChoiceRule::Budget { kl: 0.5 }).unwrap(), 10.0);
