@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use bidpo_core::data::{ChatTemplate, TemplateChoice, Think};
 use bidpo_core::steer::{Convention, ScaledVector, warnings};
 use bidpo_core::train::encode_pair;
-use bidpo_core::verify::{Verification, Verified};
+use bidpo_core::verify::{Belongs, Block, Verification, Verified};
 use ggml_grad::files::sha256_of_file;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -115,11 +115,18 @@ fn to_text(file: &Path, dial: &ScaledVector, found: &Verified, doubts: &[String]
         Some(fit) => line(
             "layers",
             format!(
-                "{} (mean |cosine| with the pairs' activations over {} layers: block N {:.3}, block N - 1 {:.3})",
+                "{} (mean |cosine| with the pairs' activations over {} layers: {}{})",
                 fit.in_words(),
                 fit.n_layers,
-                fit.at_output,
-                fit.one_earlier
+                fit.cosines.iter().map(|(b, c)| format!("{} {c:.3}", b.in_words())).collect::<Vec<_>>().join(", "),
+                fit.lead().map_or_else(String::new, |lead| format!(
+                    "; lead {:+.3} [{:+.3}, {:+.3}], 99 %, over {} {}",
+                    lead.mean,
+                    lead.interval.lo,
+                    lead.interval.hi,
+                    lead.n,
+                    lead.over.in_words()
+                ))
             ),
         ),
         None if dial.vector.is_control_vector() => {
@@ -151,10 +158,22 @@ fn to_json(
     });
     let layers = found.layers.as_ref().map(|f| {
         json!({
-            "block_n": f.at_output,
-            "block_n_minus_1": f.one_earlier,
+            "block_n": f.cosines.get(&Block::Own),
+            "block_n_minus_1": f.cosines.get(&Block::Below),
+            "block_n_plus_1": f.cosines.get(&Block::Above),
             "signed": f.signed,
             "n_layers": f.n_layers,
+            "belongs_to": match f.belongs {
+                Belongs::To(block, _) => Some(block.in_words()),
+                Belongs::Unlike | Belongs::CannotTell(_) => None,
+            },
+            "lead": f.lead().map(|lead| json!({
+                "value": lead.mean,
+                "interval": [lead.interval.lo, lead.interval.hi],
+                "level": 0.99,
+                "over": lead.over.in_words(),
+                "n": lead.n,
+            })),
             "verdict": f.in_words(),
         })
     });

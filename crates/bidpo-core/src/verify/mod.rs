@@ -7,7 +7,7 @@ mod problem;
 mod sign;
 
 pub use effect::{Effect, Part};
-pub use layers::LayerFit;
+pub use layers::{Belongs, Block, LayerFit, Lead, Over};
 pub use problem::Problem;
 pub use sign::SignChange;
 

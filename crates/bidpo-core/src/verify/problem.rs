@@ -28,6 +28,8 @@ pub enum Problem {
     },
     /// The directions are those of the block below.
     OneBlockEarlier,
+    /// The directions are those of the block above.
+    OneBlockLater,
 }
 
 impl fmt::Display for Problem {
@@ -50,6 +52,10 @@ impl fmt::Display for Problem {
             Self::OneBlockEarlier => f.write_str(
                 "direction.N looks like the activations at the output of block N - 1 (llama.cpp's cvector-generator): give \
                  --convention generator wherever the file is used",
+            ),
+            Self::OneBlockLater => f.write_str(
+                "direction.N looks like the activations at the output of block N + 1: no convention that bidpo reads numbers layers \
+                 so; write the file again with direction.N measured at the output of block N",
             ),
         }
     }
