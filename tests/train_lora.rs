@@ -152,6 +152,41 @@ fn with_a_vector_in_all_blocks_and_in_one() {
     assert_eq!(AdapterFile::load(&bench.path("all.gguf")).unwrap().layers(), [0, 1, 2]);
 }
 
+/// `--init` begins with the file: a run that does not move gives it back, one that does begins with its loss.
+#[test]
+fn a_run_begins_with_a_file() {
+    let bench = Bench::random("llama", "q8_0");
+    let of =
+        |more: &str| format!("--kind lora --rank 2 --layers 1-2 --batch 6 --val 0 --test 0 --random 0 --fresh {more}");
+    let first = |s: &Value| s["history"][0]["train_loss"].as_f64().unwrap();
+    let cold = first(&bench.summary("a.gguf", &of("--steps 8 --lr 1e-2")));
+    let warm = bench.summary("b.gguf", &of("--steps 1 --lr 1e-12 --alpha 8 --init DIR/a.gguf"));
+    assert!(first(&warm) < cold - 1e-3, "{} {cold}", first(&warm));
+    let (a, b) = (AdapterFile::load(&bench.path("a.gguf")).unwrap(), AdapterFile::load(&bench.path("b.gguf")).unwrap());
+    assert_eq!((a.alpha, b.alpha, a.pairs.len()), (Some(4.0), Some(8.0), 14));
+    for (target, pair) in &a.pairs {
+        let same = &b.pairs[target];
+        let near = |x: f32, y: f32| (x - y).abs() <= 1e-6 * (1.0 + x.abs());
+        assert!(pair.a.iter().zip(&same.a).all(|(x, y)| near(*x, *y)), "{target}");
+        // Twice the factor, half the numbers.
+        assert!(pair.b.iter().zip(&same.b).all(|(x, y)| near(*x, 2.0 * y)), "{target}");
+    }
+    let card = String::from_utf8(bench.files("b.gguf").1).unwrap();
+    assert!(card.contains("a.gguf (SHA-256 "), "{card}");
+    // Further matrices begin as ever.
+    bench.train("wide.gguf", &of("--steps 1 --init DIR/a.gguf").replace("1-2", "0-2")).success();
+    bench.train("v.gguf", "--layer 1 --steps 1 --val 0 --test 0").success();
+    for (flags, words) in [
+        (of("--steps 1 --init DIR/a.gguf").replace("--rank 2", "--rank 3"), "has rank 2 in it, and rank 3 is trained"),
+        (of("--steps 1 --init DIR/a.gguf").replace("1-2", "2"), "give --layers and --targets"),
+        (of("--steps 1 --init DIR/v.gguf"), "v.gguf"),
+        ("--layer 1 --steps 1 --init DIR/a.gguf".into(), "a.gguf"),
+    ] {
+        let said = bench.fails("no.gguf", &flags);
+        assert!(said.contains(words), "{flags}: {said}");
+    }
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused_before_the_first_step() {
     let bench = Bench::random("deepseek2", "f32");
