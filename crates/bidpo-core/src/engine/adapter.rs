@@ -105,12 +105,8 @@ impl Engine {
     /// The engine with low-rank pairs to train, on matrices of blocks above the lowest layer.
     ///
     /// # Errors
-    /// [`AdapterRefusal`] for a model on devices and for matrices where llama.cpp ignores an adapter; [`EngineError::Trace`] where
-    /// it refuses one.
+    /// [`AdapterRefusal`] for matrices where llama.cpp ignores an adapter; [`EngineError::Trace`] where it refuses one.
     pub fn with_lora(mut self, lora: Lora) -> Result<Self, EngineError> {
-        if self.is_on_devices() {
-            return Err(AdapterRefusal::OnDevices { model: self.model.path().display().to_string() }.into());
-        }
         if self.background.has_adapters() {
             return Err(AdapterRefusal::Beside.into());
         }
@@ -169,7 +165,7 @@ impl Engine {
         if added {
             theta[..vector.len()].copy_from_slice(&vector);
         }
-        let mut agreement = Agreement::default();
+        let mut agreement = Agreement { on_devices: self.is_on_devices(), ..Agreement::default() };
         let without = self.applied().unsteered(&traced.graph);
         let with = self.applied().steer(&traced.graph, Parameters::from(&theta))?;
         self.context.decode_with(&layout.batch, None, &[])?;

@@ -145,7 +145,10 @@ impl Applied<'_> {
         let ordered: Vec<&[f32]> =
             wanted.iter().map(|m| by_name.get(m.name.as_str()).copied().unwrap_or_default()).collect();
         if let Some(grad) = grads.first_mut() {
-            self.intervention.matrices_vjp(at, &ordered, grad);
+            let mut scaled = vec![0.0; grad.len()];
+            self.intervention.matrices_vjp(at, &ordered, &mut scaled);
+            let scale = f64::from(graph.gradient_scale);
+            grad.iter_mut().zip(&scaled).for_each(|(sum, x)| *sum += x / scale);
         }
         hooks
     }

@@ -56,6 +56,7 @@ impl Engine {
         let lowered = lower(&graph.graph, &plan)?;
         let map = |v: Value| lowered.map[v.0 as usize];
         graph.hook_points.iter_mut().for_each(|h| h.at = map(h.at));
+        graph.adapters.iter_mut().for_each(|a| a.at = map(a.at));
         graph.weights.extend(lowered.transposed.iter().filter_map(|id| copies.remove(&(id.0 as usize))));
         (graph.logits, graph.head) = (map(graph.logits), map(graph.head));
         graph.grads.iter_mut().for_each(|g| *g = map(*g));

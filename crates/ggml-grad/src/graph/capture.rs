@@ -62,9 +62,11 @@ fn is_state(name: &str) -> bool {
     name.starts_with("cache_r_l") || name.starts_with("cache_s_l")
 }
 
-/// True for the name that llama.cpp gives to a matrix of an adapter, as it stands in the adapter's file.
-fn is_adapter(name: &str) -> bool {
-    name.ends_with(".weight.lora_a") || name.ends_with(".weight.lora_b")
+/// The name of a matrix of an adapter as it stands in the adapter's file, from the name that llama.cpp gives to it or to a copy of
+/// it; `None` for any other tensor.
+fn adapter_matrix(name: &str) -> Option<&str> {
+    let name = copied_name(name).unwrap_or(name);
+    (name.ends_with(".weight.lora_a") || name.ends_with(".weight.lora_b")).then_some(name)
 }
 
 /// Part of the graph that is computed while it is traced.
@@ -173,8 +175,8 @@ impl Capture {
         }
         let raw = if is_state(&leaf.name()) {
             RawLeaf::State
-        } else if is_adapter(&leaf.name()) {
-            RawLeaf::Adapter { name: leaf.name(), ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
+        } else if let Some(name) = adapter_matrix(&leaf.name()) {
+            RawLeaf::Adapter { name: name.to_owned(), ne: leaf.ne(), dtype: leaf.dtype(), bytes: leaf.read_bytes() }
         } else if let Some(weight) = leaf.weight() {
             RawLeaf::Weight(weight)
         } else if leaf.is_input() || leaf.n_bytes() == self.vector_bytes || copied_name(&leaf.name()).is_some() {
@@ -306,13 +308,16 @@ impl EvalCallback for Capture {
 
 #[cfg(test)]
 mod tests {
-    use super::{copied_name, is_adapter, is_state};
+    use super::{adapter_matrix, copied_name, is_state};
 
     #[test]
     fn matrices_of_adapters_are_known_by_their_names() {
-        assert!(is_adapter("blk.3.attn_q.weight.lora_a") && is_adapter("blk.0.ffn_down_exps.weight.lora_b"));
+        for name in ["blk.3.attn_q.weight.lora_a", "blk.0.ffn_down_exps.weight.lora_b"] {
+            assert_eq!(adapter_matrix(name), Some(name));
+            assert_eq!(adapter_matrix(&format!("RPC0[127.0.0.1:50052]#{name}#1")), Some(name));
+        }
         for name in ["blk.3.attn_q.weight", "lora_a", "blk.3.attn_q.lora_a", "blk.3.attn_q.weight.lora_c"] {
-            assert!(!is_adapter(name), "{name}");
+            assert_eq!(adapter_matrix(name), None, "{name}");
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Setup {
     /// GELU without ggml's table.
     pub smooth: bool,
     pub precision: Precision,
+    /// Weights lie on devices, where bidpo's kernels do not run.
+    pub on_devices: bool,
 }
 
 /// A ggml graph of what some values depend on, its inputs and activations without memory yet.
@@ -82,6 +84,7 @@ impl Built {
                 bind.weights.len()
             )));
         }
+        let setup = Setup { on_devices: bind.weights.iter().any(|w| w.device().is_some()), ..setup };
         let n = graph.nodes().len();
         let needed = needed(graph, wanted, setup);
         let is_head = |v: &Value| matches!(graph.node(*v).op, Op::LossHead | Op::LogProbHead);
@@ -250,10 +253,12 @@ fn uses_int8(graph: &Graph, node: &Node, weights: &[Weight], setup: Setup) -> bo
         && graph.is_contiguous(node.src[1])
 }
 
-/// True if bidpo's kernel computes this matmul with a matrix of an adapter: ggml's sums may depend on the other rows.
+/// True if bidpo's kernel computes this matmul with a matrix of an adapter: ggml's sums may depend on the other rows. Where weights
+/// lie on devices, no batch is computed and ggml computes it where the activations are.
 fn uses_given(graph: &Graph, node: &Node, setup: Setup) -> bool {
     let [w, x] = node.src[..] else { return false };
     setup.precision.forward == Forward::Fast
+        && !setup.on_devices
         && graph.is_given_matrix(w)
         && graph.node(x).elem == Elem::F32
         && graph.is_contiguous(x)

@@ -325,7 +325,7 @@ impl Executor {
     }
 
     fn setup(&self, task: *mut c_void) -> Setup {
-        Setup { task, smooth: self.smooth, precision: self.precision }
+        Setup { task, smooth: self.smooth, precision: self.precision, on_devices: false }
     }
 
     /// Runs as much of `graph` as `computed` and `read` depend on, and reads back `read`.

@@ -1,7 +1,9 @@
 //! Lowers a graph for devices: ops that only bidpo's kernels compute, or that a device may lack, become ops that every
 //! backend of ggml has.
 //!
-//! [`Op::MulMatT`] becomes an ordinary matmul with a transposed copy of the weight, the ops of gradients (`*Back`) become elementwise arithmetic, and the head becomes a softmax whose label entries are written in place.
+//! [`Op::MulMatT`] becomes an ordinary matmul with a transposed copy of the weight, the ops of gradients (`*Back`) become elementwise
+//! arithmetic, and the head becomes a softmax whose label entries are written in place. Matrices of adapters and the rows that their
+//! gradients are sums of are transposed in the graph.
 
 use crate::graph::emit::{Data, Label};
 use crate::graph::ir::{Elem, Graph, IrError, Node, Op, Unary, Value, WeightId};
@@ -143,6 +145,26 @@ impl Lowering<'_> {
                     Some(&sum) => self.graph.add(sum, product),
                     None => Ok(product),
                 }
+            }
+            // The matrix is data of the run, and small.
+            Op::MulMatT if old.is_given_matrix(node.src[0]) => {
+                let transposed = self.graph.transposed(src[0])?;
+                let product = self.graph.mul_mat(transposed, src[1], 0)?;
+                match src.get(2) {
+                    Some(&sum) => self.graph.add(sum, product),
+                    None => Ok(product),
+                }
+            }
+            // sum_m x[k, m] g[n, m]: the product of both with their rows side by side.
+            Op::OuterSum if src.len() == 2 => {
+                let mut side_by_side = |v: Value, width: usize| {
+                    let n_rows = self.graph.ne(v)[1..].iter().product();
+                    let flat = self.graph.reshape(v, [width, n_rows, 1, 1])?;
+                    self.graph.transposed(flat)
+                };
+                let x = side_by_side(src[0], node.ne[0])?; // [m, k]
+                let g = side_by_side(src[1], node.ne[1])?; // [m, n]
+                self.graph.mul_mat(x, g, 0)
             }
             Op::MulMatIdT if weight(node.src[0]).is_some() => {
                 let copy = self.copy(old, node.src[0]);
