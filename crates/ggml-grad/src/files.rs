@@ -130,10 +130,30 @@ pub fn persist(temporary: NamedTempFile, path: &Path) -> std::io::Result<()> {
         temporary.as_file().set_permissions(meta.permissions())?;
     }
     temporary.persist(&path).map_err(|e| e.error)?;
-    // Some file systems cannot sync a folder; the file itself was synced.
-    #[cfg(unix)]
-    let _ = std::fs::File::open(directory(&path)).and_then(|folder| folder.sync_all());
+    sync_folder_of(&path);
     Ok(())
+}
+
+/// As [`persist`], for a finished file that the caller has synced.
+///
+/// # Errors
+/// The system's; `path` is then unchanged.
+pub fn rename_into_place(finished: &Path, path: &Path) -> std::io::Result<()> {
+    let path = destination(path)?;
+    if let Ok(meta) = std::fs::metadata(&path) {
+        std::fs::set_permissions(finished, meta.permissions())?;
+    }
+    std::fs::rename(finished, &path)?;
+    sync_folder_of(&path);
+    Ok(())
+}
+
+/// Some file systems cannot sync a folder; the file itself was synced.
+fn sync_folder_of(path: &Path) {
+    #[cfg(unix)]
+    let _ = std::fs::File::open(directory(path)).and_then(|folder| folder.sync_all());
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 /// Removes the temporary files in a folder that killed processes left.
