@@ -1,4 +1,4 @@
-# make demo    fetch a small model, build, train a steering vector and show what it does (about ten minutes)
+# make demo    build, fetch a small model, train a steering vector and show what it does (about ten minutes)
 # make test    everything that must pass: formatting, lints, all tests on both test models
 # make vectors train the vectors in vectors/ again
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
@@ -16,17 +16,17 @@ help:
 setup:
 	scripts/setup.sh
 
-models: setup
-	python3 scripts/fetch_models.py
-
-models-all: setup
-	python3 scripts/fetch_models.py --all
-
 build: setup
 	cargo build --release
 
-demo: models build
-	scripts/demo.sh
+models: build
+	target/release/bidpo models fetch smollm2
+
+models-all: build
+	target/release/bidpo models fetch smollm2 gemma
+
+demo: models
+	target/release/bidpo demo --out runs/demo
 
 lint: setup
 	cargo fmt --check
@@ -41,7 +41,7 @@ test: export BIDPO_SETUP_TESTS = 1
 test: models-all lint
 	scripts/test.sh
 
-vectors: models-all build
+vectors: models-all
 	scripts/vectors.sh
 
 # Written only if every check passed.
@@ -49,7 +49,7 @@ architectures: setup
 	cargo run --release --example architectures > target/architectures.md
 	mv target/architectures.md docs/architectures.md
 
-bench: models-all build
+bench: models-all
 	scripts/bench.sh
 
 fuzz: setup
@@ -58,8 +58,8 @@ fuzz: setup
 torture: build
 	scripts/torture.py target/release/bidpo
 
-study: models build
+study: models
 	scripts/study.sh
 
-gates: models build
+gates: models
 	scripts/gates.sh

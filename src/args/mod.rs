@@ -12,6 +12,7 @@ pub mod names;
 pub mod outputs;
 mod probe;
 pub mod sampling;
+pub mod shipped;
 pub mod steering;
 pub mod template;
 pub mod writing;

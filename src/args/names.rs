@@ -1,30 +1,82 @@
 //! Models and vectors by name: `--model smollm2`, `--vector plain-vs-flowery`. A path that exists is meant first.
 
+use super::shipped;
 use anyhow::anyhow;
 use bidpo_core::eval::conditions::OtherVector;
+use bidpo_fetch::models::known;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The model file that `--model` means, told on stderr where it was looked up. A value that names none is the path of a missing
-/// file, which the load reports.
+/// file, which the load reports; the name of a model that can be fetched is answered with how.
 pub fn model(value: OsString) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     let found = find(&path, None, &model_folders())?;
-    Ok(told("model", &path, found))
+    match path.to_str().and_then(known).filter(|_| found.is_none() && !path.exists()) {
+        Some(known) => Err(how_to_fetch(known)),
+        None => Ok(told("model", &path, found)),
+    }
+}
+
+/// What to do for want of a model that bidpo knows.
+pub fn how_to_fetch(known: &bidpo_fetch::models::KnownModel) -> String {
+    format!(
+        "this model is not here yet: `bidpo models fetch {}` fetches it ({}, licence {})",
+        known.name,
+        ggml_grad::memory::text(known.bytes),
+        known.licence
+    )
+}
+
+/// The file that a name stands for among the models, or the path itself where there is a file.
+pub fn model_there(name: &Path) -> Result<Option<PathBuf>, String> {
+    Ok(find(name, None, &model_folders())?.or_else(|| name.is_file().then(|| name.to_owned())))
+}
+
+/// The folder into which models are fetched: the first of those in which they are looked up.
+pub fn models_folder() -> Option<PathBuf> {
+    model_folders().into_iter().next()
+}
+
+/// The GGUF files in the folders of models.
+pub fn model_files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for folder in model_folders() {
+        let mut names = ggufs(&folder);
+        names.sort();
+        files.extend(
+            names.iter().map(|name| folder.join(name)).filter(|path| !files.contains(path)).collect::<Vec<_>>(),
+        );
+    }
+    files
+}
+
+/// The folder in which bidpo keeps what can be made or fetched again.
+pub fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("bidpo"))
 }
 
 /// The vector file that `--vector` means on this model, told on stderr where it was looked up.
 pub fn vector(path: &Path, model: &Path) -> anyhow::Result<PathBuf> {
     let of = model.file_stem().map(|s| s.to_string_lossy().into_owned());
-    let found = find(path, of.as_deref(), &vector_folders()).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let found = find_vector(path, of.as_deref()).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     Ok(told("vector", path, found))
 }
 
 /// The vector file that a command without a model means.
 pub fn any_vector(value: OsString) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
-    let found = find(&path, None, &vector_folders())?;
+    let found = find_vector(&path, None)?;
     Ok(told("vector", &path, found))
+}
+
+/// A vector's file in one of the folders, else one that comes inside the program.
+fn find_vector(path: &Path, of: Option<&str>) -> Result<Option<PathBuf>, String> {
+    match find(path, of, &vector_folders())? {
+        None => bare_name(path).map_or(Ok(None), |name| shipped::vector(name, of)),
+        found => Ok(found),
+    }
 }
 
 /// The vectors of `--compare` with their files.
@@ -60,34 +112,41 @@ fn model_folders() -> Vec<PathBuf> {
     folders.into_iter().flatten().collect()
 }
 
+/// The text of a value that may be a name: no path, and no file.
+fn bare_name(path: &Path) -> Option<&str> {
+    path.to_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']) && !path.exists())
+}
+
 /// The file that a name stands for; `None` for a path, and for the name of no file. Of several, the one that also holds the name
 /// `of` a model: vectors are named SET.MODEL.gguf.
 fn find(path: &Path, of: Option<&str>, folders: &[PathBuf]) -> Result<Option<PathBuf>, String> {
-    let Some(name) = path.to_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']) && !path.exists()) else {
-        return Ok(None);
-    };
+    let Some(name) = bare_name(path) else { return Ok(None) };
     // The first folder that holds it: a file of ./vectors is meant before one of the same name elsewhere.
     for folder in folders {
-        let mut found = matching(name, &ggufs(folder));
-        found.sort();
-        if let Some(of) = of.map(str::to_lowercase).filter(|_| found.len() > 1) {
-            let ours: Vec<String> = found.iter().filter(|f| f.to_lowercase().contains(&of)).cloned().collect();
-            found = if ours.is_empty() { found } else { ours };
-        }
-        match &found[..] {
-            [] => {}
-            [one] => return Ok(Some(folder.join(one))),
-            several => {
-                return Err(format!(
-                    "{} files of {} have this in their name: {}; give more of the name, or a path",
-                    several.len(),
-                    folder.display(),
-                    several.join(", ")
-                ));
-            }
+        if let Some(one) = one_of(name, of, &ggufs(folder), &folder.display().to_string())? {
+            return Ok(Some(folder.join(one)));
         }
     }
     Ok(None)
+}
+
+/// The one of `files`, which are in `place`, that a name stands for.
+pub(super) fn one_of(name: &str, of: Option<&str>, files: &[String], place: &str) -> Result<Option<String>, String> {
+    let mut found = matching(name, files);
+    found.sort();
+    if let Some(of) = of.map(str::to_lowercase).filter(|_| found.len() > 1) {
+        let ours: Vec<String> = found.iter().filter(|f| f.to_lowercase().contains(&of)).cloned().collect();
+        found = if ours.is_empty() { found } else { ours };
+    }
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => Err(format!(
+            "{} files of {place} have this in their name: {}; give more of the name, or a path",
+            several.len(),
+            several.join(", ")
+        )),
+    }
 }
 
 /// Names of the GGUF files in a folder; none where it cannot be read.

@@ -1,6 +1,7 @@
-//! `bidpo data`: inspect data files, convert and split them, write pairs.
+//! `bidpo data`: inspect data files, convert and split them, write pairs, fetch benchmarks.
 
 mod convert;
+mod fetch;
 mod inspect;
 mod pairs;
 mod split;
@@ -29,6 +30,8 @@ enum Action {
     Split(split::Args),
     /// Write part of TruthfulQA as preference pairs: best answer against best incorrect answer.
     Pairs(pairs::Args),
+    /// Fetch the files of a benchmark from their origin, checked by their SHA-256.
+    Fetch(fetch::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -37,6 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Action::Convert(args) => convert::run(args),
         Action::Split(args) => split::run(args),
         Action::Pairs(args) => pairs::run(args),
+        Action::Fetch(args) => fetch::run(&args),
     }
 }
 

@@ -3,11 +3,13 @@
 
 mod chat;
 mod data;
+mod demo;
 mod extract;
 mod generate;
 mod machine;
 mod measure;
 mod merge;
+mod models;
 mod serve;
 mod template;
 mod train;
@@ -39,6 +41,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train a vector on a small model and turn dials: a tour of some minutes.
+    Demo(demo::Args),
+    /// List, fetch and verify models.
+    Models(models::Args),
     /// Train a steering vector on preference pairs.
     Train(Box<train::Args>),
     /// Measure the range of scales within which a vector leaves neutral text nearly as it is.
@@ -61,7 +67,7 @@ enum Command {
     Judge(judge::Args),
     /// Recompute all metrics from results files; merge shards.
     Report(report::Args),
-    /// Inspect data files and split them.
+    /// Inspect data files, convert and split them; fetch the files of benchmarks.
     Data(data::Args),
     /// Verify the engine on a model: logits, gradients, reference files.
     Check(check::Args),
@@ -110,7 +116,7 @@ impl Cli {
         });
         let read = command.try_get_matches_from_mut(args).and_then(|matches| Self::from_arg_matches(&matches));
         read.unwrap_or_else(|error| {
-            let error = error.format(&mut command);
+            let error = with_model_hint(error).format(&mut command);
             // Help and version are results: a full disk is an error there too.
             if !error.use_stderr() {
                 if verbose && error.kind() == clap::error::ErrorKind::DisplayVersion {
@@ -141,6 +147,8 @@ impl Cli {
         ggml_grad::llama::set_verbose(self.verbose);
         crate::args::outputs::set_force(self.force);
         match self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Models(args) => models::run(args),
             Command::Train(args) => train::run(*args),
             Command::Calibrate(args) => calibrate::run(args),
             Command::Generate(args) => generate::run(args),
@@ -168,4 +176,22 @@ impl Cli {
             Command::Worker(args) => worker::run(args),
         }
     }
+}
+
+/// The error with a hint, where it is about a missing `--model`: a first run has none.
+fn with_model_hint(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let lacks_model = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::Strings(missing)) if missing.iter().any(|arg| arg.starts_with("--model "))
+    );
+    if error.kind() == ErrorKind::MissingRequiredArgument && lacks_model {
+        let tips = [
+            "`bidpo models` lists the models that are here: --model takes a part of a name, or a GGUF file",
+            "`bidpo models fetch smollm2` fetches a small one, and `bidpo demo` shows what can be done with it",
+        ];
+        let tips = tips.into_iter().map(Into::into).collect();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
 }

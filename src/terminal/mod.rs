@@ -8,5 +8,6 @@ pub mod editor;
 pub mod interrupt;
 pub mod markdown;
 mod message;
+pub mod transfer;
 
 pub use message::message;

@@ -29,7 +29,7 @@ pub fn model(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    missing(&format!("the model {} is missing (scripts/fetch_models.py --all)", path.display()));
+    missing(&format!("the model {} is missing (make models-all)", path.display()));
     None
 }
 
