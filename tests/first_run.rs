@@ -273,6 +273,7 @@ fn shipped_vectors_without_a_repository() {
 
 /// The whole tour on the real model, as short as it goes.
 #[test]
+#[ignore = "trains and generates for minutes"]
 fn the_tour() {
     let Some(model) = common::model(common::SMOL) else { return };
     let home = tempfile::tempdir().unwrap();
