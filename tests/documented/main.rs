@@ -119,6 +119,7 @@ pages! {
     devices: "docs/devices.md",
     evaluation: "docs/evaluation.md",
     interventions: "docs/interventions.md",
+    models: "docs/models.md",
     server_page: "docs/server.md",
     synth: "docs/synth.md",
     templates: "docs/templates.md",
