@@ -151,7 +151,7 @@ fn bad_flags_say_what_there_is() {
     };
     fails(2, &["--only", "speed"], "first-epoch");
     fails(2, &["--rounds", "0"], "--rounds");
-    fails(2, &["--threads", "0"], "--threads");
+    fails(2, &["--threads", "513"], "--threads");
     fails(1, &["--layer", "99", "--json"], "99");
     fails(1, &["--layer", "1", "--json", "--only", "truthfulqa", "--truthfulqa", "no-such-file"], "no-such-file");
     fails(1, &["--layer", "1", "--json", "--only", "pytorch", "--pytorch", "no-such-file"], "no-such-file");

@@ -265,7 +265,7 @@ mod tests {
             ("generate -hf a/b", "--model FILE.gguf"),
             ("chat -np 2", "--slots in bidpo, an option of: bidpo serve"),
             ("generate -b 512", "leave the option out"),
-            ("sweep --lora a.gguf", "an option of: bidpo"),
+            ("bench --lora a.gguf", "an option of: bidpo"),
             ("serve --lora-init-without-apply", "--lora FILE:0"),
         ] {
             let hint = read(line).unwrap_err();
