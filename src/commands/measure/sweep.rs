@@ -179,8 +179,8 @@ impl Inputs {
             !protocol.writes(),
             "--protocol generate: a setting is chosen by multiple choice; write answers with the chosen one"
         );
-        let (set, categories) = args.categories.load(&args.data)?;
         let subject = Subject::of(args)?;
+        let (set, categories) = args.categories.load(&args.data)?;
         std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
         let (split, split_path) = split(args, &set)?;
         let limit = args.limit.map_or(usize::MAX, |l| l as usize);
