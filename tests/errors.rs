@@ -154,7 +154,7 @@ fn wrong_usage_is_code_2() {
         ("--schedule stairs", "cosine, linear or constant"),
         ("--steps 3 --epochs 2", "cannot be used with"),
         ("--resume --fresh", "cannot be used with"),
-        ("--threads 0", "1..=512"),
+        ("--threads 513", "1..=512"),
     ] {
         bench.fails(2, &format!("train --model M --data DIR/pairs.jsonl -o DIR/out.gguf {flags}"), &[part]);
     }
