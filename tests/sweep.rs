@@ -427,12 +427,14 @@ fn an_adapter_is_swept_over_its_scales() {
 #[test]
 fn settings_that_cannot_be_tried() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = bidpo();
-    command.args(["sweep", "-m", "m.gguf", "-v", "no.gguf", "-d", "no.csv", "-o"]).arg(dir.path().join("o"));
-    command.assert().code(1).stderr(predicate::str::contains("no.csv"));
     let (data, split) = data(dir.path());
     let vector = dir.path().join("v.gguf");
     bidpo_core::steer::SteeringVector::single(1, vec![1.0; 4], "llama").unwrap().save(&vector).unwrap();
+    for (vector, missing) in [(Path::new("no.gguf"), "no.gguf"), (&vector, "no.csv")] {
+        let mut command = bidpo();
+        command.args(["sweep", "-m", "m.gguf", "-d", "no.csv", "-v"]).arg(vector).arg("-o").arg(dir.path().join("o"));
+        command.assert().code(1).stderr(predicate::str::contains(missing));
+    }
     let of = |split: Option<&Path>| {
         let mut command = bidpo();
         command
@@ -447,7 +449,8 @@ fn settings_that_cannot_be_tried() {
     };
     assert!(of(None).contains("may have been trained on test items"), "{}", of(None));
     assert!(!of(Some(&split)).contains("may have been trained on test items"));
-    command.args(["--scales", "5%%"]).assert().code(2).stderr(predicate::str::contains("no list of scales"));
+    let wrong = ["sweep", "-m", "m.gguf", "-v", "v", "-d", "d", "-o", "o", "--scales", "5%%"];
+    bidpo().args(wrong).assert().code(2).stderr(predicate::str::contains("no list of scales"));
     // A vector's scales are relative to the residual norm, an adapter's are factors.
     let adapter = dir.path().join("a.gguf");
     let mut file = AdapterFile::new("llama", Some(1.0));
