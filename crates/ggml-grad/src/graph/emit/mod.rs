@@ -306,12 +306,6 @@ impl Executor {
         self.precision
     }
 
-    /// True where LM heads of some type are fused with the loss, on this CPU and within the precision set. The last bits of such a
-    /// head depend on the number of threads; those of all other kernels do not.
-    pub fn fuses_heads(&self) -> bool {
-        self.precision == Precision::default() && cpu_level().is_ok_and(|level| level.has_bf16())
-    }
-
     /// True if [`Graph::loss_head`] can be computed with this LM head, on this CPU, within the precision set.
     pub fn can_fuse_head(&self, output: &Weight) -> bool {
         let DType(kind) = output.node().dtype();

@@ -1,10 +1,10 @@
 //! The fused LM-head loss (fused linear cross-entropy): from hidden states to log-probabilities of labels and to the
 //! gradient of their weighted sum with respect to the hidden states, without a table of logits.
 //!
-//! Each worker has a share of the labelled rows, and walks through the whole vocabulary, 64 rows of the LM head W at a time: logits z in the integer
-//! arithmetic of [`crate::graph::kernels::products::int8::Columns`], their exponentials relative to a running maximum, and the sum of
-//! `exp(z) W` that the gradient needs, as in the online softmax of Milakov & Gimelshein 2018 (arXiv 1805.02867). With c the
-//! sum of a row's coefficients,
+//! Each worker has a share of the labelled rows, and walks through the whole vocabulary for them, 64 rows of the LM head W at
+//! a time: logits z in the integer arithmetic of [`crate::graph::kernels::products::int8::Columns`], their exponentials relative to
+//! a running maximum, and the sum of `exp(z) W` that the gradient needs, as in the online softmax of Milakov & Gimelshein 2018
+//! (arXiv 1805.02867). With c the sum of a row's coefficients,
 //!
 //! `d/dh sum_l coef_l log p(token_l) = sum_l coef_l W[token_l] - c sum_v p_v W[v]`.
 //!
@@ -385,8 +385,8 @@ pub(in crate::graph) unsafe extern "C" fn finish(
             for (i, &z) in logits.iter().enumerate().take(l.last).skip(l.first) {
                 *log_probs.add(i) = f64::from(z) - t.log_z;
             }
-            let reference =
-                if has_reference { Total::new(Labelled { row: l.row + n_rows, ..*l }, l.row, parts) } else { None };
+            let beside = has_reference.then_some(Labelled { row: l.row + n_rows, ..*l });
+            let reference = beside.and_then(|of| Total::new(of, l.row, parts));
             if let Some(reference) = &reference {
                 for i in l.first..l.last {
                     *divergences.add(i) = t.part.cross[l.row] / reference.sum - reference.log_z + t.log_z;
