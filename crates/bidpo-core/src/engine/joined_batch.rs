@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 const MOST_TOKENS: usize = 640;
 /// Bytes of activations that a batch may always take; beyond that, half of what the model itself takes.
 const FREE_BYTES: u64 = 192 << 20;
+/// Bytes that all batches that are computed at once may take beyond those of one: a small model's training stays below five times its
+/// file (`bidpo bench --only memory`).
+const AT_ONCE_BYTES: u64 = 64 << 20;
 
 /// Why pairs are computed one by one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,7 +186,7 @@ impl Engine {
             step_bytes: bytes as u64,
             batch_bytes: per_token * max_tokens as u64,
             token_bytes: per_token,
-            tokens_at_once: ((most + FREE_BYTES / 3) / per_token) as usize,
+            tokens_at_once: ((most + AT_ONCE_BYTES) / per_token) as usize,
         })
     }
 
