@@ -49,9 +49,7 @@ pub(crate) async fn completions(
     let echo = fields.boolean("echo")?.unwrap_or(false);
     fields.done(&mut notes)?;
 
-    let shared = Arc::clone(&state);
-    let given = tokio::task::spawn_blocking(move || prompts(&shared, prompt));
-    let given = given.await.map_err(|e| ApiError::internal(e.to_string()))??;
+    let given = given(&state, prompt).await?;
     let mut sequences = Vec::new();
     for g in &given {
         let max_tokens = remaining_context(&state, "prompt", g.tokens.len(), max_tokens)?;
@@ -81,9 +79,16 @@ pub(crate) async fn completions(
     Ok(notes.mark(&state, Json(answer).into_response()))
 }
 
+/// The prompts of a request, read and tokenized off the async threads.
+pub(super) async fn given(state: &Arc<State>, prompt: Value) -> Result<Vec<Given>, ApiError> {
+    let state = Arc::clone(state);
+    let given = tokio::task::spawn_blocking(move || prompts(&state, prompt));
+    given.await.map_err(|e| ApiError::internal(e.to_string()))?
+}
+
 /// Reads `prompt`: a string, a list of strings, a list of tokens, or a list of such lists. Tokens and strings in one list are one
 /// prompt (llama-server).
-pub(super) fn prompts(state: &State, value: Value) -> Result<Vec<Given>, ApiError> {
+fn prompts(state: &State, value: Value) -> Result<Vec<Given>, ApiError> {
     let wrong = || {
         ApiError::invalid(
             "prompt",

@@ -1,6 +1,6 @@
 //! `/completion`: llama-server's own way to go on with a text, for front-ends that use nothing else.
 
-use crate::api::endpoints::completions::{Given, prompts};
+use crate::api::endpoints::completions::{Given, given};
 use crate::api::read::body;
 use crate::api::read::error::ApiError;
 use crate::api::read::fields::Fields;
@@ -47,9 +47,7 @@ pub(crate) async fn completion(
     let limit = answer_limit(&mut fields, 0)?;
     fields.done(&mut notes)?;
 
-    let shared = Arc::clone(&state);
-    let given = tokio::task::spawn_blocking(move || prompts(&shared, prompt));
-    let given = given.await.map_err(|e| ApiError::internal(e.to_string()))??;
+    let given = given(&state, prompt).await?;
     let mut sequences = Vec::new();
     for g in &given {
         let max_tokens = remaining_context(&state, "prompt", g.tokens.len(), limit)?;
