@@ -3,7 +3,7 @@
 use crate::server::Server;
 use crate::tiny;
 use bidpo_core::steer::SteeringVector;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
@@ -127,6 +127,62 @@ fn costly_requests_do_not_keep_others_waiting() {
         for (i, client) in clients.into_iter().enumerate() {
             assert_eq!(client.join().unwrap(), [if i % 2 == 0 { 400 } else { 200 }; 3]);
         }
+    });
+}
+
+/// Forms that can be read in many ways: llama.cpp's own sampler follows each of them, on the thread that computes all answers.
+#[test]
+fn ambiguous_forms_do_not_keep_others_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::model(dir.path(), tiny::q8_0());
+    let server = Server::start(&model, &["--slots", "2", "--ctx", "64"]);
+    let of = |form: Value| {
+        let mut body = json!({"prompt": "tea", "max_tokens": 3, "temperature": 0});
+        body.as_object_mut().unwrap().extend(form.as_object().unwrap().clone());
+        body
+    };
+    let lattice = (0..60).map(|i| format!("a{i} ::= a{} | a{}\n", i + 1, i + 1)).collect::<String>();
+    let chain = (0..15_000).map(|i| format!("a{i}::=a{}\n", i + 1)).collect::<String>();
+    let schema = |pattern: &str| json!({"json_schema": {"type": "string", "pattern": pattern}});
+    let cases = [
+        // Answered, for they cost little here.
+        (of(schema(&format!("^{}$", "e?".repeat(600)))), 200),
+        (of(json!({"guided_regex": "(t?a?){0,500}"})), 200),
+        (of(json!({"guided_regex": "(([a-z]+)*)*!"})), 200),
+        (of(json!({"guided_choice": (0..2000).map(|i| format!("eeeeeeee{i}")).collect::<Vec<_>>()})), 200),
+        (of(json!({"grammar": "root ::= s\ns ::= \"e\" s s | \"e\""})), 200),
+        (of(json!({"grammar": format!("root ::= a0\n{lattice}a60 ::= \"e\"")})), 200),
+        (of(json!({"grammar": format!("root ::= a0\n{chain}a15000 ::= \"e\"")})), 200),
+        // Refused, with the limit.
+        (of(schema("^((e?){0,1000}){0,1000}$")), 400),
+        (of(json!({"guided_regex": "((((a?){0,99}){0,99}){0,99}){0,99}"})), 400),
+        (of(json!({"grammar": "root ::= r\nr ::= \"e\" (r \"b\" | r \"c\") | \"d\""})), 400),
+        (of(json!({"grammar": format!("root ::= a{{2000}}\na ::= \"e\"{}", "|".repeat(200_000))})), 400),
+    ];
+    let plain = || {
+        let begun = Instant::now();
+        assert_eq!(server.post("/v1/completions", &of(json!({}))).0, 200);
+        begun.elapsed()
+    };
+    plain();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            for (body, status) in &cases {
+                let (got, answer) = server.post("/v1/completions", body);
+                let short = body.to_string().chars().take(120).collect::<String>();
+                assert_eq!(got, *status, "{short}: {answer}");
+                if got == 400 {
+                    let message = answer["error"]["message"].as_str().unwrap();
+                    assert!(message.contains("more than 20000 ways"), "{short}: {message}");
+                }
+            }
+        });
+        while !client.is_finished() {
+            for time in [health(&server), plain()] {
+                assert!(time < Duration::from_secs(3), "{time:?}");
+            }
+        }
+        client.join().unwrap();
     });
 }
 

@@ -84,8 +84,6 @@ pub(super) fn submit(
             let Some(place) = taken.split(1) else { continue };
             let mut sampling = options.sampling.clone();
             sampling.params.seed = sampling.params.seed.wrapping_add(k as u32).min(u32::MAX - 1);
-            let grammar = options.grammar.as_ref().map(Grammar::copy).transpose();
-            let grammar = grammar.map_err(|e| ApiError::internal(e.to_string()))?;
             let job = Job {
                 client: client.clone(),
                 index,
@@ -95,7 +93,7 @@ pub(super) fn submit(
                 score_from: sequence.score_from,
                 max_tokens: sequence.max_tokens,
                 sampling,
-                grammar,
+                grammar: options.grammar.clone(),
                 stop: options.stop.clone(),
                 top_logprobs: options.top_logprobs,
                 tell_end: options.tell_end,

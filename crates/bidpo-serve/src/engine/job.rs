@@ -3,7 +3,7 @@
 use super::sampling::Sampling;
 use bidpo_core::adapter::Adapters;
 use bidpo_core::steer::{ControlVector, GateMemory, Opening};
-use ggml_grad::llama::{Grammar, Token};
+use ggml_grad::llama::{Grammar, GrammarError, LlamaError, Token};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
@@ -209,9 +209,21 @@ pub(crate) enum JobError {
     /// llama.cpp's reason.
     #[error("the model could not be run: {0}")]
     Llama(String),
+    /// The form of the answer cannot be followed further: the request's fault.
+    #[error("the answer's form: {0}")]
+    Grammar(GrammarError),
     /// The server stops.
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+impl From<LlamaError> for JobError {
+    fn from(error: LlamaError) -> Self {
+        match error {
+            LlamaError::Grammar(error) => Self::Grammar(error),
+            error => Self::Llama(error.to_string()),
+        }
+    }
 }
 
 #[cfg(test)]

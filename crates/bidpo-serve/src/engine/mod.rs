@@ -142,6 +142,7 @@ impl Engine {
             let idle = self.queue.is_empty() && self.slots.iter().all(|s| s.work.is_none());
             let message = if idle {
                 self.metrics.load(0, 0);
+                self.board.write(&self.slots);
                 self.ctx.stay_awake(false);
                 match self.messages.recv() {
                     Ok(message) => message,
@@ -238,8 +239,9 @@ impl Engine {
             // llama.cpp takes sequences with caches of their own in one pass where their numbers follow one another.
             for run in now.chunk_by(|a, b| a + 1 == *b) {
                 if let Err(error) = self.answer_run(run, &adapters) {
+                    let error = JobError::from(error);
                     for &slot in run {
-                        self.fail(slot, &JobError::Llama(error.to_string()));
+                        self.fail(slot, &error);
                     }
                 }
             }
@@ -276,7 +278,7 @@ impl Engine {
             self.slots[i].cells.push(cell);
             // What is wrong with one row is no other's concern.
             if let Err(error) = self.sample(i, row) {
-                self.fail(i, &JobError::Llama(error.to_string()));
+                self.fail(i, &error.into());
             }
         }
         Ok(())

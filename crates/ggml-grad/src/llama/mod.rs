@@ -122,6 +122,9 @@ pub enum LlamaError {
         /// Why not.
         reason: &'static str,
     },
+    /// A grammar that is too ambiguous at some point of a text.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// llama.cpp threw an exception, or a check of its own failed.
     #[error("llama.cpp failed: {0}")]
     Failed(String),

@@ -153,6 +153,7 @@ impl From<JobError> for ApiError {
     fn from(error: JobError) -> Self {
         match error {
             JobError::ShuttingDown => Self::shutting_down(),
+            JobError::Grammar(_) => Self::invalid("grammar", error.to_string()),
             JobError::Llama(_) => Self::internal(error.to_string()),
         }
     }

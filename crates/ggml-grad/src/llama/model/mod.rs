@@ -1,12 +1,14 @@
 //! A loaded model and its vocabulary.
 
 mod chat_template;
+mod pieces;
 mod placement;
 mod support;
 mod tensors;
 mod vet;
 
 pub use chat_template::{apply_builtin_chat_format, builtin_chat_formats};
+pub(in crate::llama) use pieces::Pieces;
 pub use placement::{Offload, Placement, SplitMode};
 pub use support::{Obstacle, Unsupported, Use};
 use tensors::model_tensors;
@@ -20,7 +22,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Options of loading a model.
 #[derive(Debug, Clone)]
@@ -54,6 +56,8 @@ pub struct Model {
     /// Transposed copies of weights that lie on a device, made when first asked for.
     transposed: Mutex<HashMap<(String, DType), Arc<TransposedTensor>>>,
     placement: Placement,
+    /// Texts of the vocabulary, in order, made when first asked for.
+    pieces: OnceLock<Arc<Pieces>>,
 }
 
 // SAFETY: llama.cpp never writes to a model after loading; all calls made here through &self are reads.
@@ -144,6 +148,7 @@ impl Model {
             plain: Mutex::default(),
             transposed: Mutex::default(),
             placement,
+            pieces: OnceLock::new(),
         }))
     }
 
@@ -214,6 +219,7 @@ impl Model {
         &self.placement
     }
 
+    #[cfg(test)]
     pub(in crate::llama) fn vocab(&self) -> *const sys::llama_vocab {
         self.vocab
     }
@@ -472,6 +478,13 @@ impl Model {
             buf.resize((-n) as usize, 0);
         }
         Vec::new()
+    }
+
+    /// The texts of all tokens, control tokens as they are written.
+    pub(in crate::llama) fn pieces(&self) -> Arc<Pieces> {
+        let one = |token| (self.token_bytes(token, true), self.is_eog(token));
+        let all = || Arc::new(Pieces::new((0..self.n_vocab() as Token).map(one)));
+        Arc::clone(self.pieces.get_or_init(all))
     }
 
     /// The text of a run of tokens (invalid UTF-8 is replaced).

@@ -70,12 +70,12 @@ pub(in crate::llama) mod throwing {
             ctx: *mut sys::llama_context,
             row: i32,
         ) -> i32;
+        #[cfg(test)]
         pub(crate) fn llama_sampler_init_grammar(
             vocab: *const sys::llama_vocab,
             grammar: *const c_char,
             root: *const c_char,
         ) -> *mut sys::llama_sampler;
-        pub(crate) fn llama_sampler_clone(sampler: *const sys::llama_sampler) -> *mut sys::llama_sampler;
         pub(crate) fn llama_sampler_apply(sampler: *mut sys::llama_sampler, tokens: *mut sys::llama_token_data_array);
         pub(crate) fn llama_sampler_accept(sampler: *mut sys::llama_sampler, token: i32);
         pub(crate) fn gguf_init_from_file(path: *const c_char, params: sys::gguf_init_params)

@@ -1,27 +1,30 @@
 //! Grammars in llama.cpp's GBNF: which tokens may come next.
+//!
+//! The form and the texts are llama.cpp's. Its own sampler is not used, but in the tests: it follows each way to read a text by
+//! itself and cannot be stopped, so that a short grammar can hold a server for hours. Here a step is bounded.
 
+mod position;
+mod read;
+mod rules;
+mod stacks;
+#[cfg(test)]
+mod tests;
+
+pub use read::GrammarError;
+
+use crate::llama::model::Pieces;
 use crate::llama::process::guard::{guarded, throwing};
 use crate::llama::{Context, LlamaError, Model, Sampler, Token, sys};
-use std::ffi::CString;
+use position::Position;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-mod check;
-
-pub use check::GrammarError;
-
-/// Time limit for one step: ambiguous grammars can need exponential time.
-const STEP_TIME: Duration = Duration::from_secs(2);
 
 /// A grammar at some point of a text.
+#[derive(Clone)]
 pub struct Grammar {
-    raw: *mut sys::llama_sampler,
-    /// The vocabulary that it looks tokens up in.
-    model: Arc<Model>,
+    position: Position,
+    /// The vocabulary.
+    pieces: Arc<Pieces>,
 }
-
-// SAFETY: a grammar sampler holds no thread-local state; the vocabulary it reads is never written.
-unsafe impl Send for Grammar {}
 
 impl std::fmt::Debug for Grammar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -30,51 +33,28 @@ impl std::fmt::Debug for Grammar {
 }
 
 impl Grammar {
-    /// Reads a grammar whose first rule to be met is `root`.
+    /// Reads a grammar, whose texts are those of its rule `root`.
     ///
     /// # Errors
-    /// [`GrammarError`] with the place of a mistake.
+    /// [`GrammarError`] with the place of a mistake, or the limit that the grammar exceeds.
     pub fn new(model: &Arc<Model>, gbnf: &str) -> Result<Self, GrammarError> {
-        check::check(gbnf)?;
-        let text = CString::new(gbnf).map_err(|_| GrammarError::new(gbnf, 0, "the text holds a NUL character"))?;
-        let (vocab, text) = (model.vocab(), text.as_c_str());
-        // SAFETY: the vocabulary lives as long as the model; the texts end with NUL and are copied.
-        let raw = guarded(|| unsafe { throwing::llama_sampler_init_grammar(vocab, text.as_ptr(), c"root".as_ptr()) });
-        match raw {
-            Ok(raw) if !raw.is_null() => Ok(Self { raw, model: Arc::clone(model) }),
-            Ok(_) => Err(GrammarError::Refused("a rule may begin with itself (left recursion)".into())),
-            Err(reason) => Err(GrammarError::Refused(reason)),
+        Ok(Self { position: Position::new(gbnf)?, pieces: model.pieces() })
+    }
+
+    /// True if the token may come next.
+    fn allows(&mut self, token: Token) -> Result<bool, GrammarError> {
+        match usize::try_from(token).ok().and_then(|token| self.pieces.text(token)) {
+            None => Ok(false),
+            Some(text) => self.position.allows(text),
         }
     }
 
-    /// A copy at the same point.
-    ///
-    /// # Errors
-    /// [`LlamaError::Failed`] with llama.cpp's reason.
-    pub fn copy(&self) -> Result<Self, LlamaError> {
-        let from = self.raw;
-        // SAFETY: alive.
-        let raw = guarded(|| unsafe { throwing::llama_sampler_clone(from) }).map_err(LlamaError::Failed)?;
-        Ok(Self { raw, model: Arc::clone(&self.model) })
-    }
-
-    /// Sets the logits of the tokens that may not come next to minus infinity.
-    fn restrict(&self, tokens: &mut [sys::llama_token_data]) -> Result<(), LlamaError> {
-        apply(self.raw, tokens).map(drop)
-    }
-
-    /// Moves on by a token that may come next.
-    fn accept(&mut self, token: Token) -> Result<(), LlamaError> {
-        let raw = self.raw;
-        // SAFETY: alive.
-        guarded(|| unsafe { throwing::llama_sampler_accept(raw, token) }).map_err(LlamaError::Failed)
-    }
-}
-
-impl Drop for Grammar {
-    fn drop(&mut self) {
-        // SAFETY: freed once.
-        unsafe { sys::llama_sampler_free(self.raw) };
+    /// Moves on by a token; false, and no move, where it may not come next.
+    fn accept(&mut self, token: Token) -> Result<bool, GrammarError> {
+        match usize::try_from(token).ok().and_then(|token| self.pieces.text(token)) {
+            None => Ok(false),
+            Some(text) => self.position.accept(text),
+        }
     }
 }
 
@@ -97,7 +77,7 @@ impl Sampler {
     /// sampler chooses without the grammar is looked at first: most often it is allowed, and the whole vocabulary need not be.
     ///
     /// # Errors
-    /// As [`Sampler::sample`], and [`LlamaError::Failed`] for a grammar that takes too long.
+    /// As [`Sampler::sample`], and [`LlamaError::Grammar`] for a grammar that is too ambiguous at this point.
     pub fn sample_within(
         &mut self,
         ctx: &Context,
@@ -105,21 +85,19 @@ impl Sampler {
         grammar: &mut Grammar,
     ) -> Result<Option<Token>, LlamaError> {
         let logits = ctx.finite_logits(row)?;
-        let started = Instant::now();
         let all = || -> Vec<sys::llama_token_data> {
             let one = |(i, &logit): (usize, &f32)| sys::llama_token_data { id: i as Token, logit, p: 0.0 };
             logits.iter().enumerate().map(one).collect()
         };
         let mut chosen = apply(self.raw(), &mut all())?;
         if let Some(token) = chosen {
-            let mut alone = [sys::llama_token_data { logit: 0.0, ..token }];
-            grammar.restrict(&mut alone)?;
-            chosen = chosen.filter(|_| alone[0].logit.is_finite());
+            let is_allowed = grammar.allows(token.id)?;
+            chosen = chosen.filter(|_| is_allowed);
         }
         if chosen.is_none() {
+            let allowed = grammar.position.allowed(&grammar.pieces)?;
             let mut tokens = all();
-            grammar.restrict(&mut tokens)?;
-            tokens.retain(|t| t.logit.is_finite());
+            tokens.retain(|t| allowed.get(t.id as usize) == Some(&true));
             if tokens.is_empty() {
                 return Ok(None);
             }
@@ -130,12 +108,6 @@ impl Sampler {
         // SAFETY: alive.
         guarded(|| unsafe { throwing::llama_sampler_accept(raw, token.id) }).map_err(LlamaError::Failed)?;
         grammar.accept(token.id)?;
-        if started.elapsed() > STEP_TIME {
-            return Err(LlamaError::Failed(format!(
-                "the grammar is too ambiguous: one token took {:.1} s",
-                started.elapsed().as_secs_f64()
-            )));
-        }
         Ok(Some(token.id))
     }
 }
