@@ -136,6 +136,12 @@ fn tokens_and_templates_are_told() {
     let open =
         with(chat, json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "One, "}]}));
     assert!(server.ok("/apply-template", &open)["prompt"].as_str().unwrap().ends_with("assistant\nOne, "));
+    let slots = get(&server, "/slots");
+    assert!(slots.as_array().unwrap().iter().all(|s| s["is_processing"] == false), "{slots}");
+    assert_eq!(
+        (&slots[0]["id"], &slots[0]["n_ctx"]),
+        (&json!(0), &get(&server, "/props")["default_generation_settings"]["n_ctx"])
+    );
     let props = get(&server, "/props");
     assert_eq!((&props["default_generation_settings"]["n_ctx"], &props["total_slots"]), (&json!(256), &json!(4)));
     assert!(

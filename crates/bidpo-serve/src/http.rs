@@ -42,6 +42,8 @@ pub(super) fn router(state: &Arc<State>, origins: &[HeaderValue]) -> Router {
         .route("/completion", post(api::completion))
         .route("/metrics", get(api::metrics))
         .route("/props", get(api::props))
+        .route("/slots", get(api::slots))
+        .route("/slots/{id}", post(api::not_offered))
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
         .route("/api/show", post(ollama::show))

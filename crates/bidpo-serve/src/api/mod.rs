@@ -7,7 +7,9 @@ mod submit;
 
 pub(super) use endpoints::chat::chat;
 pub(super) use endpoints::completions::completions;
-pub(super) use endpoints::info::{change_vectors, health, lora_adapters, metrics, model, models, not_offered, vectors};
+pub(super) use endpoints::info::{
+    change_vectors, health, lora_adapters, metrics, model, models, not_offered, slots, vectors,
+};
 pub(super) use endpoints::llama::completion;
 pub(super) use endpoints::ollama;
 pub(super) use endpoints::responses::responses;

@@ -8,6 +8,7 @@ pub(crate) mod logprobs;
 pub(crate) mod queue;
 pub(crate) mod sampling;
 pub(crate) mod slot;
+pub(crate) mod status;
 pub(crate) mod stops;
 pub(crate) mod work;
 
@@ -18,6 +19,7 @@ use ggml_grad::llama::{Batch, Context, LlamaError};
 use job::{Client, Event, Finish, Job, JobError};
 use queue::FairQueue;
 use slot::{Cell, PIECE, Slot};
+use status::{Board, SlotStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -36,6 +38,7 @@ pub(crate) enum Message {
 pub(crate) struct Handle {
     inbox: Sender<Message>,
     alive: Arc<AtomicBool>,
+    board: Board,
 }
 
 impl Handle {
@@ -49,11 +52,13 @@ impl Handle {
         let (inbox, messages) = std::sync::mpsc::channel();
         let alive = Arc::new(AtomicBool::new(true));
         let flag = Alive(Arc::clone(&alive));
+        let board = Board::new(n_slots);
+        let shown = board.clone();
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             let _flag = flag;
-            Engine::new(ctx, n_slots, n_ctx, messages, metrics).run();
+            Engine::new(ctx, n_slots, n_ctx, messages, metrics, shown).run();
         })?;
-        Ok((Self { inbox, alive }, thread))
+        Ok((Self { inbox, alive, board }, thread))
     }
 
     /// Hands a job over; false where the thread has ended.
@@ -64,6 +69,11 @@ impl Handle {
     /// False once the thread has ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// What the slots are at.
+    pub(crate) fn slots(&self) -> Vec<SlotStatus> {
+        self.board.read()
     }
 
     /// Gives up what is being computed.
@@ -91,13 +101,21 @@ struct Engine {
     queue: FairQueue<Client, Job>,
     messages: Receiver<Message>,
     metrics: Arc<Metrics>,
+    board: Board,
     /// The slot whose prompt was worked on last.
     prefilled: usize,
     jobs: u64,
 }
 
 impl Engine {
-    fn new(ctx: Context, n_slots: usize, n_ctx: usize, messages: Receiver<Message>, metrics: Arc<Metrics>) -> Self {
+    fn new(
+        ctx: Context,
+        n_slots: usize,
+        n_ctx: usize,
+        messages: Receiver<Message>,
+        metrics: Arc<Metrics>,
+        board: Board,
+    ) -> Self {
         let slots = (0..n_slots as i32).map(Slot::new).collect();
         Self {
             ctx,
@@ -107,6 +125,7 @@ impl Engine {
             queue: FairQueue::new(),
             messages,
             metrics,
+            board,
             prefilled: 0,
             jobs: 0,
         }
@@ -120,6 +139,7 @@ impl Engine {
             self.forget_abandoned();
             self.admit();
             self.metrics.load(self.busy(), self.queue.len());
+            self.board.write(&self.slots);
             self.answer();
             self.prefill();
         }
@@ -292,7 +312,7 @@ impl Engine {
         let Some(slot) = turns.into_iter().find(waiting) else { return };
         self.prefilled = slot;
         if let Err(error) = self.prefill_slot(slot) {
-            self.fail(slot, &JobError::Llama(error.to_string()));
+            self.fail(slot, &error.into());
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::api::read::body;
 use crate::api::read::error::ApiError;
 use crate::api::read::fields::{Fields, short};
+use crate::engine::status::SlotStatus;
 use crate::state::State;
 use crate::vectors::{SteerSpec, VectorChange, VectorsError};
 use axum::Json;
@@ -111,6 +112,33 @@ pub(crate) async fn change_vectors(
     }
 }
 
+/// `/slots`, as llama-server has it, without the texts of other clients. `?fail_on_no_slot=1`: 503 where none is free.
+pub(crate) async fn slots(extract::State(state): extract::State<Arc<State>>, uri: Uri) -> Response {
+    let slots = state.engine.slots();
+    let asks = uri.query().unwrap_or_default().split('&').any(|pair| pair.starts_with("fail_on_no_slot"));
+    if asks && slots.iter().all(|slot| slot.job.is_some()) {
+        return ApiError::no_free_slot(slots.len()).into_response();
+    }
+    let one = |(id, slot): (usize, SlotStatus)| {
+        let mut value = json!({
+            "id": id,
+            "n_ctx": state.n_ctx,
+            "speculative": false,
+            "is_processing": slot.job.is_some(),
+            "n_cached_tokens": slot.n_cached,
+        });
+        if let Some(job) = slot.job {
+            value["id_task"] = json!(job.number);
+            value["n_prompt_tokens"] = json!(job.n_prompt);
+            value["n_prompt_tokens_processed"] = json!(job.n_prompt_done);
+            value["next_token"] =
+                json!([{"has_next_token": job.n_left > 0, "n_remain": job.n_left, "n_decoded": job.n_generated}]);
+        }
+        value
+    };
+    Json(slots.into_iter().enumerate().map(one).collect::<Value>()).into_response()
+}
+
 /// `/health`: 200 while answers can be given.
 pub(crate) async fn health(extract::State(state): extract::State<Arc<State>>) -> Response {
     let (status, word) = if !state.engine.is_alive() {
@@ -140,6 +168,9 @@ pub(crate) async fn not_offered(uri: Uri) -> ApiError {
         "moderations" => "there is no moderation model",
         "rerank" | "reranking" => "there is no reranking model",
         "infill" => "send the format of the model's own infill tokens to /v1/completions",
+        _ if last.starts_with("slots/") => {
+            "slots are shown (GET /slots), not saved, restored or erased: a request uses the cache of the slot that holds most of its prompt"
+        }
         _ => "it serves text: /v1/chat/completions, /v1/completions, /v1/score",
     };
     ApiError::no_endpoint(path, reason)

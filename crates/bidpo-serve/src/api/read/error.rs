@@ -132,6 +132,12 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), message)
     }
 
+    /// 503 for a client that asks before it sends.
+    pub(crate) fn no_free_slot(n: usize) -> Self {
+        let message = format!("all {n} slots are at work; a request waits for its turn");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", Some("no_free_slot"), message)
+    }
+
     /// 500.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", None, message)
