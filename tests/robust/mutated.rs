@@ -50,7 +50,7 @@ const ADAPTERS: [&str; 2] = ["adapter_", "ablation"];
 // Parquet: its crate takes the memory that a damaged page asks for (docs/reliability.md), and is fuzzed by itself.
 const DATA: [&str; 8] = ["pairs_json", "pairs_csv", "truthfulqa_", "choice", "mmlu", "mapping", "prompts", "gold"];
 const RUNS: [&str; 4] = ["results", "split", "checkpoint", "cache"];
-const TEXTS: [&str; 2] = ["template", "chat_line"];
+const TEXTS: [&str; 3] = ["template", "chat_line", "grammar"];
 const REQUESTS: [&str; 1] = ["request"];
 
 #[test]

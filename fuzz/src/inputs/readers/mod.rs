@@ -25,7 +25,7 @@ pub struct Reader {
 }
 
 /// All readers of what comes from outside.
-pub const READERS: [Reader; 28] = [
+pub const READERS: [Reader; 29] = [
     Reader { name: "vector_gguf", form: Form::Gguf, seeds: seeds::gguf_vectors, read: vectors::gguf },
     Reader {
         name: "vector_safetensors",
@@ -58,6 +58,7 @@ pub const READERS: [Reader; 28] = [
     Reader { name: "gold", form: Form::Json, seeds: seeds::gold, read: runs::gold },
     Reader { name: "template", form: Form::Bytes, seeds: seeds::templates, read: text::template },
     Reader { name: "chat_line", form: Form::Bytes, seeds: seeds::chat_lines, read: text::chat_line },
+    Reader { name: "grammar", form: Form::Bytes, seeds: seeds::grammars, read: text::grammar },
     Reader { name: "request", form: Form::Http, seeds: seeds::requests, read: server::request },
 ];
 

@@ -245,6 +245,18 @@ pub(super) fn folder_of_vectors() -> PathBuf {
     path.parent().expect("a folder").to_owned()
 }
 
+/// Grammars.
+pub(super) fn grammars() -> Vec<Vec<u8>> {
+    [
+        "root ::= object\nobject ::= \"{\" (pair (\",\" pair)*)? \"}\"\npair ::= \"\\\"\" [^\\\\\"\\x00-\\x1F]* \"\\\"\" \":\" (object | [0-9]{1,9})\n",
+        "root ::= ((\"a\"? [b-d]){0,20} | .{2,} \"\\u00e9\"+)? # end",
+        "root ::= a\r\na ::= b | c\nb ::= \"x\" root \"y\"\nc ::= (\n  \"z\" | )\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// Requests.
 pub(super) fn requests() -> Vec<Vec<u8>> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes();
     let post = |path: &str, body: &str| {
@@ -264,6 +276,9 @@ pub(super) fn requests() -> Vec<Vec<u8>> {
         ),
         post("/v1/chat/completions", chat),
         post("/v1/chat/completions", tools),
+        post("/v1/completions", r#"{"prompt":"tea","max_tokens":3,"guided_regex":"^(a|b?c{1,3})+[^d-f\\w]$"}"#),
+        post("/completion", r#"{"prompt":"tea","n_predict":3,"grammar":"root ::= [a-z]{1,3} (\"x\" | root)?"}"#),
+        get("/slots"),
         post("/v1/score", r#"{"messages":[{"role":"user","content":"tea"}],"answer":" hot"}"#),
         post("/tokenize", r#"{"content":"tea","add_special":true}"#),
         post("/detokenize", r#"{"tokens":[5,6,7]}"#),

@@ -1,9 +1,9 @@
-//! Chat templates, and what is typed into a chat.
+//! Chat templates, what is typed into a chat, and grammars.
 
 use super::{file, seeds, shown};
 use bidpo_core::chat::{Command, Utf8Decoder, is_complete, joined, printable};
 use bidpo_core::data::{ChatTemplate, Message, TemplateChoice};
-use ggml_grad::llama::{Model, ModelParams};
+use ggml_grad::llama::{Grammar, Model, ModelParams};
 use std::sync::{Arc, OnceLock};
 
 /// A model of some kilobytes, loaded once.
@@ -43,6 +43,14 @@ pub(super) fn template(bytes: &[u8]) -> bool {
         }
     }
     accepted
+}
+
+/// A grammar, with the look ahead that bounds it.
+pub(super) fn grammar(bytes: &[u8]) -> bool {
+    let started = std::time::Instant::now();
+    let read = super::told(Grammar::new(model(), &String::from_utf8_lossy(bytes)));
+    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    read.is_some()
 }
 
 /// A line of a chat: a command or a message.

@@ -1,0 +1,2 @@
+#![no_main]
+bidpo_fuzz::target!("grammar");
