@@ -61,6 +61,44 @@ fn health_is_answered_whatever_others_do() {
     }
 }
 
+/// A connection from another address of this machine's loopback network.
+fn connect_from(address: [u8; 4], server: &Server) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::IpAddr::from(address), 0).into()).unwrap();
+        socket.connect(server.addr.parse().unwrap()).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+/// Of too many connections, those of the address with most of them are closed, although others were still for longer.
+#[test]
+#[cfg(target_os = "linux")] // Others have one loopback address.
+fn many_connections_of_one_address_cost_others_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&tiny::model(dir.path(), tiny::q8_0()), &["--slots", "1"]);
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 4096];
+        let n = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..n]).into_owned()
+    };
+    let mut kept: Vec<_> = (0..8).map(|i| connect_from([127, 0, 0, 2 + i % 4], &server)).collect();
+    for stream in &mut kept {
+        assert!(ask(stream).starts_with("HTTP/1.1 200"));
+    }
+    let many: Vec<_> = (0..700).map_while(|_| TcpStream::connect(&server.addr).ok()).collect();
+    assert!(many.len() > 600, "{}", many.len());
+    assert!(health(&server) < Duration::from_secs(5));
+    for stream in &mut kept {
+        let answer = ask(stream);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+}
+
 #[test]
 fn a_client_that_sends_nothing_more_is_answered() {
     let dir = tempfile::tempdir().unwrap();
