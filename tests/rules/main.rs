@@ -108,6 +108,7 @@ ops! {
     Op::Unary(Unary::Sgn) => Forward;
     Op::Unary(Unary::Step) => Forward;
     Op::Unary(Unary::Xielu { .. }) => Forward;
+    Op::MixStreams { .. } => Forward;
     Op::SsmConv => Forward;
     Op::SsmConvBack => Gradient;
     Op::SsmScan => Forward;
@@ -313,7 +314,7 @@ fn several_paths() -> Vec<BTreeSet<usize>> {
 
 #[test]
 fn all() {
-    let cases: [fn() -> Vec<BTreeSet<usize>>; 37] = [
+    let cases: [fn() -> Vec<BTreeSet<usize>>; 38] = [
         nodes::add,
         nodes::mul,
         nodes::scale,
@@ -348,6 +349,7 @@ fn all() {
         norms::sinks,
         experts::mul_mat_id,
         experts::rows_and_biases,
+        nodes::mix_streams,
         recurrent::ssm_conv,
         recurrent::ssm_scan,
         recurrent::matrix_scans,

@@ -284,3 +284,25 @@ pub(crate) fn get_rows() -> Vec<BTreeSet<usize>> {
     let z = c.graph.get_rows(c.entry, ids).unwrap();
     vec![c.check("get_rows, rows repeated and left out", z)]
 }
+
+/// y[i, t] = s sum_h x[i, h, t] w[h, t], with either source active and with both.
+pub(crate) fn mix_streams() -> Vec<BTreeSet<usize>> {
+    let (streams, weights) = ([5, 3, 4, 1], [3, 4, 1, 1]);
+    let mut c = Case::new(streams);
+    let w = c.fixed(weights);
+    let z = c.graph.mix_streams(c.entry, w, 0.7).unwrap();
+    let mut reached = vec![c.check("mixed streams, streams active", z)];
+
+    let mut c = Case::new(weights);
+    let x = c.fixed(streams);
+    let z = c.graph.mix_streams(x, c.entry, 0.7).unwrap();
+    reached.push(c.check("mixed streams, weights active", z));
+
+    let mut c = Case::new(streams);
+    let w = c.window([3, 3, 4, 1]);
+    let w = c.graph.sum_rows(w);
+    let w = c.graph.reshape(w, weights).unwrap();
+    let z = c.graph.mix_streams(c.entry, w, 1.0).unwrap();
+    reached.push(c.check("mixed streams, both active", z));
+    reached
+}

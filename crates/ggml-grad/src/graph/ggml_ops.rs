@@ -63,7 +63,7 @@ table! { Op, read_op, write_op,
         Op::Input(_), Op::Weight(_), Op::Cont, Op::Cast, Op::Reshape, Op::View { .. }, Op::Permute(_),
         // `lift` and `emit` below: parameters that are passed through or arranged.
         Op::MulMat(_), Op::MulMatId(_), Op::Rope(_), Op::RopeBack(_), Op::Other { .. }, Op::Unary(_), Op::Glu(_), Op::Pad(_),
-        Op::Acc { .. }, Op::SsmScan, Op::SoftMaxBack { .. }, Op::GetRowsBack, Op::RepeatBack,
+        Op::Acc { .. }, Op::SsmScan, Op::MixStreams { .. }, Op::SoftMaxBack { .. }, Op::GetRowsBack, Op::RepeatBack,
         // bidpo's kernels.
         Op::MulMatT, Op::MulMatIdT, Op::OuterSum, Op::RmsNormBack { .. }, Op::Attention { .. }, Op::AttentionBackQ { .. },
         Op::AttentionBackKv { .. }, Op::SiluBack, Op::GeluBack, Op::ScatterRows, Op::LossHead, Op::LogProbHead,
@@ -140,6 +140,8 @@ pub(super) fn lift(code: sys::ggml_op, params: &OpParams) -> Option<Op> {
         sys::GGML_OP_RWKV_WKV7 => Some(Op::MatrixScan(MatrixScan::Wkv7)),
         sys::GGML_OP_GATED_LINEAR_ATTN => Some(Op::MatrixScan(MatrixScan::Gated { scale: f32::read(params[0]) })),
         sys::GGML_OP_GATED_DELTA_NET if params[0] == 1 => Some(Op::MatrixScan(MatrixScan::DeltaNet)),
+        // Parameter 1 is set where the weights are gates, one for each number.
+        sys::GGML_OP_DSV4_HC_PRE if params[1] == 0 => Some(Op::MixStreams { scale: f32::read(params[0]) }),
         _ => read_op(code, params),
     }
 }
@@ -182,6 +184,10 @@ pub(super) fn emit(op: Op) -> Option<(sys::ggml_op, OpParams)> {
             params[0] = 1;
             sys::GGML_OP_SSM_SCAN
         }
+        Op::MixStreams { scale } => {
+            params[0] = scale.write();
+            sys::GGML_OP_DSV4_HC_PRE
+        }
         Op::MatrixScan(MatrixScan::Wkv6) => sys::GGML_OP_RWKV_WKV6,
         Op::MatrixScan(MatrixScan::Wkv7) => sys::GGML_OP_RWKV_WKV7,
         Op::MatrixScan(MatrixScan::Gated { scale }) => {
@@ -218,6 +224,7 @@ mod tests {
             (sys::GGML_OP_SOFT_MAX, params(&[bits(0.125), bits(8.0)])),
             (sys::GGML_OP_CONCAT, params(&[2])),
             (sys::GGML_OP_SSM_SCAN, params(&[1])),
+            (sys::GGML_OP_DSV4_HC_PRE, params(&[bits(0.5), 0])),
             (sys::GGML_OP_RWKV_WKV6, params(&[])),
             (sys::GGML_OP_RWKV_WKV7, params(&[])),
             (sys::GGML_OP_GATED_LINEAR_ATTN, params(&[bits(0.125)])),
@@ -232,6 +239,7 @@ mod tests {
         }
         assert_eq!(lift(sys::GGML_OP_PAD, &params(&[1, 1])), None, "padding in front");
         assert_eq!(lift(sys::GGML_OP_SSM_SCAN, &params(&[3])), None, "three states of each sequence");
+        assert_eq!(lift(sys::GGML_OP_DSV4_HC_PRE, &params(&[0, 1])), None, "gates in place of weights");
         assert_eq!(lift(sys::GGML_OP_SOFT_MAX_BACK, &params(&[])), None, "an op of gradients");
     }
 }

@@ -180,6 +180,29 @@ pub(super) fn vjp(
         }
         Op::MatrixScan(kind) => recurrent::matrix_scan(graph, kind, src, g, wanted)?,
         Op::Attention { .. } => leading(graph.attention_back(v, g)?.map(|d| Some(Cotangent::Whole(d)))),
+        // y[i, t] = s sum_h x[i, h, t] w[h, t]:  dx[i, h, t] = s w[h, t] g[i, t],  dw[h, t] = s sum_i x[i, h, t] g[i, t]
+        Op::MixStreams { scale } => {
+            let [n, streams, tokens, _] = graph.ne(src[0]);
+            let g = graph.scale(g, scale, 0.0);
+            let g = graph.reshape(g, [n, 1, tokens, 1])?;
+            let dx = if wanted[0] {
+                let each = graph.repeat(g, [n, streams, tokens, 1])?;
+                let w = graph.contiguous(src[1]);
+                let w = graph.reshape(w, [1, streams, tokens, 1])?;
+                Some(graph.mul(each, w)?)
+            } else {
+                None
+            };
+            let dw = if wanted[1] {
+                let x = graph.contiguous(src[0]);
+                let product = graph.mul(x, g)?;
+                let sums = graph.sum_rows(product);
+                Some(graph.reshape(sums, [streams, tokens, 1, 1])?)
+            } else {
+                None
+            };
+            both(dx, dw)
+        }
         // dx[j] = sum_k w[k] g[j - k]
         Op::SsmConv => {
             if wanted[1] {

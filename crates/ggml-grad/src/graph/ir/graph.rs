@@ -347,6 +347,7 @@ impl Graph {
             (Op::GetRows, &[x, ids]) => self.get_rows(x, ids),
             (Op::SetRows, &[x, y, ids]) => self.set_rows(x, y, ids),
             (Op::MatrixScan(kind), _) => self.matrix_scan(kind, src),
+            (Op::MixStreams { scale }, &[x, weights]) => self.mix_streams(x, weights, scale),
             (Op::SsmConv, &[x, filters]) => self.ssm_conv(x, filters),
             (Op::SsmScan, &[state, x, dt, a, b, c, ids]) => self.ssm_scan([state, x, dt, a, b, c, ids]),
             (Op::Rope(_), &[_, _] | &[_, _, _]) | (Op::SoftMax { .. }, &[_, ..]) | (_, &[_]) => Ok(self.same(op, src)),

@@ -272,6 +272,12 @@ pub enum Op {
         /// As in the forward op.
         scale: f32,
     },
+    /// Streams of each token added up with weights (hyper-connections): `x [n, streams, tokens]`, weights `y [streams,
+    /// tokens]` `-> [n, tokens]`, `scale` times the sum.
+    MixStreams {
+        /// Factor on the sum.
+        scale: f32,
+    },
     /// A causal convolution of each channel along the tokens (Mamba): `x [d + tokens - 1, n, sequences]`, filters `y [d, n]`
     /// `-> [n, tokens, sequences]`.
     SsmConv,

@@ -1,9 +1,21 @@
-//! Recurrent layers: convolutions over time and scans.
+//! Recurrent layers: convolutions over time and scans. Several streams in one.
 
 use super::Graph;
 use crate::graph::ir::{Elem, IrError, MatrixScan, MatrixScanBack, Op, Shape, Value, contiguous, n_elements};
 
 impl Graph {
+    /// [`Op::MixStreams`].
+    ///
+    /// # Errors
+    /// [`IrError::Shape`] for sources that do not fit.
+    pub fn mix_streams(&mut self, x: Value, weights: Value, scale: f32) -> Result<Value, IrError> {
+        let (a, b) = (self.ne(x), self.ne(weights));
+        if a[3] != 1 || b != [a[1], a[2], 1, 1] {
+            return Self::err(Op::MixStreams { scale }, format!("{a:?} and weights {b:?} do not fit"));
+        }
+        Ok(self.f32(Op::MixStreams { scale }, &[x, weights], [a[0], a[2], 1, 1]))
+    }
+
     /// [`Op::SsmConv`].
     ///
     /// # Errors
