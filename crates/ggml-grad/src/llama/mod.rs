@@ -29,7 +29,7 @@ pub(crate) use devices::{device_name, is_rpc};
 pub use gguf::{GgufFile, GgufValue, GgufWriter, TensorSink};
 pub use model::{
     Model, ModelParams, Obstacle, Offload, Placement, SplitMode, Unsupported, Use, apply_builtin_chat_format,
-    builtin_chat_formats,
+    architectures, builtin_chat_formats,
 };
 pub use process::{AbortMessage, keeping_ignored_hangup, last_log_lines, set_abort_message, set_verbose};
 pub use sampling::{Grammar, GrammarError, PenaltyParams, Sampler, SamplerParams};

@@ -1,5 +1,6 @@
 //! A loaded model and its vocabulary.
 
+mod architectures;
 mod chat_template;
 mod pieces;
 mod placement;
@@ -7,6 +8,7 @@ mod support;
 mod tensors;
 mod vet;
 
+pub use architectures::architectures;
 pub use chat_template::{apply_builtin_chat_format, builtin_chat_formats};
 pub(in crate::llama) use pieces::Pieces;
 pub use placement::{Offload, Placement, SplitMode};
