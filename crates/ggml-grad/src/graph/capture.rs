@@ -59,7 +59,8 @@ const EMBEDDINGS: &str = "token_embd.weight";
 /// True for the names of llama.cpp's memory of recurrent states: of convolutions, and of scans.
 fn is_state(name: &str) -> bool {
     let name = copied_name(name).unwrap_or(name);
-    name.starts_with("cache_r_l") || name.starts_with("cache_s_l")
+    // Kimi Linear's graph gives the memory of its convolutions a name of its own.
+    ["cache_r_l", "cache_s_l", "conv_states_all-"].iter().any(|start| name.starts_with(start))
 }
 
 /// The name of a matrix of an adapter as it stands in the adapter's file, from the name that llama.cpp gives to it or to a copy of
@@ -324,6 +325,7 @@ mod tests {
     #[test]
     fn states_are_known_by_their_names() {
         assert!(is_state("cache_r_l0") && is_state("cache_s_l31") && is_state("CUDA0#cache_s_l3#0"));
+        assert!(is_state("conv_states_all-3"));
         for name in ["cache_k_l3", "cache_v_l3", "l_out-3", "rs_s_copy"] {
             assert!(!is_state(name), "{name}");
         }
