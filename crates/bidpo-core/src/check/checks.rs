@@ -87,7 +87,7 @@ pub struct Rounding {
     /// Largest difference of a response's log-probability, in nats.
     pub log_probability: f64,
     /// The same between llama.cpp's two kinds of attention, of which the fused one also rounds keys and values to 16 bits. None
-    /// where weights lie on devices.
+    /// where weights lie on devices, and where llama.cpp cannot run the model with fused attention (PLM).
     pub fused_attention: Option<f64>,
     /// Cosine of the angle between the gradients.
     pub cosine: f64,
@@ -173,7 +173,7 @@ fn rounding(
     }
     let relative_error = norm(&difference) / norm(&want);
     let on_cpu = !engine.is_on_devices();
-    let fused_attention = if on_cpu { Some(engine.fused_attention_difference(pairs, &at)?) } else { None };
+    let fused_attention = if on_cpu { engine.fused_attention_difference(pairs, &at)? } else { None };
     Ok(Some(Rounding { log_probability, fused_attention, cosine: cosine(&g, &want), relative_error }))
 }
 

@@ -7,7 +7,7 @@ use crate::data::TokenizedPair;
 use crate::numbers::median;
 use ggml_grad::graph::grad::{GradStatus, survey};
 use ggml_grad::graph::log_sum_exp;
-use ggml_grad::llama::{Context, ContextParams};
+use ggml_grad::llama::{Context, ContextParams, LlamaError};
 use std::collections::BTreeMap;
 
 /// The ops of a lifted graph, by ggml's name.
@@ -170,11 +170,19 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Trace`].
-    pub fn fused_attention_difference(&self, pairs: &[&TokenizedPair], vectors: &[f32]) -> Result<f64, EngineError> {
+    pub fn fused_attention_difference(
+        &self,
+        pairs: &[&TokenizedPair],
+        vectors: &[f32],
+    ) -> Result<Option<f64>, EngineError> {
         let layout = Layout::new(pairs, Prompts::of(&self.model))?;
         let exact = ContextParams::exact(layout.token_pair.len(), 2 * pairs.len(), self.context.n_threads());
-        let scores = |flash_attention: bool| -> Result<Vec<PairLogp>, EngineError> {
-            let mut ctx = Context::new(&self.model, &ContextParams { flash_attention, ..exact })?;
+        let context = |flash_attention: bool| Context::new(&self.model, &ContextParams { flash_attention, ..exact });
+        let fused = match context(true) {
+            Err(LlamaError::Context { .. }) => return Ok(None),
+            fused => fused?,
+        };
+        let scores = |mut ctx: Context| -> Result<Vec<PairLogp>, EngineError> {
             ctx.set_layer_vectors(self.layers(), vectors)?;
             ctx.decode(&layout.batch)?;
             let mut log_probs = Vec::with_capacity(layout.labels.labels.len());
@@ -184,9 +192,9 @@ impl Engine {
             }
             Ok(layout.labels.sums(pairs.len(), &log_probs))
         };
-        let (with, without) = (scores(true)?, scores(false)?);
+        let (with, without) = (scores(fused)?, scores(context(false)?)?);
         let apart = |(a, b): (&PairLogp, &PairLogp)| (a.chosen - b.chosen).abs().max((a.rejected - b.rejected).abs());
-        Ok(with.iter().zip(&without).map(apart).fold(0.0, f64::max))
+        Ok(Some(with.iter().zip(&without).map(apart).fold(0.0, f64::max)))
     }
 
     /// Logits of the last decode, `[n_outputs, n_vocab]`.
