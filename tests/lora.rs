@@ -172,7 +172,7 @@ fn check_families(families: impl Iterator<Item = &'static synth::Family>, least:
 /// Every third kind of model.
 #[test]
 fn every_matrix_on_twenty_architectures() {
-    check_families(synth::families().iter().step_by(3), 18);
+    check_families(synth::families().iter().filter(|f| !f.is_variant()).step_by(3), 18);
 }
 
 #[test]

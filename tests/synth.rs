@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
 use ggml_grad::llama::{self, Batch, Context, ContextParams, DType, GgufFile, Model, ModelParams, Token};
-use ggml_grad::synth::{self, Family, Shape, SynthError};
+use ggml_grad::synth::{self, Family, Refusal, Shape, SynthError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -71,11 +71,16 @@ fn every_family_loads_and_runs() {
         let shape = family.shape();
         assert_eq!((model.n_layer(), model.n_embd()), (shape.n_layer, shape.n_embd), "{what}");
         assert_eq!((model.n_vocab(), model.n_ctx_train()), (shape.n_vocab, shape.n_ctx), "{what}");
-        assert_eq!(model.has_encoder(), family.is_refused(), "{what}");
+        assert_eq!(model.has_encoder(), family.refusal() == Some(Refusal::EncoderDecoder), "{what}");
         if model.has_encoder() {
             continue;
         }
         let (mut ctx, tokens, plain) = runs(&model, what);
+        if family.refusal() == Some(Refusal::NoControlVectors) {
+            let vector = vec![1.0; (shape.n_layer - 1) * shape.n_embd];
+            ctx.set_control_vector(&vector, 1, shape.n_layer - 1).unwrap();
+            assert!(logits(&mut ctx, &tokens) == plain, "{what}: llama.cpp steers it now");
+        }
         for &layer in family.layers() {
             let mut vector = vec![0.0; (shape.n_layer - 1) * shape.n_embd];
             let row = &mut vector[(layer - 1) * shape.n_embd..layer * shape.n_embd];

@@ -144,6 +144,12 @@ impl<'a> ModelBuilder<'a> {
         self.set(|meta| meta.set_f32s(key, &values));
     }
 
+    /// Sets the same constant of the architecture for each block.
+    pub(super) fn constants(&mut self, key: &str, value: f32) {
+        let key = self.key(key);
+        self.block_constants(&key, value);
+    }
+
     /// RMSNorm.
     pub(super) fn rms(&mut self) {
         self.constant("attention.layer_norm_rms_epsilon", 1e-5);

@@ -25,8 +25,19 @@ use crate::llama::{DType, LlamaError, quantize};
 use builder::ModelBuilder;
 use std::path::Path;
 
+/// Why bidpo does not train on a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has an encoder.
+    EncoderDecoder,
+    /// llama.cpp's graph takes no control vectors.
+    NoControlVectors,
+    /// An op of its graph has no rule.
+    MissingRule,
+}
+
 /// A kind of model: an architecture of llama.cpp, in one of its forms.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Family {
     name: &'static str,
     arch: &'static str,
@@ -35,7 +46,8 @@ pub struct Family {
     least_layers: usize,
     square: bool,
     grouped: bool,
-    refused: bool,
+    refused: Option<Refusal>,
+    variant: bool,
     shape: Shape,
     build: fn(&mut ModelBuilder<'_>),
 }
@@ -67,9 +79,20 @@ impl Family {
         self.square
     }
 
-    /// True for the kinds that bidpo does not train on: encoder-decoder models.
+    /// True for the kinds that bidpo does not train on.
     pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Why bidpo does not train on it.
+    pub fn refusal(&self) -> Option<Refusal> {
         self.refused
+    }
+
+    /// True for kinds that are made of parts that others have, put together in another way or under other keys: tests check
+    /// them more briefly than those.
+    pub fn is_variant(&self) -> bool {
+        self.variant
     }
 
     /// The default shape: a few megabytes in F32.
@@ -80,7 +103,7 @@ impl Family {
 
 /// All families.
 pub fn families() -> &'static [Family] {
-    families::ALL
+    &families::ALL
 }
 
 /// The family called `name`.

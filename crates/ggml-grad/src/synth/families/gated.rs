@@ -4,7 +4,7 @@ use crate::synth::Shape;
 use crate::synth::builder::{Bias, ModelBuilder};
 
 /// Norm, attention, norm, network: the block of most models.
-fn block(d: &mut ModelBuilder<'_>, i: usize, bias: Bias) {
+pub(super) fn block(d: &mut ModelBuilder<'_>, i: usize, bias: Bias) {
     let n = d.shape.n_embd;
     d.norm(&format!("blk.{i}.attn_norm"), n);
     d.attention(i, bias);
@@ -12,7 +12,7 @@ fn block(d: &mut ModelBuilder<'_>, i: usize, bias: Bias) {
     d.gated(i, "", d.shape.n_ff);
 }
 
-fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
+pub(super) fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
     d.norm("output_norm", d.shape.n_embd);
     for i in 0..d.shape.n_layer {
         block(d, i, bias);

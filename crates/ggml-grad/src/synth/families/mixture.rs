@@ -3,7 +3,7 @@
 use crate::synth::builder::{Bias, ModelBuilder};
 
 /// Norms around attention and experts, as in most mixtures.
-fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
+pub(super) fn blocks(d: &mut ModelBuilder<'_>, bias: Bias) {
     d.rms();
     let n = d.shape.n_embd;
     d.norm("output_norm", n);

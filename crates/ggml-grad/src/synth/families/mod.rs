@@ -1,16 +1,22 @@
 //! The families. The facts (names of keys and tensors, shapes) are those of llama.cpp's `src/models/`.
 
+mod channels;
+mod experts;
 mod gated;
 mod gemma;
+mod hybrids;
 mod latent;
 mod mixture;
 mod plain;
 mod recurrent;
 mod refused;
+mod renamed;
 mod states;
+mod unusual;
 
 use super::builder::ModelBuilder;
-use super::{Family, Shape};
+use super::{Family, Refusal, Shape};
+use std::sync::LazyLock;
 
 const fn family(
     name: &'static str,
@@ -27,7 +33,8 @@ const fn family(
         least_layers: 1,
         square: false,
         grouped: true,
-        refused: false,
+        refused: None,
+        variant: false,
         shape,
         build,
     }
@@ -53,15 +60,25 @@ impl Family {
         Self { square: true, ..self }
     }
 
-    const fn refused(self) -> Self {
-        Self { refused: true, layers: &[], ..self }
+    /// Made of parts that other families have: `make test` checks it at one layer only.
+    const fn variant(self) -> Self {
+        Self { variant: true, ..self }
+    }
+
+    const fn refused(self, why: Refusal) -> Self {
+        Self { refused: Some(why), layers: &[], ..self }
     }
 }
 
 const DENSE: Shape = Shape::DENSE;
 const MOE: Shape = Shape::MOE;
 
-pub(super) static ALL: &[Family] = &[
+/// All families: those that bring an op or a shape of graph first, then their variants.
+pub(super) static ALL: LazyLock<Vec<Family>> = LazyLock::new(|| {
+    [FIRST, renamed::ALL, unusual::ALL, experts::ALL, latent::MORE, channels::ALL, hybrids::ALL].concat()
+});
+
+static FIRST: &[Family] = &[
     family("llama", "llama", DENSE, gated::llama, "RMSNorm, interleaved RoPE, SwiGLU, GQA"),
     family("llama3-rope", "llama", DENSE, gated::llama3_rope, "RoPE frequency factors, tied embedding"),
     family("mixtral", "llama", MOE, mixture::mixtral, "MoE: softmax router, top 2, renormalized weights"),
@@ -307,6 +324,9 @@ pub(super) static ALL: &[Family] = &[
     .at_least(2),
     family("t5", "t5", DENSE.heads(8, 8, 32).layers(2), refused::t5, "encoder and decoder")
         .square()
-        .refused()
+        .refused(Refusal::EncoderDecoder)
         .ungrouped(),
+    family("plamo2", "plamo2", DENSE.layers(4), refused::plamo2, "hybrid: scans with norms, fused QKV, post-norms")
+        .at_least(2)
+        .refused(Refusal::NoControlVectors),
 ];

@@ -17,7 +17,7 @@ pub(super) fn phi2(d: &mut ModelBuilder<'_>) {
 }
 
 /// LayerNorms and biases everywhere, fused projections: the blocks of gpt2, gptneox and bloom.
-fn biased_blocks(d: &mut ModelBuilder<'_>) {
+pub(super) fn biased_blocks(d: &mut ModelBuilder<'_>) {
     d.layer_norm();
     let n = d.shape.n_embd;
     d.norm_bias("output_norm", n);
@@ -63,7 +63,7 @@ pub(super) fn mpt(d: &mut ModelBuilder<'_>) {
     }
 }
 
-fn separate_blocks(d: &mut ModelBuilder<'_>, bias: bool) {
+pub(super) fn separate_blocks(d: &mut ModelBuilder<'_>, bias: bool) {
     d.layer_norm();
     let n = d.shape.n_embd;
     d.norm_bias("output_norm", n);

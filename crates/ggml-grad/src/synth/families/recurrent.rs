@@ -72,7 +72,7 @@ const GROUPS: usize = 2;
 /// Channels of one of its heads.
 const HEAD: usize = 64;
 
-fn recurrent_sizes_2(d: &mut ModelBuilder<'_>) {
+pub(super) fn recurrent_sizes_2(d: &mut ModelBuilder<'_>) {
     d.rms();
     let inner = 2 * d.shape.n_embd;
     d.size("ssm.conv_kernel", CONV);
@@ -82,7 +82,7 @@ fn recurrent_sizes_2(d: &mut ModelBuilder<'_>) {
     d.size("ssm.group_count", GROUPS);
 }
 
-fn recurrent_2(d: &mut ModelBuilder<'_>, i: usize) {
+pub(super) fn recurrent_2(d: &mut ModelBuilder<'_>, i: usize) {
     let n = d.shape.n_embd;
     let inner = 2 * n;
     let (heads, convolved) = (inner / HEAD, inner + 2 * GROUPS * STATE_2);
@@ -126,7 +126,7 @@ pub(super) fn falcon_h1(d: &mut ModelBuilder<'_>) {
 }
 
 /// Key-value heads of each block: every second one attends, the others have none.
-fn alternating_heads(d: &mut ModelBuilder<'_>) -> Vec<usize> {
+pub(super) fn alternating_heads(d: &mut ModelBuilder<'_>) -> Vec<usize> {
     let heads: Vec<usize> = (0..d.shape.n_layer).map(|i| if i % 2 == 1 { d.shape.n_head_kv } else { 0 }).collect();
     d.sizes("attention.head_count_kv", &heads);
     heads
@@ -178,26 +178,38 @@ pub(super) fn nemotron_h(d: &mut ModelBuilder<'_>) {
     }
 }
 
-pub(super) fn lfm2(d: &mut ModelBuilder<'_>) {
-    const WINDOW: usize = 3;
+/// Tokens that a short convolution sees.
+const WINDOW: usize = 3;
+
+/// Sizes and head of lfm2. Returns the key-value heads of each block.
+pub(super) fn lfm2_head(d: &mut ModelBuilder<'_>) -> Vec<usize> {
     d.rms();
     d.size("shortconv.l_cache", WINDOW);
     let heads = alternating_heads(d);
     d.tied_embedding();
-    let n = d.shape.n_embd;
     // The norm before the LM head, under this name.
-    d.norm("token_embd_norm", n);
-    for (i, heads) in heads.into_iter().enumerate() {
-        d.norm(&format!("blk.{i}.attn_norm"), n);
-        if heads == 0 {
-            d.small_matrix(&format!("blk.{i}.shortconv.conv"), &[WINDOW, n]);
-            d.matrix(&format!("blk.{i}.shortconv.in_proj"), &[n, 3 * n]);
-            d.matrix(&format!("blk.{i}.shortconv.out_proj"), &[n, n]);
-        } else {
-            d.attention(i, Bias::None);
-            d.head_norms(i);
-        }
-        d.norm(&format!("blk.{i}.ffn_norm"), n);
+    d.norm("token_embd_norm", d.shape.n_embd);
+    heads
+}
+
+/// Block `i` of lfm2 but for its network: attention, or without `heads` a short convolution.
+pub(super) fn lfm2_block(d: &mut ModelBuilder<'_>, i: usize, heads: usize) {
+    let n = d.shape.n_embd;
+    d.norm(&format!("blk.{i}.attn_norm"), n);
+    if heads == 0 {
+        d.small_matrix(&format!("blk.{i}.shortconv.conv"), &[WINDOW, n]);
+        d.matrix(&format!("blk.{i}.shortconv.in_proj"), &[n, 3 * n]);
+        d.matrix(&format!("blk.{i}.shortconv.out_proj"), &[n, n]);
+    } else {
+        d.attention(i, Bias::None);
+        d.head_norms(i);
+    }
+    d.norm(&format!("blk.{i}.ffn_norm"), n);
+}
+
+pub(super) fn lfm2(d: &mut ModelBuilder<'_>) {
+    for (i, heads) in lfm2_head(d).into_iter().enumerate() {
+        lfm2_block(d, i, heads);
         d.gated(i, "", d.shape.n_ff);
     }
 }

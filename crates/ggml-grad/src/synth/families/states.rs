@@ -57,69 +57,94 @@ pub(super) fn rwkv7(d: &mut ModelBuilder<'_>) {
         d.size(&format!("attention.{part}_lora_rank"), RANK);
     }
     rwkv(d);
-    let n = d.shape.n_embd;
     for i in 0..d.shape.n_layer {
-        for part in ["w", "a", "v"] {
-            d.around(&format!("blk.{i}.time_mix_{part}0.weight"), &[n], 0.0, 0.5);
-            d.small_matrix(&format!("blk.{i}.time_mix_{part}1"), &[n, RANK]);
-            d.small_matrix(&format!("blk.{i}.time_mix_{part}2"), &[RANK, n]);
-        }
-        d.small_matrix(&format!("blk.{i}.time_mix_g1"), &[n, RANK]);
-        d.small_matrix(&format!("blk.{i}.time_mix_g2"), &[RANK, n]);
-        d.around(&format!("blk.{i}.time_mix_lerp_fused.weight"), &[n, 1, 1, 6], 0.5, 0.2);
-        d.around(&format!("blk.{i}.time_mix_k_k.weight"), &[n], 1.0, 0.1);
-        d.around(&format!("blk.{i}.time_mix_k_a.weight"), &[n], 1.0, 0.1);
-        d.around(&format!("blk.{i}.time_mix_r_k.weight"), &[n], 0.0, 0.2);
+        rwkv7_mix(d, i);
     }
 }
 
-pub(super) fn qwen3next(d: &mut ModelBuilder<'_>) {
-    /// Heads of keys, heads of values, width of both.
-    const HEADS: (usize, usize, usize) = (2, 4, 32);
-    const CONV: usize = 4;
+/// The small tensors of block `i`'s time mixing in RWKV 7.
+pub(super) fn rwkv7_mix(d: &mut ModelBuilder<'_>, i: usize) {
+    let n = d.shape.n_embd;
+    for part in ["w", "a", "v"] {
+        d.around(&format!("blk.{i}.time_mix_{part}0.weight"), &[n], 0.0, 0.5);
+        d.small_matrix(&format!("blk.{i}.time_mix_{part}1"), &[n, RANK]);
+        d.small_matrix(&format!("blk.{i}.time_mix_{part}2"), &[RANK, n]);
+    }
+    d.small_matrix(&format!("blk.{i}.time_mix_g1"), &[n, RANK]);
+    d.small_matrix(&format!("blk.{i}.time_mix_g2"), &[RANK, n]);
+    d.around(&format!("blk.{i}.time_mix_lerp_fused.weight"), &[n, 1, 1, 6], 0.5, 0.2);
+    d.around(&format!("blk.{i}.time_mix_k_k.weight"), &[n], 1.0, 0.1);
+    d.around(&format!("blk.{i}.time_mix_k_a.weight"), &[n], 1.0, 0.1);
+    d.around(&format!("blk.{i}.time_mix_r_k.weight"), &[n], 0.0, 0.2);
+}
+
+/// Heads of keys, heads of values, width of both in a gated delta net.
+const DELTA: (usize, usize, usize) = (2, 4, 32);
+const CONV: usize = 4;
+
+/// Sizes of gated delta nets with a gated attention in every second block.
+pub(super) fn delta_sizes(d: &mut ModelBuilder<'_>) {
     d.rms();
-    let (keys, values, width) = HEADS;
-    let (of_keys, of_values) = (keys * width, values * width);
+    let (keys, values, width) = DELTA;
     for (key, value) in [
         ("ssm.conv_kernel", CONV),
-        ("ssm.inner_size", of_values),
+        ("ssm.inner_size", values * width),
         ("ssm.state_size", width),
         ("ssm.time_step_rank", values),
         ("ssm.group_count", keys),
         ("full_attention_interval", 2),
-        ("expert_feed_forward_length", d.shape.n_ff),
-        ("expert_shared_feed_forward_length", d.shape.n_ff),
         ("rope.dimension_count", d.shape.head_dim / 2),
     ] {
         d.size(key, value);
     }
-    d.embedding();
+}
+
+/// Block `i` but for its network: a gated delta net, or in every second block a gated attention. `rates`: the matrices of
+/// the delta net's decay and step, whose rows are those of one or two heads of values.
+pub(super) fn delta_block(d: &mut ModelBuilder<'_>, i: usize, rates: &[&str]) {
     let n = d.shape.n_embd;
-    d.norm("output_norm", n);
     let (q, k) = d.qk();
+    d.norm(&format!("blk.{i}.attn_norm"), n);
+    d.norm(&format!("blk.{i}.post_attention_norm"), n);
+    if i % 2 == 1 {
+        // Each query with a gate.
+        d.matrix(&format!("blk.{i}.attn_q"), &[n, 2 * q]);
+        d.matrix(&format!("blk.{i}.attn_k"), &[n, k]);
+        d.matrix(&format!("blk.{i}.attn_v"), &[n, k]);
+        d.matrix(&format!("blk.{i}.attn_output"), &[q, n]);
+        d.head_norms(i);
+        return;
+    }
+    let (keys, values, width) = DELTA;
+    let (of_keys, of_values) = (keys * width, values * width);
+    d.matrix(&format!("blk.{i}.attn_qkv"), &[n, 2 * of_keys + of_values]);
+    d.matrix(&format!("blk.{i}.attn_gate"), &[n, of_values]);
+    d.small_matrix(&format!("blk.{i}.ssm_conv1d"), &[CONV, 2 * of_keys + of_values]);
+    d.bias(&format!("blk.{i}.ssm_dt"), &[values]);
+    // Negative, so that the state decays.
+    d.around(&format!("blk.{i}.ssm_a"), &[values], -0.5, 0.1);
+    for name in rates {
+        d.matrix(&format!("blk.{i}.{name}"), &[n, 2 * values / rates.len()]);
+    }
+    d.norm(&format!("blk.{i}.ssm_norm"), width);
+    d.matrix(&format!("blk.{i}.ssm_out"), &[of_values, n]);
+}
+
+/// Experts and a gated shared one.
+pub(super) fn delta_experts(d: &mut ModelBuilder<'_>, i: usize) {
+    d.experts(i);
+    d.small_matrix(&format!("blk.{i}.ffn_gate_inp_shexp"), &[d.shape.n_embd]);
+    d.gated(i, "_shexp", d.shape.n_ff);
+}
+
+pub(super) fn qwen3next(d: &mut ModelBuilder<'_>) {
+    delta_sizes(d);
+    d.size("expert_feed_forward_length", d.shape.n_ff);
+    d.size("expert_shared_feed_forward_length", d.shape.n_ff);
+    d.embedding();
+    d.norm("output_norm", d.shape.n_embd);
     for i in 0..d.shape.n_layer {
-        d.norm(&format!("blk.{i}.attn_norm"), n);
-        d.norm(&format!("blk.{i}.post_attention_norm"), n);
-        if i % 2 == 1 {
-            // Each query with a gate.
-            d.matrix(&format!("blk.{i}.attn_q"), &[n, 2 * q]);
-            d.matrix(&format!("blk.{i}.attn_k"), &[n, k]);
-            d.matrix(&format!("blk.{i}.attn_v"), &[n, k]);
-            d.matrix(&format!("blk.{i}.attn_output"), &[q, n]);
-            d.head_norms(i);
-        } else {
-            d.matrix(&format!("blk.{i}.attn_qkv"), &[n, 2 * of_keys + of_values]);
-            d.matrix(&format!("blk.{i}.attn_gate"), &[n, of_values]);
-            d.small_matrix(&format!("blk.{i}.ssm_conv1d"), &[CONV, 2 * of_keys + of_values]);
-            d.bias(&format!("blk.{i}.ssm_dt"), &[values]);
-            // Negative, so that the state decays.
-            d.around(&format!("blk.{i}.ssm_a"), &[values], -0.5, 0.1);
-            d.matrix(&format!("blk.{i}.ssm_ba"), &[n, 2 * values]);
-            d.norm(&format!("blk.{i}.ssm_norm"), width);
-            d.matrix(&format!("blk.{i}.ssm_out"), &[of_values, n]);
-        }
-        d.experts(i);
-        d.small_matrix(&format!("blk.{i}.ffn_gate_inp_shexp"), &[n]);
-        d.gated(i, "_shexp", d.shape.n_ff);
+        delta_block(d, i, &["ssm_ba"]);
+        delta_experts(d, i);
     }
 }
