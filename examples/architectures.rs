@@ -1,9 +1,10 @@
 //! Writes docs/architectures.md: what `bidpo check` measures on random models of every architecture, in every type of
-//! weight. `make architectures` runs it; it takes some ten minutes on two cores.
+//! weight. `make architectures` runs it; it takes half an hour on two cores. Arguments are names of families
+//! and of types: these alone are checked, and the page holds these alone.
 
 use bidpo_core::check::{LIMIT, SyntheticError, check_synthetic};
 use ggml_grad::llama::{DType, LLAMA_CPP_SYS_VERSION};
-use ggml_grad::synth::{Family, families};
+use ggml_grad::synth::{Coverage, Family, architectures, families};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -50,13 +51,15 @@ fn run_all(cases: &[Case]) -> Vec<Result<Found, SyntheticError>> {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(i) else { break };
                     let outcome = run(case);
-                    eprint!("\r{} of {}", i + 1, cases.len());
+                    let Case { family, dtype, layer } = case;
+                    let words =
+                        outcome.as_ref().map_or_else(|e| e.to_string(), |f| format!("{:.0e}", f.relative_error));
+                    eprintln!("{} of {}: {} {} at {layer}: {words}", i + 1, cases.len(), family.name(), dtype.name());
                     found.lock().expect("no worker panics while it holds the lock")[i] = Some(outcome);
                 }
             });
         }
     });
-    eprintln!();
     let found = found.into_inner().expect("as above");
     found.into_iter().map(|f| f.expect("every case was run")).collect()
 }
@@ -94,13 +97,82 @@ fn cell(found: &Result<Found, SyntheticError>) -> String {
     }
 }
 
+/// One row for each architecture that llama.cpp knows, and the number of decoders that passed. `passed`: families whose checks
+/// all passed, by name; `failed`: those with one that did not.
+fn coverage(passed: &BTreeSet<&str>, failed: &BTreeSet<&str>) -> Result<String, std::fmt::Error> {
+    let (mut verified, mut decoders) = (0, 0);
+    let (mut rows, mut others) = (String::new(), String::new());
+    for a in architectures() {
+        let (state, models) = match &a.coverage {
+            Coverage::NoDecoder(kind) => {
+                writeln!(others, "- {}: {kind}", a.name)?;
+                continue;
+            }
+            Coverage::Families(own) => {
+                let names: Vec<&str> = own.iter().map(|f| f.name()).collect();
+                let state = if names.iter().any(|n| failed.contains(n)) {
+                    "**failed**"
+                } else if names.iter().all(|n| passed.contains(n)) {
+                    verified += 1;
+                    "verified"
+                } else {
+                    "not in this run"
+                };
+                (state, names.join(", "))
+            }
+            Coverage::Refused(why) => ("refused", (*why).to_owned()),
+            Coverage::NotTried(why) => ("not tried", (*why).to_owned()),
+            Coverage::Unlisted => ("**not listed**", String::new()),
+        };
+        decoders += 1;
+        writeln!(rows, "| {} | {state} | {models} |", a.name)?;
+    }
+    Ok(format!(
+        "## Architectures of llama.cpp
+
+**{verified} of {decoders} decoders** that llama.cpp of llama-cpp-sys-2 {LLAMA_CPP_SYS_VERSION} knows are trained with a verified gradient.
+
+| `general.architecture` | gradient | random models, or the reason |
+| --- | --- | --- |
+{rows}
+Known to llama.cpp by name, and no decoders that write text from left to right:
+
+{others}"
+    ))
+}
+
+/// What to check: the families and types named on the command line; all of the one where none is named.
+fn wanted() -> Result<(Vec<&'static Family>, Vec<DType>), String> {
+    let (mut chosen, mut types) = (Vec::new(), Vec::new());
+    for name in std::env::args().skip(1) {
+        match (families().iter().find(|f| f.name() == name), DType::from_name(&name)) {
+            (Some(family), _) => chosen.push(family),
+            (None, Some(dtype)) if DType::WEIGHTS.contains(&dtype) => types.push(dtype),
+            _ => return Err(format!("{name} is no model family and no type of weight")),
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(families());
+    }
+    if types.is_empty() {
+        types.extend(DType::WEIGHTS);
+    }
+    Ok((chosen, types))
+}
+
 fn main() -> std::process::ExitCode {
     ggml_grad::llama::set_verbose(false);
-    let trained: Vec<&Family> = families().iter().filter(|f| !f.is_refused()).collect();
-    let refused: Vec<&Family> = families().iter().filter(|f| f.is_refused()).collect();
+    let (families, types) = match wanted() {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            eprintln!("{message}");
+            return std::process::ExitCode::from(2);
+        }
+    };
+    let (refused, trained): (Vec<&Family>, Vec<&Family>) = families.into_iter().partition(|f| f.is_refused());
     let mut cases = Vec::new();
     for &family in &trained {
-        for &dtype in &DType::WEIGHTS {
+        for &dtype in &types {
             // In F32 at every layer, where nothing but the rules can be wrong.
             let layers = if dtype == DType::F32 { family.layers() } else { &family.layers()[..1] };
             cases.extend(layers.iter().map(|&layer| Case { family, dtype, layer }));
@@ -131,6 +203,10 @@ fn main() -> std::process::ExitCode {
         }
     }
 
+    let names = |passed: bool| -> BTreeSet<&str> {
+        let with = cases.iter().zip(&found).filter(|(_, f)| f.as_ref().is_ok_and(|f| f.passed) == passed);
+        with.map(|(case, _)| case.family.name()).collect()
+    };
     let mut out = String::from(INTRO);
     let write = |out: &mut String| -> std::fmt::Result {
         writeln!(
@@ -143,7 +219,8 @@ fn main() -> std::process::ExitCode {
             "{worst:.1e}). llama.cpp of llama-cpp-sys-2 {LLAMA_CPP_SYS_VERSION}, {}.\n",
             std::env::consts::ARCH
         )?;
-        writeln!(out, "## Architectures\n")?;
+        writeln!(out, "{}", coverage(&names(true), &names(false))?)?;
+        writeln!(out, "## Random models\n")?;
         writeln!(
             out,
             "Logits are equal in every row that gives a number. The numbers: layer, and relative error of the gradient in F32.\n"
@@ -167,7 +244,7 @@ fn main() -> std::process::ExitCode {
             out,
             "Gradient / cosine; every matrix of the model in the type, where its rows allow it (otherwise Q8_0 or F32)."
         )?;
-        for types in DType::WEIGHTS.chunks(7) {
+        for types in types.chunks(7) {
             let names: Vec<String> = types.iter().map(|t| t.name()).collect();
             writeln!(out, "\n| model | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()))?;
             for f in &trained {

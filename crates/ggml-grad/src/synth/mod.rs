@@ -14,11 +14,13 @@
 //! ```
 
 mod builder;
+mod coverage;
 mod families;
 mod random;
 mod shape;
 mod vocabulary;
 
+pub use coverage::{Architecture, Coverage, architectures};
 pub use shape::Shape;
 
 use crate::llama::{DType, LlamaError, quantize};
