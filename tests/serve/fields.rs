@@ -16,7 +16,7 @@ fn fields_that_ask_for_nothing_change_nothing() {
         json!({"top_k": -1}),
         json!({"top_k": 0, "stop": "", "logit_bias": {}, "top_logprobs": 0, "logprobs": false}),
         json!({"stop": [], "stream_options": {"include_usage": true}}),
-        json!({"stop": ["", null], "user": "ann", "metadata": {"a": "b"}, "store": true, "service_tier": "auto"}),
+        json!({"stop": ["", null], "user": "ann", "metadata": {"a": "b"}, "store": true, "verbosity": "low", "service_tier": "auto"}),
         json!({"seed": -1, "parallel_tool_calls": true, "tools": [], "tool_choice": "auto", "best_of": 1, "n": 1}),
         json!({"prediction": {"type": "content", "content": "Oak"}, "modalities": ["text"], "response_format": {"type": "text"}}),
         json!({"cache_control": {"type": "ephemeral"}, "max_tokens": 32768}),

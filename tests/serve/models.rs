@@ -154,7 +154,8 @@ fn tokens_and_templates_are_told() {
         assert_eq!(server.post(path, &body).0, 400, "{path}");
     }
     assert_eq!((server.get("/health").0, server.get("/v1/health").0), (200, 200));
-    for path in ["/v1/embeddings", "/embeddings", "/v1/moderations", "/v1/images/generations"] {
+    for path in ["/v1/embeddings", "/embeddings", "/v1/moderations", "/v1/images/generations", "/v1/audio/translations"]
+    {
         let (status, answer) = server.post(path, &json!({"input": "x"}));
         assert_eq!((status, &answer["error"]["code"]), (400, &json!("unsupported_endpoint")), "{path}");
     }

@@ -21,7 +21,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub(super) struct ClientAddr(pub IpAddr);
 
 /// Endpoints that clients know from elsewhere and that are refused with a sentence.
-const NOT_OFFERED: [&str; 9] = [
+const NOT_OFFERED: [&str; 12] = [
     "/embeddings",
     "/embedding",
     "/moderations",
@@ -29,8 +29,11 @@ const NOT_OFFERED: [&str; 9] = [
     "/reranking",
     "/infill",
     "/images/generations",
+    "/images/edits",
+    "/images/variations",
     "/audio/speech",
     "/audio/transcriptions",
+    "/audio/translations",
 ];
 
 /// All routes. `origins`: sites whose pages may call this server.

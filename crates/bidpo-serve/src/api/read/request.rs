@@ -15,7 +15,7 @@ const MAX_CHOICES: i64 = 16;
 pub(in crate::api) const MAX_TOP_LOGPROBS: i64 = 20;
 
 /// Fields of OpenAI's API that change no answer of this server: names, records, caches, hints of speed.
-const HARMLESS: [&str; 13] = [
+const HARMLESS: [&str; 14] = [
     "cache_control",
     "cache_prompt",
     "metadata",
@@ -29,6 +29,7 @@ const HARMLESS: [&str; 13] = [
     "service_tier",
     "store",
     "user",
+    "verbosity",
 ];
 
 /// Fields that would change the form of the answer, each with the values that ask for nothing.
