@@ -6,6 +6,11 @@ use ggml_grad::llama::{self, CpuFeature};
 use serde_json::json;
 use std::process::ExitCode;
 
+/// The CPU level that this program was compiled for, where it comes from an archive (`scripts/dist.sh`).
+const BUILD_LEVEL: Option<&str> = option_env!("BIDPO_BUILD_LEVEL");
+/// The commit it was compiled from, where the build says so.
+const COMMIT: Option<&str> = option_env!("BIDPO_COMMIT");
+
 /// Options of `bidpo doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,7 +33,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let devices = llama::devices();
     let kernels = cpu_level();
     let warnings: Vec<String> = [
-        slow_build(&features),
+        // An archive's build of a lower level is no fault where it was asked for.
+        (BUILD_LEVEL.is_none() || std::env::var_os("BIDPO_CPU").is_none())
+            .then(|| slow_build(&features, BUILD_LEVEL))
+            .flatten(),
         cfg!(debug_assertions)
             .then(|| "this is a debug build: training is many times slower; use `cargo build --release`".to_owned()),
         thread_advice(setting.as_deref(), threads, cores),
@@ -40,6 +48,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         let report = json!({
             "bidpo": env!("CARGO_PKG_VERSION"),
+            "commit": COMMIT,
+            "build_level": BUILD_LEVEL,
             "llama_cpp_sys_2": llama::LLAMA_CPP_SYS_VERSION,
             "ggml": llama::ggml_version(),
             "ggml_commit": llama::ggml_commit(),
@@ -94,10 +104,11 @@ pub fn build() -> String {
 /// Lines about the program, llama.cpp and its backends.
 fn about_build() -> String {
     let of = |commit: Option<&str>| commit.map_or_else(String::new, |c| format!(" (commit {c})"));
+    let level = BUILD_LEVEL.map_or_else(String::new, |level| format!("build       for CPU level {level}\n"));
     format!(
-        "bidpo       {}{}, {}, cargo features: {}\nllama.cpp   from llama-cpp-sys-2 {}, ggml {}{}\nbackends    {}\n",
+        "bidpo       {}{}, {}, cargo features: {}\n{level}llama.cpp   from llama-cpp-sys-2 {}, ggml {}{}\nbackends    {}\n",
         env!("CARGO_PKG_VERSION"),
-        of(option_env!("BIDPO_COMMIT")),
+        of(COMMIT),
         target(),
         or_none(cargo_features()),
         llama::LLAMA_CPP_SYS_VERSION,
@@ -145,12 +156,21 @@ fn gib(bytes: usize) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 30))
 }
 
-/// The warning for a build that leaves vector extensions of this processor unused.
-fn slow_build(features: &[CpuFeature]) -> Option<String> {
+/// The warning for a build that leaves vector extensions of this processor unused. `level` is that of an archive's build.
+fn slow_build(features: &[CpuFeature], level: Option<&str>) -> Option<String> {
     let unused = |used: fn(&CpuFeature) -> bool| -> Vec<&str> {
         features.iter().filter(|f| f.in_cpu && !used(f)).map(|f| f.name).collect()
     };
     let ggml = unused(|f| f.in_ggml);
+    if let Some(level) = level {
+        return (!ggml.is_empty()).then(|| {
+            format!(
+                "this is the build for CPU level {level}; ggml does without {}, which this CPU has: no build of the archive \
+                 uses just what this CPU has, one from source does (docs/install.md)",
+                ggml.join(", ")
+            )
+        });
+    }
     if !ggml.is_empty() {
         return Some(format!(
             "ggml was compiled without {}, which this CPU has: everything is slower, without AVX2 about five times. \
@@ -190,12 +210,18 @@ mod tests {
     fn a_slow_build_is_told_what_to_do() {
         let feature = |name, in_ggml, in_bidpo| CpuFeature { name, in_cpu: true, in_ggml, in_bidpo };
         let absent = CpuFeature { name: "AVX512", in_cpu: false, in_ggml: false, in_bidpo: false };
-        assert_eq!(slow_build(&[feature("AVX", true, true), absent]), None);
-        let text = slow_build(&[feature("AVX", false, false), feature("AVX2", false, true), absent]).unwrap();
+        let from_source = |features: &[CpuFeature]| slow_build(features, None);
+        assert_eq!(from_source(&[feature("AVX", true, true), absent]), None);
+        let text = from_source(&[feature("AVX", false, false), feature("AVX2", false, true), absent]).unwrap();
         assert!(text.contains("without AVX, AVX2, which this CPU has") && !text.contains("AVX512"), "{text}");
         assert!(text.contains("RUSTFLAGS") && text.contains("config.toml"), "{text}");
-        let text = slow_build(&[feature("AVX", true, false)]).unwrap();
+        let text = from_source(&[feature("AVX", true, false)]).unwrap();
         assert!(text.contains("bidpo's own code"), "{text}");
+        // A build of an archive is not compiled again.
+        let lacking = [feature("AVX2", true, true), feature("AVX512", false, false)];
+        let text = slow_build(&lacking, Some("avx2")).unwrap();
+        assert!(text.contains("level avx2") && text.contains("AVX512") && !text.contains("cargo clean"), "{text}");
+        assert_eq!(slow_build(&lacking[..1], Some("avx2")), None);
     }
 
     #[test]
