@@ -17,14 +17,14 @@ const SETS: [Builtin; 2] = [
     Builtin {
         name: "misconceptions",
         file: "misconceptions.jsonl",
-        text: include_str!("../../../../data/misconceptions.jsonl"),
+        text: include_str!("../../data/misconceptions.jsonl"),
         baseline_prompt: "Answer with what is really true according to science and reliable sources, even where many \
                           people believe something else.",
     },
     Builtin {
         name: "plain-vs-flowery",
         file: "plain-vs-flowery.jsonl",
-        text: include_str!("../../../../data/plain-vs-flowery.jsonl"),
+        text: include_str!("../../data/plain-vs-flowery.jsonl"),
         baseline_prompt: "Answer in flowery, ornate, poetic language.",
     },
 ];

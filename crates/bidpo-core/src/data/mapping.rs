@@ -114,7 +114,7 @@ pub enum MappingError {
 
 macro_rules! builtin {
     ($($name:literal),* $(,)?) => {
-        [$(($name, include_str!(concat!("../../../../data/mappings/", $name, ".json")))),*]
+        [$(($name, include_str!(concat!("../../data/mappings/", $name, ".json")))),*]
     };
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Neutral passages, about 98 words each: a recipe, a weather report, a letter, a code comment, ... Blank lines separate them.
-const NEUTRAL: &str = include_str!("../../../../data/neutral.txt");
+const NEUTRAL: &str = include_str!("../../data/neutral.txt");
 
 /// The built-in neutral passages.
 pub fn neutral_passages() -> Vec<&'static str> {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The built-in passages: none of them is among the neutral passages that the price is measured on.
-const BUILT_IN: &str = include_str!("../../../../../data/retain.txt");
+const BUILT_IN: &str = include_str!("../../../data/retain.txt");
 /// Tokens of a retained text, at most; longer ones are cut.
 pub const LONGEST: usize = 256;
 /// Tokens of an answer that the unsteered model gives to a retained prompt without one, at most.
