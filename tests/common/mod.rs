@@ -95,9 +95,8 @@ pub fn program(variable: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Python with the packages of scripts/setup.sh, about to run tests/interop/peers.py; `None` where they are absent, and the
-/// test is recorded as skipped.
-pub fn python_packages() -> Option<std::process::Command> {
+/// The folder of the Python packages of scripts/setup.sh; `None` where they are absent, and the test is recorded as skipped.
+pub fn python_folder() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let folder = cache
         .or_else(|| std::env::var_os("HOME").map(|d| PathBuf::from(d).join(".cache")))?
@@ -106,6 +105,12 @@ pub fn python_packages() -> Option<std::process::Command> {
         missing(&format!("Python packages are missing in {} (BIDPO_SETUP_TESTS=1 scripts/setup.sh)", folder.display()));
         return None;
     }
+    Some(folder)
+}
+
+/// Python with the packages of scripts/setup.sh, about to run tests/interop/peers.py.
+pub fn python_packages() -> Option<std::process::Command> {
+    let folder = python_folder()?;
     let mut command = std::process::Command::new("python3");
     command.env("PYTHONPATH", folder).env("PYTHONDONTWRITEBYTECODE", "1");
     command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop/peers.py"));
