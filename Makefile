@@ -6,9 +6,10 @@
 # make gates   measure conditional steering on TruthfulQA and MMLU, write the table of docs/interventions.md (about two hours)
 # make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
 # make torture kill, fill the disk and overload for an hour (TORTURE_MINUTES), write the table of docs/reliability.md
+# make dist    build the portable archive and the wheel into dist/ (docs/install.md)
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench study gates fuzz torture help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study gates fuzz torture dist help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -57,6 +58,9 @@ fuzz: setup
 
 torture: build
 	scripts/torture.py target/release/bidpo
+
+dist: setup
+	scripts/dist.sh
 
 study: models
 	scripts/study.sh
