@@ -111,6 +111,15 @@ pub(crate) fn rotary() -> Vec<BTreeSet<usize>> {
             }
         }
     }
+    // Positions on several axes: those of the first for all tokens, then those of the second, and so on.
+    for (mode, kind) in [(8, "mrope"), (40, "interleaved mrope")] {
+        let mut params = rope(8, mode, 1.0, 0.0, 1.0);
+        params[11..15].copy_from_slice(&[2, 1, 1, 0]);
+        let mut c = Case::new([8, 2, 3, 1]);
+        let positions = c.integers(&[0, 3, 11, 0, 5, 2, 0, 7, 1, 0, 0, 0]);
+        let z = c.graph.same(Op::Rope(params), &[c.entry, positions]);
+        reached.push(c.check(&format!("rope {kind}"), z));
+    }
     reached
 }
 

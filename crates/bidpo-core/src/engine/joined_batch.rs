@@ -226,7 +226,7 @@ impl Engine {
             let fits = |(i, kind): (usize, &InputKind)| match kind {
                 InputKind::Unused => true,
                 InputKind::Mask => shapes.contains_key(&InputId(i as u32)),
-                InputKind::Rows(..) => {
+                InputKind::Rows(..) | InputKind::Positions { .. } => {
                     shapes.get(&InputId(i as u32)).copied() == symbolic.shape(i, extents(m.tokens()))
                 }
             };
@@ -309,6 +309,7 @@ fn inputs(
             InputKind::Unused => Some(Data::F32(Vec::new())),
             _ if brought.contains(&id) => Some(Data::F32(Vec::new())),
             InputKind::Mask => mask(&parts, shapes.iter().map(|s| s[&id]), layout, size),
+            InputKind::Positions { axes } => gather(&parts, &[SymDim::Tokens(1), SymDim::Fixed(*axes)], &layout.rows),
             InputKind::Rows(extents) => {
                 if extents.contains(&SymDim::Tokens(1)) {
                     return gather(&parts, extents, &layout.rows);

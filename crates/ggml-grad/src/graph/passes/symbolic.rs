@@ -46,6 +46,11 @@ pub enum InputKind {
     Unused,
     /// The mask of an attention: a row for each token, a column for each token before it and those beside it.
     Mask,
+    /// Positions on several axes, which rotations read: those of all tokens on the first, then on the second, and so on.
+    Positions {
+        /// Number of axes.
+        axes: usize,
+    },
     /// Anything else.
     Rows([SymDim; 4]),
 }
@@ -191,6 +196,20 @@ impl SymbolicGraph {
             }
             extents.push(all);
         }
+        for (i, x) in one.graph.nodes().iter().enumerate() {
+            let Op::Input(id) = x.op else { continue };
+            let v = Value(i as u32);
+            let rotates =
+                |node: &Node| matches!(node.op, Op::Rope(_)) && node.src[0] != v && node.src.get(2) != Some(&v);
+            let mut readers = one.graph.nodes().iter().filter(|node| node.src.contains(&v)).peekable();
+            if let SymDim::Tokens(axes @ 2..) = extents[i][0]
+                && extents[i][1..].iter().all(|e| *e == SymDim::Fixed(1))
+                && readers.peek().is_some()
+                && readers.all(rotates)
+            {
+                inputs[id.0 as usize] = InputKind::Positions { axes };
+            }
+        }
         let Pruned { graph, hook_points, adapters, logits, .. } = one;
         let weights = a.weights.clone();
         let symbolic = Self { graph, extents, inputs, residual: a.residual, hook_points, adapters, logits, weights };
@@ -228,7 +247,8 @@ impl SymbolicGraph {
     pub fn shape(&self, input: usize, size: SymDims) -> Option<Shape> {
         match self.inputs[input] {
             InputKind::Rows(extents) => Some(extents.map(|e| size.of(e))),
-            _ => None,
+            InputKind::Positions { axes } => Some([axes * size.tokens, 1, 1, 1]),
+            InputKind::Mask | InputKind::Unused => None,
         }
     }
 
@@ -240,7 +260,7 @@ impl SymbolicGraph {
 
 /// Rows of an input whose extent along one dimension is tokens, taken from the same input of other batches: `rows[i]` is
 /// (which of `parts`, which of its tokens).
-pub fn gather(parts: &[&Data], ne: &[SymDim; 4], rows: &[(usize, usize)]) -> Option<Data> {
+pub fn gather(parts: &[&Data], ne: &[SymDim], rows: &[(usize, usize)]) -> Option<Data> {
     let axis = ne.iter().position(|e| *e == SymDim::Tokens(1))?;
     let fixed = |e: &SymDim| match e {
         SymDim::Fixed(n) => Some(*n),
@@ -342,6 +362,9 @@ mod tests {
         let (a, b) = (Data::I32((0..8).collect()), Data::I32((100..112).collect()));
         let got = gather(&[&a, &b], &[Fixed(2), Tokens(1), Fixed(2), Fixed(1)], &[(1, 2), (0, 0)]);
         assert_eq!(got, Some(Data::I32(vec![104, 105, 0, 1, 110, 111, 4, 5])));
+        // [tokens, 4]: positions on four axes.
+        let got = gather(&[&a, &b], &[Tokens(1), Fixed(4)], &[(0, 1), (1, 2)]);
+        assert_eq!(got, Some(Data::I32(vec![1, 102, 3, 105, 5, 108, 7, 111])));
         assert_eq!(gather(&[&a], &[Fixed(2), Tokens(1), Fixed(2), Fixed(1)], &[(0, 2)]), None);
         assert_eq!(gather(&[&a], &[Fixed(2), Fixed(4), Fixed(1), Fixed(1)], &[(0, 0)]), None);
     }
