@@ -13,6 +13,7 @@ mod gates;
 mod common;
 mod front_ends;
 mod http;
+mod hybrid;
 mod kinds;
 mod llama_server;
 mod load;
