@@ -56,8 +56,9 @@ fn every_line_has_its_place() {
     let lines = report["models"][0]["lines"].as_array().unwrap();
     let names: Vec<&str> = lines.iter().map(|l| l["name"].as_str().unwrap()).collect();
     let before = ["step", "first-epoch", "extract", "truthfulqa", "generate", "memory", "lora-memory", "start"];
+    let busy = ["busy", "together"];
     let kinds = ["gate", "linear-gate", "prompt-gate", "project", "clamp", "lowrank", "lora", "retained"];
-    assert_eq!(names, [&before[..], &kinds, &["pytorch", "pytorch-lora"]].concat());
+    assert_eq!(names, [&before[..], &busy, &kinds, &["pytorch", "pytorch-lora"]].concat());
     for line in lines {
         let name = line["name"].as_str().unwrap();
         let unmeasured = line["outcome"]["not_measured"].as_str();

@@ -32,6 +32,9 @@ The references, so that they can be judged:
 - A step: eight pairs of two misconceptions each, about 100 tokens for each prompt with an answer, the examples captured before;
   the vector added for four of them and subtracted for the others, each four in one graph (rows at which their prompts begin alike
   are computed once there; the reference counts each pair's), forward, backward, optimizer.
+- **busy**: a step while a thread beside it counts without end, in turns with one alone. On two cores a fair share of the machine would
+  give 1.33.
+- **together**: two processes that train, each with all threads, in turns with one. A fair share would give 2.
 - **gate**, ..., **lowrank**: a step of that kind of intervention (rank 8) in turns with one of `add` on the same pairs.
 - **lora**: a step of an adapter of rank 8 on the usual matrices of all blocks above the layer, in turns with one of `add`.
 - **retained**: a step with four retained texts in turns with one without. The ratio is what a retained token adds to a step over what

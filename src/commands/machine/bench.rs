@@ -25,14 +25,14 @@ pub struct Args {
     /// Steered layer [default: the middle one].
     #[arg(long, short = 'l', value_name = "L")]
     layer: Option<usize>,
-    /// Threads to compute with [default: the machine's cores].
+    /// Threads to compute with [default: the physical cores that it may use].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
     /// Rounds: bidpo and the reference are measured alternately, this many times each.
     #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
     rounds: NonZeroUsize,
     /// Measure only these [default: all]: step, first-epoch (or capture), extract, truthfulqa, generate, memory, lora-memory, start,
-    /// kinds (steps of the kinds of interventions, one of which may be named alone: gate, lowrank, lora, ..., and retained texts),
+    /// busy (a step beside a busy program), together (two trainings at once), kinds (steps of the kinds of interventions, one of which may be named alone: gate, lowrank, lora, ..., and retained texts),
     /// pytorch, pytorch-lora, threads.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<Name>,

@@ -4,10 +4,12 @@ use super::kinds::RANK;
 use super::pairs::texts;
 use super::{BenchError, Line, Measured, Name, Outcome, Spread, Subject, alternate};
 use crate::data::Prompt;
+use std::ffi::OsString;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// The hidden command that only makes llama.cpp's calls.
 const FIRST_TOKEN: &str = "first-token";
@@ -25,9 +27,58 @@ fn last_words(child: &mut Child) -> String {
     text.trim().lines().next_back().unwrap_or("it said nothing").to_owned()
 }
 
+const TRAIN: &str = "bidpo train";
+
+/// Runs of `bidpo train` on the eight pairs, in a folder that goes with it.
+pub(super) struct Training {
+    folder: TempDir,
+    command: Vec<OsString>,
+    program: PathBuf,
+}
+
+impl Training {
+    /// Of so many steps, with the benchmark's threads.
+    pub(super) fn new(s: &Subject<'_>, steps: usize) -> Result<Self, BenchError> {
+        let folder = tempfile::tempdir().map_err(|e| failed(TRAIN, e))?;
+        let data = folder.path().join("pairs.jsonl");
+        let lines: Vec<String> = texts()?
+            .iter()
+            .map(|[p, c, r]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string())
+            .collect();
+        std::fs::write(&data, lines.join("\n")).map_err(|e| failed(TRAIN, e))?;
+        let (steps, threads) = (steps.to_string(), s.settings.threads.to_string());
+        let mut command: Vec<OsString> = vec!["train".into(), "--model".into(), s.model.path().into()];
+        command.extend(["--data".into(), data.into_os_string()]);
+        command.extend(["--steps", &steps, "--threads", &threads].map(OsString::from));
+        Ok(Self { folder, command, program: s.settings.program.clone() })
+    }
+
+    /// Starts one that writes `output` into the folder.
+    pub(super) fn start(&self, output: &str, options: &[String]) -> Result<Child, BenchError> {
+        Command::new(&self.program)
+            .args(&self.command)
+            .arg("--output")
+            .arg(self.folder.path().join(output))
+            .args(options)
+            .args(["--force", "--fresh"])
+            .env("BIDPO_NEUTRAL_PASSAGES", "2")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| failed(TRAIN, e))
+    }
+
+    /// Waits for its end.
+    pub(super) fn end(mut child: Child) -> Result<(), BenchError> {
+        let words = last_words(&mut child);
+        let status = child.wait().map_err(|e| failed(TRAIN, e))?;
+        if status.success() { Ok(()) } else { Err(failed(TRAIN, words)) }
+    }
+}
+
 /// `bidpo train --steps 2` on the eight pairs: of a vector, or ([`Name::LoraMemory`]) of an adapter on the blocks above the layer.
 pub(super) fn memory(s: &mut Subject<'_>, name: Name) -> Result<Line, BenchError> {
-    const WHAT: &str = "bidpo train";
     let last = s.model.n_layer() - 1;
     let rank = RANK.to_string();
     let (what, kind) = match name {
@@ -36,10 +87,10 @@ pub(super) fn memory(s: &mut Subject<'_>, name: Name) -> Result<Line, BenchError
             let what = format!("bidpo train --kind lora, rank {rank}, blocks {blocks}");
             (what, ["--kind", "lora", "--rank", &rank, "--layers", &blocks].map(str::to_owned).to_vec())
         }
-        _ => (WHAT.to_owned(), ["--layer".to_owned(), s.layer.to_string()].to_vec()),
+        _ => (TRAIN.to_owned(), ["--layer".to_owned(), s.layer.to_string()].to_vec()),
     };
     s.say(&format!("peak memory of {what}"));
-    let size = std::fs::metadata(s.model.path()).map_err(|e| failed(WHAT, e))?.len();
+    let size = std::fs::metadata(s.model.path()).map_err(|e| failed(TRAIN, e))?.len();
     let mut line = Line {
         name,
         what: format!("peak resident memory of {what}, {} pairs, layer {}", s.pairs.len(), s.layer),
@@ -48,39 +99,19 @@ pub(super) fn memory(s: &mut Subject<'_>, name: Name) -> Result<Line, BenchError
         outcome: Outcome::NotMeasured("this system does not tell a process's peak memory".into()),
         limit: name.limit(&s.model, s.layer),
     };
-    let folder = tempfile::tempdir().map_err(|e| failed(WHAT, e))?;
-    let data = folder.path().join("pairs.jsonl");
-    let lines: Vec<String> = texts()?
-        .iter()
-        .map(|[p, c, r]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string())
-        .collect();
-    std::fs::write(&data, lines.join("\n")).map_err(|e| failed(WHAT, e))?;
-    let mut child = Command::new(&s.settings.program)
-        .arg("train")
-        .arg("--model")
-        .arg(s.model.path())
-        .arg("--data")
-        .arg(&data)
-        .arg("--output")
-        .arg(folder.path().join("v.gguf"))
-        .args(["--steps", "2", "--threads", &s.settings.threads.to_string()])
-        .args(kind)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed(WHAT, e))?;
+    let training = Training::new(s, 2)?;
+    let mut child = training.start("v.gguf", &kind)?;
     // The peak only grows, and training holds it: looking often enough is exact.
     let mut peak = None;
     let status = loop {
         peak = ggml_grad::memory::peak(Some(child.id())).or(peak);
-        if let Some(status) = child.try_wait().map_err(|e| failed(WHAT, e))? {
+        if let Some(status) = child.try_wait().map_err(|e| failed(TRAIN, e))? {
             break status;
         }
         std::thread::sleep(Duration::from_millis(3));
     };
     if !status.success() {
-        return Err(failed(WHAT, last_words(&mut child)));
+        return Err(failed(TRAIN, last_words(&mut child)));
     }
     if let Some(peak) = peak {
         let (ours, reference) = (peak as f64 / 1e6, size as f64 / 1e6);

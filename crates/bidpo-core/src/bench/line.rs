@@ -26,6 +26,10 @@ pub enum Name {
     LoraMemory,
     /// Start to the first token.
     Start,
+    /// The step beside a busy program over the step alone.
+    Busy,
+    /// Two trainings at once over one alone.
+    Together,
     /// The step over PyTorch's.
     Pytorch,
     /// An adapter's step over that of PyTorch with peft.
@@ -54,7 +58,7 @@ pub enum Name {
 
 impl Name {
     /// All that can be measured, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Step,
         Self::Capture,
         Self::Extract,
@@ -63,6 +67,8 @@ impl Name {
         Self::Memory,
         Self::LoraMemory,
         Self::Start,
+        Self::Busy,
+        Self::Together,
         Self::Kinds,
         Self::Pytorch,
         Self::PytorchLora,
@@ -92,6 +98,8 @@ impl Name {
             Self::Memory => "memory",
             Self::LoraMemory => "lora-memory",
             Self::Start => "start",
+            Self::Busy => "busy",
+            Self::Together => "together",
             Self::Pytorch => "pytorch",
             Self::PytorchLora => "pytorch-lora",
             Self::Threads => "threads",

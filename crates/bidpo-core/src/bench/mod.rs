@@ -1,6 +1,7 @@
 //! Speed. Every figure is a ratio to llama.cpp itself (or to another reference), both measured in turns in one
 //! run on this machine.
 
+mod busy;
 mod children;
 mod clock;
 mod error;
@@ -107,6 +108,12 @@ pub fn bench(path: &Path, settings: &Settings, say: &mut dyn FnMut(&str)) -> Res
     }
     if wants(Name::Start) {
         report.lines.push(children::start(&mut subject)?);
+    }
+    if wants(Name::Busy) {
+        report.lines.push(busy::step(&mut subject)?);
+    }
+    if wants(Name::Together) {
+        report.lines.push(busy::together(&mut subject)?);
     }
     report.lines.extend(kinds::lines(&mut subject)?);
     if wants(Name::Pytorch) {
