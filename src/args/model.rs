@@ -30,7 +30,7 @@ pub struct ModelArgs {
     /// Model file (GGUF), or a part of the name of one in $BIDPO_MODELS or ~/.cache/bidpo/models.
     #[arg(long, short = 'm', value_name = "FILE.gguf", value_parser = OsStringValueParser::new().try_map(names::model))]
     pub model: PathBuf,
-    /// Number of threads [default: the machine's cores].
+    /// Number of threads [default: the physical cores that it may use].
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
     /// Let llama.cpp repack the weights for this CPU, as its own programs do. Training needs the file layout and then keeps

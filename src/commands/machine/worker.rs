@@ -12,7 +12,7 @@ pub struct Args {
     /// Devices to offer (see `bidpo doctor`) [default: every GPU, or the CPU if there is none]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     device: Vec<String>,
-    /// Number of threads of the CPU device [default: the machine's cores]
+    /// Number of threads of the CPU device [default: the physical cores that it may use]
     #[arg(long, short = 't', value_name = "N", env = "BIDPO_THREADS", value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
 }

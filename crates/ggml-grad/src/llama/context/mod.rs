@@ -13,6 +13,7 @@ pub use reference::{ReferenceContext, first_token};
 use crate::llama::callback::RowHook;
 use crate::llama::callback::{CallbackSlot, aborts, trampoline};
 use crate::llama::process::guard::{guarded, throwing};
+use crate::llama::process::usable_cores;
 use crate::llama::{Adapter, EvalCallback, KernelOverride, LlamaError, Model, RowChange, Token, last_log_lines, sys};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -90,12 +91,13 @@ impl ContextParams {
     }
 }
 
-/// The number of threads used where the user gave none: `BIDPO_THREADS`, else the machine's cores, at most 16.
+/// The number of threads used where the user gave none: `BIDPO_THREADS`, else the physical cores that the process may use (no
+/// efficiency cores where there are others), at most 16.
 pub fn default_threads() -> u32 {
     if let Some(n) = std::env::var("BIDPO_THREADS").ok().and_then(|v| v.parse::<u32>().ok()).filter(|&n| n > 0) {
         return n.min(512);
     }
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(16) as u32)
+    usable_cores().min(16) as u32
 }
 
 /// A context over a model. Not `Sync`: one thread at a time.
