@@ -37,7 +37,7 @@ lint: setup
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 
-# One thread a test: ggml's threads wait by spinning, and scripts/run_tests.py already runs as many tests at once as there are cores.
+# One thread a test: a graph's threads wait for each other after each node, and scripts/run_tests.py already runs as many tests at once as there are cores.
 test: export BIDPO_SETUP_TESTS = 1
 test: models-all lint
 	scripts/test.sh

@@ -21,12 +21,17 @@ have_libclang() {
     return 1
 }
 
+# On Linux llama.cpp's threads wait by GNU's OpenMP, which comes with GCC and is linked statically.
+have_openmp() {
+    [ "$(uname)" != Linux ] || case "$("${CC:-cc}" -print-file-name=libgomp.a 2>/dev/null)" in */*) ;; *) return 1 ;; esac
+}
+
 # Prints the Debian names of the packages that are missing.
 missing() {
     have cmake || echo cmake
     have clang || echo clang
     have_libclang || echo libclang-dev
-    have c++ || have g++ || have clang++ || echo g++
+    { { have c++ || have g++ || have clang++; } && have_openmp; } || echo g++
     have make || echo make
     have python3 || echo python3
     { have python3 && python3 -m pip --version >/dev/null 2>&1; } || echo python3-pip

@@ -197,7 +197,7 @@ fn thread_advice(setting: Option<&str>, threads: u32, cores: usize) -> Option<St
     }
     (threads as usize > cores).then(|| {
         format!(
-            "{threads} threads on {cores} cores: ggml's threads wait by spinning, so this is slower than {cores} threads"
+            "{threads} threads on {cores} cores: ggml's threads wait for each other after each node, so this is slower than {cores} threads"
         )
     })
 }

@@ -152,11 +152,18 @@ pub enum LlamaError {
 
 /// Starts llama.cpp once for the process. Called by every constructor; calling it again costs nothing.
 pub(crate) fn init() {
+    unsafe extern "C" {
+        /// `csrc/waiting.cpp`.
+        fn ggml_grad_waiting();
+    }
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         process::logging::install();
         process::install_abort_message();
         // SAFETY: no arguments; called once, before any other llama.cpp call.
-        unsafe { sys::llama_backend_init() };
+        unsafe {
+            ggml_grad_waiting();
+            sys::llama_backend_init();
+        };
     });
 }

@@ -4,6 +4,9 @@ use crate::llama::sys;
 
 /// A pool of threads that lives as long as its context. Without one ggml would start new threads for each graph that it
 /// computes, and llama.cpp computes many of them where a callback looks at the nodes.
+///
+/// Where llama.cpp is built with OpenMP (Linux), that keeps the threads; they sleep by themselves (`csrc/waiting.cpp`), and pausing
+/// does nothing.
 #[derive(Debug)]
 pub struct Pool {
     raw: *mut sys::ggml_threadpool,

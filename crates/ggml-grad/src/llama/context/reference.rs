@@ -13,7 +13,7 @@ const N_UBATCH: usize = 512;
 #[derive(Debug)]
 pub struct ReferenceContext {
     raw: *mut sys::llama_context,
-    /// Its threads wait by spinning: until the first call, and between calls, they sleep.
+    /// Its threads may wait by spinning: until the first call, and between calls, they sleep.
     pool: Pool,
     model: Arc<Model>,
     n_ctx: usize,
