@@ -1,6 +1,7 @@
 //! docs/performance.md.
 
 use crate::Measured;
+use crate::elsewhere;
 use crate::fit::{Costs, Step};
 use crate::plan::{Kind, SEVEN, SEVENTY, Sizes};
 use bidpo_core::text::numbers::significant;
@@ -69,7 +70,7 @@ fn number(value: &Value, path: &[&str]) -> f64 {
     path.iter().fold(value, |v, key| &v[*key]).as_f64().unwrap_or(f64::NAN)
 }
 
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s >= 5400.0 => format!("{:.1} h", s / 3600.0),
         s if s >= 90.0 => format!("{:.1} min", s / 60.0),
@@ -90,6 +91,7 @@ pub fn write(bench: &Value, pytorch: Option<&Value>, measured: &[Measured], cost
         MODEL.into(),
         constants(measured, costs),
         predictions(costs),
+        elsewhere::predictions(costs),
         threads(bench, measured),
     ];
     parts.iter().for_each(|p| out += p);

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub)] // nothing is reachable from outside a program
 
 mod document;
+mod elsewhere;
 mod fit;
 mod plan;
 mod plot;
