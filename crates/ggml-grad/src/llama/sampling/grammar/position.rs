@@ -66,6 +66,9 @@ impl Partial {
 struct Point {
     set: Range<usize>,
     partial: Partial,
+    /// What [`Stacks::next_chars`] tells of the set, once it was asked: most characters lead nowhere, and none of the stacks need
+    /// be looked at for them.
+    next: Option<(u128, bool)>,
 }
 
 /// A grammar at some point of a text.
@@ -129,17 +132,28 @@ impl Position {
     }
 
     /// Goes on by one byte from a point of `list`, to which the new stacks are added. `None`: no text of the grammar goes on so.
-    fn go(&mut self, list: &mut Vec<StackId>, from: &Point, byte: u8) -> Result<Option<Point>, GrammarError> {
+    fn go(&mut self, list: &mut Vec<StackId>, from: &mut Point, byte: u8) -> Result<Option<Point>, GrammarError> {
         match from.partial.push(byte) {
             Byte::Wrong => Ok(None),
-            Byte::Part(partial) => Ok(Some(Point { set: from.set.clone(), partial })),
+            Byte::Part(partial) => Ok(Some(Point { partial, ..from.clone() })),
             Byte::Char(c) => {
+                let next = match from.next {
+                    Some(next) => next,
+                    None => {
+                        let asked = self.stacks.next_chars(&self.rules, &list[from.set.clone()]);
+                        *from.next.insert(asked.map_err(|TooMany| too_ambiguous(&self.text))?)
+                    }
+                };
+                let leads_on = if c < 128 { next.0 >> c & 1 == 1 } else { next.1 };
+                if !leads_on {
+                    return Ok(None);
+                }
                 let start = list.len();
                 self.stacks
                     .step(&self.rules, list, from.set.clone(), c)
                     .map_err(|TooMany| too_ambiguous(&self.text))?;
                 let set = start..list.len();
-                Ok((!set.is_empty()).then_some(Point { set, partial: Partial::default() }))
+                Ok((!set.is_empty()).then_some(Point { set, partial: Partial::default(), next: None }))
             }
         }
     }
@@ -161,13 +175,13 @@ impl Position {
 
     /// The stacks now, as a list with a point.
     fn here(&self) -> (Vec<StackId>, Point) {
-        (self.set.clone(), Point { set: 0..self.set.len(), partial: self.partial })
+        (self.set.clone(), Point { set: 0..self.set.len(), partial: self.partial, next: None })
     }
 
     /// The point behind some bytes.
     fn behind(&mut self, list: &mut Vec<StackId>, mut at: Point, bytes: &[u8]) -> Result<Option<Point>, GrammarError> {
         for &byte in bytes {
-            let Some(next) = self.go(list, &at, byte)? else { return Ok(None) };
+            let Some(next) = self.go(list, &mut at, byte)? else { return Ok(None) };
             at = next;
         }
         Ok(Some(at))
@@ -205,9 +219,9 @@ impl Position {
             path.truncate(piece.shared + 1);
             dead = false;
             for &byte in &piece.bytes[path.len() - 1..] {
-                let Some(last) = path.last().cloned() else { break };
+                let Some(last) = path.last_mut() else { break };
                 list.truncate(last.set.end);
-                match self.go(&mut list, &last, byte)? {
+                match self.go(&mut list, last, byte)? {
                     Some(next) => path.push(next),
                     None => {
                         dead = true;

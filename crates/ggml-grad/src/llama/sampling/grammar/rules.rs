@@ -61,6 +61,11 @@ impl CharSet {
         self.ranges.get(at).is_some_and(|r| r.0 <= high)
     }
 
+    /// Its characters of ASCII, one bit each, and whether it has others.
+    pub(super) fn summary(&self) -> (u128, bool) {
+        (self.ascii, self.ranges.last().is_some_and(|r| r.1 > 127))
+    }
+
     /// Its first character.
     pub(super) fn first(&self) -> Option<u32> {
         self.ranges.first().map(|r| r.0)

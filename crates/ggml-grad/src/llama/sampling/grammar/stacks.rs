@@ -189,6 +189,19 @@ impl Stacks {
         self.open(rules, set)
     }
 
+    /// The characters that may come next: those of ASCII, one bit each, and whether there may be others.
+    pub(super) fn next_chars(&mut self, rules: &Rules, set: &[StackId]) -> Result<(u128, bool), TooMany> {
+        self.work += set.len();
+        let mut all = (0, false);
+        for &id in set {
+            if let Lead::Char { set, .. } = self.lead(rules, id)? {
+                let (ascii, beyond) = rules.set(set).summary();
+                all = (all.0 | ascii, all.1 | beyond);
+            }
+        }
+        Ok(all)
+    }
+
     /// True if the stack goes on with a character from `low` to `high`.
     pub(super) fn goes_on_within(&mut self, rules: &Rules, id: StackId, low: u32, high: u32) -> Result<bool, TooMany> {
         self.work += 1;
