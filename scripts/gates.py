@@ -399,6 +399,7 @@ def style(food, folder):
 
 
 COMMANDS = {f.__name__: f for f in (prompts, answers, pca, scales, table)}
-if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-    sys.exit(__doc__)
-COMMANDS[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(__doc__)
+    COMMANDS[sys.argv[1]](*sys.argv[2:])

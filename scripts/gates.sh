@@ -19,22 +19,7 @@ kinds="constant ${KINDS:-constant-retain prompt-only cast linear-gate gate promp
 scales=${SCALES:-1}
 . scripts/steps.sh
 begin gates "$mmlu/test" "$mmlu/dev"
-
-split=$out/split.json
-train=$out/train.jsonl
-step split "$bidpo" data split "$truthfulqa" --train 256 --valid 256 --seed 0 --split-by prompts --out "$split"
-step pairs "$bidpo" data pairs "$truthfulqa" --split "$split" --part train --out "$train"
-step inside "$bidpo" data pairs "$truthfulqa" --split "$split" --part test --out "$out/inside-pairs.jsonl"
-
-# Outside: MMLU, its dev part to train on, its test part to measure on. The unsteered model's own answers, written once.
-step prompts python3 scripts/gates.py prompts "$mmlu" "$out"
-for name in retain outside; do
-    step "answers-$name" "$bidpo" eval prompts --model "$model" --data "$out/$name-prompts.jsonl" --max-tokens 32 \
-        --out "$out/answers-$name.jsonl"
-done
-step retain python3 scripts/gates.py answers "$out/retain-prompts.jsonl" "$out/answers-retain.jsonl" "$out/retain.jsonl" \
-    data/retain.txt
-step outside python3 scripts/gates.py answers "$out/outside-prompts.jsonl" "$out/answers-outside.jsonl" "$out/outside-answers.jsonl"
+. scripts/questions.sh
 
 # No pairs held out: the test part of the split is. The constant vector as in the study; all others begin with it.
 train_kind() { # name, options
@@ -67,7 +52,6 @@ for kind in $kinds; do
     esac
 done
 
-mc=("$bidpo" eval truthfulqa --model "$model" --data "$truthfulqa" --split "$split" --prompt chat)
 # The scale of each: of several the best on validation questions.
 if [ "$scales" = "${scales%% *}" ]; then
     for kind in $kinds; do
