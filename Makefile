@@ -4,12 +4,13 @@
 # make architectures  check random models of every architecture and type of weight, write docs/architectures.md
 # make study   train and measure a vector on TruthfulQA, from raw data to docs/study.md (about two hours)
 # make gates   measure conditional steering on TruthfulQA and MMLU, write the table of docs/interventions.md (about two hours)
+# make adapters measure LoRA adapters against a constant vector, write the tables of docs/adapters.md (about two hours)
 # make fuzz    give changed inputs to every reader, ten minutes each (FUZZ_SECONDS, FUZZ_READERS; fuzz/README.md)
 # make torture kill, fill the disk and overload for an hour (TORTURE_MINUTES), write the table of docs/reliability.md
 # make dist    build the portable archive and the wheel into dist/ (docs/install.md)
 # make bench   measure speed and memory against llama.cpp, write docs/performance.md (about fifteen minutes, quiet machine)
 
-.PHONY: demo test build lint models models-all setup vectors architectures bench study gates fuzz torture dist help
+.PHONY: demo test build lint models models-all setup vectors architectures bench study gates adapters fuzz torture dist help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -67,3 +68,6 @@ study: models
 
 gates: models
 	scripts/gates.sh
+
+adapters: models
+	scripts/adapters.sh

@@ -26,7 +26,7 @@ train_kind() { # name, options
     local name=$1
     shift
     step "train-$name" "$bidpo" train --model "$model" --data "$train" --test 0 --cache "$out/cache" \
-        --output "$out/$name.gguf" --fresh "$@"
+        --output "$out/$name.gguf" --fresh --json "$@"
 }
 short=(--init "$out/constant.gguf" --epochs 2 --lr 0.3%)
 shut=(--retain "$out/retain.jsonl")
