@@ -1,4 +1,5 @@
-//! `scripts/gates.py` on made-up results: prompts, answers, the gate by principal components, scales, the table.
+//! `scripts/gates.py` and `scripts/adapters.py` on made-up results: prompts, answers, the gate by principal components, scales,
+//! learning rates, tables.
 
 #![allow(clippy::unwrap_used, unreachable_pub)] // helpers of tests: a failure there is the message
 
@@ -13,7 +14,16 @@ use std::process::Command;
 
 /// Runs `gates.py` and returns what it prints; `None` without Python.
 fn gates(args: &[&str]) -> Option<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gates.py");
+    python("gates.py", args)
+}
+
+/// The same of `adapters.py`.
+fn adapters(args: &[&str]) -> Option<String> {
+    python("adapters.py", args)
+}
+
+fn python(name: &str, args: &[&str]) -> Option<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
     let Ok(done) = Command::new("python3").arg(script).args(args).output() else {
         common::missing("python3 is not installed");
         return None;
@@ -202,5 +212,141 @@ fn the_table_is_written_between_its_marks() {
     // No results of the low-rank edit: no row. The gate reaches the target, the constant vector is no candidate.
     assert!(
         !written.contains("lowrank") && written.contains("Reached by `gate`.") && written.contains("128 validation")
+    );
+}
+
+/// A run of `train --json` whose kept epoch is the second of three.
+fn trained(valid_loss: f64) -> Value {
+    let epoch = |step: usize, valid: f64| json!({"step": step, "train_loss": valid - 0.1, "valid_loss": valid});
+    json!({
+        "history": [epoch(27, 0.69), epoch(54, valid_loss), epoch(81, 0.7)],
+        "best_step": 54,
+        "steps": 81,
+        "pairs": {"train": 213, "valid": 43, "test": 0},
+        "price": {"passages": 24, "kl_per_token": {"value": 0.32, "low": 0.3, "high": 0.35}},
+    })
+}
+
+#[test]
+fn the_learning_rate_has_the_lowest_mean_of_the_kept_epochs() {
+    let folder = tempfile::tempdir().unwrap();
+    for (rate, seed, loss) in [
+        ("0.001", 0, 0.50),
+        ("0.001", 1, 0.40),
+        ("0.003", 0, 0.42),
+        ("0.003", 1, 0.44),
+        ("0.01", 0, 0.3),
+        ("0.01", 1, 0.6),
+    ] {
+        let path = folder.path().join(format!("train-lora-8-lr{rate}-{seed}.txt"));
+        std::fs::write(path, trained(loss).to_string()).unwrap();
+    }
+    let Some(said) = adapters(&["rate", text(folder.path()), "0.001 0.003 0.01", "0 1"]) else { return };
+    assert_eq!(said, "0.003\n");
+}
+
+/// What `eval text --json` prints, with the divergence of the steered model.
+fn moved(kl: f64) -> Value {
+    let steered = json!({"condition": "steered", "value": kl, "interval": [0.9 * kl, 1.1 * kl]});
+    json!({"n": 24, "measures": [{"measure": "kl_per_token", "conditions": [steered]}]})
+}
+
+/// KL grows with the square of the scale: 0.32 falls to 0.08 at half of it.
+#[test]
+fn the_scale_of_equal_price_is_the_root_of_the_prices() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vector = trained(0.5);
+    vector["price"]["kl_per_token"]["value"] = json!(0.08);
+    std::fs::write(folder.path().join("train-constant.txt"), vector.to_string()).unwrap();
+    std::fs::write(folder.path().join("train-strong.txt"), trained(0.5).to_string()).unwrap();
+    let Some(said) = adapters(&["match", text(folder.path()), "strong"]) else { return };
+    assert_eq!(said, "0.5\n");
+}
+
+#[test]
+fn the_vectors_results_stand_beside_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let conditions = json!([
+        {"name": "unsteered", "kind": "unsteered"},
+        {"name": "steered", "kind": "steered", "control_sha256": "c0", "layers": "15",
+            "vectors": [{"file": "constant.gguf", "sha256": "f1", "scale": 1.0}]},
+    ]);
+    let rows = [
+        json!({"manifest": {"items": 1, "conditions": conditions}}),
+        json!({"condition": "unsteered", "item": "a"}),
+        json!({"condition": "steered", "item": "a"}),
+    ];
+    write_lines(&at("vector.jsonl"), &rows);
+    let Some(_) = adapters(&["beside", text(&at("vector.jsonl")), text(&at("beside.jsonl"))]) else { return };
+    let conditions = json!([
+        {"name": "unsteered", "kind": "unsteered"},
+        {"name": "constant vector", "kind": "other vector", "control_sha256": "c0", "file": "constant.gguf", "sha256": "f1", "scale": 1.0,
+            "length": "as in the file, times the scale"},
+    ]);
+    let want = [
+        json!({"manifest": {"items": 1, "conditions": conditions}}),
+        json!({"condition": "unsteered", "item": "a"}),
+        json!({"condition": "constant vector", "item": "a"}),
+    ];
+    assert_eq!(read_lines(&at("beside.jsonl")), want);
+}
+
+#[test]
+fn the_tables_of_adapters_are_written_between_their_marks() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let save = |name: &str, value: Value| std::fs::write(at(name), value.to_string()).unwrap();
+    save("train-constant.txt", trained(0.55));
+    save("train-lora-8-lr0.001-0.txt", trained(0.5));
+    std::fs::write(
+        at("rows.txt"),
+        "constant constant 0 1\nlora-8-lr0.001-0 lora-8 0 1\nlora-8-lr0.001-0 lora-8 0 0.4\n",
+    )
+    .unwrap();
+    let against = |x: f64| json!({"difference": x, "interval": [x - 0.05, x + 0.05]});
+    for (row, gain, kl) in
+        [("constant-at-1", 0.12, 0.2), ("lora-8-lr0.001-0-at-1", 0.1, 0.4), ("lora-8-lr0.001-0-at-0.4", 0.15, 0.2)]
+    {
+        let conditions = json!([
+            {"condition": "steered", "value": 0.3, "against_unsteered": against(gain)},
+            {"condition": "constant vector", "value": 0.38, "steered_against": against(gain - 0.12)},
+        ]);
+        save(
+            &format!("questions-{row}.txt"),
+            json!({"n": 278, "measures": [{"measure": "mc1", "conditions": conditions}]}),
+        );
+        let conditions = json!([{"condition": "steered", "value": 0.3, "against_unsteered": against(-0.01)}]);
+        save(
+            &format!("subjects-{row}.txt"),
+            json!({"n": 114, "measures": [{"measure": "accuracy", "conditions": conditions}]}),
+        );
+        save(&format!("text-{row}.txt"), moved(kl));
+        save(&format!("answers-{row}.txt"), moved(2.0 * kl));
+    }
+    let page = at("page.md");
+    std::fs::write(
+        &page,
+        "before\n<!-- rates: begin -->\nold\n<!-- rates: end -->\nbetween\n<!-- adapters: begin -->\n<!-- adapters: end -->\nbehind\n",
+    )
+    .unwrap();
+    let Some(_) = adapters(&["table", text(folder.path()), text(&page), "0.001", "0"]) else { return };
+    let written = std::fs::read_to_string(&page).unwrap();
+    for row in [
+        "| 0.001 | 0 | 0.500 | 0.400 | 54 of 81 | 0.320 |",
+        "| constant vector | 0 | 1 | +12.0 [+7.0, +17.0] | - | 0.320 [0.300, 0.350] | 0.400 [0.360, 0.440] | -1.0 [-6.0, +4.0] |",
+        "| adapter, rank 8 | 0 | 0.4 | +15.0 [+10.0, +20.0] | +3.0 [-2.0, +8.0] | 0.200 [0.180, 0.220] | 0.400 [0.360, 0.440] | -1.0 [-6.0, +4.0] |",
+    ] {
+        assert!(written.lines().any(|line| line == row), "{row}\n{written}");
+    }
+    // At scale 1 the price of the training stands, also for an adapter.
+    assert!(
+        written
+            .contains("| adapter, rank 8 | 0 | 1 | +10.0 [+5.0, +15.0] | -2.0 [-7.0, +3.0] | 0.320 [0.300, 0.350] |"),
+        "{written}"
+    );
+    assert!(!written.contains("old"), "{written}");
+    assert!(
+        written.contains("278 test questions") && written.contains("114 questions") && written.ends_with("behind\n")
     );
 }
