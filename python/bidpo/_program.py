@@ -127,6 +127,9 @@ def run(args: Iterable[str], *, quiet: bool = False) -> str:
         child.wait()
         raise
     reader.join()
+    for pipe in (child.stdout, child.stderr):
+        assert pipe is not None
+        pipe.close()
     if interrupted:
         raise KeyboardInterrupt
     if child.returncode != 0:
