@@ -374,6 +374,7 @@ impl Engine {
             // Counted before the client hears of it, and may ask.
             self.metrics.finished(&work.usage());
             self.metrics.load(self.busy(), self.queue.len());
+            self.board.write(&self.slots);
             work.finish(finish);
         }
     }
@@ -381,8 +382,9 @@ impl Engine {
     /// Ends a slot's job with an error. What its cache holds is not known any more.
     fn fail(&mut self, i: usize, error: &JobError) {
         if let Some(work) = self.slots[i].work.take() {
-            work.job.send(Event::Failed(error.clone()));
             self.metrics.failed();
+            self.board.write(&self.slots);
+            work.job.send(Event::Failed(error.clone()));
         }
         if *error != JobError::ShuttingDown {
             self.clean(i);

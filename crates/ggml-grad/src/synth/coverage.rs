@@ -74,9 +74,7 @@ static OTHERS: &[(&str, Coverage)] = &[
     ("deepseek4", Coverage::NotTried("hyper-connections, compressed keys and values, an indexer")),
     ("qwen4exp", Coverage::NotTried("hyper-connections, an indexer, embeddings of n-grams")),
     ("minimax-m3", Coverage::NotTried("attention to picked blocks of tokens")),
-    ("kimi-k3", Coverage::NotTried("delta nets with a decay per channel and residuals of several blocks")),
     ("glm5-next", Coverage::NotTried("hyper-connections, delta nets and an indexer over pooled keys")),
-    ("graniteswitch", Coverage::NotTried("adapters that a token switches on")),
 ];
 
 /// Every architecture that llama.cpp knows, in its own order.
