@@ -92,6 +92,9 @@ class Package(unittest.TestCase):
                 time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGINT)
 
+        # A shell starts background jobs with the signal ignored, and Python leaves it so.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         said = io.StringIO()
         threading.Thread(target=stop, daemon=True).start()
         with contextlib.redirect_stderr(said), self.assertRaises(KeyboardInterrupt):
