@@ -27,7 +27,7 @@ done
 
 if [ ! -e "$base/complete" ]; then
     rm -rf "$base"
-    debootstrap --variant=minbase "$suite" "$base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >/dev/null
+    debootstrap --variant=minbase "$suite" "$base" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >/dev/null
     touch "$base/complete"
 fi
 rm -rf "$root"
