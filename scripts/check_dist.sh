@@ -35,28 +35,28 @@ cp -a "$base" "$root"
 for tool in cc gcc g++ clang cmake make cargo rustc python3; do
     [ ! -e "$root/usr/bin/$tool" ] || fail "$tool is in the bare root"
 done
-mkdir -p "$root/work"
-cp "$archive" "$(dirname "$archive")/SHA256SUMS" "$root/work/"
+mkdir -p "$root/try"
+cp "$archive" "$(dirname "$archive")/SHA256SUMS" "$root/try/"
 name=$(basename "$archive")
-tar -xzf "$archive" -C "$root/work" --strip-components 1 "${name%.tar.gz}/install.sh"
+tar -xzf "$archive" -C "$root/try" --strip-components 1 "${name%.tar.gz}/install.sh"
 
-# inside COMMAND...: in the bare root, in /work, with nothing of this machine's environment but BIDPO_ variables.
+# inside COMMAND...: in the bare root, in its folder /try, with nothing of this machine's environment but BIDPO_ variables.
 inside() {
     # shellcheck disable=SC2016  # expanded inside
     unshare --mount --kill-child --fork sh -c '
         mount -t proc proc "$0/proc"
         shift_env=$(env | grep "^BIDPO_" || true)
         exec env -i $shift_env PATH=/usr/local/bin:/usr/bin:/bin HOME=/root TERM=xterm LC_ALL=C.UTF-8 \
-            chroot "$0" sh -c "cd /work && exec \"\$@\"" sh "$@"' "$root" "$@"
+            chroot "$0" sh -c "cd /try && exec \"\$@\"" sh "$@"' "$root" "$@"
 }
 # Of doctor's JSON, the features that ggml was compiled with.
 ggml_features() { python3 -c 'import json, sys; print([f["name"] for f in json.load(sys.stdin)["cpu_features"] if f["ggml"]])'; }
-same() { cmp -s "$root/work/$1" "$2"; }
+same() { cmp -s "$root/try/$1" "$2"; }
 
 # Installing.
-cp "$root/work/$name" "$root/work/changed.tar.gz"
-printf x >> "$root/work/changed.tar.gz"
-sum=$(awk -v name="$name" '$2 == name { print $1 }' "$root/work/SHA256SUMS")
+cp "$root/try/$name" "$root/try/changed.tar.gz"
+printf x >> "$root/try/changed.tar.gz"
+sum=$(awk -v name="$name" '$2 == name { print $1 }' "$root/try/SHA256SUMS")
 if inside ./install.sh --prefix /usr/local --sha256 "$sum" changed.tar.gz 2>/dev/null; then fail "a changed archive was installed"; fi
 [ ! -e "$root/usr/local/bin/bidpo" ] || fail "something of a changed archive was installed"
 if inside bidpo --version 2>/dev/null; then fail "bidpo was there before it was installed"; fi
@@ -92,9 +92,9 @@ for level in $levels; do
     *) fail "BIDPO_CPU=$level does not lead to the build for $level" ;;
     esac
     inside bidpo self-test >/dev/null || fail "$level: self-test"
-    inside bidpo "${train[@]}" -o "$level.gguf" >/dev/null 2>"$root/work/said" || fail "$level: training: $(cat "$root/work/said")"
+    inside bidpo "${train[@]}" -o "$level.gguf" >/dev/null 2>"$root/try/said" || fail "$level: training: $(cat "$root/try/said")"
     inside bidpo "${train[@]}" -t 2 -o "$level-2.gguf" >/dev/null 2>&1 || fail "$level: training with two threads"
-    same "$level.gguf" "$root/work/$level-2.gguf" || fail "$level: two threads train another vector than one"
+    same "$level.gguf" "$root/try/$level-2.gguf" || fail "$level: two threads train another vector than one"
     (cd target/dist/native && "$OLDPWD/$native" "${train[@]}" -o "$level.gguf" >/dev/null 2>&1) || fail "$level: training from source"
     inside bidpo check --model "$model" >/dev/null || fail "$level: check"
     # Where both builds of ggml use the same features, the bytes must be the same.
@@ -113,8 +113,8 @@ unset BIDPO_CPU
 export -f inside
 export root
 scripts/dist/use.py chat bash -c 'inside bidpo chat -n 8 --model random.gguf --template chatml' || fail "chat"
-scripts/dist/use.py serve bash -c 'inside bidpo serve --port 0 --model random.gguf --template chatml' 2>"$root/work/said" ||
-    fail "serve: $(cat "$root/work/said")"
+scripts/dist/use.py serve bash -c 'inside bidpo serve --port 0 --model random.gguf --template chatml' 2>"$root/try/said" ||
+    fail "serve: $(cat "$root/try/said")"
 say "chat in a terminal, serve with its page: they answer"
 
 # The tour, with the model that a person has fetched.
@@ -124,7 +124,7 @@ if ls "$tour"/SmolLM2-135M* >/dev/null 2>&1; then
     mkdir -p "$root/root/.cache/bidpo/models"
     cp "$tour"/SmolLM2-135M* "$root/root/.cache/bidpo/models/"
     export BIDPO_NEUTRAL_PASSAGES=2
-    inside bidpo demo --steps 8 -n 8 -o demo >"$root/work/said" 2>&1 || fail "demo: $(tail -20 "$root/work/said")"
+    inside bidpo demo --steps 8 -n 8 -o demo >"$root/try/said" 2>&1 || fail "demo: $(tail -20 "$root/try/said")"
     rm -rf target/dist/demo
     BIDPO_MODELS=$tour "$native" demo --steps 8 -n 8 -o target/dist/demo >/dev/null 2>&1 || fail "the demo of the build from source"
     unset BIDPO_NEUTRAL_PASSAGES
@@ -141,8 +141,8 @@ for cpu in Nehalem:plain Haswell:avx2; do
     level=${cpu#*:}
     chosen=$(emulated "${cpu%:*}" "$tree/bin/bidpo" --version --verbose 2>/dev/null | sed -n 's/^build  *for CPU level //p')
     [ "$chosen" = "$level" ] || fail "on a ${cpu%:*} the launcher takes the build for $chosen"
-    emulated "${cpu%:*}" "$tree/libexec/bidpo/bidpo-$level" self-test 2>"$root/work/said" ||
-        fail "${cpu%:*}: self-test: $(cat "$root/work/said")"
+    emulated "${cpu%:*}" "$tree/libexec/bidpo/bidpo-$level" self-test 2>"$root/try/said" ||
+        fail "${cpu%:*}: self-test: $(cat "$root/try/said")"
     say "as a ${cpu%:*} (qemu): the launcher takes the build for $level, its self-test passes"
 done
 say "all passed"
